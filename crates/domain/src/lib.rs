@@ -1,0 +1,21 @@
+//! The words of Berth as types: identifiers, names, counters, states, plans and money.
+//!
+//! Pure: no I/O, no async, no clock, no randomness. What needs a moment or a random number is given one.
+//! Every other crate may know this one; this one knows none of them.
+
+mod counter;
+mod id;
+mod money;
+mod name;
+mod plan;
+mod state;
+
+pub use counter::{Generation, Revision, Token};
+pub use id::{CellId, EdgeId, KeyId, MemberId, MoveId, OperationId, TenantId};
+pub use money::Cents;
+pub use name::{BadName, CellName, EdgeName, Hostname, PlanName, ServiceName, StackName, TenantKey, TenantName};
+pub use plan::{Plan, PlanLimits};
+pub use state::{
+    BadState, CellClass, CellState, IllegalTransition, MemberRole, MemberState, Mode, MovePhase, OperationState,
+    ServiceRole, TenantEvent, TenantState,
+};

@@ -1,0 +1,229 @@
+//! States and the transitions between them: one table each, and nothing outside it happens.
+
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+
+/// Text from a database or a request that names no state. Our own writes never produce one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a {what}")]
+pub struct BadState {
+    pub what: &'static str,
+    pub text: String,
+}
+
+macro_rules! states {
+    ($($(#[$doc:meta])* $name:ident, $what:literal { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? })+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$vdoc])* #[serde(rename = $text)] $variant),+
+        }
+        impl $name {
+            /// Every state, in the order of a life.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+        impl FromStr for $name {
+            type Err = BadState;
+            fn from_str(text: &str) -> Result<Self, BadState> {
+                match text {
+                    $($text => Ok(Self::$variant),)+
+                    _ => Err(BadState { what: $what, text: text.to_owned() }),
+                }
+            }
+        }
+    )+};
+}
+
+states! {
+    /// Where a tenant is in its life.
+    TenantState, "tenant state" {
+        Provisioning = "provisioning",
+        Active = "active",
+        Moving = "moving",
+        Suspended = "suspended",
+        Deleting = "deleting",
+        Deleted = "deleted",
+        /// Provisioning did not come to its end; what it made was undone.
+        Failed = "failed",
+    }
+    /// Where a cell is in its life.
+    CellState, "cell state" {
+        Creating = "creating",
+        Ready = "ready",
+        /// Takes no new tenants.
+        Draining = "draining",
+        Removing = "removing",
+        Removed = "removed",
+        /// Creating did not come to its end; what it made was undone.
+        Failed = "failed",
+    }
+    /// How many tenants a cell is for. *Pool* is shared in a region that costs more.
+    CellClass, "cell class" {
+        Shared = "shared",
+        Pool = "pool",
+        Dedicated = "dedicated",
+    }
+    /// How a tenant is isolated; told to the application as `DEPLOYMENT_MODE`.
+    Mode, "mode" {
+        MultiTenant = "multi_tenant",
+        SingleTenant = "single_tenant",
+    }
+    /// What a service does in a cell. Only web members receive requests.
+    ServiceRole, "service role" {
+        Web = "web",
+        Worker = "worker",
+        Cron = "cron",
+    }
+    /// Which part a member plays among its service's copies.
+    MemberRole, "member role" {
+        Active = "active",
+        Standby = "standby",
+        Replica = "replica",
+    }
+    /// What was last seen of a member.
+    MemberState, "member state" {
+        /// Nobody has looked yet, or the last look had no answer.
+        Unknown = "unknown",
+        Starting = "starting",
+        Healthy = "healthy",
+        Unhealthy = "unhealthy",
+        Stopped = "stopped",
+    }
+    /// The phase of a tenant's control row: `idle → running → committed → idle`, or `running → aborting → idle`.
+    MovePhase, "move phase" {
+        Idle = "idle",
+        Running = "running",
+        Committed = "committed",
+        Aborting = "aborting",
+    }
+    /// A workflow as its caller sees it.
+    OperationState, "operation state" {
+        /// Waits for a worker or for its next try.
+        Queued = "queued",
+        Running = "running",
+        /// A step failed for good before the point of no return; what was done is being undone.
+        Undoing = "undoing",
+        Succeeded = "succeeded",
+        /// Undone; the world is as before.
+        Failed = "failed",
+        /// Neither forward nor back works: a person has to look (`berth operation retry` or `abandon`).
+        Stuck = "stuck",
+        /// Given up by a person.
+        Abandoned = "abandoned",
+    }
+}
+
+impl OperationState {
+    /// Nothing more will happen by itself.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Abandoned)
+    }
+}
+
+impl CellClass {
+    pub const fn mode(self) -> Mode {
+        match self {
+            Self::Shared | Self::Pool => Mode::MultiTenant,
+            Self::Dedicated => Mode::SingleTenant,
+        }
+    }
+}
+
+/// What happens to a tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TenantEvent {
+    RoutePublished,
+    ProvisioningUndone,
+    MoveStarted,
+    CutOver,
+    MoveAbandoned,
+    Suspend,
+    Resume,
+    DeleteStarted,
+    DeleteFinished,
+}
+
+impl TenantEvent {
+    pub const ALL: &'static [Self] = &[
+        Self::RoutePublished,
+        Self::ProvisioningUndone,
+        Self::MoveStarted,
+        Self::CutOver,
+        Self::MoveAbandoned,
+        Self::Suspend,
+        Self::Resume,
+        Self::DeleteStarted,
+        Self::DeleteFinished,
+    ];
+}
+
+/// An event that means nothing in this state.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a tenant that is {from} cannot take {event:?}")]
+pub struct IllegalTransition {
+    pub from: TenantState,
+    pub event: TenantEvent,
+}
+
+impl TenantState {
+    pub fn after(self, event: TenantEvent) -> Result<Self, IllegalTransition> {
+        use {TenantEvent as E, TenantState as S};
+        match (self, event) {
+            (S::Provisioning, E::RoutePublished)
+            | (S::Moving, E::CutOver | E::MoveAbandoned)
+            | (S::Suspended, E::Resume) => Ok(S::Active),
+            (S::Provisioning, E::ProvisioningUndone) => Ok(S::Failed),
+            (S::Active, E::MoveStarted) => Ok(S::Moving),
+            (S::Active, E::Suspend) => Ok(S::Suspended),
+            (S::Active | S::Suspended | S::Failed, E::DeleteStarted) => Ok(S::Deleting),
+            (S::Deleting, E::DeleteFinished) => Ok(S::Deleted),
+            (from, event) => Err(IllegalTransition { from, event }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TenantEvent, TenantState};
+
+    #[test]
+    fn the_whole_transition_table() {
+        let mut table = String::new();
+        for from in TenantState::ALL {
+            for event in TenantEvent::ALL {
+                if let Ok(to) = from.after(*event) {
+                    table.push_str(&format!("{from} + {event:?} -> {to}\n"));
+                }
+            }
+        }
+        assert_eq!(
+            table,
+            "provisioning + RoutePublished -> active\n\
+             provisioning + ProvisioningUndone -> failed\n\
+             active + MoveStarted -> moving\n\
+             active + Suspend -> suspended\n\
+             active + DeleteStarted -> deleting\n\
+             moving + CutOver -> active\n\
+             moving + MoveAbandoned -> active\n\
+             suspended + Resume -> active\n\
+             suspended + DeleteStarted -> deleting\n\
+             deleting + DeleteFinished -> deleted\n\
+             failed + DeleteStarted -> deleting\n"
+        );
+    }
+
+    #[test]
+    fn every_state_survives_its_text_form() {
+        for state in TenantState::ALL {
+            assert_eq!(state.as_str().parse::<TenantState>().as_ref(), Ok(state));
+        }
+    }
+}
