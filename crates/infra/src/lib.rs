@@ -1,1 +1,23 @@
-//! placeholder
+//! Contracts of infrastructure: what Berth asks of a place where cells live, whoever runs it.
+//!
+//! A caller chooses a resource's name, writes it down, and only then asks for the resource. The name is the
+//! idempotency key: `ensure_` twice under one name is one thing, also when the first answer was lost. So nothing
+//! paid for can exist that no row names, and [`Compute::list_members`] and [`Database::list_databases`] let a sweep
+//! find what a lost row left behind.
+//!
+//! This crate never decides what should exist and never restarts anything: that is `control`. It holds no adapter.
+
+mod adapter;
+mod contract;
+mod error;
+mod name;
+mod spec;
+
+pub use adapter::{Adapter, Provider};
+pub use contract::{ByteStream, Compute, Database, Observed, Reach, ReachTarget, Stream};
+pub use error::{ErrorKind, ProviderError};
+pub use name::{BadResourceName, DatabaseName, MemberName};
+pub use spec::{
+    CellDatabase, CellSpec, Confinement, EnvVar, Health, Listed, Login, Member, MemberSpec, Role, RunOutcome, RunSpec,
+    Shape,
+};
