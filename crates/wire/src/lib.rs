@@ -1,5 +1,36 @@
 //! What Berth says over the wire: public requests and answers, and the stream that edges follow.
 //!
-//! The only types we promise to others: they change compatibly. No behaviour here, and no secret.
+//! The only types we promise to others: they change compatibly. No behaviour here, and no secret except an API
+//! key in the one answer that shows it. Requests refuse keys they do not know, so that a typing mistake is an
+//! error and never a silent default; answers may grow, so clients must not.
+//!
+//! A figure that nobody measured or computed is absent (`null`), never 0.
 
 pub mod edge;
+
+mod audit;
+mod cell;
+mod key;
+mod moves;
+mod operation;
+mod page;
+mod problem;
+mod schema;
+mod stack;
+mod status;
+mod tenant;
+
+pub use audit::AuditEntry;
+pub use cell::{Cell, CellCreate, LogLine, Member};
+pub use key::{Key, KeyCreate, KeyCreated};
+pub use moves::{Move, MoveBlocker, MovePlan, MovePlanTable};
+pub use operation::{
+    Abandon, Fault, Operation, OperationEvent, OperationEventKind, OperationResult, Progress, StepState, StepView,
+};
+pub use page::Page;
+pub use problem::Problem;
+pub use stack::{Difference, DifferenceKind, PlanView, Stack, StackApplied, StackApply};
+pub use status::{Attention, CellCounts, EdgeSeen, EdgeView, Overview, Recovery, TenantCounts};
+pub use tenant::{
+    Entitlements, SyncReport, SyncTenant, Tenant, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
+};

@@ -1,0 +1,91 @@
+//! Cells and their members.
+
+use crate::schema;
+use berth_domain::{
+    CellClass, CellId, CellName, CellState, Cents, MemberId, MemberRole, MemberState, OperationId, ServiceName,
+    ServiceRole,
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `POST /v1/cells`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CellCreate {
+    #[schema(schema_with = schema::name)]
+    pub name: CellName,
+    #[schema(schema_with = schema::cell_class)]
+    pub class: CellClass,
+    /// A provider of the stack file; absent: its only one.
+    #[serde(default)]
+    #[schema(max_length = 40)]
+    pub provider: Option<String>,
+    #[serde(default)]
+    #[schema(max_length = 40)]
+    pub region: Option<String>,
+    /// How many tenants fit; absent: what the stack file says for the class.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 100_000)]
+    pub max_tenants: Option<u32>,
+}
+
+/// A cell as it is now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Cell {
+    #[schema(schema_with = schema::id)]
+    pub id: CellId,
+    #[schema(schema_with = schema::name)]
+    pub name: CellName,
+    #[schema(schema_with = schema::cell_class)]
+    pub class: CellClass,
+    #[schema(schema_with = schema::cell_state)]
+    pub state: CellState,
+    pub provider: String,
+    pub region: Option<String>,
+    /// Tenants that live here now.
+    pub tenants: u32,
+    pub max_tenants: u32,
+    /// What it costs a month; absent where nobody has said.
+    #[schema(schema_with = schema::cents_or_none)]
+    pub price_cents: Option<Cents>,
+    /// Size of its database when last seen.
+    pub database_bytes: Option<u64>,
+    #[schema(schema_with = schema::id_or_none)]
+    pub operation: Option<OperationId>,
+    pub members: Vec<Member>,
+    #[schema(schema_with = schema::time)]
+    pub created_at: Timestamp,
+}
+
+/// One running copy of one service in a cell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Member {
+    #[schema(schema_with = schema::id)]
+    pub id: MemberId,
+    #[schema(schema_with = schema::name)]
+    pub service: ServiceName,
+    /// What the service does: only web members receive requests.
+    #[schema(schema_with = schema::service_role)]
+    pub service_role: ServiceRole,
+    #[schema(schema_with = schema::member_role)]
+    pub role: MemberRole,
+    /// What was last seen of it.
+    #[schema(schema_with = schema::member_state)]
+    pub state: MemberState,
+    pub address: Option<String>,
+    #[schema(schema_with = schema::time_or_none)]
+    pub seen_at: Option<Timestamp>,
+}
+
+/// One line that a member wrote, of `GET /v1/cells/{cell}/logs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogLine {
+    #[schema(schema_with = schema::name)]
+    pub cell: CellName,
+    #[schema(schema_with = schema::name)]
+    pub service: ServiceName,
+    #[schema(schema_with = schema::id)]
+    pub member: MemberId,
+    pub line: String,
+}

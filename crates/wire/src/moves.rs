@@ -1,0 +1,82 @@
+//! Moves: what one would do, and what one did.
+
+use crate::schema;
+use berth_domain::{CellName, Cents, Generation, MoveId, OperationId, OperationState, TenantName};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `POST /v1/tenants/{tenant}/plan-move`: what a move would do. Nothing was changed to find out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MovePlan {
+    #[schema(schema_with = schema::name)]
+    pub tenant: TenantName,
+    #[schema(schema_with = schema::name)]
+    pub from: CellName,
+    #[schema(schema_with = schema::name)]
+    pub to: CellName,
+    pub rows: Option<u64>,
+    pub bytes: Option<u64>,
+    /// Computed from sizes and the speed of earlier moves; absent when nobody has measured one.
+    pub duration_s: Option<f64>,
+    #[schema(schema_with = schema::cents_or_none)]
+    pub price_before_cents: Option<Cents>,
+    #[schema(schema_with = schema::cents_or_none)]
+    pub price_after_cents: Option<Cents>,
+    pub tables: Vec<MovePlanTable>,
+    /// Why it cannot start. Empty: it can.
+    pub blockers: Vec<MoveBlocker>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MovePlanTable {
+    pub table: String,
+    /// How its rows are known to be the tenant's: `root`, `column customer_id`, `through vehicles`, …
+    pub belongs: String,
+    pub rows: Option<u64>,
+    pub bytes: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MoveBlocker {
+    pub code: String,
+    pub detail: String,
+    pub hint: Option<String>,
+}
+
+/// One move: under way, done or given up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Move {
+    #[schema(schema_with = schema::id)]
+    pub id: MoveId,
+    #[schema(schema_with = schema::id)]
+    pub operation: OperationId,
+    #[schema(schema_with = schema::name)]
+    pub tenant: TenantName,
+    #[schema(schema_with = schema::name)]
+    pub from: CellName,
+    #[schema(schema_with = schema::name)]
+    pub to: CellName,
+    /// `upgrade` to a cell of its own, `downgrade` back to a shared one, `across` between equals.
+    pub kind: String,
+    #[schema(schema_with = schema::operation_state)]
+    pub state: OperationState,
+    /// Where it stands: a step of its operation.
+    pub phase: Option<String>,
+    /// The generation that the cut-over gave; absent before.
+    #[schema(schema_with = schema::counter_or_none)]
+    pub generation: Option<Generation>,
+    pub rows: Option<u64>,
+    pub bytes: Option<u64>,
+    pub duration_s: Option<f64>,
+    pub rows_per_s: Option<f64>,
+    /// From the first request that an edge parked to the last one it sent on, by the edge's clock.
+    pub pause_ms: Option<f64>,
+    pub held_requests: Option<u64>,
+    /// Rows read from both databases and found equal.
+    pub rows_verified: Option<u64>,
+    #[schema(schema_with = schema::time)]
+    pub started_at: Timestamp,
+    #[schema(schema_with = schema::time_or_none)]
+    pub ended_at: Option<Timestamp>,
+}

@@ -1,0 +1,136 @@
+//! Tenants: the customers of the stack.
+
+use crate::schema;
+use berth_domain::{
+    CellName, Generation, Hostname, Mode, OperationId, PlanLimits, PlanName, TenantId, TenantKey, TenantName,
+    TenantState,
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `POST /v1/tenants`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantCreate {
+    #[schema(schema_with = schema::name)]
+    pub name: TenantName,
+    #[schema(schema_with = schema::name)]
+    pub plan: PlanName,
+    /// Host names that route to the tenant.
+    #[serde(default)]
+    #[schema(schema_with = schema::hosts, required = false)]
+    pub hosts: Vec<Hostname>,
+    /// The tenant's key in the application's root table, when the application has made it already. Otherwise the
+    /// stack file's hook makes it.
+    #[serde(default)]
+    #[schema(schema_with = schema::key_or_none, required = false)]
+    pub key: Option<TenantKey>,
+    /// The cell to live in. Otherwise the emptiest of the plan's class.
+    #[serde(default)]
+    #[schema(schema_with = schema::name_or_none, required = false)]
+    pub cell: Option<CellName>,
+}
+
+/// A tenant as it is now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Tenant {
+    #[schema(schema_with = schema::id)]
+    pub id: TenantId,
+    #[schema(schema_with = schema::name)]
+    pub name: TenantName,
+    /// The tenant's key in the application's root table; absent until the application has made it.
+    #[schema(schema_with = schema::key_or_none)]
+    pub key: Option<TenantKey>,
+    #[schema(schema_with = schema::name)]
+    pub plan: PlanName,
+    #[schema(schema_with = schema::tenant_state)]
+    pub state: TenantState,
+    /// Where it lives; absent while it is not placed.
+    #[schema(schema_with = schema::name_or_none)]
+    pub cell: Option<CellName>,
+    #[schema(schema_with = schema::mode_or_none)]
+    pub mode: Option<Mode>,
+    #[schema(schema_with = schema::counter)]
+    pub generation: Generation,
+    #[schema(schema_with = schema::hosts)]
+    pub hosts: Vec<Hostname>,
+    /// The operation that works on it now.
+    #[schema(schema_with = schema::id_or_none)]
+    pub operation: Option<OperationId>,
+    /// Rises with every change of what people may edit; quoted, it is the `ETag`.
+    pub version: u64,
+    #[schema(schema_with = schema::time)]
+    pub created_at: Timestamp,
+    #[schema(schema_with = schema::time)]
+    pub updated_at: Timestamp,
+}
+
+/// `PATCH /v1/tenants/{tenant}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantChange {
+    /// Limits change at once; the tenant stays where it is until it is moved.
+    #[schema(schema_with = schema::name)]
+    pub plan: PlanName,
+}
+
+/// `PUT /v1/tenants/{tenant}/hosts`: all its host names; those left out no longer route to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantHosts {
+    #[schema(schema_with = schema::hosts)]
+    pub hosts: Vec<Hostname>,
+}
+
+/// `POST /v1/tenants/{tenant}/moves` and `…/plan-move`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantMove {
+    /// The cell to go to; absent: the emptiest cell of the plan's class.
+    #[serde(default)]
+    #[schema(schema_with = schema::name_or_none, required = false)]
+    pub to: Option<CellName>,
+}
+
+/// `POST /v1/tenants/sync`: compares the application's root table with what Berth knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantSync {
+    #[schema(schema_with = schema::name)]
+    pub cell: CellName,
+    /// The plan that tenants taken in are given. Absent: nothing is taken in, only listed.
+    #[serde(default)]
+    #[schema(schema_with = schema::name_or_none, required = false)]
+    pub take_in: Option<PlanName>,
+}
+
+/// What a comparison with the application's root table found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SyncReport {
+    /// In the application, not in Berth.
+    pub unknown_here: Vec<SyncTenant>,
+    /// In Berth as living in this cell, not in the application.
+    pub unknown_there: Vec<SyncTenant>,
+    /// How many of `unknown_here` Berth has taken in now.
+    pub taken_in: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SyncTenant {
+    #[schema(schema_with = schema::key)]
+    pub key: TenantKey,
+    #[schema(schema_with = schema::name_or_none)]
+    pub name: Option<TenantName>,
+}
+
+/// `GET /v1/tenants/{tenant}/entitlements`: what the application lets the tenant have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Entitlements {
+    #[schema(schema_with = schema::name)]
+    pub tenant: TenantName,
+    #[schema(schema_with = schema::name)]
+    pub plan: PlanName,
+    #[schema(value_type = Object)]
+    pub limits: PlanLimits,
+}
