@@ -13,7 +13,9 @@ mod state;
 pub use counter::{Generation, Revision, Token};
 pub use id::{CellId, EdgeId, KeyId, MemberId, MoveId, OperationId, TenantId};
 pub use money::Cents;
-pub use name::{BadName, CellName, EdgeName, Hostname, PlanName, ServiceName, StackName, TenantKey, TenantName};
+pub use name::{
+    BadName, CellName, EdgeName, Hostname, PlanName, ProviderName, ServiceName, StackName, TenantKey, TenantName,
+};
 pub use plan::{Plan, PlanLimits};
 pub use state::{
     BadState, CellClass, CellState, IllegalTransition, MemberRole, MemberState, Mode, MovePhase, OperationState,

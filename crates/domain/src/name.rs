@@ -84,6 +84,8 @@ names! {
     ServiceName: slug, BadName::Slug;
     /// A plan of the stack file.
     PlanName: slug, BadName::Slug;
+    /// A provider of the stack file: an adapter together with its settings.
+    ProviderName: slug, BadName::Slug;
     /// An edge, the same over its restarts.
     EdgeName: slug, BadName::Slug;
     /// A host name that routes to a tenant, lower case, without port or trailing dot.

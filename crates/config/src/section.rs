@@ -1,0 +1,94 @@
+//! The sections of the stack file, one function each, and the references between them.
+//!
+//! Every mistake is noted and reading goes on; a [`Stack`] is handed out only when none was. Reads hook files through
+//! the function it is given and nothing else.
+
+mod cells;
+mod data;
+mod plans;
+mod services;
+
+use crate::{
+    Environment, Mistakes, Problem, Stack,
+    read::{At, Reader},
+    tree,
+};
+use berth_domain::{EdgeName, ProviderName, ServiceRole};
+use std::io;
+
+/// Longest stack file that is read: a hundred times what a large one needs.
+pub const FILE_BYTES_MAX: usize = 1 << 20;
+
+/// Reads a file that the stack file names, by its path relative to the stack file.
+pub type Files<'a> = &'a dyn Fn(&str) -> io::Result<String>;
+
+/// For stack files that came without their folder, such as a stored revision.
+pub fn no_files(path: &str) -> io::Result<String> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, format!("`{path}` was not sent along")))
+}
+
+/// Reads a stack file. `environment: None` leaves variables unchecked, for whoever will not start the services.
+pub fn parse(text: &str, environment: Option<&Environment>, files: Files<'_>) -> Result<Stack, Mistakes> {
+    if text.len() > FILE_BYTES_MAX {
+        return Err(Mistakes::one(Problem::TooLarge { bytes: text.len() }, None));
+    }
+    let tree = tree::parse(text)?;
+    let mut reader = Reader::default();
+    let stack = stack(&mut reader, &At { key: String::new(), node: &tree }, environment, files);
+    Mistakes::none_in(reader.mistakes)?;
+    Ok(stack.expect("a section is left out only after a mistake was noted"))
+}
+
+const KEYS: &[&str] = &["stack", "services", "data", "plans", "cells", "providers", "edges"];
+
+fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, files: Files<'_>) -> Option<Stack> {
+    let section = reader.section(root, KEYS)?;
+    let name = section.need("stack", "stack: fleet", reader).and_then(|at| reader.name(&at));
+    let services = section
+        .need("services", "services: { web: { command: [./web], health: /health } }", reader)
+        .map(|at| services::read(reader, &at, environment));
+    let data = section.get("data").map_or_else(|| Some(crate::Data::default()), |at| data::read(reader, &at, files));
+    let plans = section.get("plans").map(|at| plans::read(reader, &at)).unwrap_or_default();
+    // References are checked against the names a person wrote, right or wrong inside, so that one mistake in a
+    // provider is not reported once more for each of its cells.
+    let declared: Vec<ProviderName> =
+        section.get("providers").map(|at| names(&at)).unwrap_or_default().iter().flat_map(|n| n.parse()).collect();
+    let providers = section.get("providers").map(|at| cells::read_providers(reader, &at)).unwrap_or_default();
+    let cells = section.get("cells").map(|at| cells::read(reader, &at, &declared)).unwrap_or_default();
+    let edges = section.get("edges").map(|at| edges(reader, &at)).unwrap_or_default();
+
+    let services = services?;
+    if services.is_empty() && reader.mistakes.is_empty() {
+        let at = section.get("services")?;
+        reader.wrong(&at, Problem::Missing { example: "web: { command: [./web], health: /health }" });
+    }
+    if !edges.is_empty() && reader.mistakes.is_empty() && !services.values().any(|s| s.role == ServiceRole::Web) {
+        let at = section.get("edges")?;
+        let problem = Problem::Malformed {
+            message: "no service has the role `web`, so an edge would have nowhere to send",
+            hint: "give one service `role: web`, or leave `edges` out",
+        };
+        reader.wrong(&at, problem);
+    }
+    Some(Stack { stack: name?, services, data: data?, plans, cells, providers, edges })
+}
+
+fn names(at: &At<'_>) -> Vec<String> {
+    match &at.node.value {
+        tree::Value::Map(entries) => entries.iter().map(|entry| entry.key.clone()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn edges(reader: &mut Reader, at: &At<'_>) -> Vec<EdgeName> {
+    let mut edges: Vec<EdgeName> = Vec::new();
+    for item in reader.list(at).unwrap_or_default() {
+        let Some(name) = reader.name::<EdgeName>(&item) else { continue };
+        if edges.contains(&name) {
+            reader.wrong(&item, Problem::NamedTwice { name: name.to_string() });
+        } else {
+            edges.push(name);
+        }
+    }
+    edges
+}

@@ -1,0 +1,167 @@
+//! `data`: what belongs to a tenant. Never looks into a database: whether a table exists is for the mover to say.
+
+use crate::{
+    Data, Hook, Hooks, Problem, TableRef,
+    read::{At, Reader},
+    section::Files,
+    stack::is_column,
+};
+use std::collections::BTreeMap;
+
+const KEYS: &[&str] = &["root", "key", "tenant_column", "tenant_columns", "leave_out", "hooks"];
+const HOOK_BYTES_MAX: usize = 64 * 1024;
+
+pub fn read(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Option<Data> {
+    let section = reader.section(at, KEYS)?;
+    let shipped = Data::default();
+    let root = section.get("root").map_or(Some(shipped.root), |at| table(reader, &at));
+    let key = section.get("key").map_or(Some(shipped.key), |at| column(reader, &at));
+    let tenant_column = section.get("tenant_column").map_or(Some(shipped.tenant_column), |at| column(reader, &at));
+    let tenant_columns = section.get("tenant_columns").map(|at| tenant_columns(reader, &at)).unwrap_or_default();
+    let leave_out = section.get("leave_out").map(|at| leave_out(reader, &at)).unwrap_or_default();
+    let hooks = section.get("hooks").map(|at| hooks(reader, &at, files)).unwrap_or_default();
+    let root = root?;
+    for (n, table) in leave_out.iter().enumerate() {
+        let key = format!("{}.leave_out[{n}]", at.key);
+        let line = section.get("leave_out").map(|at| at.node.line);
+        if *table == root {
+            let problem = Problem::Malformed {
+                message: "the root table cannot be left out",
+                hint: "a tenant is a row of it; leave out tables that hold nothing of a tenant",
+            };
+            reader.note(key, line, problem);
+        } else if tenant_columns.contains_key(table) {
+            let why = "a table that is left out needs no tenant column";
+            reader.note(key, line, Problem::Excludes { other: "tenant_columns", why });
+        }
+    }
+    Some(Data { root, key: key?, tenant_column: tenant_column?, tenant_columns, leave_out, hooks })
+}
+
+fn table(reader: &mut Reader, at: &At<'_>) -> Option<TableRef> {
+    let text = reader.text(at)?;
+    let table = text.parse().ok();
+    if table.is_none() {
+        let problem = Problem::Malformed { message: "this is not a table", hint: "write `table` or `schema.table`" };
+        reader.wrong(at, problem);
+    }
+    table
+}
+
+fn column(reader: &mut Reader, at: &At<'_>) -> Option<String> {
+    let text = reader.text(at)?;
+    if !is_column(text) {
+        let problem = Problem::Malformed { message: "this is not a column", hint: "write the column's name alone" };
+        reader.wrong(at, problem);
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+fn tenant_columns(reader: &mut Reader, at: &At<'_>) -> BTreeMap<TableRef, String> {
+    let mut columns = BTreeMap::new();
+    for (name, at) in reader.pairs(at) {
+        let Ok(table) = name.parse::<TableRef>() else {
+            let problem =
+                Problem::Malformed { message: "this is not a table", hint: "write `table` or `schema.table`" };
+            reader.wrong(&at, problem);
+            continue;
+        };
+        let Some(column) = column(reader, &at) else { continue };
+        if columns.insert(table.clone(), column).is_some_and(|_| name != table.to_string() || name.contains('.')) {
+            reader.wrong(&at, Problem::NamedTwice { name: table.to_string() });
+        }
+    }
+    columns
+}
+
+fn leave_out(reader: &mut Reader, at: &At<'_>) -> Vec<TableRef> {
+    let mut tables: Vec<TableRef> = Vec::new();
+    for item in reader.list(at).unwrap_or_default() {
+        let Some(table) = table(reader, &item) else { continue };
+        if tables.contains(&table) {
+            reader.wrong(&item, Problem::NamedTwice { name: table.to_string() });
+        } else {
+            tables.push(table);
+        }
+    }
+    tables
+}
+
+fn hooks(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Hooks {
+    let Some(section) = reader.section(at, &["create", "suspend", "resume", "plan", "delete"]) else {
+        return Hooks::default();
+    };
+    let mut one = |name: &str| section.get(name).and_then(|at| hook(reader, &at, files));
+    Hooks {
+        create: one("create"),
+        suspend: one("suspend"),
+        resume: one("resume"),
+        plan: one("plan"),
+        delete: one("delete"),
+    }
+}
+
+/// `{ sql: "…" }`, `{ file: hooks/create.sql }` or `{ url: /internal/tenants }`. A file becomes its text here, so
+/// that a stored revision says what ran.
+fn hook(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Option<Hook> {
+    let section = reader.section(at, &["sql", "file", "url"])?;
+    match (section.get("sql"), section.get("file"), section.get("url")) {
+        (Some(at), None, None) => {
+            let sql = reader.text(&at)?;
+            statement(reader, &at, sql.to_owned())
+        }
+        (None, Some(at), None) => {
+            let path = reader.text(&at)?;
+            match files(path) {
+                Ok(sql) => statement(reader, &at, sql),
+                Err(reason) => {
+                    let problem = Problem::UnreadableFile { path: path.to_owned(), reason: reason.to_string() };
+                    reader.wrong(&at, problem);
+                    None
+                }
+            }
+        }
+        (None, None, Some(at)) => url(reader, &at),
+        _ => {
+            let problem = Problem::Malformed {
+                message: "a hook is exactly one of `sql`, `file` and `url`",
+                hint: "for example `create: { file: hooks/create.sql }`",
+            };
+            reader.wrong(at, problem);
+            None
+        }
+    }
+}
+
+fn statement(reader: &mut Reader, at: &At<'_>, sql: String) -> Option<Hook> {
+    if sql.trim().is_empty() || sql.len() > HOOK_BYTES_MAX || sql.contains('\0') {
+        let problem = Problem::Malformed {
+            message: "this is no SQL of 1 to 65536 bytes",
+            hint: "for example `insert into customers (id, slug) values (:id, :slug) returning id`",
+        };
+        reader.wrong(at, problem);
+        return None;
+    }
+    Some(Hook::Sql(sql))
+}
+
+fn url(reader: &mut Reader, at: &At<'_>) -> Option<Hook> {
+    let text = reader.text(at)?;
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let right = text.bytes().all(|b| b.is_ascii_graphic())
+        && text.len() <= 2048
+        && host.map_or(text.starts_with('/') && !text.starts_with("//"), |rest| {
+            let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            !authority.is_empty() && !authority.contains('@')
+        });
+    if !right {
+        let problem = Problem::Malformed {
+            message: "this is neither a path of the web service nor an http(s) URL without credentials",
+            hint: "for example `/internal/tenants` or `https://app.example.com/tenants`",
+        };
+        reader.wrong(at, problem);
+        return None;
+    }
+    Some(Hook::Url(text.to_owned()))
+}

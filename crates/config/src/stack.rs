@@ -1,0 +1,277 @@
+//! What a stack file says, as types.
+//!
+//! Their JSON form has the file's own keys, so that a stored revision reads like the file it came from. Never holds
+//! a resolved secret: values of `env` keep their `${VARIABLE}` until a process is started.
+
+use crate::{Environment, MissingVariable, Template};
+use berth_domain::{
+    CellClass, CellName, Cents, EdgeName, PlanLimits, PlanName, ProviderName, ServiceName, ServiceRole, StackName,
+};
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+/// One SaaS: what runs, what belongs to a tenant, what it costs, and where it may stand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stack {
+    pub stack: StackName,
+    pub services: BTreeMap<ServiceName, Service>,
+    #[serde(default)]
+    pub data: Data,
+    #[serde(default)]
+    pub plans: BTreeMap<PlanName, Plan>,
+    #[serde(default)]
+    pub cells: BTreeMap<CellName, Cell>,
+    #[serde(default)]
+    pub providers: BTreeMap<ProviderName, Provider>,
+    #[serde(default)]
+    pub edges: Vec<EdgeName>,
+}
+
+/// A program of the stack; every cell runs `copies` of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    #[serde(flatten)]
+    pub run: Run,
+    pub role: ServiceRole,
+    /// Brings a cell's schema up to date, once per cell and release, as the schema's owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migrate: Option<Vec<String>>,
+    /// The port it insists on. Without one a free port is chosen and told as `PORT`, which is what lets several
+    /// copies and cells share a host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// A path that proves its database with a 2xx answer. Every web service has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<String>,
+    pub copies: u16,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, Template>,
+    #[serde(default, skip_serializing_if = "Shape::is_empty")]
+    pub shape: Shape,
+    #[serde(default)]
+    pub hold: HoldPolicy,
+}
+
+impl Service {
+    /// The service's own variables, ready for a process.
+    pub fn resolved_env(&self, environment: &Environment) -> Result<BTreeMap<String, SecretString>, MissingVariable> {
+        self.env.iter().map(|(name, value)| Ok((name.clone(), value.resolve(environment)?))).collect()
+    }
+}
+
+/// What is started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Run {
+    /// Program and arguments, never a shell line.
+    Command(Vec<String>),
+    /// A container image, for providers that run containers.
+    Image(String),
+}
+
+/// Which requests the edge parks while a tenant cuts over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldPolicy {
+    /// Everything but GET, HEAD, OPTIONS and TRACE.
+    #[default]
+    Unsafe,
+    /// Everything: for applications that write on GET.
+    All,
+}
+
+/// What a member or a cell's database is promised. What is absent is left to the provider.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Thousandths of a processor core.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_millis: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_gib: Option<u32>,
+}
+
+impl Shape {
+    pub const fn is_empty(&self) -> bool {
+        self.cpu_millis.is_none() && self.memory_mib.is_none() && self.disk_gib.is_none()
+    }
+}
+
+/// What belongs to a tenant, where the catalogue alone cannot say it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Data {
+    /// The table with one row per tenant.
+    pub root: TableRef,
+    /// The root table's key; its text form is a tenant's key everywhere else.
+    pub key: String,
+    /// The column that carries that key in other tables.
+    pub tenant_column: String,
+    /// Tables whose tenant column has another name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tenant_columns: BTreeMap<TableRef, String>,
+    /// Tables that a move neither copies nor fences, such as a migration tool's bookkeeping.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leave_out: Vec<TableRef>,
+    #[serde(default)]
+    pub hooks: Hooks,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            root: TableRef { schema: "public".to_owned(), table: "customers".to_owned() },
+            key: "id".to_owned(),
+            tenant_column: "customer_id".to_owned(),
+            tenant_columns: BTreeMap::new(),
+            leave_out: Vec::new(),
+            hooks: Hooks::default(),
+        }
+    }
+}
+
+/// How the application learns of its tenants' lives. What is absent, the application does itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hooks {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create: Option<Hook>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<Hook>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Hook>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Hook>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete: Option<Hook>,
+}
+
+/// One call to the application.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hook {
+    /// Run in the tenant's cell as the schema's owner, with `:id`, `:slug` and `:plan`; `create` returns the key.
+    Sql(String),
+    /// Posted to a path of the stack's web service, or to an absolute URL.
+    Url(String),
+}
+
+/// A price and the limits that come with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Per month, in US dollars with two decimals.
+    #[serde(with = "price")]
+    pub price: Cents,
+    pub class: CellClass,
+    #[serde(default)]
+    pub limits: PlanLimits,
+}
+
+impl Plan {
+    /// The same plan as the rest of Berth knows it.
+    pub fn named(&self, name: &PlanName) -> berth_domain::Plan {
+        berth_domain::Plan {
+            name: name.clone(),
+            price_cents: self.price,
+            class: self.class,
+            limits: self.limits.clone(),
+        }
+    }
+}
+
+/// A place for tenants that the stack wants to exist.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cell {
+    pub class: CellClass,
+    pub provider: ProviderName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    pub max_tenants: u32,
+    /// Of its database.
+    #[serde(default, skip_serializing_if = "Shape::is_empty")]
+    pub shape: Shape,
+}
+
+/// An adapter and its own settings, which only the adapter understands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provider {
+    pub adapter: String,
+    #[serde(flatten)]
+    pub settings: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A table with its schema. Written `schema.table`; without a schema it is in `public`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TableRef {
+    pub schema: String,
+    pub table: String,
+}
+
+impl fmt::Display for TableRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.table)
+    }
+}
+
+/// Text that is no `table` or `schema.table`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a table: write `table` or `schema.table`")]
+pub struct BadTable(String);
+
+impl FromStr for TableRef {
+    type Err = BadTable;
+    fn from_str(text: &str) -> Result<Self, BadTable> {
+        let (schema, table) = text.split_once('.').unwrap_or(("public", text));
+        if is_column(schema) && is_column(table) {
+            Ok(Self { schema: schema.to_owned(), table: table.to_owned() })
+        } else {
+            Err(BadTable(text.to_owned()))
+        }
+    }
+}
+
+impl TryFrom<String> for TableRef {
+    type Error = BadTable;
+    fn try_from(text: String) -> Result<Self, BadTable> {
+        text.parse()
+    }
+}
+
+impl From<TableRef> for String {
+    fn from(table: TableRef) -> Self {
+        table.to_string()
+    }
+}
+
+/// Whether Postgres could have a column or table of this name that needs no escape in a `schema.table` notation.
+pub(crate) fn is_column(text: &str) -> bool {
+    (1..=63).contains(&text.len()) && !text.contains(['.', '"', '\0']) && !text.chars().any(char::is_whitespace)
+}
+
+/// Prices as text with two decimals, because a float cannot say `0.10`.
+pub(crate) mod price {
+    use berth_domain::Cents;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+    pub fn serialize<S: Serializer>(price: &Cents, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&format_args!("{}.{:02}", price.get() / 100, price.get() % 100))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Cents, D::Error> {
+        let text = String::deserialize(from)?;
+        parse(&text).ok_or_else(|| D::Error::custom(format!("`{text}` is not a price")))
+    }
+
+    /// `149` or `149.00`: dollars, not negative, at most two decimals, below ten million.
+    pub fn parse(text: &str) -> Option<Cents> {
+        let (dollars, cents) = text.split_once('.').unwrap_or((text, "0"));
+        let digits = |t: &str, max: usize| !t.is_empty() && t.len() <= max && t.bytes().all(|b| b.is_ascii_digit());
+        if !digits(dollars, 7) || !digits(cents, 2) {
+            return None;
+        }
+        let scale = if cents.len() == 1 { 10 } else { 1 };
+        Some(Cents::new(dollars.parse::<i64>().ok()? * 100 + cents.parse::<i64>().ok()? * scale))
+    }
+}
