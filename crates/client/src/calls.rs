@@ -1,0 +1,308 @@
+//! One method a call. Tenants, cells and operations are named as people name them: by name or by id.
+
+use crate::{Client, ClientError, Events, Lines};
+use berth_domain::{EdgeName, KeyId, OperationId, OperationState, TenantState};
+use berth_wire::{
+    Abandon, AuditEntry, Cell, CellCreate, EdgeView, Entitlements, Key, KeyCreate, KeyCreated, Move, MovePlan,
+    Operation, OperationEvent, Overview, Page, PlanView, Recovery, Stack, StackApplied, StackApply, SyncReport, Tenant,
+    TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
+    edge::{EdgeAck, EdgeAckAnswer},
+};
+use http::Method;
+use serde::de::DeserializeOwned;
+use std::fmt::Write as _;
+
+/// Which entries of the audit trail.
+#[derive(Clone, Debug, Default)]
+pub struct AuditFilter {
+    pub tenant: Option<String>,
+    pub limit: Option<u32>,
+}
+
+/// Which operations.
+#[derive(Clone, Debug, Default)]
+pub struct OperationFilter {
+    pub tenant: Option<String>,
+    pub state: Option<OperationState>,
+    /// Only those that are not at their end.
+    pub open: bool,
+    pub limit: Option<u32>,
+}
+
+const NOTHING: serde_json::Value = serde_json::Value::Null;
+
+impl Client {
+    pub async fn status(&self) -> Result<Overview, ClientError> {
+        self.get("/v1/status").await
+    }
+
+    pub async fn stack(&self) -> Result<Stack, ClientError> {
+        self.get("/v1/stack").await
+    }
+
+    pub async fn stack_apply(&self, wanted: &StackApply) -> Result<StackApplied, ClientError> {
+        self.write(Method::POST, "/v1/stack", wanted).await
+    }
+
+    pub async fn tenants(&self, state: Option<TenantState>) -> Result<Vec<Tenant>, ClientError> {
+        let mut query = Query::default();
+        query.add("state", state);
+        self.all("/v1/tenants", query, None).await
+    }
+
+    pub async fn tenant(&self, tenant: &str) -> Result<Tenant, ClientError> {
+        self.get(&format!("/v1/tenants/{}", escaped(tenant))).await
+    }
+
+    pub async fn tenant_create(&self, wanted: &TenantCreate) -> Result<Operation, ClientError> {
+        self.write(Method::POST, "/v1/tenants", wanted).await
+    }
+
+    /// `version`: refused when the tenant changed since it was read.
+    pub async fn tenant_change(
+        &self,
+        tenant: &str,
+        wanted: &TenantChange,
+        version: Option<u64>,
+    ) -> Result<Tenant, ClientError> {
+        self.write_at(Method::PATCH, &format!("/v1/tenants/{}", escaped(tenant)), wanted, version).await
+    }
+
+    /// `version`: refused when the tenant changed since it was read.
+    pub async fn tenant_set_hosts(
+        &self,
+        tenant: &str,
+        wanted: &TenantHosts,
+        version: Option<u64>,
+    ) -> Result<Tenant, ClientError> {
+        self.write_at(Method::PUT, &format!("/v1/tenants/{}/hosts", escaped(tenant)), wanted, version).await
+    }
+
+    pub async fn tenant_entitlements(&self, tenant: &str) -> Result<Entitlements, ClientError> {
+        self.get(&format!("/v1/tenants/{}/entitlements", escaped(tenant))).await
+    }
+
+    pub async fn tenant_sync(&self, wanted: &TenantSync) -> Result<SyncReport, ClientError> {
+        self.write(Method::POST, "/v1/tenants/sync", wanted).await
+    }
+
+    pub async fn tenant_plan_move(&self, tenant: &str, wanted: &TenantMove) -> Result<MovePlan, ClientError> {
+        self.write(Method::POST, &format!("/v1/tenants/{}/plan-move", escaped(tenant)), wanted).await
+    }
+
+    pub async fn tenant_move(&self, tenant: &str, wanted: &TenantMove) -> Result<Operation, ClientError> {
+        self.write(Method::POST, &format!("/v1/tenants/{}/moves", escaped(tenant)), wanted).await
+    }
+
+    pub async fn tenant_suspend(&self, tenant: &str) -> Result<Operation, ClientError> {
+        self.write(Method::POST, &format!("/v1/tenants/{}/suspend", escaped(tenant)), &NOTHING).await
+    }
+
+    pub async fn tenant_resume(&self, tenant: &str) -> Result<Operation, ClientError> {
+        self.write(Method::POST, &format!("/v1/tenants/{}/resume", escaped(tenant)), &NOTHING).await
+    }
+
+    pub async fn tenant_delete(&self, tenant: &str) -> Result<Operation, ClientError> {
+        self.write(Method::DELETE, &format!("/v1/tenants/{}", escaped(tenant)), &NOTHING).await
+    }
+
+    pub async fn moves(&self, tenant: Option<&str>) -> Result<Vec<Move>, ClientError> {
+        let mut query = Query::default();
+        query.add("tenant", tenant);
+        self.all("/v1/moves", query, None).await
+    }
+
+    pub async fn cells(&self) -> Result<Vec<Cell>, ClientError> {
+        self.all("/v1/cells", Query::default(), None).await
+    }
+
+    pub async fn cell(&self, cell: &str) -> Result<Cell, ClientError> {
+        self.get(&format!("/v1/cells/{}", escaped(cell))).await
+    }
+
+    pub async fn cell_create(&self, wanted: &CellCreate) -> Result<Operation, ClientError> {
+        self.write(Method::POST, "/v1/cells", wanted).await
+    }
+
+    pub async fn cell_drain(&self, cell: &str) -> Result<Cell, ClientError> {
+        self.write(Method::POST, &format!("/v1/cells/{}/drain", escaped(cell)), &NOTHING).await
+    }
+
+    pub async fn cell_remove(&self, cell: &str) -> Result<Operation, ClientError> {
+        self.write(Method::DELETE, &format!("/v1/cells/{}", escaped(cell)), &NOTHING).await
+    }
+
+    /// What a cell's members write: [`berth_wire::LogLine`] a line, the last `last` of them first.
+    pub async fn cell_logs(
+        &self,
+        cell: &str,
+        service: Option<&str>,
+        last: u32,
+        follow: bool,
+    ) -> Result<Lines, ClientError> {
+        let mut query = Query::default();
+        query.add("service", service);
+        query.add("last", Some(last));
+        query.add("follow", follow.then_some(true));
+        self.lines(&format!("/v1/cells/{}/logs{}", escaped(cell), query.0)).await
+    }
+
+    pub async fn plans(&self) -> Result<Vec<PlanView>, ClientError> {
+        self.all("/v1/plans", Query::default(), None).await
+    }
+
+    pub async fn plan(&self, plan: &str) -> Result<PlanView, ClientError> {
+        self.get(&format!("/v1/plans/{}", escaped(plan))).await
+    }
+
+    pub async fn keys(&self) -> Result<Vec<Key>, ClientError> {
+        self.all("/v1/keys", Query::default(), None).await
+    }
+
+    pub async fn key_create(&self, wanted: &KeyCreate) -> Result<KeyCreated, ClientError> {
+        self.write(Method::POST, "/v1/keys", wanted).await
+    }
+
+    pub async fn key_revoke(&self, key: KeyId) -> Result<Key, ClientError> {
+        self.write(Method::DELETE, &format!("/v1/keys/{key}"), &NOTHING).await
+    }
+
+    /// Newest first.
+    pub async fn operations(&self, filter: &OperationFilter) -> Result<Vec<Operation>, ClientError> {
+        let mut query = Query::default();
+        query.add("tenant", filter.tenant.as_deref());
+        query.add("state", filter.state);
+        query.add("open", filter.open.then_some(true));
+        self.all("/v1/operations", query, filter.limit).await
+    }
+
+    pub async fn operation(&self, operation: OperationId) -> Result<Operation, ClientError> {
+        self.get(&format!("/v1/operations/{operation}")).await
+    }
+
+    /// The operation now, and again whenever it changes, until it is at its end.
+    pub async fn operation_events(&self, operation: OperationId) -> Result<Events<OperationEvent>, ClientError> {
+        self.lines(&format!("/v1/operations/{operation}/events")).await.map(Events::new)
+    }
+
+    pub async fn operation_retry(&self, operation: OperationId) -> Result<Operation, ClientError> {
+        self.write(Method::POST, &format!("/v1/operations/{operation}/retry"), &NOTHING).await
+    }
+
+    pub async fn operation_abandon(
+        &self,
+        operation: OperationId,
+        reason: Option<String>,
+    ) -> Result<Operation, ClientError> {
+        self.write(Method::POST, &format!("/v1/operations/{operation}/abandon"), &Abandon { reason }).await
+    }
+
+    /// Newest first.
+    pub async fn audit(&self, filter: &AuditFilter) -> Result<Vec<AuditEntry>, ClientError> {
+        let mut query = Query::default();
+        query.add("tenant", filter.tenant.as_deref());
+        self.all("/v1/audit", query, filter.limit).await
+    }
+
+    pub async fn edges(&self) -> Result<Vec<EdgeView>, ClientError> {
+        self.all("/v1/edges", Query::default(), None).await
+    }
+
+    /// The stream that an edge follows: [`berth_wire::edge::EdgeEvent`] a line.
+    pub async fn edge_routes(
+        &self,
+        edge: &EdgeName,
+        instance: berth_domain::EdgeId,
+        after: berth_domain::Revision,
+    ) -> Result<Lines, ClientError> {
+        self.lines(&format!("/v1/edges/{edge}/routes?instance={instance}&after={after}")).await
+    }
+
+    pub async fn edge_ack(&self, edge: &EdgeName, ack: &EdgeAck) -> Result<EdgeAckAnswer, ClientError> {
+        self.write(Method::POST, &format!("/v1/edges/{edge}/acks"), ack).await
+    }
+
+    pub async fn recovery(&self) -> Result<Recovery, ClientError> {
+        self.get("/v1/recovery").await
+    }
+
+    pub async fn recover(&self) -> Result<Recovery, ClientError> {
+        self.write(Method::POST, "/v1/recovery", &NOTHING).await
+    }
+
+    /// Follows the pages of a list, up to `limit` items.
+    async fn all<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: Query,
+        limit: Option<u32>,
+    ) -> Result<Vec<T>, ClientError> {
+        let wanted = limit.map_or(usize::MAX, |limit| limit as usize);
+        let mut items = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let mut query = query.clone();
+            query.add("limit", Some(wanted.saturating_sub(items.len()).clamp(1, 200)));
+            query.add("after", after.as_deref());
+            let page: Page<T> = self.get(&format!("{path}{}", query.0)).await?;
+            items.extend(page.items);
+            after = page.next;
+            if after.is_none() || items.len() >= wanted {
+                items.truncate(wanted);
+                return Ok(items);
+            }
+        }
+    }
+}
+
+/// `?name=value&…`, escaped.
+#[derive(Clone, Debug, Default)]
+struct Query(String);
+
+impl Query {
+    fn add(&mut self, name: &str, value: Option<impl ToString>) {
+        if let Some(value) = value {
+            self.0.push(if self.0.is_empty() { '?' } else { '&' });
+            self.0.push_str(name);
+            self.0.push('=');
+            self.0.push_str(&escaped(&value.to_string()));
+        }
+    }
+}
+
+/// What people typed, safe as one path segment or query value.
+fn escaped(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+        // A lone dot segment would be taken for a folder, so dots at the beginning are escaped as well.
+        let plain =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~') || (byte == b'.' && !out.is_empty());
+        if plain {
+            out.push(char::from(byte));
+        } else {
+            write!(out, "%{byte:02X}").expect("writing to a string does not fail");
+        }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Query, escaped};
+
+    #[test]
+    fn what_people_type_stays_one_segment() {
+        assert_eq!(escaped("acme-2"), "acme-2");
+        assert_eq!(escaped("../keys?x#y"), "%2E.%2Fkeys%3Fx%23y");
+        assert_eq!(escaped("ä"), "%C3%A4");
+    }
+
+    #[test]
+    fn a_query_leaves_out_what_is_not_asked() {
+        let mut query = Query::default();
+        query.add("state", None::<&str>);
+        assert_eq!(query.0, "");
+        query.add("tenant", Some("a b"));
+        query.add("limit", Some(5));
+        assert_eq!(query.0, "?tenant=a%20b&limit=5");
+    }
+}
