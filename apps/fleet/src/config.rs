@@ -1,0 +1,99 @@
+//! What the platform told this process, read once.
+//!
+//! Nothing else in this program looks at the environment, and nothing here connects to anything.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Context;
+use tracing_subscriber::EnvFilter;
+
+pub struct Settings {
+    pub listen: SocketAddr,
+    pub database: tokio_postgres::Config,
+    pub pool_size: usize,
+    pub place: Place,
+}
+
+/// Where this copy runs, as the platform says it; shown by `GET /api/v1/status`, never decided upon.
+#[derive(Clone)]
+pub struct Place {
+    pub mode: Mode,
+    pub provider: String,
+    pub cell: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    MultiTenant,
+    SingleTenant,
+}
+
+impl Mode {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MultiTenant => "multi_tenant",
+            Self::SingleTenant => "single_tenant",
+        }
+    }
+
+    /// The variable with the pool's size, and the size when it is not set.
+    fn pool(self) -> (&'static str, usize) {
+        match self {
+            Self::MultiTenant => ("SHARED_DATABASE_POOL_SIZE", 20),
+            Self::SingleTenant => ("DEDICATED_DATABASE_POOL_SIZE", 10),
+        }
+    }
+}
+
+impl Settings {
+    pub fn from_environment() -> anyhow::Result<Self> {
+        let mode = match variable("DEPLOYMENT_MODE").as_deref() {
+            None | Some("multi_tenant") => Mode::MultiTenant,
+            Some("single_tenant") => Mode::SingleTenant,
+            Some(other) => anyhow::bail!("DEPLOYMENT_MODE is `{other}`, not multi_tenant or single_tenant"),
+        };
+        let (pool_variable, pool_default) = mode.pool();
+        let pool_size = match variable(pool_variable) {
+            None => pool_default,
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|size| (1..=1000).contains(size))
+                .with_context(|| format!("{pool_variable} is `{text}`, not a number from 1 to 1000"))?,
+        };
+        let port = variable("PORT").unwrap_or_else(|| "4000".into());
+        let port = port.parse().with_context(|| format!("PORT is `{port}`, not a port"))?;
+        let address = variable("BIND").unwrap_or_else(|| "127.0.0.1".into());
+        let address: IpAddr = address.parse().with_context(|| format!("BIND is `{address}`, not an IP address"))?;
+        Ok(Self {
+            listen: SocketAddr::new(address, port),
+            database: database_url()?,
+            pool_size,
+            place: Place {
+                mode,
+                provider: variable("INFRASTRUCTURE_PROVIDER").unwrap_or_else(|| "unknown".into()),
+                cell: variable("BERTH_CELL").unwrap_or_else(|| "unknown".into()),
+            },
+        })
+    }
+}
+
+pub fn database_url() -> anyhow::Result<tokio_postgres::Config> {
+    let url = variable("DATABASE_URL").context("DATABASE_URL is not set")?;
+    // The parser's own message may quote the address, which holds the password.
+    let mut config: tokio_postgres::Config =
+        url.parse().map_err(|_| anyhow::anyhow!("DATABASE_URL is not a Postgres address"))?;
+    if config.get_application_name().is_none() {
+        config.application_name("fleet");
+    }
+    Ok(config)
+}
+
+pub fn log_filter() -> EnvFilter {
+    EnvFilter::new(variable("RUST_LOG").unwrap_or_else(|| "info".into()))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place of this binary that reads the environment")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

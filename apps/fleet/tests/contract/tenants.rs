@@ -1,0 +1,193 @@
+//! Nothing of one tenant is seen or touched by another, and nothing at all without a tenant.
+
+use crate::common::{Fleet, TABLES, fleet};
+use uuid::Uuid;
+
+/// One row for the tenant in each table, planted past the application.
+async fn a_row_in_each_table(world: &Fleet, tenant: Uuid, vehicle: Uuid) {
+    world
+        .admin
+        .batch_execute(&format!(
+            "insert into customer_users (customer_id, email) values ('{tenant}', 'a@b.invalid');
+             insert into api_keys (customer_id, name, key_hash, key_prefix)
+                 values ('{tenant}', 'k', sha256('{tenant}'), 'fk_live');
+             insert into drivers (customer_id, name) values ('{tenant}', 'Ada');
+             insert into gps_positions (customer_id, vehicle_id, time, latitude, longitude)
+                 values ('{tenant}', '{vehicle}', now(), 1, 2);
+             insert into geofences (customer_id, name, kind, geometry) values ('{tenant}', 'g', 'polygon', '{{}}');
+             insert into routes (customer_id, vehicle_id, path, started_at)
+                 values ('{tenant}', '{vehicle}', '[]', now());
+             insert into usage_metrics (customer_id, metric_type, metric_value, unit, timestamp)
+                 values ('{tenant}', 'calls', 1, 'n', now());
+             insert into sync_updates (customer_id, document_id, update_data, update_version)
+                 values ('{tenant}', 'd', '\\x00', 1)"
+        ))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn no_table_shows_a_row_to_the_app_role_without_a_tenant() {
+    let world = Fleet::start().await;
+    let tenant = world.customer("acme").await;
+    let vehicle = world.vehicle(tenant, "v-1").await;
+    a_row_in_each_table(&world, tenant, vehicle).await;
+    for role in ["berth_app", "berth_owner"] {
+        let session = world.postgres.connect(role).await;
+        for (table, _) in TABLES {
+            assert!(world.count(table).await > 0, "{table} has no row to hide");
+            let seen: i64 = session.query_one(&format!("select count(*) from {table}"), &[]).await.unwrap().get(0);
+            assert_eq!(seen, 0, "{role} sees rows of {table} without a tenant");
+        }
+        // A pooled connection that has served a tenant is as blind as a new one.
+        session.batch_execute(&format!("begin; set local app.current_customer_id = '{tenant}'; commit")).await.unwrap();
+        for (table, _) in TABLES {
+            let seen: i64 = session.query_one(&format!("select count(*) from {table}"), &[]).await.unwrap().get(0);
+            assert_eq!(seen, 0, "{role} sees rows of {table} after a tenant's transaction");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_table_list_of_these_tests_is_the_schema() {
+    let world = Fleet::start().await;
+    let rows = world
+        .admin
+        .query(
+            "select relname::text, relrowsecurity and relforcerowsecurity,
+                    exists (select from pg_index where indrelid = c.oid and indisprimary),
+                    relowner::regrole::text
+               from pg_class c where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') order by 1",
+            &[],
+        )
+        .await
+        .unwrap();
+    let mut expected: Vec<_> = TABLES.iter().map(|(table, _)| (*table).to_owned()).collect();
+    expected.sort();
+    assert_eq!(rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(), expected);
+    for row in &rows {
+        let table: String = row.get(0);
+        assert!(row.get::<_, bool>(1), "{table}: row security is not forced");
+        assert!(row.get::<_, bool>(2), "{table}: no primary key");
+        assert_eq!(row.get::<_, String>(3), "berth_owner", "{table}: owner");
+    }
+    let app: bool = world
+        .admin
+        .query_one("select rolsuper or rolbypassrls from pg_roles where rolname = 'berth_app'", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert!(!app, "the application's role may pass row security");
+}
+
+#[tokio::test]
+async fn a_tenant_neither_sees_nor_changes_its_neighbours_rows() {
+    let world = Fleet::start().await;
+    let (acme, globex) = (world.customer("acme").await, world.customer("globex").await);
+    let van = world.vehicle(acme, "v-1").await;
+    a_row_in_each_table(&world, acme, van).await;
+
+    for path in ["/api/v1/vehicles", "/api/v1/geofences", "/api/v1/gps-positions/recent"] {
+        assert_eq!(world.get(acme, path).await.body.as_array().unwrap().len(), 1, "{path}");
+        assert_eq!(world.get(globex, path).await.body.as_array().unwrap().len(), 0, "{path}");
+    }
+    let recent = format!("/api/v1/gps-positions/recent?vehicle_id={van}");
+    assert_eq!(world.get(globex, &recent).await.body.as_array().unwrap().len(), 0);
+
+    // A position for the neighbour's vehicle, and one that names its tenant in the body.
+    let position = format!(r#"{{"vehicle_id":"{van}","time":"2026-01-01T00:00:00Z","latitude":1,"longitude":2}}"#);
+    assert_eq!(world.post(globex, "/api/v1/gps-positions", &position).await.status, 422);
+    let named = position.replace('{', &format!(r#"{{"customer_id":"{acme}","#));
+    assert_eq!(world.post(globex, "/api/v1/gps-positions", &named).await.status, 422);
+    assert_eq!(world.count("gps_positions").await, 1);
+
+    // Past the application, but in its role: each table refuses the neighbour's rows.
+    let session = world.postgres.connect("berth_app").await;
+    for (table, key) in TABLES {
+        session.batch_execute(&format!("begin; set local app.current_customer_id = '{globex}'")).await.unwrap();
+        let touched = session.execute(&format!("delete from {table} where {key} = $1"), &[&acme]).await.unwrap();
+        assert_eq!(touched, 0, "{table}");
+        let planted = session
+            .execute(
+                &format!("insert into {table} select (jsonb_populate_record(null::{table}, $1)).*"),
+                &[&serde_json::json!({ key: acme, "id": acme })],
+            )
+            .await
+            .expect_err("a row for the neighbour");
+        let code = planted.code().unwrap().code().to_owned();
+        // Which of the two comes first is the server's choice; both keep the row out.
+        assert!(["42501", "23502"].contains(&code.as_str()), "{table}: {planted:?}");
+        session.batch_execute("rollback").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_request_without_a_known_tenant_is_refused() {
+    let world = Fleet::start().await;
+    let stranger = Uuid::new_v4();
+    for path in ["/api/v1/status", "/api/v1/vehicles", "/api/v1/geofences", "/api/v1/gps-positions/recent"] {
+        assert_eq!(world.request(&format!("GET {path} HTTP/1.1\r\n"), "").await.status, 400, "{path}");
+        let answer = world.request(&format!("GET {path} HTTP/1.1\r\nBerth-Tenant: acme\r\n"), "").await;
+        assert_eq!((answer.status, &answer.body["code"]), (400, &"bad_tenant".into()), "{path}");
+        let answer = world.get(stranger, path).await;
+        assert_eq!((answer.status, &answer.body["code"]), (404, &"unknown_tenant".into()), "{path}");
+    }
+    let position = format!(r#"{{"vehicle_id":"{stranger}","time":"2026-01-01T00:00:00Z","latitude":1,"longitude":2}}"#);
+    for (path, body) in [
+        ("/api/v1/gps-positions", position.as_str()),
+        ("/api/v1/vehicles", r#"{"name":"a","vehicle_identifier":"b"}"#),
+        ("/api/v1/geofences", r#"{"name":"a","kind":"circle","latitude":1,"longitude":2,"radius_meters":3}"#),
+    ] {
+        let answer = world.post(stranger, path, body).await;
+        assert_eq!((answer.status, &answer.body["code"]), (404, &"unknown_tenant".into()), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_hooks_lead_a_tenant_through_its_life_and_may_run_twice() {
+    let world = Fleet::start().await;
+    let (acme, other) = (world.customer("acme").await, world.customer("other").await);
+    let van = world.vehicle(acme, "v-1").await;
+    a_row_in_each_table(&world, acme, van).await;
+    let status = async || {
+        let body = world.get(acme, "/api/v1/status").await.body;
+        (body["customer"]["status"].as_str().unwrap().to_owned(), body["customer"]["plan"].as_str().unwrap().to_owned())
+    };
+    for (hook, expected) in [
+        (include_str!("../../hooks/tenant_create.sql"), ("active", "starter")),
+        (include_str!("../../hooks/tenant_suspend.sql"), ("suspended", "starter")),
+        (include_str!("../../hooks/tenant_resume.sql"), ("active", "starter")),
+        (&include_str!("../../hooks/tenant_plan.sql").replace(":plan", "'business'"), ("active", "business")),
+    ] {
+        for _ in 0..2 {
+            world.hook(hook, acme, "acme").await;
+            assert_eq!(status().await, (expected.0.to_owned(), expected.1.to_owned()), "{hook}");
+        }
+    }
+    for _ in 0..2 {
+        world.hook(include_str!("../../hooks/tenant_delete.sql"), acme, "acme").await;
+        for (table, key) in TABLES {
+            let left = world.admin.query(&format!("select from {table} where {key} = $1"), &[&acme]).await.unwrap();
+            assert!(left.is_empty(), "{table} keeps rows of a deleted tenant");
+        }
+    }
+    assert_eq!(world.get(other, "/api/v1/status").await.status, 200);
+    let app = world.postgres.connect("berth_app").await;
+    let refused = app.execute("select customer_delete($1)", &[&other]).await.expect_err("only the owner may");
+    assert_eq!(refused.code().unwrap().code(), "42501");
+}
+
+#[tokio::test]
+async fn migrate_twice_changes_nothing() {
+    let world = Fleet::start().await;
+    let fingerprint = "select md5(string_agg(x, '|' order by x)) from (
+        select c.oid::text || c.relname || c.relfilenode || c.relrowsecurity as x from pg_class c
+         where relnamespace = 'public'::regnamespace
+        union all select polrelid::text || oid || polname from pg_policy
+        union all select conrelid::text || oid || conname from pg_constraint) as parts";
+    let before: String = world.admin.query_one(fingerprint, &[]).await.unwrap().get(0);
+    let again = fleet("migrate", &world.postgres.url("berth_owner")).output().unwrap();
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    let after: String = world.admin.query_one(fingerprint, &[]).await.unwrap().get(0);
+    assert_eq!(before, after);
+}
