@@ -66,6 +66,9 @@ impl Problem {
             Self::WrongType { found: "a fraction", .. } => {
                 Some("put it in quotes to keep its digits as they are".to_owned())
             }
+            Self::WrongType { wanted: "a list", found: "text" } => {
+                Some("put it in brackets, as in `[one, two]`".to_owned())
+            }
             Self::Dangling { what, known, .. } if known.is_empty() => Some(format!("the file has no {what} yet")),
             Self::Dangling { known, .. } => Some(format!("there are {}", list(known))),
             Self::Malformed { hint, .. } | Self::Excludes { why: hint, .. } => Some((*hint).to_owned()),

@@ -41,9 +41,9 @@ fn join(path: &str, key: &str) -> String {
 }
 
 impl<'a> Section<'a> {
-    /// The value of a key, if it is there. Of a doubled key the first: the second is noted already.
+    /// The value of a key, if it is there and has one. Of a doubled key the first: the second is noted already.
     pub fn get(&self, key: &str) -> Option<At<'a>> {
-        let entry = self.entries.iter().find(|entry| entry.key == key)?;
+        let entry = self.entries.iter().find(|entry| entry.key == key && entry.value.value != Value::Null)?;
         Some(At { key: join(&self.key, key), node: &entry.value })
     }
 

@@ -85,7 +85,10 @@ fn node(spanned: Spanned<Value>) -> Node {
 }
 
 fn mistake(error: Error) -> Mistakes {
-    let error = error.without_snippet();
+    let mut error = error.without_snippet();
+    while let Error::AliasError { error: within, .. } = error {
+        error = within;
+    }
     let line = error.location().map(|l| l.line()).filter(|l| *l > 0);
     // The message repeats its place at the end; the line is printed before it already.
     let whole = error.to_string();
@@ -96,6 +99,8 @@ fn mistake(error: Error) -> Mistakes {
         | Error::AliasReplayCounterOverflow { .. }
         | Error::AliasExpansionLimitExceeded { .. }
         | Error::AliasReplayStackDepthExceeded { .. } => Problem::TooMuch { message },
+        // The parser's own bound on depth, which comes before ours, has no variant of its own.
+        _ if message.contains("recursion limit") => Problem::TooMuch { message },
         _ => Problem::NotYaml { message },
     };
     Mistakes::one(problem, line)

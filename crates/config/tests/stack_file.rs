@@ -1,0 +1,253 @@
+//! What a stack file means, what is wrong with bad ones, and that nothing makes the reader fall over.
+
+use berth_config::{Change, Environment, Hook, Run, Stack, diff, no_files, parse};
+use berth_domain::{CellClass, Cents, PlanName};
+use proptest::prelude::*;
+use std::{fs, path::Path};
+
+fn example() -> Stack {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/fleet");
+    let text = fs::read_to_string(folder.join("berth.yaml")).expect("the example is part of the repository");
+    parse(&text, Some(&Environment::default()), &|path| fs::read_to_string(folder.join(path)))
+        .unwrap_or_else(|mistakes| panic!("{mistakes}"))
+}
+
+fn mistakes(text: &str) -> String {
+    match parse(text, Some(&Environment::default()), &no_files) {
+        Ok(stack) => panic!("taken without a word: {stack:?}"),
+        Err(mistakes) => mistakes.to_string(),
+    }
+}
+
+const GOOD: &str = "stack: s\nservices:\n  web: { command: [./web], health: /health }\n";
+
+#[test]
+fn the_example_is_the_four_shipped_plans_on_one_local_cell() {
+    let stack = example();
+    let prices: Vec<_> = stack.plans.iter().map(|(name, plan)| (name.as_str(), plan.price, plan.class)).collect();
+    assert_eq!(
+        prices,
+        [
+            ("business", Cents::new(39_900), CellClass::Dedicated),
+            ("hobby", Cents::new(1_500), CellClass::Shared),
+            ("professional", Cents::new(14_900), CellClass::Dedicated),
+            ("starter", Cents::new(4_900), CellClass::Dedicated),
+        ]
+    );
+    assert_eq!(stack.plans[&PlanName::new("hobby").unwrap()].limits.quantities["vehicles"], 5);
+    assert!(
+        matches!(&stack.data.hooks.create, Some(Hook::Sql(sql)) if sql.contains(":slug")),
+        "a hook file became its text"
+    );
+    assert_eq!(stack.cells.values().next().map(|cell| cell.max_tenants), Some(150));
+}
+
+#[test]
+fn what_is_left_out_has_the_documented_value() {
+    let stack = parse(GOOD, None, &no_files).unwrap();
+    let web = stack.services.values().next().unwrap();
+    assert_eq!((web.copies, web.port, &web.run), (1, None, &Run::Command(vec!["./web".to_owned()])));
+    assert_eq!(stack.data.root.to_string(), "public.customers");
+    assert_eq!((stack.data.key.as_str(), stack.data.tenant_column.as_str()), ("id", "customer_id"));
+
+    let cells = "providers: { here: { adapter: local } }\ncells: { a: {}, b: { class: dedicated } }\n";
+    let stack = parse(&format!("{GOOD}{cells}"), None, &no_files).unwrap();
+    let cells: Vec<_> =
+        stack.cells.values().map(|cell| (cell.class, cell.max_tenants, cell.provider.as_str())).collect();
+    assert_eq!(cells, [(CellClass::Shared, 150, "here"), (CellClass::Dedicated, 1, "here")]);
+}
+
+#[test]
+fn a_stored_revision_reads_back_as_the_same_stack() {
+    let stack = example();
+    let json = serde_json::to_string_pretty(&stack).unwrap();
+    assert_eq!(serde_json::from_str::<Stack>(&json).unwrap(), stack);
+    // The stored form is a stack file too, checked by the same rules when it comes over the wire.
+    assert_eq!(parse(&json, None, &no_files).unwrap_or_else(|mistakes| panic!("{mistakes}")), stack);
+}
+
+#[test]
+fn a_secret_stays_a_reference_in_what_is_stored() {
+    let text = GOOD.replace("health: /health", "health: /health, env: { KEY: \"${TOKEN}\" }");
+    let environment: Environment = [("TOKEN", "hunter2")].into_iter().collect();
+    let stack = parse(&text, Some(&environment), &no_files).unwrap();
+    let json = serde_json::to_string(&stack).unwrap();
+    assert!(json.contains("${TOKEN}") && !json.contains("hunter2"), "{json}");
+}
+
+#[test]
+fn prices_are_exact() {
+    for (written, cents) in
+        [("149", 14_900), ("149.00", 14_900), ("\"149.00\"", 14_900), ("0.1", 10), ("19.99", 1_999), ("0", 0)]
+    {
+        let text = format!("{GOOD}plans: {{ p: {{ price: {written}, class: shared }} }}\n");
+        let stack = parse(&text, None, &no_files).unwrap_or_else(|mistakes| panic!("{written}: {mistakes}"));
+        assert_eq!(stack.plans.values().next().unwrap().price, Cents::new(cents), "{written}");
+    }
+    for written in ["-1", "1.005", "1e3x", "$5", "10000000", "\"\"", "true", ".nan", "[1]"] {
+        let text = format!("{GOOD}plans: {{ p: {{ price: {written}, class: shared }} }}\n");
+        assert!(parse(&text, None, &no_files).is_err(), "{written} was taken for a price");
+    }
+}
+
+#[test]
+fn every_mistake_of_a_file_is_reported_at_once() {
+    let text = "\
+stack: Fleet!
+servces: {}
+services:
+  web:
+    command: ./web --fast
+    role: webb
+    port: 70000
+    copies: 0
+    env:
+      PORT: 1
+      2X: a
+      SECRET: ${NOWHERE}
+      PRICE: 5$
+      RATIO: 1.50
+    hold: some
+    speed: 9
+  web: { image: a, command: [b] }
+  job: { role: worker }
+  tick: { command: [a], role: cron, copies: 2 }
+data:
+  root: a.b.c
+  leave_out: [x, public.x]
+  hooks:
+    create: { sql: select 1, url: /x }
+    delete: { file: gone.sql }
+plans:
+  hobby: { price: 1.005, class: shard, limits: { retention_days: none } }
+cells:
+  a: { provider: moon }
+  b: { class: dedicated, max_tenants: 3 }
+providers:
+  local: { adaptor: local }
+edges: [e, e, E]
+";
+    let found = mistakes(text);
+    let expected = include_str!("every_mistake.txt");
+    assert_eq!(found.trim(), expected.trim(), "\n--- found ---\n{found}\n");
+}
+
+#[test]
+fn a_file_that_is_no_yaml_says_where() {
+    for (text, expected) in [
+        ("", "should be a map of keys and values, is empty"),
+        ("- a\n- b\n", "should be a map of keys and values, is a list"),
+        ("stack: [a\n", "line"),
+        ("stack: a\n\tservices: {}\n", "tab"),
+        ("stack: *nobody\n", "line 1"),
+        ("stack: a\n---\nstack: b\n", "document"),
+        ("stack: !exec rm\n", "line 1"),
+        ("{ [a]: b }", "key"),
+    ] {
+        let found = mistakes(text);
+        assert!(found.contains(expected), "{text:?} gave: {found}");
+    }
+}
+
+#[test]
+fn a_bomb_is_refused_before_it_grows() {
+    let mut laughs = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for n in 1..12 {
+        let below = vec![format!("*a{}", n - 1); 10].join(", ");
+        laughs = format!("{laughs}a{n}: &a{n} [{below}]\n");
+    }
+    assert!(mistakes(&laughs).contains("nested or repeated too much"), "{}", mistakes(&laughs));
+    let deep = format!("a: {}{}", "[".repeat(10_000), "]".repeat(10_000));
+    assert!(mistakes(&deep).contains("too much"), "{}", mistakes(&deep));
+    let wide = format!("stack: {}\n", "x".repeat(2 << 20));
+    assert_eq!(mistakes(&wide), "the file is 2097160 bytes long\n  hint: a stack file has at most 1048576 bytes");
+}
+
+#[test]
+fn values_that_may_be_secret_are_not_repeated_in_messages() {
+    let text = "stack: s\nservices: { web: { command: [a], health: /h, env: { A: hunter2$ } } }\n\
+                providers: { p: { token: hunter2, token: hunter3 } }\n";
+    let found = mistakes(text);
+    assert!(!found.contains("hunter"), "{found}");
+}
+
+#[test]
+fn a_difference_names_each_key_that_changes_and_nothing_else() {
+    let old = example();
+    assert_eq!(diff(Some(&old), &old), []);
+
+    let mut new = old.clone();
+    new.cells.values_mut().next().unwrap().max_tenants = 100;
+    new.plans.remove(&PlanName::new("hobby").unwrap());
+    new.edges.push("edge-2".parse().unwrap());
+    let lines: Vec<String> = diff(Some(&old), &new).iter().map(ToString::to_string).collect();
+    assert!(lines.contains(&"~ cells.shared-1.max_tenants: 150 -> 100".to_owned()), "{lines:#?}");
+    assert!(lines.contains(&"- plans.hobby.price: 15.00".to_owned()), "{lines:#?}");
+    assert!(lines.contains(&"~ edges: [edge-1] -> [edge-1, edge-2]".to_owned()), "{lines:#?}");
+    assert!(
+        lines.iter().all(|line| ["cells.shared-1", "plans.hobby", "edges"].iter().any(|k| line[2..].starts_with(k))),
+        "{lines:#?}"
+    );
+
+    let first = diff(None, &old);
+    assert!(first.iter().all(|difference| matches!(difference.change, Change::Added(_))));
+    assert_eq!(first[0].to_string(), "+ stack: fleet", "the file's order of sections");
+}
+
+/// Lines of a stack file, right and wrong, to be thrown together.
+fn line() -> impl Strategy<Value = String> {
+    let key = prop::sample::select(vec![
+        "stack",
+        "services",
+        "data",
+        "plans",
+        "cells",
+        "providers",
+        "edges",
+        "web",
+        "command",
+        "env",
+        "hooks",
+        "create",
+        "sql",
+        "price",
+        "class",
+        "limits",
+        "shape",
+        "<<",
+        "? x",
+        "-",
+        "root",
+        "leave_out",
+        "adapter",
+        "provider",
+    ]);
+    let value = prop_oneof![
+        Just(String::new()),
+        "[a-z0-9./${}&*!|>\\-]{0,12}",
+        Just("[a, b]".to_owned()),
+        Just("{ a: b, a: c }".to_owned()),
+        Just("&a x".to_owned()),
+        Just("*a".to_owned()),
+        any::<i64>().prop_map(|n| n.to_string()),
+        any::<f64>().prop_map(|n| n.to_string()),
+    ];
+    (0_usize..5, key, value).prop_map(|(indent, key, value)| format!("{}{key}: {value}\n", "  ".repeat(indent)))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_makes_the_reader_panic(text in "\\PC{0,200}") {
+        let _ = parse(&text, Some(&Environment::default()), &no_files);
+    }
+
+    #[test]
+    fn no_arrangement_of_lines_makes_the_reader_panic(lines in prop::collection::vec(line(), 0..30)) {
+        if let Err(mistakes) = parse(&lines.concat(), Some(&Environment::default()), &no_files) {
+            prop_assert!(mistakes.iter().next().is_some());
+            prop_assert!(!mistakes.to_string().is_empty());
+        }
+    }
+}
