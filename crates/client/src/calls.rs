@@ -3,7 +3,7 @@
 use crate::{Client, ClientError, Events, Lines};
 use berth_domain::{EdgeName, KeyId, OperationId, OperationState, TenantState};
 use berth_wire::{
-    Abandon, AuditEntry, Cell, CellCreate, EdgeView, Entitlements, Key, KeyCreate, KeyCreated, Move, MovePlan,
+    Abandon, AuditEntry, Cell, CellCreate, EdgeView, Entitlements, Key, KeyCreate, KeyCreated, LogLine, Move, MovePlan,
     Operation, OperationEvent, Overview, Page, PlanView, Recovery, Stack, StackApplied, StackApply, SyncReport, Tenant,
     TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
     edge::{EdgeAck, EdgeAckAnswer},
@@ -132,19 +132,12 @@ impl Client {
         self.write(Method::DELETE, &format!("/v1/cells/{}", escaped(cell)), &NOTHING).await
     }
 
-    /// What a cell's members write: [`berth_wire::LogLine`] a line, the last `last` of them first.
-    pub async fn cell_logs(
-        &self,
-        cell: &str,
-        service: Option<&str>,
-        last: u32,
-        follow: bool,
-    ) -> Result<Lines, ClientError> {
+    /// The last `last` lines of each of a cell's members.
+    pub async fn cell_logs(&self, cell: &str, service: Option<&str>, last: u32) -> Result<Vec<LogLine>, ClientError> {
         let mut query = Query::default();
         query.add("service", service);
         query.add("last", Some(last));
-        query.add("follow", follow.then_some(true));
-        self.lines(&format!("/v1/cells/{}/logs{}", escaped(cell), query.0)).await
+        self.get::<Page<LogLine>>(&format!("/v1/cells/{}/logs{}", escaped(cell), query.0)).await.map(|page| page.items)
     }
 
     pub async fn plans(&self) -> Result<Vec<PlanView>, ClientError> {

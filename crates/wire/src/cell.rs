@@ -2,8 +2,8 @@
 
 use crate::schema;
 use berth_domain::{
-    CellClass, CellId, CellName, CellState, Cents, MemberId, MemberRole, MemberState, OperationId, ServiceName,
-    ServiceRole,
+    CellClass, CellId, CellName, CellState, Cents, MemberId, MemberRole, MemberState, OperationId, ProviderName,
+    ServiceName, ServiceRole,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -19,8 +19,8 @@ pub struct CellCreate {
     pub class: CellClass,
     /// A provider of the stack file; absent: its only one.
     #[serde(default)]
-    #[schema(max_length = 40)]
-    pub provider: Option<String>,
+    #[schema(schema_with = schema::name_or_none, required = false)]
+    pub provider: Option<ProviderName>,
     #[serde(default)]
     #[schema(max_length = 40)]
     pub region: Option<String>,
@@ -41,7 +41,8 @@ pub struct Cell {
     pub class: CellClass,
     #[schema(schema_with = schema::cell_state)]
     pub state: CellState,
-    pub provider: String,
+    #[schema(schema_with = schema::name)]
+    pub provider: ProviderName,
     pub region: Option<String>,
     /// Tenants that live here now.
     pub tenants: u32,
@@ -78,7 +79,7 @@ pub struct Member {
     pub seen_at: Option<Timestamp>,
 }
 
-/// One line that a member wrote, of `GET /v1/cells/{cell}/logs`.
+/// One line that a member wrote, of `GET /v1/cells/{cell}/logs`: each member's last ones, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LogLine {
     #[schema(schema_with = schema::name)]

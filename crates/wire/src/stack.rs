@@ -4,6 +4,7 @@ use crate::schema;
 use berth_domain::{CellClass, Cents, OperationId, PlanLimits, PlanName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// `POST /v1/stack`.
@@ -12,6 +13,10 @@ use utoipa::ToSchema;
 pub struct StackApply {
     /// The text of `berth.yaml`.
     pub file: String,
+    /// The files that it names, by their path relative to it.
+    #[serde(default)]
+    #[schema(required = false)]
+    pub files: BTreeMap<String, String>,
     /// Show the difference, change nothing.
     #[serde(default)]
     pub dry_run: bool,
