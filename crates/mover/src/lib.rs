@@ -1,7 +1,37 @@
 //! Moves one tenant between two Postgres servers: copy, follow, fence, compare, cut over.
 //!
-//! Never knows `store`: who owns a tenant is asked and changed through [`Ownership`], what edges do through its own trait.
+//! Reads from top to bottom as a move does: [`plan`] finds what belongs to the tenant, [`prepare`] puts up the
+//! fence, [`copy`] loads a snapshot, [`build`] makes keys and indexes, [`cut_over`] follows the changes, compares
+//! every row, and changes the owner, [`retire`] takes away what is no longer needed. Each may run twice.
+//!
+//! Never knows `store`: who owns a tenant is asked and changed through [`Ownership`], edges through [`Edges`].
 
+mod bare;
+mod catalog;
+mod compare;
+mod copy;
+mod cutover;
+mod error;
+mod fence;
+mod follow;
 mod ownership;
+mod pgoutput;
+mod plan;
+mod prepare;
+mod progress;
+mod sequence;
+mod sql;
+mod wal;
 
+pub use bare::build;
+pub use catalog::{plan, schema_fingerprint};
+pub use copy::{Copied, copy};
+pub use cutover::{CutOver, EdgeTrouble, Edges, HoldFigures, begin, cut_over, give_up, take};
+pub use error::{Fault, MoveError, Obstacle, Side, TableName, refusal_detail};
+pub use fence::fences;
 pub use ownership::{Change, Control, Ownership, Refusal, Verdict};
+pub use plan::{DataRules, MovePlan, MoveSpec, PlannedColumn, PlannedSequence, PlannedTable, Tuning};
+pub use prepare::{prepare, retire};
+pub use progress::{Phase, Progress, Watcher};
+pub use sql::Endpoint;
+pub use wal::Lsn;

@@ -103,6 +103,11 @@ pub enum Verdict {
 }
 
 /// The control row of one tenant, wherever it is kept.
+///
+/// Edges see the row: an implementation publishes the tenant's route *in the transaction* that stores `Hold`
+/// (held, old cell), `Release` (serving, old cell), `Commit` (still held, but the new cell and generation, so that
+/// every edge has them before any write is let go) and `Finish` (serving). `Take`, `Begin` and `Abort` change
+/// nothing that edges see.
 #[async_trait]
 pub trait Ownership: Send + Sync {
     /// The row as last committed. `None`: the store did not answer. Nothing may be *decided* on a read alone.

@@ -1,0 +1,142 @@
+//! Bare loading: a large table that is empty in the target loses its keys and indexes before the copy and gets
+//! them back afterwards, which takes a quarter of the time of maintaining them row by row.
+//!
+//! What was taken off stands in `berth.deferred` before it goes, in the same transaction: a crash loses nothing.
+
+use crate::sql::{Doing, connect};
+use crate::{MoveError, MovePlan, MoveSpec, Phase, Progress, Side, Watcher};
+use berth_domain::Token;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio_postgres::Client;
+
+/// Keys and indexes of one relation, as statements. `$1`: the relation's oid as text.
+const DEFINITIONS: &str = "
+    select 'foreign key' as kind, conrelid::regclass::text, 3 as nth,
+           format('alter table %s add constraint %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid)) as create_sql,
+           format('alter table %s drop constraint %I', conrelid::regclass, conname) as drop_sql
+    from pg_constraint where contype = 'f' and conparentid = 0 and (conrelid = $1::regclass or confrelid = $1::regclass)
+    union all
+    select 'key', conrelid::regclass::text, 1,
+           format('alter table %s add constraint %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid)),
+           format('alter table %s drop constraint %I', conrelid::regclass, conname)
+    from pg_constraint where contype in ('p', 'u', 'x') and conrelid = $1::regclass
+    union all
+    select 'index', i.indrelid::regclass::text, 2, pg_get_indexdef(i.indexrelid), format('drop index %s', i.indexrelid::regclass)
+    from pg_index i
+    where i.indrelid = $1::regclass and not exists (select from pg_constraint c where c.conindid = i.indexrelid and c.contype in ('p', 'u', 'x'))
+    order by nth desc, create_sql";
+
+/// Takes keys and indexes off the large tables of the plan that are empty in the target and whole (no partitions).
+pub(crate) async fn strip(spec: &MoveSpec, plan: &MovePlan, target: &mut Client) -> Result<(), MoveError> {
+    let what = "taking keys off for the load";
+    for table in plan.tables.iter().filter(|t| t.rows >= spec.tuning.bare_load_rows) {
+        let name = table.table.sql();
+        let tx = target.transaction().await.doing(Side::Target, what)?;
+        tx.batch_execute("set local lock_timeout = '2s'").await.doing(Side::Target, what)?;
+        let fit: bool = tx
+            .query_one(
+                &format!(
+                    "select relkind = 'r' and relreplident = 'd' and not exists (select from {name}) from pg_class where oid = $1::text::regclass"
+                ),
+                &[&name],
+            )
+            .await
+            .doing(Side::Target, what)?
+            .get(0);
+        if !fit {
+            continue;
+        }
+        let definitions = tx.query(&DEFINITIONS.replace("$1", "$1::text"), &[&name]).await.doing(Side::Target, what)?;
+        for row in definitions {
+            let (kind, relation, nth): (String, String, i32) = (row.get(0), row.get(1), row.get(2));
+            let (create_sql, drop_sql): (String, String) = (row.get(3), row.get(4));
+            tx.execute(
+                "insert into berth.deferred (move, nth, kind, relation, create_sql)
+                 select $1, coalesce(max(nth), 0) + 1, $2, $3, $4 from berth.deferred where move = $1",
+                &[&spec.short_id(), &kind, &relation, &create_sql],
+            )
+            .await
+            .doing(Side::Target, what)?;
+            tx.batch_execute(&drop_sql).await.doing(Side::Target, what)?;
+            let _ = nth;
+        }
+        tx.commit().await.doing(Side::Target, what)?;
+    }
+    Ok(())
+}
+
+/// The tables whose keys are off, quoted as [`crate::TableName::sql`] does.
+pub(crate) async fn tables_taken_bare(spec: &MoveSpec, target: &Client) -> Result<BTreeSet<String>, MoveError> {
+    let what = "reading what was taken off";
+    let there: bool = target
+        .query_one("select to_regclass('berth.deferred') is not null", &[])
+        .await
+        .doing(Side::Target, what)?
+        .get(0);
+    if !there {
+        return Ok(BTreeSet::new());
+    }
+    let rows = target
+        .query(
+            "select distinct '\"' || replace(n.nspname, '\"', '\"\"') || '\".\"' || replace(c.relname, '\"', '\"\"') || '\"'
+             from berth.deferred d join pg_class c on c.oid = d.relation::regclass join pg_namespace n on n.oid = c.relnamespace
+             where d.move = $1 and not d.done and d.kind <> 'foreign key'",
+            &[&spec.short_id()],
+        )
+        .await
+        .doing(Side::Target, what)?;
+    Ok(rows.into_iter().map(|row| row.get(0)).collect())
+}
+
+/// Puts keys, indexes and foreign keys back, then the fence's triggers. Safe to run again.
+pub async fn build(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn Watcher) -> Result<(), MoveError> {
+    let target = connect(&spec.target, Side::Target, &spec.session_name(token)).await?;
+    watcher.progress(Progress::of(Phase::Build));
+    build_on(spec, plan, &target).await?;
+    let fence = crate::fence::Fence::find(&target, Side::Target, &spec.tenant)
+        .await?
+        .ok_or(MoveError::Fenced { side: Side::Target, held: token })?;
+    fence.register(&target, token).await?;
+    fence.ensure_triggers(&target, &plan.tables, Duration::from_millis(spec.tuning.lock_wait_ms)).await
+}
+
+pub(crate) async fn build_on(spec: &MoveSpec, plan: &MovePlan, target: &Client) -> Result<(), MoveError> {
+    let what = "building keys and indexes";
+    let there: bool = target
+        .query_one("select to_regclass('berth.deferred') is not null", &[])
+        .await
+        .doing(Side::Target, what)?
+        .get(0);
+    if !there {
+        return Ok(());
+    }
+    let bare = tables_taken_bare(spec, target).await?;
+    let open = target
+        .query(
+            "select nth, create_sql from berth.deferred where move = $1 and not done
+             order by case kind when 'key' then 1 when 'index' then 2 else 3 end, nth",
+            &[&spec.short_id()],
+        )
+        .await
+        .doing(Side::Target, what)?;
+    for row in open {
+        let (nth, create_sql): (i32, String) = (row.get(0), row.get(1));
+        let sql = format!(
+            "begin; {create_sql}; update berth.deferred set done = true where move = '{}' and nth = {nth}; commit",
+            spec.short_id()
+        );
+        if let Err(source) = target.batch_execute(&sql).await {
+            let _rolled_back = target.batch_execute("rollback").await;
+            return Err(MoveError::Statement { side: Side::Target, doing: what, source });
+        }
+    }
+    target
+        .execute("delete from berth.deferred where move = $1 and done", &[&spec.short_id()])
+        .await
+        .doing(Side::Target, what)?;
+    for table in plan.tables.iter().filter(|t| bare.contains(&t.table.sql())) {
+        target.batch_execute(&format!("analyze {}", table.table.sql())).await.doing(Side::Target, "analysing")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,433 @@
+//! Compares every row of the tenant on both sides while the source is being written.
+//!
+//! A row is its text form: named columns under pinned settings, hashed in the server. A type's own notion of
+//! equality would call 1.0 = 1.00 and 0 = -0 the same.
+//!
+//! A key must agree unless its last change in the stream belongs to a transaction that the source's snapshot does
+//! not see. That is decided by transaction id, never by position: a commit is in the WAL before it is visible.
+//! Such keys stay *open* and are compared again; a few are left for the pause.
+
+use crate::follow::Follower;
+use crate::pgoutput::Datum;
+use crate::sql::{Doing, idents, literal};
+use crate::{MoveError, MovePlan, MoveSpec, Phase, PlannedTable, Progress, Side, Watcher};
+use futures_util::TryStreamExt;
+use md5::{Digest, Md5};
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio_postgres::Client;
+
+/// A marker comes back within this, or the stream is as good as broken.
+const MARKER_LIMIT: Duration = Duration::from_secs(600);
+/// Keys in one look-up.
+const KEYS_PER_QUERY: usize = 400;
+/// Rows between two words of progress.
+const REPORT_EVERY: u64 = 100_000;
+
+type Hash = [u8; 16];
+
+/// One row's key, as a hash that both servers and the stream compute alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct KeyRef {
+    pub table: usize,
+    pub hash: Hash,
+}
+
+/// MD5 of each key column's text with its length before it: see [`PlannedTable::key_hash_sql`].
+pub(crate) fn key_hash(key: &[Datum]) -> Hash {
+    let mut md5 = Md5::new();
+    for datum in key {
+        if let Datum::Text(text) = datum {
+            md5.update(text.len().to_string());
+            md5.update(b":");
+            md5.update(text);
+        }
+    }
+    md5.finalize().into()
+}
+
+pub(crate) fn key_text(key: &[Datum]) -> String {
+    let parts: Vec<String> = key
+        .iter()
+        .map(|d| match d {
+            Datum::Text(text) => String::from_utf8_lossy(text).into_owned(),
+            Datum::Null | Datum::Unchanged => "null".into(),
+        })
+        .collect();
+    parts.join(", ")
+}
+
+/// Which keys changed, and by whom last.
+#[derive(Default)]
+pub(crate) struct Tracker {
+    changed: HashMap<KeyRef, (u32, Vec<Datum>)>,
+}
+
+impl Tracker {
+    pub fn changed(&mut self, key: KeyRef, xid: u32, values: Vec<Datum>) {
+        self.changed.insert(key, (xid, values));
+    }
+
+    pub fn len(&self) -> usize {
+        self.changed.len()
+    }
+
+    fn open(&self) -> Vec<(KeyRef, Vec<Datum>)> {
+        self.changed.iter().map(|(key, (_, values))| (*key, values.clone())).collect()
+    }
+
+    fn unseen(&self, key: KeyRef, snapshot: &Snapshot) -> bool {
+        self.changed.get(&key).is_some_and(|(xid, _)| !snapshot.sees(*xid))
+    }
+
+    /// Forgets the keys that a comparison under `snapshot` has settled.
+    fn settle(&mut self, snapshot: &Snapshot, within: impl Fn(&KeyRef) -> bool) {
+        self.changed.retain(|key, (xid, _)| !within(key) || !snapshot.sees(*xid));
+    }
+}
+
+/// `pg_current_snapshot()`: which transactions had ended.
+#[derive(Debug)]
+struct Snapshot {
+    xmin: u64,
+    xmax: u64,
+    running: Vec<u64>,
+}
+
+impl Snapshot {
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(':');
+        let xmin = parts.next()?.parse().ok()?;
+        let xmax = parts.next()?.parse().ok()?;
+        let list = parts.next()?;
+        let running = list.split(',').filter(|x| !x.is_empty()).map(|x| x.parse().ok()).collect::<Option<_>>()?;
+        Some(Self { xmin, xmax, running })
+    }
+
+    /// The stream carries 32 bits of a transaction's id; the rest is that of its neighbours in time.
+    fn sees(&self, xid: u32) -> bool {
+        let near = self.xmax;
+        let mut full = (near & !0xffff_ffff) | u64::from(xid);
+        if full > near + (1 << 31) {
+            full = full.saturating_sub(1 << 32);
+        } else if full + (1 << 31) < near {
+            full += 1 << 32;
+        }
+        full < self.xmin || (full < self.xmax && !self.running.contains(&full))
+    }
+}
+
+/// The sessions of a comparison.
+pub(crate) struct Comparer<'m> {
+    pub spec: &'m MoveSpec,
+    pub plan: &'m MovePlan,
+    pub source: Client,
+    pub target: Client,
+    /// Writes markers: a marker inside the snapshot's own transaction would only come at its end.
+    pub writer: Client,
+    pub markers: u64,
+    /// Makes markers of this worker different from those of an earlier one.
+    pub salt: String,
+}
+
+impl Comparer<'_> {
+    /// Compares every row once. Returns how many.
+    pub async fn all(&mut self, follower: &Follower, watcher: &dyn Watcher) -> Result<u64, MoveError> {
+        let snapshot = self.begin_source().await?;
+        self.pass_marker(follower).await?;
+        self.begin_target().await?;
+        let mut verified = 0;
+        for (nth, table) in self.plan.tables.iter().enumerate() {
+            if watcher.cancelled() {
+                return Err(MoveError::Cancelled);
+            }
+            let sql = format!(
+                "copy (select {}, {} from {} where {}) to stdout (format binary)",
+                table.key_hash_sql(),
+                table.row_hash_sql(),
+                table.table.sql(),
+                table.filter(&self.spec.tenant)
+            );
+            let total = u64::try_from(self.plan.rows).ok();
+            let report = |rows: u64| {
+                watcher.progress(Progress {
+                    rows_done: Some(verified + rows),
+                    rows_total: total,
+                    ..Progress::of(Phase::Compare)
+                });
+            };
+            let (ours, theirs) = tokio::try_join!(
+                scan(&self.source, Side::Source, &sql, &report),
+                scan(&self.target, Side::Target, &sql, &|_| {})
+            )?;
+            follower.check()?;
+            let (count, differing) = tokio::task::spawn_blocking(move || merge(ours, theirs))
+                .await
+                .map_err(|_| MoveError::Decode("the comparison was stopped".into()))?;
+            self.judge(follower, nth, table, &snapshot, &differing)?;
+            verified += count;
+        }
+        self.end_both().await?;
+        follower.tracker(|t| t.settle(&snapshot, |_| true));
+        Ok(verified)
+    }
+
+    /// Compares the open keys once more. Returns how many are open now.
+    pub async fn open_keys(&mut self, follower: &Follower) -> Result<usize, MoveError> {
+        let keys = follower.tracker(|t| t.open());
+        if keys.is_empty() {
+            return Ok(0);
+        }
+        let snapshot = self.begin_source().await?;
+        let ours = look_up(self.spec, self.plan, &self.source, Side::Source, &keys).await?;
+        self.pass_marker(follower).await?;
+        self.begin_target().await?;
+        let theirs = look_up(self.spec, self.plan, &self.target, Side::Target, &keys).await?;
+        self.end_both().await?;
+        for (key, values) in &keys {
+            if ours.get(key) != theirs.get(key) && !follower.tracker(|t| t.unseen(*key, &snapshot)) {
+                return Err(differs(self.plan, *key, values, 1));
+            }
+        }
+        let compared: std::collections::HashSet<KeyRef> = keys.iter().map(|(key, _)| *key).collect();
+        follower.tracker(|t| t.settle(&snapshot, |key| compared.contains(key)));
+        Ok(follower.tracker(|t| t.len()))
+    }
+
+    /// Inside the pause: both sides stand still, so every key that is still open must agree now.
+    pub async fn last_keys(&self, follower: &Follower) -> Result<(), MoveError> {
+        let keys = follower.tracker(|t| t.open());
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let (ours, theirs) = tokio::try_join!(
+            look_up(self.spec, self.plan, &self.source, Side::Source, &keys),
+            look_up(self.spec, self.plan, &self.target, Side::Target, &keys)
+        )?;
+        for (key, values) in &keys {
+            if ours.get(key) != theirs.get(key) {
+                return Err(differs(self.plan, *key, values, 1));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a marker into the source and waits until it has been applied: everything committed before is there.
+    pub async fn pass_marker(&mut self, follower: &Follower) -> Result<Duration, MoveError> {
+        self.markers += 1;
+        let marker = format!("compare:{}:{}", self.salt, self.markers);
+        let sent = std::time::Instant::now();
+        self.writer
+            .execute("select pg_logical_emit_message(true, 'berth', $1::text)", &[&marker])
+            .await
+            .doing(Side::Source, "writing a marker")?;
+        if follower.wait_marker(&marker, MARKER_LIMIT).await? {
+            Ok(sent.elapsed())
+        } else {
+            Err(MoveError::Stream(std::io::Error::other("a marker did not come back")))
+        }
+    }
+
+    async fn begin_source(&self) -> Result<Snapshot, MoveError> {
+        let what = "taking a snapshot";
+        self.source.batch_execute("begin isolation level repeatable read read only").await.doing(Side::Source, what)?;
+        let text: String =
+            self.source.query_one("select pg_current_snapshot()::text", &[]).await.doing(Side::Source, what)?.get(0);
+        Snapshot::parse(&text).ok_or_else(|| MoveError::Decode(format!("`{text}` is no snapshot")))
+    }
+
+    async fn begin_target(&self) -> Result<(), MoveError> {
+        self.target
+            .batch_execute("begin isolation level repeatable read read only")
+            .await
+            .doing(Side::Target, "taking a snapshot")
+    }
+
+    async fn end_both(&self) -> Result<(), MoveError> {
+        self.source.batch_execute("commit").await.doing(Side::Source, "ending a snapshot")?;
+        self.target.batch_execute("commit").await.doing(Side::Target, "ending a snapshot")
+    }
+
+    fn judge(
+        &self,
+        follower: &Follower,
+        nth: usize,
+        table: &PlannedTable,
+        snapshot: &Snapshot,
+        differing: &[Hash],
+    ) -> Result<(), MoveError> {
+        let wrong: Vec<&Hash> = differing
+            .iter()
+            .filter(|hash| !follower.tracker(|t| t.unseen(KeyRef { table: nth, hash: **hash }, snapshot)))
+            .collect();
+        match wrong.first() {
+            None => Ok(()),
+            Some(first) => Err(MoveError::Differs {
+                table: table.table.clone(),
+                rows: wrong.len() as u64,
+                first_key: format!("md5 {}", first.iter().map(|b| format!("{b:02x}")).collect::<String>()),
+            }),
+        }
+    }
+}
+
+fn differs(plan: &MovePlan, key: KeyRef, values: &[Datum], rows: u64) -> MoveError {
+    MoveError::Differs { table: plan.tables[key.table].table.clone(), rows, first_key: key_text(values) }
+}
+
+/// Reads (key hash, row hash) pairs in binary: two 16-byte fields a row, nothing to parse.
+async fn scan(
+    client: &Client,
+    side: Side,
+    sql: &str,
+    report: &(dyn Fn(u64) + Sync),
+) -> Result<Vec<(Hash, Hash)>, MoveError> {
+    const HEADER: usize = 19;
+    const ROW: usize = 2 + 4 + 16 + 4 + 16;
+    let what = "reading rows to compare";
+    let stream = client.copy_out(sql).await.doing(side, what)?;
+    tokio::pin!(stream);
+    let mut pairs = Vec::new();
+    let mut rest: Vec<u8> = Vec::new();
+    let mut header_left = HEADER;
+    while let Some(chunk) = stream.try_next().await.doing(side, what)? {
+        let mut chunk: &[u8] = &chunk;
+        if header_left > 0 {
+            let skip = header_left.min(chunk.len());
+            chunk = &chunk[skip..];
+            header_left -= skip;
+        }
+        rest.extend_from_slice(chunk);
+        let mut rows = rest.chunks_exact(ROW);
+        for row in &mut rows {
+            let field = |at: usize| Hash::try_from(&row[at..at + 16]).expect("a slice of 16 bytes");
+            // A null key or row has no hash and another length: it cannot be, and must not be read as something else.
+            if row[..6] != [0, 2, 0, 0, 0, 16] {
+                return Err(MoveError::Decode("a compared row of unknown form".into()));
+            }
+            pairs.push((field(6), field(26)));
+            if (pairs.len() as u64).is_multiple_of(REPORT_EVERY) {
+                report(pairs.len() as u64);
+            }
+        }
+        rest = rows.remainder().to_vec();
+    }
+    if rest != [0xff, 0xff] {
+        return Err(MoveError::Decode("the compared rows end in the middle".into()));
+    }
+    Ok(pairs)
+}
+
+/// How many rows there are, and the keys that are not once on each side with the same row.
+fn merge(mut ours: Vec<(Hash, Hash)>, mut theirs: Vec<(Hash, Hash)>) -> (u64, Vec<Hash>) {
+    ours.sort_unstable();
+    theirs.sort_unstable();
+    let count = ours.len().max(theirs.len()) as u64;
+    let mut differing = Vec::new();
+    let (mut a, mut b) = (ours.into_iter().peekable(), theirs.into_iter().peekable());
+    loop {
+        match (a.peek(), b.peek()) {
+            (None, None) => break,
+            (Some(x), Some(y)) if x == y => {
+                a.next();
+                b.next();
+            }
+            (Some(x), Some(y)) if x < y => differing.extend(a.next().map(|p| p.0)),
+            (Some(_) | None, Some(_)) => differing.extend(b.next().map(|p| p.0)),
+            (Some(_), None) => differing.extend(a.next().map(|p| p.0)),
+        }
+    }
+    differing.sort_unstable();
+    differing.dedup();
+    (count, differing)
+}
+
+/// The rows of these keys: key to row hash. A key that is there twice gets the two rows' hashes mixed, so that it
+/// differs from a single one.
+async fn look_up(
+    spec: &MoveSpec,
+    plan: &MovePlan,
+    client: &Client,
+    side: Side,
+    keys: &[(KeyRef, Vec<Datum>)],
+) -> Result<HashMap<KeyRef, Vec<uuid::Uuid>>, MoveError> {
+    let mut found: HashMap<KeyRef, Vec<uuid::Uuid>> = HashMap::new();
+    for (nth, table) in plan.tables.iter().enumerate() {
+        let of_table: Vec<&Vec<Datum>> = keys.iter().filter(|(k, _)| k.table == nth).map(|(_, v)| v).collect();
+        for part in of_table.chunks(KEYS_PER_QUERY) {
+            let list: Vec<String> = part
+                .iter()
+                .map(|key| {
+                    let values: Vec<String> = key
+                        .iter()
+                        .map(|d| match d {
+                            Datum::Text(text) => literal(&String::from_utf8_lossy(text)),
+                            Datum::Null | Datum::Unchanged => "null".into(),
+                        })
+                        .collect();
+                    format!("({})", values.join(", "))
+                })
+                .collect();
+            let sql = format!(
+                "select {}, {} from {} where ({}) in ({}) and {}",
+                table.key_hash_sql(),
+                table.row_hash_sql(),
+                table.table.sql(),
+                idents(&table.key),
+                list.join(", "),
+                table.filter(&spec.tenant)
+            );
+            for row in client.query(&sql, &[]).await.doing(side, "looking up open keys")? {
+                let hash: uuid::Uuid = row.get(0);
+                found.entry(KeyRef { table: nth, hash: *hash.as_bytes() }).or_default().push(row.get(1));
+            }
+        }
+    }
+    for rows in found.values_mut() {
+        rows.sort_unstable();
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Snapshot, key_hash, merge};
+    use crate::pgoutput::Datum;
+    use bytes::Bytes;
+
+    #[test]
+    fn a_snapshot_sees_what_had_ended() {
+        let snapshot = Snapshot::parse("100:110:103,105").unwrap();
+        for (xid, seen) in
+            [(99, true), (100, true), (103, false), (104, true), (105, false), (109, true), (110, false), (500, false)]
+        {
+            assert_eq!(snapshot.sees(xid), seen, "{xid}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_sees_across_the_wrap_of_32_bits() {
+        let snapshot = Snapshot::parse("4294967290:4294967300:4294967298").unwrap();
+        assert!(snapshot.sees(4_294_967_289), "before the wrap");
+        assert!(snapshot.sees(1), "after the wrap, ended: 4294967297");
+        assert!(!snapshot.sees(2), "after the wrap, running: 4294967298");
+        assert!(!snapshot.sees(5), "after the snapshot: 4294967301");
+        assert!(Snapshot::parse("1:2").is_none());
+    }
+
+    #[test]
+    fn merge_names_each_key_that_is_not_once_and_equal() {
+        let h = |n: u8| [n; 16];
+        let ours = vec![(h(1), h(1)), (h(2), h(2)), (h(3), h(3)), (h(4), h(4)), (h(5), h(5))];
+        let theirs = vec![(h(5), h(5)), (h(1), h(1)), (h(2), h(9)), (h(3), h(3)), (h(3), h(3)), (h(6), h(6))];
+        let (count, differing) = merge(ours, theirs);
+        assert_eq!(count, 6);
+        assert_eq!(differing, vec![h(2), h(3), h(4), h(6)], "changed, doubled, missing, extra");
+    }
+
+    #[test]
+    fn keys_of_two_columns_do_not_run_together() {
+        let text = |t: &'static str| Datum::Text(Bytes::from_static(t.as_bytes()));
+        assert_ne!(key_hash(&[text("ab"), text("c")]), key_hash(&[text("a"), text("bc")]));
+    }
+}

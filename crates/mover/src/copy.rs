@@ -1,0 +1,182 @@
+//! Copies the tenant's rows as they were at one moment, from which the change stream goes on.
+//!
+//! The slot exports that moment's snapshot; the session that made it stays silent until every worker has taken it.
+//! A crash here starts the copy again with a new slot.
+
+use crate::fence;
+use crate::prepare::clear_target;
+use crate::sql::{Doing, connect, connect_with};
+use crate::wal::{Lsn, Replication, create_slot, drop_slot};
+use crate::{MoveError, MovePlan, MoveSpec, Phase, PlannedTable, Progress, Side, Watcher};
+use berth_domain::Token;
+use bytes::Bytes;
+use futures_util::{SinkExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio_postgres::Client;
+
+/// What the copy brought over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Copied {
+    pub rows: u64,
+    pub bytes: u64,
+    /// Where the stream goes on.
+    pub from: Lsn,
+    pub duration_ms: u64,
+}
+
+/// Copies everything, from scratch: whatever an earlier try left in the target goes first.
+pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn Watcher) -> Result<Copied, MoveError> {
+    let started = std::time::Instant::now();
+    let source = connect(&spec.source, Side::Source, &format!("berth-copy-{token}")).await?;
+    let mut target = connect(&spec.target, Side::Target, &format!("berth-copy-{token}")).await?;
+    fence::end_older_sessions(&source, Side::Source, &spec.session_prefix()).await?;
+    fence::end_older_sessions(&target, Side::Target, &spec.session_prefix()).await?;
+    drop_slot(&source, &spec.slot()).await?;
+    clear_target(spec, plan, &target).await?;
+    crate::bare::strip(spec, plan, &mut target).await?;
+    crate::sequence::jump(&source, &target, plan).await?;
+
+    let mut maker = Replication::connect(&spec.source, &spec.session_name(token)).await?;
+    let (from, snapshot) = create_slot(&mut maker, &spec.slot()).await?;
+    let mut order: Vec<PlannedTable> = plan.tables.clone();
+    order.sort_by_key(|t| t.rows);
+    let work = Work {
+        tables: Arc::new(Mutex::new(order)),
+        rows: Arc::new(AtomicU64::new(0)),
+        bytes: Arc::new(AtomicU64::new(0)),
+    };
+    let name = spec.session_name(token);
+    let mut workers = Vec::new();
+    for _ in 0..spec.tuning.copy_workers.clamp(1, plan.tables.len().max(1)) {
+        let reader = connect(&spec.source, Side::Source, &name).await?;
+        reader
+            .batch_execute(&format!(
+                "begin isolation level repeatable read read only; set transaction snapshot '{snapshot}'"
+            ))
+            .await
+            .doing(Side::Source, "taking the snapshot")?;
+        let writer =
+            connect_with(&spec.target, Side::Target, &name, &[("session_replication_role", "replica")]).await?;
+        workers.push((reader, writer));
+    }
+    // Every worker has the snapshot: its maker may go.
+    drop(maker);
+    let mut tasks = tokio::task::JoinSet::new();
+    for (reader, writer) in workers {
+        tasks.spawn(work.clone().run(reader, writer, spec.tenant.clone(), token));
+    }
+    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(250));
+    loop {
+        tokio::select! {
+            done = tasks.join_next() => match done {
+                None => break,
+                Some(Ok(result)) => result?,
+                Some(Err(_)) => return Err(MoveError::Stream(std::io::Error::other("a copy worker panicked"))),
+            },
+            _ = ticks.tick() => {
+                if watcher.cancelled() {
+                    return Err(MoveError::Cancelled);
+                }
+                watcher.progress(Progress {
+                    rows_done: Some(work.rows.load(Ordering::Relaxed)),
+                    rows_total: u64::try_from(plan.rows).ok(),
+                    ..Progress::of(Phase::Copy)
+                });
+            }
+        }
+    }
+    // From here on the cell's position says how far the stream is in it.
+    let changed = target
+        .execute(
+            "update berth.fence set applied = $1::text::pg_lsn where tenant = $2 and state = 'closed' and token <= $3",
+            &[&from.to_string(), &spec.tenant.as_str(), &token.as_i64()],
+        )
+        .await
+        .doing(Side::Target, "noting the position")?;
+    if changed != 1 {
+        return Err(MoveError::Fenced { side: Side::Target, held: token });
+    }
+    Ok(Copied {
+        rows: work.rows.load(Ordering::Relaxed),
+        bytes: work.bytes.load(Ordering::Relaxed),
+        from,
+        duration_ms: started.elapsed().as_millis() as u64,
+    })
+}
+
+#[derive(Clone)]
+struct Work {
+    tables: Arc<Mutex<Vec<PlannedTable>>>,
+    rows: Arc<AtomicU64>,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Work {
+    async fn run(
+        self,
+        reader: Client,
+        writer: Client,
+        tenant: berth_domain::TenantKey,
+        token: Token,
+    ) -> Result<(), MoveError> {
+        loop {
+            let next = self.tables.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(table) = next else { break };
+            self.table(&reader, &writer, &table, &tenant, token).await?;
+        }
+        reader.batch_execute("commit").await.doing(Side::Source, "ending the snapshot")
+    }
+
+    async fn table(
+        &self,
+        reader: &Client,
+        writer: &Client,
+        table: &PlannedTable,
+        tenant: &berth_domain::TenantKey,
+        token: Token,
+    ) -> Result<(), MoveError> {
+        let stopped = |source| MoveError::Copy { table: table.table.clone(), source };
+        let format = if table.binary { "binary" } else { "text" };
+        let out = format!(
+            "copy (select {} from {} where {}) to stdout (format {format})",
+            table.column_list(),
+            table.table.sql(),
+            table.filter(tenant)
+        );
+        let into = format!("copy {} ({}) from stdin (format {format})", table.table.sql(), table.column_list());
+        writer.batch_execute("begin").await.map_err(stopped)?;
+        let rows = reader.copy_out(&out).await.map_err(stopped)?;
+        let sink = writer.copy_in::<_, Bytes>(&into).await.map_err(stopped)?;
+        tokio::pin!(rows, sink);
+        let (mut chunks, mut bytes) = (0_u64, 0_u64);
+        while let Some(chunk) = rows.try_next().await.map_err(stopped)? {
+            chunks += 1;
+            bytes += chunk.len() as u64;
+            // One message a row, so this counts rows well enough for the eye; the exact figure comes at the end.
+            if chunks.is_multiple_of(1_024) {
+                self.rows.fetch_add(1_024, Ordering::Relaxed);
+            }
+            sink.feed(chunk).await.map_err(stopped)?;
+        }
+        let copied = sink.as_mut().finish().await.map_err(stopped)?;
+        let counted = chunks / 1_024 * 1_024;
+        self.rows.fetch_add(copied, Ordering::Relaxed);
+        self.rows.fetch_sub(counted, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        // A worker that was taken for dead must not bring its rows in after its successor has cleared the table.
+        let ours: i64 = writer
+            .query_one(
+                "select count(*) from (select from berth.fence where tenant = $1 and state = 'closed' and token <= $2 for share) f",
+                &[&tenant.as_str(), &token.as_i64()],
+            )
+            .await
+            .map_err(stopped)?
+            .get(0);
+        if ours != 1 {
+            return Err(MoveError::Fenced { side: Side::Target, held: token });
+        }
+        writer.batch_execute("commit").await.map_err(stopped)
+    }
+}

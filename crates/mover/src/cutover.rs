@@ -1,0 +1,449 @@
+//! Changes the owner: follow, compare, wait for a quiet moment, then the pause.
+//!
+//! A worker never believes what an earlier one did about hold, arming, applying or comparing: it takes a token of
+//! its own and does all of it again. After the commit point there is only forward. Nothing is decided on a read that
+//! says "not committed", because the commit may still be on its way: taking a new token settles that.
+
+use crate::compare::Comparer;
+use crate::fence::Fence;
+use crate::follow::Follower;
+use crate::prepare::{Fences, fences};
+use crate::sql::connect;
+use crate::{
+    Change, Control, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Refusal, Side, Verdict, Watcher,
+    catalog, sequence,
+};
+use async_trait::async_trait;
+use berth_domain::{EdgeName, Generation, MovePhase, Token};
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+use tokio_postgres::Client;
+
+/// A marker that comes back within this means that the streams are in step, in milliseconds.
+const IN_STEP_MS: u128 = 25;
+/// After a failed attempt the next one waits; each failure in a row doubles it, up to the longest.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LONGEST: Duration = Duration::from_secs(5);
+/// An edge that has not heard of the new route by then is left behind: it gets it with its next snapshot, and until
+/// then the source refuses what it sends there.
+const ROUTE_LIMIT: Duration = Duration::from_millis(500);
+/// Comparisons of open keys in one attempt.
+const OPEN_KEY_ROUNDS: u32 = 8;
+/// How long the control row is asked before the worker gives the answer up.
+const CONTROL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Why edges are not ready, in words for the operator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EdgeTrouble {
+    #[error("edge `{0}` is not alive")]
+    NotAlive(EdgeName),
+    #[error("edge `{edge}` has {in_flight} requests in flight that do not end")]
+    Busy { edge: EdgeName, in_flight: u32 },
+    #[error("edge `{0}` did not answer in time")]
+    Late(EdgeName),
+}
+
+/// What the edges saw of a hold, the longest of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HoldFigures {
+    /// From the first parked request to the last one sent on, by the edge's clock.
+    pub pause_ms: f64,
+    pub held_requests: u64,
+    /// Parked requests that were answered 503 because the hold lasted too long.
+    pub expired_requests: u64,
+}
+
+/// The edges of one tenant, as the mover sees them. What they are told they read from the control row; see
+/// [`Ownership`].
+#[async_trait]
+pub trait Edges: Send + Sync {
+    /// Before the pause: is every registered edge alive?
+    async fn all_alive(&self) -> Result<(), EdgeTrouble>;
+    /// Waits until every registered edge has the hold of `token` in force.
+    async fn wait_held(&self, token: Token, limit: Duration) -> Result<(), EdgeTrouble>;
+    /// Waits until every live edge has the route of `generation`; returns who was late.
+    async fn wait_routed(&self, generation: Generation, limit: Duration) -> Vec<EdgeName>;
+    /// What the edges reported of the hold of `token` after its end; none if nobody did within `limit`.
+    async fn hold_figures(&self, token: Token, limit: Duration) -> Option<HoldFigures>;
+}
+
+/// A move that is over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CutOver {
+    pub generation: Generation,
+    /// Rows read from both databases and compared. Zero when an earlier worker did it and died after the commit.
+    pub rows_verified: u64,
+    pub attempts: u32,
+    /// From the hold to the opened target, by the mover's clock, in milliseconds; none if a worker died in between.
+    pub closed_ms: Option<f64>,
+    pub hold: Option<HoldFigures>,
+    pub late_edges: Vec<EdgeName>,
+}
+
+/// Becomes the one worker that may act on this tenant. Also how a lost answer is settled: whatever an earlier token
+/// still has on its way is refused from here on.
+pub async fn take(ownership: &dyn Ownership) -> Result<Control, MoveError> {
+    let until = Instant::now() + CONTROL_LIMIT;
+    loop {
+        match ownership.change(Token::default(), Change::Take).await {
+            Verdict::Changed(row) => return Ok(row),
+            Verdict::Refused(refusal) => return Err(refusal.into()),
+            Verdict::Unknown if Instant::now() < until => tokio::time::sleep(Duration::from_millis(100)).await,
+            Verdict::Unknown => return Err(MoveError::ControlSilent),
+        }
+    }
+}
+
+async fn change(ownership: &dyn Ownership, token: Token, what: Change) -> Result<Control, MoveError> {
+    match ownership.change(token, what).await {
+        Verdict::Changed(row) => Ok(row),
+        Verdict::Refused(Refusal::OldToken { held, .. }) => Err(MoveError::Fenced { side: Side::Source, held }),
+        Verdict::Refused(refusal) => Err(refusal.into()),
+        Verdict::Unknown => Err(MoveError::ControlSilent),
+    }
+}
+
+/// Begins the move, or takes it up again: returns the row with this worker's token.
+pub async fn begin(spec: &MoveSpec, ownership: &dyn Ownership) -> Result<Control, MoveError> {
+    let row = take(ownership).await?;
+    if row.phase == MovePhase::Committed || (row.phase == MovePhase::Idle && row.owner == spec.target_cell) {
+        return Ok(row);
+    }
+    change(ownership, row.token, Change::Begin { target: spec.target_cell }).await
+}
+
+/// Follows, compares and cuts over. Safe to run again at any point.
+pub async fn cut_over(
+    spec: &MoveSpec,
+    plan: &MovePlan,
+    ownership: &dyn Ownership,
+    edges: &dyn Edges,
+    watcher: &dyn Watcher,
+) -> Result<CutOver, MoveError> {
+    let row = begin(spec, ownership).await?;
+    match (row.phase, row.owner == spec.target_cell) {
+        (MovePhase::Idle | MovePhase::Committed, true) => {
+            return forward(spec, ownership, edges, row, Record::default()).await;
+        }
+        (MovePhase::Running, false) => {}
+        (phase, _) => return Err(Refusal::WrongPhase { phase }.into()),
+    }
+    let mut cut = CutOverRun::start(spec, plan, ownership, edges, watcher, row).await?;
+    if row.holding {
+        // A worker died in the pause: users are waiting, so they come first.
+        cut.reopen().await?;
+    }
+    watcher.progress(Progress::of(Phase::Follow));
+    cut.comparer.pass_marker(&cut.follower).await?;
+    let verified = cut.comparer.all(&cut.follower, watcher).await?;
+    let mut wait = RETRY_FIRST;
+    let mut last = String::new();
+    for attempt in 1..=spec.tuning.attempts {
+        if watcher.cancelled() {
+            return Err(MoveError::Cancelled);
+        }
+        cut.follower.check()?;
+        let outcome = cut.attempt().await?;
+        let note = match outcome {
+            Attempt::Committed(row, held_at) => {
+                let record = Record {
+                    rows_verified: verified,
+                    attempts: attempt,
+                    held_at: Some(held_at),
+                    hold_token: Some(cut.hold_token),
+                };
+                return forward(spec, ownership, edges, row, record).await;
+            }
+            Attempt::NotYet(why) => why,
+        };
+        watcher.progress(Progress {
+            attempts: Some(attempt),
+            open_keys: Some(cut.follower.tracker(|t| t.len()) as u64),
+            rows_done: Some(verified),
+            note: Some(note.clone()),
+            ..Progress::of(Phase::CutOver)
+        });
+        last = note;
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(RETRY_LONGEST);
+    }
+    Err(MoveError::NoMoment { attempts: spec.tuning.attempts, last })
+}
+
+enum Attempt {
+    /// The row after the commit point, and when the hold began.
+    Committed(Control, Instant),
+    NotYet(String),
+}
+
+struct CutOverRun<'m> {
+    spec: &'m MoveSpec,
+    plan: &'m MovePlan,
+    ownership: &'m dyn Ownership,
+    edges: &'m dyn Edges,
+    fences: Fences,
+    follower: Follower,
+    comparer: Comparer<'m>,
+    source: Client,
+    target: Client,
+    token: Token,
+    /// The token that the hold of the last attempt named.
+    hold_token: Token,
+}
+
+impl<'m> CutOverRun<'m> {
+    async fn start(
+        spec: &'m MoveSpec,
+        plan: &'m MovePlan,
+        ownership: &'m dyn Ownership,
+        edges: &'m dyn Edges,
+        watcher: &'m dyn Watcher,
+        row: Control,
+    ) -> Result<Self, MoveError> {
+        let name = spec.session_name(row.token);
+        let mut admin = connect(&spec.source, Side::Source, &format!("berth-cut-{}", row.token)).await?;
+        let mut admin_target = connect(&spec.target, Side::Target, &format!("berth-cut-{}", row.token)).await?;
+        let fences = fences(spec, &mut admin, &mut admin_target, row.generation, row.token).await?;
+        let _ = watcher;
+        let follower = Follower::start(spec, plan, &fences.target, row.token).await?;
+        let comparer = Comparer {
+            spec,
+            plan,
+            source: connect(&spec.source, Side::Source, &name).await?,
+            target: connect(&spec.target, Side::Target, &name).await?,
+            writer: connect(&spec.source, Side::Source, &name).await?,
+            markers: 0,
+            salt: row.token.to_string(),
+        };
+        Ok(Self {
+            spec,
+            plan,
+            ownership,
+            edges,
+            fences,
+            follower,
+            comparer,
+            source: connect(&spec.source, Side::Source, &name).await?,
+            target: connect(&spec.target, Side::Target, &name).await?,
+            token: row.token,
+            hold_token: row.token,
+        })
+    }
+
+    async fn attempt(&mut self) -> Result<Attempt, MoveError> {
+        if let Some(why) = self.gate().await? {
+            return Ok(Attempt::NotYet(why));
+        }
+        let held_at = Instant::now();
+        self.hold_token = self.token;
+        match change(self.ownership, self.token, Change::Hold).await {
+            Ok(_) => {}
+            Err(MoveError::ControlSilent) => {
+                // The hold may be in force all the same, and users must not wait until that is found out.
+                self.reopen().await?;
+                return Ok(Attempt::NotYet("the control row did not answer".into()));
+            }
+            Err(error) => return Err(error),
+        }
+        let drain = Duration::from_millis(u64::from(self.spec.tuning.drain_ms) + 30);
+        if let Err(trouble) = self.edges.wait_held(self.token, drain).await {
+            change(self.ownership, self.token, Change::Release).await?;
+            return Ok(Attempt::NotYet(trouble.to_string()));
+        }
+        match self.pause(held_at).await {
+            Ok(Attempt::Committed(row, at)) => Ok(Attempt::Committed(row, at)),
+            Ok(Attempt::NotYet(why)) => match self.reopen().await? {
+                Some(row) => Ok(Attempt::Committed(row, held_at)),
+                None => Ok(Attempt::NotYet(why)),
+            },
+            // Another worker has the move: it decides, and a token of ours would only be in its way.
+            Err(error @ MoveError::Fenced { .. }) => Err(error),
+            Err(error) => match self.reopen().await? {
+                Some(row) => Ok(Attempt::Committed(row, held_at)),
+                None if error.fault() == crate::Fault::Passing => Ok(Attempt::NotYet(error.to_string())),
+                None => Err(error),
+            },
+        }
+    }
+
+    /// Everything that can be known before anybody waits.
+    async fn gate(&mut self) -> Result<Option<String>, MoveError> {
+        if let Err(trouble) = self.edges.all_alive().await {
+            return Ok(Some(trouble.to_string()));
+        }
+        if !sequence::ahead(&self.source, &self.target, self.plan).await? {
+            sequence::jump(&self.source, &self.target, self.plan).await?;
+        }
+        for (client, side) in [(&self.source, Side::Source), (&self.target, Side::Target)] {
+            if catalog::fingerprint(client, side, &self.plan.tables).await? != self.plan.fingerprint {
+                return Err(MoveError::SchemaChanged {
+                    what: format!("tables of the tenant in the {side} have other columns than planned"),
+                });
+            }
+        }
+        // Each round leaves what changed while it ran; the last rounds are the shortest.
+        let mut open = usize::MAX;
+        for _ in 0..OPEN_KEY_ROUNDS {
+            open = self.comparer.open_keys(&self.follower).await?;
+            if open <= self.spec.tuning.open_keys_most {
+                break;
+            }
+        }
+        if open > self.spec.tuning.open_keys_most {
+            return Ok(Some(format!("{open} rows changed since they were compared")));
+        }
+        let lag = self.comparer.pass_marker(&self.follower).await?;
+        if lag.as_millis() > IN_STEP_MS {
+            return Ok(Some(format!("the target is {} ms behind", lag.as_millis())));
+        }
+        match self.fences.source.oldest_writer_ms(&self.source).await? {
+            Some(ms) if ms > self.spec.tuning.old_transaction_ms => {
+                Ok(Some(format!("a transaction of this tenant has been open for {ms} ms")))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// From the hold in force to the commit point.
+    async fn pause(&mut self, held_at: Instant) -> Result<Attempt, MoveError> {
+        let most = Duration::from_millis(self.spec.tuning.pause_most_ms);
+        let left = || most.saturating_sub(held_at.elapsed());
+        let marker = format!("arm:{}", self.token);
+        let lock_wait = left().min(Duration::from_millis(50)).max(Duration::from_millis(1));
+        self.fences.source.arm(&self.source, self.token, &marker, lock_wait).await?;
+        if !self.follower.wait_marker(&marker, left()).await? {
+            return Ok(Attempt::NotYet("the target did not catch up within the pause".into()));
+        }
+        let (ours, theirs, ahead, ()) = tokio::try_join!(
+            catalog::fingerprint(&self.source, Side::Source, &self.plan.tables),
+            catalog::fingerprint(&self.target, Side::Target, &self.plan.tables),
+            sequence::ahead(&self.source, &self.target, self.plan),
+            self.comparer.last_keys(&self.follower),
+        )?;
+        if ours != self.plan.fingerprint || theirs != self.plan.fingerprint {
+            return Err(MoveError::SchemaChanged {
+                what: "tables of the tenant have other columns than planned".into(),
+            });
+        }
+        if !ahead {
+            return Ok(Attempt::NotYet("a sequence of the source has overtaken the target's".into()));
+        }
+        if left().is_zero() {
+            return Ok(Attempt::NotYet(format!("the pause took longer than {} ms", most.as_millis())));
+        }
+        match self.ownership.change(self.token, Change::Commit).await {
+            Verdict::Changed(row) => Ok(Attempt::Committed(row, held_at)),
+            Verdict::Refused(Refusal::OldToken { held, .. }) => Err(MoveError::Fenced { side: Side::Source, held }),
+            Verdict::Refused(refusal) => Err(refusal.into()),
+            Verdict::Unknown => Ok(Attempt::NotYet("the answer to the commit was lost".into())),
+        }
+    }
+
+    /// Gives an attempt up, unless it turns out to have been committed: then returns the row.
+    ///
+    /// A new token first: after that no commit of ours can still arrive. Then the source opens, then edges let go.
+    async fn reopen(&mut self) -> Result<Option<Control>, MoveError> {
+        let row = take(self.ownership).await?;
+        if row.phase == MovePhase::Committed {
+            return Ok(Some(row));
+        }
+        self.token = row.token;
+        open_until_done(&self.fences.source, &self.spec.source, row.token, None).await?;
+        change(self.ownership, row.token, Change::Release).await?;
+        Ok(None)
+    }
+}
+
+/// What is known of the attempt that was committed.
+#[derive(Default)]
+struct Record {
+    rows_verified: u64,
+    attempts: u32,
+    held_at: Option<Instant>,
+    hold_token: Option<Token>,
+}
+
+/// After the commit point: open the target, let the edges go. Only ever forward.
+async fn forward(
+    spec: &MoveSpec,
+    ownership: &dyn Ownership,
+    edges: &dyn Edges,
+    row: Control,
+    record: Record,
+) -> Result<CutOver, MoveError> {
+    let mut late_edges = Vec::new();
+    let mut closed_ms = None;
+    if row.phase == MovePhase::Committed {
+        let client = connect(&spec.target, Side::Target, &spec.session_name(row.token)).await?;
+        let fence = Fence::find(&client, Side::Target, &spec.tenant)
+            .await?
+            .ok_or(MoveError::Fenced { side: Side::Target, held: row.token })?;
+        let (opened, late) = tokio::join!(
+            open_until_done(&fence, &spec.target, row.token, Some(row.generation)),
+            edges.wait_routed(row.generation, ROUTE_LIMIT)
+        );
+        opened?;
+        late_edges = late;
+        closed_ms = record.held_at.map(|at| at.elapsed().as_secs_f64() * 1_000.0);
+        change(ownership, row.token, Change::Finish).await?;
+    }
+    let hold = match record.hold_token {
+        Some(token) => edges.hold_figures(token, Duration::from_secs(3)).await,
+        None => None,
+    };
+    Ok(CutOver {
+        generation: row.generation,
+        rows_verified: record.rows_verified,
+        attempts: record.attempts,
+        closed_ms,
+        hold,
+        late_edges,
+    })
+}
+
+/// Opens a fence over connections of its own until it is open: users wait for it.
+async fn open_until_done(
+    fence: &Fence,
+    endpoint: &crate::Endpoint,
+    token: Token,
+    generation: Option<Generation>,
+) -> Result<(), MoveError> {
+    let until = Instant::now() + CONTROL_LIMIT;
+    loop {
+        let tried = match connect(endpoint, fence.side, &format!("berth-open-{token}")).await {
+            Ok(client) => fence.open(&client, token, generation, Duration::from_millis(500)).await,
+            Err(error) => Err(error),
+        };
+        match tried {
+            Ok(()) => return Ok(()),
+            Err(error @ MoveError::Fenced { .. }) => return Err(error),
+            Err(error) if Instant::now() > until => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// Ends a move that will not happen: the tenant stays where it is, open. Refused after the commit point.
+pub async fn give_up(spec: &MoveSpec, ownership: &dyn Ownership) -> Result<(), MoveError> {
+    let row = take(ownership).await?;
+    match row.phase {
+        MovePhase::Committed => return Err(Refusal::WrongPhase { phase: row.phase }.into()),
+        MovePhase::Idle => return Ok(()),
+        MovePhase::Running | MovePhase::Aborting => {}
+    }
+    change(ownership, row.token, Change::Abort).await?;
+    let client = connect(&spec.source, Side::Source, &format!("berth-abort-{}", row.token)).await?;
+    let there: bool = {
+        use crate::sql::Doing;
+        client
+            .query_one("select to_regclass('berth.fence') is not null", &[])
+            .await
+            .doing(Side::Source, "reading the fence")?
+            .get(0)
+    };
+    if there && let Some(fence) = Fence::find(&client, Side::Source, &spec.tenant).await? {
+        open_until_done(&fence, &spec.source, row.token, None).await?;
+    }
+    change(ownership, row.token, Change::Finish).await?;
+    Ok(())
+}

@@ -1,0 +1,279 @@
+//! Everything that can stop a move, whose fault it is, and what to do next.
+
+use crate::Refusal;
+use berth_domain::{Generation, Token};
+
+/// A table, quoted for people as `schema.table` without `public`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct TableName {
+    pub schema: String,
+    pub name: String,
+}
+
+impl TableName {
+    pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { schema: schema.into(), name: name.into() }
+    }
+    /// From `table` or `schema.table`.
+    pub fn parse(text: &str) -> Self {
+        match text.split_once('.') {
+            Some((schema, name)) => Self::new(schema, name),
+            None => Self::new("public", text),
+        }
+    }
+    /// As Postgres prints an identity: quoted only where it must be.
+    pub(crate) fn as_postgres_prints(&self) -> String {
+        let part = |name: &str| {
+            let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+                && !name.starts_with(|c: char| c.is_ascii_digit());
+            if plain { name.to_owned() } else { crate::sql::ident(name) }
+        };
+        format!("{}.{}", part(&self.schema), part(&self.name))
+    }
+    /// As SQL, both parts quoted.
+    pub fn sql(&self) -> String {
+        format!("{}.{}", crate::sql::ident(&self.schema), crate::sql::ident(&self.name))
+    }
+}
+
+impl std::fmt::Display for TableName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.schema == "public" { f.write_str(&self.name) } else { write!(f, "{}.{}", self.schema, self.name) }
+    }
+}
+
+/// Which of the two databases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    Source,
+    Target,
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Source => "source",
+            Self::Target => "target",
+        })
+    }
+}
+
+/// Why a tenant cannot be moved as things are. Found before anything is touched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum Obstacle {
+    #[error("table `{table}` does not exist in the {side}")]
+    NoTable { side: Side, table: TableName },
+    #[error("the root table `{table}` has no row with key `{key}` in the source")]
+    NoTenant { table: TableName, key: String },
+    #[error("table `{table}` belongs to the tenant through `{through}` but has no column `{column}`")]
+    NoTenantColumn { table: TableName, through: TableName, column: String },
+    #[error("table `{table}` refers to `{outside}`, whose rows belong to no tenant")]
+    SharedRows { table: TableName, outside: TableName },
+    #[error("table `{table}` has no usable replica identity")]
+    NoIdentity { table: TableName },
+    #[error("table `{table}` is unlogged: its changes are not in the write-ahead log")]
+    Unlogged { table: TableName },
+    #[error("table `{table}` has a column of large objects")]
+    LargeObjects { table: TableName },
+    #[error("table `{table}` differs between the sides: {difference}")]
+    SchemaDiffers { table: TableName, difference: String },
+    #[error("trigger `{trigger}` on `{table}` fires on copied rows too (ENABLE ALWAYS)")]
+    AlwaysTrigger { table: TableName, trigger: String },
+    #[error("the target already holds {rows} rows of this tenant in `{table}`")]
+    RowsInTarget { table: TableName, rows: i64 },
+    #[error("`wal_level` of the source is `{found}`, `logical` is needed")]
+    WalLevel { found: String },
+    #[error("the source has no free {what}: {used} of {most} in use")]
+    NoFree { what: String, used: i64, most: i64 },
+    #[error("the target has {free_mb} MB free, {needed_mb} MB are needed")]
+    Disk { free_mb: u64, needed_mb: u64 },
+    #[error("source and target are the same database")]
+    SameDatabase,
+    #[error("the {side} is a standby that takes no writes")]
+    Standby { side: Side },
+    #[error("the mover's role `{role}` in the {side} lacks {right}")]
+    Rights { side: Side, role: String, right: String },
+}
+
+impl Obstacle {
+    /// What removes it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::NoTable { side: Side::Target, .. } | Self::SchemaDiffers { .. } => {
+                "run the missing release's migration in the target cell first".into()
+            }
+            Self::NoTable { .. } => "name the root table in the stack file under `data.root`".into(),
+            Self::NoTenant { .. } => {
+                "the tenant's key is the text form of the root table's key; see `berth tenant sync`".into()
+            }
+            Self::NoTenantColumn { table, column, .. } => {
+                format!("add `{column}` to `{table}` in a release, or list the table under `data.leave_out`")
+            }
+            Self::SharedRows { outside, .. } => {
+                format!("list `{outside}` under `data.leave_out` when every cell has the same rows in it")
+            }
+            Self::NoIdentity { table } => format!("add a primary key to `{table}`"),
+            Self::Unlogged { table } => format!("ALTER TABLE {table} SET LOGGED"),
+            Self::LargeObjects { .. } => "store them as bytea or in object storage".into(),
+            Self::AlwaysTrigger { trigger, table } => format!("ALTER TABLE {table} ENABLE TRIGGER {trigger}"),
+            Self::RowsInTarget { .. } => "an earlier move left them: remove them, or choose another cell".into(),
+            Self::WalLevel { .. } => "ALTER SYSTEM SET wal_level = logical, then restart the server".into(),
+            Self::NoFree { what, .. } => format!("end a move that is under way, or raise the server's limit of {what}"),
+            Self::Disk { .. } => "choose a cell with more room: `--to auto` does".into(),
+            Self::SameDatabase => "choose another cell".into(),
+            Self::Standby { .. } => "give the address of the primary".into(),
+            Self::Rights { role, right, .. } => format!("ALTER ROLE {role} {right}"),
+        }
+    }
+}
+
+/// Whose fault an error is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The request, the schema or the settings.
+    Caller,
+    /// A server did not answer or an attempt did not fit its bounds: trying again may help.
+    Passing,
+    /// Ours, or data that is not as it must be: a person has to look.
+    Ours,
+}
+
+/// Why a move stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum MoveError {
+    #[error("{}", obstacles_text(.0))]
+    Obstacles(Vec<Obstacle>),
+    #[error("the {side} database does not answer")]
+    Connect {
+        side: Side,
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    #[error("a statement in the {side} failed while {doing}")]
+    Statement {
+        side: Side,
+        doing: &'static str,
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    #[error("the change stream of the source broke")]
+    Stream(#[source] std::io::Error),
+    #[error("the change stream of the source was refused: {message}")]
+    StreamRefused { code: String, message: String },
+    #[error("the change stream could not be read: {0}")]
+    Decode(String),
+    #[error("the copy of table `{table}` stopped")]
+    Copy {
+        table: TableName,
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    #[error("another worker has taken this move: token {held} is too old for the {side}")]
+    Fenced { side: Side, held: Token },
+    #[error("the control row refused: {0}")]
+    Refused(#[from] Refusal),
+    #[error("the control row could not be read or written")]
+    ControlSilent,
+    #[error("`{table}` differs between the sides in {rows} rows, first key {first_key}")]
+    Differs { table: TableName, rows: u64, first_key: String },
+    #[error("a change of `{table}` met {found} rows in the target instead of one, key {key}")]
+    NotOneRow { table: TableName, found: u64, key: String },
+    #[error("the schema changed during the move: {what}")]
+    SchemaChanged { what: String },
+    #[error("`{table}` was truncated during the move")]
+    Truncated { table: TableName },
+    #[error("a row of `{table}` changed its tenant during the move")]
+    TenantChanged { table: String },
+    #[error("the replication slot `{slot}` is lost: the server gave up its WAL")]
+    SlotLost { slot: String },
+    #[error("no moment for the cut-over was found in {attempts} attempts; the last one failed because {last}")]
+    NoMoment { attempts: u32, last: String },
+    #[error("the move was cancelled")]
+    Cancelled,
+}
+
+fn obstacles_text(all: &[Obstacle]) -> String {
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl MoveError {
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Obstacles(_)
+            | Self::SchemaChanged { .. }
+            | Self::Truncated { .. }
+            | Self::TenantChanged { .. }
+            | Self::Cancelled => Fault::Caller,
+            Self::Connect { .. }
+            | Self::Stream(_)
+            | Self::StreamRefused { .. }
+            | Self::Copy { .. }
+            | Self::Statement { .. }
+            | Self::Fenced { .. }
+            | Self::ControlSilent
+            | Self::NoMoment { .. } => Fault::Passing,
+            Self::Refused(_)
+            | Self::Decode(_)
+            | Self::Differs { .. }
+            | Self::NotOneRow { .. }
+            | Self::SlotLost { .. } => Fault::Ours,
+        }
+    }
+
+    /// What a person can do.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Obstacles(all) => all.iter().map(Obstacle::hint).collect::<Vec<_>>().join("; "),
+            Self::Connect { .. } => "is the cell's database running? `berth cell show` says".into(),
+            Self::Stream(_)
+            | Self::StreamRefused { .. }
+            | Self::Statement { .. }
+            | Self::Copy { .. }
+            | Self::ControlSilent => "it is tried again; the tenant goes on where it is".into(),
+            Self::Fenced { .. } => "nothing to do: the other worker goes on".into(),
+            Self::NoMoment { .. } => "look for long transactions of this tenant, then `berth operation retry`".into(),
+            Self::SchemaChanged { .. } | Self::Truncated { .. } | Self::TenantChanged { .. } => {
+                "move again when the release or the clean-up is over".into()
+            }
+            Self::Cancelled => "nothing was moved".into(),
+            Self::Refused(_)
+            | Self::Decode(_)
+            | Self::Differs { .. }
+            | Self::NotOneRow { .. }
+            | Self::SlotLost { .. } => {
+                "the tenant stays where it is; move again, and report it when it happens twice".into()
+            }
+        }
+    }
+
+    /// The stable word.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Obstacles(_) => "move_refused",
+            Self::Connect { .. } => "database_unreachable",
+            Self::Statement { .. } => "statement_failed",
+            Self::Stream(_) => "stream_broken",
+            Self::StreamRefused { .. } => "stream_refused",
+            Self::Decode(_) => "stream_unreadable",
+            Self::Copy { .. } => "copy_stopped",
+            Self::Fenced { .. } => "move_taken_over",
+            Self::Refused(_) => "control_refused",
+            Self::ControlSilent => "control_silent",
+            Self::Differs { .. } => "rows_differ",
+            Self::NotOneRow { .. } => "row_not_found",
+            Self::SchemaChanged { .. } => "schema_changed",
+            Self::Truncated { .. } => "truncated",
+            Self::TenantChanged { .. } => "tenant_changed",
+            Self::SlotLost { .. } => "slot_lost",
+            Self::NoMoment { .. } => "no_quiet_moment",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// The text of a refusal by the fence, kept in one place because applications parse it.
+pub fn refusal_detail(generation: Generation) -> String {
+    format!("generation={generation}")
+}

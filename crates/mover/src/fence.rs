@@ -1,0 +1,400 @@
+//! The fence: what makes a database refuse a tenant's writes, and who may change that.
+//!
+//! Whoever arms, opens or applies names a token; a lower one than the cell has seen is refused. What the fence
+//! promises holds against every role but the tables' owner and superusers.
+
+use crate::sql::{Doing, ident, literal};
+use crate::{MoveError, PlannedTable, Side, TableName};
+use berth_domain::{Generation, TenantKey, Token};
+use std::time::Duration;
+use tokio_postgres::{Client, error::SqlState};
+
+/// First key of the advisory locks, `BERT` in ASCII; the second is the fence's number.
+pub(crate) const LOCK_CLASS: i32 = 1_111_839_316;
+/// Serialises the installation, which several moves may begin at once.
+const INSTALL_LOCK: i64 = 0x4245_5254_4801;
+
+/// Whether writers get through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gate {
+    Open,
+    Closed,
+}
+
+impl Gate {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Closed => "closed",
+        }
+    }
+
+    /// The sequence's value: 2 × generation, plus one while closed.
+    fn word(self, generation: Generation) -> i64 {
+        generation.as_i64() * 2 + i64::from(self == Self::Closed)
+    }
+}
+
+/// A tenant's fence in one database.
+#[derive(Clone, Debug)]
+pub(crate) struct Fence {
+    pub tenant: TenantKey,
+    pub number: i32,
+    sequence: String,
+    sequence_oid: u32,
+    pub side: Side,
+}
+
+/// Makes schema, tables and functions. Takes no lock on any table of the application.
+pub(crate) async fn install(client: &mut Client, side: Side) -> Result<(), MoveError> {
+    let tx = client.transaction().await.doing(side, "installing the fence")?;
+    tx.execute("select pg_advisory_xact_lock($1)", &[&INSTALL_LOCK]).await.doing(side, "installing the fence")?;
+    // Roles belong to the whole server: another database of it may have made this one at the same moment.
+    tx.batch_execute(
+        "do $$ begin
+             if not exists (select from pg_roles where rolname = 'berth_fence') then create role berth_fence nologin; end if;
+         exception when duplicate_object or unique_violation then null; end $$",
+    )
+    .await
+    .doing(side, "making the fence's role")?;
+    let installed: bool = tx
+        .query_one("select to_regclass('berth.deferred') is not null", &[])
+        .await
+        .doing(side, "installing the fence")?
+        .get(0);
+    if !installed {
+        tx.batch_execute(include_str!("fence.sql")).await.doing(side, "installing the fence")?;
+    }
+    tx.commit().await.doing(side, "installing the fence")
+}
+
+/// Announces schema changes in the stream while tenants move out of this database.
+pub(crate) async fn install_ddl_watch(client: &Client) -> Result<(), MoveError> {
+    let made = client
+        .batch_execute("create event trigger berth_ddl on ddl_command_end execute function berth.ddl(); alter event trigger berth_ddl enable always")
+        .await;
+    match made {
+        Err(error)
+            if error.code() == Some(&SqlState::DUPLICATE_OBJECT)
+                || error.code() == Some(&SqlState::UNIQUE_VIOLATION) =>
+        {
+            Ok(())
+        }
+        other => other.doing(Side::Source, "watching for schema changes"),
+    }
+}
+
+impl Fence {
+    /// The tenant's fence, made if there is none yet: `gate` and `generation` only count then.
+    pub async fn ensure(
+        client: &mut Client,
+        side: Side,
+        tenant: &TenantKey,
+        gate: Gate,
+        generation: Generation,
+        token: Token,
+    ) -> Result<Self, MoveError> {
+        let what = "making the tenant's fence";
+        let tx = client.transaction().await.doing(side, what)?;
+        tx.execute(
+            "insert into berth.fence (tenant, state, generation, token) values ($1, $2, $3, $4) on conflict (tenant) do nothing",
+            &[&tenant.as_str(), &gate.as_str(), &generation.as_i64(), &token.as_i64()],
+        )
+        .await
+        .doing(side, what)?;
+        let row = tx
+            .query_one(
+                "select number, state, generation from berth.fence where tenant = $1 for update",
+                &[&tenant.as_str()],
+            )
+            .await
+            .doing(side, what)?;
+        let number: i32 = row.get(0);
+        let sequence = format!("berth.fence_{number}");
+        let exists: bool =
+            tx.query_one("select to_regclass($1) is not null", &[&sequence]).await.doing(side, what)?.get(0);
+        if !exists {
+            let gate = if row.get::<_, String>(1) == "open" { Gate::Open } else { Gate::Closed };
+            let word = gate.word(Generation::from_i64(row.get(2)));
+            tx.batch_execute(&format!(
+                "create sequence {sequence} minvalue 0; alter sequence {sequence} owner to berth_fence; select setval('{sequence}', {word})"
+            ))
+            .await
+            .doing(side, what)?;
+        }
+        let oid: u32 = tx.query_one("select to_regclass($1)::oid", &[&sequence]).await.doing(side, what)?.get(0);
+        tx.commit().await.doing(side, what)?;
+        Ok(Self { tenant: tenant.clone(), number, sequence, sequence_oid: oid, side })
+    }
+
+    /// The tenant's fence, if this database has one.
+    pub async fn find(client: &Client, side: Side, tenant: &TenantKey) -> Result<Option<Self>, MoveError> {
+        let row = client
+            .query_opt(
+                "select number, to_regclass('berth.fence_' || number)::oid from berth.fence where tenant = $1",
+                &[&tenant.as_str()],
+            )
+            .await
+            .doing(side, "reading the fence")?;
+        Ok(row.and_then(|row| {
+            let number: i32 = row.get(0);
+            let sequence_oid = row.get::<_, Option<u32>>(1)?;
+            Some(Self { tenant: tenant.clone(), number, sequence: format!("berth.fence_{number}"), sequence_oid, side })
+        }))
+    }
+
+    /// Writes the worker's token here, so that everything an earlier worker still sends is refused.
+    pub async fn register(&self, client: &Client, token: Token) -> Result<(), MoveError> {
+        let changed = client
+            .execute(
+                "update berth.fence set token = $2, changed_at = now() where tenant = $1 and token <= $2",
+                &[&self.tenant.as_str(), &token.as_i64()],
+            )
+            .await
+            .doing(self.side, "registering the token")?;
+        if changed == 1 { Ok(()) } else { Err(MoveError::Fenced { side: self.side, held: token }) }
+    }
+
+    /// Five triggers on each table, `ENABLE ALWAYS`. Row triggers are AFTER: a BEFORE ROW trigger would switch
+    /// off multi-row COPY for everybody, and a later one could still change the tenant.
+    ///
+    /// `CREATE TRIGGER` waits for all writers of the table and others queue behind it, so it waits `lock_wait`
+    /// at most and tries again in a quieter moment.
+    pub async fn ensure_triggers(
+        &self,
+        client: &Client,
+        tables: &[PlannedTable],
+        lock_wait: Duration,
+    ) -> Result<(), MoveError> {
+        for table in tables {
+            let mut tries = 0_u32;
+            loop {
+                match self.try_triggers(client, table, lock_wait).await {
+                    Ok(()) => break,
+                    Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) && tries < 2_000 => {
+                        client.batch_execute("rollback").await.doing(self.side, "making the fence's triggers")?;
+                        tries += 1;
+                        tokio::time::sleep(Duration::from_millis(u64::from(5 + tries % 20))).await;
+                    }
+                    Err(source) => {
+                        return Err(MoveError::Statement {
+                            side: self.side,
+                            doing: "making the fence's triggers",
+                            source,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_triggers(
+        &self,
+        client: &Client,
+        table: &PlannedTable,
+        lock_wait: Duration,
+    ) -> Result<(), tokio_postgres::Error> {
+        let prefix = format!("berth_{}", self.number);
+        let there: i64 = client
+            .query_one(
+                "select count(*) from pg_trigger where tgrelid = to_regclass($1) and tgname like $2",
+                &[&table.table.sql(), &format!("{}\\_%", prefix.replace('_', "\\_"))],
+            )
+            .await?
+            .get(0);
+        if there >= 5 {
+            return Ok(());
+        }
+        let on = table.table.sql();
+        let is = |row: &str| {
+            format!("({row}.{} OPERATOR(pg_catalog.=) {})", ident(&table.tenant_column), literal(self.tenant.as_str()))
+        };
+        let call = format!(
+            "execute function berth.fence({}, {}, {})",
+            self.number,
+            self.sequence_oid,
+            literal(self.tenant.as_str())
+        );
+        let mut sql = format!("begin; set local lock_timeout = {};", lock_wait.as_millis());
+        let mut trigger = |name: &str, event: &str, when: &str, call: &str| {
+            sql.push_str(&format!(
+                "create trigger {prefix}_{name} {event} on {on} {when} {call}; alter table {on} enable always trigger {prefix}_{name};"
+            ));
+        };
+        let each = |condition: String| format!("for each row when ({condition})");
+        trigger("insert", "after insert", &each(is("new")), &call);
+        trigger("delete", "after delete", &each(is("old")), &call);
+        trigger("update", "after update", &each(format!("{} or {}", is("old"), is("new"))), &call);
+        trigger(
+            "tenant",
+            "after update",
+            &each(format!("{} is distinct from {}", is("old"), is("new"))),
+            "execute function berth.tenant_changed()",
+        );
+        trigger("truncate", "before truncate", "for each statement", &call);
+        sql.push_str("commit");
+        client.batch_execute(&sql).await
+    }
+
+    /// Removes the triggers; the row stays, so that a late worker is still refused.
+    pub async fn remove_triggers(
+        &self,
+        client: &Client,
+        tables: &[TableName],
+        lock_wait: Duration,
+    ) -> Result<(), MoveError> {
+        for table in tables {
+            for name in ["insert", "delete", "update", "tenant", "truncate"] {
+                let sql = format!(
+                    "begin; set local lock_timeout = {}; drop trigger if exists berth_{}_{name} on {}; commit",
+                    lock_wait.as_millis(),
+                    self.number,
+                    table.sql()
+                );
+                let mut tries = 0_u32;
+                while let Err(source) = client.batch_execute(&sql).await {
+                    client.batch_execute("rollback").await.doing(self.side, "removing the fence's triggers")?;
+                    tries += 1;
+                    if source.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) || tries > 2_000 {
+                        return Err(MoveError::Statement {
+                            side: self.side,
+                            doing: "removing the fence's triggers",
+                            source,
+                        });
+                    }
+                    tokio::time::sleep(Duration::from_millis(u64::from(5 + tries % 20))).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the fence and writes `marker` into the stream, in one transaction that is durable when this returns.
+    ///
+    /// Waits for this tenant's writers only, `lock_wait` at most. An error means *not known*: take a new token
+    /// and look again.
+    pub async fn arm(&self, client: &Client, token: Token, marker: &str, lock_wait: Duration) -> Result<(), MoveError> {
+        self.turn(client, token, Gate::Closed, None, Some(marker), lock_wait).await
+    }
+
+    /// Opens the fence. With a generation, that is what the database says it has from now on.
+    pub async fn open(
+        &self,
+        client: &Client,
+        token: Token,
+        generation: Option<Generation>,
+        lock_wait: Duration,
+    ) -> Result<(), MoveError> {
+        self.turn(client, token, Gate::Open, generation, None, lock_wait).await
+    }
+
+    async fn turn(
+        &self,
+        client: &Client,
+        token: Token,
+        gate: Gate,
+        generation: Option<Generation>,
+        marker: Option<&str>,
+        lock_wait: Duration,
+    ) -> Result<(), MoveError> {
+        let what = if gate == Gate::Closed { "arming the fence" } else { "opening the fence" };
+        let done = self.try_turn(client, token, gate, generation, marker, lock_wait).await;
+        match done {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                client.batch_execute("rollback").await.doing(self.side, what)?;
+                Err(MoveError::Fenced { side: self.side, held: token })
+            }
+            Err(source) => {
+                // The connection may be gone; then there is nothing to roll back either.
+                let _rolled_back = client.batch_execute("rollback").await;
+                Err(MoveError::Statement { side: self.side, doing: what, source })
+            }
+        }
+    }
+
+    async fn try_turn(
+        &self,
+        client: &Client,
+        token: Token,
+        gate: Gate,
+        generation: Option<Generation>,
+        marker: Option<&str>,
+        lock_wait: Duration,
+    ) -> Result<bool, tokio_postgres::Error> {
+        client.batch_execute(&format!("begin; set local lock_timeout = {}", lock_wait.as_millis())).await?;
+        // Each a statement of its own: the update's snapshot must be younger than the lock.
+        client.batch_execute(&format!("select pg_advisory_xact_lock({LOCK_CLASS}, {})", self.number)).await?;
+        let row = client
+            .query_opt(
+                "update berth.fence set state = $2, token = $3, generation = coalesce($4, generation), changed_at = now()
+                 where tenant = $1 and token <= $3 returning generation",
+                &[&self.tenant.as_str(), &gate.as_str(), &token.as_i64(), &generation.map(Generation::as_i64)],
+            )
+            .await?;
+        let Some(row) = row else { return Ok(false) };
+        let word = gate.word(Generation::from_i64(row.get(0)));
+        let emit =
+            marker.map(|m| format!(", pg_logical_emit_message(true, 'berth', {})", literal(m))).unwrap_or_default();
+        client.batch_execute(&format!("select setval('{}', {word}){emit}", self.sequence)).await?;
+        client.batch_execute("commit").await?;
+        Ok(true)
+    }
+
+    /// The oldest transaction of the tenant that has passed the fence, in milliseconds of age; prepared ones
+    /// count as older than any bound, because nobody knows when they end.
+    pub async fn oldest_writer_ms(&self, client: &Client) -> Result<Option<u64>, MoveError> {
+        let row = client
+            .query_one(
+                "select max(case when a.pid is null then 1e12 else extract(epoch from clock_timestamp() - a.xact_start) * 1000 end)::float8
+                 from pg_locks l left join pg_stat_activity a on a.pid = l.pid
+                 where l.locktype = 'advisory' and l.classid = $1::int4::int8::oid and l.objid = $2::int4::int8::oid and l.objsubid = 2
+                   and l.database = (select oid from pg_database where datname = current_database())
+                   and l.pid is distinct from pg_backend_pid()",
+                &[&LOCK_CLASS, &self.number],
+            )
+            .await
+            .doing(self.side, "looking for old transactions")?;
+        Ok(row.get::<_, Option<f64>>(0).map(|ms| ms.max(0.0) as u64))
+    }
+}
+
+/// Ends what an earlier worker of this move may still be doing here: a killed worker's statement goes on in the
+/// server. The token would refuse it, but it could hold locks and copy rows until it notices.
+pub(crate) async fn end_older_sessions(client: &Client, side: Side, prefix: &str) -> Result<(), MoveError> {
+    let pattern = format!("{}%", prefix.replace('_', "\\_"));
+    let what = "ending an earlier worker's sessions";
+    client
+        .execute(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name like $1 and pid <> pg_backend_pid()",
+            &[&pattern],
+        )
+        .await
+        .doing(side, what)?;
+    Ok(())
+}
+
+/// Every fence of a database, for `berth recover` and for a restored backup that must not speak.
+pub async fn fences(
+    endpoint: &crate::Endpoint,
+    side: Side,
+) -> Result<Vec<(String, bool, Generation, Token)>, MoveError> {
+    let client = crate::sql::connect(endpoint, side, "berth-fences").await?;
+    let there: bool = client
+        .query_one("select to_regclass('berth.fence') is not null", &[])
+        .await
+        .doing(side, "reading the fences")?
+        .get(0);
+    if !there {
+        return Ok(Vec::new());
+    }
+    let rows = client
+        .query("select tenant, state = 'open', generation, token from berth.fence", &[])
+        .await
+        .doing(side, "reading the fences")?;
+    Ok(rows
+        .into_iter()
+        .map(|r| (r.get(0), r.get(1), Generation::from_i64(r.get(2)), Token::from_i64(r.get(3))))
+        .collect())
+}

@@ -1,0 +1,89 @@
+-- The fence of a cell: one row, one sequence and one advisory lock per tenant that moves or has moved.
+-- Run by the mover's role; safe to run again. Every name and operator is qualified, because the functions run with
+-- their owner's rights under whatever search path the writer has.
+create schema if not exists berth authorization berth_fence;
+
+create table if not exists berth.fence (
+    tenant     text primary key,
+    number     integer generated always as identity unique, -- the advisory lock's second key
+    state      text not null check (state in ('open', 'closed')),
+    generation bigint not null,
+    token      bigint not null,
+    applied    pg_lsn not null default '0/0',               -- how far the source's stream is in this database
+    changed_at timestamptz not null default now()
+);
+
+-- Keys and indexes taken off for a bare load, until they stand again.
+create table if not exists berth.deferred (
+    move      text not null,
+    nth       integer not null,
+    kind      text not null check (kind in ('key', 'index', 'foreign key')),
+    relation  text not null,
+    create_sql text not null,
+    done      boolean not null default false,
+    primary key (move, nth)
+);
+
+-- Refuses a writer while the tenant is closed here. tg_argv: fence number, oid of its sequence, tenant.
+--
+-- The word is read from a sequence because a sequence has no old versions: a transaction opened long before the
+-- move sees the present at every isolation level. The lock is waited for, not tried: an armer that queues and gives
+-- up would otherwise refuse writers for nothing.
+create or replace function berth.fence() returns trigger
+language plpgsql volatile security definer as $fence$
+declare
+    word pg_catalog.int8;
+begin
+    if session_user operator(pg_catalog.=) 'berth_mover' then
+        return null;
+    end if;
+    if pg_catalog.current_setting('berth.passed', true) operator(pg_catalog.=)
+        pg_catalog.concat(pg_catalog.pg_current_xact_id(), '/', tg_argv[0]) then
+        return null;
+    end if;
+    perform pg_catalog.pg_advisory_xact_lock_shared(1111839316, tg_argv[0]::pg_catalog.int4);
+    word := pg_catalog.pg_sequence_last_value(tg_argv[1]::pg_catalog.oid::pg_catalog.regclass);
+    if word is null or pg_catalog.int8mod(word, 2) operator(pg_catalog.=) 1 then
+        raise exception using
+            errcode = 'BF001',
+            message = pg_catalog.concat('tenant ', tg_argv[2], ' moved to generation ', word operator(pg_catalog./) 2 operator(pg_catalog.+) 1),
+            detail = pg_catalog.concat('generation=', word operator(pg_catalog./) 2 operator(pg_catalog.+) 1),
+            hint = 'This database does not own the tenant any more; nothing was written. Send the request through the edge.';
+    end if;
+    perform pg_catalog.set_config('berth.passed', pg_catalog.concat(pg_catalog.pg_current_xact_id(), '/', tg_argv[0]), true);
+    return null;
+end
+$fence$;
+
+-- A row that changes its tenant arrives in the stream without its old tenant: the move has to end.
+create or replace function berth.tenant_changed() returns trigger
+language plpgsql volatile security definer as $changed$
+begin
+    perform pg_catalog.pg_logical_emit_message(true, 'berth.tenant', pg_catalog.concat(tg_table_schema, '.', tg_table_name));
+    return null;
+end
+$changed$;
+
+-- Says in the stream that the schema changed.
+create or replace function berth.ddl() returns event_trigger
+language plpgsql volatile security definer as $ddl$
+declare
+    command record;
+begin
+    if session_user operator(pg_catalog.=) 'berth_mover' then
+        return;
+    end if;
+    for command in select * from pg_catalog.pg_event_trigger_ddl_commands() loop
+        if command.object_type operator(pg_catalog.=) any (array['table', 'table column', 'trigger', 'type']) then
+            perform pg_catalog.pg_logical_emit_message(true, 'berth.ddl',
+                pg_catalog.concat(tg_tag, ' ', command.object_identity));
+        end if;
+    end loop;
+end
+$ddl$;
+
+alter table berth.fence owner to berth_fence;
+alter table berth.deferred owner to berth_fence;
+alter function berth.fence() owner to berth_fence;
+alter function berth.tenant_changed() owner to berth_fence;
+revoke all on all functions in schema berth from public;

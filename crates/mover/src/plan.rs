@@ -1,0 +1,186 @@
+//! What is to be moved: the request, and the plan made from the source's catalogue.
+//!
+//! A plan is data: it is journalled, shown by `--dry-run`, and read again by a worker that takes over.
+
+use crate::{Endpoint, TableName};
+use berth_domain::{CellId, MoveId, TenantKey};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What the catalogue cannot say and the stack file does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataRules {
+    /// The table with one row per tenant.
+    pub root: TableName,
+    /// Its key column.
+    pub key_column: String,
+    /// The column that names the tenant in every other table.
+    pub tenant_column: String,
+    /// Tables whose tenant column has another name.
+    pub tenant_columns: BTreeMap<TableNameText, String>,
+    /// Tables that stay where they are (bookkeeping of migrations, the same rows in every cell).
+    pub leave_out: Vec<TableName>,
+}
+
+/// `schema.table` as a map key.
+pub type TableNameText = String;
+
+/// One move, as asked for.
+#[derive(Clone, Debug)]
+pub struct MoveSpec {
+    pub id: MoveId,
+    pub tenant: TenantKey,
+    pub rules: DataRules,
+    pub source: Endpoint,
+    pub target: Endpoint,
+    pub source_cell: CellId,
+    pub target_cell: CellId,
+    /// Free room where the target keeps its data, if its provider says so.
+    pub target_free_bytes: Option<u64>,
+    pub tuning: Tuning,
+}
+
+/// Bounds and batch sizes. The defaults are those of the design's promises.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// Copies that run side by side.
+    pub copy_workers: usize,
+    /// A table with at least this many rows of the tenant is loaded bare when the target's table is empty:
+    /// its keys and indexes are built afterwards.
+    pub bare_load_rows: i64,
+    /// A lock that neighbours would queue behind is waited for this long at most, in milliseconds.
+    pub lock_wait_ms: u64,
+    /// Keys still to be compared when the pause may begin.
+    pub open_keys_most: usize,
+    /// The whole pause, from hold to commit point, in milliseconds.
+    pub pause_most_ms: u64,
+    /// A transaction of the tenant older than this keeps the pause from beginning, in milliseconds.
+    pub old_transaction_ms: u64,
+    /// Attempts at the cut-over before the move is given up.
+    pub attempts: u32,
+    /// How long edges wait for requests in flight, in milliseconds.
+    pub drain_ms: u32,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            copy_workers: 2,
+            bare_load_rows: 20_000,
+            lock_wait_ms: 15,
+            open_keys_most: 100,
+            pause_most_ms: 100,
+            old_transaction_ms: 20,
+            attempts: 200,
+            drain_ms: 50,
+        }
+    }
+}
+
+/// One table of the closure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedTable {
+    pub table: TableName,
+    /// The column that holds the tenant's key: the root's key column in the root table.
+    pub tenant_column: String,
+    /// Columns that travel, in the source's order. Generated ones are computed by the target.
+    pub columns: Vec<PlannedColumn>,
+    /// The columns that identify a row in the change stream.
+    pub key: Vec<String>,
+    /// The tenant's rows and the bytes they are estimated to take.
+    pub rows: i64,
+    pub bytes: i64,
+    /// Whether COPY may pass binary images through: not when a type's number is the database's own.
+    pub binary: bool,
+}
+
+/// One column that travels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedColumn {
+    pub name: String,
+    pub type_name: String,
+}
+
+/// A sequence that fills a column of the closure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedSequence {
+    pub sequence: TableName,
+    pub table: TableName,
+    pub column: String,
+}
+
+/// Everything a move will do, before it does anything.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MovePlan {
+    pub tables: Vec<PlannedTable>,
+    pub sequences: Vec<PlannedSequence>,
+    pub rows: i64,
+    pub bytes: i64,
+    /// Columns, types, keys, triggers and constraints of the closure, hashed; equal on both sides.
+    pub fingerprint: String,
+    /// Computed from the rows and the rate that the first measured moves had; shown as an estimate.
+    pub estimated_s: f64,
+}
+
+impl PlannedTable {
+    pub(crate) fn column_list(&self) -> String {
+        crate::sql::idents(&self.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>())
+    }
+
+    /// `"tenant_column" = 'key'`; the untyped literal takes the column's type.
+    pub(crate) fn filter(&self, tenant: &TenantKey) -> String {
+        format!(
+            "{} OPERATOR(pg_catalog.=) {}",
+            crate::sql::ident(&self.tenant_column),
+            crate::sql::literal(tenant.as_str())
+        )
+    }
+
+    /// A row's text form, as both sides compute it: named columns, settings pinned by the session.
+    pub(crate) fn row_hash_sql(&self) -> String {
+        format!("pg_catalog.md5(ROW({})::text)::uuid", self.column_list())
+    }
+
+    /// A key's hash, which the follower computes from the stream too: see [`crate::compare::key_hash`].
+    pub(crate) fn key_hash_sql(&self) -> String {
+        let parts: Vec<String> = self
+            .key
+            .iter()
+            .map(|column| {
+                let c = crate::sql::ident(column);
+                format!("pg_catalog.octet_length({c}::text)::text || ':' || {c}::text")
+            })
+            .collect();
+        format!("pg_catalog.md5({})::uuid", parts.join(" || "))
+    }
+
+    pub(crate) fn position(&self, column: &str) -> Option<usize> {
+        self.columns.iter().position(|c| c.name == column)
+    }
+}
+
+impl MoveSpec {
+    /// What sessions of this move are called in `pg_stat_activity`; a later worker ends those of an earlier token.
+    pub(crate) fn session_name(&self, token: berth_domain::Token) -> String {
+        format!("{}{token}", self.session_prefix())
+    }
+
+    /// Postgres cuts names at 63 bytes.
+    pub(crate) fn session_prefix(&self) -> String {
+        format!("berth-move-{}-", self.short_id())
+    }
+
+    pub(crate) fn slot(&self) -> String {
+        format!("berth_{}", self.short_id())
+    }
+
+    pub(crate) fn publication(&self) -> String {
+        format!("berth_{}", self.short_id())
+    }
+
+    /// The random end of the move's id: its beginning is a time and would collide.
+    pub(crate) fn short_id(&self) -> String {
+        let hex = self.id.uuid().simple().to_string();
+        hex[12..].to_owned()
+    }
+}

@@ -1,0 +1,139 @@
+//! Puts up what a move needs on both sides, and takes away what nobody needs afterwards.
+//!
+//! Takes no lock that a neighbour waits for longer than the tuning says.
+
+use crate::fence::{self, Fence, Gate};
+use crate::sql::{Doing, connect, idents, literal};
+use crate::{MoveError, MovePlan, MoveSpec, Side, wal};
+use berth_domain::{Generation, Token};
+use std::time::Duration;
+use tokio_postgres::error::SqlState;
+
+/// Both fences, as far as a worker needs them.
+pub(crate) struct Fences {
+    pub source: Fence,
+    pub target: Fence,
+}
+
+/// Finds or makes the fences: open in the source, closed in the target. Registers the token in both, after which
+/// nothing an earlier worker still sends gets through, and ends the earlier worker's sessions.
+pub(crate) async fn fences(
+    spec: &MoveSpec,
+    source: &mut tokio_postgres::Client,
+    target: &mut tokio_postgres::Client,
+    generation: Generation,
+    token: Token,
+) -> Result<Fences, MoveError> {
+    fence::install(source, Side::Source).await?;
+    fence::install(target, Side::Target).await?;
+    let fences = Fences {
+        source: Fence::ensure(source, Side::Source, &spec.tenant, Gate::Open, generation, token).await?,
+        target: Fence::ensure(target, Side::Target, &spec.tenant, Gate::Closed, generation, token).await?,
+    };
+    fences.target.register(target, token).await?;
+    fences.source.register(source, token).await?;
+    fence::end_older_sessions(source, Side::Source, &spec.session_prefix()).await?;
+    fence::end_older_sessions(target, Side::Target, &spec.session_prefix()).await?;
+    Ok(fences)
+}
+
+/// Fence rows and triggers, the watch for schema changes, the publication. Safe to run again.
+pub async fn prepare(spec: &MoveSpec, plan: &MovePlan, generation: Generation, token: Token) -> Result<(), MoveError> {
+    // Named unlike the move's working sessions, so that this worker does not end its own.
+    let mut source = connect(&spec.source, Side::Source, &format!("berth-prepare-{token}")).await?;
+    let mut target = connect(&spec.target, Side::Target, &format!("berth-prepare-{token}")).await?;
+    let fences = fences(spec, &mut source, &mut target, generation, token).await?;
+    let lock_wait = Duration::from_millis(spec.tuning.lock_wait_ms);
+    fence::install_ddl_watch(&source).await?;
+    fences.source.ensure_triggers(&source, &plan.tables, lock_wait).await?;
+    // The target's triggers come after the load: until then nobody but the mover writes this tenant's rows there,
+    // and five triggers a table would be dead weight. An app that tried would be met by the check of `build`.
+    let tables: Vec<String> = plan.tables.iter().map(|t| t.table.sql()).collect();
+    let made = source
+        .batch_execute(&format!(
+            "create publication {} for table {} with (publish_via_partition_root = true)",
+            idents(&[spec.publication()]),
+            tables.join(", ")
+        ))
+        .await;
+    match made {
+        Err(error) if error.code() == Some(&SqlState::DUPLICATE_OBJECT) => Ok(()),
+        other => other.doing(Side::Source, "making the publication"),
+    }
+}
+
+/// After the cut-over, or after giving up: slot, publication and bookkeeping of this move go. The source's fence
+/// stays closed for as long as it holds the tenant's rows.
+pub async fn retire(spec: &MoveSpec, plan: &MovePlan, moved: bool) -> Result<(), MoveError> {
+    let source = connect(&spec.source, Side::Source, "berth-retire").await?;
+    fence::end_older_sessions(&source, Side::Source, &spec.session_prefix()).await?;
+    wal::drop_slot(&source, &spec.slot()).await?;
+    source
+        .batch_execute(&format!("drop publication if exists {}", idents(&[spec.publication()])))
+        .await
+        .doing(Side::Source, "dropping the publication")?;
+    source
+        .batch_execute(&format!("delete from berth.deferred where move = {}", literal(&spec.short_id())))
+        .await
+        .doing(Side::Source, "clearing the bookkeeping")
+        .or_else(absent)?;
+    if moved {
+        return Ok(());
+    }
+    let lock_wait = Duration::from_millis(spec.tuning.lock_wait_ms);
+    let tables: Vec<_> = plan.tables.iter().map(|t| t.table.clone()).collect();
+    if let Some(fence) = existing(&source, Side::Source, spec).await? {
+        fence.remove_triggers(&source, &tables, lock_wait).await?;
+    }
+    let target = connect(&spec.target, Side::Target, "berth-retire").await?;
+    fence::end_older_sessions(&target, Side::Target, &spec.session_prefix()).await?;
+    clear_target(spec, plan, &target).await?;
+    crate::bare::build_on(spec, plan, &target).await?;
+    if let Some(fence) = existing(&target, Side::Target, spec).await? {
+        fence.remove_triggers(&target, &tables, lock_wait).await?;
+    }
+    Ok(())
+}
+
+/// The tenant's rows leave the target: it does not own them.
+pub(crate) async fn clear_target(
+    spec: &MoveSpec,
+    plan: &MovePlan,
+    target: &tokio_postgres::Client,
+) -> Result<(), MoveError> {
+    let bare = crate::bare::tables_taken_bare(spec, target).await?;
+    target.batch_execute("set session_replication_role = replica").await.doing(Side::Target, "clearing the target")?;
+    for table in &plan.tables {
+        let name = table.table.sql();
+        // Without keys a deletion is slow and leaves the dead rows behind; the table holds nothing else.
+        let sql = if bare.contains(&name) {
+            format!("truncate {name}")
+        } else {
+            format!("delete from {name} where {}", table.filter(&spec.tenant))
+        };
+        target.batch_execute(&sql).await.doing(Side::Target, "clearing the target")?;
+    }
+    target.batch_execute("reset session_replication_role").await.doing(Side::Target, "clearing the target")
+}
+
+async fn existing(client: &tokio_postgres::Client, side: Side, spec: &MoveSpec) -> Result<Option<Fence>, MoveError> {
+    let what = "reading the fence";
+    let there: bool =
+        client.query_one("select to_regclass('berth.fence') is not null", &[]).await.doing(side, what)?.get(0);
+    if !there {
+        return Ok(None);
+    }
+    Fence::find(client, side, &spec.tenant).await
+}
+
+fn absent(error: MoveError) -> Result<(), MoveError> {
+    match &error {
+        MoveError::Statement { source, .. }
+            if source.code() == Some(&SqlState::UNDEFINED_TABLE)
+                || source.code() == Some(&SqlState::INVALID_SCHEMA_NAME) =>
+        {
+            Ok(())
+        }
+        _ => Err(error),
+    }
+}

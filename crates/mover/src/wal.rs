@@ -1,0 +1,301 @@
+//! A connection in replication mode: makes a slot, starts the stream, says how far it is.
+//!
+//! tokio-postgres has no replication mode, and the crates that do speak protocol version 1 only, without streaming
+//! of transactions in progress: beside a neighbour's large transaction that costs seconds inside the pause.
+//! Never interprets what it carries; see [`crate::pgoutput`].
+
+use crate::sql::{Endpoint, options};
+use crate::{MoveError, Side};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use postgres_protocol::authentication::{md5_hash, sasl};
+use postgres_protocol::message::frontend;
+use secrecy::ExposeSecret;
+use std::io;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// Microseconds between the Unix epoch and Postgres' (2000-01-01).
+const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
+/// A position in the write-ahead log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Lsn(pub u64);
+
+impl std::fmt::Display for Lsn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xffff_ffff)
+    }
+}
+
+impl std::str::FromStr for Lsn {
+    type Err = MoveError;
+    fn from_str(text: &str) -> Result<Self, MoveError> {
+        let parsed = text.split_once('/').and_then(|(high, low)| {
+            Some(Self(u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?))
+        });
+        parsed.ok_or_else(|| MoveError::Decode(format!("`{text}` is no position in the WAL")))
+    }
+}
+
+trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+
+/// A replication session. Dropping it closes the connection.
+pub(crate) struct Replication {
+    wire: Box<dyn Wire>,
+    buffer: BytesMut,
+}
+
+/// One message of the stream.
+pub(crate) enum Streamed {
+    /// A message of the output plugin.
+    Data(Bytes),
+    /// The server has nothing older than this to send; `true`: it wants to hear from us.
+    Alive(Lsn, bool),
+}
+
+fn broken(message: impl Into<String>) -> MoveError {
+    MoveError::Stream(io::Error::other(message.into()))
+}
+
+impl Replication {
+    pub async fn connect(endpoint: &Endpoint, name: &str) -> Result<Self, MoveError> {
+        let wire: Box<dyn Wire> = if endpoint.host.starts_with('/') {
+            let path = format!("{}/.s.PGSQL.{}", endpoint.host, endpoint.port);
+            Box::new(tokio::net::UnixStream::connect(path).await.map_err(MoveError::Stream)?)
+        } else {
+            let tcp = tokio::net::TcpStream::connect((endpoint.host.as_str(), endpoint.port))
+                .await
+                .map_err(MoveError::Stream)?;
+            tcp.set_nodelay(true).map_err(MoveError::Stream)?;
+            Box::new(tcp)
+        };
+        let mut session = Self { wire, buffer: BytesMut::with_capacity(64 << 10) };
+        let options = options(&[("wal_sender_timeout", "0")]);
+        let parameters = [
+            ("user", endpoint.user.as_str()),
+            ("database", endpoint.database.as_str()),
+            ("replication", "database"),
+            ("application_name", name),
+            ("client_encoding", "UTF8"),
+            ("options", options.as_str()),
+        ];
+        let mut hello = BytesMut::new();
+        frontend::startup_message(parameters, &mut hello).map_err(MoveError::Stream)?;
+        session.send(&hello).await?;
+        session.authenticate(endpoint).await?;
+        Ok(session)
+    }
+
+    async fn authenticate(&mut self, endpoint: &Endpoint) -> Result<(), MoveError> {
+        let password = endpoint.password.expose_secret().as_bytes();
+        let mut scram: Option<sasl::ScramSha256> = None;
+        loop {
+            let (tag, mut body) = self.receive().await?;
+            match tag {
+                b'R' => {
+                    let kind = body.get_u32();
+                    let mut answer = BytesMut::new();
+                    match kind {
+                        0 => {}
+                        3 => frontend::password_message(password, &mut answer).map_err(MoveError::Stream)?,
+                        5 => {
+                            let mut salt = [0; 4];
+                            body.copy_to_slice(&mut salt);
+                            let hash = md5_hash(endpoint.user.as_bytes(), password, salt);
+                            frontend::password_message(hash.as_bytes(), &mut answer).map_err(MoveError::Stream)?;
+                        }
+                        10 => {
+                            let start = sasl::ScramSha256::new(password, sasl::ChannelBinding::unsupported());
+                            frontend::sasl_initial_response("SCRAM-SHA-256", start.message(), &mut answer)
+                                .map_err(MoveError::Stream)?;
+                            scram = Some(start);
+                        }
+                        11 => {
+                            let state = scram.as_mut().ok_or_else(|| broken("SCRAM out of order"))?;
+                            state.update(&body).map_err(MoveError::Stream)?;
+                            frontend::sasl_response(state.message(), &mut answer).map_err(MoveError::Stream)?;
+                        }
+                        12 => {
+                            scram
+                                .as_mut()
+                                .ok_or_else(|| broken("SCRAM out of order"))?
+                                .finish(&body)
+                                .map_err(MoveError::Stream)?;
+                        }
+                        other => {
+                            return Err(broken(format!(
+                                "the server asks for authentication {other}, which is not spoken here"
+                            )));
+                        }
+                    }
+                    if !answer.is_empty() {
+                        self.send(&answer).await?;
+                    }
+                }
+                b'Z' => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Runs one command and returns its rows as text.
+    pub async fn command(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, MoveError> {
+        self.query(sql).await?;
+        let mut rows = Vec::new();
+        loop {
+            let (tag, mut body) = self.receive().await?;
+            match tag {
+                b'D' => {
+                    let fields = body.get_u16();
+                    let mut row = Vec::with_capacity(usize::from(fields));
+                    for _ in 0..fields {
+                        let length = body.get_i32();
+                        row.push(
+                            usize::try_from(length)
+                                .ok()
+                                .map(|n| String::from_utf8_lossy(&body.split_to(n)).into_owned()),
+                        );
+                    }
+                    rows.push(row);
+                }
+                b'Z' => return Ok(rows),
+                _ => {}
+            }
+        }
+    }
+
+    /// Starts the stream of a slot from where the server has it, whatever `from` is below that.
+    pub async fn start(&mut self, slot: &str, publication: &str, from: Lsn) -> Result<(), MoveError> {
+        self.query(&format!(
+            "START_REPLICATION SLOT {slot} LOGICAL {from} (proto_version '2', streaming 'on', messages 'on', publication_names '{publication}')"
+        ))
+        .await?;
+        loop {
+            let (tag, _) = self.receive().await?;
+            if tag == b'W' {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The next message of the stream.
+    pub async fn next(&mut self) -> Result<Streamed, MoveError> {
+        loop {
+            let (tag, mut body) = self.receive().await?;
+            if tag != b'd' || body.is_empty() {
+                if tag == b'c' {
+                    return Err(broken("the server ended the stream"));
+                }
+                continue;
+            }
+            match body.get_u8() {
+                b'w' if body.len() >= 24 => {
+                    body.advance(24);
+                    return Ok(Streamed::Data(body));
+                }
+                b'k' if body.len() >= 17 => {
+                    let end = Lsn(body.get_u64());
+                    body.advance(8);
+                    return Ok(Streamed::Alive(end, body.get_u8() == 1));
+                }
+                other => return Err(MoveError::Decode(format!("unknown stream message {other}"))),
+            }
+        }
+    }
+
+    /// Tells the server that everything up to `applied` is safe with us. A hint that lets it drop WAL, never
+    /// something a decision rests on.
+    pub async fn confirm(&mut self, applied: Lsn) -> Result<(), MoveError> {
+        let now = jiff::Timestamp::now().as_microsecond() - POSTGRES_EPOCH_US;
+        let mut message = BytesMut::with_capacity(39);
+        message.put_u8(b'd');
+        message.put_i32(4 + 34);
+        message.put_u8(b'r');
+        message.put_u64(applied.0);
+        message.put_u64(applied.0);
+        message.put_u64(applied.0);
+        message.put_i64(now);
+        message.put_u8(0);
+        self.send(&message).await
+    }
+
+    async fn query(&mut self, sql: &str) -> Result<(), MoveError> {
+        let mut message = BytesMut::new();
+        frontend::query(sql, &mut message).map_err(MoveError::Stream)?;
+        self.send(&message).await
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), MoveError> {
+        self.wire.write_all(bytes).await.map_err(MoveError::Stream)?;
+        self.wire.flush().await.map_err(MoveError::Stream)
+    }
+
+    /// One whole message. Safe to drop between calls: what has been read stays in the buffer.
+    async fn receive(&mut self) -> Result<(u8, Bytes), MoveError> {
+        loop {
+            if self.buffer.len() >= 5 {
+                let length =
+                    u32::from_be_bytes([self.buffer[1], self.buffer[2], self.buffer[3], self.buffer[4]]) as usize;
+                if length < 4 {
+                    return Err(broken("the server sent a message without a length"));
+                }
+                if self.buffer.len() > length {
+                    let tag = self.buffer[0];
+                    self.buffer.advance(5);
+                    let body = self.buffer.split_to(length - 4).freeze();
+                    if tag == b'E' {
+                        return Err(refused(&body));
+                    }
+                    return Ok((tag, body));
+                }
+                self.buffer.reserve(length + 1 - self.buffer.len());
+            }
+            if self.wire.read_buf(&mut self.buffer).await.map_err(MoveError::Stream)? == 0 {
+                return Err(broken("the server closed the connection"));
+            }
+        }
+    }
+}
+
+fn refused(body: &[u8]) -> MoveError {
+    let mut code = String::new();
+    let mut message = String::new();
+    for field in body.split(|b| *b == 0).filter(|f| !f.is_empty()) {
+        let text = String::from_utf8_lossy(&field[1..]).into_owned();
+        match field[0] {
+            b'C' => code = text,
+            b'M' => message = text,
+            _ => {}
+        }
+    }
+    MoveError::StreamRefused { code, message }
+}
+
+/// Makes the slot and hands out its snapshot, which lives as long as the session makes no other command.
+pub(crate) async fn create_slot(session: &mut Replication, slot: &str) -> Result<(Lsn, String), MoveError> {
+    let rows = session.command(&format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput (SNAPSHOT 'export')")).await?;
+    let row = rows.into_iter().next().unwrap_or_default();
+    match (row.get(1).cloned().flatten(), row.get(2).cloned().flatten()) {
+        (Some(position), Some(snapshot)) => Ok((position.parse()?, snapshot)),
+        _ => Err(MoveError::Decode("the server made a slot without a snapshot".into())),
+    }
+}
+
+/// Drops a slot if it is there; a sender that still holds it is ended first.
+pub(crate) async fn drop_slot(client: &tokio_postgres::Client, slot: &str) -> Result<(), MoveError> {
+    use crate::sql::Doing;
+    let what = "dropping the replication slot";
+    client
+        .execute(
+            "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots where slot_name = $1 and active",
+            &[&slot],
+        )
+        .await
+        .doing(Side::Source, what)?;
+    client
+        .execute("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1", &[&slot])
+        .await
+        .doing(Side::Source, what)?;
+    Ok(())
+}
