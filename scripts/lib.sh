@@ -1,0 +1,89 @@
+# shellcheck shell=bash
+# What the scripts of this folder share: where the repository is, and a machine that has what a build needs.
+# Sourced, never run. Changes nothing on a machine that has everything already.
+
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export ROOT
+
+# Everything said goes to stderr: stdout belongs to the program that a script ends in.
+say() { printf '%s\n' "$*" >&2; }
+
+fail() {
+    say "error: $1"
+    [ $# -lt 2 ] || say "hint: $2"
+    exit 1
+}
+
+# Whether a Postgres server's programs are there, on the path or where Debian puts them.
+have_postgres() {
+    local initdb
+    for initdb in /usr/lib/postgresql/*/bin/initdb; do
+        [ ! -x "$initdb" ] || return 0
+    done
+    command -v initdb >/dev/null 2>&1
+}
+
+# Names of Debian packages that this machine lacks, one a line.
+missing_packages() {
+    have_postgres || echo postgresql
+    command -v cc >/dev/null 2>&1 || echo build-essential
+    command -v pkg-config >/dev/null 2>&1 || echo pkg-config
+}
+
+is_debian() {
+    [ -r /etc/os-release ] || return 1
+    # shellcheck disable=SC1091
+    (. /etc/os-release && case " ${ID:-} ${ID_LIKE:-} " in *" debian "* | *" ubuntu "*) exit 0 ;; *) exit 1 ;; esac)
+}
+
+# Debian's package makes a cluster and starts a server unless this file says otherwise before it is installed.
+no_server_of_its_own() {
+    local conf=/etc/postgresql-common/createcluster.d/berth.conf
+    mkdir -p "${conf%/*}"
+    printf '# Written by Berth before installing postgresql: it runs private servers of its own.\ncreate_main_cluster = false\n' >"$conf"
+}
+
+need_rust() {
+    if ! command -v cargo >/dev/null 2>&1; then
+        # shellcheck disable=SC1091
+        [ ! -r "${CARGO_HOME:-$HOME/.cargo}/env" ] || . "${CARGO_HOME:-$HOME/.cargo}/env"
+    fi
+    command -v cargo >/dev/null 2>&1 ||
+        fail "there is no Rust" "install it from https://rustup.rs; rust-toolchain.toml names the version, and rustup fetches it"
+}
+
+# prepare WHAT TIME MEMORY DISK: says what will happen, then installs what is missing or says what to install.
+prepare() {
+    local packages
+    mapfile -t packages < <(missing_packages)
+    say "$1: takes $2; needs $3 of memory and $4 of disk."
+    if [ ${#packages[@]} -eq 0 ]; then
+        say "Nothing to install: Postgres and a C compiler are there, and no running server is touched."
+    elif ! is_debian; then
+        say "Will not install anything here: this is neither Debian nor Ubuntu."
+        fail "missing: ${packages[*]}" "install a PostgreSQL server (15 or later; its programs on PATH), a C compiler and pkg-config with your package manager"
+    elif [ "$(id -u)" -ne 0 ]; then
+        say "Will install: ${packages[*]}. That needs root; run this line, then start again:"
+        say "  sudo sh -c 'mkdir -p /etc/postgresql-common/createcluster.d && echo create_main_cluster=false >/etc/postgresql-common/createcluster.d/berth.conf && apt-get update && apt-get install -y --no-install-recommends ${packages[*]}'"
+        exit 1
+    else
+        say "Will install: ${packages[*]} (apt-get; no server is started, none that runs is touched)."
+        case " ${packages[*]} " in *" postgresql "*) no_server_of_its_own ;; esac
+        DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2 || fail "apt-get update failed" "its message is above"
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >&2 ||
+            fail "apt-get could not install ${packages[*]}" "its message is above"
+    fi
+    need_rust
+}
+
+# Where cargo puts what it builds.
+target() { printf '%s' "${CARGO_TARGET_DIR:-$ROOT/target}"; }
+
+# release PACKAGE...: builds them, with cargo's talk on stderr.
+release() {
+    local package arguments=()
+    for package in "$@"; do arguments+=(-p "$package"); done
+    cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked "${arguments[@]}" >&2
+}
