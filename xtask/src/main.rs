@@ -50,12 +50,7 @@ fn check(root: &Path) -> anyhow::Result<()> {
         faults.extend(found.faults);
         warnings.extend(found.warnings);
     }
-    if !Command::new("cargo")
-        .args(["fmt", "--all", "--check", "--", "--color=never"])
-        .current_dir(root)
-        .status()?
-        .success()
-    {
+    if !Command::new("cargo").args(["fmt", "--all", "--check", "--", "-l"]).current_dir(root).status()?.success() {
         faults.push("formatting: `cargo fmt --all` changes files".to_owned());
     }
     if let Err(error) = sqlx::check(root) {
