@@ -1,1 +1,8 @@
-//! placeholder
+//! Small worlds for tests: a real Postgres, free ports, chances that repeat, and waiting without sleeping.
+//! Only ever a dev-dependency.
+
+mod pg;
+mod wait;
+
+pub use pg::{TestDatabase, TestPg};
+pub use wait::{free_port, seeded, wait_until};

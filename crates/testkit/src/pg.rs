@@ -1,0 +1,229 @@
+//! A real Postgres for tests, set up like a cell's. Never leaves a process or folder behind, also after `kill -9`:
+//! a janitor process ends it when the kernel lets go of the lock that the test process held.
+
+use berth_infra::{CellDatabase, Role, Shape};
+use berth_providers::local::{Afterwards, EmbeddedOptions, EmbeddedPostgres, end_all};
+use std::{
+    fs::{self, File, OpenOptions},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+use tokio_postgres::{Client, Config, NoTls};
+use uuid::Uuid;
+
+const JANITOR: &str = include_str!("janitor.sh");
+/// The database that each server is born with; new ones are its copies.
+const TEMPLATE: &str = "app";
+
+/// A Postgres server: roles `berth_mover`, `berth_owner` and `berth_app`, database `app`, `wal_level = logical`.
+///
+/// Not durable against power cuts (`fsync = off`), everything else as in a cell. A test that only needs a database
+/// takes [`TestDatabase::new`], which is quicker.
+pub struct TestPg {
+    server: EmbeddedPostgres,
+    /// Its own folder, which goes with it; `None` for the shared one.
+    own: Option<PathBuf>,
+    _lock: File,
+}
+
+impl TestPg {
+    /// A server of its own: to be killed, filled, or given slots.
+    pub async fn new() -> Self {
+        let dir = PathBuf::from(format!("/tmp/berth-test-{}", Uuid::new_v4().simple()));
+        let lock = lock(&dir.with_extension("lock"));
+        hire_janitor(&dir, 0, "once");
+        let server = start(&dir).await;
+        Self { server, own: Some(dir), _lock: lock }
+    }
+
+    /// The one server that all test processes of this user share while any of them lives.
+    pub async fn shared() -> Self {
+        let user = fs::metadata("/proc/self").map(|meta| std::os::unix::fs::MetadataExt::uid(&meta)).unwrap_or(0);
+        let dir = PathBuf::from(format!("/tmp/berth-test-shared-{user}"));
+        let lock = lock(&dir.with_extension("lock"));
+        hire_janitor(&dir, 2, "again");
+        let server = start(&dir).await;
+        Self { server, own: None, _lock: lock }
+    }
+
+    /// Port, socket folder and logins; `cell().url(Role::App)`.
+    pub fn cell(&self) -> &CellDatabase {
+        self.server.database()
+    }
+
+    /// The folder with its data, log and process record (`run/database.control`).
+    pub fn dir(&self) -> Option<&Path> {
+        self.own.as_deref()
+    }
+
+    /// A connection to `app`.
+    pub async fn connect(&self, role: Role) -> Client {
+        self.connect_to(role, TEMPLATE).await
+    }
+
+    pub async fn connect_to(&self, role: Role, database: &str) -> Client {
+        connect(self.config(role, database)).await
+    }
+
+    /// For a test that wants its own pool, socket or settings.
+    pub fn config(&self, role: Role, database: &str) -> Config {
+        config(self.cell(), role, database)
+    }
+
+    /// Makes another database on this server, empty and with the same rights as `app`. There must be no connection
+    /// to `app` at that moment: Postgres copies only what stands still.
+    pub async fn database(&self, name: &str) -> String {
+        let mover = self.connect_to(Role::Mover, "postgres").await;
+        create(&mover, name).await;
+        name.to_owned()
+    }
+
+    /// Ends the server in order and starts it again on the same port.
+    pub async fn restart(&self) {
+        self.server.stop().await.expect("the server stops");
+        start(self.own.as_deref().expect("only a server of its own is restarted")).await;
+    }
+}
+
+impl Drop for TestPg {
+    fn drop(&mut self) {
+        if let Some(dir) = &self.own
+            && let Err(error) = end_all(dir, Afterwards::Delete)
+        {
+            tracing::warn!(%error, "left to the janitor: {}", dir.display());
+        }
+    }
+}
+
+/// A database of its own on the shared server, gone with it.
+pub struct TestDatabase {
+    pg: TestPg,
+    name: String,
+}
+
+impl TestDatabase {
+    pub async fn new() -> Self {
+        let pg = TestPg::shared().await;
+        let name = format!("t_{}", Uuid::new_v4().simple());
+        pg.database(&name).await;
+        Self { pg, name }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `postgres://…` for that role.
+    pub fn url(&self, role: Role) -> secrecy::SecretString {
+        self.pg.cell().url_of(role, &self.name)
+    }
+
+    pub async fn connect(&self, role: Role) -> Client {
+        self.pg.connect_to(role, &self.name).await
+    }
+
+    pub fn config(&self, role: Role) -> Config {
+        self.pg.config(role, &self.name)
+    }
+}
+
+fn config(cell: &CellDatabase, role: Role, database: &str) -> Config {
+    use secrecy::ExposeSecret;
+    let login = cell.login(role);
+    let mut config = Config::new();
+    config
+        .host(&cell.host)
+        .port(cell.port)
+        .user(&login.user)
+        .password(login.password.expose_secret())
+        .dbname(database)
+        .application_name("berth-test");
+    config
+}
+
+async fn connect(config: Config) -> Client {
+    let (client, connection) = config.connect(NoTls).await.expect("the test's Postgres lets its roles in");
+    tokio::spawn(connection);
+    client
+}
+
+/// A copy of `app`, so that default privileges come along. Two processes may copy at once and Postgres then refuses
+/// one of them, so one at a time.
+async fn create(mover: &Client, name: &str) {
+    mover.execute("SELECT pg_advisory_lock(7600)", &[]).await.expect("the lock is taken");
+    mover
+        .batch_execute(&format!(r#"CREATE DATABASE "{name}" TEMPLATE {TEMPLATE} OWNER {}"#, Role::Owner.user()))
+        .await
+        .expect("nobody is connected to `app`, so it can be copied");
+    mover.execute("SELECT pg_advisory_unlock(7600)", &[]).await.expect("the lock was taken above");
+}
+
+async fn start(dir: &Path) -> EmbeddedPostgres {
+    let options = EmbeddedOptions {
+        durable: false,
+        shape: Shape { memory_mb: 256, ..Shape::default() },
+        ..EmbeddedOptions::default()
+    };
+    EmbeddedPostgres::start_with(dir, TEMPLATE, options)
+        .await
+        .unwrap_or_else(|error| panic!("no Postgres for this test: {error}; {}", error.hint().unwrap_or_default()))
+}
+
+/// Held for as long as the process needs the server. Waits while a janitor clears the last one away.
+fn lock(path: &Path) -> File {
+    let file = OpenOptions::new().create(true).append(true).open(path).expect("`/tmp` takes a lock file");
+    file.lock_shared().expect("a lock file can be locked");
+    file
+}
+
+fn hire_janitor(dir: &Path, linger_s: u32, mode: &str) {
+    Command::new("setsid")
+        .args(["sh", "-c", JANITOR, "berth-test-janitor"])
+        .arg(dir)
+        .arg(dir.with_extension("lock"))
+        .args([&linger_s.to_string(), mode])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("`setsid` and `sh` are on every machine that has Postgres");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TestDatabase, TestPg};
+    use berth_infra::Role;
+
+    #[tokio::test]
+    async fn a_test_gets_a_real_server_with_the_roles_of_a_cell() {
+        let pg = TestPg::new().await;
+        let owner = pg.connect(Role::Owner).await;
+        owner.batch_execute("CREATE TABLE t (id bigint PRIMARY KEY)").await.unwrap();
+        let app = pg.connect(Role::App).await;
+        app.execute("INSERT INTO t VALUES (1)", &[]).await.unwrap();
+        assert!(app.batch_execute("CREATE TABLE u (id bigint)").await.is_err(), "the application's role owns nothing");
+        let mover = pg.connect(Role::Mover).await;
+        let row = mover.query_one("SHOW wal_level", &[]).await.unwrap();
+        assert_eq!(row.get::<_, String>(0), "logical");
+        let row =
+            app.query_one("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user", &[]).await;
+        assert!(!row.unwrap().get::<_, bool>(0));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_server_leaves_no_folder() {
+        let pg = TestPg::new().await;
+        let dir = pg.dir().unwrap().to_owned();
+        assert!(dir.exists());
+        drop(pg);
+        assert!(!dir.exists());
+    }
+
+    #[tokio::test]
+    async fn databases_of_one_server_know_nothing_of_each_other() {
+        let (one, two) = tokio::join!(TestDatabase::new(), TestDatabase::new());
+        one.connect(Role::Owner).await.batch_execute("CREATE TABLE t (id bigint)").await.unwrap();
+        assert!(two.connect(Role::Mover).await.batch_execute("SELECT FROM t").await.is_err());
+        one.connect(Role::App).await.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+    }
+}
