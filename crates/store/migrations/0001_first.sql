@@ -190,10 +190,13 @@ CREATE TABLE api_keys (
     name         text        NOT NULL,
     -- SHA-256 of the key. The key itself is random and long: nothing is won by a slow hash.
     digest       bytea       NOT NULL UNIQUE CHECK (length(digest) = 32),
+    -- The first characters, to recognise it by.
+    prefix       text        NOT NULL,
     scope        text        NOT NULL CHECK (scope IN ('admin', 'read', 'edge', 'tenant')),
     tenant_id    uuid        REFERENCES tenants,
     created_by   text        NOT NULL,
     created_at   timestamptz NOT NULL DEFAULT now(),
+    last_used_at timestamptz,
     revoked_at   timestamptz,
     CHECK ((scope = 'tenant') = (tenant_id IS NOT NULL))
 );

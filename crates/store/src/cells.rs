@@ -211,4 +211,17 @@ impl Tx {
             .await?;
         Ok(())
     }
+
+    /// What the stack file says of a cell that exists already.
+    pub async fn cell_set_room(&mut self, id: CellId, max_tenants: i32, revision: i64) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE cells SET max_tenants = $2, stack_revision = $3, changed_at = now() WHERE id = $1",
+            id.uuid(),
+            max_tenants,
+            revision
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
 }

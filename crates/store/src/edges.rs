@@ -111,14 +111,15 @@ impl Store {
         Ok(Revision::from_i64(head.revision))
     }
 
-    /// An edge has opened its stream, or still has it open. Says nothing of how far it is.
-    pub async fn edge_seen(&self, name: &EdgeName, instance: EdgeId) -> Result<(), StoreError> {
+    /// An edge has opened its stream with what it has in force, or still has it open.
+    pub async fn edge_seen(&self, name: &EdgeName, instance: EdgeId, has: Revision) -> Result<(), StoreError> {
         sqlx::query!(
-            "INSERT INTO edges (name, instance, acked) VALUES ($1, $2, 0)
-             ON CONFLICT (name) DO UPDATE SET last_seen = now(),
-                 acked = CASE WHEN edges.instance = excluded.instance THEN edges.acked ELSE 0 END, instance = excluded.instance",
+            "INSERT INTO edges (name, instance, acked) VALUES ($1, $2, $3)
+             ON CONFLICT (name) DO UPDATE SET last_seen = now(), instance = excluded.instance,
+                 acked = CASE WHEN edges.instance = excluded.instance THEN greatest(edges.acked, excluded.acked) ELSE excluded.acked END",
             name.as_str(),
-            instance.uuid()
+            instance.uuid(),
+            has.as_i64()
         )
         .execute(&self.pool)
         .await?;

@@ -25,6 +25,11 @@ pub struct SeenFence {
 }
 
 impl Store {
+    pub async fn world_ahead_any(&self) -> Result<bool, StoreError> {
+        let any = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM world_ahead) AS "any!""#);
+        Ok(any.fetch_one(&self.pool).await?)
+    }
+
     pub async fn world_ahead(&self) -> Result<Vec<(WorldAhead, Timestamp)>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT source, revision, tenant_id, cell_id, generation, token, open, seen_at AS "seen_at: Moment"

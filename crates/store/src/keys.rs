@@ -53,40 +53,61 @@ impl fmt::Display for Scope {
 pub struct Key {
     pub id: KeyId,
     pub name: String,
+    /// The first characters, to recognise it by.
+    pub prefix: String,
     pub scope: Scope,
     pub created_by: String,
     pub created_at: Timestamp,
+    /// To the minute.
+    pub last_used_at: Option<Timestamp>,
     pub revoked_at: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    pub id: KeyId,
+    pub name: String,
+    pub prefix: String,
+    /// SHA-256 of the key.
+    pub digest: [u8; 32],
+    pub scope: Scope,
+    pub created_by: String,
 }
 
 impl Store {
     /// The key with this digest, unless it was revoked.
     pub async fn key_by_digest(&self, digest: &[u8; 32]) -> Result<Option<Key>, StoreError> {
         let row = sqlx::query!(
-            r#"SELECT id, name, scope, tenant_id, created_by, created_at AS "created_at: Moment"
+            r#"SELECT id, name, prefix, scope, tenant_id, created_by, created_at AS "created_at: Moment",
+                      last_used_at AS "last_used_at: Moment",
+                      (last_used_at IS NULL OR last_used_at < now() - interval '1 minute') AS "note_use!"
                FROM api_keys WHERE digest = $1 AND revoked_at IS NULL"#,
             digest.as_slice()
         )
         .fetch_optional(&self.pool)
         .await?;
-        row.map(|r| {
-            Ok(Key {
-                id: r.id.into(),
-                name: r.name,
-                scope: Scope::stored(&r.scope, r.tenant_id.map(Into::into))?,
-                created_by: r.created_by,
-                created_at: r.created_at.0,
-                revoked_at: None,
-            })
-        })
-        .transpose()
+        let Some(r) = row else { return Ok(None) };
+        if r.note_use {
+            // Once a minute: a write for each request would cost more than the request.
+            sqlx::query!("UPDATE api_keys SET last_used_at = now() WHERE id = $1", r.id).execute(&self.pool).await?;
+        }
+        Ok(Some(Key {
+            id: r.id.into(),
+            name: r.name,
+            prefix: r.prefix,
+            scope: Scope::stored(&r.scope, r.tenant_id.map(Into::into))?,
+            created_by: r.created_by,
+            created_at: r.created_at.0,
+            last_used_at: Moment::of(r.last_used_at),
+            revoked_at: None,
+        }))
     }
 
     /// All keys, revoked ones too, newest first.
     pub async fn key_list(&self) -> Result<Vec<Key>, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT id, name, scope, tenant_id, created_by, created_at AS "created_at: Moment",
-                      revoked_at AS "revoked_at: Moment"
+            r#"SELECT id, name, prefix, scope, tenant_id, created_by, created_at AS "created_at: Moment",
+                      last_used_at AS "last_used_at: Moment", revoked_at AS "revoked_at: Moment"
                FROM api_keys ORDER BY created_at DESC, id"#
         )
         .fetch_all(&self.pool)
@@ -96,9 +117,11 @@ impl Store {
                 Ok(Key {
                     id: r.id.into(),
                     name: r.name,
+                    prefix: r.prefix,
                     scope: Scope::stored(&r.scope, r.tenant_id.map(Into::into))?,
                     created_by: r.created_by,
                     created_at: r.created_at.0,
+                    last_used_at: Moment::of(r.last_used_at),
                     revoked_at: Moment::of(r.revoked_at),
                 })
             })
@@ -107,26 +130,20 @@ impl Store {
 }
 
 impl Tx {
-    pub async fn key_insert(
-        &mut self,
-        id: KeyId,
-        name: &str,
-        digest: &[u8; 32],
-        scope: Scope,
-        created_by: &str,
-    ) -> Result<(), StoreError> {
-        let tenant = match scope {
+    pub async fn key_insert(&mut self, new: &NewKey) -> Result<(), StoreError> {
+        let tenant = match new.scope {
             Scope::Tenant(tenant) => Some(tenant.uuid()),
             _ => None,
         };
         sqlx::query!(
-            "INSERT INTO api_keys (id, name, digest, scope, tenant_id, created_by) VALUES ($1, $2, $3, $4, $5, $6)",
-            id.uuid(),
-            name,
-            digest.as_slice(),
-            scope.word(),
+            "INSERT INTO api_keys (id, name, prefix, digest, scope, tenant_id, created_by) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            new.id.uuid(),
+            new.name,
+            new.prefix,
+            new.digest.as_slice(),
+            new.scope.word(),
             tenant,
-            created_by
+            new.created_by
         )
         .execute(&mut *self.inner)
         .await?;

@@ -42,7 +42,7 @@ pub use error::{StoreError, Taken};
 pub use guard::{SeenFence, WorldAhead};
 pub use hub::{Hub, Nudge};
 pub use idempotency::Idempotency;
-pub use keys::{Key, Scope};
+pub use keys::{Key, NewKey, Scope};
 pub use leases::Lease;
 pub use members::{Member, NewMember, Seen};
 pub use moves::{Move, MoveFigures, MoveOutcome, MovePhaseTime};

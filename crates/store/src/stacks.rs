@@ -26,6 +26,11 @@ pub struct NewStackRevision {
 }
 
 impl Store {
+    /// The number of the revision in force.
+    pub async fn stack_revision(&self) -> Result<Option<i64>, StoreError> {
+        Ok(sqlx::query_scalar!("SELECT max(revision) FROM stack_revisions").fetch_one(&self.pool).await?)
+    }
+
     /// The revision in force.
     pub async fn stack_newest(&self) -> Result<Option<StackRevision>, StoreError> {
         let row = sqlx::query!(
