@@ -5,13 +5,17 @@
 //! paid for can exist that no row names, and [`Compute::list_members`] and [`Database::list_databases`] let a sweep
 //! find what a lost row left behind.
 //!
-//! This crate never decides what should exist and never restarts anything: that is `control`. It holds no adapter.
+//! This crate never decides what should exist and never restarts anything: that is `control`. It holds no adapter
+//! either, except [`fake`], whose failures are chosen by a test.
 
 mod adapter;
+pub mod conformance;
 mod contract;
 mod error;
+pub mod fake;
 mod name;
 mod spec;
+mod unreliable;
 
 pub use adapter::{Adapter, Provider};
 pub use contract::{ByteStream, Compute, Database, Observed, Reach, ReachTarget, Stream};
@@ -21,3 +25,4 @@ pub use spec::{
     CellDatabase, CellSpec, Confinement, EnvVar, Health, Listed, Login, Member, MemberSpec, Role, RunOutcome, RunSpec,
     Shape,
 };
+pub use unreliable::{Call, Fault, Faults, unreliable};

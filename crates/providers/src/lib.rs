@@ -5,7 +5,7 @@ pub mod local;
 use berth_infra::Adapter;
 
 /// Every adapter of this build, by the name it has in the stack file.
-pub const ADAPTERS: &[Adapter] = &[];
+pub const ADAPTERS: &[Adapter] = &[local::ADAPTER];
 
 /// The adapter of that name.
 pub fn adapter(name: &str) -> Option<Adapter> {

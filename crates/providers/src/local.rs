@@ -8,8 +8,168 @@ mod cgroup;
 mod cluster;
 mod embedded;
 mod files;
+mod health;
 mod janitor;
+mod member;
 mod process;
+#[cfg(test)]
+mod tests;
 
 pub use embedded::{EmbeddedOptions, EmbeddedPostgres};
 pub use janitor::{Afterwards, end_all, record_program, run_janitor};
+
+use async_trait::async_trait;
+use berth_domain::CellName;
+use berth_infra::{
+    Adapter, CellDatabase, CellSpec, Compute, Database, DatabaseName, Listed, Member, MemberName, MemberSpec, Observed,
+    Provider, ProviderError, Reach, ReachTarget, RunOutcome, RunSpec, Stream,
+};
+use cluster::{Clusters, Wanted};
+use files::Root;
+use member::Members;
+use serde::Deserialize;
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tokio::net::TcpStream;
+
+pub const ADAPTER: Adapter = Adapter { name: "local", build };
+
+/// The application's database in every cell.
+const DATABASE: &str = "app";
+
+/// The adapter's section of the stack file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalOptions {
+    /// The folder that everything lies under. The `postgres` user must be able to walk to it.
+    #[serde(default = "default_root")]
+    pub root: PathBuf,
+    /// `None`: the newest Postgres of this machine.
+    #[serde(default)]
+    pub postgres_bin: Option<PathBuf>,
+    /// Between SIGTERM and SIGKILL for a member.
+    #[serde(default = "default_grace_ms")]
+    pub stop_grace_ms: u64,
+    /// Off only in tests: a power cut may then lose what was acknowledged.
+    #[serde(default = "default_durable")]
+    pub durable: bool,
+}
+
+fn default_root() -> PathBuf {
+    PathBuf::from("/var/lib/berth/local")
+}
+fn default_grace_ms() -> u64 {
+    30_000
+}
+fn default_durable() -> bool {
+    true
+}
+
+impl LocalOptions {
+    /// The defaults under this folder.
+    pub fn under(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), postgres_bin: None, stop_grace_ms: default_grace_ms(), durable: default_durable() }
+    }
+}
+
+/// Cells of this machine. A clone is the same adapter, and so is another process with the same folder.
+#[derive(Clone)]
+pub struct Local {
+    clusters: Clusters,
+    members: Members,
+}
+
+fn build(section: &serde_json::Value) -> Result<Provider, ProviderError> {
+    let options = LocalOptions::deserialize(section).map_err(|error| ProviderError::Refused {
+        what: "the section of provider `local`".to_owned(),
+        reason: error.to_string(),
+    })?;
+    Ok(Local::new(options)?.provider())
+}
+
+impl Local {
+    pub fn new(options: LocalOptions) -> Result<Self, ProviderError> {
+        let root = Root::open(&options.root)?;
+        let members = Members {
+            groups: cgroup::Groups::of(root.id()),
+            root: root.clone(),
+            stop_grace: Duration::from_millis(options.stop_grace_ms),
+        };
+        let clusters = Clusters { root, bin_dir: options.postgres_bin, durable: options.durable };
+        Ok(Self { clusters, members })
+    }
+
+    pub fn provider(&self) -> Provider {
+        Provider {
+            database: Some(Arc::new(self.clone())),
+            compute: Some(Arc::new(self.clone())),
+            reach: Some(Arc::new(self.clone())),
+        }
+    }
+}
+
+#[async_trait]
+impl Database for Local {
+    async fn ensure_database(&self, spec: &CellSpec) -> Result<CellDatabase, ProviderError> {
+        let CellSpec { name, cell, shape } = spec;
+        self.clusters.ensure(Wanted { name, label: cell.as_str(), database: DATABASE, shape: *shape }).await
+    }
+    async fn observe_database(&self, name: &DatabaseName) -> Result<Observed<CellDatabase>, ProviderError> {
+        self.clusters.observe(name).await
+    }
+    async fn remove_database(&self, name: &DatabaseName) -> Result<(), ProviderError> {
+        self.clusters.remove(name).await
+    }
+    async fn stop_database(&self, name: &DatabaseName) -> Result<(), ProviderError> {
+        self.clusters.stop(name).await
+    }
+    async fn list_databases(&self) -> Result<Vec<Listed<DatabaseName>>, ProviderError> {
+        let listed = |(name, label): (DatabaseName, String)| {
+            let cell = CellName::new(label).map_err(|error| ProviderError::Damaged {
+                what: format!("database {name}"),
+                reason: error.to_string(),
+            })?;
+            Ok(Listed { name, cell })
+        };
+        self.clusters.list()?.into_iter().map(listed).collect()
+    }
+}
+
+#[async_trait]
+impl Compute for Local {
+    async fn ensure_member(&self, spec: &MemberSpec) -> Result<Member, ProviderError> {
+        self.members.ensure(spec).await
+    }
+    async fn observe_member(&self, name: &MemberName) -> Result<Observed<Member>, ProviderError> {
+        self.members.observe(name).await
+    }
+    async fn remove_member(&self, name: &MemberName) -> Result<(), ProviderError> {
+        self.members.remove(name).await
+    }
+    async fn list_members(&self) -> Result<Vec<Listed<MemberName>>, ProviderError> {
+        self.members.list()
+    }
+    async fn run_once(&self, spec: &RunSpec) -> Result<RunOutcome, ProviderError> {
+        self.members.run_once(spec).await
+    }
+    async fn member_logs(&self, name: &MemberName, lines: usize) -> Result<Vec<String>, ProviderError> {
+        self.members.logs(name, lines)
+    }
+}
+
+/// Everything is on loopback already, so a stream is a connection.
+#[async_trait]
+impl Reach for Local {
+    async fn reach(&self, target: ReachTarget<'_>, port: u16) -> Result<Stream, ProviderError> {
+        let (what, own) = match target {
+            ReachTarget::Member(name) => (format!("member {name}"), self.members.port(name)?),
+            ReachTarget::Database(name) => (format!("database {name}"), self.clusters.port(name)?),
+        };
+        let own = own.ok_or_else(|| ProviderError::Absent { what: what.clone() })?;
+        let port = if port == 0 { own } else { port };
+        let stream = TcpStream::connect(("127.0.0.1", port))
+            .await
+            .map_err(ProviderError::io(format!("connecting to {what} on port {port}")))?;
+        stream.set_nodelay(true).map_err(ProviderError::io(format!("connecting to {what}")))?;
+        Ok(Box::new(stream))
+    }
+}

@@ -6,8 +6,9 @@ use berth_providers::local::{Afterwards, EmbeddedOptions, EmbeddedPostgres, end_
 use std::{
     fs::{self, File, OpenOptions},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
 };
+use tokio::process::Command;
 use tokio_postgres::{Client, Config, NoTls};
 use uuid::Uuid;
 
@@ -38,7 +39,7 @@ impl TestPg {
 
     /// The one server that all test processes of this user share while any of them lives.
     pub async fn shared() -> Self {
-        let user = fs::metadata("/proc/self").map(|meta| std::os::unix::fs::MetadataExt::uid(&meta)).unwrap_or(0);
+        let user = fs::metadata("/proc/self").map_or(0, |meta| std::os::unix::fs::MetadataExt::uid(&meta));
         let dir = PathBuf::from(format!("/tmp/berth-test-shared-{user}"));
         let lock = lock(&dir.with_extension("lock"));
         hire_janitor(&dir, 2, "again");
@@ -176,6 +177,7 @@ fn lock(path: &Path) -> File {
     file
 }
 
+/// Left to itself: it lives until after us.
 fn hire_janitor(dir: &Path, linger_s: u32, mode: &str) {
     Command::new("setsid")
         .args(["sh", "-c", JANITOR, "berth-test-janitor"])

@@ -157,7 +157,12 @@ impl Clusters {
         let dir = self.root.database(name.as_str());
         let data = dir.join("data");
         let user = postgres_user()?;
-        remove_folder(&data).await?;
+        let run = self.root.run("initdb", name.as_str());
+        if let Some(orphan) = Process::read(&run) {
+            // Its caller gave up, and it would go on writing into the folder that we are about to make.
+            orphan.end(Signal::KILL, Duration::ZERO).await;
+        }
+        files::remove_folder(&data).await?;
         files::folder(&data, 0o700)?;
         if let Some(user) = user {
             chown(&data, Some(user.uid), Some(user.gid)).map_err(ProviderError::io(format!("giving away {what}")))?;
@@ -187,7 +192,7 @@ impl Clusters {
         let (mut child, process, _) = process::launch(Launch {
             what: what.clone(),
             kind: Kind::Run,
-            record: self.root.run("initdb", name.as_str()),
+            record: run.clone(),
             command: &command,
             env: &[],
             dir: Path::new("/"),
@@ -200,8 +205,8 @@ impl Clusters {
             process.end(Signal::KILL, Duration::from_secs(1)).await;
             return Err(ProviderError::Busy { what });
         };
-        let _ = fs::remove_file(self.root.run("initdb", name.as_str()));
-        let _ = fs::remove_file(&password_file);
+        files::forget(&run)?;
+        files::forget(&password_file)?;
         let status = ended.map_err(ProviderError::io(format!("waiting for {what}")))?;
         if !status.success() {
             let log = files::last_lines(&log, 0, 20).join("\n");
@@ -382,12 +387,12 @@ impl Clusters {
         let record = self.record(name).ok().flatten();
         self.end(name).await?;
         if let Some(record) = &record {
-            remove_folder(&record.socket_dir).await?;
+            files::remove_folder(&record.socket_dir).await?;
         }
         let dir = self.root.database(name.as_str());
         // The record goes last: while anything is left, a list still names it.
-        remove_folder(&dir.join("data")).await?;
-        remove_folder(&dir).await?;
+        files::remove_folder(&dir.join("data")).await?;
+        files::remove_folder(&dir).await?;
         if let Some(record) = record {
             self.root.release_port(record.port);
         }
@@ -476,13 +481,4 @@ fn forget_dead_postmaster(data: &Path, what: &str) -> Result<(), ProviderError> 
         return Err(ProviderError::Busy { what: format!("{what} (a server that is not ours runs on its data)") });
     }
     files::forget(&file)
-}
-
-async fn remove_folder(path: &Path) -> Result<(), ProviderError> {
-    match tokio::fs::remove_dir_all(path).await {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(ProviderError::io(format!("deleting `{}`", path.display()))(error))
-        }
-        _ => Ok(()),
-    }
 }

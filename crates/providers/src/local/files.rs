@@ -27,9 +27,15 @@ impl Root {
         let path = std::path::absolute(path).map_err(ProviderError::io(format!("finding `{}`", path.display())))?;
         // The postgres user walks through here to its data; what is secret is closed by itself.
         folder(&path, 0o755)?;
-        for (name, mode) in
-            [("s", 0o755), ("databases", 0o755), ("members", 0o755), ("run", 0o755), ("locks", 0o700), ("ports", 0o700)]
-        {
+        for (name, mode) in [
+            ("s", 0o755),
+            ("databases", 0o755),
+            ("members", 0o755),
+            ("runs", 0o755),
+            ("run", 0o755),
+            ("locks", 0o700),
+            ("ports", 0o700),
+        ] {
             folder(&path.join(name), mode)?;
         }
         let file = path.join("id");
@@ -130,7 +136,7 @@ pub(super) fn names_in(folder: &Path) -> Result<Vec<String>, ProviderError> {
     };
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|n| !n.ends_with(".new"))
+        .filter(|n| !n.starts_with('.'))
         .collect();
     names.sort_unstable();
     Ok(names)
@@ -157,7 +163,8 @@ pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), ProviderError> {
 
 pub(super) fn write_mode(path: &Path, content: &[u8], mode: u32) -> Result<(), ProviderError> {
     let fail = || ProviderError::io(format!("writing `{}`", path.display()));
-    let draft = PathBuf::from(format!("{}.{}.new", path.display(), random_hex(4)));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let draft = path.with_file_name(format!(".{name}.{}", random_hex(4))); // hidden, so that no list names it
     let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&draft).map_err(fail())?;
     file.write_all(content).and_then(|()| file.sync_data()).map_err(fail())?;
     fs::rename(&draft, path).map_err(fail())
@@ -181,6 +188,16 @@ pub(super) fn read_record<T: DeserializeOwned>(path: &Path, what: &str) -> Resul
 /// Deletes a file. Absent is success.
 pub(super) fn forget(path: &Path) -> Result<(), ProviderError> {
     match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(ProviderError::io(format!("deleting `{}`", path.display()))(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Deletes a folder with all in it. Absent is success.
+pub(super) async fn remove_folder(path: &Path) -> Result<(), ProviderError> {
+    match tokio::fs::remove_dir_all(path).await {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(ProviderError::io(format!("deleting `{}`", path.display()))(error))
         }
@@ -238,7 +255,8 @@ pub(super) fn random<const N: usize>() -> [u8; N] {
 
 pub(super) fn random_hex(bytes: usize) -> String {
     let all: [u8; 32] = random();
-    all[..bytes].iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits = all[..bytes].iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|digit| char::from_digit(u32::from(digit), 16).expect("four bits are one digit")).collect()
 }
 
 #[cfg(test)]

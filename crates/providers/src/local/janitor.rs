@@ -42,7 +42,7 @@ pub fn end_all(root: &Path, afterwards: Afterwards) -> Result<(), ProviderError>
     }
     let folder = Root::open(root)?;
     let runs = folder.path().join("run");
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + Duration::from_mins(1);
     // Again until nothing is found: a program that was just ended may have started one more before it heard of it.
     loop {
         let mut left: Vec<Process> =
