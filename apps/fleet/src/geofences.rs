@@ -1,6 +1,9 @@
-//! `GET` and `POST /api/v1/geofences`.
+//! `GET` and `POST /api/v1/geofences`, `PUT` and `DELETE /api/v1/geofences/{id}`.
 
-use axum::{Json as Answer, extract::State};
+use axum::{
+    Json as Answer,
+    extract::{Path, State, rejection::PathRejection},
+};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,6 +19,9 @@ use crate::{
 /// Unknown fields are refused by `Area`, which gets all that is left.
 #[derive(Deserialize)]
 pub struct NewGeofence {
+    /// Chosen by clients that must be able to ask again after a lost answer. A replacement has it in its path.
+    #[serde(default)]
+    id: Option<Uuid>,
     name: String,
     #[serde(flatten)]
     area: Area,
@@ -71,8 +77,41 @@ pub async fn list(State(app): State<App>, tenant: Tenant) -> Result<Answer<Vec<G
     Ok(Answer(rows.iter().map(Geofence::from).collect()))
 }
 
-const INSERT: &str = "insert into geofences (customer_id, name, kind, center_lat, center_lng, radius_meters, geometry)
-    values ($1, $2, $3, $4::float8, $5::float8, $6, $7)
+/// What both writing statements take after the tenant and the id: the columns of an area, whichever kind it is.
+struct Columns<'a> {
+    kind: &'static str,
+    latitude: Option<f64>,
+    longitude: Option<f64>,
+    radius: Option<f64>,
+    geometry: Option<&'a Value>,
+}
+
+impl<'a> From<&'a Area> for Columns<'a> {
+    fn from(area: &'a Area) -> Self {
+        match area {
+            Area::Circle { latitude, longitude, radius_meters } => Self {
+                kind: "circle",
+                latitude: Some(*latitude),
+                longitude: Some(*longitude),
+                radius: Some(*radius_meters),
+                geometry: None,
+            },
+            Area::Polygon { geometry } => {
+                Self { kind: "polygon", latitude: None, longitude: None, radius: None, geometry: Some(geometry) }
+            }
+        }
+    }
+}
+
+const INSERT: &str = "insert into geofences
+        (customer_id, id, name, kind, center_lat, center_lng, radius_meters, geometry)
+    values ($1, coalesce($2, gen_random_uuid()), $3, $4, $5::float8, $6::float8, $7, $8)
+    returning id, name, active, geometry, center_lat::float8 as latitude, center_lng::float8 as longitude,
+              radius_meters";
+
+const REPLACE: &str = "update geofences
+      set name = $3, kind = $4, center_lat = $5::float8, center_lng = $6::float8, radius_meters = $7, geometry = $8
+    where customer_id = $1 and id = $2
     returning id, name, active, geometry, center_lat::float8 as latitude, center_lng::float8 as longitude,
               radius_meters";
 
@@ -81,18 +120,57 @@ pub async fn create(
     tenant: Tenant,
     Json(new): Json<NewGeofence>,
 ) -> Result<(StatusCode, Answer<Geofence>), Problem> {
-    let (kind, latitude, longitude, radius, geometry) = match &new.area {
-        Area::Circle { latitude, longitude, radius_meters } => {
-            ("circle", Some(latitude), Some(longitude), Some(radius_meters), None)
-        }
-        Area::Polygon { geometry } => ("polygon", None, None, None, Some(geometry)),
-    };
-    let inserted = app
+    match write(&app, tenant, INSERT, new.id, &new).await? {
+        Some(made) => Ok((StatusCode::CREATED, Answer(made))),
+        None => Err(Problem::Internal),
+    }
+}
+
+pub async fn replace(
+    State(app): State<App>,
+    tenant: Tenant,
+    id: Result<Path<Uuid>, PathRejection>,
+    Json(new): Json<NewGeofence>,
+) -> Result<Answer<Geofence>, Problem> {
+    let Path(id) = id.map_err(|_| Problem::NotFound("geofence"))?;
+    if new.id.is_some_and(|other| other != id) {
+        return Err(Problem::Invalid("the body's `id` is not the path's".into()));
+    }
+    match write(&app, tenant, REPLACE, Some(id), &new).await? {
+        Some(replaced) => Ok(Answer(replaced)),
+        None => Err(missing(&app, tenant).await),
+    }
+}
+
+pub async fn remove(
+    State(app): State<App>,
+    tenant: Tenant,
+    id: Result<Path<Uuid>, PathRejection>,
+) -> Result<StatusCode, Problem> {
+    const DELETE: &str = "delete from geofences where customer_id = $1 and id = $2 returning id";
+    let Path(id) = id.map_err(|_| Problem::NotFound("geofence"))?;
+    let removed = app.database.as_tenant(tenant, DELETE, &[&tenant.0, &id]).await?;
+    if removed.is_empty() { Err(missing(&app, tenant).await) } else { Ok(StatusCode::NO_CONTENT) }
+}
+
+async fn write(
+    app: &App,
+    tenant: Tenant,
+    statement: &str,
+    id: Option<Uuid>,
+    new: &NewGeofence,
+) -> Result<Option<Geofence>, Problem> {
+    let Columns { kind, latitude, longitude, radius, geometry } = Columns::from(&new.area);
+    let written = app
         .database
-        .as_tenant(tenant, INSERT, &[&tenant.0, &new.name, &kind, &latitude, &longitude, &radius, &geometry])
+        .as_tenant(tenant, statement, &[&tenant.0, &id, &new.name, &kind, &latitude, &longitude, &radius, &geometry])
         .await;
-    match inserted {
-        Ok(rows) => Ok((StatusCode::CREATED, Answer(Geofence::from(&rows[0])))),
+    match written {
+        Ok(rows) => Ok(rows.first().map(Geofence::from)),
         Err(refused) => Err(app.database.explain(tenant, refused).await),
     }
+}
+
+async fn missing(app: &App, tenant: Tenant) -> Problem {
+    app.database.must_know(tenant).await.err().unwrap_or(Problem::NotFound("geofence"))
 }

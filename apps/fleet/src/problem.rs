@@ -26,6 +26,8 @@ pub enum Problem {
     TooLarge { limit: usize },
     #[error("{0}")]
     Conflict(&'static str),
+    #[error("this tenant has no such {0}")]
+    NotFound(&'static str),
     #[error("there is no such path")]
     NoSuchPath,
     #[error("this path does not take that method")]
@@ -52,6 +54,7 @@ impl Problem {
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
             Self::NoSuchPath => (StatusCode::NOT_FOUND, "no_such_path"),
             Self::NoSuchMethod => (StatusCode::METHOD_NOT_ALLOWED, "no_such_method"),
             Self::Fenced { .. } => (StatusCode::SERVICE_UNAVAILABLE, "fenced"),

@@ -15,7 +15,7 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::FromRequest,
-    routing::{get, post},
+    routing::{get, post, put},
     serve::ListenerExt,
 };
 use serde::de::DeserializeOwned;
@@ -61,6 +61,7 @@ fn router(app: App) -> Router {
         .route("/api/v1/gps-positions", post(positions::ingest))
         .route("/api/v1/gps-positions/recent", get(positions::recent))
         .route("/api/v1/geofences", get(geofences::list).post(geofences::create))
+        .route("/api/v1/geofences/{id}", put(geofences::replace).delete(geofences::remove))
         .fallback(|| async { Problem::NoSuchPath })
         .method_not_allowed_fallback(|| async { Problem::NoSuchMethod })
         .with_state(app)

@@ -228,3 +228,32 @@ async fn a_term_signal_lets_the_request_in_flight_finish() {
     assert_eq!(world.count("gps_positions").await, 1);
     assert!(world.ended().success());
 }
+
+#[tokio::test]
+async fn a_geofence_is_made_replaced_and_removed_by_its_own_tenant_only() {
+    let world = Fleet::start().await;
+    let (acme, globex) = (world.customer("acme").await, world.customer("globex").await);
+    let id = Uuid::new_v4();
+    let path = format!("/api/v1/geofences/{id}");
+    let circle =
+        json!({ "id": id, "name": "Yard", "kind": "circle", "latitude": 1.5, "longitude": 2, "radius_meters": 9 });
+    let polygon = json!({ "name": "Yard", "kind": "polygon", "geometry": { "type": "Polygon" } }).to_string();
+
+    assert_eq!(world.put(acme, &path, &polygon).await.status, 404, "nothing to replace yet");
+    assert_eq!(world.post(acme, "/api/v1/geofences", &circle.to_string()).await.status, 201);
+    assert_eq!(world.post(acme, "/api/v1/geofences", &circle.to_string()).await.status, 409);
+    for answer in [world.put(globex, &path, &polygon).await, world.delete(globex, &path).await] {
+        assert_eq!((answer.status, &answer.body["code"]), (404, &"not_found".into()), "a neighbour's geofence");
+    }
+    assert_eq!(world.put(Uuid::new_v4(), &path, &polygon).await.body["code"], "unknown_tenant");
+    assert_eq!(world.put(acme, "/api/v1/geofences/7", &polygon).await.status, 404);
+
+    let listed = world.get(acme, "/api/v1/geofences").await.body;
+    assert_eq!((&listed[0]["kind"], &listed[0]["latitude"]), (&"circle".into(), &1.5.into()), "still the circle");
+    assert_eq!(world.put(acme, &path, &polygon).await.status, 200);
+    let listed = world.get(acme, "/api/v1/geofences").await.body;
+    assert_eq!((&listed[0]["kind"], &listed[0]["latitude"]), (&"polygon".into(), &Value::Null));
+    assert_eq!(world.delete(acme, &path).await.status, 204);
+    assert_eq!(world.delete(acme, &path).await.status, 404);
+    assert_eq!(world.count("geofences").await, 0);
+}

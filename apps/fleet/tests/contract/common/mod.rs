@@ -115,6 +115,14 @@ impl Fleet {
         self.request(&format!("POST {path} HTTP/1.1\r\nBerth-Tenant: {tenant}\r\n"), body).await
     }
 
+    pub async fn put(&self, tenant: Uuid, path: &str, body: &str) -> Answer {
+        self.request(&format!("PUT {path} HTTP/1.1\r\nBerth-Tenant: {tenant}\r\n"), body).await
+    }
+
+    pub async fn delete(&self, tenant: Uuid, path: &str) -> Answer {
+        self.request(&format!("DELETE {path} HTTP/1.1\r\nBerth-Tenant: {tenant}\r\n"), "").await
+    }
+
     /// One request on a connection of its own. `head` ends with a line end.
     pub async fn request(&self, head: &str, body: &str) -> Answer {
         let mut stream = TcpStream::connect(&self.address).await.unwrap();
@@ -126,7 +134,8 @@ impl Fleet {
         let mut lines = head.lines();
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let headers = lines.filter_map(|line| line.split_once(": ")).map(|(n, v)| (n.into(), v.into())).collect();
-        Answer { status, headers, body: serde_json::from_str(body).expect(body) }
+        let body = if body.is_empty() { Value::Null } else { serde_json::from_str(body).expect(body) };
+        Answer { status, headers, body }
     }
 
     pub async fn count(&self, table: &str) -> i64 {
