@@ -1,2 +1,132 @@
-//! placeholder
-fn main() {}
+//! The one program: the server, the proxy, the demo and the command line. Wiring only; no rule lives here.
+//!
+//! Each role gets the runtime that fits it: a command one thread, a server few.
+
+mod cli;
+
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
+use cli::{ApiCommand, CliError, Common, Connection, Context};
+use jiff::Timestamp;
+use secrecy::SecretString;
+use std::{io::Write, process::ExitCode};
+
+#[derive(Parser)]
+#[command(name = "berth", version, about = "Runs one SaaS for many tenants", disable_help_subcommand = true)]
+struct Program {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Api(ApiCommand),
+    /// Completions for a shell, on stdout
+    Completions { shell: clap_complete::Shell },
+}
+
+fn main() -> ExitCode {
+    let program = match Program::try_parse() {
+        Ok(program) => program,
+        Err(error) => return usage(&error),
+    };
+    let Some(command) = program.command else {
+        return print(cli::OVERVIEW);
+    };
+    match command {
+        Command::Api(command) => api(command, program.common),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Program::command(), "berth", &mut text);
+            print(&String::from_utf8_lossy(&text))
+        }
+    }
+}
+
+/// One call of the API, or a few.
+fn api(command: ApiCommand, common: Common) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(source) => return fail(&CliError::Output { source }),
+    };
+    let connection = Connection { url: common.url, key: api_key() };
+    let done = Context::new(connection, common.json, common.yes, Timestamp::now())
+        .and_then(|cx| runtime.block_on(cli::run(command, &cx)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+/// Only from the environment: an argument would show in every process list.
+#[expect(clippy::disallowed_methods, reason = "configuration is resolved here and nowhere below")]
+fn api_key() -> Option<SecretString> {
+    std::env::var("BERTH_API_KEY").ok().filter(|key| !key.is_empty()).map(SecretString::from)
+}
+
+fn fail(error: &CliError) -> ExitCode {
+    // Without a terminal the exit status has to do.
+    let _ = write!(std::io::stderr().lock(), "{}", error.screen());
+    ExitCode::from(error.exit_status())
+}
+
+/// Usage errors are the caller's: status 1, where clap would say 2.
+fn usage(error: &clap::Error) -> ExitCode {
+    let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    // The same: nobody to tell.
+    let _ = error.print();
+    if asked_for { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::from(2),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Program;
+    use clap::{CommandFactory, Parser};
+
+    #[test]
+    fn the_command_line_is_free_of_contradictions() {
+        Program::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_is_in_the_overview() {
+        let program = Program::command();
+        for command in program.get_subcommands().filter(|command| !command.is_hide_set()) {
+            let line = format!("berth {}", command.get_name());
+            let lines: Vec<_> = crate::cli::OVERVIEW.lines().filter(|text| text.contains(&line)).collect();
+            assert!(!lines.is_empty(), "`{line}` is missing");
+            for verb in command.get_subcommands() {
+                let there = lines.iter().any(|text| text.split_whitespace().any(|word| word == verb.get_name()));
+                assert!(there, "`{line} {}` is missing", verb.get_name());
+            }
+        }
+        assert!(crate::cli::OVERVIEW.lines().count() <= 24, "one screen");
+        assert!(crate::cli::OVERVIEW.lines().all(|line| line.chars().count() <= 100));
+    }
+
+    #[test]
+    fn move_help_ends_with_two_real_examples() {
+        let help = Program::try_parse_from(["berth", "tenant", "move", "--help"]).err().unwrap().to_string();
+        let examples = help.split("Examples:").nth(1).unwrap();
+        let commands: Vec<&str> = examples.lines().filter_map(|line| line.trim().strip_prefix("berth ")).collect();
+        assert_eq!(commands.len(), 2, "{examples}");
+        for command in commands {
+            let words = std::iter::once("berth").chain(command.split_whitespace());
+            assert!(Program::try_parse_from(words).is_ok(), "{command}");
+        }
+    }
+
+    #[test]
+    fn a_key_cannot_be_an_argument() {
+        assert!(Program::try_parse_from(["berth", "status", "--api-key", "bk_x"]).is_err());
+    }
+}

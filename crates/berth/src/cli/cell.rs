@@ -1,0 +1,236 @@
+//! `berth cell …`.
+
+use super::{
+    CliError, Context,
+    table::{Table, facts},
+    tenant::Wait,
+    units,
+};
+use berth_domain::{CellClass, CellName, ProviderName};
+use berth_wire::{Cell as Shown, CellCreate};
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+
+#[derive(Subcommand, Debug)]
+pub enum Cell {
+    /// Make a cell: a Postgres of its own and a member for each service
+    Create(Create),
+    /// All cells
+    List,
+    /// One cell with its members
+    Show { cell: String },
+    /// Let no new tenants in
+    Drain { cell: String },
+    /// Remove an empty cell with its database
+    Remove(Remove),
+}
+
+#[derive(Args, Debug)]
+pub struct Create {
+    name: CellName,
+    /// shared, pool or dedicated
+    #[arg(long)]
+    class: CellClass,
+    /// A provider of the stack file; not needed where there is only one
+    #[arg(long)]
+    provider: Option<ProviderName>,
+    #[arg(long)]
+    region: Option<String>,
+    /// How many tenants fit; otherwise what the stack file says
+    #[arg(long)]
+    max_tenants: Option<u32>,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Args, Debug)]
+pub struct Remove {
+    cell: String,
+    /// Show what would be removed and stop
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+impl Cell {
+    pub async fn run(self, cx: &Context) -> Result<(), CliError> {
+        match self {
+            Self::Create(create) => create.run(cx).await,
+            Self::List => {
+                let cells = cx.client.cells().await?;
+                cx.show(&cells, |cells| list(cells))
+            }
+            Self::Show { cell } => {
+                let cell = cx.client.cell(&cell).await?;
+                cx.show(&cell, |cell| one(cell, cx.now))
+            }
+            Self::Drain { cell } => {
+                let cell = cx.client.cell_drain(&cell).await?;
+                cx.show(&cell, |cell| {
+                    let name = &cell.name;
+                    format!(
+                        "cell {name} takes no new tenants; {} live there: move them, then remove it\n",
+                        cell.tenants
+                    )
+                })
+            }
+            Self::Remove(remove) => remove.run(cx).await,
+        }
+    }
+}
+
+impl Create {
+    async fn run(self, cx: &Context) -> Result<(), CliError> {
+        let wanted = CellCreate {
+            name: self.name,
+            class: self.class,
+            provider: self.provider,
+            region: self.region,
+            max_tenants: self.max_tenants,
+        };
+        let begun = cx.client.cell_create(&wanted).await?;
+        self.wait.finish(cx, begun).await
+    }
+}
+
+impl Remove {
+    async fn run(self, cx: &Context) -> Result<(), CliError> {
+        let cell = cx.client.cell(&self.cell).await?;
+        if self.dry_run {
+            return cx.show(&cell, removal);
+        }
+        cx.agree(&removal(&cell), "Remove it?")?;
+        let begun = cx.client.cell_remove(&self.cell).await?;
+        self.wait.finish(cx, begun).await
+    }
+}
+
+fn list(cells: &[Shown]) -> String {
+    let mut table =
+        Table::new(&["CELL", "STATE", "CLASS", "PROVIDER", "REGION", ">TENANTS", ">MEMBERS", ">PRICE/MONTH"]);
+    for cell in cells {
+        table.row([
+            cell.name.to_string(),
+            cell.state.to_string(),
+            cell.class.to_string(),
+            cell.provider.to_string(),
+            units::or_unknown(cell.region.as_ref()),
+            format!("{}/{}", cell.tenants, cell.max_tenants),
+            cell.members.len().to_string(),
+            units::or_unknown(cell.price_cents),
+        ]);
+    }
+    table.or("No cells yet: `berth cell create NAME --class shared` makes one.")
+}
+
+fn one(cell: &Shown, now: Timestamp) -> String {
+    let mut text = facts(&[
+        ("cell", cell.name.to_string()),
+        ("state", cell.state.to_string()),
+        ("class", cell.class.to_string()),
+        ("provider", cell.provider.to_string()),
+        ("region", units::or_unknown(cell.region.as_ref())),
+        ("tenants", format!("{} of {}", cell.tenants, cell.max_tenants)),
+        ("database", units::bytes_or_unknown(cell.database_bytes)),
+        ("price", format!("{} a month", units::or_unknown(cell.price_cents))),
+        ("made", units::ago(cell.created_at, now)),
+        ("id", cell.id.to_string()),
+    ]);
+    let mut table = Table::new(&["SERVICE", "ROLE", "STATE", "ADDRESS", "SEEN"]);
+    for member in &cell.members {
+        table.row([
+            member.service.to_string(),
+            member.service_role.to_string(),
+            member.state.to_string(),
+            units::or_unknown(member.address.as_ref()),
+            units::ago_or(member.seen_at, now, "never"),
+        ]);
+    }
+    if !table.is_empty() {
+        text.push('\n');
+        text.push_str(&table.text());
+    }
+    text
+}
+
+fn removal(cell: &Shown) -> String {
+    facts(&[
+        ("remove", format!("cell {} ({}) at {}", cell.name, cell.class, cell.provider)),
+        ("tenants", cell.tenants.to_string()),
+        ("members", cell.members.len().to_string()),
+        ("database", units::bytes_or_unknown(cell.database_bytes)),
+        ("saves", format!("{} a month", units::or_unknown(cell.price_cents))),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{list, one, removal};
+    use berth_domain::{CellClass, CellState, MemberRole, MemberState, ServiceRole};
+    use berth_wire::{Cell, Member};
+
+    fn cell() -> Cell {
+        Cell {
+            id: "0197a000-0000-7000-8000-00000000000c".parse().unwrap(),
+            name: "shared-1".parse().unwrap(),
+            class: CellClass::Shared,
+            state: CellState::Ready,
+            provider: "local".parse().unwrap(),
+            region: None,
+            tenants: 19,
+            max_tenants: 40,
+            price_cents: None,
+            database_bytes: Some(250 << 20),
+            operation: None,
+            members: vec![Member {
+                id: "0197a000-0000-7000-8000-00000000000d".parse().unwrap(),
+                service: "web".parse().unwrap(),
+                service_role: ServiceRole::Web,
+                role: MemberRole::Active,
+                state: MemberState::Healthy,
+                address: Some("127.0.0.1:9001".into()),
+                seen_at: Some("2026-11-21T11:59:30Z".parse().unwrap()),
+            }],
+            created_at: "2026-11-21T10:00:00Z".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn cells_show_their_fill_and_no_price_that_nobody_named() {
+        assert_eq!(
+            list(&[cell()]),
+            "\
+CELL      STATE  CLASS   PROVIDER  REGION  TENANTS  MEMBERS  PRICE/MONTH
+shared-1  ready  shared  local     ?         19/40        1            ?
+"
+        );
+    }
+
+    #[test]
+    fn one_cell_shows_its_members_and_when_each_was_seen() {
+        assert_eq!(
+            one(&cell(), "2026-11-21T12:00:00Z".parse().unwrap()),
+            "\
+cell      shared-1
+state     ready
+class     shared
+provider  local
+region    ?
+tenants   19 of 40
+database  250.0 MiB
+price     ? a month
+made      2 h ago
+id        0197a000-0000-7000-8000-00000000000c
+
+SERVICE  ROLE  STATE    ADDRESS         SEEN
+web      web   healthy  127.0.0.1:9001  30 s ago
+"
+        );
+    }
+
+    #[test]
+    fn a_removal_says_what_goes() {
+        assert!(removal(&cell()).contains("tenants   19\n"));
+    }
+}

@@ -1,0 +1,86 @@
+//! The command line: what people type, and what they see.
+//!
+//! Data goes to stdout, talk to stderr. A screen is a pure function from an answer and the present moment to text, so
+//! tests compare whole screens. Nothing here holds a rule: the server decides, this shows.
+
+mod apply;
+mod audit;
+mod cell;
+mod context;
+mod error;
+mod key;
+mod logs;
+mod operation;
+mod overview;
+mod plan;
+mod recover;
+mod status;
+mod table;
+mod tenant;
+mod units;
+mod watch;
+
+pub use context::{Connection, Context};
+pub use error::CliError;
+pub use overview::OVERVIEW;
+
+use clap::{Args, Subcommand};
+
+/// What every command over the API takes.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// Print the answer as JSON, with times in RFC 3339
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Go on without asking
+    #[arg(long, short = 'y', global = true)]
+    pub yes: bool,
+    /// The server
+    #[arg(long, global = true, env = "BERTH_URL", default_value = "http://127.0.0.1:7600", value_name = "URL")]
+    pub url: String,
+}
+
+/// The commands that are calls of the API.
+#[derive(Subcommand, Debug)]
+pub enum ApiCommand {
+    /// Apply the stack file `berth.yaml`
+    Apply(apply::Apply),
+    /// Is everybody served, what moves, what needs a person
+    Status,
+    /// What a cell's processes wrote last
+    Logs(logs::Logs),
+    /// Who changed what, and when
+    Audit(audit::Audit),
+    /// The customers of the stack
+    #[command(subcommand)]
+    Tenant(tenant::Tenant),
+    /// The places where tenants live
+    #[command(subcommand)]
+    Cell(cell::Cell),
+    /// Prices and the limits that come with them
+    #[command(subcommand)]
+    Plan(plan::Plan),
+    /// Keys to the API
+    #[command(subcommand)]
+    Key(key::Key),
+    /// Long work: created, moving, undoing, stuck
+    #[command(subcommand)]
+    Operation(operation::Operation),
+    /// After the control database was restored from a backup: raise its counters above what the world has seen
+    Recover(recover::Recover),
+}
+
+pub async fn run(command: ApiCommand, cx: &Context) -> Result<(), CliError> {
+    match command {
+        ApiCommand::Apply(apply) => apply.run(cx).await,
+        ApiCommand::Status => status::run(cx).await,
+        ApiCommand::Logs(logs) => logs.run(cx).await,
+        ApiCommand::Audit(audit) => audit.run(cx).await,
+        ApiCommand::Tenant(tenant) => tenant.run(cx).await,
+        ApiCommand::Cell(cell) => cell.run(cx).await,
+        ApiCommand::Plan(plan) => plan.run(cx).await,
+        ApiCommand::Key(key) => key.run(cx).await,
+        ApiCommand::Operation(operation) => operation.run(cx).await,
+        ApiCommand::Recover(recover) => recover.run(cx).await,
+    }
+}

@@ -1,0 +1,25 @@
+//! What `berth` alone prints: everything it can do, in one screen, by noun.
+
+pub const OVERVIEW: &str = "\
+berth: runs one SaaS for many tenants, and moves a tenant while its users keep working
+
+  see       berth status                    is everybody served, what moves, what needs a person
+            berth logs                      what a cell's processes wrote last
+            berth audit                     who changed what, and when
+  stack     berth apply                     apply berth.yaml; shows the difference and asks
+            berth plan      list show       prices, and the limits that come with them
+  tenants   berth tenant    create list show hosts sync suspend resume delete
+            berth tenant    plan-move move  what a move would do; move it, under traffic
+  cells     berth cell      create list show drain remove
+  work      berth operation list show watch retry abandon
+  access    berth key       create list revoke
+  roles     berth demo                      the whole job on this machine, nothing to set up
+            berth serve                     API, dashboard, reconcilers, workers
+            berth edge                      the proxy in front of the cells
+            berth recover                   after the control database came back from a backup
+            berth completions SHELL         for your shell
+
+  --json on every command, --dry-run and --yes on those that change more than one thing.
+  BERTH_URL says where the server is (http://127.0.0.1:7600), BERTH_API_KEY is the key to it.
+  Exit status: 0 done, 1 your request, 2 our fault, 3 still running.
+";

@@ -1,0 +1,263 @@
+//! `berth tenant …`.
+
+mod screens;
+
+use super::{CliError, Context, watch};
+use berth_client::OperationFilter;
+use berth_domain::{CellName, Hostname, PlanName, TenantKey, TenantName, TenantState};
+use berth_wire::{TenantCreate, TenantHosts, TenantMove, TenantSync};
+use clap::{Args, Subcommand};
+
+#[derive(Subcommand, Debug)]
+pub enum Tenant {
+    /// Make a tenant and serve it
+    Create(Create),
+    /// All tenants
+    List {
+        /// Only those in this state
+        #[arg(long)]
+        state: Option<TenantState>,
+    },
+    /// One tenant: where it is, and what happened to it lately
+    Show { tenant: String },
+    /// Show or change the host names that route to a tenant
+    Hosts(Hosts),
+    /// Compare a cell's root table with what Berth knows
+    Sync(Sync),
+    /// What a move would do; changes nothing
+    PlanMove(Target),
+    /// Move a tenant to another cell while its users keep working
+    Move(Move),
+    /// Answer the tenant's requests with 403 until it is resumed
+    Suspend(Waited),
+    /// Serve a suspended tenant again
+    Resume(Waited),
+    /// Remove a tenant with all its rows
+    Delete(Delete),
+}
+
+#[derive(Args, Debug)]
+pub struct Create {
+    name: TenantName,
+    #[arg(long)]
+    plan: PlanName,
+    /// A host name that routes to it; may be given more than once
+    #[arg(long = "host", value_name = "HOST")]
+    hosts: Vec<Hostname>,
+    /// Its key in the application's root table, when the application has made it already
+    #[arg(long)]
+    key: Option<TenantKey>,
+    /// The cell to live in; otherwise the emptiest of the plan's class
+    #[arg(long)]
+    cell: Option<CellName>,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Args, Debug)]
+pub struct Wait {
+    /// Return once the work has begun, without watching it
+    #[arg(long)]
+    detach: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Waited {
+    tenant: String,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Args, Debug)]
+pub struct Hosts {
+    tenant: String,
+    /// Route this host name to it; may be given more than once
+    #[arg(long, value_name = "HOST")]
+    add: Vec<Hostname>,
+    /// No longer route this host name to it; may be given more than once
+    #[arg(long, value_name = "HOST")]
+    remove: Vec<Hostname>,
+}
+
+#[derive(Args, Debug)]
+pub struct Sync {
+    #[arg(long)]
+    cell: CellName,
+    /// Take in what Berth does not know, under this plan; otherwise it is only listed
+    #[arg(long, value_name = "PLAN")]
+    take_in: Option<PlanName>,
+    /// List only, whatever else is asked
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Target {
+    tenant: String,
+    /// A cell, or `auto` for the emptiest one of the plan's class
+    #[arg(long, default_value = "auto", value_name = "CELL", value_parser = cell_or_auto)]
+    to: To,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  berth tenant move acme --to acme-own
+      shows rows, size, duration and price, asks, and moves acme to the cell acme-own
+  berth tenant move acme --to auto --yes --json
+      picks a cell with room, asks nothing, and prints the ended operation as JSON")]
+pub struct Move {
+    #[command(flatten)]
+    target: Target,
+    /// Show what would happen and stop
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Args, Debug)]
+pub struct Delete {
+    tenant: String,
+    /// Show what would be removed and stop
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+/// Where to: absent is `auto`.
+#[derive(Clone, Debug)]
+pub struct To(Option<CellName>);
+
+fn cell_or_auto(text: &str) -> Result<To, berth_domain::BadName> {
+    if text == "auto" { Ok(To(None)) } else { CellName::new(text).map(|cell| To(Some(cell))) }
+}
+
+impl Target {
+    fn wanted(&self) -> TenantMove {
+        TenantMove { to: self.to.0.clone() }
+    }
+}
+
+impl Tenant {
+    pub async fn run(self, cx: &Context) -> Result<(), CliError> {
+        match self {
+            Self::Create(create) => create.run(cx).await,
+            Self::List { state } => {
+                let tenants = cx.client.tenants(state).await?;
+                cx.show(&tenants, |tenants| screens::list(tenants, cx.now))
+            }
+            Self::Show { tenant } => show(cx, &tenant).await,
+            Self::Hosts(hosts) => hosts.run(cx).await,
+            Self::Sync(sync) => sync.run(cx).await,
+            Self::PlanMove(target) => {
+                let plan = cx.client.tenant_plan_move(&target.tenant, &target.wanted()).await?;
+                cx.show(&plan, screens::move_plan)
+            }
+            Self::Move(wanted) => wanted.run(cx).await,
+            Self::Suspend(what) => {
+                let begun = cx.client.tenant_suspend(&what.tenant).await?;
+                what.wait.finish(cx, begun).await
+            }
+            Self::Resume(what) => {
+                let begun = cx.client.tenant_resume(&what.tenant).await?;
+                what.wait.finish(cx, begun).await
+            }
+            Self::Delete(what) => what.run(cx).await,
+        }
+    }
+}
+
+impl Wait {
+    /// Watches what was begun, unless asked not to, and shows how it ended.
+    pub async fn finish(&self, cx: &Context, begun: berth_wire::Operation) -> Result<(), CliError> {
+        let shown = if self.detach { begun } else { watch::to_success(cx, begun).await? };
+        cx.show(&shown, |operation| super::operation::one(operation, cx.now))
+    }
+}
+
+impl Create {
+    async fn run(self, cx: &Context) -> Result<(), CliError> {
+        let wanted =
+            TenantCreate { name: self.name, plan: self.plan, hosts: self.hosts, key: self.key, cell: self.cell };
+        let begun = cx.client.tenant_create(&wanted).await?;
+        self.wait.finish(cx, begun).await
+    }
+}
+
+async fn show(cx: &Context, tenant: &str) -> Result<(), CliError> {
+    let found = cx.client.tenant(tenant).await?;
+    if cx.json() {
+        return cx.show(&found, |_| String::new());
+    }
+    let filter = OperationFilter { tenant: Some(tenant.to_owned()), limit: Some(5), ..OperationFilter::default() };
+    let operations = cx.client.operations(&filter).await?;
+    cx.show(&found, |found| screens::one(found, &operations, cx.now))
+}
+
+impl Hosts {
+    async fn run(self, cx: &Context) -> Result<(), CliError> {
+        let tenant = cx.client.tenant(&self.tenant).await?;
+        if self.add.is_empty() && self.remove.is_empty() {
+            return cx.show(&tenant.hosts, |hosts| screens::hosts(hosts));
+        }
+        if let Some(missing) = self.remove.iter().find(|host| !tenant.hosts.contains(host)) {
+            return Err(CliError::request(
+                format!("`{missing}` does not route to tenant `{}`", tenant.name),
+                format!("`berth tenant hosts {}` lists those that do", tenant.name),
+            ));
+        }
+        let mut hosts = tenant.hosts.clone();
+        hosts.retain(|host| !self.remove.contains(host));
+        for host in self.add {
+            if !hosts.contains(&host) {
+                hosts.push(host);
+            }
+        }
+        let changed = cx.client.tenant_set_hosts(&self.tenant, &TenantHosts { hosts }, Some(tenant.version)).await?;
+        cx.show(&changed.hosts, |hosts| screens::hosts(hosts))
+    }
+}
+
+impl Sync {
+    async fn run(self, cx: &Context) -> Result<(), CliError> {
+        let compare = TenantSync { cell: self.cell.clone(), take_in: None };
+        let found = cx.client.tenant_sync(&compare).await?;
+        if self.dry_run || self.take_in.is_none() || found.unknown_here.is_empty() {
+            return cx.show(&found, screens::sync);
+        }
+        cx.agree(&screens::sync(&found), "Take in what Berth does not know?")?;
+        let done = cx.client.tenant_sync(&TenantSync { cell: self.cell, take_in: self.take_in }).await?;
+        cx.show(&done, screens::sync)
+    }
+}
+
+impl Move {
+    async fn run(self, cx: &Context) -> Result<(), CliError> {
+        let wanted = self.target.wanted();
+        let plan = cx.client.tenant_plan_move(&self.target.tenant, &wanted).await?;
+        if self.dry_run {
+            return cx.show(&plan, screens::move_plan);
+        }
+        if let Some(blocker) = plan.blockers.first() {
+            return Err(CliError::Request { detail: blocker.detail.clone(), hint: blocker.hint.clone() });
+        }
+        cx.agree(&screens::move_plan(&plan), "Move it?")?;
+        // What was agreed to is this cell, whatever `auto` would pick a moment later.
+        let begun = cx.client.tenant_move(&self.target.tenant, &TenantMove { to: Some(plan.to) }).await?;
+        self.wait.finish(cx, begun).await
+    }
+}
+
+impl Delete {
+    async fn run(self, cx: &Context) -> Result<(), CliError> {
+        let tenant = cx.client.tenant(&self.tenant).await?;
+        if self.dry_run {
+            return cx.show(&tenant, screens::removal);
+        }
+        cx.agree(&screens::removal(&tenant), "Remove it?")?;
+        let begun = cx.client.tenant_delete(&self.tenant).await?;
+        self.wait.finish(cx, begun).await
+    }
+}

@@ -1,0 +1,258 @@
+//! What people see of tenants. Pure: an answer and the present moment in, text out.
+
+use crate::cli::{
+    table::{Table, facts},
+    units,
+};
+use berth_domain::Hostname;
+use berth_wire::{MovePlan, Operation, SyncReport, Tenant};
+use jiff::Timestamp;
+
+pub fn list(tenants: &[Tenant], now: Timestamp) -> String {
+    let mut table = Table::new(&["TENANT", "STATE", "PLAN", "CELL", "HOSTS", "CHANGED"]);
+    for tenant in tenants {
+        table.row([
+            tenant.name.to_string(),
+            tenant.state.to_string(),
+            tenant.plan.to_string(),
+            units::or_unknown(tenant.cell.as_ref()),
+            joined(&tenant.hosts),
+            units::ago(tenant.updated_at, now),
+        ]);
+    }
+    table.or("No tenants yet: `berth tenant create NAME --plan PLAN --host HOST` makes one.")
+}
+
+pub fn one(tenant: &Tenant, operations: &[Operation], now: Timestamp) -> String {
+    let mut text = facts(&[
+        ("tenant", tenant.name.to_string()),
+        ("state", tenant.state.to_string()),
+        ("plan", tenant.plan.to_string()),
+        ("cell", units::or_unknown(tenant.cell.as_ref())),
+        ("mode", units::or_unknown(tenant.mode)),
+        ("generation", tenant.generation.to_string()),
+        ("key", units::or_unknown(tenant.key.as_ref())),
+        ("hosts", if tenant.hosts.is_empty() { "none".to_owned() } else { joined(&tenant.hosts) }),
+        ("made", units::ago(tenant.created_at, now)),
+        ("id", tenant.id.to_string()),
+    ]);
+    if !operations.is_empty() {
+        text.push('\n');
+        text.push_str(&crate::cli::operation::list(operations, now));
+    }
+    text
+}
+
+pub fn hosts(hosts: &[Hostname]) -> String {
+    if hosts.is_empty() {
+        return "No host routes to it: `--add HOST` adds one.\n".to_owned();
+    }
+    hosts.iter().map(|host| format!("{host}\n")).collect()
+}
+
+pub fn move_plan(plan: &MovePlan) -> String {
+    let mut text = facts(&[
+        ("move", format!("{} from {} to {}", plan.tenant, plan.from, plan.to)),
+        ("rows", units::count_or_unknown(plan.rows)),
+        ("size", units::bytes_or_unknown(plan.bytes)),
+        ("duration", units::seconds_or_unknown(plan.duration_s)),
+        (
+            "price",
+            format!(
+                "{} a month, now {}",
+                units::or_unknown(plan.price_after_cents),
+                units::or_unknown(plan.price_before_cents)
+            ),
+        ),
+    ]);
+    if !plan.tables.is_empty() {
+        let mut table = Table::new(&["TABLE", "BELONGS BY", ">ROWS", ">SIZE"]);
+        for row in &plan.tables {
+            table.row([
+                row.table.clone(),
+                row.belongs.clone(),
+                units::count_or_unknown(row.rows),
+                units::bytes_or_unknown(row.bytes),
+            ]);
+        }
+        text.push('\n');
+        text.push_str(&table.text());
+    }
+    for blocker in &plan.blockers {
+        text.push_str(&format!("\nblocked: {}\n", blocker.detail));
+        if let Some(hint) = &blocker.hint {
+            text.push_str(&format!("hint: {hint}\n"));
+        }
+    }
+    text
+}
+
+pub fn removal(tenant: &Tenant) -> String {
+    let cell = tenant.cell.as_ref().map_or_else(|| "no cell".to_owned(), |cell| format!("cell {cell}"));
+    let hosts = if tenant.hosts.is_empty() { "none".to_owned() } else { joined(&tenant.hosts) };
+    facts(&[
+        ("remove", format!("tenant {} ({})", tenant.name, tenant.state)),
+        ("rows", format!("all of key {} in {cell}", units::or_unknown(tenant.key.as_ref()))),
+        ("hosts", hosts),
+        ("way back", "none without a backup".to_owned()),
+    ])
+}
+
+pub fn sync(report: &SyncReport) -> String {
+    if report.unknown_here.is_empty() && report.unknown_there.is_empty() {
+        return "Berth and the application know the same tenants.\n".to_owned();
+    }
+    let mut table = Table::new(&["KEY", "TENANT", "KNOWN TO"]);
+    for (tenants, known) in [(&report.unknown_here, "the application only"), (&report.unknown_there, "Berth only")] {
+        for tenant in tenants {
+            table.row([tenant.key.to_string(), units::or_unknown(tenant.name.as_ref()), known.to_owned()]);
+        }
+    }
+    let taken = match (report.taken_in, report.unknown_here.len()) {
+        (0, 0) => String::new(),
+        (0, _) => "\nNone was taken in: `--take-in PLAN` does that.\n".to_owned(),
+        (n, _) => format!("\n{n} taken in.\n"),
+    };
+    table.text() + &taken
+}
+
+fn joined(hosts: &[Hostname]) -> String {
+    hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{list, move_plan, one, removal, sync};
+    use berth_domain::{Cents, Generation, Mode, TenantState};
+    use berth_wire::{MoveBlocker, MovePlan, MovePlanTable, SyncReport, SyncTenant, Tenant};
+    use jiff::Timestamp;
+
+    fn now() -> Timestamp {
+        "2026-11-21T12:00:00Z".parse().unwrap()
+    }
+
+    fn acme() -> Tenant {
+        Tenant {
+            id: "0197a000-0000-7000-8000-000000000001".parse().unwrap(),
+            name: "acme".parse().unwrap(),
+            key: Some("7f0c".parse().unwrap()),
+            plan: "business".parse().unwrap(),
+            state: TenantState::Active,
+            cell: Some("shared-1".parse().unwrap()),
+            mode: Some(Mode::MultiTenant),
+            generation: Generation::new(1),
+            hosts: vec!["acme.test".parse().unwrap(), "www.acme.test".parse().unwrap()],
+            operation: None,
+            version: 3,
+            created_at: "2026-11-20T12:00:00Z".parse().unwrap(),
+            updated_at: "2026-11-21T11:55:00Z".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_tenant_without_a_cell_is_shown_with_a_question_mark() {
+        let waiting = Tenant { name: "newco".parse().unwrap(), cell: None, hosts: vec![], ..acme() };
+        assert_eq!(
+            list(&[acme(), waiting], now()),
+            "\
+TENANT  STATE   PLAN      CELL      HOSTS                    CHANGED
+acme    active  business  shared-1  acme.test www.acme.test  5 min ago
+newco   active  business  ?                                  5 min ago
+"
+        );
+    }
+
+    #[test]
+    fn one_tenant_fits_a_screen() {
+        assert_eq!(
+            one(&acme(), &[], now()),
+            "\
+tenant      acme
+state       active
+plan        business
+cell        shared-1
+mode        multi_tenant
+generation  1
+key         7f0c
+hosts       acme.test www.acme.test
+made        1 d ago
+id          0197a000-0000-7000-8000-000000000001
+"
+        );
+    }
+
+    #[test]
+    fn a_move_plan_shows_size_price_and_what_is_in_the_way() {
+        let plan = MovePlan {
+            tenant: "acme".parse().unwrap(),
+            from: "shared-1".parse().unwrap(),
+            to: "fra-2".parse().unwrap(),
+            rows: Some(1_000_020),
+            bytes: Some(150 << 20),
+            duration_s: None,
+            price_before_cents: Some(Cents::new(350)),
+            price_after_cents: None,
+            tables: vec![MovePlanTable {
+                table: "gps_positions".into(),
+                belongs: "column customer_id".into(),
+                rows: Some(1_000_000),
+                bytes: None,
+            }],
+            blockers: vec![MoveBlocker {
+                code: "target_full".into(),
+                detail: "cell `fra-2` has 3 GiB free, 41 GiB needed".into(),
+                hint: Some("`--to auto` picks a cell with room".into()),
+            }],
+        };
+        assert_eq!(
+            move_plan(&plan),
+            "\
+move      acme from shared-1 to fra-2
+rows      1,000,020
+size      150.0 MiB
+duration  ?
+price     ? a month, now $3.50
+
+TABLE          BELONGS BY               ROWS  SIZE
+gps_positions  column customer_id  1,000,000     ?
+
+blocked: cell `fra-2` has 3 GiB free, 41 GiB needed
+hint: `--to auto` picks a cell with room
+"
+        );
+    }
+
+    #[test]
+    fn a_removal_says_that_there_is_no_way_back() {
+        assert_eq!(
+            removal(&acme()),
+            "\
+remove    tenant acme (active)
+rows      all of key 7f0c in cell shared-1
+hosts     acme.test www.acme.test
+way back  none without a backup
+"
+        );
+    }
+
+    #[test]
+    fn a_comparison_says_who_knows_whom() {
+        let mut report = SyncReport {
+            unknown_here: vec![SyncTenant { key: "9".parse().unwrap(), name: None }],
+            unknown_there: vec![SyncTenant { key: "3".parse().unwrap(), name: Some("old".parse().unwrap()) }],
+            taken_in: 0,
+        };
+        assert_eq!(
+            sync(&report),
+            "\
+KEY  TENANT  KNOWN TO
+9    ?       the application only
+3    old     Berth only
+
+None was taken in: `--take-in PLAN` does that.
+"
+        );
+        report.taken_in = 1;
+        assert!(sync(&report).ends_with("\n1 taken in.\n"));
+    }
+}
