@@ -218,6 +218,9 @@ impl<Cx: Context> Run<Cx> {
                 self.passed_return |= no_return;
                 push(self, record.clone());
                 self.pen.reach(Point::AfterRecord, seq, S::NAME)?;
+                if no_return {
+                    self.pen.reach(Point::AfterNoReturn, seq, S::NAME)?;
+                }
                 read(&record)
             }
             Err(error) => {

@@ -17,7 +17,7 @@ impl Cancelled {
     /// Returns when it was asked for; never, if it never is.
     pub async fn wait(&mut self) {
         if self.0.wait_for(|asked| *asked).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

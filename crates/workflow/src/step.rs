@@ -91,3 +91,19 @@ impl Retry {
         full / 2 + (full / 2).mul_f64(chance.clamp(0.0, 1.0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Retry;
+    use std::time::Duration;
+
+    #[test]
+    fn pauses_double_up_to_their_ceiling_and_keep_at_least_half() {
+        let retry = Retry::default();
+        let full: Vec<_> = (1..=10).map(|failures| retry.pause(failures, 1.0).as_millis()).collect();
+        assert_eq!(full, [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]);
+        let least: Vec<_> = (1..=3).map(|failures| retry.pause(failures, 0.0).as_millis()).collect();
+        assert_eq!(least, [125, 250, 500]);
+        assert_eq!(retry.pause(u32::MAX, 1.0), Duration::from_mins(1), "no failure count overflows");
+    }
+}

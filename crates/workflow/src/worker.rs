@@ -163,7 +163,7 @@ impl<Cx: Context> Worker<Cx> {
                 operation.release(now);
                 None
             });
-            released.await.map_or_else(|error| pen_lost(error), |_| Outcome::Released)
+            released.await.map_or_else(pen_lost, |_| Outcome::Released)
         }
         .instrument(span.clone())
         .await;
@@ -242,7 +242,7 @@ fn tell(outcome: &Outcome) {
         Outcome::Released => info!("let go of for a shutdown"),
         Outcome::Lost => info!("lease lost; another worker goes on"),
         Outcome::Unreachable(error) => {
-            warn!(error = %chain(error), "the journal did not answer; it goes on when the lease has run out")
+            warn!(error = %chain(error), "the journal did not answer; it goes on when the lease has run out");
         }
         Outcome::Crashed => debug!("crashed on purpose"),
     }
