@@ -1,1 +1,33 @@
-//! placeholder
+//! The edge: takes every request of every tenant and sends it to the cell that holds the tenant.
+//!
+//! One current-thread runtime per core, each with its own listener, look-up, upstream connections and counters;
+//! nothing is shared on a request's way. A coordinator beside them follows the control plane, writes routes and holds
+//! to disk, and tells the cores. Never knows the store, and serves on from its last routes when all else is down.
+//!
+//! Pure parts, tested with tables: [`routing`], `hold`, `book`, `headers`, `framing`, `frames`, `meter`. The shell
+//! around them: `serve` (one request), `upstream`, `body`, `tunnel`, `worker`, `feed`, `snapshot`, `coordinator`.
+
+mod admin;
+mod answers;
+mod body;
+mod book;
+mod config;
+mod coordinator;
+mod core;
+mod feed;
+mod frames;
+mod framing;
+mod headers;
+mod hold;
+mod meter;
+mod routing;
+mod serve;
+mod snapshot;
+mod tenant;
+mod tunnel;
+mod upstream;
+mod worker;
+
+pub use config::{EdgeConfig, EdgeError, EdgeErrorKind, Limits};
+pub use coordinator::{Edge, run};
+pub use snapshot::SnapshotError;

@@ -1,0 +1,266 @@
+//! What an edge tells its operators: metrics, tenants, health. Loopback only.
+//!
+//! Never changes anything. Cores are asked for their counters when somebody reads them, and not before.
+
+use crate::{
+    core::{CoreReport, Order},
+    feed::Link,
+    meter::{BUCKETS_US, Meter},
+};
+use berth_domain::{Revision, TenantId};
+use berth_wire::edge::{RouteState, TenantRoute};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    fmt::Write as _,
+    net::TcpListener as StdListener,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{
+        mpsc::{Sender, UnboundedSender},
+        oneshot,
+    },
+    time::timeout,
+};
+
+/// Tenants that metrics name; the rest are one.
+pub const NAMED_TENANTS: usize = 50;
+/// A core that does not answer within this is left out.
+const CORE_TIME: Duration = Duration::from_secs(2);
+
+/// What the coordinator knows.
+#[derive(Debug)]
+pub struct Facts {
+    pub revision: Revision,
+    pub tenants: Vec<Arc<TenantRoute>>,
+}
+
+struct Admin {
+    link: Arc<Link>,
+    cores: Vec<UnboundedSender<Order>>,
+    asks: Sender<oneshot::Sender<Facts>>,
+}
+
+pub async fn serve(
+    listener: StdListener,
+    link: Arc<Link>,
+    cores: Vec<UnboundedSender<Order>>,
+    asks: Sender<oneshot::Sender<Facts>>,
+) {
+    let Ok(listener) = TcpListener::from_std(listener) else { return };
+    let admin = Arc::new(Admin { link, cores, asks });
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let admin = Arc::clone(&admin);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let admin = Arc::clone(&admin);
+                async move { Ok::<_, Infallible>(admin.answer(&request).await) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(30))
+                .serve_connection(TokioIo::new(stream), service);
+            // Whoever asked went away: nothing is owed.
+            let _ = connection.await;
+        });
+    }
+}
+
+impl Admin {
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", String::from("GET only\n"));
+        }
+        let path = request.uri().path();
+        if !matches!(path, "/metrics" | "/tenants" | "/healthz") {
+            return text(StatusCode::NOT_FOUND, "text/plain", String::from("/metrics, /tenants or /healthz\n"));
+        }
+        let Some(facts) = self.facts().await else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", String::from("the edge is going\n"));
+        };
+        match path {
+            "/metrics" => text(
+                StatusCode::OK,
+                "text/plain; version=0.0.4",
+                metrics(&facts, &self.reports().await, self.link.connected.load(Ordering::Relaxed)),
+            ),
+            "/tenants" => text(StatusCode::OK, "application/json", tenants(&facts, &sum(&self.reports().await))),
+            _ => text(StatusCode::OK, "application/json", self.health(&facts)),
+        }
+    }
+
+    async fn facts(&self) -> Option<Facts> {
+        let (ask, answer) = oneshot::channel();
+        self.asks.send(ask).await.ok()?;
+        timeout(CORE_TIME, answer).await.ok()?.ok()
+    }
+
+    async fn reports(&self) -> Vec<CoreReport> {
+        let mut reports = Vec::new();
+        for core in &self.cores {
+            let (ask, answer) = oneshot::channel();
+            if core.send(Order::Report(ask)).is_ok()
+                && let Ok(Ok(report)) = timeout(CORE_TIME, answer).await
+            {
+                reports.push(report);
+            }
+        }
+        reports
+    }
+
+    fn health(&self, facts: &Facts) -> String {
+        serde_json::json!({
+            "name": self.link.name,
+            "instance": self.link.instance,
+            "revision": facts.revision,
+            "tenants": facts.tenants.len(),
+            "control_connected": self.link.connected.load(Ordering::Relaxed),
+        })
+        .to_string()
+    }
+}
+
+fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}
+
+fn sum(reports: &[CoreReport]) -> HashMap<TenantId, Meter> {
+    let mut all: HashMap<TenantId, Meter> = HashMap::new();
+    for (tenant, meter) in reports.iter().flat_map(|r| &r.tenants) {
+        *all.entry(*tenant).or_default() += meter;
+    }
+    all
+}
+
+fn tenants(facts: &Facts, meters: &HashMap<TenantId, Meter>) -> String {
+    let nothing = Meter::default();
+    let list: Vec<_> = facts
+        .tenants
+        .iter()
+        .map(|route| {
+            let meter = meters.get(&route.tenant).unwrap_or(&nothing);
+            serde_json::json!({
+                "tenant": route.tenant,
+                "name": route.name,
+                "cell": route.cell,
+                "generation": route.generation,
+                "revision": route.revision,
+                "state": state(route),
+                "hosts": route.hosts,
+                "requests": meter.requests(),
+                "requests_by_class": { "1xx": meter.classes[0], "2xx": meter.classes[1], "3xx": meter.classes[2], "4xx": meter.classes[3], "5xx": meter.classes[4] },
+                "received_bytes": meter.received_bytes,
+                "sent_bytes": meter.sent_bytes,
+                "parked": meter.parked,
+            })
+        })
+        .collect();
+    serde_json::Value::from(list).to_string()
+}
+
+fn state(route: &TenantRoute) -> &'static str {
+    match route.state {
+        RouteState::Serving => "serving",
+        RouteState::Held { .. } => "held",
+        RouteState::Suspended => "suspended",
+        RouteState::Gone => "gone",
+    }
+}
+
+fn metrics(facts: &Facts, reports: &[CoreReport], connected: bool) -> String {
+    let names: HashMap<_, _> = facts.tenants.iter().map(|r| (r.tenant, r.name.as_str())).collect();
+    let mut meters: Vec<_> = sum(reports).into_iter().collect();
+    meters.sort_by_key(|(tenant, meter)| (std::cmp::Reverse(meter.requests()), *tenant));
+    let mut lines: Vec<(&str, Meter)> = Vec::new();
+    let mut other = Meter::default();
+    for (tenant, meter) in &meters {
+        match names.get(tenant) {
+            Some(name) if lines.len() < NAMED_TENANTS => lines.push((name, meter.clone())),
+            _ => other += meter,
+        }
+    }
+    if meters.len() > lines.len() {
+        lines.push(("other", other));
+    }
+    let mut out = String::new();
+    let mut family = |name: &str, kind: &str, help: &str, samples: &dyn Fn(&mut String)| {
+        // Writing to a string cannot fail.
+        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        samples(&mut out);
+    };
+    family("berth_edge_requests_total", "counter", "Requests by tenant and status class.", &|out| {
+        for (tenant, meter) in &lines {
+            for (class, count) in (1..).zip(meter.classes) {
+                let _ = writeln!(out, "berth_edge_requests_total{{tenant=\"{tenant}\",class=\"{class}xx\"}} {count}");
+            }
+        }
+    });
+    type Value = fn(&Meter) -> u64;
+    let per_tenant: [(&str, &str, Value); 3] = [
+        ("berth_edge_received_bytes_total", "Bytes of request bodies.", |m| m.received_bytes),
+        ("berth_edge_sent_bytes_total", "Bytes of answer bodies.", |m| m.sent_bytes),
+        ("berth_edge_parked_total", "Requests parked while their tenant moved.", |m| m.parked),
+    ];
+    for (name, help, value) in per_tenant {
+        family(name, "counter", help, &|out| {
+            for (tenant, meter) in &lines {
+                let _ = writeln!(out, "{name}{{tenant=\"{tenant}\"}} {}", value(meter));
+            }
+        });
+    }
+    let name = "berth_edge_request_seconds";
+    family(name, "histogram", "From a request's head to its answer's head.", &|out| {
+        for (tenant, meter) in &lines {
+            let mut below = 0;
+            for (bound, count) in BUCKETS_US.iter().zip(meter.times) {
+                below += count;
+                let seconds = *bound as f64 / 1e6;
+                let _ = writeln!(out, "{name}_bucket{{tenant=\"{tenant}\",le=\"{seconds}\"}} {below}");
+            }
+            let all = meter.requests();
+            let _ = writeln!(out, "{name}_bucket{{tenant=\"{tenant}\",le=\"+Inf\"}} {all}");
+            let _ = writeln!(out, "{name}_sum{{tenant=\"{tenant}\"}} {}", meter.time_us as f64 / 1e6);
+            let _ = writeln!(out, "{name}_count{{tenant=\"{tenant}\"}} {all}");
+        }
+    });
+    let whole = |field: fn(&CoreReport) -> u64| reports.iter().map(field).sum::<u64>();
+    let scalars = [
+        (
+            "berth_edge_unknown_host_total",
+            "counter",
+            "Requests for hosts that no tenant has.",
+            whole(|r| r.unknown_hosts),
+        ),
+        (
+            "berth_edge_refused_total",
+            "counter",
+            "Requests refused before their tenant was known.",
+            whole(|r| r.refused),
+        ),
+        ("berth_edge_connections", "gauge", "Client connections open.", whole(|r| r.connections as u64)),
+        ("berth_edge_tenants", "gauge", "Tenants routed.", facts.tenants.len() as u64),
+        ("berth_edge_revision", "gauge", "Revision of the routes in force.", facts.revision.get()),
+        ("berth_edge_control_connected", "gauge", "1 while routes are followed.", u64::from(connected)),
+    ];
+    for (name, kind, help, value) in scalars {
+        family(name, kind, help, &|out| {
+            let _ = writeln!(out, "{name} {value}");
+        });
+    }
+    out
+}

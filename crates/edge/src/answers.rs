@@ -1,0 +1,112 @@
+//! The edge's own answers: why a request was not sent on, as a problem that people and programs can read.
+//!
+//! Never says which tenants exist, and nothing of another tenant's.
+
+use crate::body::{AnswerBody, BodyError};
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+/// Why the edge answers by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    BadHost,
+    BadFraming,
+    BadBody,
+    Tunnel,
+    UnknownHost,
+    Suspended,
+    TooLarge,
+    BodyLate,
+    NoMember,
+    Unreachable,
+    NoAnswer,
+    AnswerLate,
+    /// As many requests are parked as may be.
+    ParkFull,
+    /// Parked, and nothing came in time.
+    ParkOver,
+    /// Refused by the fence, and too long to be sent once more.
+    Fenced,
+}
+
+impl Refusal {
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::BadHost | Self::BadFraming | Self::BadBody => StatusCode::BAD_REQUEST,
+            Self::Tunnel => StatusCode::METHOD_NOT_ALLOWED,
+            Self::UnknownHost => StatusCode::NOT_FOUND,
+            Self::Suspended => StatusCode::FORBIDDEN,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyLate => StatusCode::REQUEST_TIMEOUT,
+            Self::NoAnswer => StatusCode::BAD_GATEWAY,
+            Self::AnswerLate => StatusCode::GATEWAY_TIMEOUT,
+            Self::NoMember | Self::Unreachable | Self::ParkFull | Self::ParkOver | Self::Fenced => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+
+    /// The stable word, and what it means.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::BadHost => ("bad_host", "A request names exactly one host."),
+            Self::BadFraming => ("bad_framing", "A request has a Content-Length or a Transfer-Encoding, never both."),
+            Self::BadBody => ("bad_body", "The request's body could not be read."),
+            Self::Tunnel => ("method_not_allowed", "CONNECT is not offered here."),
+            Self::UnknownHost => ("not_found", "There is nothing at this address."),
+            Self::Suspended => ("suspended", "This account is suspended."),
+            Self::TooLarge => ("body_too_large", "The request's body is larger than allowed."),
+            Self::BodyLate => ("body_late", "The request's body did not arrive in time."),
+            Self::NoMember => ("no_member", "The service is not running at the moment."),
+            Self::Unreachable => ("unreachable", "The service cannot be reached at the moment."),
+            Self::NoAnswer => ("no_answer", "The service ended the connection without an answer."),
+            Self::AnswerLate => ("answer_late", "The service did not answer in time."),
+            Self::ParkFull | Self::ParkOver => ("moving", "The account is being moved. Try again in a moment."),
+            Self::Fenced => ("moved", "The account has just been moved. Nothing was changed. Try again."),
+        }
+    }
+
+    fn retry_after(self) -> Option<HeaderValue> {
+        (self.status() == StatusCode::SERVICE_UNAVAILABLE).then(|| HeaderValue::from_static("1"))
+    }
+
+    /// What the client sent cannot be trusted to end where we think, or has not been read.
+    fn closes(self) -> bool {
+        matches!(
+            self,
+            Self::BadHost | Self::BadFraming | Self::BadBody | Self::TooLarge | Self::BodyLate | Self::Tunnel
+        )
+    }
+
+    pub fn answer(self, request_id: &HeaderValue) -> Response<AnswerBody> {
+        let (code, title) = self.words();
+        let id = request_id.to_str().unwrap_or_default();
+        let status = self.status().as_u16();
+        let body = format!(
+            r#"{{"type":"about:blank","title":"{title}","status":{status},"code":"{code}","request_id":"{id}"}}"#
+        );
+        let mut answer = Response::new(AnswerBody::Own(Some(Bytes::from(body))));
+        *answer.status_mut() = self.status();
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(crate::headers::REQUEST_ID, request_id.clone());
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, seconds);
+        }
+        if self.closes() {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
+    }
+}
+
+impl From<BodyError> for Refusal {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::TooLarge => Self::TooLarge,
+            BodyError::Late => Self::BodyLate,
+            BodyError::Client => Self::BadBody,
+            BodyError::Member => Self::NoAnswer,
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! The edge as a whole: starts the cores, takes events from the control plane, and sees that what is acknowledged is
+//! on disk and in force on every core.
+//!
+//! Never in the way of a request: cores serve by themselves, and go on when this stands still.
+
+use crate::{
+    Limits,
+    admin::{self, Facts},
+    book::{Book, Consequence},
+    config::{EdgeConfig, EdgeError},
+    core::{News, Order},
+    feed::{self, ControlUrl, Link},
+    hold::{Budget, HoldOrder},
+    routing::{Change, Plan, Table, hold_token},
+    snapshot::{Log, SnapshotError},
+    worker,
+};
+use berth_domain::TenantId;
+use berth_wire::edge::{EdgeEvent, HoldOutcome, HoldPolicy, HoldReport, RouteState, TenantRoute};
+use std::{
+    future::Future,
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+use tokio::{
+    sync::{
+        mpsc::{self, UnboundedSender},
+        oneshot,
+    },
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+/// An edge whose addresses are taken and whose routes are read, and that serves nobody yet.
+pub struct Edge {
+    config: EdgeConfig,
+    urls: Vec<ControlUrl>,
+    listeners: Vec<StdListener>,
+    admin: StdListener,
+    address: SocketAddr,
+    admin_address: SocketAddr,
+    log: Log,
+    table: Table,
+}
+
+/// Binds and runs, in one: for callers that chose the ports themselves.
+pub async fn run(config: EdgeConfig, shutdown: impl Future<Output = ()>) -> Result<(), EdgeError> {
+    Edge::bind(config)?.run(shutdown).await
+}
+
+impl Edge {
+    pub fn bind(config: EdgeConfig) -> Result<Self, EdgeError> {
+        if !config.admin.ip().is_loopback() {
+            return Err(EdgeError::AdminExposed(config.admin));
+        }
+        if config.workers == 0 {
+            return Err(EdgeError::NoWorkers);
+        }
+        let urls = config.control_urls.iter().map(|u| ControlUrl::parse(u)).collect::<Result<_, _>>()?;
+        let (log, table) = Log::open(&config.data_dir)?;
+        let at = |address| move |source| EdgeError::Listen { address, source };
+        let first = worker::listen(config.listen).map_err(at(config.listen))?;
+        let address = first.local_addr().map_err(at(config.listen))?;
+        let mut listeners = vec![first];
+        while listeners.len() < config.workers {
+            listeners.push(worker::listen(address).map_err(at(address))?);
+        }
+        let admin = StdListener::bind(config.admin).map_err(at(config.admin))?;
+        admin.set_nonblocking(true).map_err(at(config.admin))?;
+        let admin_address = admin.local_addr().map_err(at(config.admin))?;
+        Ok(Self { config, urls, listeners, admin, address, admin_address, log, table })
+    }
+
+    /// Where clients come in, with the port that was taken.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Serves until `shutdown`, then lets requests under way finish.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), EdgeError> {
+        let Self { config, urls, listeners, admin, log, table, .. } = self;
+        let limits = Arc::new(config.limits);
+        let stop = CancellationToken::new();
+        // Whoever drops this future ends the threads too.
+        let _stop_on_drop = stop.clone().drop_guard();
+        let (news_in, mut news) = mpsc::unbounded_channel();
+        let (gone_in, mut gone) = mpsc::unbounded_channel();
+        let (mut cores, mut starts) = (Vec::new(), Vec::new());
+        for listener in listeners {
+            let (orders_in, orders) = mpsc::unbounded_channel();
+            cores.push(orders_in);
+            starts.push(worker::Start {
+                limits: Arc::clone(&limits),
+                listener,
+                orders,
+                news: news_in.clone(),
+                stop: stop.clone(),
+            });
+        }
+        let link = Arc::new(Link::new(config.name, urls, config.api_key, limits.feed_silence, table.revision));
+        let mut coordinator = Coordinator {
+            cores: cores.clone(),
+            limits: Arc::clone(&limits),
+            link: Arc::clone(&link),
+            log: Some(log),
+            table,
+            book: Book::default(),
+            unsure: true,
+        };
+        // Before the threads are there: no request is ever served from an empty table.
+        let in_force = coordinator.restore();
+        for (number, start) in starts.into_iter().enumerate() {
+            let gone = Gone { number, tell: gone_in.clone() };
+            let name = format!("edge-{number}");
+            let body = move || {
+                let _gone = gone;
+                if let Err(error) = worker::run(start) {
+                    tracing::error!(%error, worker = number, "an edge worker could not run");
+                }
+            };
+            thread::Builder::new().name(name).spawn(body).map_err(EdgeError::Thread)?;
+        }
+        answered(in_force).await?;
+        let (events_in, mut events) = mpsc::channel(16);
+        let (asks_in, mut asks) = mpsc::channel(16);
+        // Ends with this function: dropping the set ends what is in it.
+        let mut tasks = JoinSet::new();
+        if !link.urls.is_empty() {
+            tasks.spawn(feed::follow(Arc::clone(&link), events_in.clone()));
+            tasks.spawn(feed::acknowledge(Arc::clone(&link)));
+        }
+        tasks.spawn(admin::serve(admin, Arc::clone(&link), cores, asks_in.clone()));
+        tokio::pin!(shutdown);
+        let (mut stopping, mut left) = (false, config.workers);
+        while left > 0 {
+            tokio::select! {
+                biased;
+                Some(news) = news.recv() => coordinator.hear(&news).await,
+                Some(number) = gone.recv() => {
+                    if !stopping {
+                        return Err(EdgeError::WorkerGone(number));
+                    }
+                    left -= 1;
+                }
+                () = &mut shutdown, if !stopping => {
+                    stopping = true;
+                    stop.cancel();
+                }
+                Some(event) = events.recv(), if !stopping => coordinator.take(event).await?,
+                Some(ask) = asks.recv() => coordinator.answer(ask),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells that a worker thread has ended, however it did.
+struct Gone {
+    number: usize,
+    tell: UnboundedSender<usize>,
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        // Nobody listens any more when the edge itself is going.
+        let _ = self.tell.send(self.number);
+    }
+}
+
+type Answers = Vec<oneshot::Receiver<()>>;
+
+async fn answered(answers: Answers) -> Result<(), EdgeError> {
+    for (number, answer) in answers.into_iter().enumerate() {
+        answer.await.map_err(|_| EdgeError::WorkerGone(number))?;
+    }
+    Ok(())
+}
+
+struct Coordinator {
+    cores: Vec<UnboundedSender<Order>>,
+    limits: Arc<Limits>,
+    link: Arc<Link>,
+    /// Away while it is being written.
+    log: Option<Log>,
+    table: Table,
+    book: Book,
+    /// Holds came from disk, and the control plane has not spoken yet.
+    unsure: bool,
+}
+
+impl Coordinator {
+    /// Orders the cores what was on disk.
+    fn restore(&mut self) -> Answers {
+        let entries: Vec<_> = self.table.oldest_first().into_iter().cloned().collect();
+        let changes: Vec<_> = entries
+            .into_iter()
+            .map(|entry| {
+                let hold = if entry.lifted.is_some() { None } else { self.hold_order(&entry.route) };
+                (Change::Put(entry.route), hold)
+            })
+            .collect();
+        self.order(&changes)
+    }
+
+    /// The hold that a route orders, entered in the book.
+    fn hold_order(&mut self, route: &TenantRoute) -> Option<HoldOrder> {
+        let RouteState::Held { hold } = &route.state else {
+            self.book.followed(route.tenant);
+            return None;
+        };
+        Some(HoldOrder {
+            serial: self.book.ordered(route.tenant, hold.token, self.cores.len()),
+            all: hold.policy == HoldPolicy::All,
+            unsure: self.unsure,
+            drain: Duration::from_millis(hold.drain_ms.into()),
+            park: Duration::from_millis(hold.park_ms.into()),
+            budget: Arc::new(Budget::new(self.limits.park_requests, self.limits.park_bytes)),
+        })
+    }
+
+    fn order(&self, changes: &[(Change, Option<HoldOrder>)]) -> Answers {
+        let send = |core: &UnboundedSender<Order>| {
+            let (done, answer) = oneshot::channel();
+            // A core that is gone answers by not answering.
+            let _ = core.send(Order::Apply { changes: changes.to_vec(), done });
+            answer
+        };
+        self.cores.iter().map(send).collect()
+    }
+
+    fn tell(&self, order: impl Fn() -> Order) {
+        for core in &self.cores {
+            // A core that is gone has nothing to let go of.
+            let _ = core.send(order());
+        }
+    }
+
+    async fn take(&mut self, event: EdgeEvent) -> Result<(), EdgeError> {
+        let (full, revision, routes) = match event {
+            EdgeEvent::Routes { full, revision, routes } => (full, revision, routes),
+            EdgeEvent::Ping { revision } => {
+                if revision == self.table.revision {
+                    self.become_sure();
+                }
+                return Ok(());
+            }
+        };
+        let Some(plan) = self.table.plan(full, revision, routes) else {
+            tracing::warn!(ours = %self.table.revision, theirs = %revision, "routes older than ours were refused");
+            self.link.say(self.table.revision, Vec::new());
+            return Ok(());
+        };
+        for tenant in &plan.refused {
+            tracing::warn!(tenant.id = %tenant, "tenant {tenant}: a route of a lower generation or revision was refused");
+        }
+        // A hold's end is put in force first and written down after: for those who wait, every millisecond is pause.
+        // A crash in between leaves the hold on disk, and a hold from disk serves nothing until control has spoken.
+        let (ends, rest): (Vec<_>, Vec<_>) = plan.changes.iter().cloned().partition(|c| self.ends_hold(c));
+        self.put_in_force(ends).await?;
+        if let Err(error) = self.write_down(&plan).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "routes could not be written down; asking again");
+            self.link.again.notify_one();
+            return Ok(());
+        }
+        self.put_in_force(rest).await?;
+        self.table.commit(&plan);
+        self.become_sure();
+        let reports = plan.repeated.iter().filter_map(|(tenant, _)| self.repeated(*tenant)).collect();
+        self.link.say(self.table.revision, reports);
+        self.shorten().await;
+        Ok(())
+    }
+
+    /// The tenant's hold is on disk, and this change ends it.
+    fn ends_hold(&self, change: &Change) -> bool {
+        let Change::Put(route) = change else { return false };
+        let held = self.table.get(route.tenant).is_some_and(|e| hold_token(&e.route).is_some());
+        held && hold_token(route).is_none()
+    }
+
+    async fn put_in_force(&mut self, changes: Vec<Change>) -> Result<(), EdgeError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let ordered = changes
+            .into_iter()
+            .map(|change| {
+                let hold = match &change {
+                    Change::Put(route) if self.is_same_hold(route) => self.same_hold(route),
+                    Change::Put(route) => self.hold_order(route),
+                    Change::Remove(tenant) => {
+                        self.book.followed(*tenant);
+                        None
+                    }
+                };
+                (change, hold)
+            })
+            .collect::<Vec<_>>();
+        answered(self.order(&ordered)).await
+    }
+
+    /// The route changed under a hold that goes on.
+    fn is_same_hold(&self, route: &TenantRoute) -> bool {
+        hold_token(route).is_some()
+            && self.table.get(route.tenant).is_some_and(|e| hold_token(&e.route) == hold_token(route))
+    }
+
+    /// The same hold again: in force it is ordered anew, which changes nothing for those parked; refused it stays so.
+    fn same_hold(&mut self, route: &TenantRoute) -> Option<HoldOrder> {
+        let refused = self.table.get(route.tenant).is_some_and(|e| e.lifted.is_some());
+        if refused { None } else { self.hold_order(route) }
+    }
+
+    fn repeated(&self, tenant: TenantId) -> Option<HoldReport> {
+        let entry = self.table.get(tenant)?;
+        match entry.lifted {
+            Some(in_flight) => {
+                let token = hold_token(&entry.route)?;
+                Some(HoldReport { tenant, token, outcome: HoldOutcome::Refused { in_flight } })
+            }
+            None => self.book.repeated(tenant),
+        }
+    }
+
+    fn become_sure(&mut self) {
+        if std::mem::take(&mut self.unsure) {
+            self.tell(|| Order::Sure);
+        }
+    }
+
+    async fn write_down(&mut self, plan: &Plan) -> Result<(), SnapshotError> {
+        if plan.changes.is_empty() && plan.revision == self.table.revision {
+            return Ok(());
+        }
+        let (changes, revision) = (plan.changes.clone(), plan.revision);
+        self.on_disk(move |log| log.append(&changes, revision)).await
+    }
+
+    /// Runs on a thread that may wait for the disk.
+    async fn on_disk(
+        &mut self,
+        work: impl FnOnce(&mut Log) -> Result<(), SnapshotError> + Send + 'static,
+    ) -> Result<(), SnapshotError> {
+        let mut log = self.log.take().expect("one caller at a time: it takes `self` for itself");
+        let worked = tokio::task::spawn_blocking(move || {
+            let done = work(&mut log);
+            (log, done)
+        });
+        let (log, done) = worked.await.expect("writing the log does not panic, and nobody cancels it");
+        self.log = Some(log);
+        done
+    }
+
+    async fn shorten(&mut self) {
+        let long = self.log.as_ref().is_some_and(|l| l.is_long(&self.table));
+        if !long {
+            return;
+        }
+        let entries = Table::of(&self.table);
+        if let Err(error) = self.on_disk(move |log| log.compact(&entries)).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the log of routes could not be shortened; it grows on"
+            );
+        }
+    }
+
+    async fn hear(&mut self, news: &News) {
+        for consequence in self.book.heard(news) {
+            match consequence {
+                Consequence::Report(report) => self.link.say(self.table.revision, vec![report]),
+                Consequence::Lift { tenant, serial, .. } => self.tell(|| Order::Lift { tenant, serial }),
+                Consequence::Refused { tenant, token, in_flight } => {
+                    self.table.lift(tenant, token, in_flight);
+                    let revision = self.table.revision;
+                    if let Err(error) = self.on_disk(move |log| log.lift(tenant, token, in_flight, revision)).await {
+                        // After a restart the tenant would be held until control speaks: late, never wrong.
+                        tracing::warn!(error = &error as &dyn std::error::Error, tenant.id = %tenant, "tenant {tenant}: a refused hold could not be written down");
+                    }
+                    let outcome = HoldOutcome::Refused { in_flight };
+                    self.link.say(self.table.revision, vec![HoldReport { tenant, token, outcome }]);
+                }
+            }
+        }
+    }
+
+    fn answer(&self, ask: oneshot::Sender<Facts>) {
+        let tenants = self.table.oldest_first().into_iter().map(|e| Arc::clone(&e.route)).collect();
+        // The one who asked has gone.
+        let _ = ask.send(Facts { revision: self.table.revision, tenants });
+    }
+}

@@ -1,0 +1,215 @@
+//! What belongs to one core: its look-up, its connections, its counters; and the orders it takes from the coordinator.
+//!
+//! Never waits for another core, and shares nothing with one while it serves.
+
+use crate::{
+    Limits,
+    hold::{Account, HoldOrder},
+    meter::Meter,
+    routing::{Change, Index},
+    tenant::Tenant,
+    upstream::Upstreams,
+};
+use berth_domain::TenantId;
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+};
+use tokio::sync::{mpsc::UnboundedSender, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// What the coordinator asks of a core.
+#[derive(Debug)]
+pub enum Order {
+    /// Puts changes in force; a hold stands beside the route that orders it. Answered when all of them are.
+    Apply {
+        changes: Vec<(Change, Option<HoldOrder>)>,
+        done: oneshot::Sender<()>,
+    },
+    /// Another core could not drain: lets everything of this hold go.
+    Lift {
+        tenant: TenantId,
+        serial: u64,
+    },
+    /// The control plane has spoken: holds from disk are sure.
+    Sure,
+    Report(oneshot::Sender<CoreReport>),
+}
+
+/// What a core tells the coordinator, unasked.
+#[derive(Debug)]
+pub enum News {
+    /// Nothing that may write is in flight here any more.
+    Drained { serial: u64 },
+    /// Something still was when the time was over; this core has let go.
+    Slow { serial: u64, in_flight: u32 },
+    /// The hold ended and its last request has left.
+    Over { serial: u64, account: Account },
+}
+
+/// A core's counters at one moment.
+#[derive(Debug, Default)]
+pub struct CoreReport {
+    pub tenants: Vec<(TenantId, Meter)>,
+    pub unknown_hosts: u64,
+    pub refused: u64,
+    pub connections: usize,
+}
+
+/// One core.
+pub struct Core {
+    pub limits: Arc<Limits>,
+    pub index: RefCell<Index<Tenant>>,
+    pub upstreams: Upstreams,
+    pub news: UnboundedSender<News>,
+    /// The edge is going: long-lived connections end.
+    pub stop: CancellationToken,
+    pub unknown_hosts: Cell<u64>,
+    /// Requests refused before their tenant was known.
+    pub refused: Cell<u64>,
+    pub connections: Cell<usize>,
+    random: Cell<u64>,
+}
+
+impl Core {
+    pub fn new(limits: Arc<Limits>, news: UnboundedSender<News>, stop: CancellationToken) -> Self {
+        let (seed, _) = uuid::Uuid::new_v4().as_u64_pair();
+        Self {
+            limits,
+            index: RefCell::default(),
+            upstreams: Upstreams::default(),
+            news,
+            stop,
+            unknown_hosts: Cell::new(0),
+            refused: Cell::new(0),
+            connections: Cell::new(0),
+            random: Cell::new(seed),
+        }
+    }
+
+    /// A request id: unique, in order of time, not secret. The generator is this core's own (splitmix64), because
+    /// the library's goes through a lock that all threads share.
+    pub fn request_id(&self) -> uuid::Uuid {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let (a, b) = (self.random().to_be_bytes(), self.random().to_be_bytes());
+        let bytes = [a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], b[0], b[1]];
+        uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid()
+    }
+
+    fn random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub fn obey(self: &Rc<Self>, order: Order) {
+        match order {
+            Order::Apply { changes, done } => {
+                for (change, hold) in changes {
+                    self.apply(&change, hold);
+                }
+                // Nobody waits for the answer any more only when the edge is going.
+                let _ = done.send(());
+            }
+            Order::Lift { tenant, serial } => {
+                let tenant = self.index.borrow().tenant(tenant).cloned();
+                if let Some(tenant) = tenant
+                    && tenant.gate.borrow().holding() == Some(serial)
+                {
+                    self.release(&tenant);
+                    tenant.changed.notify_waiters();
+                }
+            }
+            Order::Sure => {
+                for tenant in self.index.borrow().tenants() {
+                    tenant.gate.borrow_mut().sure();
+                    tenant.changed.notify_waiters();
+                }
+            }
+            Order::Report(answer) => {
+                let _ = answer.send(self.report());
+            }
+        }
+    }
+
+    fn apply(self: &Rc<Self>, change: &Change, hold: Option<HoldOrder>) {
+        let route = match change {
+            Change::Put(route) => route,
+            Change::Remove(tenant) => {
+                let removed = self.index.borrow_mut().remove(*tenant);
+                if let Some(tenant) = removed {
+                    self.release(&tenant);
+                    tenant.leave();
+                }
+                return;
+            }
+        };
+        let known = self.index.borrow().tenant(route.tenant).cloned();
+        let tenant = known.clone().unwrap_or_else(|| Rc::new(Tenant::new(route, &self.upstreams, &self.stop)));
+        let hosts = if matches!(route.state, berth_wire::edge::RouteState::Gone) { &[][..] } else { &route.hosts[..] };
+        self.index.borrow_mut().put(route.tenant, &tenant, hosts.iter().map(berth_domain::Hostname::as_str));
+        match hold {
+            Some(order) => self.hold(&tenant, order),
+            None => self.release(&tenant),
+        }
+        // After the gate: whoever wakes by it finds both as they are to be.
+        if known.is_some() {
+            tenant.set_route(route, &self.upstreams, &self.stop);
+        }
+    }
+
+    fn hold(self: &Rc<Self>, tenant: &Rc<Tenant>, order: HoldOrder) {
+        let (serial, drain) = (order.serial, order.drain);
+        tenant.hold(order);
+        let (core, tenant) = (Rc::clone(self), Rc::clone(tenant));
+        tokio::task::spawn_local(async move {
+            let drained = tokio::time::timeout(drain, async {
+                loop {
+                    let finished = tenant.finished.notified();
+                    if tenant.gate.borrow().holding() != Some(serial) || tenant.gate.borrow().busy() == 0 {
+                        return;
+                    }
+                    finished.await;
+                }
+            });
+            let in_time = drained.await.is_ok();
+            let (holding, in_flight) = (tenant.gate.borrow().holding(), tenant.gate.borrow().busy());
+            if holding != Some(serial) {
+                // Lifted because of another core, which adds up what was in flight; or followed, and nobody asks.
+                let _ = core.news.send(News::Slow { serial, in_flight });
+            } else if in_time || in_flight == 0 {
+                let _ = core.news.send(News::Drained { serial });
+            } else {
+                core.release(&tenant);
+                tenant.changed.notify_waiters();
+                let _ = core.news.send(News::Slow { serial, in_flight });
+            }
+        });
+    }
+
+    /// Opens the gate. The parked are woken by the caller, once the route is the right one.
+    fn release(self: &Rc<Self>, tenant: &Rc<Tenant>) {
+        let Some((serial, tally)) = tenant.gate.borrow_mut().release() else { return };
+        tenant.releases.set(tenant.releases.get() + 1);
+        tenant.finished.notify_waiters();
+        let core = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let account = tally.settled().await;
+            let _ = core.news.send(News::Over { serial, account });
+        });
+    }
+
+    fn report(&self) -> CoreReport {
+        let index = self.index.borrow();
+        CoreReport {
+            tenants: index.tenants().filter_map(|t| Some((t.id, t.meter()?))).collect(),
+            unknown_hosts: self.unknown_hosts.get(),
+            refused: self.refused.get(),
+            connections: self.connections.get(),
+        }
+    }
+}

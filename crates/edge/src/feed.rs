@@ -1,0 +1,303 @@
+//! The edge's two conversations with the control plane: the stream of routes, and what the edge says of them.
+//!
+//! Never decides what is taken. Either conversation may break at any time and goes on with any control plane that
+//! answers; the edge serves on without.
+
+use crate::config::EdgeError;
+use berth_domain::{EdgeId, EdgeName, Revision};
+use berth_wire::edge::{EdgeAck, EdgeAckAnswer, EdgeEvent, HoldReport};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use secrecy::{ExposeSecret as _, SecretString};
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, mpsc},
+    time::{sleep, timeout},
+};
+
+const CONNECT_TIME: Duration = Duration::from_secs(2);
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A line longer than this is not a control plane's.
+const LINE_MAX: usize = 512 * 1024 * 1024;
+const ANSWER_MAX: usize = 64 * 1024;
+/// Reports that wait for a control plane; the oldest go first, for their moves have long been given up.
+const REPORTS_MAX: usize = 10_000;
+
+/// Why a conversation broke. Told in a log line only: what follows is always the next attempt.
+#[derive(Debug, thiserror::Error)]
+enum FeedError {
+    #[error("no connection")]
+    Connect(#[from] io::Error),
+    #[error("no answer in time")]
+    Late,
+    #[error("the connection broke")]
+    Broken(#[from] hyper::Error),
+    #[error("answered {0}")]
+    Refused(StatusCode),
+    #[error("the request could not be put together")]
+    Request(#[from] http::Error),
+    #[error("said something that is not in the protocol")]
+    Gibberish(#[from] serde_json::Error),
+    #[error("the answer is too long or broke off")]
+    Answer,
+    #[error("silence")]
+    Silence,
+    #[error("the edge asked for the routes again")]
+    Again,
+}
+
+/// One control plane's address.
+#[derive(Clone, Debug)]
+pub struct ControlUrl {
+    authority: HeaderValue,
+    socket: String,
+    prefix: String,
+}
+
+impl ControlUrl {
+    pub fn parse(text: &str) -> Result<Self, EdgeError> {
+        let bad = || EdgeError::ControlUrl(text.to_owned());
+        let uri: Uri = text.parse().map_err(|_| bad())?;
+        let authority = uri.authority().ok_or_else(bad)?;
+        if uri.scheme_str() != Some("http") || uri.query().is_some() {
+            return Err(bad());
+        }
+        let socket = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
+        let value = HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?;
+        Ok(Self { authority: value, socket, prefix: uri.path().trim_end_matches('/').to_owned() })
+    }
+}
+
+/// What both conversations need.
+pub struct Link {
+    pub name: EdgeName,
+    pub instance: EdgeId,
+    pub urls: Vec<ControlUrl>,
+    pub api_key: SecretString,
+    pub silence: Duration,
+    /// The newest revision in force and on disk.
+    pub revision: AtomicU64,
+    pub connected: AtomicBool,
+    /// The routes are wanted again from `revision`, because the last ones could not be written down.
+    pub again: Notify,
+    outbox: Mutex<Vec<HoldReport>>,
+    outbox_changed: Notify,
+}
+
+impl Link {
+    pub fn new(
+        name: EdgeName,
+        urls: Vec<ControlUrl>,
+        api_key: SecretString,
+        silence: Duration,
+        revision: Revision,
+    ) -> Self {
+        Self {
+            name,
+            instance: EdgeId::new(uuid::Uuid::now_v7()),
+            urls,
+            api_key,
+            silence,
+            revision: AtomicU64::new(revision.get()),
+            connected: AtomicBool::new(false),
+            again: Notify::new(),
+            outbox: Mutex::default(),
+            outbox_changed: Notify::new(),
+        }
+    }
+
+    /// Says how far we are and how holds went, as soon as somebody listens.
+    pub fn say(&self, revision: Revision, reports: Vec<HoldReport>) {
+        self.revision.store(revision.get(), Ordering::Release);
+        let mut outbox = self.outbox();
+        outbox.extend(reports);
+        let surplus = outbox.len().saturating_sub(REPORTS_MAX);
+        outbox.drain(..surplus);
+        drop(outbox);
+        self.outbox_changed.notify_one();
+    }
+
+    fn outbox(&self) -> MutexGuard<'_, Vec<HoldReport>> {
+        // Whoever panicked while holding it had at most added or removed whole reports.
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn request(
+        &self,
+        url: &ControlUrl,
+        method: Method,
+        tail: &str,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, FeedError> {
+        let uri = format!("{}/v1/edges/{}/{tail}", url.prefix, self.name);
+        let mut key =
+            HeaderValue::from_str(&format!("Bearer {}", self.api_key.expose_secret())).map_err(http::Error::from)?;
+        key.set_sensitive(true);
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(header::HOST, url.authority.clone())
+            .header(header::AUTHORIZATION, key)
+            .header(header::CONTENT_TYPE, "application/json");
+        Ok(request.body(Full::new(body))?)
+    }
+}
+
+async fn connect(url: &ControlUrl) -> Result<SendRequest<Full<Bytes>>, FeedError> {
+    let stream = timeout(CONNECT_TIME, TcpStream::connect(&url.socket)).await.map_err(|_| FeedError::Late)??;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // Ends with the sender or the peer; either is noticed by whoever uses it.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender)
+}
+
+async fn ask(
+    sender: &mut SendRequest<Full<Bytes>>,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Incoming>, FeedError> {
+    let answer = timeout(ANSWER_TIME, sender.send_request(request)).await.map_err(|_| FeedError::Late)??;
+    if answer.status().is_success() { Ok(answer) } else { Err(FeedError::Refused(answer.status())) }
+}
+
+/// Longer from failure to failure, up to a bound; the first is short, since a restart is the common cause.
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(LONGEST_PAUSE)
+}
+
+/// Follows the routes for as long as the edge lives.
+pub async fn follow(link: Arc<Link>, events: mpsc::Sender<EdgeEvent>) {
+    let mut pause = FIRST_PAUSE;
+    for url in link.urls.iter().cycle() {
+        let error = match follow_one(&link, url, &events, &mut pause).await {
+            Ok(()) => return,
+            Err(error) => error,
+        };
+        if link.connected.swap(false, Ordering::Relaxed) {
+            tracing::warn!(control = %url.socket, %error, "the control plane's routes ended; serving on without");
+        } else {
+            tracing::debug!(control = %url.socket, %error, "no routes from this control plane");
+        }
+        sleep(pause).await;
+        pause = longer(pause);
+    }
+}
+
+/// `Ok`: nobody takes events any more.
+async fn follow_one(
+    link: &Link,
+    url: &ControlUrl,
+    events: &mpsc::Sender<EdgeEvent>,
+    pause: &mut Duration,
+) -> Result<(), FeedError> {
+    let mut sender = connect(url).await?;
+    let after = link.revision.load(Ordering::Acquire);
+    let tail = format!("routes?instance={}&after={after}", link.instance);
+    let mut body = ask(&mut sender, link.request(url, Method::GET, &tail, Bytes::new())?).await?.into_body();
+    let mut buffer = BytesMut::new();
+    let mut scanned = 0;
+    loop {
+        while let Some(end) = buffer[scanned..].iter().position(|b| *b == b'\n') {
+            let line = buffer.split_to(scanned + end + 1);
+            scanned = 0;
+            let event: EdgeEvent = serde_json::from_slice(&line)?;
+            *pause = FIRST_PAUSE;
+            if !link.connected.swap(true, Ordering::Relaxed) {
+                tracing::info!(control = %url.socket, "following the control plane's routes");
+                link.outbox_changed.notify_one();
+            }
+            if events.send(event).await.is_err() {
+                return Ok(());
+            }
+        }
+        scanned = buffer.len();
+        if scanned > LINE_MAX {
+            return Err(FeedError::Answer);
+        }
+        if buffer.is_empty() {
+            // A full table came in one line; its room is not kept.
+            buffer = BytesMut::new();
+        }
+        let frame = tokio::select! {
+            frame = timeout(link.silence, body.frame()) => frame.map_err(|_| FeedError::Silence)?,
+            () = link.again.notified() => return Err(FeedError::Again),
+        };
+        let Some(frame) = frame else { return Err(FeedError::Answer) };
+        if let Ok(data) = frame?.into_data() {
+            buffer.extend_from_slice(&data);
+        }
+    }
+}
+
+/// Acknowledges for as long as the edge lives. A report is said again until a control plane has taken it.
+pub async fn acknowledge(link: Arc<Link>) {
+    let mut pause = FIRST_PAUSE;
+    let mut behind = false;
+    for url in link.urls.iter().cycle() {
+        let error = acknowledge_to(&link, url, &mut pause, &mut behind).await;
+        tracing::debug!(control = %url.socket, %error, "acknowledgements go elsewhere");
+        sleep(pause).await;
+        pause = longer(pause);
+    }
+}
+
+async fn acknowledge_to(link: &Link, url: &ControlUrl, pause: &mut Duration, behind: &mut bool) -> FeedError {
+    let mut sender = match connect(url).await {
+        Ok(sender) => sender,
+        Err(error) => return error,
+    };
+    // Whatever was due when the last conversation broke is due now.
+    loop {
+        let holds = link.outbox().clone();
+        let said = holds.len();
+        let revision = Revision::new(link.revision.load(Ordering::Acquire));
+        let answer = match say(link, url, &mut sender, EdgeAck { instance: link.instance, revision, holds }).await {
+            Ok(answer) => answer,
+            Err(error) => return error,
+        };
+        *pause = FIRST_PAUSE;
+        let more = {
+            let mut outbox = link.outbox();
+            let said = said.min(outbox.len());
+            outbox.drain(..said);
+            !outbox.is_empty()
+        };
+        if answer.revision < revision && !*behind {
+            tracing::warn!(%revision, control = %answer.revision, "the control plane is behind this edge, which keeps what it has");
+        }
+        *behind = answer.revision < revision;
+        if !more {
+            link.outbox_changed.notified().await;
+        }
+    }
+}
+
+async fn say(
+    link: &Link,
+    url: &ControlUrl,
+    sender: &mut SendRequest<Full<Bytes>>,
+    ack: EdgeAck,
+) -> Result<EdgeAckAnswer, FeedError> {
+    sender.ready().await?;
+    let body = Bytes::from(serde_json::to_vec(&ack)?);
+    let answer = ask(sender, link.request(url, Method::POST, "acks", body)?).await?;
+    let body = timeout(ANSWER_TIME, Limited::new(answer.into_body(), ANSWER_MAX).collect()).await;
+    let body = body.map_err(|_| FeedError::Late)?.map_err(|_| FeedError::Answer)?.to_bytes();
+    Ok(serde_json::from_slice(&body)?)
+}

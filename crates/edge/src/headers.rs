@@ -1,0 +1,158 @@
+//! What is taken from a request's and an answer's headers, and what is put in.
+//!
+//! Pure. Nobody in front of the edge is trusted yet, so whatever a client says about itself or about Berth goes.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method,
+    header::{self, Entry},
+    request::Parts,
+    uri::{PathAndQuery, Uri},
+};
+
+pub const BERTH_TENANT: HeaderName = HeaderName::from_static("berth-tenant");
+pub const BERTH_PLAN: HeaderName = HeaderName::from_static("berth-plan");
+pub const BERTH_GENERATION: HeaderName = HeaderName::from_static("berth-generation");
+/// On an answer: refused by the fence, nothing was committed, the tenant is at this generation now.
+pub const BERTH_FENCED: HeaderName = HeaderName::from_static("berth-fenced");
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Headers that end at this hop, besides those that `Connection` names.
+const HOP_BY_HOP: [HeaderName; 7] = [
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::PROXY_AUTHENTICATE,
+];
+
+/// The one `Host` of a request. `None`: there is none, more than one, or the request line names another.
+pub fn host(parts: &Parts) -> Option<&HeaderValue> {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let host = hosts.next()?;
+    if hosts.next().is_some() {
+        return None;
+    }
+    match parts.uri.authority() {
+        Some(authority) if !authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) => None,
+        _ => Some(host),
+    }
+}
+
+/// The protocol that a client wants to switch to.
+pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let wanted = headers.get(header::UPGRADE)?;
+    let named = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
+    named.flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case("upgrade")).then(|| wanted.clone())
+}
+
+/// Methods that by their definition change nothing.
+pub fn safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
+}
+
+/// Methods that may be carried out twice.
+pub fn idempotent(method: &Method) -> bool {
+    safe(method) || matches!(*method, Method::PUT | Method::DELETE)
+}
+
+fn ends_here(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+}
+
+/// Headers that only the edge may set. Some servers turn `-` and `_` into one, so both spellings go.
+fn ours(name: &str) -> bool {
+    let begins = |prefix: &str| {
+        name.len() >= prefix.len() && name.bytes().zip(prefix.bytes()).all(|(b, p)| b == p || (p == b'-' && b == b'_'))
+    };
+    match name.as_bytes().first() {
+        Some(b'b') => begins("berth-"),
+        Some(b'x') => begins("x-forwarded-") || begins("x-request-id") || begins("x-real-ip"),
+        // `Proxy` becomes HTTP_PROXY in CGI-like servers.
+        Some(b'f') => name == "forwarded",
+        Some(b'p') => name == "proxy" || name == "proxy-authorization",
+        _ => false,
+    }
+}
+
+fn remove_where(headers: &mut HeaderMap, gone: impl Fn(&HeaderName) -> bool) {
+    // Seldom more than none, so no set is made for nothing.
+    while let Some(name) = headers.keys().find(|n| gone(n)).cloned() {
+        while let Entry::Occupied(entry) = headers.entry(&name) {
+            entry.remove_entry_mult();
+        }
+    }
+}
+
+/// Removes what `Connection` names and `Connection` itself. Never what frames or addresses the message.
+fn remove_connection(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::CONNECTION) {
+        return;
+    }
+    let values: Vec<HeaderValue> = headers.get_all(header::CONNECTION).iter().cloned().collect();
+    headers.remove(header::CONNECTION);
+    for token in values.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')) {
+        let token = token.trim();
+        if token.eq_ignore_ascii_case("keep-alive") || token.eq_ignore_ascii_case("close") {
+            continue;
+        }
+        if let Ok(name) = HeaderName::from_bytes(token.as_bytes())
+            && name != header::HOST
+            && name != header::CONTENT_LENGTH
+        {
+            headers.remove(name);
+        }
+    }
+}
+
+/// What the edge says about a request, the same at every attempt to send it.
+#[derive(Debug)]
+pub struct Origin<'a> {
+    pub client: &'a HeaderValue,
+    pub request_id: &'a HeaderValue,
+    pub upgrade: Option<&'a HeaderValue>,
+}
+
+/// Makes a client's request one that may be sent on.
+pub fn forward(parts: &mut Parts, origin: &Origin<'_>) {
+    let host = parts.headers.get(header::HOST).cloned();
+    remove_connection(&mut parts.headers);
+    remove_where(&mut parts.headers, |n| ends_here(n) || ours(n.as_str()) || *n == header::EXPECT);
+    parts.headers.insert(FORWARDED_FOR, origin.client.clone());
+    parts.headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    if let Some(host) = host {
+        parts.headers.insert(FORWARDED_HOST, host);
+    }
+    parts.headers.insert(REQUEST_ID, origin.request_id.clone());
+    if let Some(protocol) = origin.upgrade {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(header::UPGRADE, protocol.clone());
+    }
+    if parts.uri.authority().is_some() {
+        let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        parts.uri = Uri::from(path);
+    }
+    parts.version = http::Version::HTTP_11;
+}
+
+/// Makes a member's answer one that a client may see.
+pub fn answer(headers: &mut HeaderMap, request_id: &HeaderValue, switching: bool) {
+    let protocol = if switching { headers.get(header::UPGRADE).cloned() } else { None };
+    remove_connection(headers);
+    remove_where(headers, |n| ends_here(n) || n.as_str().starts_with("berth-"));
+    if let Some(protocol) = protocol {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, protocol);
+    }
+    headers.insert(REQUEST_ID, request_id.clone());
+}
+
+#[cfg(test)]
+#[path = "headers_tests.rs"]
+mod tests;

@@ -1,0 +1,261 @@
+//! Parking a tenant's requests for the length of a cut-over: what is counted, what is let through, when it is over.
+//!
+//! Pure: knows no socket, and no clock but the instants it is given. Each core has a [`Gate`] per tenant; what the
+//! cores of one edge share is the [`Budget`], touched only by requests that are being parked.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::Notify;
+
+/// How much of one tenant may be parked at once, on all cores together.
+#[derive(Debug)]
+pub struct Budget {
+    requests: AtomicU32,
+    bytes: AtomicU64,
+    requests_max: u32,
+    bytes_max: u64,
+}
+
+impl Budget {
+    pub fn new(requests_max: u32, bytes_max: u64) -> Self {
+        Self { requests: AtomicU32::new(0), bytes: AtomicU64::new(0), requests_max, bytes_max }
+    }
+
+    /// Takes room for one request, or leaves everything as it was.
+    fn take(&self, bytes: u64) -> bool {
+        let requests = self.requests.fetch_add(1, Ordering::Relaxed);
+        let held = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = requests < self.requests_max && held.saturating_add(bytes) <= self.bytes_max;
+        if !fits {
+            self.give_back(bytes);
+        }
+        fits
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.requests.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// What one hold came to on one core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// When the first request was parked.
+    pub first: Option<Instant>,
+    /// When the last one was sent on.
+    pub last: Option<Instant>,
+    pub held: u32,
+    pub expired: u32,
+}
+
+impl Account {
+    /// The two of them as one: the earliest first, the latest last.
+    pub fn and(self, other: Self) -> Self {
+        let earliest = |a: Option<Instant>, b: Option<Instant>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (one, other) => one.or(other),
+        };
+        Self {
+            first: earliest(self.first, other.first),
+            last: self.last.max(other.last),
+            held: self.held + other.held,
+            expired: self.expired + other.expired,
+        }
+    }
+
+    /// From the first parked to the last sent on. Nothing sent on: there was no pause that ended.
+    pub fn pause_ms(self) -> f64 {
+        match (self.first, self.last) {
+            (Some(first), Some(last)) => last.saturating_duration_since(first).as_secs_f64() * 1000.0,
+            _ => 0.0,
+        }
+    }
+}
+
+/// The requests that one hold has parked on one core.
+#[derive(Debug)]
+pub struct Tally {
+    account: RefCell<Account>,
+    waiting: Cell<u32>,
+    none_waiting: Notify,
+}
+
+impl Tally {
+    fn new() -> Rc<Self> {
+        Rc::new(Self { account: RefCell::default(), waiting: Cell::new(0), none_waiting: Notify::new() })
+    }
+
+    /// Waits until every parked request has been sent on, has expired, or lost its client.
+    pub async fn settled(&self) -> Account {
+        while self.waiting.get() > 0 {
+            self.none_waiting.notified().await;
+        }
+        *self.account.borrow()
+    }
+}
+
+/// One parked request. Dropped without a word (its client went away) it gives back its room and counts as held only.
+#[derive(Debug)]
+pub struct Parked {
+    tally: Rc<Tally>,
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Parked {
+    fn new(tally: &Rc<Tally>, budget: &Arc<Budget>, bytes: u64, now: Instant) -> Option<Self> {
+        if !budget.take(bytes) {
+            return None;
+        }
+        let mut account = tally.account.borrow_mut();
+        account.held += 1;
+        account.first.get_or_insert(now);
+        tally.waiting.set(tally.waiting.get() + 1);
+        Some(Self { tally: Rc::clone(tally), budget: Arc::clone(budget), bytes })
+    }
+
+    pub fn sent_on(self, now: Instant) {
+        let mut account = self.tally.account.borrow_mut();
+        account.last = account.last.max(Some(now));
+    }
+
+    pub fn expired(self) {
+        self.tally.account.borrow_mut().expired += 1;
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.budget.give_back(self.bytes);
+        let waiting = self.tally.waiting.get() - 1;
+        self.tally.waiting.set(waiting);
+        if waiting == 0 {
+            self.tally.none_waiting.notify_one();
+        }
+    }
+}
+
+/// The order to park, as every core gets it.
+#[derive(Clone, Debug)]
+pub struct HoldOrder {
+    /// Names this hold between the cores of this process. A mover's token may come back, a serial never does.
+    pub serial: u64,
+    /// Park safe methods too.
+    pub all: bool,
+    /// Found on disk by a new process, which cannot know whether the tenant has moved meanwhile: until the control
+    /// plane has spoken, a read from the old cell could be older than a write that the new cell acknowledged.
+    pub unsure: bool,
+    pub drain: Duration,
+    pub park: Duration,
+    pub budget: Arc<Budget>,
+}
+
+#[derive(Debug)]
+struct Holding {
+    order: HoldOrder,
+    tally: Rc<Tally>,
+}
+
+/// What a core does with a tenant's requests, and how many it has in flight.
+#[derive(Debug, Default)]
+pub struct Gate {
+    safe: u32,
+    writing: u32,
+    holding: Option<Holding>,
+}
+
+/// A request was not let through.
+#[derive(Debug)]
+pub enum Stopped {
+    Parked {
+        parked: Parked,
+        park: Duration,
+    },
+    /// The tenant has as many parked as it may have.
+    Full,
+}
+
+impl Gate {
+    /// Lets a request through and counts it, until [`Gate::finish`]. `false`: it is to be parked.
+    pub fn enter(&mut self, safe: bool) -> bool {
+        if let Some(h) = &self.holding
+            && (!safe || h.order.all || h.order.unsure)
+        {
+            return false;
+        }
+        *self.counter(safe) += 1;
+        true
+    }
+
+    pub fn finish(&mut self, safe: bool) {
+        *self.counter(safe) -= 1;
+    }
+
+    fn counter(&mut self, safe: bool) -> &mut u32 {
+        if safe { &mut self.safe } else { &mut self.writing }
+    }
+
+    /// Parks a request under the hold in force. `None`: there is no hold any more.
+    pub fn park(&self, bytes: u64, now: Instant) -> Option<Stopped> {
+        let h = self.holding.as_ref()?;
+        Some(match Parked::new(&h.tally, &h.order.budget, bytes, now) {
+            Some(parked) => Stopped::Parked { parked, park: h.order.park },
+            None => Stopped::Full,
+        })
+    }
+
+    /// Parks a request that the fence refused although this edge was told to hold nothing.
+    pub fn park_unordered(budget: &Arc<Budget>, bytes: u64, park: Duration, now: Instant) -> Stopped {
+        match Parked::new(&Tally::new(), budget, bytes, now) {
+            Some(parked) => Stopped::Parked { parked, park },
+            None => Stopped::Full,
+        }
+    }
+
+    /// Requests under way that the hold has to wait for.
+    pub fn busy(&self) -> u32 {
+        match &self.holding {
+            Some(h) if h.order.all => self.writing + self.safe,
+            _ => self.writing,
+        }
+    }
+
+    /// Serial of the hold in force.
+    pub fn holding(&self) -> Option<u64> {
+        self.holding.as_ref().map(|h| h.order.serial)
+    }
+
+    /// Holds from now on. A hold already there goes on under the new order: its parked requests stay parked, and are
+    /// counted where the new one ends, since for those who wait it is one pause.
+    pub fn hold(&mut self, order: HoldOrder) {
+        let (tally, budget) = match self.holding.take() {
+            Some(h) => (h.tally, h.order.budget),
+            None => (Tally::new(), Arc::clone(&order.budget)),
+        };
+        self.holding = Some(Holding { order: HoldOrder { budget, ..order }, tally });
+    }
+
+    /// Lets everything go, whoever was parked included; the caller wakes them.
+    pub fn release(&mut self) -> Option<(u64, Rc<Tally>)> {
+        self.holding.take().map(|h| (h.order.serial, h.tally))
+    }
+
+    /// The control plane has spoken, so a hold from disk is as good as one just ordered.
+    pub fn sure(&mut self) {
+        if let Some(h) = &mut self.holding {
+            h.order.unsure = false;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "hold_tests.rs"]
+mod tests;

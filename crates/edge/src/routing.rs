@@ -1,0 +1,237 @@
+//! Which tenant a host name belongs to.
+//!
+//! Pure: never touches a socket, a clock or a disk. [`Table`] is the whole truth, once per process, and decides which
+//! changes are taken; [`Index`] is a core's own copy for look-ups, changed tenant by tenant and never rebuilt.
+
+use berth_domain::{Revision, TenantId, Token};
+use berth_wire::edge::{RouteState, TenantRoute};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    rc::Rc,
+    sync::Arc,
+};
+
+/// A `Host` header that names no host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadHost;
+
+/// The host name as routes spell it: without port and trailing dot, lower case.
+pub fn normal_host(header: &[u8]) -> Result<Cow<'_, str>, BadHost> {
+    let text = std::str::from_utf8(header).map_err(|_| BadHost)?;
+    let name = match text.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => {
+            if !port.bytes().all(|b| b.is_ascii_digit()) {
+                return Err(BadHost);
+            }
+            name
+        }
+        _ => text,
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let literal = name.starts_with('[') && name.ends_with(']');
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b) || (literal && b":[]".contains(&b));
+    if name.is_empty() || name.len() > 253 || !name.bytes().all(allowed) {
+        return Err(BadHost);
+    }
+    if name.bytes().any(|b| b.is_ascii_uppercase()) {
+        return Ok(Cow::Owned(name.to_ascii_lowercase()));
+    }
+    Ok(Cow::Borrowed(name))
+}
+
+/// One tenant as the table knows it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub route: Arc<TenantRoute>,
+    /// The hold that `route` orders was refused, with that many requests in flight: nothing is parked.
+    pub lifted: Option<u32>,
+}
+
+/// One tenant's part of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Put(Arc<TenantRoute>),
+    Remove(TenantId),
+}
+
+/// What an event comes to. Nothing is changed until [`Table::commit`], so that it can be on disk before.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub revision: Revision,
+    pub changes: Vec<Change>,
+    /// Holds ordered again under the same token: the same hold, to be reported again.
+    pub repeated: Vec<(TenantId, Token)>,
+    /// Routes older than what we have.
+    pub refused: Vec<TenantId>,
+}
+
+/// All routes, and the revision they are of.
+#[derive(Debug, Default)]
+pub struct Table {
+    pub revision: Revision,
+    entries: HashMap<TenantId, Entry>,
+}
+
+/// The token of the hold that a route orders.
+pub fn hold_token(route: &TenantRoute) -> Option<Token> {
+    match &route.state {
+        RouteState::Held { hold } => Some(hold.token),
+        RouteState::Serving | RouteState::Suspended | RouteState::Gone => None,
+    }
+}
+
+impl Table {
+    pub fn get(&self, tenant: TenantId) -> Option<&Entry> {
+        self.entries.get(&tenant)
+    }
+
+    /// All entries, oldest change first: a host that two tenants claim goes to the later one on every load.
+    pub fn oldest_first(&self) -> Vec<&Entry> {
+        let mut all: Vec<_> = self.entries.values().collect();
+        all.sort_by_key(|e| (e.route.revision, e.route.tenant));
+        all
+    }
+
+    /// The same routes again, to be read by another thread; the routes themselves are shared.
+    pub fn of(other: &Self) -> Self {
+        Self { revision: other.revision, entries: other.entries.clone() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// `None`: the event is from before what we have, so the control plane lost its memory; we keep ours.
+    pub fn plan(&self, full: bool, revision: Revision, routes: Vec<TenantRoute>) -> Option<Plan> {
+        if revision < self.revision {
+            return None;
+        }
+        let mut plan = Plan { revision, ..Plan::default() };
+        let mut named = HashSet::new();
+        // Later lines of one event win over earlier ones, as they would in two events.
+        let mut newest: HashMap<TenantId, Arc<TenantRoute>> = HashMap::new();
+        for route in routes {
+            let tenant = route.tenant;
+            if full {
+                named.insert(tenant);
+            }
+            let known = newest.get(&tenant).or_else(|| self.entries.get(&tenant).map(|e| &e.route));
+            let Some(known) = known else {
+                let route = Arc::new(route);
+                newest.insert(tenant, Arc::clone(&route));
+                plan.changes.push(Change::Put(route));
+                continue;
+            };
+            if route.generation < known.generation || route.revision < known.revision {
+                plan.refused.push(tenant);
+                continue;
+            }
+            if let Some(token) = hold_token(&route)
+                && hold_token(known) == Some(token)
+            {
+                plan.repeated.push((tenant, token));
+            }
+            if **known != route {
+                let route = Arc::new(route);
+                newest.insert(tenant, Arc::clone(&route));
+                plan.changes.push(Change::Put(route));
+            }
+        }
+        if full {
+            let gone = self.entries.keys().filter(|t| !named.contains(t));
+            plan.changes.extend(gone.map(|t| Change::Remove(*t)));
+        }
+        Some(plan)
+    }
+
+    pub fn commit(&mut self, plan: &Plan) {
+        for change in &plan.changes {
+            self.apply(change);
+        }
+        self.revision = plan.revision;
+    }
+
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Put(route) => {
+                // A refusal belongs to its hold: the same order again is still refused, any other starts anew.
+                let lifted = self
+                    .entries
+                    .get(&route.tenant)
+                    .filter(|e| hold_token(&e.route).is_some() && hold_token(&e.route) == hold_token(route))
+                    .and_then(|e| e.lifted);
+                self.entries.insert(route.tenant, Entry { route: Arc::clone(route), lifted });
+            }
+            Change::Remove(tenant) => {
+                self.entries.remove(tenant);
+            }
+        }
+    }
+
+    /// Remembers that the tenant's hold was refused. A hold that has been followed by another route is not touched.
+    pub fn lift(&mut self, tenant: TenantId, token: Token, in_flight: u32) {
+        if let Some(entry) = self.entries.get_mut(&tenant)
+            && hold_token(&entry.route) == Some(token)
+        {
+            entry.lifted = Some(in_flight);
+        }
+    }
+}
+
+/// A core's own look-up: host name to tenant. `T` is what the core keeps of a tenant.
+#[derive(Debug)]
+pub struct Index<T> {
+    tenants: HashMap<TenantId, (Vec<Box<str>>, Rc<T>)>,
+    hosts: HashMap<Box<str>, (TenantId, Rc<T>)>,
+}
+
+impl<T> Default for Index<T> {
+    fn default() -> Self {
+        Self { tenants: HashMap::new(), hosts: HashMap::new() }
+    }
+}
+
+impl<T> Index<T> {
+    pub fn lookup(&self, host: &str) -> Option<&Rc<T>> {
+        self.hosts.get(host).map(|(_, tenant)| tenant)
+    }
+
+    pub fn tenant(&self, tenant: TenantId) -> Option<&Rc<T>> {
+        self.tenants.get(&tenant).map(|(_, kept)| kept)
+    }
+
+    pub fn tenants(&self) -> impl Iterator<Item = &Rc<T>> {
+        self.tenants.values().map(|(_, kept)| kept)
+    }
+
+    /// Gives the tenant exactly these hosts. A host that was another's becomes this one's.
+    pub fn put<'a>(&mut self, tenant: TenantId, kept: &Rc<T>, hosts: impl Iterator<Item = &'a str>) {
+        let hosts: Vec<Box<str>> = hosts.map(Box::from).collect();
+        if let Some((old, _)) = self.tenants.remove(&tenant) {
+            self.forget(tenant, old.iter().filter(|h| !hosts.contains(h)));
+        }
+        for host in &hosts {
+            self.hosts.insert(host.clone(), (tenant, Rc::clone(kept)));
+        }
+        self.tenants.insert(tenant, (hosts, Rc::clone(kept)));
+    }
+
+    pub fn remove(&mut self, tenant: TenantId) -> Option<Rc<T>> {
+        let (hosts, kept) = self.tenants.remove(&tenant)?;
+        self.forget(tenant, hosts.iter());
+        Some(kept)
+    }
+
+    fn forget<'a>(&mut self, tenant: TenantId, hosts: impl Iterator<Item = &'a Box<str>>) {
+        for host in hosts {
+            if self.hosts.get(host).is_some_and(|(owner, _)| *owner == tenant) {
+                self.hosts.remove(host);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "routing_tests.rs"]
+mod tests;

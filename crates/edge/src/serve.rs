@@ -1,0 +1,382 @@
+//! One request, from its head to the head of its answer.
+//!
+//! The order of the steps is the design; what may be sent twice, and what never, is decided here and nowhere else.
+
+use crate::{
+    answers::Refusal,
+    body::{self, AnswerBody, Relayed, SendBody, Upload, UploadLimits},
+    core::Core,
+    headers::{self, Origin},
+    hold::{Parked, Stopped},
+    routing,
+    tenant::{Route, Standing, Tenant, Ticket},
+    tunnel,
+    upstream::{self, Attempt, Lease, SendError, Sending},
+};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use std::{
+    cell::Cell,
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+/// A large body may take its time; its own idle limit watches it.
+const STREAMED_ANSWER_TIME: Duration = Duration::from_hours(1);
+
+/// A request's own side: who sent it, on which connection.
+#[derive(Debug)]
+pub struct Client {
+    /// Its address, as `X-Forwarded-For` says it.
+    pub address: HeaderValue,
+    /// Requests on this connection so far, and the first whose framing was doubtful.
+    pub requests: Cell<u64>,
+    pub doubtful: std::sync::Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl Client {
+    /// Whether the request now begun is the doubtful one, or comes after it.
+    fn is_doubtful(&self) -> bool {
+        let number = self.requests.get() + 1;
+        self.requests.set(number);
+        let doubtful = self.doubtful.load(std::sync::atomic::Ordering::Relaxed);
+        doubtful != 0 && number >= doubtful
+    }
+}
+
+pub async fn serve(core: &Rc<Core>, client: &Client, request: Request<Incoming>) -> Response<AnswerBody> {
+    let started = Instant::now();
+    let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
+    let id = core.request_id().hyphenated().encode_lower(&mut id);
+    let id = HeaderValue::from_str(id).expect("hexadecimal digits and dashes are a header value");
+    let (parts, body) = request.into_parts();
+    let tenant = match find(core, client, &parts) {
+        Ok(tenant) => tenant,
+        Err(refusal) => return refusal.answer(&id),
+    };
+    let answer = exchange(core, client, &tenant, &id, parts, body).await.unwrap_or_else(|r| r.answer(&id));
+    tenant.count(answer.status().as_u16(), started.elapsed());
+    answer
+}
+
+/// First of all: without a tenant there is nothing to hold, to count or to send to.
+fn find(core: &Core, client: &Client, parts: &Parts) -> Result<Rc<Tenant>, Refusal> {
+    let refuse = |refusal| {
+        core.refused.set(core.refused.get() + 1);
+        refusal
+    };
+    if client.is_doubtful() {
+        return Err(refuse(Refusal::BadFraming));
+    }
+    if parts.method == Method::CONNECT {
+        return Err(refuse(Refusal::Tunnel));
+    }
+    let host = headers::host(parts).ok_or_else(|| refuse(Refusal::BadHost))?;
+    let host = routing::normal_host(host.as_bytes()).map_err(|_| refuse(Refusal::BadHost))?;
+    core.index.borrow().lookup(&host).cloned().ok_or_else(|| {
+        core.unknown_hosts.set(core.unknown_hosts.get() + 1);
+        Refusal::UnknownHost
+    })
+}
+
+fn standing(route: &Route) -> Result<(), Refusal> {
+    match route.standing {
+        Standing::Served => Ok(()),
+        Standing::Suspended => Err(Refusal::Suspended),
+        Standing::Gone => Err(Refusal::UnknownHost),
+    }
+}
+
+async fn exchange(
+    core: &Rc<Core>,
+    client: &Client,
+    tenant: &Rc<Tenant>,
+    id: &HeaderValue,
+    mut parts: Parts,
+    body: Incoming,
+) -> Result<Response<AnswerBody>, Refusal> {
+    let route = tenant.route();
+    standing(&route)?;
+    let limits = UploadLimits {
+        keep_bytes: core.limits.resend_bytes,
+        body_bytes: route.body_bytes.unwrap_or(core.limits.body_bytes),
+        idle: core.limits.body_idle,
+    };
+    let protocol = headers::upgrade(&parts.headers);
+    let client_side = parts.extensions.remove::<OnUpgrade>().filter(|_| protocol.is_some());
+    headers::forward(&mut parts, &Origin { client: &client.address, request_id: id, upgrade: protocol.as_ref() });
+    // Before anything is in flight: a slow upload must not stand in the way of a cut-over.
+    let upload = body::read(body, limits).await?;
+    let sending = Sending { idempotent: headers::idempotent(&parts.method), upgrade: client_side.is_some() };
+    let safe = headers::safe(&parts.method);
+    let mut call = Call { core, tenant, sending, safe, parked: None, deadline: None };
+    let (answer, lease, ticket, route) = match upload {
+        Upload::Whole(bytes) => {
+            if !bytes.is_empty() {
+                tenant.metered(|m| m.received_bytes += bytes.len() as u64);
+            }
+            call.send_whole(parts, &bytes).await?
+        }
+        Upload::Longer(prefix, rest) => call.send_streamed(parts, prefix, rest, limits).await?,
+    };
+    Ok(relay(core, tenant, &route, id, answer, lease, ticket, client_side))
+}
+
+/// One request's way to a member.
+struct Call<'a> {
+    core: &'a Rc<Core>,
+    tenant: &'a Rc<Tenant>,
+    sending: Sending,
+    safe: bool,
+    parked: Option<Parked>,
+    /// Parked at most until then, however often.
+    deadline: Option<tokio::time::Instant>,
+}
+
+type Answered = (Response<Incoming>, Lease, Ticket, Rc<Route>);
+
+impl Call<'_> {
+    async fn send_whole(&mut self, parts: Parts, body: &Bytes) -> Result<Answered, Refusal> {
+        let mut fenced = false;
+        let mut broken = false;
+        loop {
+            let (ticket, route) = self.admit(body.len() as u64).await?;
+            let releases = self.tenant.releases.get();
+            let request = Request::from_parts(parts.clone(), SendBody::whole(body));
+            let (answer, lease, ticket) =
+                match self.attempt(&route, request, ticket, self.core.limits.answer_time).await? {
+                    Some(answered) => answered,
+                    // A kept connection that ends without a word is how servers close idle ones.
+                    None if self.sending.idempotent && !broken => {
+                        broken = true;
+                        continue;
+                    }
+                    None => return Err(Refusal::NoAnswer),
+                };
+            let Some(moved_to) = fenced_at(&answer) else { return Ok((answer, lease, ticket, route)) };
+            if fenced {
+                return Err(Refusal::Fenced);
+            }
+            fenced = true;
+            // Nothing was committed, so nothing is in flight.
+            drop((answer, lease, ticket));
+            self.wait_for_generation(moved_to, releases, body.len() as u64).await?;
+        }
+    }
+
+    async fn send_streamed(
+        &mut self,
+        parts: Parts,
+        prefix: Bytes,
+        rest: Incoming,
+        limits: UploadLimits,
+    ) -> Result<Answered, Refusal> {
+        let (ticket, route) = self.admit(prefix.len() as u64).await?;
+        let failed = Rc::new(Cell::new(None));
+        let body = SendBody::streamed(prefix, rest, limits, Rc::clone(&failed), Rc::clone(self.tenant));
+        let sent = self.attempt(&route, Request::from_parts(parts, body), ticket, STREAMED_ANSWER_TIME).await;
+        if let Some(error) = failed.get() {
+            return Err(error.into());
+        }
+        let Some((answer, lease, ticket)) = sent? else { return Err(Refusal::NoAnswer) };
+        if fenced_at(&answer).is_some() {
+            return Err(Refusal::Fenced);
+        }
+        Ok((answer, lease, ticket, route))
+    }
+
+    /// Waits until the tenant's gate lets the request through, with the route that is in force then.
+    async fn admit(&mut self, bytes: u64) -> Result<(Ticket, Rc<Route>), Refusal> {
+        loop {
+            let route = self.tenant.route();
+            standing(&route)?;
+            if let Some(ticket) = Ticket::take(self.tenant, self.safe) {
+                return Ok((ticket, route));
+            }
+            if self.parked.is_none() {
+                let stopped = self.tenant.gate.borrow().park(bytes, Instant::now());
+                self.park(stopped)?;
+            }
+            let changed = self.tenant.changed.notified();
+            self.before_deadline(changed).await?;
+        }
+    }
+
+    fn park(&mut self, stopped: Option<Stopped>) -> Result<(), Refusal> {
+        match stopped {
+            None => Ok(()),
+            Some(Stopped::Full) => Err(Refusal::ParkFull),
+            Some(Stopped::Parked { parked, park }) => {
+                self.tenant.metered(|m| m.parked += 1);
+                self.parked = Some(parked);
+                self.deadline.get_or_insert_with(|| tokio::time::Instant::now() + park);
+                Ok(())
+            }
+        }
+    }
+
+    async fn before_deadline(&mut self, event: impl Future<Output = ()>) -> Result<(), Refusal> {
+        let Some(deadline) = self.deadline else {
+            event.await;
+            return Ok(());
+        };
+        if tokio::time::timeout_at(deadline, event).await.is_ok() {
+            return Ok(());
+        }
+        if let Some(parked) = self.parked.take() {
+            parked.expired();
+        }
+        Err(Refusal::ParkOver)
+    }
+
+    /// Parks a request that the fence refused, until the tenant's new place is known here, or the hold under which it
+    /// was refused has ended without a move.
+    async fn wait_for_generation(&mut self, moved_to: u64, releases: u64, bytes: u64) -> Result<(), Refusal> {
+        let stopped = self.tenant.park_fenced(bytes, &self.core.limits, Instant::now());
+        self.park(Some(stopped))?;
+        loop {
+            let changed = self.tenant.changed.notified();
+            let known = self.tenant.route().generation.get() >= moved_to;
+            if known || self.tenant.releases.get() != releases {
+                return Ok(());
+            }
+            self.before_deadline(changed).await?;
+        }
+    }
+
+    /// Sends until something is written, once. `None`: written, and the connection ended without an answer.
+    async fn attempt(
+        &mut self,
+        route: &Rc<Route>,
+        mut request: Request<SendBody>,
+        mut ticket: Ticket,
+        answer_time: Duration,
+    ) -> Result<Option<(Response<Incoming>, Lease, Ticket)>, Refusal> {
+        let limits = &self.core.limits;
+        let headers = request.headers_mut();
+        headers.insert(headers::BERTH_TENANT, route.key.clone());
+        headers.insert(headers::BERTH_PLAN, route.plan.clone());
+        headers.insert(headers::BERTH_GENERATION, route.generation_text.clone());
+        loop {
+            let leased = upstream::lease(&route.members, &self.tenant.next_member, limits, self.sending).await;
+            let (lease, _) = leased.map_err(refusal)?;
+            if let Some(parked) = self.parked.take() {
+                parked.sent_on(Instant::now());
+            }
+            let sent = Sent::new(upstream::send(lease, request, answer_time), ticket, self.safe);
+            let (attempt, back) = sent.await;
+            ticket = back;
+            match attempt {
+                Attempt::Answered(answer, lease) => return Ok(Some((answer, lease, ticket))),
+                Attempt::Unsent(whole) => request = whole,
+                Attempt::Broken => return Ok(None),
+                Attempt::Late => return Err(Refusal::AnswerLate),
+            }
+        }
+    }
+}
+
+fn refusal(error: SendError) -> Refusal {
+    match error {
+        SendError::NoMember => Refusal::NoMember,
+        SendError::Connect => Refusal::Unreachable,
+    }
+}
+
+/// The generation that the fence names, when it refused the request.
+fn fenced_at(answer: &Response<Incoming>) -> Option<u64> {
+    if answer.status() != StatusCode::SERVICE_UNAVAILABLE {
+        return None;
+    }
+    answer.headers().get(headers::BERTH_FENCED)?.to_str().ok()?.trim().parse().ok()
+}
+
+type UnderWay = Pin<Box<dyn Future<Output = Attempt>>>;
+
+/// A request that has been sent. When its client goes away it is still in flight: it goes on in a task of its own
+/// until the member has answered, and only then may a hold count it as done.
+struct Sent {
+    under_way: Option<(UnderWay, Ticket)>,
+    safe: bool,
+}
+
+impl Sent {
+    fn new(send: impl Future<Output = Attempt> + 'static, ticket: Ticket, safe: bool) -> Self {
+        Self { under_way: Some((Box::pin(send), ticket)), safe }
+    }
+}
+
+impl Future for Sent {
+    type Output = (Attempt, Ticket);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let (send, _) = self.under_way.as_mut().expect("a future is not polled after it is ready");
+        let attempt = std::task::ready!(send.as_mut().poll(cx));
+        let (_, ticket) = self.under_way.take().expect("it was there a line ago");
+        Poll::Ready((attempt, ticket))
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        if let Some((send, ticket)) = self.under_way.take()
+            && !self.safe
+        {
+            tokio::task::spawn_local(async move {
+                drop(send.await);
+                drop(ticket);
+            });
+        }
+    }
+}
+
+/// Turns a member's answer into the client's.
+#[expect(clippy::too_many_arguments, reason = "everything an answer keeps alive, handed over once")]
+fn relay(
+    core: &Rc<Core>,
+    tenant: &Rc<Tenant>,
+    route: &Rc<Route>,
+    id: &HeaderValue,
+    mut answer: Response<Incoming>,
+    lease: Lease,
+    ticket: Ticket,
+    client_side: Option<OnUpgrade>,
+) -> Response<AnswerBody> {
+    let switching = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let asked_to_switch = client_side.is_some();
+    if switching && let Some(client_side) = client_side {
+        let websocket =
+            answer.headers().get(header::UPGRADE).is_some_and(|p| p.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        let member_side = hyper::upgrade::on(&mut answer);
+        let ends = tunnel::Ends { client: client_side, member: member_side, websocket };
+        tokio::task::spawn_local(tunnel::run(ends, Rc::clone(tenant), route.left.clone()));
+        headers::answer(answer.headers_mut(), id, true);
+        return answer.map(|_| AnswerBody::empty());
+    }
+    if switching {
+        // Nobody asked for it.
+        return Refusal::NoAnswer.answer(id);
+    }
+    let stream =
+        answer.headers().get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"text/event-stream"));
+    headers::answer(answer.headers_mut(), id, false);
+    if asked_to_switch || core.stop.is_cancelled() {
+        // What follows on this connection is not watched any more, or nobody is to follow.
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    let left = route.left.clone();
+    answer.map(|incoming| {
+        AnswerBody::relayed(Relayed {
+            incoming,
+            lease: Some(lease),
+            // A safe request is over when its answer has begun; one that may write, when it is complete.
+            ticket: (!ticket.is_safe()).then_some(ticket),
+            tenant: Rc::clone(tenant),
+            left: stream.then(|| -> Pin<Box<dyn Future<Output = ()>>> { Box::pin(left.cancelled_owned()) }),
+        })
+    })
+}

@@ -1,0 +1,189 @@
+//! What one core keeps of one tenant: its route in the form that requests need, its gate, its counters.
+//!
+//! Never shared between cores: everything here is a plain cell.
+
+use crate::{
+    hold::{Budget, Gate, HoldOrder, Stopped},
+    meter::Meter,
+    upstream::{Member, Upstreams},
+};
+use berth_domain::{CellName, Generation, TenantId};
+use berth_wire::edge::{RouteState, TenantRoute};
+use http::HeaderValue;
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Served,
+    Suspended,
+    Gone,
+}
+
+/// A route, ready for use.
+#[derive(Debug)]
+pub struct Route {
+    pub key: HeaderValue,
+    pub plan: HeaderValue,
+    pub generation: Generation,
+    pub generation_text: HeaderValue,
+    pub standing: Standing,
+    pub members: Vec<Rc<Member>>,
+    pub body_bytes: Option<u64>,
+    cell: CellName,
+    /// Cancelled when the tenant is elsewhere: long-lived connections to this cell end.
+    pub left: CancellationToken,
+}
+
+impl Route {
+    fn new(from: &TenantRoute, upstreams: &Upstreams, left: CancellationToken) -> Self {
+        // A key may hold what a header may not (control characters are excluded already, so this is belt and braces).
+        let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).unwrap_or(HeaderValue::from_static(""));
+        Self {
+            key: value(from.key.as_str()),
+            plan: value(from.plan.as_str()),
+            generation: from.generation,
+            generation_text: HeaderValue::from(from.generation.get()),
+            standing: match from.state {
+                RouteState::Serving | RouteState::Held { .. } => Standing::Served,
+                RouteState::Suspended => Standing::Suspended,
+                RouteState::Gone => Standing::Gone,
+            },
+            members: from.members.iter().map(|m| upstreams.member(&m.address)).collect(),
+            body_bytes: from.body_bytes,
+            cell: from.cell.clone(),
+            left,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Tenant {
+    pub id: TenantId,
+    route: RefCell<Rc<Route>>,
+    pub gate: RefCell<Gate>,
+    /// Told when the route or the gate changed, so that the parked look again.
+    pub changed: Notify,
+    /// Told when a request left, while a hold waits for that.
+    pub finished: Notify,
+    /// Holds that have ended here: a request that the fence refused under one of them may try again after it.
+    pub releases: Cell<u64>,
+    pub next_member: Cell<usize>,
+    meter: RefCell<Option<Box<Meter>>>,
+    own_budget: RefCell<Option<Arc<Budget>>>,
+}
+
+impl Tenant {
+    pub fn new(from: &TenantRoute, upstreams: &Upstreams, stop: &CancellationToken) -> Self {
+        Self {
+            id: from.tenant,
+            route: RefCell::new(Rc::new(Route::new(from, upstreams, stop.child_token()))),
+            gate: RefCell::default(),
+            changed: Notify::new(),
+            finished: Notify::new(),
+            releases: Cell::new(0),
+            next_member: Cell::new(0),
+            meter: RefCell::default(),
+            own_budget: RefCell::default(),
+        }
+    }
+
+    pub fn route(&self) -> Rc<Route> {
+        Rc::clone(&self.route.borrow())
+    }
+
+    /// Replaces the route. Tunnels and streams into a cell that the tenant has left are told to end.
+    pub fn set_route(&self, from: &TenantRoute, upstreams: &Upstreams, stop: &CancellationToken) {
+        let old = self.route();
+        let stays = old.cell == from.cell
+            && old.generation == from.generation
+            && matches!(from.state, RouteState::Serving | RouteState::Held { .. });
+        let left = if stays { old.left.clone() } else { stop.child_token() };
+        *self.route.borrow_mut() = Rc::new(Route::new(from, upstreams, left));
+        if !stays {
+            old.left.cancel();
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// The tenant is no longer routed: whoever still has it in hand finds it gone.
+    pub fn leave(&self) {
+        let old = self.route();
+        let gone = Route {
+            key: old.key.clone(),
+            plan: old.plan.clone(),
+            generation: old.generation,
+            generation_text: old.generation_text.clone(),
+            standing: Standing::Gone,
+            members: Vec::new(),
+            body_bytes: None,
+            cell: old.cell.clone(),
+            left: old.left.clone(),
+        };
+        *self.route.borrow_mut() = Rc::new(gone);
+        old.left.cancel();
+        self.changed.notify_waiters();
+    }
+
+    pub fn hold(&self, order: HoldOrder) {
+        self.gate.borrow_mut().hold(order);
+    }
+
+    /// Parks under the hold in force or, refused by the fence without one, on this core's own account.
+    pub fn park_fenced(&self, bytes: u64, limits: &crate::Limits, now: Instant) -> Stopped {
+        if let Some(stopped) = self.gate.borrow().park(bytes, now) {
+            return stopped;
+        }
+        let mut own = self.own_budget.borrow_mut();
+        let budget = own.get_or_insert_with(|| Arc::new(Budget::new(limits.park_requests, limits.park_bytes)));
+        Gate::park_unordered(budget, bytes, limits.fence_park, now)
+    }
+
+    pub fn count(&self, status: u16, time: Duration) {
+        let time_us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.metered(|m| m.count(status, time_us));
+    }
+
+    pub fn metered(&self, change: impl FnOnce(&mut Meter)) {
+        change(self.meter.borrow_mut().get_or_insert_default());
+    }
+
+    /// `None`: this core has served the tenant nothing yet.
+    pub fn meter(&self) -> Option<Meter> {
+        self.meter.borrow().as_deref().cloned()
+    }
+}
+
+/// A request under way. Dropped when it can change nothing any more.
+#[derive(Debug)]
+pub struct Ticket {
+    tenant: Rc<Tenant>,
+    safe: bool,
+}
+
+impl Ticket {
+    /// `None`: the tenant is held, and this request is to be parked.
+    pub fn take(tenant: &Rc<Tenant>, safe: bool) -> Option<Self> {
+        tenant.gate.borrow_mut().enter(safe).then(|| Self { tenant: Rc::clone(tenant), safe })
+    }
+
+    pub fn is_safe(&self) -> bool {
+        self.safe
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut gate = self.tenant.gate.borrow_mut();
+        gate.finish(self.safe);
+        if gate.holding().is_some() && gate.busy() == 0 {
+            self.tenant.finished.notify_waiters();
+        }
+    }
+}

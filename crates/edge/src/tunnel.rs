@@ -1,0 +1,126 @@
+//! Connections that have switched to another protocol: bytes both ways, until one side ends or the tenant moves.
+//!
+//! Never reads what is said; of a WebSocket it follows the frames, to end it between two of them.
+
+use crate::{
+    frames::{CLOSE_RESTART, Frames},
+    tenant::Tenant,
+};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use std::{io, rc::Rc, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long a frame may take to end, and a client to answer a close.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
+const BUFFER_BYTES: usize = 8 * 1024;
+
+/// Both sides, as soon as they have switched.
+pub struct Ends {
+    pub client: OnUpgrade,
+    pub member: OnUpgrade,
+    pub websocket: bool,
+}
+
+/// Carries until it ends, and counts what was carried.
+pub async fn run(ends: Ends, tenant: Rc<Tenant>, left: CancellationToken) {
+    let (Ok(client), Ok(member)) = tokio::join!(ends.client, ends.member) else { return };
+    // Either side going away is the ordinary end.
+    let _ = carry(client, member, ends.websocket, &tenant, &left).await;
+}
+
+async fn carry(
+    client: Upgraded,
+    member: Upgraded,
+    websocket: bool,
+    tenant: &Tenant,
+    left: &CancellationToken,
+) -> io::Result<()> {
+    let (mut client_read, mut client_write) = tokio::io::split(TokioIo::new(client));
+    let (mut member_read, mut member_write) = tokio::io::split(TokioIo::new(member));
+    let mut frames = Frames::default();
+    let moved = {
+        let up = async {
+            let carried =
+                copy(&mut client_read, &mut member_write, |part| tenant.metered(|m| m.received_bytes += part)).await;
+            // The client has said all it will say; the member may still answer.
+            member_write.shutdown().await?;
+            carried
+        };
+        let down = down(&mut member_read, &mut client_write, &mut frames, tenant, left);
+        tokio::pin!(up, down);
+        tokio::select! {
+            moved = &mut down => moved?,
+            ended = &mut up => { ended?; down.await? }
+        }
+    };
+    if moved && websocket && frames.between() {
+        client_write.write_all(&CLOSE_RESTART).await?;
+        client_write.flush().await?;
+        // A close is answered by a close: waiting for it spares the client a reset that could swallow ours.
+        let mut rest = [0; 512];
+        let answered = async { while client_read.read(&mut rest).await.is_ok_and(|n| n > 0) {} };
+        client_write.shutdown().await?;
+        let _ = timeout(CLOSE_TIME, answered).await;
+        return Ok(());
+    }
+    client_write.shutdown().await
+}
+
+/// Member to client. `true`: ended because the tenant has left.
+async fn down(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    frames: &mut Frames,
+    tenant: &Tenant,
+    left: &CancellationToken,
+) -> io::Result<bool> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let read = tokio::select! {
+            biased;
+            () = left.cancelled() => break,
+            read = from.read(&mut buffer) => read?,
+        };
+        if read == 0 {
+            return Ok(false);
+        }
+        frames.feed(&buffer[..read]);
+        to.write_all(&buffer[..read]).await?;
+        tenant.metered(|m| m.sent_bytes += read as u64);
+    }
+    // In the midst of a frame its end is waited for; a byte at a time, so as not to begin the next.
+    let _ = timeout(CLOSE_TIME, async {
+        while !frames.between() {
+            let read = from.read(&mut buffer[..1]).await?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            frames.feed(&buffer[..1]);
+            to.write_all(&buffer[..1]).await?;
+        }
+        io::Result::Ok(())
+    })
+    .await;
+    Ok(true)
+}
+
+async fn copy(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    counted: impl Fn(u64),
+) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let read = from.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        to.write_all(&buffer[..read]).await?;
+        counted(read as u64);
+    }
+}

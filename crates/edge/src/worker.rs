@@ -1,0 +1,272 @@
+//! One core's thread: takes connections, hands requests to [`crate::serve`], obeys the coordinator.
+//!
+//! Never decides anything about a request; bounds on connections and time limits on their silence are kept here.
+
+use crate::{
+    core::{Core, News, Order},
+    framing::Watch,
+    serve::{self, Client},
+};
+use http::HeaderValue;
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    runtime::{Builder, LocalOptions},
+    sync::mpsc::{UnboundedReceiver, UnboundedSender},
+};
+use tokio_util::sync::CancellationToken;
+
+const BACKLOG: i32 = 1024;
+/// How often a connection's silence is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// A listener that shares its port with the other cores': the kernel spreads connections over them.
+pub fn listen(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// What a worker thread starts with.
+pub struct Start {
+    pub limits: Arc<crate::Limits>,
+    pub listener: StdListener,
+    pub orders: UnboundedReceiver<Order>,
+    pub news: UnboundedSender<News>,
+    pub stop: CancellationToken,
+}
+
+/// The thread's whole life.
+pub fn run(start: Start) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default())?;
+    runtime.block_on(serve_core(start))
+}
+
+async fn serve_core(start: Start) -> io::Result<()> {
+    let Start { limits, listener, mut orders, news, stop } = start;
+    let listener = TcpListener::from_std(listener)?;
+    let core = Rc::new(Core::new(limits, news, stop.clone()));
+    let tidier = Rc::clone(&core);
+    tokio::task::spawn_local(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            tidier.upstreams.tidy(tidier.limits.upstream_idle);
+        }
+    });
+    loop {
+        tokio::select! {
+            biased;
+            order = orders.recv() => match order {
+                Some(order) => core.obey(order),
+                None => break,
+            },
+            () = stop.cancelled() => break,
+            accepted = listener.accept(), if core.connections.get() < core.limits.connections => match accepted {
+                Ok((stream, from)) => {
+                    let guard = Connected::new(&core);
+                    tokio::task::spawn_local(connection(Rc::clone(&core), stream, from, guard));
+                }
+                // Out of descriptors, mostly: accepting again at once would spin.
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    // Orders are obeyed to the end: a request that is parked while the edge goes is still to be let go.
+    let drained = async {
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(order) => core.obey(order),
+                    None => tokio::time::sleep(Duration::from_millis(5)).await,
+                },
+                () = tokio::time::sleep(Duration::from_millis(5)) => {}
+            }
+            if core.connections.get() == 0 {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(core.limits.drain_time, drained).await.is_err() {
+        tracing::warn!(connections = core.connections.get(), "connections were cut at the end of the drain time");
+    }
+    Ok(())
+}
+
+/// Counts a connection while it lives.
+struct Connected(Rc<Core>);
+
+impl Connected {
+    fn new(core: &Rc<Core>) -> Self {
+        core.connections.set(core.connections.get() + 1);
+        Self(Rc::clone(core))
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+    }
+}
+
+/// What the reading side of a connection notices, for the side that serves.
+#[derive(Default)]
+struct Noticed {
+    doubtful: Arc<AtomicU64>,
+    in_head: AtomicBool,
+}
+
+async fn connection(core: Rc<Core>, stream: TcpStream, from: SocketAddr, guard: Connected) {
+    // Without it small answers wait for acknowledgements; with an error nothing is lost.
+    let _ = stream.set_nodelay(true);
+    let noticed = Arc::new(Noticed::default());
+    let address = HeaderValue::from_str(&from.ip().to_canonical().to_string())
+        .expect("an address in text form is a header value");
+    let client = Rc::new(Client { address, requests: Cell::new(0), doubtful: Arc::clone(&noticed.doubtful) });
+    let busy = Rc::new(Cell::new(0_u32));
+    let service = {
+        let (core, busy) = (Rc::clone(&core), Rc::clone(&busy));
+        service_fn(move |request| {
+            let (core, client, busy) = (Rc::clone(&core), Rc::clone(&client), Busy::new(&busy));
+            async move {
+                let answer = serve::serve(&core, &client, request).await;
+                drop(busy);
+                Ok::<_, Infallible>(answer)
+            }
+        })
+    };
+    let limits = &core.limits;
+    let io = TokioIo::new(Watched { stream, watch: Watch::default(), noticed: Arc::clone(&noticed) });
+    let connection = http1::Builder::new()
+        .max_buf_size(limits.header_bytes.max(8 * 1024))
+        .header_read_timeout(None)
+        .serve_connection(io, service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    let look = tokio::time::sleep(LOOK.min(limits.header_time));
+    tokio::pin!(look);
+    let (mut quiet_since, mut head_since, mut requests) = (Instant::now(), None::<Instant>, 0);
+    let mut stopping = core.stop.is_cancelled();
+    loop {
+        tokio::select! {
+            // Its error is the client's going away, or a request that hyper has answered 400 already.
+            _ = connection.as_mut() => break,
+            () = core.stop.cancelled(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = look.as_mut() => {
+                let now = Instant::now();
+                let served = busy_count(&busy);
+                if served != requests || busy_now(&busy) {
+                    (requests, quiet_since) = (served, now);
+                }
+                head_since = if noticed.in_head.load(Ordering::Relaxed) { head_since.or(Some(now)) } else { None };
+                let late = head_since.is_some_and(|since| now - since >= limits.header_time);
+                if late || now - quiet_since >= limits.client_idle {
+                    break;
+                }
+                look.as_mut().reset(tokio::time::Instant::now() + LOOK.min(limits.header_time / 2));
+            }
+        }
+    }
+    drop(guard);
+}
+
+/// A request under way on this connection. The cell has requests begun, times two, plus one while one is under way.
+struct Busy(Rc<Cell<u32>>);
+
+impl Busy {
+    fn new(cell: &Rc<Cell<u32>>) -> Self {
+        cell.set((cell.get() | 1).wrapping_add(2));
+        Self(Rc::clone(cell))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() & !1);
+    }
+}
+
+fn busy_count(cell: &Cell<u32>) -> u32 {
+    cell.get() >> 1
+}
+
+fn busy_now(cell: &Cell<u32>) -> bool {
+    cell.get() & 1 == 1
+}
+
+/// A client's stream whose incoming bytes are watched before hyper has them.
+struct Watched {
+    stream: TcpStream,
+    watch: Watch,
+    noticed: Arc<Noticed>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
+        let read = &buf.filled()[before..];
+        if !read.is_empty() {
+            this.watch.feed(read);
+            if let Some(number) = this.watch.doubtful {
+                this.noticed.doubtful.store(number, Ordering::Relaxed);
+            }
+            this.noticed.in_head.store(this.watch.in_head(), Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,10 @@
+//! The edge with real sockets on all sides.
+
+#![allow(clippy::unwrap_used, reason = "clippy sees tests only in functions marked so, and all of this is a test")]
+
+mod world;
+
+mod holds;
+mod restarts;
+mod serving;
+mod tunnels;

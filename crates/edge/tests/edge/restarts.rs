@@ -1,0 +1,118 @@
+//! What survives: the edge's own end, and the control plane's.
+
+use crate::world::{Running, World, config, eventually, held, route};
+use berth_edge::{Edge, EdgeErrorKind};
+use berth_wire::edge::HoldOutcome;
+use http::{Method, StatusCode};
+use std::{fs::OpenOptions, io::Write as _};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fresh_edge_serves_from_disk_with_the_control_plane_dead() {
+    let mut world = World::start().await;
+    world.control.put(vec![world.moved(), route(2, 1, "shared", &[&world.old])]).await;
+    world.control.die().await;
+    world.edge.stop().await;
+    // Half a batch at the end, as a power cut leaves it.
+    let log = world.dir.path().join("routes.log");
+    OpenOptions::new().append(true).open(log).unwrap().write_all(b"{\"record\":\"put\",\"rou").unwrap();
+    let edge = Running::start(config(&world.control, world.dir.path()));
+    assert_eq!(edge.get("t1.test", "/").await.by(), "new");
+    assert_eq!(edge.get("t2.test", "/").await.by(), "old");
+    world.control.rise();
+    let revision = world.control.publish(vec![route(2, 2, "own", &[&world.new])]);
+    world.control.acknowledged(revision).await;
+    assert_eq!(edge.get("t2.test", "/").await.by(), "new");
+    assert_eq!(world.control.asked_after().last(), Some(&2), "it catches up from where its disk ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_survives_a_restart_and_holds_reads_too_until_control_speaks() {
+    let mut world = World::start().await;
+    world.control.put(vec![held(world.home(), 7, 50, 200)]).await;
+    world.control.in_force(7).await;
+    world.control.die().await;
+    world.edge.stop().await;
+    let edge = Running::start(config(&world.control, world.dir.path()));
+    // The tenant may have moved meanwhile: a read from the old cell could be stale, a write is refused there anyway.
+    for method in [Method::POST, Method::GET] {
+        let answer = edge.ask(method, "t1.test", "/").await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.headers.contains_key("retry-after"));
+    }
+    let said_before = world.control.outcomes(7).len();
+    world.control.rise();
+    let said = eventually(
+        "the new process reports the hold",
+        async || world.control.outcomes(7),
+        |all| all.len() > said_before,
+    )
+    .await;
+    assert_eq!(said.last(), Some(&HoldOutcome::InForce));
+    eventually("reads go on", async || edge.get("t1.test", "/").await.status, |s| *s == StatusCode::OK).await;
+    assert_eq!(edge.ask(Method::POST, "t1.test", "/").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    let revision = world.control.publish(vec![world.moved()]);
+    world.control.acknowledged(revision).await;
+    assert_eq!(edge.ask(Method::POST, "t1.test", "/").await.by(), "new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_hold_does_not_come_back_with_a_restart() {
+    let mut world = World::start().await;
+    let slow = world.edge.later(Method::POST, "t1.test", "/wait", "x");
+    world.old.has_waiting(1).await;
+    world.control.put(vec![held(world.home(), 7, 50, 20_000)]).await;
+    world.control.outcome(7, |o| *o == HoldOutcome::Refused { in_flight: 1 }).await;
+    world.old.state.open.send_replace(true);
+    slow.await.unwrap();
+    world.control.die().await;
+    world.edge.stop().await;
+    let edge = Running::start(config(&world.control, world.dir.path()));
+    assert_eq!(edge.ask(Method::POST, "t1.test", "/").await.by(), "old");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_edge_serves_while_control_is_dead_and_follows_it_when_it_is_back() {
+    let world = World::start().await;
+    world.control.die().await;
+    for _ in 0..10 {
+        assert_eq!(world.edge.get("t1.test", "/").await.status, StatusCode::OK);
+    }
+    world.control.rise();
+    let revision = world.control.publish(vec![world.moved()]);
+    world.control.acknowledged(revision).await;
+    assert_eq!(world.edge.get("t1.test", "/").await.by(), "new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_that_has_forgotten_is_told_what_the_edge_has() {
+    let world = World::start().await;
+    world.control.put(vec![world.moved()]).await;
+    world.control.put(vec![route(2, 1, "shared", &[&world.old])]).await;
+    world.control.die().await;
+    let mut old = world.home();
+    old.revision = berth_domain::Revision::new(1);
+    world.control.restore(1, vec![old]);
+    let before = world.control.acks().len();
+    world.control.rise();
+    let acks = eventually("the edge says how far it is", async || world.control.acks(), |a| a.len() > before).await;
+    assert_eq!(acks.last().unwrap().revision.get(), 3);
+    assert_eq!(world.edge.get("t1.test", "/").await.by(), "new");
+    assert_eq!(world.edge.get("t2.test", "/").await.by(), "old");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_edges_never_share_a_directory_and_bad_configuration_says_why() {
+    let world = World::start().await;
+    let refused = |change: &dyn Fn(&mut berth_edge::EdgeConfig)| {
+        let mut config = config(&world.control, world.dir.path());
+        change(&mut config);
+        let error = Edge::bind(config).err().unwrap();
+        assert!(!error.hint().is_empty());
+        (error.kind(), error.to_string())
+    };
+    assert_eq!(refused(&|_| {}).0, EdgeErrorKind::Machine);
+    let exposed = refused(&|c| c.admin = "0.0.0.0:0".parse().unwrap());
+    assert_eq!(exposed, (EdgeErrorKind::Caller, "the admin address 0.0.0.0:0 is not on loopback".into()));
+    assert_eq!(refused(&|c| c.control_urls = vec!["ftp://x".into()]).0, EdgeErrorKind::Caller);
+    assert_eq!(refused(&|c| c.workers = 0).0, EdgeErrorKind::Caller);
+}

@@ -1,0 +1,92 @@
+//! WebSockets and event streams: carried, and ended when their tenant has moved.
+
+use crate::world::{World, held};
+use http::StatusCode;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+async fn head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+async fn socket(world: &World) -> TcpStream {
+    let mut stream = TcpStream::connect(world.edge.address).await.unwrap();
+    let request = b"GET /socket HTTP/1.1\r\nhost: t1.test\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let head = head(&mut stream).await;
+    assert!(head.starts_with("HTTP/1.1 101") && head.contains("upgrade: websocket"), "{head}");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_is_carried_both_ways_and_closed_with_1012_after_the_move() {
+    let world = World::start().await;
+    let mut stream = socket(&world).await;
+    let frame = [0x81, 0x02, b'h', b'i'];
+    stream.write_all(&frame).await.unwrap();
+    let mut echoed = [0; 4];
+    stream.read_exact(&mut echoed).await.unwrap();
+    assert_eq!(echoed, frame);
+    // A hold does not end it: the tenant may well stay.
+    world.control.put(vec![held(world.home(), 7, 50, 20_000)]).await;
+    world.control.in_force(7).await;
+    stream.write_all(&frame).await.unwrap();
+    stream.read_exact(&mut echoed).await.unwrap();
+    world.control.put(vec![world.moved()]).await;
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, [0x88, 0x02, 0x03, 0xf4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_under_way_ends_before_the_close() {
+    let world = World::start().await;
+    let mut stream = socket(&world).await;
+    stream.write_all(&[0x81, 0x04, b'a', b'b']).await.unwrap();
+    let mut half = [0; 4];
+    stream.read_exact(&mut half).await.unwrap();
+    world.control.put(vec![world.moved()]).await;
+    stream.write_all(b"cd").await.unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, [b'c', b'd', 0x88, 0x02, 0x03, 0xf4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_stream_ends_cleanly_after_the_move() {
+    let world = World::start().await;
+    let mut stream = TcpStream::connect(world.edge.address).await.unwrap();
+    stream.write_all(b"GET /events HTTP/1.1\r\nhost: t1.test\r\n\r\n").await.unwrap();
+    let head = head(&mut stream).await;
+    assert!(head.contains("transfer-encoding: chunked"), "{head}");
+    let mut first = [0; 14];
+    stream.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"9\r\ndata: 1\n\n\r\n");
+    world.control.put(vec![world.moved()]).await;
+    let mut end = [0; 5];
+    stream.read_exact(&mut end).await.unwrap();
+    assert_eq!(&end, b"0\r\n\r\n");
+    // The connection goes on, in the new cell.
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: t1.test\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.contains("new GET /"), "{rest}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_declined_upgrade_is_answered_and_the_connection_closed() {
+    let world = World::start().await;
+    let mut stream = TcpStream::connect(world.edge.address).await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nhost: t1.test\r\nconnection: Upgrade\r\nupgrade: h2c\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    assert_eq!(world.edge.get("t1.test", "/").await.status, StatusCode::OK);
+}
