@@ -22,7 +22,7 @@ fn broken() -> StepError {
     StepError::permanent("broken", "the provider refuses")
 }
 async fn turn(world: &World, name: &str) -> Outcome {
-    world.worker(Options::named(name)).turn().await.unwrap().expect("an operation is due").1
+    world.worker(Options::named(name)).turn().await.expect("the journal answers").expect("an operation is due").1
 }
 
 #[tokio::test(start_paused = true)]

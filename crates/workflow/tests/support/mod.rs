@@ -255,7 +255,7 @@ impl TestWorld for World {
 
 /// Waits for a condition; on timeout the last value is in the message.
 pub async fn eventually<T: std::fmt::Debug>(what: &str, mut look: impl AsyncFnMut() -> Result<(), T>) {
-    let patience = Duration::from_secs(600); // of the test's own, paused clock
+    let patience = Duration::from_mins(10); // of the test's own, paused clock
     let started = tokio::time::Instant::now();
     while let Err(last) = look().await {
         assert!(started.elapsed() < patience, "waited for {what}; last seen: {last:?}");
