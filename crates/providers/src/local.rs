@@ -16,7 +16,7 @@ mod process;
 mod tests;
 
 pub use embedded::{EmbeddedOptions, EmbeddedPostgres};
-pub use janitor::{Afterwards, end_all, record_program, run_janitor};
+pub use janitor::{Afterwards, end_all, record_program, run_janitor, start_program};
 
 use async_trait::async_trait;
 use berth_domain::CellName;
@@ -49,6 +49,10 @@ pub struct LocalOptions {
     /// Between SIGTERM and SIGKILL for a member.
     #[serde(default = "default_grace_ms")]
     pub stop_grace_ms: u64,
+    /// The user that members and runs are, where we are root ourselves. It must be able to read their programs.
+    /// `None`: as ourselves.
+    #[serde(default)]
+    pub member_user: Option<String>,
     /// Off only in tests: a power cut may then lose what was acknowledged.
     #[serde(default = "default_durable")]
     pub durable: bool,
@@ -67,7 +71,13 @@ fn default_durable() -> bool {
 impl LocalOptions {
     /// The defaults under this folder.
     pub fn under(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), postgres_bin: None, stop_grace_ms: default_grace_ms(), durable: default_durable() }
+        Self {
+            root: root.into(),
+            postgres_bin: None,
+            stop_grace_ms: default_grace_ms(),
+            member_user: None,
+            durable: default_durable(),
+        }
     }
 }
 
@@ -88,11 +98,19 @@ fn build(section: &serde_json::Value) -> Result<Provider, ProviderError> {
 
 impl Local {
     pub fn new(options: LocalOptions) -> Result<Self, ProviderError> {
+        let user = match &options.member_user {
+            None => None,
+            Some(name) => Some(process::User::named(name).ok_or_else(|| ProviderError::Refused {
+                what: "`member_user` of provider `local`".to_owned(),
+                reason: format!("this machine has no user `{name}`"),
+            })?),
+        };
         let root = Root::open(&options.root)?;
         let members = Members {
             groups: cgroup::Groups::of(root.id()),
             root: root.clone(),
             stop_grace: Duration::from_millis(options.stop_grace_ms),
+            user,
         };
         let clusters = Clusters { root, bin_dir: options.postgres_bin, durable: options.durable };
         Ok(Self { clusters, members })

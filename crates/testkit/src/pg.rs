@@ -194,7 +194,9 @@ fn hire_janitor(dir: &Path, linger_s: u32, mode: &str) {
 #[cfg(test)]
 mod tests {
     use super::{TestDatabase, TestPg};
+    use crate::wait_until;
     use berth_infra::Role;
+    use std::{fs, path::PathBuf};
 
     #[tokio::test]
     async fn a_test_gets_a_real_server_with_the_roles_of_a_cell() {
@@ -219,6 +221,20 @@ mod tests {
         assert!(dir.exists());
         drop(pg);
         assert!(!dir.exists());
+    }
+
+    #[tokio::test]
+    async fn a_killed_test_leaves_no_server_and_no_folder() {
+        let mut pg = TestPg::new().await;
+        let dir = pg.own.take().unwrap(); // now nothing is ended by the drop
+        let record = fs::read_to_string(dir.join("run/database.control")).unwrap();
+        let postmaster = PathBuf::from("/proc").join(record.split_whitespace().next().unwrap());
+        assert!(postmaster.exists());
+        drop(pg); // lets go of the lock and does no more: what the kernel does at a kill
+        let look = async || (dir.exists(), dir.with_extension("lock").exists());
+        wait_until("the janitor", look, |left| *left == (false, false)).await;
+        let state = fs::read_to_string(postmaster.join("stat")).unwrap_or_default();
+        assert!(state.is_empty() || state.contains(") Z "), "{state}");
     }
 
     #[tokio::test]

@@ -126,6 +126,17 @@ impl Clusters {
     }
 
     fn new_record(&self, wanted: &Wanted<'_>) -> Result<Record, ProviderError> {
+        if let Some(user) = postgres_user()?
+            && let Some(closed) = self.root.path().ancestors().find(|dir| !user.may_enter(dir))
+        {
+            return Err(ProviderError::Refused {
+                what: format!("a database under `{}`", self.root.path().display()),
+                reason: format!(
+                    "the user `postgres` may not enter `{}`; `/var/lib/berth` is a good place",
+                    closed.display()
+                ),
+            });
+        }
         let bin_dir = match &self.bin_dir {
             Some(dir) if binaries::complete(dir) => dir.clone(),
             Some(_) => return Err(binaries::missing(None)),

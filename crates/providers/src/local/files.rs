@@ -197,11 +197,17 @@ pub(super) fn forget(path: &Path) -> Result<(), ProviderError> {
 
 /// Deletes a folder with all in it. Absent is success.
 pub(super) async fn remove_folder(path: &Path) -> Result<(), ProviderError> {
-    match tokio::fs::remove_dir_all(path).await {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(ProviderError::io(format!("deleting `{}`", path.display()))(error))
+    let mut tries = 0;
+    loop {
+        match tokio::fs::remove_dir_all(path).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            // A session of a Postgres that was just killed may put down one more file before it notices.
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && tries < 100 => {
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            other => return other.map_err(ProviderError::io(format!("deleting `{}`", path.display()))),
         }
-        _ => Ok(()),
     }
 }
 

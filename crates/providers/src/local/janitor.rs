@@ -3,9 +3,9 @@
 use super::{
     cgroup::Groups,
     files::{self, Root},
-    process::{Kind, Process},
+    process::{self, Kind, Launch, Process},
 };
-use berth_infra::ProviderError;
+use berth_infra::{EnvVar, ProviderError};
 use rustix::process::Signal;
 use std::{
     fs,
@@ -80,7 +80,32 @@ pub fn end_all(root: &Path, afterwards: Afterwards) -> Result<(), ProviderError>
     Ok(())
 }
 
-/// Writes a process down so that [`end_all`] ends it too: a demo's own `serve` and `edge`.
+/// Starts a program of Berth's own (a demo's `serve` and `edge`) so that [`end_all`] ends it too, and answers with its
+/// pid. Written down before it runs, in a session of its own, with this environment and a `PATH` and nothing else.
+pub async fn start_program(
+    root: &Path,
+    name: &str,
+    command: &[String],
+    env: &[EnvVar],
+    log: &Path,
+) -> Result<u32, ProviderError> {
+    let folder = Root::open(root)?;
+    let (_child, process, _) = process::launch(Launch {
+        what: format!("program {name}"),
+        kind: Kind::Program,
+        record: folder.run("program", name),
+        command,
+        env,
+        dir: Path::new("/"),
+        log,
+        user: None,
+        confine: None,
+    })
+    .await?;
+    Ok(process.pid)
+}
+
+/// Writes down a process that runs already, for [`end_all`]. [`start_program`] leaves no gap and is the better way.
 ///
 /// It has to lead a session of its own (`setsid`), because all of its session is ended with it.
 pub fn record_program(root: &Path, name: &str, pid: u32) -> Result<(), ProviderError> {

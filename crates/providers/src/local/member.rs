@@ -5,7 +5,7 @@ use super::{
     cgroup::Groups,
     files::{self, Root},
     health,
-    process::{self, Kind, Launch, PATH, Process},
+    process::{self, Kind, Launch, PATH, Process, User},
 };
 use berth_domain::{CellName, ServiceName};
 use berth_infra::{
@@ -82,6 +82,8 @@ pub(super) struct Members {
     pub groups: Groups,
     /// Between asking a member to end and making it.
     pub stop_grace: Duration,
+    /// `None`: as ourselves.
+    pub user: Option<User>,
 }
 
 impl Members {
@@ -147,7 +149,7 @@ impl Members {
             env: &record.environment(),
             dir: &self.root.member(name.as_str()),
             log: &log,
-            user: None,
+            user: self.user,
             confine: Some((&self.groups, record.shape)),
         })
         .await?;
@@ -276,7 +278,7 @@ impl Members {
             env: &spec.env,
             dir: Path::new("/"),
             log: &output,
-            user: None,
+            user: self.user,
             confine: Some((&self.groups, spec.shape)),
         })
         .await?;

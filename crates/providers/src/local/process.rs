@@ -10,6 +10,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal};
 use secrecy::ExposeSecret;
 use std::{
     fmt, fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Stdio,
     str::FromStr,
@@ -199,6 +200,19 @@ impl User {
             (fields.first() == Some(&name))
                 .then(|| Some(Self { uid: fields.get(2)?.parse().ok()?, gid: fields.get(3)?.parse().ok()? }))?
         })
+    }
+
+    /// Whether this user gets past a folder on the way to something below it.
+    pub fn may_enter(self, folder: &Path) -> bool {
+        let Ok(meta) = fs::metadata(folder) else { return false };
+        let bit = if meta.uid() == self.uid {
+            0o100
+        } else if meta.gid() == self.gid {
+            0o010
+        } else {
+            0o001
+        };
+        meta.mode() & bit != 0
     }
 }
 

@@ -10,6 +10,8 @@ use process::{Kind, Process};
 use secrecy::ExposeSecret;
 use std::{
     fmt::Debug,
+    fs::Permissions,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -310,6 +312,53 @@ async fn the_janitor_ends_everything_when_its_owner_is_killed() {
     }
     assert!(!here.root.exists());
     owner.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_started_program_is_ended_with_the_rest() {
+    let here = Here::new();
+    let log = here.root.join("program.log");
+    let command = ["sh", "-c", "echo $GREETING; exec sleep 600"].map(str::to_owned);
+    let env = [EnvVar::new("GREETING", "hello")];
+    let pid = super::start_program(&here.root, "serve", &command, &env, &log).await.unwrap();
+    let process = Process::of_pid(pid, Kind::Program).unwrap();
+    let read = async || std::fs::read_to_string(&log).unwrap();
+    until("its first line", read, |text| text == "hello\n").await;
+    end_all(&here.root, Afterwards::Keep).unwrap();
+    assert!(!process.alive());
+    assert_eq!(super::files::names_in(&here.root.join("run")).unwrap(), Vec::<String>::new());
+}
+
+/// Only root may become somebody else, so elsewhere there is nothing to show.
+#[tokio::test]
+async fn members_run_as_the_user_they_are_given() {
+    let here = Here::new();
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let options =
+        LocalOptions { member_user: Some("nobody".into()), stop_grace_ms: 2_000, ..LocalOptions::under(&here.root) };
+    let local = Local::new(options).unwrap();
+    let spec = here.serving("m");
+    local.ensure_member(&spec).await.unwrap();
+    let pid = healthy(&local, &spec.name).await.pid.unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
+    assert!(uid.split_whitespace().all(|uid| uid != "0"), "{uid}");
+    let unknown = LocalOptions { member_user: Some("no-such-user".into()), ..LocalOptions::under(&here.root) };
+    assert!(Local::new(unknown).err().unwrap().to_string().contains("`no-such-user`"));
+}
+
+#[tokio::test]
+async fn a_folder_that_postgres_may_not_enter_is_named() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let closed = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(closed.path(), Permissions::from_mode(0o700)).unwrap(); // as `/root` is
+    let local = Local::new(LocalOptions::under(closed.path().join("berth"))).unwrap();
+    let error = local.ensure_database(&cell("c")).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("may not enter `{}`", closed.path().display())), "{error}");
 }
 
 #[test]
