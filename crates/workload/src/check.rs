@@ -10,7 +10,7 @@ use futures_util::TryStreamExt;
 use tokio_postgres::{Client, Config, NoTls, Row, RowStream};
 use uuid::Uuid;
 
-use crate::ledger::{Ledger, Write};
+use crate::ledger::{FenceWrite, Ledger, Write};
 
 /// Findings kept word for word; of the others only the number is known.
 const KEPT: usize = 20;
@@ -78,14 +78,23 @@ pub async fn check(ledger: &Ledger, places: &[TenantPlace]) -> Result<Findings, 
         let tenant = write.tenant;
         written.get_mut(&tenant).ok_or(CheckError::UnknownTenant { tenant })?.push(write);
     }
-    let mut findings = Findings { acknowledged: ledger.writes().len() as u64, ..Findings::default() };
+    let mut fences: HashMap<Uuid, HashMap<Uuid, u32>> = HashMap::new();
+    for &FenceWrite { tenant, fence, revision, .. } in ledger.fences() {
+        if !written.contains_key(&tenant) {
+            return Err(CheckError::UnknownTenant { tenant });
+        }
+        fences.entry(tenant).or_default().insert(fence, revision);
+    }
+    let mut findings = Findings { acknowledged: ledger.acknowledged(), ..Findings::default() };
     for place in places {
         let owner = connect(place, "owner", &place.owner).await?;
         check_ledger(place, &owner, &written[&place.key], &mut findings).await?;
         check_events(place, &owner, &mut findings).await?;
+        let fences = fences.remove(&place.key).unwrap_or_default();
+        check_fences(place, &owner, &fences, &mut findings).await?;
         if let Some(former) = &place.former {
             let former = connect(place, "former", former).await?;
-            check_former(place, &former, &owner, &mut findings).await?;
+            check_former(place, &former, &owner, &fences, &mut findings).await?;
         }
     }
     Ok(findings)
@@ -190,6 +199,39 @@ async fn check_events(place: &TenantPlace, owner: &Client, findings: &mut Findin
     Ok(())
 }
 
+/// Each geofence must be where its last acknowledged step left it. One step further is right too: its answer may have
+/// been lost. Earlier is an acknowledged write that is gone.
+async fn check_fences(
+    place: &TenantPlace,
+    owner: &Client,
+    fences: &HashMap<Uuid, u32>,
+    findings: &mut Findings,
+) -> Result<(), CheckError> {
+    let sql = "select id, name, radius_meters::text from geofences where customer_id = $1 and id = any ($2)";
+    let ids: Vec<_> = fences.keys().copied().collect();
+    let rows = owner.query(sql, &[&place.key, &ids]).await.map_err(place.reading("geofences"))?;
+    let found: HashMap<Uuid, (String, String)> =
+        rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
+    for (&fence, &revision) in fences {
+        findings.rows_checked += 1;
+        let stands_at = |revision| {
+            let written = (FenceWrite::name(fence, revision), FenceWrite::radius_meters(revision).to_string());
+            revision < FenceWrite::GONE && found.get(&fence) == Some(&written)
+        };
+        let is_there = found.contains_key(&fence);
+        if stands_at(revision) || stands_at(revision + 1) || (!is_there && revision + 1 >= FenceWrite::GONE) {
+            continue;
+        }
+        let what = if is_there { &mut findings.changed } else { &mut findings.missing };
+        *what += 1;
+        findings.note(|| {
+            let now = found.get(&fence).map_or("not there", |(name, _)| name.as_str());
+            format!("{}: geofence {fence} was acknowledged at revision {revision} and is `{now}`", place.name)
+        });
+    }
+    Ok(())
+}
+
 /// A table with a tenant column, as the catalogue has it.
 struct Table {
     name: String,
@@ -230,10 +272,12 @@ async fn tables(place: &TenantPlace, client: &Client) -> Result<Vec<Table>, Chec
 }
 
 /// Every row of the tenant in the former database must be in the owner's, alike. The owner may have more: life went on.
+/// What the load itself replaced or removed is not compared here: `check_fences` knows what it must be.
 async fn check_former(
     place: &TenantPlace,
     former: &Client,
     owner: &Client,
+    fences: &HashMap<Uuid, u32>,
     findings: &mut Findings,
 ) -> Result<(), CheckError> {
     for table in tables(place, former).await? {
@@ -248,7 +292,14 @@ async fn check_former(
         let (mut before, mut now) =
             (Rows::open(place, former, &sql, &table).await?, Rows::open(place, owner, &sql, &table).await?);
         let mut current = now.next().await?;
+        let by_the_load = |key: &str| {
+            let id = key.trim_matches(['(', ')']).parse();
+            table.name == "geofences" && id.is_ok_and(|id: Uuid| fences.contains_key(&id))
+        };
         while let Some((key, row)) = before.next().await? {
+            if by_the_load(&key) {
+                continue;
+            }
             findings.rows_checked += 1;
             while current.as_ref().is_some_and(|(other, _)| *other < key) {
                 current = now.next().await?;

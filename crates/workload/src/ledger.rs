@@ -4,6 +4,7 @@
 //! process can read it after this one was killed. Never holds what was only offered.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{BufRead, BufReader, BufWriter, Write as _},
     path::{Path, PathBuf},
@@ -30,6 +31,38 @@ pub struct Write {
     pub acknowledged_us: u64,
 }
 
+/// One step in the life of a geofence: made, replaced several times, removed. Each step is offered after the one before
+/// was acknowledged, so what must be in the database is known, but for one step whose answer was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceWrite {
+    pub tenant: Uuid,
+    pub fence: Uuid,
+    /// What its name and its size say; 0 when it is made, [`FenceWrite::GONE`] when it is removed.
+    pub revision: u32,
+    pub acknowledged_us: u64,
+}
+
+impl FenceWrite {
+    /// The step after the last replacement.
+    pub const GONE: u32 = 4;
+
+    pub fn name(fence: Uuid, revision: u32) -> String {
+        format!("{fence} revision {revision}")
+    }
+
+    pub fn radius_meters(revision: u32) -> u32 {
+        100 + revision
+    }
+}
+
+/// A line of the file; the fields tell which.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Position(Write),
+    Fence(FenceWrite),
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     #[error("the ledger file `{path}` cannot be used")]
@@ -41,6 +74,9 @@ pub enum LedgerError {
 #[derive(Debug, Default)]
 pub struct Ledger {
     writes: Vec<Write>,
+    /// The last acknowledged step of each.
+    fences: HashMap<Uuid, FenceWrite>,
+    acknowledged: u64,
     file: Option<(PathBuf, BufWriter<File>)>,
 }
 
@@ -52,14 +88,14 @@ impl Ledger {
     /// Also appends to the file, which must not be there yet: two runs in one file could not be told apart.
     pub fn in_file(path: &Path) -> Result<Self, LedgerError> {
         let file = File::create_new(path).map_err(|source| LedgerError::File { path: path.into(), source })?;
-        Ok(Self { writes: Vec::new(), file: Some((path.into(), BufWriter::new(file))) })
+        Ok(Self { file: Some((path.into(), BufWriter::new(file))), ..Self::default() })
     }
 
     /// Reads a file back. A torn last line is what a kill leaves, and is no entry: nobody had seen it.
     pub fn read(path: &Path) -> Result<Self, LedgerError> {
         let at = |source| LedgerError::File { path: path.into(), source };
         let mut reader = BufReader::new(File::open(path).map_err(at)?);
-        let mut writes = Vec::new();
+        let mut ledger = Self::default();
         let mut text = String::new();
         for line in 1.. {
             text.clear();
@@ -67,16 +103,32 @@ impl Ledger {
             if !text.ends_with('\n') {
                 break;
             }
-            let write = serde_json::from_str(&text);
-            writes.push(write.map_err(|source| LedgerError::Line { path: path.into(), line, source })?);
+            let entry = serde_json::from_str(&text);
+            ledger.book(entry.map_err(|source| LedgerError::Line { path: path.into(), line, source })?);
         }
-        Ok(Self { writes, file: None })
+        Ok(ledger)
     }
 
     pub fn append(&mut self, write: Write) -> Result<(), LedgerError> {
-        self.writes.push(write);
+        self.put(Line::Position(write))
+    }
+
+    pub fn append_fence(&mut self, write: FenceWrite) -> Result<(), LedgerError> {
+        self.put(Line::Fence(write))
+    }
+
+    fn book(&mut self, entry: Line) {
+        self.acknowledged += 1;
+        match entry {
+            Line::Position(write) => self.writes.push(write),
+            Line::Fence(write) => drop(self.fences.insert(write.fence, write)),
+        }
+    }
+
+    fn put(&mut self, entry: Line) -> Result<(), LedgerError> {
+        self.book(entry);
         let Some((path, file)) = &mut self.file else { return Ok(()) };
-        serde_json::to_writer(&mut *file, &write)
+        serde_json::to_writer(&mut *file, &entry)
             .map_err(std::io::Error::from)
             .and_then(|()| file.write_all(b"\n"))
             .map_err(|source| LedgerError::File { path: path.clone(), source })
@@ -92,9 +144,20 @@ impl Ledger {
         &self.writes
     }
 
+    pub fn fences(&self) -> impl Iterator<Item = &FenceWrite> {
+        self.fences.values()
+    }
+
+    /// How many writes were acknowledged, each step of a geofence counted.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
     /// Takes in what another load was acknowledged, for one check over both.
     pub fn merge(&mut self, other: &Self) {
         self.writes.extend_from_slice(&other.writes);
+        self.fences.extend(&other.fences);
+        self.acknowledged += other.acknowledged;
     }
 }
 
@@ -121,14 +184,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.jsonl");
         let mut ledger = Ledger::in_file(&path).unwrap();
-        for n in 1..=3 {
-            ledger.append(write(n)).unwrap();
-        }
+        let fence =
+            |revision| FenceWrite { tenant: Uuid::nil(), fence: Uuid::from_u128(9), revision, acknowledged_us: 1 };
+        ledger.append(write(1)).unwrap();
+        ledger.append_fence(fence(0)).unwrap();
+        ledger.append(write(2)).unwrap();
+        ledger.append_fence(fence(1)).unwrap();
+        ledger.append(write(3)).unwrap();
         ledger.flush().unwrap();
         assert!(matches!(Ledger::in_file(&path), Err(LedgerError::File { .. })), "a second run in one file");
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() - 5]).unwrap();
-        assert_eq!(Ledger::read(&path).unwrap().writes(), &ledger.writes()[..2]);
+        let read = Ledger::read(&path).unwrap();
+        assert_eq!(read.writes(), &ledger.writes()[..2]);
+        assert_eq!(read.fences().collect::<Vec<_>>(), [&fence(1)], "the last step is the one that counts");
+        assert_eq!((ledger.acknowledged(), read.acknowledged()), (5, 4));
         std::fs::write(&path, b"{}\n").unwrap();
         assert!(matches!(Ledger::read(&path), Err(LedgerError::Line { line: 1, .. })));
     }

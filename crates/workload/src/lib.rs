@@ -13,7 +13,7 @@ pub mod seed;
 pub mod verdict;
 
 pub use check::{CheckError, Findings, TenantPlace, check, foreign_rows};
-pub use ledger::{Ledger, LedgerError, Write};
+pub use ledger::{FenceWrite, Ledger, LedgerError, Write};
 pub use load::{Class, Failure, Load, LoadConfig, LoadError, LoadHandle, Phase, Report, Target};
 pub use seed::{Amounts, SeedError, Seeded, seed, vehicle_ids};
 pub use verdict::{LatencyTable, LedgerFigures, MoveFigures, Quantiles, Verdict};

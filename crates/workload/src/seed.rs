@@ -162,6 +162,11 @@ pub async fn seed(client: &mut Client, tenant: Uuid, amounts: Amounts, seed: u64
             .map_err(fill)?;
         rows += transaction.execute(&statement, &[&key, &seed, &count, &vehicles]).await.map_err(fill)?;
     }
+    // Nobody plans well for a table that was empty when it was last looked at.
+    for (table, _) in TABLES {
+        let fill = |source| SeedError::Fill { table, tenant, source };
+        transaction.batch_execute(&format!("analyze {table}")).await.map_err(fill)?;
+    }
     transaction.commit().await.map_err(prepare)?;
     Ok(Seeded { vehicles, rows })
 }

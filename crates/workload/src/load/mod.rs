@@ -29,7 +29,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::ledger::{Ledger, LedgerError, Write};
+use crate::ledger::{FenceWrite, Ledger, LedgerError, Write};
 use http::Connections;
 use plan::{Offer, Plan, Position};
 use report::State;
@@ -86,12 +86,26 @@ pub struct LoadConfig {
     pub write_share: f64,
     /// From 0 to 1: writes that carry a small batch.
     pub batch_share: f64,
+    /// From 0 to 1: writes that make, replace or remove a geofence, so that there are updates and deletes too.
+    pub fence_share: f64,
     pub ledger: Option<PathBuf>,
+    /// Names the tenant itself, as an edge would: for loads that go straight to an application.
+    pub past_the_edge: bool,
 }
 
 impl LoadConfig {
     pub fn new(edge: SocketAddr, rate: f64, targets: Vec<Target>, seed: u64) -> Self {
-        Self { edge, rate, targets, seed, write_share: 0.6, batch_share: 0.1, ledger: None }
+        Self {
+            edge,
+            rate,
+            targets,
+            seed,
+            write_share: 0.6,
+            batch_share: 0.1,
+            fence_share: 0.1,
+            ledger: None,
+            past_the_edge: false,
+        }
     }
 }
 
@@ -127,6 +141,7 @@ pub struct LoadHandle {
 
 struct Shared {
     targets: Vec<Target>,
+    past_the_edge: bool,
     /// Requests a second, as the bits of an `f64`.
     rate: AtomicU64,
     stop: AtomicBool,
@@ -158,6 +173,7 @@ impl Load {
             rate: AtomicU64::new(config.rate.to_bits()),
             stop: AtomicBool::new(false),
             targets: config.targets,
+            past_the_edge: config.past_the_edge,
         });
         let (due, arrivals) = mpsc::unbounded_channel();
         let named = |name: &str| std::thread::Builder::new().name(name.into());
@@ -288,8 +304,8 @@ async fn send_all(shared: &Arc<Shared>, edge: SocketAddr, mut arrivals: mpsc::Un
     loop {
         tokio::select! {
             arrival = arrivals.recv() => {
-                let Some(arrival) = arrival else { break };
-                shared.state().offer(&arrival);
+                let Some(mut arrival) = arrival else { break };
+                shared.state().offer(&mut arrival);
                 under_way.spawn(one(shared.clone(), pools.clone(), turns.clone(), arrival));
             }
             Some(ended) = under_way.join_next() => drop(ended),
@@ -306,7 +322,11 @@ async fn one(shared: Arc<Shared>, pools: Arc<[Connections]>, turns: Arc<Semaphor
     // Whole microseconds, as databases keep them: a finer time would be rounded, and then not be what was written.
     let time = jiff::Timestamp::from_microsecond(jiff::Timestamp::now().as_microsecond())
         .expect("a moment that was one stays one without its nanoseconds");
-    let request = request(&target.host, &arrival.offer, time);
+    let mut request = request(&target.host, &arrival.offer, time);
+    if shared.past_the_edge {
+        let key = target.key.to_string().try_into().expect("a UUID's letters may stand in a header");
+        request.headers_mut().insert("berth-tenant", key);
+    }
     let sent = tokio::time::timeout_at((arrival.due + LIMIT).into(), async {
         let _turn = turns.acquire().await;
         pools[arrival.target].send(request).await
@@ -340,6 +360,15 @@ fn request(host: &str, offer: &Offer, time: jiff::Timestamp) -> Request<Full<Byt
                 .uri("/api/v1/gps-positions")
                 .header(header::CONTENT_TYPE, "application/json")
                 .body(Full::from(body))
+        }
+        Offer::Fence { step, .. } => {
+            let one = format!("/api/v1/geofences/{}", step.fence);
+            let builder = builder.header(header::CONTENT_TYPE, "application/json");
+            match step.revision {
+                0 => builder.method("POST").uri("/api/v1/geofences").body(Full::from(step.json())),
+                FenceWrite::GONE => builder.method("DELETE").uri(one).body(Full::default()),
+                _ => builder.method("PUT").uri(one).body(Full::from(step.json())),
+            }
         }
     };
     built.expect("the host was checked at the start, and the rest is ours")

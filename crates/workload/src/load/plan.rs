@@ -8,11 +8,17 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use uuid::Uuid;
 
 use super::{LoadConfig, Target};
+use crate::ledger::FenceWrite;
 
 /// One request, before it is sent.
 #[derive(Debug)]
 pub enum Offer {
     Write(Vec<Position>),
+    /// The first step of a geofence, or the next one of another that waits for it.
+    Fence {
+        step: FenceStep,
+        or_next: bool,
+    },
     Read(String),
 }
 
@@ -25,12 +31,20 @@ pub struct Position {
     pub speed_e1: i32,
 }
 
+/// One step in the life of a geofence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FenceStep {
+    pub fence: Uuid,
+    pub revision: u32,
+}
+
 pub struct Plan {
     random: StdRng,
     /// Sum of the weights up to and including each target.
     weights: Vec<f64>,
     write_share: f64,
     batch_share: f64,
+    fence_share: f64,
 }
 
 /// Positions in a small batch: what a device sends that was without a network for a moment.
@@ -47,6 +61,7 @@ impl Plan {
             weights: config.targets.iter().scan(0.0, running).collect(),
             write_share: config.write_share,
             batch_share: config.batch_share,
+            fence_share: config.fence_share,
         }
     }
 
@@ -63,6 +78,11 @@ impl Plan {
         let index = self.weights.partition_point(|sum| *sum <= point).min(targets.len() - 1);
         let target = &targets[index];
         let offer = if !target.vehicles.is_empty() && self.random.random_bool(self.write_share) {
+            if self.random.random_bool(self.fence_share) {
+                // Now and then a new one though others wait, so that some are left at each step.
+                let or_next = self.random.random_bool(0.7);
+                return (index, Offer::Fence { step: FenceStep { fence: self.id(), revision: 0 }, or_next });
+            }
             let several = self.random.random_bool(self.batch_share);
             let count = if several { self.random.random_range(BATCH) } else { 1 };
             Offer::Write((0..count).map(|_| self.position(target)).collect())
@@ -72,9 +92,13 @@ impl Plan {
         (index, offer)
     }
 
+    fn id(&mut self) -> Uuid {
+        uuid::Builder::from_random_bytes(self.random.random()).into_uuid()
+    }
+
     fn position(&mut self, target: &Target) -> Position {
         Position {
-            event: uuid::Builder::from_random_bytes(self.random.random()).into_uuid(),
+            event: self.id(),
             vehicle: target.vehicles[self.random.random_range(0..target.vehicles.len())],
             latitude_e6: self.random.random_range(-90_000_000..=90_000_000),
             longitude_e6: self.random.random_range(-180_000_000..=180_000_000),
@@ -93,6 +117,21 @@ impl Plan {
             }
             _ => "/api/v1/gps-positions/recent?limit=20".into(),
         }
+    }
+}
+
+impl FenceStep {
+    pub fn json(self) -> String {
+        let Self { fence, revision } = self;
+        let (name, radius) = (FenceWrite::name(fence, revision), FenceWrite::radius_meters(revision));
+        format!(
+            r#"{{"id":"{fence}","name":"{name}","kind":"circle","latitude":1.5,"longitude":2.5,"radius_meters":{radius}}}"#
+        )
+    }
+
+    /// None after the removal.
+    pub fn next(self) -> Option<Self> {
+        (self.revision < FenceWrite::GONE).then_some(Self { revision: self.revision + 1, ..self })
     }
 }
 

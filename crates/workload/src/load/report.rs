@@ -10,8 +10,8 @@ use std::{
 use ::http::StatusCode;
 use hdrhistogram::Histogram;
 
-use super::{Arrival, Class, LoadError, Offer, Phase, Target, gap::Gap, millis};
-use crate::ledger::{Ledger, LedgerError};
+use super::{Arrival, Class, LoadError, Offer, Phase, Target, gap::Gap, millis, plan::FenceStep};
+use crate::ledger::{FenceWrite, Ledger, LedgerError};
 
 /// Failures kept word for word; of the others only the number is known.
 const KEPT: usize = 20;
@@ -73,6 +73,17 @@ pub struct Lane {
     requests: u64,
     failed: u64,
     acknowledged: u64,
+    /// Geofences whose last step was acknowledged and that have another one before them.
+    fences: Vec<FenceStep>,
+}
+
+impl Offer {
+    fn writes(&self) -> bool {
+        match self {
+            Self::Write(_) | Self::Fence { .. } => true,
+            Self::Read(_) => false,
+        }
+    }
 }
 
 pub struct State {
@@ -107,11 +118,18 @@ impl State {
         }
     }
 
-    pub fn offer(&mut self, arrival: &Arrival) {
+    /// Books a request that is about to be sent. A step for a geofence becomes the next one of a geofence that waits
+    /// for it, if one does: never two steps of one geofence at once, or nobody could say which came last.
+    pub fn offer(&mut self, arrival: &mut Arrival) {
         self.offered += 1;
         let lane = &mut self.lanes[arrival.target];
         lane.requests += 1;
-        if let Offer::Write(_) = arrival.offer {
+        if let Offer::Fence { step, or_next: true } = &mut arrival.offer
+            && let Some(waiting) = lane.fences.pop()
+        {
+            *step = waiting;
+        }
+        if arrival.offer.writes() {
             lane.gap.offered(arrival.due);
         }
     }
@@ -130,13 +148,14 @@ impl State {
         if let Some((status, mut said)) = refusal {
             self.failed += 1;
             lane.failed += 1;
-            if let Offer::Write(_) = arrival.offer {
+            if arrival.offer.writes() {
                 lane.gap.failed();
             }
             if self.failures.len() < KEPT {
                 said.truncate(said.floor_char_boundary(KEPT_BYTES));
                 let what = match &arrival.offer {
                     Offer::Write(positions) => format!("write of {}", positions.len()),
+                    Offer::Fence { step, .. } => format!("step {} of a geofence", step.revision),
                     Offer::Read(path) => format!("GET {path}"),
                 };
                 let at = now.saturating_duration_since(self.started);
@@ -151,13 +170,27 @@ impl State {
         };
         let latency = now.saturating_duration_since(arrival.due).as_micros() as u64;
         self.latency.entry((target.class, phase)).or_insert_with(microseconds).saturating_record(latency);
-        if let Offer::Write(positions) = &arrival.offer {
-            lane.gap.acknowledged(now);
-            lane.acknowledged += positions.len() as u64;
-            let acknowledged_us = now.saturating_duration_since(self.started).as_micros() as u64;
-            for position in positions {
-                let booked = self.ledger.append(position.acknowledged(target.key, time, acknowledged_us));
+        if !arrival.offer.writes() {
+            return;
+        }
+        lane.gap.acknowledged(now);
+        let acknowledged_us = now.saturating_duration_since(self.started).as_micros() as u64;
+        let tenant = target.key;
+        match &arrival.offer {
+            Offer::Read(_) => {}
+            Offer::Write(positions) => {
+                lane.acknowledged += positions.len() as u64;
+                for position in positions {
+                    let booked = self.ledger.append(position.acknowledged(tenant, time, acknowledged_us));
+                    self.ledger_broke = self.ledger_broke.take().or(booked.err());
+                }
+            }
+            Offer::Fence { step, .. } => {
+                lane.acknowledged += 1;
+                let FenceStep { fence, revision } = *step;
+                let booked = self.ledger.append_fence(FenceWrite { tenant, fence, revision, acknowledged_us });
                 self.ledger_broke = self.ledger_broke.take().or(booked.err());
+                lane.fences.extend(step.next());
             }
         }
     }

@@ -10,7 +10,8 @@ mod postgres;
 mod world;
 
 use berth_workload::{
-    Amounts, Class, LoadError, MoveFigures, SeedError, Verdict, check, foreign_rows, ledger::Ledger, seed,
+    Amounts, Class, FenceWrite, Load, LoadConfig, LoadError, MoveFigures, SeedError, Verdict, check, foreign_rows,
+    ledger::Ledger, seed,
 };
 use uuid::Uuid;
 use world::{Fault, World};
@@ -68,6 +69,34 @@ async fn one_lost_one_doubled_and_one_changed_row_each_turn_the_verdict_red() {
         world.put_back("gps_positions").await;
     }
     assert!(check(&report.ledger, &world.places()).await.unwrap().is_clean(), "the plants were not undone");
+}
+
+#[tokio::test]
+async fn one_replacement_or_removal_that_is_undone_turns_the_verdict_red() {
+    let world = World::start().await;
+    let load = Load::start(LoadConfig { fence_share: 0.9, ..world.load_config(11) }).unwrap();
+    world.offered(&load.handle(), 300).await;
+    let report = load.stop().await.unwrap();
+    let at = |wanted: fn(u32) -> bool| {
+        let found = report.ledger.fences().find(|fence| wanted(fence.revision));
+        found.map_or_else(|| panic!("no such step among {:?}", report.ledger.fences().collect::<Vec<_>>()), |f| f.fence)
+    };
+    let (made, replaced) = (at(|revision| revision == 0), at(|revision| (1..FenceWrite::GONE).contains(&revision)));
+    let (removed, old_name) = (at(|revision| revision == FenceWrite::GONE), FenceWrite::name(replaced, 0));
+    let resurrect = "insert into geofences (id, customer_id, name, kind, center_lat, center_lng, radius_meters)";
+    for (plant, missing, changed) in [
+        (format!("update geofences set name = '{old_name}', radius_meters = 100 where id = '{replaced}'"), 0, 1),
+        (format!("update geofences set radius_meters = 99 where id = '{replaced}'"), 0, 1),
+        (format!("delete from geofences where id = '{made}'"), 1, 0),
+        (format!("{resurrect} values ('{removed}', '{}', 'back', 'circle', 1, 1, 1)", world.tenant), 0, 1),
+    ] {
+        world.admin.batch_execute("create table kept as table geofences").await.unwrap();
+        assert_eq!(world.admin.execute(&plant, &[]).await.unwrap(), 1, "{plant}");
+        let findings = check(&report.ledger, &world.places()).await.unwrap();
+        assert_eq!((findings.missing, findings.changed), (missing, changed), "{plant}: {findings:?}");
+        assert!(!Verdict::new(&report, moved(), Some(&findings)).is_green(), "{plant}");
+        world.put_back("geofences").await;
+    }
 }
 
 #[tokio::test]
@@ -145,13 +174,11 @@ async fn refusals_and_silence_count_as_failed_and_as_a_gap() {
 async fn the_same_seed_offers_the_same_events_and_makes_the_same_rows() {
     let world = World::start().await;
     let (one, two) = (world.run_with(Fault::None, 7).await, world.run_with(Fault::None, 7).await);
-    let events = |ledger: &Ledger| {
-        let mut events: Vec<_> = ledger.writes().iter().map(|write| (write.event, write.latitude_e6)).collect();
-        events.truncate(20);
-        events.sort();
-        events
+    let events = |ledger: &Ledger| -> Vec<_> {
+        ledger.writes().iter().map(|write| (write.event, write.vehicle, write.latitude_e6)).collect()
     };
-    assert_eq!(events(&one.ledger), events(&two.ledger));
+    let (first, second) = (events(&one.ledger), events(&two.ledger));
+    assert!(first[..20].iter().all(|event| second.contains(event)), "{first:?}, {second:?}");
     // And sent twice into one database, each of them is a double.
     let mut both = one.ledger;
     both.merge(&two.ledger);

@@ -103,6 +103,10 @@ impl World {
 
     /// A load of 500 requests a second on the one tenant.
     pub fn load(&self, seed: u64) -> Load {
+        Load::start(self.load_config(seed)).unwrap()
+    }
+
+    pub fn load_config(&self, seed: u64) -> LoadConfig {
         let target = Target {
             name: "acme".into(),
             key: self.tenant,
@@ -111,7 +115,7 @@ impl World {
             class: Class::Mover,
             vehicles: vehicle_ids(self.tenant, SEED, AMOUNTS.vehicles),
         };
-        Load::start(LoadConfig::new(self.edge, 500.0, vec![target], seed)).unwrap()
+        LoadConfig::new(self.edge, 500.0, vec![target], seed)
     }
 
     pub async fn offered(&self, handle: &LoadHandle, requests: u64) {
@@ -180,7 +184,28 @@ async fn answer(
     if request.method() == Method::GET {
         return says(200, "[]");
     }
-    let body: Value = serde_json::from_slice(&request.into_body().collect().await?.to_bytes()).unwrap();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let body = request.into_body().collect().await?.to_bytes();
+    let body: Value = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
+    if let Some(id) = path.strip_prefix("/api/v1/geofences") {
+        // Faults are for positions; what the tests change of geofences, they change in the database.
+        let id = id.trim_start_matches('/').parse().unwrap_or_else(|_| body["id"].as_str().unwrap().parse().unwrap());
+        let sql = match method {
+            Method::DELETE => "delete from geofences where id = $1 and $2::uuid is not null and $3::jsonb is null",
+            Method::PUT => {
+                "update geofences set name = $3::jsonb->>'name', radius_meters = ($3::jsonb->'radius_meters')::float8
+                  where id = $1 and customer_id = $2"
+            }
+            _ => {
+                "insert into geofences (id, customer_id, name, kind, center_lat, center_lng, radius_meters)
+                 values ($1, $2, $3::jsonb->>'name', 'circle', 1, 2, ($3::jsonb->'radius_meters')::float8)"
+            }
+        };
+        let body = Some(&body).filter(|body| !body.is_null());
+        let id: Uuid = id;
+        let touched = store.execute(sql, &[&id, &tenant, &body]).await.unwrap();
+        return says(if touched == 1 { 200 } else { 404 }, "{}");
+    }
     let body = if body.is_array() { body } else { Value::Array(vec![body]) };
     let fault = faults.lock().unwrap().pop_front().unwrap_or(Fault::None);
     let times = match fault {
