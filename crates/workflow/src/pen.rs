@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
-/// Why a run ends before its workflow does. All but the last five are in the journal already.
+/// Why a run ends before its workflow does. All but the last four are in the journal already.
 #[derive(Debug)]
 pub(crate) enum Halt {
     /// From here it goes backward.
