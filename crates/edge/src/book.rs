@@ -156,3 +156,85 @@ impl Page {
         Consequence::Refused { tenant: self.tenant, token: self.token, in_flight: self.in_flight }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Book, Consequence};
+    use crate::{core::News, hold::Account};
+    use berth_domain::{TenantId, Token};
+    use berth_wire::edge::HoldOutcome;
+    use std::time::{Duration, Instant};
+
+    const TENANT: TenantId = TenantId::new(uuid::Uuid::from_u128(1));
+    const TOKEN: Token = Token::new(7);
+
+    fn outcomes(follows: Vec<Consequence>) -> Vec<HoldOutcome> {
+        let outcome = |c| match c {
+            Consequence::Report(report) => report.outcome,
+            other => panic!("{other:?}"),
+        };
+        follows.into_iter().map(outcome).collect()
+    }
+
+    #[test]
+    fn a_hold_is_in_force_when_every_core_has_drained() {
+        let mut book = Book::default();
+        let serial = book.ordered(TENANT, TOKEN, 2);
+        assert_eq!(book.heard(&News::Drained { serial }), []);
+        assert_eq!(book.repeated(TENANT), None);
+        assert_eq!(outcomes(book.heard(&News::Drained { serial })), [HoldOutcome::InForce]);
+        assert_eq!(book.repeated(TENANT).unwrap().outcome, HoldOutcome::InForce);
+    }
+
+    #[test]
+    fn one_slow_core_lifts_the_hold_everywhere_and_the_refusal_adds_up_all_of_them() {
+        let mut book = Book::default();
+        let serial = book.ordered(TENANT, TOKEN, 3);
+        assert_eq!(book.heard(&News::Drained { serial }), []);
+        let lift = Consequence::Lift { tenant: TENANT, token: TOKEN, serial };
+        assert_eq!(book.heard(&News::Slow { serial, in_flight: 2 }), [lift]);
+        let refused = Consequence::Refused { tenant: TENANT, token: TOKEN, in_flight: 3 };
+        assert_eq!(book.heard(&News::Slow { serial, in_flight: 1 }), [refused]);
+        // Its parked requests leave, and nobody is told: the hold has never been.
+        assert_eq!(book.heard(&News::Over { serial, account: Account::default() }), []);
+    }
+
+    #[test]
+    fn the_end_is_told_once_when_every_core_has_let_its_last_request_go() {
+        let mut book = Book::default();
+        let serial = book.ordered(TENANT, TOKEN, 2);
+        book.heard(&News::Drained { serial });
+        book.heard(&News::Drained { serial });
+        book.followed(TENANT);
+        let start = Instant::now();
+        let account = |first, last, held| Account {
+            first: Some(start + Duration::from_millis(first)),
+            last: Some(start + Duration::from_millis(last)),
+            held,
+            expired: 1,
+        };
+        assert_eq!(book.heard(&News::Over { serial, account: account(3, 9, 4) }), []);
+        let told = outcomes(book.heard(&News::Over { serial, account: account(5, 13, 2) }));
+        assert_eq!(told, [HoldOutcome::Ended { pause_ms: 10.0, held_requests: 6, expired_requests: 2 }]);
+        assert_eq!(book.heard(&News::Over { serial, account: account(5, 13, 2) }), []);
+    }
+
+    #[test]
+    fn a_route_that_comes_while_draining_ends_the_hold_without_it_having_been_in_force() {
+        let mut book = Book::default();
+        let serial = book.ordered(TENANT, TOKEN, 1);
+        book.followed(TENANT);
+        assert_eq!(book.heard(&News::Slow { serial, in_flight: 1 }), []);
+        let told = outcomes(book.heard(&News::Over { serial, account: Account::default() }));
+        assert_eq!(told, [HoldOutcome::Ended { pause_ms: 0.0, held_requests: 0, expired_requests: 0 }]);
+    }
+
+    #[test]
+    fn what_a_core_says_of_a_hold_taken_over_concerns_nobody() {
+        let mut book = Book::default();
+        let old = book.ordered(TENANT, TOKEN, 1);
+        let new = book.ordered(TENANT, TOKEN.next(), 1);
+        assert_eq!(book.heard(&News::Slow { serial: old, in_flight: 1 }), []);
+        assert_eq!(outcomes(book.heard(&News::Drained { serial: new })), [HoldOutcome::InForce]);
+    }
+}

@@ -16,7 +16,7 @@ use std::{
     rc::Rc,
     sync::Arc,
 };
-use tokio::sync::{mpsc::UnboundedSender, oneshot};
+use tokio::sync::{Notify, mpsc::UnboundedSender, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// What the coordinator asks of a core.
@@ -68,7 +68,9 @@ pub struct Core {
     pub unknown_hosts: Cell<u64>,
     /// Requests refused before their tenant was known.
     pub refused: Cell<u64>,
-    pub connections: Cell<usize>,
+    connections: Cell<usize>,
+    /// Told when a connection has ended, for the listener that waits for room.
+    pub room: Notify,
     random: Cell<u64>,
 }
 
@@ -84,6 +86,7 @@ impl Core {
             unknown_hosts: Cell::new(0),
             refused: Cell::new(0),
             connections: Cell::new(0),
+            room: Notify::new(),
             random: Cell::new(seed),
         }
     }
@@ -96,6 +99,11 @@ impl Core {
         let (a, b) = (self.random().to_be_bytes(), self.random().to_be_bytes());
         let bytes = [a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], b[0], b[1]];
         uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid()
+    }
+
+    /// Client connections open, tunnels among them.
+    pub fn connections(&self) -> usize {
+        self.connections.get()
     }
 
     fn random(&self) -> u64 {
@@ -211,5 +219,22 @@ impl Core {
             refused: self.refused.get(),
             connections: self.connections.get(),
         }
+    }
+}
+
+/// Counts a client's connection while it lives.
+pub struct Connected(Rc<Core>);
+
+impl Connected {
+    pub fn new(core: &Rc<Core>) -> Self {
+        core.connections.set(core.connections.get() + 1);
+        Self(Rc::clone(core))
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+        self.0.room.notify_one();
     }
 }

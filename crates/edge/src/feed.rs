@@ -184,15 +184,22 @@ fn longer(pause: Duration) -> Duration {
 /// Follows the routes for as long as the edge lives.
 pub async fn follow(link: Arc<Link>, events: mpsc::Sender<EdgeEvent>) {
     let mut pause = FIRST_PAUSE;
+    let mut said = false;
     for url in link.urls.iter().cycle() {
         let error = match follow_one(&link, url, &events, &mut pause).await {
             Ok(()) => return,
             Err(error) => error,
         };
-        if link.connected.swap(false, Ordering::Relaxed) {
-            tracing::warn!(control = %url.socket, %error, "the control plane's routes ended; serving on without");
-        } else {
+        said &= !link.connected.swap(false, Ordering::Relaxed);
+        if said {
             tracing::debug!(control = %url.socket, %error, "no routes from this control plane");
+        } else {
+            said = true;
+            tracing::warn!(control = %url.socket, %error, "no routes from the control plane; serving on without");
+        }
+        if matches!(error, FeedError::Again) {
+            // A full disk does not get emptier by being asked more often.
+            pause = LONGEST_PAUSE;
         }
         sleep(pause).await;
         pause = longer(pause);

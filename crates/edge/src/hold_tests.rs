@@ -1,1 +1,127 @@
+use super::{Account, Budget, Gate, HoldOrder, Parked, Stopped};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+fn order(serial: u64, all: bool, unsure: bool) -> HoldOrder {
+    let budget = Arc::new(Budget::new(2, 10));
+    HoldOrder { serial, all, unsure, drain: Duration::from_millis(50), park: Duration::from_secs(2), budget }
+}
+
+fn parked(gate: &Gate, bytes: u64, now: Instant) -> Option<Parked> {
+    match gate.park(bytes, now)? {
+        Stopped::Parked { parked, .. } => Some(parked),
+        Stopped::Full => None,
+    }
+}
+
+#[test]
+fn who_is_let_through_depends_on_the_order() {
+    //                     safe, writing, in flight that is waited for
+    for (order, expected) in [
+        (None, (true, true, 2)),
+        (Some(order(1, false, false)), (true, false, 1)),
+        (Some(order(1, true, false)), (false, false, 2)),
+        (Some(order(1, false, true)), (false, false, 1)),
+    ] {
+        let mut gate = Gate::default();
+        assert!(gate.enter(true) && gate.enter(false));
+        let held = order.is_some();
+        if let Some(order) = order {
+            gate.hold(order);
+        }
+        let busy = gate.busy();
+        let seen = (gate.enter(true), gate.enter(false), if held { busy } else { 2 });
+        assert_eq!(seen, expected);
+    }
+}
+
+#[test]
+fn a_hold_from_disk_lets_reads_through_once_control_has_spoken() {
+    let mut gate = Gate::default();
+    gate.hold(order(1, false, true));
+    assert!(!gate.enter(true));
+    gate.sure();
+    assert!(gate.enter(true) && !gate.enter(false));
+}
+
+#[test]
+fn what_left_is_not_waited_for() {
+    let mut gate = Gate::default();
+    gate.enter(false);
+    gate.enter(false);
+    gate.hold(order(1, false, false));
+    gate.finish(false);
+    assert_eq!(gate.busy(), 1);
+    gate.finish(false);
+    assert_eq!(gate.busy(), 0);
+}
+
+#[test]
+fn the_budget_is_exact_and_comes_back() {
+    let mut gate = Gate::default();
+    gate.hold(order(1, false, false));
+    let now = Instant::now();
+    let first = parked(&gate, 6, now).expect("fits");
+    assert!(parked(&gate, 5, now).is_none(), "11 of 10 bytes");
+    let second = parked(&gate, 4, now).expect("fits exactly");
+    assert!(parked(&gate, 0, now).is_none(), "a third of two");
+    drop(first);
+    let third = parked(&gate, 6, now).expect("room came back");
+    assert!(parked(&gate, 0, now).is_none());
+    drop((second, third));
+}
+
+#[test]
+fn the_pause_is_from_the_first_parked_to_the_last_sent_on() {
+    let mut gate = Gate::default();
+    gate.hold(order(1, false, false));
+    let start = Instant::now();
+    let at = |ms| start + Duration::from_millis(ms);
+    let one = parked(&gate, 0, at(10)).unwrap();
+    let other = parked(&gate, 0, at(20)).unwrap();
+    other.sent_on(at(35));
+    let late = parked(&gate, 0, at(30)).unwrap();
+    late.expired();
+    one.sent_on(at(32));
+    let (serial, tally) = gate.release().unwrap();
+    let account = *tally.account.borrow();
+    assert_eq!((serial, account.held, account.expired), (1, 3, 1));
+    assert!((account.pause_ms() - 25.0).abs() < 1e-9, "{account:?}");
+    let core = Account { first: Some(at(5)), last: None, held: 1, expired: 1 };
+    let both = account.and(core);
+    assert_eq!((both.first, both.last, both.held, both.expired), (Some(at(5)), Some(at(35)), 4, 2));
+    assert!(core.pause_ms().abs() < f64::EPSILON, "nothing was sent on");
+}
+
+#[test]
+fn a_hold_taken_over_keeps_its_parked_and_its_room() {
+    let mut gate = Gate::default();
+    gate.hold(order(1, false, false));
+    let now = Instant::now();
+    let kept = parked(&gate, 0, now).unwrap();
+    gate.hold(order(2, false, false));
+    let second = parked(&gate, 0, now).unwrap();
+    assert!(parked(&gate, 0, now).is_none(), "the room is one, not two");
+    let (serial, tally) = gate.release().unwrap();
+    assert_eq!((serial, tally.waiting.get()), (2, 2));
+    drop((kept, second));
+    assert_eq!((tally.waiting.get(), tally.account.borrow().held), (0, 2));
+    assert!(gate.park(0, now).is_none(), "nothing is held any more");
+}
+
+#[tokio::test]
+async fn a_hold_is_settled_when_the_last_parked_has_left() {
+    let mut gate = Gate::default();
+    gate.hold(order(1, false, false));
+    let now = Instant::now();
+    let (one, other) = (parked(&gate, 0, now).unwrap(), parked(&gate, 0, now).unwrap());
+    let (_, tally) = gate.release().unwrap();
+    let mut settled = Box::pin(tally.settled());
+    assert!(futures_util::poll!(settled.as_mut()).is_pending());
+    drop(one);
+    assert!(futures_util::poll!(settled.as_mut()).is_pending());
+    other.sent_on(now);
+    assert_eq!(settled.await.held, 2);
+}

@@ -4,7 +4,8 @@
 //! nothing is shared on a request's way. A coordinator beside them follows the control plane, writes routes and holds
 //! to disk, and tells the cores. Never knows the store, and serves on from its last routes when all else is down.
 //!
-//! Pure parts, tested with tables: [`routing`], `hold`, `book`, `headers`, `framing`, `frames`, `meter`. The shell
+//! Pure parts, tested with tables: [`routing`], `hold`, `book`, `headers`, `framing`, `frames`, `meter`,
+//! `pulse`. The shell
 //! around them: `serve` (one request), `upstream`, `body`, `tunnel`, `worker`, `feed`, `snapshot`, `coordinator`.
 
 mod admin;
@@ -20,6 +21,7 @@ mod framing;
 mod headers;
 mod hold;
 mod meter;
+mod pulse;
 mod routing;
 mod serve;
 mod snapshot;

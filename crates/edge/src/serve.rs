@@ -5,7 +5,7 @@
 use crate::{
     answers::Refusal,
     body::{self, AnswerBody, Relayed, SendBody, Upload, UploadLimits},
-    core::Core,
+    core::{Connected, Core},
     headers::{self, Origin},
     hold::{Parked, Stopped},
     routing,
@@ -346,6 +346,7 @@ fn relay(
     ticket: Ticket,
     client_side: Option<OnUpgrade>,
 ) -> Response<AnswerBody> {
+    *answer.version_mut() = http::Version::HTTP_11;
     let switching = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
     let asked_to_switch = client_side.is_some();
     if switching && let Some(client_side) = client_side {
@@ -353,7 +354,8 @@ fn relay(
             answer.headers().get(header::UPGRADE).is_some_and(|p| p.as_bytes().eq_ignore_ascii_case(b"websocket"));
         let member_side = hyper::upgrade::on(&mut answer);
         let ends = tunnel::Ends { client: client_side, member: member_side, websocket };
-        tokio::task::spawn_local(tunnel::run(ends, Rc::clone(tenant), route.left.clone()));
+        let open = Connected::new(core);
+        tokio::task::spawn_local(tunnel::run(ends, Rc::clone(tenant), route.left.clone(), open));
         headers::answer(answer.headers_mut(), id, true);
         return answer.map(|_| AnswerBody::empty());
     }

@@ -3,6 +3,7 @@
 //! Never reads what is said; of a WebSocket it follows the frames, to end it between two of them.
 
 use crate::{
+    core::Connected,
     frames::{CLOSE_RESTART, Frames},
     tenant::Tenant,
 };
@@ -27,7 +28,7 @@ pub struct Ends {
 }
 
 /// Carries until it ends, and counts what was carried.
-pub async fn run(ends: Ends, tenant: Rc<Tenant>, left: CancellationToken) {
+pub async fn run(ends: Ends, tenant: Rc<Tenant>, left: CancellationToken, _open: Connected) {
     let (Ok(client), Ok(member)) = tokio::join!(ends.client, ends.member) else { return };
     // Either side going away is the ordinary end.
     let _ = carry(client, member, ends.websocket, &tenant, &left).await;

@@ -3,8 +3,9 @@
 //! Never decides anything about a request; bounds on connections and time limits on their silence are kept here.
 
 use crate::{
-    core::{Core, News, Order},
+    core::{Connected, Core, News, Order},
     framing::Watch,
+    pulse::{Carried, Pulse},
     serve::{self, Client},
 };
 use http::HeaderValue;
@@ -35,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 const BACKLOG: i32 = 1024;
 /// How often a connection's silence is looked at.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK_MAX: Duration = Duration::from_secs(5);
 
 /// A listener that shares its port with the other cores': the kernel spreads connections over them.
 pub fn listen(address: SocketAddr) -> io::Result<StdListener> {
@@ -82,7 +83,7 @@ async fn serve_core(start: Start) -> io::Result<()> {
                 None => break,
             },
             () = stop.cancelled() => break,
-            accepted = listener.accept(), if core.connections.get() < core.limits.connections => match accepted {
+            accepted = listener.accept(), if core.connections() < core.limits.connections => match accepted {
                 Ok((stream, from)) => {
                     let guard = Connected::new(&core);
                     tokio::task::spawn_local(connection(Rc::clone(&core), stream, from, guard));
@@ -93,6 +94,7 @@ async fn serve_core(start: Start) -> io::Result<()> {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             },
+            () = core.room.notified(), if core.connections() >= core.limits.connections => {}
         }
     }
     drop(listener);
@@ -106,31 +108,15 @@ async fn serve_core(start: Start) -> io::Result<()> {
                 },
                 () = tokio::time::sleep(Duration::from_millis(5)) => {}
             }
-            if core.connections.get() == 0 {
+            if core.connections() == 0 {
                 return;
             }
         }
     };
     if tokio::time::timeout(core.limits.drain_time, drained).await.is_err() {
-        tracing::warn!(connections = core.connections.get(), "connections were cut at the end of the drain time");
+        tracing::warn!(connections = core.connections(), "connections were cut at the end of the drain time");
     }
     Ok(())
-}
-
-/// Counts a connection while it lives.
-struct Connected(Rc<Core>);
-
-impl Connected {
-    fn new(core: &Rc<Core>) -> Self {
-        core.connections.set(core.connections.get() + 1);
-        Self(Rc::clone(core))
-    }
-}
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        self.0.connections.set(self.0.connections.get() - 1);
-    }
 }
 
 /// What the reading side of a connection notices, for the side that serves.
@@ -147,15 +133,14 @@ async fn connection(core: Rc<Core>, stream: TcpStream, from: SocketAddr, guard: 
     let address = HeaderValue::from_str(&from.ip().to_canonical().to_string())
         .expect("an address in text form is a header value");
     let client = Rc::new(Client { address, requests: Cell::new(0), doubtful: Arc::clone(&noticed.doubtful) });
-    let busy = Rc::new(Cell::new(0_u32));
+    let pulse = Rc::new(Pulse::default());
     let service = {
-        let (core, busy) = (Rc::clone(&core), Rc::clone(&busy));
+        let (core, pulse) = (Rc::clone(&core), Rc::clone(&pulse));
         service_fn(move |request| {
-            let (core, client, busy) = (Rc::clone(&core), Rc::clone(&client), Busy::new(&busy));
+            let (core, client, beat) = (Rc::clone(&core), Rc::clone(&client), Pulse::begin(&pulse));
             async move {
                 let answer = serve::serve(&core, &client, request).await;
-                drop(busy);
-                Ok::<_, Infallible>(answer)
+                Ok::<_, Infallible>(answer.map(|body| Carried::new(body, beat)))
             }
         })
     };
@@ -163,13 +148,15 @@ async fn connection(core: Rc<Core>, stream: TcpStream, from: SocketAddr, guard: 
     let io = TokioIo::new(Watched { stream, watch: Watch::default(), noticed: Arc::clone(&noticed) });
     let connection = http1::Builder::new()
         .max_buf_size(limits.header_bytes.max(8 * 1024))
+        .max_header_size(limits.header_bytes)
         .header_read_timeout(None)
         .serve_connection(io, service)
         .with_upgrades();
     tokio::pin!(connection);
-    let look = tokio::time::sleep(LOOK.min(limits.header_time));
+    let every = LOOK_MAX.min(limits.header_time / 2).min(limits.client_idle / 2);
+    let look = tokio::time::sleep(every);
     tokio::pin!(look);
-    let (mut quiet_since, mut head_since, mut requests) = (Instant::now(), None::<Instant>, 0);
+    let (mut quiet_since, mut head_since, mut beats) = (Instant::now(), None::<Instant>, 0);
     let mut stopping = core.stop.is_cancelled();
     loop {
         tokio::select! {
@@ -181,44 +168,20 @@ async fn connection(core: Rc<Core>, stream: TcpStream, from: SocketAddr, guard: 
             }
             () = look.as_mut() => {
                 let now = Instant::now();
-                let served = busy_count(&busy);
-                if served != requests || busy_now(&busy) {
-                    (requests, quiet_since) = (served, now);
+                // Quiet: nothing under way, or an answer that the client does not take.
+                if pulse.beats() != beats || pulse.waits_for_member() {
+                    (beats, quiet_since) = (pulse.beats(), now);
                 }
                 head_since = if noticed.in_head.load(Ordering::Relaxed) { head_since.or(Some(now)) } else { None };
                 let late = head_since.is_some_and(|since| now - since >= limits.header_time);
                 if late || now - quiet_since >= limits.client_idle {
                     break;
                 }
-                look.as_mut().reset(tokio::time::Instant::now() + LOOK.min(limits.header_time / 2));
+                look.as_mut().reset(tokio::time::Instant::now() + every);
             }
         }
     }
     drop(guard);
-}
-
-/// A request under way on this connection. The cell has requests begun, times two, plus one while one is under way.
-struct Busy(Rc<Cell<u32>>);
-
-impl Busy {
-    fn new(cell: &Rc<Cell<u32>>) -> Self {
-        cell.set((cell.get() | 1).wrapping_add(2));
-        Self(Rc::clone(cell))
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() & !1);
-    }
-}
-
-fn busy_count(cell: &Cell<u32>) -> u32 {
-    cell.get() >> 1
-}
-
-fn busy_now(cell: &Cell<u32>) -> bool {
-    cell.get() & 1 == 1
 }
 
 /// A client's stream whose incoming bytes are watched before hyper has them.

@@ -306,3 +306,46 @@ async fn the_doubtful_request_of_a_pipeline_is_the_one_that_is_refused() {
     assert_eq!((answer.matches("HTTP/1.1 200").count(), answer.matches("HTTP/1.1 400").count()), (2, 1), "{answer}");
     assert_eq!(world.old.writes(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_head_and_a_silent_connection_are_closed_and_a_waiting_one_is_not() {
+    use std::time::Duration;
+    let world = World::with(|c| {
+        c.limits.header_time = Duration::from_millis(100);
+        c.limits.client_idle = Duration::from_millis(200);
+    })
+    .await;
+    let waiting = world.edge.later(Method::GET, "t1.test", "/wait", "");
+    world.old.has_waiting(1).await;
+    for bytes in ["GET / HTTP/1.1\r\nhost: t1", "", "GET / HTTP/1.1\r\nhost: t1.test\r\n\r\n"] {
+        let answer = raw(&world.edge, bytes).await;
+        assert_eq!(answer.contains("200 OK"), bytes.ends_with("\r\n\r\n"), "{bytes:?}: {answer}");
+    }
+    world.old.state.open.send_replace(true);
+    assert_eq!(waiting.await.unwrap().status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_too_long_is_refused_and_one_of_ordinary_length_is_not() {
+    let world = World::start().await;
+    for (length, status) in [(8_000, "200"), (100_000, "431")] {
+        let padding = "x".repeat(length);
+        let request = format!("GET / HTTP/1.1\r\nhost: t1.test\r\nconnection: close\r\nx-long: {padding}\r\n\r\n");
+        let answer = raw(&world.edge, &request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{length}: {answer:.80}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_core_takes_the_next_connection_when_one_has_left() {
+    let world = World::with(|c| {
+        c.workers = 1;
+        c.limits.connections = 2;
+    })
+    .await;
+    let (mut first, second) = (world.edge.client().await, world.edge.client().await);
+    assert_eq!(first.ask(Method::GET, "t1.test", "/", "").await.status, StatusCode::OK);
+    let third = world.edge.later(Method::GET, "t1.test", "/", "");
+    drop(second);
+    assert_eq!(third.await.unwrap().status, StatusCode::OK);
+}

@@ -90,3 +90,13 @@ async fn a_declined_upgrade_is_answered_and_the_connection_closed() {
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
     assert_eq!(world.edge.get("t1.test", "/").await.status, StatusCode::OK);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_goes_tells_its_websockets_so() {
+    let mut world = World::start().await;
+    let mut stream = socket(&world).await;
+    world.edge.stop().await;
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, [0x88, 0x02, 0x03, 0xf4]);
+}
