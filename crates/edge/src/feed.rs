@@ -257,14 +257,22 @@ pub async fn acknowledge(link: Arc<Link>) {
     let mut pause = FIRST_PAUSE;
     let mut behind = false;
     for url in link.urls.iter().cycle() {
-        let error = acknowledge_to(&link, url, &mut pause, &mut behind).await;
-        tracing::debug!(control = %url.socket, %error, "acknowledgements go elsewhere");
+        loop {
+            let mut worked = false;
+            let error = acknowledge_to(&link, url, &mut worked, &mut behind).await;
+            tracing::debug!(control = %url.socket, %error, "acknowledgements were interrupted");
+            if !worked {
+                break;
+            }
+            // A kept connection that ended is no reason to let a move wait: at once, and to the same one.
+            pause = FIRST_PAUSE;
+        }
         sleep(pause).await;
         pause = longer(pause);
     }
 }
 
-async fn acknowledge_to(link: &Link, url: &ControlUrl, pause: &mut Duration, behind: &mut bool) -> FeedError {
+async fn acknowledge_to(link: &Link, url: &ControlUrl, worked: &mut bool, behind: &mut bool) -> FeedError {
     let mut sender = match connect(url).await {
         Ok(sender) => sender,
         Err(error) => return error,
@@ -278,7 +286,7 @@ async fn acknowledge_to(link: &Link, url: &ControlUrl, pause: &mut Duration, beh
             Ok(answer) => answer,
             Err(error) => return error,
         };
-        *pause = FIRST_PAUSE;
+        *worked = true;
         let more = {
             let mut outbox = link.outbox();
             let said = said.min(outbox.len());

@@ -261,9 +261,10 @@ impl Call<'_> {
         headers.insert(headers::BERTH_TENANT, route.key.clone());
         headers.insert(headers::BERTH_PLAN, route.plan.clone());
         headers.insert(headers::BERTH_GENERATION, route.generation_text.clone());
+        let mut hung_up = false;
         loop {
             let leased = upstream::lease(&route.members, &self.tenant.next_member, limits, self.sending).await;
-            let (lease, _) = leased.map_err(refusal)?;
+            let (lease, kept) = leased.map_err(refusal)?;
             if let Some(parked) = self.parked.take() {
                 parked.sent_on(Instant::now());
             }
@@ -272,7 +273,12 @@ impl Call<'_> {
             ticket = back;
             match attempt {
                 Attempt::Answered(answer, lease) => return Ok(Some((answer, lease, ticket))),
-                Attempt::Unsent(whole) => request = whole,
+                Attempt::Unsent(whole) if kept || !hung_up => {
+                    // A new connection that is closed before a word was said: once is a restart, twice is its habit.
+                    hung_up |= !kept;
+                    request = whole;
+                }
+                Attempt::Unsent(_) => return Err(Refusal::NoAnswer),
                 Attempt::Broken => return Ok(None),
                 Attempt::Late => return Err(Refusal::AnswerLate),
             }

@@ -349,3 +349,20 @@ async fn a_full_core_takes_the_next_connection_when_one_has_left() {
     drop(second);
     assert_eq!(third.await.unwrap().status, StatusCode::OK);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_hangs_up_at_once_is_not_asked_for_ever() {
+    let world = World::start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut rude = world.home();
+    rude.members[0].address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        loop {
+            drop(listener.accept().await.unwrap());
+        }
+    });
+    world.control.put(vec![rude]).await;
+    for method in [Method::GET, Method::POST] {
+        assert_eq!(world.edge.ask(method, "t1.test", "/").await.status, StatusCode::BAD_GATEWAY);
+    }
+}
