@@ -1,1 +1,64 @@
-//! placeholder
+//! Use cases, workflows and reconcilers: where the product's rules meet.
+//!
+//! One noun, one file, one name in `api`, here and in `store`. Every use case takes the [`App`], a [`Permit`] (what the
+//! caller may do, checked by [`Caller::may`]) and what is wanted; it answers with what the API shows (`berth_wire`), or a
+//! [`ControlError`], whose `kind()` picks the HTTP status and whose `code()`, `hint()`, `retryable()` and `operation()`
+//! fill the problem. A server calls [`serve::work`] beside answering requests.
+//!
+//! Knows the contracts of infrastructure and no adapter; never speaks HTTP.
+//!
+//! ```text
+//! keys::caller(app, &secret, request_id) -> Caller               caller.may(Read | ReadTenant | Change | Follow)? -> Permit
+//! stack::{apply(Change, &StackApply), show(Read)}                plans::{list(Read), show(Read, &name)}
+//! tenants::{create(Change, TenantCreate), list(ReadTenant, &TenantFilter), show(ReadTenant, who), entitlements(ReadTenant, who),
+//!           set_all_hosts(Change, who, &hosts, version), set_plan(Change, who, &plan, version), suspend, resume, delete(Change, who)}
+//! moves::{plan(ReadTenant, who, to), start(Change, who, to), list(Read, tenant, limit), show(Read, operation)}
+//! sync::run(Change, &TenantSync)                                 cells::{create, list, show, drain, remove, logs(Read, who, service, last)}
+//! keys::{create(Change, &KeyCreate), list, revoke(Change, id), create_for_berth(app, name, scope), none_yet(app)}
+//! operations::{list(ReadTenant, &OperationFilter), show(ReadTenant, id), watch(ReadTenant, id) -> Stream, retry(Change, id),
+//!              abandon(Change, id, reason, force)}
+//! audit::list(Read, tenant, after, limit)                        status::overview(Read)
+//! edges::{routes(Follow, edge, instance, after) -> Stream, acknowledge(Follow, edge, ack), list(Read)}
+//! recover::{show(Read), recover(Change)}                         idempotency::{begin(app, &caller, key, hash) -> Once, finish}
+//! ```
+//! `who` is a name or an id.
+
+mod app;
+mod caller;
+mod cell_access;
+mod edge_link;
+mod error;
+mod hook;
+mod member_spec;
+mod placing;
+mod reconcile;
+mod views;
+
+pub mod audit;
+pub mod cells;
+pub mod edges;
+pub mod idempotency;
+pub mod keys;
+pub mod moves;
+pub mod operations;
+pub mod plans;
+pub mod recover;
+pub mod serve;
+pub mod stack;
+pub mod status;
+pub mod sync;
+pub mod tenants;
+pub mod workflows;
+
+pub use app::{App, BuildAdapter, StackInForce};
+pub use berth_store::Scope;
+pub use berth_workflow::Options as WorkerOptions;
+pub use caller::{Action, Caller, Change, Follow, Permit, Read, ReadTenant};
+pub use error::{ControlError, Kind};
+
+pub(crate) use audit::audited;
+
+/// How long an edge waits for requests in flight before it refuses a hold, in milliseconds.
+pub(crate) const HOLD_DRAIN_MS: u32 = 50;
+/// How long an edge parks a request at most, in milliseconds.
+pub(crate) const HOLD_PARK_MS: u32 = 2000;

@@ -157,4 +157,28 @@ impl Tx {
         }
         Ok(())
     }
+
+    /// The same for all tenants on these plans, whose limits changed.
+    pub async fn routes_publish_plans(&mut self, plans: &[String]) -> Result<(), StoreError> {
+        sqlx::query_scalar!("SELECT revision FROM route_head FOR UPDATE").fetch_one(&mut *self.inner).await?;
+        let tenants = sqlx::query_scalar!(
+            "SELECT t.id FROM tenants t JOIN routes r ON r.tenant_id = t.id WHERE t.plan = ANY($1)",
+            plans
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let tenants: Vec<TenantId> = tenants.into_iter().map(Into::into).collect();
+        if !tenants.is_empty() {
+            self.routes_publish(&tenants).await?;
+        }
+        Ok(())
+    }
+
+    /// The same for every tenant there is: what edges have is not trusted any more.
+    pub async fn routes_publish_all(&mut self) -> Result<(), StoreError> {
+        sqlx::query_scalar!("SELECT revision FROM route_head FOR UPDATE").fetch_one(&mut *self.inner).await?;
+        let tenants = sqlx::query_scalar!("SELECT tenant_id FROM routes").fetch_all(&mut *self.inner).await?;
+        let tenants: Vec<TenantId> = tenants.into_iter().map(Into::into).collect();
+        self.routes_publish(&tenants).await.map(drop)
+    }
 }

@@ -2,11 +2,12 @@
 
 use crate::{Store, StoreError, Tx, moment::Moment};
 use berth_domain::{
-    CellId, CellName, Generation, Hostname, IllegalTransition, MovePhase, PlanName, TenantEvent, TenantId, TenantKey,
-    TenantName, TenantState,
+    CellClass, CellId, CellName, Generation, Hostname, IllegalTransition, MovePhase, PlanName, TenantEvent, TenantId,
+    TenantKey, TenantName, TenantState,
 };
 use jiff::Timestamp;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// A tenant with what is asked for most: its hosts and where it is.
 #[derive(Clone, Debug)]
@@ -24,6 +25,7 @@ pub struct Tenant {
     pub hosts: Vec<Hostname>,
     pub cell: CellId,
     pub cell_name: CellName,
+    pub cell_class: CellClass,
     pub generation: Generation,
     pub phase: MovePhase,
 }
@@ -50,6 +52,7 @@ struct Row {
     hosts: Vec<String>,
     cell: uuid::Uuid,
     cell_name: String,
+    cell_class: String,
     generation: i64,
     phase: String,
 }
@@ -70,6 +73,7 @@ impl TryFrom<Row> for Tenant {
             hosts: r.hosts.into_iter().map(Hostname::new).collect::<Result<_, _>>()?,
             cell: r.cell.into(),
             cell_name: CellName::new(r.cell_name)?,
+            cell_class: r.cell_class.parse()?,
             generation: Generation::from_i64(r.generation),
             phase: r.phase.parse()?,
         })
@@ -89,7 +93,7 @@ impl Store {
             r#"SELECT t.id, t.name, t.key, t.plan, t.state, t.settings, t.version,
                       t.created_at AS "created_at: Moment", t.changed_at AS "changed_at: Moment",
                       ARRAY(SELECT host FROM hosts h WHERE h.tenant_id = t.id ORDER BY host) AS "hosts!",
-                      c.id AS cell, c.name AS cell_name, p.generation, p.phase
+                      c.id AS cell, c.name AS cell_name, c.class AS cell_class, p.generation, p.phase
                FROM tenants t JOIN placements p ON p.tenant_id = t.id JOIN cells c ON c.id = p.owner
                WHERE t.state NOT IN ('deleted', 'failed') AND ($1::text IS NULL OR t.name > $1)
                  AND ($2::text IS NULL OR strpos(t.name, $2) > 0
@@ -113,7 +117,7 @@ impl Store {
             r#"SELECT t.id, t.name, t.key, t.plan, t.state, t.settings, t.version,
                       t.created_at AS "created_at: Moment", t.changed_at AS "changed_at: Moment",
                       ARRAY(SELECT host FROM hosts h WHERE h.tenant_id = t.id ORDER BY host) AS "hosts!",
-                      c.id AS cell, c.name AS cell_name, p.generation, p.phase
+                      c.id AS cell, c.name AS cell_name, c.class AS cell_class, p.generation, p.phase
                FROM tenants t JOIN placements p ON p.tenant_id = t.id JOIN cells c ON c.id = p.owner WHERE t.id = $1"#,
             id.uuid()
         )
@@ -135,6 +139,22 @@ impl Store {
             Some(id) => self.tenant_get(id.into()).await,
             None => Ok(None),
         }
+    }
+
+    /// How many tenants are in each state.
+    pub async fn tenant_counts(&self) -> Result<Vec<(TenantState, i64)>, StoreError> {
+        let rows = sqlx::query!(r#"SELECT state, count(*) AS "count!" FROM tenants GROUP BY state"#)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.into_iter().map(|r| Ok((r.state.parse()?, r.count))).collect()
+    }
+
+    /// Tenants by the key that their application and their fences know them by.
+    pub async fn tenant_ids_by_key(&self) -> Result<BTreeMap<String, (TenantId, TenantName)>, StoreError> {
+        let rows = sqlx::query!("SELECT id, name, key FROM tenants WHERE state NOT IN ('deleted', 'failed')")
+            .fetch_all(&self.pool)
+            .await?;
+        rows.into_iter().map(|r| Ok((r.key, (r.id.into(), TenantName::new(r.name)?)))).collect()
     }
 
     /// Keys of all tenants of a cell, for comparing with the application's root table.

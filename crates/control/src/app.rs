@@ -1,0 +1,146 @@
+//! The handle that every use case is given: the store, the stack in force, and the providers it names.
+//!
+//! Sees the contracts of infrastructure and no adapter: the binary hands over how one is built.
+
+use crate::{ControlError, cell_access};
+use berth_config::{Environment, Stack};
+use berth_domain::{CellId, ProviderName};
+use berth_infra::{CellDatabase, Compute, Database, Provider, ProviderError};
+use berth_store::{Cell, Store, Tx};
+use serde_json::Value;
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+use uuid::Uuid;
+
+/// Builds the adapter of this name from its own section of the stack file. `None`: there is no such adapter.
+pub type BuildAdapter = dyn Fn(&str, &Value) -> Option<Result<Provider, ProviderError>> + Send + Sync;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    environment: Environment,
+    build: Box<BuildAdapter>,
+    /// Built adapters by their section: the same section gives the same adapter, with its connections.
+    built: Mutex<HashMap<String, Provider>>,
+    stack: Mutex<Option<Arc<StackInForce>>>,
+    server: Uuid,
+}
+
+/// The newest revision of the stack file, parsed.
+#[derive(Debug)]
+pub struct StackInForce {
+    pub revision: i64,
+    pub stack: Stack,
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").field("server", &self.inner.server).finish_non_exhaustive()
+    }
+}
+
+/// Steps of workflows are given the same handle.
+impl berth_workflow::Context for App {
+    type Tx = Tx;
+}
+
+impl App {
+    pub fn new(store: Store, environment: Environment, build: Box<BuildAdapter>) -> Self {
+        let inner = Inner {
+            store,
+            environment,
+            build,
+            built: Mutex::default(),
+            stack: Mutex::default(),
+            server: Uuid::now_v7(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// This server among those on the same database.
+    pub fn server(&self) -> Uuid {
+        self.inner.server
+    }
+
+    pub fn environment(&self) -> &Environment {
+        &self.inner.environment
+    }
+
+    /// The stack in force now, also when another server has applied it.
+    pub async fn stack(&self) -> Result<Arc<StackInForce>, ControlError> {
+        let revision = self.store().stack_revision().await?.ok_or(ControlError::NoStack)?;
+        if let Some(known) = self.inner.stack.lock().unwrap_or_else(PoisonError::into_inner).clone()
+            && known.revision == revision
+        {
+            return Ok(known);
+        }
+        let newest = self.store().stack_newest().await?.ok_or(ControlError::NoStack)?;
+        let read = StackInForce { revision: newest.revision, stack: serde_json::from_value(newest.document)? };
+        let read = Arc::new(read);
+        *self.inner.stack.lock().unwrap_or_else(PoisonError::into_inner) = Some(read.clone());
+        Ok(read)
+    }
+
+    /// The provider of this name in the stack in force.
+    pub async fn provider(&self, name: &str) -> Result<Provider, ControlError> {
+        let in_force = self.stack().await?;
+        self.provider_of(&in_force.stack, name)
+    }
+
+    pub(crate) fn provider_of(&self, stack: &Stack, name: &str) -> Result<Provider, ControlError> {
+        let section = ProviderName::new(name).ok().and_then(|name| stack.providers.get(&name));
+        let section = section.ok_or_else(|| ControlError::NoProvider(name.to_owned()))?;
+        let settings = Value::Object(section.settings.clone());
+        let key = format!("{} {settings}", section.adapter);
+        let mut built = self.inner.built.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(provider) = built.get(&key) {
+            return Ok(provider.clone());
+        }
+        let provider = (self.inner.build)(&section.adapter, &settings)
+            .ok_or_else(|| ControlError::NoAdapter(section.adapter.clone()))?
+            .map_err(|source| ControlError::BadProvider { name: name.to_owned(), source })?;
+        built.insert(key, provider.clone());
+        Ok(provider)
+    }
+
+    /// Where a cell's database is made, by its provider.
+    pub async fn database_of(&self, cell: &Cell) -> Result<Arc<dyn Database>, ControlError> {
+        let missing = || ControlError::NotOffered { provider: cell.provider.clone(), what: "database" };
+        self.provider(&cell.provider).await?.database.ok_or_else(missing)
+    }
+
+    /// Where a cell's members run.
+    pub async fn compute_of(&self, cell: &Cell) -> Result<Arc<dyn Compute>, ControlError> {
+        let missing = || ControlError::NotOffered { provider: cell.provider.clone(), what: "compute" };
+        self.provider(&cell.provider).await?.compute.ok_or_else(missing)
+    }
+
+    /// How to log in to a cell's database, from the sealed record: it needs no answer of the provider.
+    pub async fn cell_database(&self, cell: &Cell) -> Result<CellDatabase, ControlError> {
+        let sealed = self.store().cell_access(cell.id).await?;
+        let text = sealed.ok_or_else(|| ControlError::NoDatabase(cell.name.clone()))?;
+        cell_access::read(&text)
+    }
+
+    /// A cell that must exist, since a row refers to it.
+    pub async fn cell(&self, id: CellId) -> Result<Cell, ControlError> {
+        self.store().cell_get(id).await?.ok_or_else(|| ControlError::NoCell(id.to_string()))
+    }
+
+    /// Refuses every change while the control database is behind the world.
+    pub(crate) async fn writable(&self) -> Result<(), ControlError> {
+        if self.store().world_ahead_any().await? { Err(ControlError::WorldAhead) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,121 @@
+//! How to get into a cell's database: the form in which it is sealed, sessions on it, and the mover's end of it.
+//!
+//! Never a password in an error or a log line.
+
+use crate::ControlError;
+use berth_domain::CellName;
+use berth_infra::{CellDatabase, DatabaseName, Login, Role};
+use berth_mover::Endpoint;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use tokio_postgres::{Client, NoTls};
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// The stored form. `CellDatabase` itself cannot be serialized, so that nobody stores it unsealed by mistake.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    name: DatabaseName,
+    host: String,
+    port: u16,
+    socket_dir: Option<PathBuf>,
+    database: String,
+    logins: BTreeMap<Role, (String, String)>,
+    version: u32,
+}
+
+/// Equal for two looks at the same database: free disk space is not part of it.
+pub(crate) fn write(database: &CellDatabase) -> Result<SecretString, ControlError> {
+    let login =
+        |(role, login): (&Role, &Login)| (*role, (login.user.clone(), login.password.expose_secret().to_owned()));
+    let stored = Stored {
+        name: database.name.clone(),
+        host: database.host.clone(),
+        port: database.port,
+        socket_dir: database.socket_dir.clone(),
+        database: database.database.clone(),
+        logins: database.logins.iter().map(login).collect(),
+        version: database.version,
+    };
+    Ok(serde_json::to_string(&stored)?.into())
+}
+
+pub(crate) fn read(text: &SecretString) -> Result<CellDatabase, ControlError> {
+    let stored: Stored = serde_json::from_str(text.expose_secret())?;
+    let login = |(role, (user, password)): (Role, (String, String))| (role, Login { user, password: password.into() });
+    Ok(CellDatabase {
+        name: stored.name,
+        host: stored.host,
+        port: stored.port,
+        socket_dir: stored.socket_dir,
+        database: stored.database,
+        logins: stored.logins.into_iter().map(login).collect(),
+        version: stored.version,
+        free_disk_bytes: None,
+    })
+}
+
+/// The mover's way in: over the Unix socket where there is one, which saves a copy of every row.
+pub fn endpoint(database: &CellDatabase) -> Endpoint {
+    let login = database.login(Role::Mover);
+    Endpoint {
+        host: match &database.socket_dir {
+            Some(folder) => folder.to_string_lossy().into_owned(),
+            None => database.host.clone(),
+        },
+        port: database.port,
+        database: database.database.clone(),
+        user: login.user.clone(),
+        password: login.password.clone(),
+    }
+}
+
+/// A session in a cell's database. Dropping the client ends it.
+pub(crate) async fn connect(cell: &CellName, database: &CellDatabase, role: Role) -> Result<Client, ControlError> {
+    let login = database.login(role);
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host(&database.host)
+        .port(database.port)
+        .dbname(&database.database)
+        .user(&login.user)
+        .password(login.password.expose_secret())
+        .application_name("berth")
+        .connect_timeout(CONNECT_LIMIT);
+    let (client, connection) = config.connect(NoTls).await.map_err(failed(cell))?;
+    // Ends with the client. Its error is the one that the client's next statement answers with.
+    tokio::spawn(async move { connection.await.ok() });
+    Ok(client)
+}
+
+pub(crate) fn failed(cell: &CellName) -> impl Fn(tokio_postgres::Error) -> ControlError {
+    move |source| ControlError::CellDatabase { cell: cell.clone(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{read, write};
+    use berth_infra::{CellDatabase, DatabaseName, Login, Role};
+    use secrecy::ExposeSecret;
+
+    #[test]
+    fn what_is_sealed_reads_back_with_its_passwords() {
+        let login = |role: Role| (role, Login { user: role.user().into(), password: format!("pw {role:?}").into() });
+        let database = CellDatabase {
+            name: DatabaseName::new("a").unwrap(),
+            host: "127.0.0.1".into(),
+            port: 5433,
+            socket_dir: Some("/run/x".into()),
+            database: "app".into(),
+            logins: Role::ALL.map(login).into(),
+            version: 150_014,
+            free_disk_bytes: Some(5),
+        };
+        let back = read(&write(&database).unwrap()).unwrap();
+        assert_eq!(back.url(Role::App).expose_secret(), database.url(Role::App).expose_secret());
+        assert_eq!((back.socket_dir, back.version), (database.socket_dir.clone(), database.version));
+        let fuller = CellDatabase { free_disk_bytes: None, ..database.clone() };
+        assert_eq!(write(&fuller).unwrap().expose_secret(), write(&database).unwrap().expose_secret());
+    }
+}

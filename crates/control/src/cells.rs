@@ -1,0 +1,204 @@
+//! Cells: created, shown, drained, removed; and what their members wrote.
+
+use crate::{
+    App, Change, ControlError, Permit, Read,
+    app::StackInForce,
+    audited, member_spec,
+    operations::{self, open_operation},
+    placing, tenants, views,
+    workflows::{CREATE_CELL, CellInput, REMOVE_CELL},
+};
+use berth_domain::{CellClass, CellId, CellName, CellState};
+use berth_store::{Cell, NewCell, Tx};
+use berth_wire as wire;
+use serde_json::json;
+use uuid::Uuid;
+
+/// Tenants of a shared cell when nobody says how many: the guides' `MAX_CUSTOMERS_PER_SERVER`.
+pub const MAX_CUSTOMERS_PER_SERVER: u32 = 150;
+
+pub async fn create(
+    app: &App,
+    permit: &Permit<Change>,
+    wanted: wire::CellCreate,
+) -> Result<wire::Operation, ControlError> {
+    app.writable().await?;
+    let in_force = app.stack().await?;
+    let providers = &in_force.stack.providers;
+    let provider = match (&wanted.provider, providers.len()) {
+        (Some(named), _) if providers.contains_key(named) => named.clone(),
+        (Some(named), _) => return Err(ControlError::NoProvider(named.to_string())),
+        (None, 1) => providers.keys().next().cloned().expect("there is one"),
+        (None, many) => return Err(ControlError::WhichProvider(many)),
+    };
+    // What the stack file says of this cell, else of another one of its class.
+    let model = in_force.stack.cells.get(&wanted.name).filter(|model| model.class == wanted.class);
+    let model = model.or_else(|| in_force.stack.cells.values().find(|model| model.class == wanted.class));
+    let most = wanted.max_tenants.or_else(|| model.map(|model| model.max_tenants)).unwrap_or(most_of(wanted.class));
+    let most = if wanted.class == CellClass::Dedicated { 1 } else { most };
+    let new = NewCell {
+        id: CellId::new(Uuid::now_v7()),
+        name: wanted.name,
+        class: wanted.class,
+        provider: provider.to_string(),
+        region: wanted.region.or_else(|| model.and_then(|model| model.region.clone())),
+        max_tenants: i32::try_from(most).unwrap_or(i32::MAX),
+        shape: serde_json::to_value(model.map(|model| model.shape).unwrap_or_default())?,
+        stack_revision: in_force.revision,
+    };
+    let mut tx = app.store().begin().await?;
+    let started = reserve(app, &mut tx, permit, &new).await?;
+    tx.commit().await?;
+    Ok(views::operation(started, Vec::new()))
+}
+
+const fn most_of(class: CellClass) -> u32 {
+    match class {
+        CellClass::Shared | CellClass::Pool => MAX_CUSTOMERS_PER_SERVER,
+        CellClass::Dedicated => 1,
+    }
+}
+
+/// The row that gives the cell its name, and the operation that makes the cell: one does not exist without the other.
+pub(crate) async fn reserve(
+    app: &App,
+    tx: &mut Tx,
+    permit: &Permit<Change>,
+    new: &NewCell,
+) -> Result<berth_workflow::Operation, ControlError> {
+    tx.cell_insert(new).await.map_err(|error| placing::exists(error, &new.name))?;
+    let input = CellInput { cell: new.id, asked_by: permit.caller().name.clone() };
+    let operation = CREATE_CELL.with(tenants::fresh(), &input).about(operations::about_cell(&new.name));
+    let started = tenants::start(app, tx, operation).await?;
+    let after = json!({
+        "class": new.class, "provider": new.provider, "max_tenants": new.max_tenants, "operation": started.id,
+    });
+    audited(tx, permit, "cell.create", &format!("cell/{}", new.name), None, Some(after)).await?;
+    Ok(started)
+}
+
+/// A cell as the stack file declares it.
+pub(crate) fn declared(
+    in_force: &StackInForce,
+    name: &CellName,
+    cell: &berth_config::Cell,
+) -> Result<NewCell, ControlError> {
+    Ok(NewCell {
+        id: CellId::new(Uuid::now_v7()),
+        name: name.clone(),
+        class: cell.class,
+        provider: cell.provider.to_string(),
+        region: cell.region.clone(),
+        max_tenants: i32::try_from(cell.max_tenants).unwrap_or(i32::MAX),
+        shape: serde_json::to_value(cell.shape)?,
+        stack_revision: in_force.revision,
+    })
+}
+
+pub async fn list(app: &App, _permit: &Permit<Read>) -> Result<wire::Page<wire::Cell>, ControlError> {
+    let cells = app.store().cell_list().await?;
+    let mut members = app.store().member_list(None).await?;
+    let mut items = Vec::with_capacity(cells.len());
+    for cell in cells {
+        let own = members.extract_if(.., |member| member.cell == cell.id).collect();
+        items.push(views::cell(cell, own, None)?);
+    }
+    Ok(wire::Page::whole(items))
+}
+
+pub async fn show(app: &App, _permit: &Permit<Read>, who: &str) -> Result<wire::Cell, ControlError> {
+    let cell = known(app, who).await?;
+    view(app, cell).await
+}
+
+async fn view(app: &App, cell: Cell) -> Result<wire::Cell, ControlError> {
+    let members = app.store().member_list(Some(cell.id)).await?;
+    let operation = open_operation(app, &operations::about_cell(&cell.name)).await?;
+    views::cell(cell, members, operation)
+}
+
+/// No new tenants from now on; those in it stay until they are moved. Done twice it is done once.
+pub async fn drain(app: &App, permit: &Permit<Change>, who: &str) -> Result<wire::Cell, ControlError> {
+    app.writable().await?;
+    let cell = known(app, who).await?;
+    if cell.state == CellState::Draining {
+        return view(app, cell).await;
+    }
+    if cell.state != CellState::Ready {
+        return Err(ControlError::CellState { cell: cell.name, state: cell.state });
+    }
+    let mut tx = app.store().begin().await?;
+    tx.cell_lock(cell.id).await?;
+    tx.cell_set_state(cell.id, CellState::Ready, CellState::Draining).await?;
+    let (before, after) = (json!({ "state": CellState::Ready }), json!({ "state": CellState::Draining }));
+    audited(&mut tx, permit, "cell.drain", &format!("cell/{}", cell.name), Some(before), Some(after)).await?;
+    tx.commit().await?;
+    view(app, app.cell(cell.id).await?).await
+}
+
+/// Only an empty cell goes, with its database and everything in it.
+pub async fn remove(app: &App, permit: &Permit<Change>, who: &str) -> Result<wire::Operation, ControlError> {
+    app.writable().await?;
+    let found = known(app, who).await?;
+    let mut tx = app.store().begin().await?;
+    let cell = tx.cell_lock(found.id).await?.ok_or_else(|| ControlError::NoCell(who.to_owned()))?;
+    if cell.tenants > 0 {
+        return Err(ControlError::CellNotEmpty { cell: cell.name, tenants: cell.tenants });
+    }
+    if !matches!(cell.state, CellState::Ready | CellState::Draining) {
+        return Err(ControlError::CellState { cell: cell.name, state: cell.state });
+    }
+    tx.cell_set_state(cell.id, cell.state, CellState::Removing).await?;
+    tx.members_unwant(cell.id).await?;
+    let input = CellInput { cell: cell.id, asked_by: permit.caller().name.clone() };
+    let operation = REMOVE_CELL.with(tenants::fresh(), &input).about(operations::about_cell(&cell.name));
+    let started = tenants::start(app, &mut tx, operation).await?;
+    let after = json!({ "operation": started.id });
+    audited(&mut tx, permit, "cell.remove", &format!("cell/{}", cell.name), None, Some(after)).await?;
+    tx.commit().await?;
+    Ok(views::operation(started, Vec::new()))
+}
+
+/// The last lines of each member, oldest first. A member whose provider does not answer is left out.
+pub async fn logs(
+    app: &App,
+    _permit: &Permit<Read>,
+    who: &str,
+    service: Option<&str>,
+    last: u32,
+) -> Result<Vec<wire::LogLine>, ControlError> {
+    let cell = known(app, who).await?;
+    let compute = app.compute_of(&cell).await?;
+    let mut lines = Vec::new();
+    for member in app.store().member_list(Some(cell.id)).await? {
+        if service.is_some_and(|service| service != member.service.as_str()) {
+            continue;
+        }
+        let name = member_spec::member_name(&cell.name, &member);
+        let written = match compute.member_logs(&name, last.clamp(1, 10_000) as usize).await {
+            Ok(written) => written,
+            Err(berth_infra::ProviderError::Absent { .. }) => continue,
+            Err(source) => return Err(ControlError::Provider { cell: cell.name, source }),
+        };
+        lines.extend(written.into_iter().map(|line| wire::LogLine {
+            cell: cell.name.clone(),
+            service: member.service.clone(),
+            member: member.id,
+            line,
+        }));
+    }
+    Ok(lines)
+}
+
+/// By name, or by id.
+pub(crate) async fn known(app: &App, who: &str) -> Result<Cell, ControlError> {
+    let by_name = match CellName::new(who) {
+        Ok(name) => app.store().cell_by_name(&name).await?,
+        Err(_) => None,
+    };
+    let found = match (by_name, who.parse::<CellId>()) {
+        (None, Ok(id)) => app.store().cell_get(id).await?,
+        (found, _) => found,
+    };
+    found.ok_or_else(|| ControlError::NoCell(who.to_owned()))
+}

@@ -1,0 +1,36 @@
+//! Waiting for edges outside of a move: after a suspension, a deletion, a first route.
+
+use crate::{App, ControlError};
+use berth_domain::{EdgeName, TenantId};
+use berth_store::Nudge;
+use std::time::Duration;
+use tokio::{sync::broadcast::error::RecvError, time::Instant};
+
+/// An edge that has been silent for longer is not waited for: it answers a ping every five seconds.
+pub(crate) const SILENT_MS: i64 = 12_000;
+
+/// Returns when every live edge has the tenant's present route, or when `limit` is over: then with those who have not.
+pub(crate) async fn await_routed(app: &App, tenant: TenantId, limit: Duration) -> Result<Vec<EdgeName>, ControlError> {
+    let until = Instant::now() + limit;
+    // Subscribed before the first look, so that no answer falls between.
+    let mut answers = app.store().hub().subscribe();
+    let Some(wanted) = app.store().route_revision(tenant).await? else { return Ok(Vec::new()) };
+    loop {
+        let edges = app.store().edge_list().await?;
+        let late: Vec<EdgeName> = edges
+            .into_iter()
+            .filter(|edge| edge.silent_ms <= SILENT_MS && edge.acked < wanted)
+            .map(|edge| edge.name)
+            .collect();
+        if late.is_empty() {
+            return Ok(late);
+        }
+        loop {
+            match tokio::time::timeout_at(until, answers.recv()).await {
+                Err(_) | Ok(Err(RecvError::Closed)) => return Ok(late),
+                Ok(Ok(Nudge::Acked(_) | Nudge::Missed) | Err(RecvError::Lagged(_))) => break,
+                Ok(Ok(Nudge::Routes(_) | Nudge::Operation(_))) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What edges follow: the whole at first, then every change in its order; and what they answer.
+//!
+//! Never decides what an edge does with a request: the route says how the tenant is, the edge acts on it.
+
+use crate::{App, ControlError, Follow, Permit, Read, edge_link::SILENT_MS};
+use berth_domain::{EdgeId, EdgeName, Revision, TenantState};
+use berth_store::{EdgeSaid, HoldSaid, HoldWent, Nudge, Route, WorldAhead};
+use berth_wire::{
+    self as wire,
+    edge::{EdgeAck, EdgeAckAnswer, EdgeEvent, Hold, HoldOutcome, HoldPolicy, MemberAddress, RouteState, TenantRoute},
+};
+use futures_util::Stream;
+use std::time::Duration;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+/// A silent stream is pinged this often, so that a dead connection is noticed on both sides.
+const PING_EVERY: Duration = Duration::from_secs(5);
+
+/// The stream for one edge. `after`: what it has in force; 0 for one that starts with nothing.
+pub async fn routes(
+    app: &App,
+    _permit: &Permit<Follow>,
+    edge: EdgeName,
+    instance: EdgeId,
+    after: Revision,
+) -> Result<impl Stream<Item = Result<EdgeEvent, ControlError>> + Send + use<>, ControlError> {
+    // Subscribed before the first look, so that no change falls between.
+    let nudges = app.store().hub().subscribe();
+    app.store().edge_seen(&edge, instance, after).await?;
+    note_ahead(app, &edge, after).await?;
+    let state = Following { app: app.clone(), edge, instance, sent: after, first: true, nudges };
+    Ok(futures_util::stream::unfold(Some(state), |state| async move {
+        let mut following = state?;
+        match following.next().await {
+            Ok(event) => Some((Ok(event), Some(following))),
+            // The edge connects again and goes on from what it has.
+            Err(error) => Some((Err(error), None)),
+        }
+    }))
+}
+
+struct Following {
+    app: App,
+    edge: EdgeName,
+    instance: EdgeId,
+    sent: Revision,
+    first: bool,
+    nudges: Receiver<Nudge>,
+}
+
+impl Following {
+    async fn next(&mut self) -> Result<EdgeEvent, ControlError> {
+        let full = self.first && self.sent == Revision::default();
+        loop {
+            let first = std::mem::replace(&mut self.first, false);
+            if !first && self.waited_in_vain().await {
+                // It still holds its connection: that is how it is known to live.
+                self.app.store().edge_seen(&self.edge, self.instance, Revision::default()).await?;
+                return Ok(EdgeEvent::Ping { revision: self.sent });
+            }
+            let changes = self.app.store().routes_after(self.sent).await?;
+            self.sent = self.sent.max(changes.revision);
+            let mut routes: Vec<TenantRoute> = changes.routes.into_iter().map(route).collect();
+            if full {
+                routes.retain(|route| route.state != RouteState::Gone);
+                return Ok(EdgeEvent::Routes { full, revision: self.sent, routes });
+            }
+            if !routes.is_empty() {
+                return Ok(EdgeEvent::Routes { full, revision: self.sent, routes });
+            }
+            if first {
+                return Ok(EdgeEvent::Ping { revision: self.sent });
+            }
+        }
+    }
+
+    /// Whether nothing happened for as long as a ping may wait.
+    async fn waited_in_vain(&mut self) -> bool {
+        let heard = async {
+            loop {
+                match self.nudges.recv().await {
+                    Ok(Nudge::Routes(revision)) if revision > self.sent => return,
+                    Ok(Nudge::Missed) | Err(RecvError::Lagged(_)) => return,
+                    Ok(_) => {}
+                    Err(RecvError::Closed) => std::future::pending().await,
+                }
+            }
+        };
+        tokio::time::timeout(PING_EVERY, heard).await.is_err()
+    }
+}
+
+/// An edge says how far it is and how holds went. Who waits for that in this program hears it before it is stored.
+pub async fn acknowledge(
+    app: &App,
+    _permit: &Permit<Follow>,
+    edge: EdgeName,
+    ack: EdgeAck,
+) -> Result<EdgeAckAnswer, ControlError> {
+    let holds = ack.holds.into_iter().map(|report| HoldSaid {
+        tenant: report.tenant,
+        token: report.token,
+        went: match report.outcome {
+            HoldOutcome::InForce => HoldWent::InForce,
+            HoldOutcome::Refused { in_flight } => HoldWent::Refused { in_flight },
+            HoldOutcome::Ended { pause_ms, held_requests, expired_requests } => {
+                HoldWent::Ended { pause_ms, held_requests, expired_requests }
+            }
+        },
+    });
+    let said = EdgeSaid { edge: edge.clone(), instance: ack.instance, revision: ack.revision, holds: holds.collect() };
+    let head = app.store().edge_said(said).await?;
+    if ack.revision > head {
+        note_ahead(app, &edge, ack.revision).await?;
+    }
+    Ok(EdgeAckAnswer { revision: head })
+}
+
+/// An edge that has a revision which was never given out here followed a newer control database than this one.
+async fn note_ahead(app: &App, edge: &EdgeName, has: Revision) -> Result<(), ControlError> {
+    if has > app.store().route_head().await? {
+        let seen = WorldAhead { source: format!("edge {edge}"), revision: has, fence: None };
+        tracing::error!(edge = %edge, revision = %has, "edge {edge} is ahead of this control database: only reads until `berth recover`");
+        app.store().world_ahead_add(&seen).await?;
+    }
+    Ok(())
+}
+
+pub async fn list(app: &App, _permit: &Permit<Read>) -> Result<wire::Page<wire::EdgeView>, ControlError> {
+    Ok(wire::Page::whole(views(app).await?))
+}
+
+pub(crate) async fn views(app: &App) -> Result<Vec<wire::EdgeView>, ControlError> {
+    let head = app.store().route_head().await?;
+    let edges = app.store().edge_list().await?.into_iter().map(|edge| wire::EdgeView {
+        name: edge.name,
+        instance: Some(edge.instance),
+        revision: edge.acked,
+        behind: head.get().saturating_sub(edge.acked.get()),
+        alive: edge.silent_ms <= SILENT_MS,
+        seen_at: Some(edge.last_seen),
+    });
+    Ok(edges.collect())
+}
+
+fn route(route: Route) -> TenantRoute {
+    let state = match (route.state, route.hold) {
+        (TenantState::Active | TenantState::Moving, Some(hold)) => RouteState::Held {
+            hold: Hold {
+                token: hold.token,
+                policy: if hold.everything { HoldPolicy::All } else { HoldPolicy::Unsafe },
+                drain_ms: hold.drain_ms,
+                park_ms: hold.park_ms,
+            },
+        },
+        (TenantState::Active | TenantState::Moving, None) => RouteState::Serving,
+        (TenantState::Suspended, _) => RouteState::Suspended,
+        (TenantState::Provisioning | TenantState::Deleting | TenantState::Deleted | TenantState::Failed, _) => {
+            RouteState::Gone
+        }
+    };
+    let members = route.members.into_iter().map(|member| MemberAddress {
+        member: member.member,
+        service: member.service,
+        address: member.address,
+    });
+    TenantRoute {
+        tenant: route.tenant,
+        name: route.name,
+        key: route.key,
+        plan: route.plan,
+        cell: route.cell,
+        generation: route.generation,
+        revision: route.revision,
+        hosts: route.hosts,
+        state,
+        members: members.collect(),
+        body_bytes: route.body_bytes,
+    }
+}

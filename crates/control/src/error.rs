@@ -1,0 +1,387 @@
+//! Everything that a use case can answer besides yes. One exhaustive `match` says whose fault it is and alone picks
+//! the HTTP status; another says what to do next.
+
+use berth_config::{MissingVariable, Mistakes};
+use berth_domain::{
+    BadName, CellClass, CellName, CellState, IllegalTransition, KeyId, OperationId, PlanName, TenantName, TenantState,
+};
+use berth_infra::ProviderError;
+use berth_mover::MoveError;
+use berth_store::{Scope, StoreError, Taken};
+use berth_workflow::{JournalError, Refusal, StepError};
+
+/// Whose fault an error is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The request makes no sense as it is. 422.
+    Invalid,
+    /// No key, or none that is known. 401.
+    Unauthenticated,
+    /// 403.
+    Forbidden,
+    /// 404.
+    NotFound,
+    /// It makes sense, and not now: something else is as it should not be. 409.
+    Conflict,
+    /// It rests on a reading that is no longer true. 412.
+    Stale,
+    /// It fits nowhere. 409.
+    Full,
+    /// A provider or a cell does not do its part now. 502.
+    Provider,
+    /// We cannot now; the same request may work later. 503.
+    Unavailable,
+    /// Ours. 500.
+    Ours,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error("this key is not known here")]
+    UnknownKey,
+    #[error("a key with the scope `{scope}` may not {what}")]
+    Forbidden { what: &'static str, scope: Scope },
+    #[error("{0}")]
+    BadStackFile(Mistakes),
+    #[error("no stack file has been applied yet")]
+    NoStack,
+    #[error("cell `{cell}` is {what} and cannot become {wanted}")]
+    CellFixed { cell: CellName, what: String, wanted: String },
+    #[error("the stack file is for `{given}`; this control plane runs `{runs}`")]
+    OtherStack { runs: String, given: String },
+    #[error("somebody else applied a stack file meanwhile")]
+    AppliedMeanwhile,
+    #[error("there is no tenant `{0}`")]
+    NoTenant(String),
+    #[error("there is no cell `{0}`")]
+    NoCell(String),
+    #[error("there is no plan `{0}`")]
+    NoPlan(PlanName),
+    #[error("plan `{0}` is no longer in the stack file and takes no new tenants")]
+    PlanRetired(PlanName),
+    #[error("there is no key {0} in force")]
+    NoKey(KeyId),
+    #[error("there is no operation {0}")]
+    NoOperation(OperationId),
+    #[error("there is no provider `{0}` in the stack file")]
+    NoProvider(String),
+    #[error("the stack file has no web service `{0}`")]
+    NoService(String),
+    #[error("a provider has to be named: the stack file has {0}")]
+    WhichProvider(usize),
+    #[error("there is no adapter `{0}` in this program")]
+    NoAdapter(String),
+    #[error("provider `{provider}` offers no {what}")]
+    NotOffered { provider: String, what: &'static str },
+    #[error("a tenant named `{0}` exists already")]
+    TenantExists(TenantName),
+    #[error("the key `{0}` belongs to another tenant already")]
+    KeyTaken(String),
+    #[error("a cell named `{0}` exists already")]
+    CellExists(CellName),
+    #[error("{} belong{} to another tenant already", list(.0), if .0.len() == 1 { "s" } else { "" })]
+    HostsTaken(Vec<String>),
+    #[error("no {class} cell has room")]
+    NoRoom { class: CellClass },
+    #[error("cell `{cell}` is full: {tenants} of {most} tenants")]
+    CellFull { cell: CellName, tenants: i64, most: i32 },
+    #[error("cell `{cell}` is {state} and takes no tenants")]
+    CellNotReady { cell: CellName, state: CellState },
+    #[error("cell `{cell}` is {state}")]
+    CellState { cell: CellName, state: CellState },
+    #[error("cell `{cell}` still has {tenants} tenants")]
+    CellNotEmpty { cell: CellName, tenants: i64 },
+    #[error("tenant `{tenant}` is already in cell `{cell}`")]
+    SameCell { tenant: TenantName, cell: CellName },
+    #[error("cell `{to}` has another schema than `{from}`")]
+    OtherSchema { from: CellName, to: CellName },
+    #[error("tenant `{tenant}` is already moving")]
+    AlreadyMoving { tenant: TenantName, operation: Option<OperationId> },
+    #[error("tenant `{tenant}` is {state}")]
+    TenantState {
+        tenant: TenantName,
+        state: TenantState,
+        operation: Option<OperationId>,
+        #[source]
+        source: IllegalTransition,
+    },
+    #[error("the {0} was changed since it was read")]
+    Stale(&'static str),
+    #[error("`{0}` is no scope")]
+    BadScope(String),
+    #[error("a key's name is 1 to 80 characters")]
+    BadKeyName,
+    #[error("this idempotency key was used for another request")]
+    KeyReused,
+    #[error("the first request with this idempotency key is still being carried out")]
+    StillUnderWay,
+    #[error(transparent)]
+    Name(#[from] BadName),
+    #[error(transparent)]
+    Operation(#[from] Refusal),
+    #[error("the world is ahead of this control database, which was restored from an older copy")]
+    WorldAhead,
+    #[error("the tenant cannot be moved")]
+    Move(#[from] MoveError),
+    #[error("the provider of cell `{cell}`")]
+    Provider {
+        cell: CellName,
+        #[source]
+        source: ProviderError,
+    },
+    #[error("provider `{name}` cannot be set up")]
+    BadProvider {
+        name: String,
+        #[source]
+        source: ProviderError,
+    },
+    #[error("variable `{}` of the stack file is not set for this server", .0.name)]
+    Environment(#[from] MissingVariable),
+    #[error("the database of cell `{cell}` did not answer")]
+    CellDatabase {
+        cell: CellName,
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    #[error("the {hook} hook failed in cell `{cell}`: {message}")]
+    Hook { cell: CellName, hook: &'static str, message: String },
+    #[error("cell `{0}` has no database yet")]
+    NoDatabase(CellName),
+    #[error("the control database")]
+    Store(#[source] StoreError),
+    #[error("the journal")]
+    Journal(#[source] JournalError),
+    #[error("a stored document does not parse")]
+    Document(#[from] serde_json::Error),
+}
+
+fn list(names: &[String]) -> String {
+    names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
+}
+
+impl From<StoreError> for ControlError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Stale(what) => Self::Stale(what),
+            StoreError::Taken(Taken::StackRevision) => Self::AppliedMeanwhile,
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<JournalError> for ControlError {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::Missing(id) => Self::NoOperation(id),
+            JournalError::Refused(refusal) => Self::Operation(refusal),
+            other => Self::Journal(other),
+        }
+    }
+}
+
+impl ControlError {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::UnknownKey => Kind::Unauthenticated,
+            Self::Forbidden { .. } => Kind::Forbidden,
+            Self::NoTenant(_) | Self::NoCell(_) | Self::NoKey(_) | Self::NoOperation(_) => Kind::NotFound,
+            Self::BadStackFile(_)
+            | Self::CellFixed { .. }
+            | Self::OtherStack { .. }
+            | Self::NoPlan(_)
+            | Self::PlanRetired(_)
+            | Self::NoProvider(_)
+            | Self::NoService(_)
+            | Self::WhichProvider(_)
+            | Self::NoAdapter(_)
+            | Self::NotOffered { .. }
+            | Self::BadScope(_)
+            | Self::BadKeyName
+            | Self::KeyReused
+            | Self::SameCell { .. }
+            | Self::OtherSchema { .. }
+            | Self::BadProvider { .. }
+            | Self::Environment(_)
+            | Self::Name(_) => Kind::Invalid,
+            Self::NoStack
+            | Self::AppliedMeanwhile
+            | Self::TenantExists(_)
+            | Self::KeyTaken(_)
+            | Self::CellExists(_)
+            | Self::HostsTaken(_)
+            | Self::CellNotReady { .. }
+            | Self::CellState { .. }
+            | Self::CellNotEmpty { .. }
+            | Self::AlreadyMoving { .. }
+            | Self::TenantState { .. }
+            | Self::StillUnderWay
+            | Self::Operation(_)
+            | Self::Hook { .. }
+            | Self::NoDatabase(_) => Kind::Conflict,
+            Self::NoRoom { .. } | Self::CellFull { .. } => Kind::Full,
+            Self::Stale(_) => Kind::Stale,
+            Self::Move(error) => match error.fault() {
+                berth_mover::Fault::Caller => Kind::Conflict,
+                berth_mover::Fault::Passing => Kind::Provider,
+                berth_mover::Fault::Ours => Kind::Ours,
+            },
+            Self::Provider { .. } | Self::CellDatabase { .. } => Kind::Provider,
+            Self::Store(error) if error.passes_by_itself() => Kind::Unavailable,
+            Self::WorldAhead | Self::Journal(JournalError::Unreachable(_)) => Kind::Unavailable,
+            Self::Store(_) | Self::Journal(_) | Self::Document(_) => Kind::Ours,
+        }
+    }
+
+    /// The stable word of the API.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownKey => "unknown_key",
+            Self::Forbidden { .. } => "forbidden",
+            Self::BadStackFile(_) => "bad_stack_file",
+            Self::NoStack => "no_stack",
+            Self::CellFixed { .. } => "cell_fixed",
+            Self::OtherStack { .. } => "other_stack",
+            Self::AppliedMeanwhile => "applied_meanwhile",
+            Self::NoTenant(_) => "no_tenant",
+            Self::NoCell(_) => "no_cell",
+            Self::NoPlan(_) => "no_plan",
+            Self::PlanRetired(_) => "plan_retired",
+            Self::NoKey(_) => "no_key",
+            Self::NoOperation(_) => "no_operation",
+            Self::NoProvider(_) => "no_provider",
+            Self::NoService(_) => "no_service",
+            Self::WhichProvider(_) => "which_provider",
+            Self::NoAdapter(_) => "no_adapter",
+            Self::NotOffered { .. } => "not_offered",
+            Self::TenantExists(_) => "tenant_exists",
+            Self::KeyTaken(_) => "key_taken",
+            Self::CellExists(_) => "cell_exists",
+            Self::HostsTaken(_) => "host_taken",
+            Self::NoRoom { .. } => "no_room",
+            Self::CellFull { .. } => "cell_full",
+            Self::CellNotReady { .. } => "cell_not_ready",
+            Self::CellState { .. } => "cell_state",
+            Self::CellNotEmpty { .. } => "cell_not_empty",
+            Self::SameCell { .. } => "same_cell",
+            Self::OtherSchema { .. } => "schema_differs",
+            Self::AlreadyMoving { .. } => "already_moving",
+            Self::TenantState { .. } => "tenant_state",
+            Self::Stale(_) => "stale",
+            Self::BadScope(_) => "bad_scope",
+            Self::BadKeyName => "bad_key_name",
+            Self::KeyReused => "idempotency_key_reused",
+            Self::StillUnderWay => "still_under_way",
+            Self::Name(_) => "bad_name",
+            Self::Operation(refusal) => refusal.kind(),
+            Self::WorldAhead => "world_ahead",
+            Self::Move(error) => error.code(),
+            Self::Provider { .. } => "provider",
+            Self::BadProvider { .. } => "bad_provider",
+            Self::Environment(_) => "variable_missing",
+            Self::CellDatabase { .. } => "cell_database",
+            Self::Hook { .. } => "hook_failed",
+            Self::NoDatabase(_) => "no_database",
+            Self::Store(_) => "control_database",
+            Self::Journal(error) => error.kind(),
+            Self::Document(_) => "damaged_document",
+        }
+    }
+
+    /// What to do next.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::UnknownKey => "send `Authorization: Bearer bk_…`; `berth key create` makes one",
+            Self::Forbidden { .. } => "use a key with the scope `admin`",
+            Self::NoStack => "`berth apply` takes the stack file",
+            Self::CellFixed { .. } => "declare a cell under another name and move its tenants there",
+            Self::OtherStack { .. } => "each stack has a control plane of its own",
+            Self::AppliedMeanwhile => "run `berth apply --dry-run` again and look at the difference",
+            Self::NoTenant(_) => "`berth tenant list` shows those there are",
+            Self::NoCell(_) => "`berth cell list` shows those there are",
+            Self::NoPlan(_) | Self::PlanRetired(_) => "`berth plan list` shows those there are",
+            Self::NoKey(_) => "`berth key list` shows those there are",
+            Self::NoOperation(_) => "`berth operation list` shows those there are",
+            Self::NoProvider(_) | Self::WhichProvider(_) => "name one of the stack file's `providers`",
+            Self::NoService(_) => "an HTTP hook needs a service with `role: web`",
+            Self::NoAdapter(_) => "this program was built without it, or the name is mistyped",
+            Self::NotOffered { .. } => "name a provider that offers it",
+            Self::TenantExists(_) | Self::CellExists(_) => "choose another name",
+            Self::KeyTaken(_) => "`berth tenant list` shows whose it is",
+            Self::HostsTaken(_) => "take the host from the other tenant first",
+            Self::NoRoom { .. } => "add a cell to the stack file, or `berth cell create`",
+            Self::CellFull { .. } | Self::CellNotReady { .. } => "without a named cell one with room is chosen",
+            Self::CellState { .. } => "`berth cell show` tells what is being done with it",
+            Self::CellNotEmpty { .. } => "move its tenants away first: `berth cell drain`, then `berth tenant move`",
+            Self::SameCell { .. } => "name another cell",
+            Self::OtherSchema { .. } => "run the missing release's migration in the target cell first",
+            Self::AlreadyMoving { .. } => "`berth operation watch` follows it; `berth operation abandon` gives it up",
+            Self::TenantState { .. } => "`berth tenant show` tells what is being done with it",
+            Self::Stale(_) => "read it again, then decide again",
+            Self::BadScope(_) => "write `admin`, `read`, `edge` or `tenant:ID`",
+            Self::KeyReused => "use a new key for another request",
+            Self::StillUnderWay => "ask again in a moment",
+            Self::WorldAhead => {
+                "`berth recover` compares it with the world and raises every counter above what it finds"
+            }
+            Self::Environment(_) => "set it where `berth serve` is started",
+            Self::NoDatabase(_) => "wait until the cell is ready",
+            Self::Hook { .. } => "hooks are in the stack file under `data.hooks`; they have to bear being run twice",
+            Self::BadStackFile(mistakes) => {
+                return Some(
+                    mistakes
+                        .iter()
+                        .filter_map(|m| m.problem.hint().map(|hint| format!("{}: {hint}", m.key)))
+                        .collect::<Vec<_>>()
+                        .join("; "),
+                )
+                .filter(|hints| !hints.is_empty());
+            }
+            Self::Operation(refusal) => refusal.hint(),
+            Self::Move(error) => return Some(error.hint()),
+            Self::Provider { source, .. } | Self::BadProvider { source, .. } => return source.hint(),
+            Self::Journal(error) => return error.hint().map(str::to_owned),
+            Self::CellDatabase { .. } => "it is started again by itself; `berth cell show` tells how it is",
+            Self::BadKeyName | Self::Name(_) | Self::Store(_) | Self::Document(_) => return None,
+        };
+        Some(text.to_owned())
+    }
+
+    /// The same request may succeed later without anybody changing anything.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Provider { source, .. } => source.retryable(),
+            Self::StillUnderWay => true,
+            other => matches!(other.kind(), Kind::Unavailable | Kind::Provider),
+        }
+    }
+
+    /// The operation that stands in the way.
+    pub fn operation(&self) -> Option<OperationId> {
+        match self {
+            Self::AlreadyMoving { operation, .. } | Self::TenantState { operation, .. } => *operation,
+            _ => None,
+        }
+    }
+
+    /// The error with its causes, for people: `Display` says its own part only.
+    pub fn full(&self) -> String {
+        StepError::chain(self)
+    }
+}
+
+/// In a workflow the same errors end a step.
+impl From<ControlError> for StepError {
+    fn from(error: ControlError) -> Self {
+        let message = error.full();
+        let step = match error.kind() {
+            Kind::Provider | Kind::Unavailable | Kind::Stale if error.retryable() || error.kind() == Kind::Stale => {
+                Self::retryable(error.code(), message)
+            }
+            _ => Self::permanent(error.code(), message),
+        };
+        match error.hint() {
+            Some(hint) => step.hint(hint),
+            None => step,
+        }
+    }
+}

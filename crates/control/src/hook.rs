@@ -1,0 +1,174 @@
+//! Calls to the application when a tenant's life changes: SQL in the tenant's cell, or an HTTP request.
+//!
+//! A hook may be run twice, since an answer can be lost: it has to bear that, as the shipped ones do. SQL hooks run as
+//! the schema's owner in one transaction; `:id`, `:slug` and `:plan` stand for quoted literals, so that no value can
+//! end the text it stands in.
+
+use crate::{
+    App, ControlError,
+    cell_access::{self, connect},
+};
+use berth_config::Hook;
+use berth_domain::{PlanName, TenantKey, TenantName};
+use berth_infra::Role;
+use berth_store::Cell;
+use tokio_postgres::SimpleQueryMessage;
+
+/// The tenant as its application sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct HookTenant {
+    pub key: TenantKey,
+    pub name: TenantName,
+    pub plan: PlanName,
+}
+
+/// Runs a hook and answers with the first column of the last row, if there was one.
+pub(crate) async fn run(
+    app: &App,
+    cell: &Cell,
+    name: &'static str,
+    hook: &Hook,
+    tenant: &HookTenant,
+) -> Result<Option<String>, ControlError> {
+    match hook {
+        Hook::Sql(sql) => run_sql(app, cell, name, sql, tenant).await,
+        Hook::Url(_) => Err(ControlError::Hook {
+            cell: cell.name.clone(),
+            hook: name,
+            message: "HTTP hooks are not called by this version; use SQL, or `POST /v1/tenants` from the application"
+                .to_owned(),
+        }),
+    }
+}
+
+async fn run_sql(
+    app: &App,
+    cell: &Cell,
+    name: &'static str,
+    sql: &str,
+    tenant: &HookTenant,
+) -> Result<Option<String>, ControlError> {
+    let database = app.cell_database(cell).await?;
+    let client = connect(&cell.name, &database, Role::Owner).await?;
+    let text = bind(sql, tenant);
+    let refused = |error: tokio_postgres::Error| match error.as_db_error() {
+        Some(answer) => {
+            ControlError::Hook { cell: cell.name.clone(), hook: name, message: answer.message().to_owned() }
+        }
+        None => cell_access::failed(&cell.name)(error),
+    };
+    client.batch_execute("BEGIN; SET LOCAL standard_conforming_strings = on").await.map_err(refused)?;
+    let answers = client.simple_query(&text).await.map_err(refused)?;
+    client.batch_execute("COMMIT").await.map_err(refused)?;
+    let last = answers.iter().rev().find_map(|answer| match answer {
+        SimpleQueryMessage::Row(row) => Some(row.try_get(0).ok().flatten().map(str::to_owned)),
+        _ => None,
+    });
+    Ok(last.flatten())
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// Puts the values in. Text in quotes, comments and `::` casts stay as they are.
+fn bind(sql: &str, tenant: &HookTenant) -> String {
+    let mut out = String::with_capacity(sql.len() + 64);
+    let mut rest = sql;
+    while let Some(first) = rest.chars().next() {
+        let length = skipped(rest);
+        if length > 0 {
+            out.push_str(&rest[..length]);
+            rest = &rest[length..];
+            continue;
+        }
+        if let Some(after) = rest.strip_prefix("::") {
+            out.push_str("::");
+            rest = after;
+            continue;
+        }
+        if let Some(after) = rest.strip_prefix(':') {
+            let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
+            let value = match &after[..end] {
+                "id" => Some(literal(tenant.key.as_str())),
+                "slug" => Some(literal(tenant.name.as_str())),
+                "plan" => Some(literal(tenant.plan.as_str())),
+                _ => None,
+            };
+            if let Some(value) = value {
+                out.push_str(&value);
+                rest = &after[end..];
+                continue;
+            }
+        }
+        out.push(first);
+        rest = &rest[first.len_utf8()..];
+    }
+    out
+}
+
+/// Length of the quoted text or comment that `sql` begins with; 0 for anything else. What is not closed goes to the end.
+fn skipped(sql: &str) -> usize {
+    let until = |from: usize, end: &str| sql[from..].find(end).map_or(sql.len(), |at| from + at + end.len());
+    if sql.starts_with('\'') {
+        return until(1, "'");
+    }
+    if sql.starts_with('"') {
+        return until(1, "\"");
+    }
+    if sql.starts_with("--") {
+        return until(2, "\n");
+    }
+    if sql.starts_with("/*") {
+        return until(2, "*/");
+    }
+    if let Some(after) = sql.strip_prefix('$') {
+        let tag = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
+        if after[tag..].starts_with('$') {
+            let quote = &sql[..tag + 2];
+            return until(quote.len(), quote);
+        }
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HookTenant, bind};
+    use berth_domain::{PlanName, TenantKey, TenantName};
+
+    fn tenant(key: &str) -> HookTenant {
+        HookTenant {
+            key: TenantKey::new(key).unwrap(),
+            name: TenantName::new("acme").unwrap(),
+            plan: PlanName::new("hobby").unwrap(),
+        }
+    }
+
+    #[test]
+    fn values_stand_where_their_names_stood_and_nowhere_else() {
+        for (sql, bound) in [
+            ("select :id, :slug, :plan", "select '7', 'acme', 'hobby'"),
+            ("select cast(:id as text)", "select cast('7' as text)"),
+            ("select :id::uuid", "select '7'::uuid"),
+            ("select x::id", "select x::id"),
+            ("select ':id' || :id", "select ':id' || '7'"),
+            ("select \":id\"", "select \":id\""),
+            ("-- :id\nselect :id", "-- :id\nselect '7'"),
+            ("/* :id */ :id", "/* :id */ '7'"),
+            ("$$ :id $$ :id", "$$ :id $$ '7'"),
+            ("$q$ :id $$ :id $q$ :id", "$q$ :id $$ :id $q$ '7'"),
+            ("select :idea, :other", "select :idea, :other"),
+            ("'it''s :id' :id", "'it''s :id' '7'"),
+            ("'open :id", "'open :id"),
+        ] {
+            assert_eq!(bind(sql, &tenant("7")), bound);
+        }
+    }
+
+    #[test]
+    fn no_value_ends_the_text_it_stands_in() {
+        assert_eq!(bind("select :id", &tenant("'; drop table x; --")), "select '''; drop table x; --'");
+        assert_eq!(bind("select :id", &tenant("\\':slug")), "select '\\'':slug'");
+    }
+}

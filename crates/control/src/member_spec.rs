@@ -1,0 +1,97 @@
+//! What a member of a cell is to run, from the stack file: the same answer for whoever starts it, the workflow that
+//! makes the cell or the reconciler that brings a member back.
+
+use crate::{App, ControlError};
+use berth_config::{Run, Service};
+use berth_domain::{CellName, ServiceName};
+use berth_infra::{CellDatabase, CellSpec, DatabaseName, EnvVar, MemberName, MemberSpec, Role, RunSpec, Shape};
+use berth_store::{Cell, Member};
+use std::time::Duration;
+
+/// A migration that takes longer needs a person anyway.
+const MIGRATE_LIMIT: Duration = Duration::from_mins(15);
+
+/// A shape with what the stack file leaves open filled in.
+pub(crate) fn shape(wanted: berth_config::Shape) -> Shape {
+    let usual = Shape::default();
+    Shape {
+        cpu_millis: wanted.cpu_millis.unwrap_or(usual.cpu_millis),
+        memory_mb: wanted.memory_mib.unwrap_or(usual.memory_mb),
+        disk_gb: wanted.disk_gib.unwrap_or(usual.disk_gb),
+    }
+}
+
+pub(crate) fn cell_spec(cell: &Cell) -> Result<CellSpec, ControlError> {
+    let wanted: berth_config::Shape = serde_json::from_value(cell.shape.clone())?;
+    Ok(CellSpec { name: DatabaseName::of(&cell.name), cell: cell.name.clone(), shape: shape(wanted) })
+}
+
+pub(crate) fn member_name(cell: &CellName, member: &Member) -> MemberName {
+    MemberName::of(cell, &member.service, u16::try_from(member.copy).unwrap_or(u16::MAX))
+}
+
+pub(crate) fn member_spec(
+    app: &App,
+    cell: &Cell,
+    database: &CellDatabase,
+    member: &Member,
+    service: &Service,
+) -> Result<MemberSpec, ControlError> {
+    Ok(MemberSpec {
+        name: member_name(&cell.name, member),
+        cell: cell.name.clone(),
+        service: member.service.clone(),
+        index: u16::try_from(member.copy).unwrap_or(u16::MAX),
+        command: command(cell, service)?,
+        env: environment(app, cell, database, service, Role::App)?,
+        port: service.port.unwrap_or(0),
+        health_path: service.health.clone(),
+        shape: shape(service.shape),
+    })
+}
+
+/// The service's migration, to be run in the cell. Every program with a `migrate` is run, and each has to bear that
+/// the schema is already there.
+pub(crate) fn migrate_spec(
+    app: &App,
+    cell: &Cell,
+    database: &CellDatabase,
+    name: &ServiceName,
+    service: &Service,
+) -> Result<Option<RunSpec>, ControlError> {
+    let Some(command) = service.migrate.clone() else { return Ok(None) };
+    Ok(Some(RunSpec {
+        what: format!("`migrate` of service `{name}` in cell `{}`", cell.name),
+        cell: cell.name.clone(),
+        command,
+        env: environment(app, cell, database, service, Role::Owner)?,
+        time_limit: MIGRATE_LIMIT,
+        shape: shape(service.shape),
+    }))
+}
+
+fn command(cell: &Cell, service: &Service) -> Result<Vec<String>, ControlError> {
+    match &service.run {
+        Run::Command(command) => Ok(command.clone()),
+        // No provider of this version runs images.
+        Run::Image(_) => Err(ControlError::NotOffered { provider: cell.provider.clone(), what: "container images" }),
+    }
+}
+
+/// What every process of a cell is told (`app.md`), then the service's own variables.
+fn environment(
+    app: &App,
+    cell: &Cell,
+    database: &CellDatabase,
+    service: &Service,
+    role: Role,
+) -> Result<Vec<EnvVar>, ControlError> {
+    let mut env = vec![
+        EnvVar::new("DATABASE_URL", database.url(role)),
+        EnvVar::new("DEPLOYMENT_MODE", cell.class.mode().as_str().to_owned()),
+        EnvVar::new("INFRASTRUCTURE_PROVIDER", cell.provider.clone()),
+        EnvVar::new("BERTH_CELL", cell.name.to_string()),
+    ];
+    env.extend(service.resolved_env(app.environment())?.into_iter().map(|(name, value)| EnvVar { name, value }));
+    Ok(env)
+}

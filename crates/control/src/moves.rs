@@ -1,0 +1,206 @@
+//! Moves: planned, started, listed. What a move does, step by step, is `workflows/move_tenant.rs`.
+
+use crate::{
+    App, Change, ControlError, Permit, Read, ReadTenant, audited, cell_access, operations,
+    placing::{self, Place, Wanted},
+    tenants, views,
+    workflows::{MOVE_TENANT, MoveTenant},
+};
+use berth_domain::{CellClass, CellName, MoveId, OperationId, OperationState, TenantEvent};
+use berth_mover::{DataRules, MoveError, MoveSpec, TableName, Tuning};
+use berth_store::{Cell, Tenant};
+use berth_wire as wire;
+use berth_workflow::Journal;
+use serde_json::json;
+
+/// What a move would do. Nothing is changed to find out.
+pub async fn plan(
+    app: &App,
+    permit: &Permit<ReadTenant>,
+    who: &str,
+    to: Option<&CellName>,
+) -> Result<wire::MovePlan, ControlError> {
+    let tenant = tenants::find(app, permit, who).await?;
+    let in_force = app.stack().await?;
+    let source = app.cell(tenant.cell).await?;
+    let plan = app.store().plan_get(&tenant.plan).await?.ok_or_else(|| ControlError::NoPlan(tenant.plan.clone()))?;
+    let wanted = Wanted { class: plan.plan.class, tenant: &tenant.name, named: to, from: Some(&source) };
+    let place = placing::choose(app, &in_force, &wanted).await?;
+    let mut shown = wire::MovePlan {
+        tenant: tenant.name.clone(),
+        from: source.name.clone(),
+        to: source.name.clone(),
+        rows: None,
+        bytes: None,
+        duration_s: None,
+        // Prices of cells come with the catalogue of the placement engine; until then they are not known.
+        price_before_cents: None,
+        price_after_cents: None,
+        tables: Vec::new(),
+        blockers: Vec::new(),
+    };
+    if let Err(source) = tenant.state.after(TenantEvent::MoveStarted) {
+        let error = tenants::wrong_state(app, &tenant, source).await?;
+        shown.blockers.push(blocker(error.code(), error.to_string(), error.hint()));
+    }
+    let target = match place {
+        Place::Existing(id) => app.cell(id).await?,
+        Place::New(new) => {
+            // A cell that does not exist yet has nothing to compare with; sizes are read when it is there.
+            shown.to = new.name;
+            return Ok(shown);
+        }
+    };
+    shown.to = target.name.clone();
+    let id = MoveId::new(tenants::fresh().uuid());
+    match berth_mover::plan(&spec(app, id, &tenant, &source, &target).await?).await {
+        Ok(found) => {
+            let whole = |n: i64| u64::try_from(n).ok();
+            shown.rows = whole(found.rows);
+            shown.bytes = whole(found.bytes);
+            shown.duration_s = Some(found.estimated_s);
+            shown.tables = found
+                .tables
+                .iter()
+                .map(|table| wire::MovePlanTable {
+                    table: table.table.to_string(),
+                    belongs: format!("column {}", table.tenant_column),
+                    rows: whole(table.rows),
+                    bytes: whole(table.bytes),
+                })
+                .collect();
+        }
+        Err(MoveError::Obstacles(obstacles)) => shown.blockers.extend(obstacles.iter().map(|obstacle| {
+            let code = serde_json::to_value(obstacle).ok();
+            let code = code.as_ref().and_then(|o| o.get("code")).and_then(|c| c.as_str()).unwrap_or("obstacle");
+            blocker(code, obstacle.to_string(), Some(obstacle.hint()))
+        })),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(shown)
+}
+
+fn blocker(code: &str, detail: String, hint: Option<String>) -> wire::MoveBlocker {
+    wire::MoveBlocker { code: code.to_owned(), detail, hint }
+}
+
+/// Marks the tenant as moving, takes the place, and starts the operation that moves it: all or nothing.
+pub async fn start(
+    app: &App,
+    permit: &Permit<Change>,
+    who: &str,
+    to: Option<&CellName>,
+) -> Result<wire::Operation, ControlError> {
+    app.writable().await?;
+    let tenant = tenants::known(app, who).await?;
+    // Before a cell is looked for: a second move of a moving tenant is told so, whatever cells there are.
+    if let Err(source) = tenant.state.after(TenantEvent::MoveStarted) {
+        return Err(tenants::wrong_state(app, &tenant, source).await?);
+    }
+    let in_force = app.stack().await?;
+    let source = app.cell(tenant.cell).await?;
+    let plan = app.store().plan_get(&tenant.plan).await?.ok_or_else(|| ControlError::NoPlan(tenant.plan.clone()))?;
+    let wanted = Wanted { class: plan.plan.class, tenant: &tenant.name, named: to, from: Some(&source) };
+    let place = placing::choose(app, &in_force, &wanted).await?;
+    let mut tx = app.store().begin().await?;
+    if let Err(source) = tx.tenant_apply(tenant.id, TenantEvent::MoveStarted).await? {
+        drop(tx);
+        return Err(tenants::wrong_state(app, &tenant, source).await?);
+    }
+    let cell = placing::take(&mut tx, &place, &wanted).await?;
+    let class = match &place {
+        Place::Existing(id) => app.cell(*id).await?.class,
+        Place::New(new) => new.class,
+    };
+    let id = tenants::fresh();
+    let kind = kind(source.class, class);
+    tx.move_insert(MoveId::new(id.uuid()), tenant.id, kind, source.id, cell).await?;
+    let input = MoveTenant {
+        tenant: tenant.id,
+        source: source.id,
+        target: cell,
+        new_cell: matches!(place, Place::New(_)),
+        asked_by: permit.caller().name.clone(),
+    };
+    let operation = MOVE_TENANT.with(id, &input).about(operations::about_tenant(&tenant.name));
+    let started = tenants::start(app, &mut tx, operation).await?;
+    let after = json!({ "kind": kind, "from": source.name, "to": cell, "operation": started.id });
+    audited(&mut tx, permit, "tenant.move", &format!("tenant/{}", tenant.name), None, Some(after)).await?;
+    tx.commit().await?;
+    Ok(views::operation(started, Vec::new()))
+}
+
+const fn kind(from: CellClass, to: CellClass) -> &'static str {
+    use CellClass as C;
+    match (from, to) {
+        (C::Shared | C::Pool, C::Dedicated) => "upgrade",
+        (C::Dedicated, C::Shared | C::Pool) => "downgrade",
+        _ => "across",
+    }
+}
+
+/// Everything that the mover needs to know of one move.
+pub(crate) async fn spec(
+    app: &App,
+    id: MoveId,
+    tenant: &Tenant,
+    source: &Cell,
+    target: &Cell,
+) -> Result<MoveSpec, ControlError> {
+    let in_force = app.stack().await?;
+    let data = &in_force.stack.data;
+    let table = |table: &berth_config::TableRef| TableName::new(table.schema.clone(), table.table.clone());
+    let target_database = app.cell_database(target).await?;
+    // A provider that does not say how much room there is leaves that check to the copy itself.
+    let observed = app.database_of(target).await?.observe_database(&target_database.name).await;
+    let free = observed.ok().and_then(berth_infra::Observed::present).and_then(|database| database.free_disk_bytes);
+    Ok(MoveSpec {
+        id,
+        tenant: tenant.key.clone(),
+        rules: DataRules {
+            root: table(&data.root),
+            key_column: data.key.clone(),
+            tenant_column: data.tenant_column.clone(),
+            tenant_columns: data.tenant_columns.iter().map(|(t, column)| (t.to_string(), column.clone())).collect(),
+            leave_out: data.leave_out.iter().map(table).collect(),
+        },
+        source: cell_access::endpoint(&app.cell_database(source).await?),
+        target: cell_access::endpoint(&target_database),
+        source_cell: source.id,
+        target_cell: target.id,
+        target_free_bytes: free,
+        tuning: Tuning { drain_ms: crate::HOLD_DRAIN_MS, ..Tuning::default() },
+    })
+}
+
+/// Newest first, of one tenant or of all.
+pub async fn list(
+    app: &App,
+    _permit: &Permit<Read>,
+    tenant: Option<&str>,
+    limit: u32,
+) -> Result<wire::Page<wire::Move>, ControlError> {
+    let tenant = match tenant {
+        Some(who) => Some(tenants::known(app, who).await?.id),
+        None => None,
+    };
+    let mut items = Vec::new();
+    for found in app.store().move_list(tenant, i64::from(limit.clamp(1, 1000))).await? {
+        let operation = app.store().show(OperationId::new(found.id.uuid())).await?;
+        // The journal keeps operations as long as their figures; should it ever not, the figures say how it ended.
+        let state = match (operation, found.outcome) {
+            (Some((operation, _)), _) => operation.state,
+            (None, Some(berth_store::MoveOutcome::Moved)) => OperationState::Succeeded,
+            (None, _) => OperationState::Failed,
+        };
+        items.push(views::a_move(found, state));
+    }
+    Ok(wire::Page::whole(items))
+}
+
+/// One move, by its operation.
+pub async fn show(app: &App, _permit: &Permit<Read>, id: OperationId) -> Result<wire::Move, ControlError> {
+    let found = app.store().move_get(MoveId::new(id.uuid())).await?.ok_or(ControlError::NoOperation(id))?;
+    let (operation, _) = app.store().show(id).await?.ok_or(ControlError::NoOperation(id))?;
+    Ok(views::a_move(found, operation.state))
+}

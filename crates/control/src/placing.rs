@@ -1,0 +1,116 @@
+//! Which cell a tenant goes to, in its first form: a ready cell of the plan's class with room, the emptiest. What a
+//! better answer weighs (price, regions, latency) comes with the placement engine and takes this file's place.
+//!
+//! A plan of the dedicated class has a cell made for it when no empty one stands ready, so that an upgrade is one
+//! command; the workflow that needs the cell provisions it first and takes it away again when it does not succeed.
+
+use crate::{App, ControlError, app::StackInForce};
+use berth_domain::{CellClass, CellId, CellName, CellState, TenantName};
+use berth_store::{Cell, NewCell, Tx};
+use uuid::Uuid;
+
+/// Where to.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    Existing(CellId),
+    /// Reserved in the transaction that decides; see `provision_cell`.
+    New(NewCell),
+}
+
+/// What a decision is made from.
+pub(crate) struct Wanted<'a> {
+    pub class: CellClass,
+    pub tenant: &'a TenantName,
+    /// A cell that somebody named.
+    pub named: Option<&'a CellName>,
+    /// Where it is now, for a move.
+    pub from: Option<&'a Cell>,
+}
+
+/// Decides, without reserving: [`take`] does that in the caller's transaction, on the locked cell.
+pub(crate) async fn choose(app: &App, in_force: &StackInForce, wanted: &Wanted<'_>) -> Result<Place, ControlError> {
+    if let Some(name) = wanted.named {
+        let cell = app.store().cell_by_name(name).await?.ok_or_else(|| ControlError::NoCell(name.to_string()))?;
+        fits(&cell, wanted)?;
+        return Ok(Place::Existing(cell.id));
+    }
+    let cells = app.store().cell_list().await?;
+    let best = cells
+        .iter()
+        .filter(|cell| cell.class == wanted.class && fits(cell, wanted).is_ok())
+        // The emptiest by share, and of two the first by name: the same question has the same answer.
+        .min_by_key(|cell| (cell.tenants * 1_000_000 / i64::from(cell.max_tenants), cell.name.clone()));
+    match best {
+        Some(cell) => Ok(Place::Existing(cell.id)),
+        None if wanted.class == CellClass::Dedicated => Ok(Place::New(dedicated(in_force, &cells, wanted)?)),
+        None => Err(ControlError::NoRoom { class: wanted.class }),
+    }
+}
+
+/// Holds the place: from here on nobody else gets it. The cell is looked at again under its lock.
+pub(crate) async fn take(tx: &mut Tx, place: &Place, wanted: &Wanted<'_>) -> Result<CellId, ControlError> {
+    match place {
+        Place::Existing(id) => {
+            let cell = tx.cell_lock(*id).await?.ok_or_else(|| ControlError::NoCell(id.to_string()))?;
+            fits(&cell, wanted)?;
+            Ok(*id)
+        }
+        Place::New(new) => {
+            tx.cell_insert(new).await.map_err(|error| exists(error, &new.name))?;
+            Ok(new.id)
+        }
+    }
+}
+
+pub(crate) fn exists(error: berth_store::StoreError, name: &CellName) -> ControlError {
+    match error {
+        berth_store::StoreError::Taken(berth_store::Taken::CellName) => ControlError::CellExists(name.clone()),
+        other => other.into(),
+    }
+}
+
+fn fits(cell: &Cell, wanted: &Wanted<'_>) -> Result<(), ControlError> {
+    if let Some(from) = wanted.from {
+        if from.id == cell.id {
+            return Err(ControlError::SameCell { tenant: wanted.tenant.clone(), cell: cell.name.clone() });
+        }
+        let both = from.schema_fingerprint.as_ref().zip(cell.schema_fingerprint.as_ref());
+        if both.is_some_and(|(here, there)| here != there) {
+            return Err(ControlError::OtherSchema { from: from.name.clone(), to: cell.name.clone() });
+        }
+    }
+    if cell.state != CellState::Ready {
+        return Err(ControlError::CellNotReady { cell: cell.name.clone(), state: cell.state });
+    }
+    if cell.tenants >= i64::from(cell.max_tenants) {
+        return Err(ControlError::CellFull { cell: cell.name.clone(), tenants: cell.tenants, most: cell.max_tenants });
+    }
+    Ok(())
+}
+
+/// A cell for one tenant: like the first dedicated cell of the stack file, else at the only provider.
+fn dedicated(in_force: &StackInForce, cells: &[Cell], wanted: &Wanted<'_>) -> Result<NewCell, ControlError> {
+    let model = in_force.stack.cells.values().find(|cell| cell.class == CellClass::Dedicated);
+    let provider = match (model, in_force.stack.providers.len()) {
+        (Some(model), _) => model.provider.clone(),
+        (None, 1) => in_force.stack.providers.keys().next().cloned().expect("there is one"),
+        (None, many) => return Err(ControlError::WhichProvider(many)),
+    };
+    // `acme-1`, `acme-2`: a name that people connect with the tenant. Cells of the stack file keep theirs.
+    let stem: String = wanted.tenant.as_str().chars().take(34).collect();
+    let taken = |name: &CellName| cells.iter().any(|c| c.name == *name) || in_force.stack.cells.contains_key(name);
+    let name = (1..10_000)
+        .filter_map(|n| CellName::new(format!("{}-{n}", stem.trim_end_matches('-'))).ok())
+        .find(|name| !taken(name))
+        .ok_or(ControlError::NoRoom { class: CellClass::Dedicated })?;
+    Ok(NewCell {
+        id: CellId::new(Uuid::now_v7()),
+        name,
+        class: CellClass::Dedicated,
+        provider: provider.to_string(),
+        region: model.and_then(|model| model.region.clone()),
+        max_tenants: 1,
+        shape: serde_json::to_value(model.map(|model| model.shape).unwrap_or_default())?,
+        stack_revision: in_force.revision,
+    })
+}

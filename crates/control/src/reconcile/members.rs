@@ -1,0 +1,105 @@
+//! Members and databases of cells stay up: what ended is started again, what stays unhealthy is replaced, and what is
+//! seen is stored, so that edges send requests only where somebody answers.
+
+use super::seen;
+use crate::{App, ControlError, cell_access, member_spec};
+use berth_domain::{CellState, MemberId, MemberState};
+use berth_infra::{DatabaseName, Observed};
+use berth_store::{Cell, Member, Seen};
+use secrecy::ExposeSecret;
+use std::collections::HashMap;
+use tracing::{info, warn};
+
+/// Looks in a row at which a running member may be unhealthy before it is replaced. A database that comes back, or a
+/// short stall, is over by then.
+const PATIENCE: u32 = 10;
+
+/// What earlier looks showed.
+#[derive(Default)]
+pub(super) struct Looks {
+    unhealthy: HashMap<MemberId, u32>,
+}
+
+pub(super) async fn round(app: &App, looks: &mut Looks) -> Result<(), ControlError> {
+    let members = app.store().member_list(None).await?;
+    for cell in app.store().cell_list().await? {
+        // While it is made or removed its workflow has it in hand.
+        if !matches!(cell.state, CellState::Ready | CellState::Draining) {
+            continue;
+        }
+        let own: Vec<&Member> = members.iter().filter(|member| member.cell == cell.id && member.wanted).collect();
+        // One cell whose provider does not answer must not keep the others from being looked at.
+        if let Err(error) = keep(app, &cell, &own, looks).await {
+            warn!(cell = %cell.name, error = error.full(), "cell {} could not be kept up", cell.name);
+        }
+    }
+    looks.unhealthy.retain(|id, _| members.iter().any(|member| member.id == *id));
+    Ok(())
+}
+
+async fn keep(app: &App, cell: &Cell, members: &[&Member], looks: &mut Looks) -> Result<(), ControlError> {
+    database(app, cell).await?;
+    let compute = app.compute_of(cell).await?;
+    let failed = |source| ControlError::Provider { cell: cell.name.clone(), source };
+    for member in members {
+        let name = member_spec::member_name(&cell.name, member);
+        let observed = compute.observe_member(&name).await.map_err(failed)?;
+        let mut now = seen(&observed, false);
+        let unhealthy = looks.unhealthy.entry(member.id).or_default();
+        *unhealthy = if now.state == MemberState::Unhealthy { *unhealthy + 1 } else { 0 };
+        if now.state == MemberState::Stopped || *unhealthy >= PATIENCE {
+            // Told to the edges before anything is tried: starting again may take a while, or fail.
+            app.store().member_observed(member.id, &now).await?;
+            info!(cell = %cell.name, member = %name, why = now.detail, "member {name} is started again");
+            now = start_again(app, cell, member, *unhealthy >= PATIENCE).await?;
+            *unhealthy = 0;
+        }
+        if differs(member, &now) {
+            app.store().member_observed(member.id, &now).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn start_again(app: &App, cell: &Cell, member: &Member, replace: bool) -> Result<Seen, ControlError> {
+    let in_force = app.stack().await?;
+    let Some(service) = in_force.stack.services.get(&member.service) else {
+        return Err(ControlError::NoService(member.service.to_string()));
+    };
+    let compute = app.compute_of(cell).await?;
+    let database = app.cell_database(cell).await?;
+    let spec = member_spec::member_spec(app, cell, &database, member, service)?;
+    let failed = |source| ControlError::Provider { cell: cell.name.clone(), source };
+    if replace {
+        compute.remove_member(&spec.name).await.map_err(failed)?;
+    }
+    let started = compute.ensure_member(&spec).await.map_err(failed)?;
+    Ok(seen(&Observed::Present(started), true))
+}
+
+/// A database that stands still is started; one whose address changed is written down anew.
+async fn database(app: &App, cell: &Cell) -> Result<(), ControlError> {
+    let provider = app.database_of(cell).await?;
+    let failed = |source| ControlError::Provider { cell: cell.name.clone(), source };
+    let found = match provider.observe_database(&DatabaseName::of(&cell.name)).await.map_err(failed)? {
+        Observed::Present(database) => database,
+        Observed::Absent => {
+            // Never made anew by itself: an empty database in place of a lost one would look like a cell that works.
+            return Err(ControlError::NoDatabase(cell.name.clone()));
+        }
+        Observed::Unknown { reason } => {
+            info!(cell = %cell.name, why = reason, "the database of cell {} is started again", cell.name);
+            provider.ensure_database(&member_spec::cell_spec(cell)?).await.map_err(failed)?
+        }
+    };
+    let access = cell_access::write(&found)?;
+    let known = app.store().cell_access(cell.id).await?;
+    if known.is_none_or(|known| known.expose_secret() != access.expose_secret()) {
+        app.store().cell_set_access(cell.id, &access).await?;
+    }
+    Ok(())
+}
+
+fn differs(before: &Member, now: &Seen) -> bool {
+    now.restarted || before.state != now.state || before.address != now.address || before.detail != now.detail
+}

@@ -1,0 +1,71 @@
+//! Removes what no row claims: a database or member that carries our label and belongs to no cell of this control
+//! plane costs money and serves nobody. Also forgets edges that have been silent for so long that nobody waits for them.
+
+use crate::{App, ControlError, member_spec};
+use berth_domain::CellName;
+use berth_infra::{DatabaseName, MemberName, ProviderError};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tracing::warn;
+
+/// How long something must have been unclaimed. Rows are written before anything is asked for, so an orphan is one at
+/// the first look already; the grace is for a control database that was restored and is about to be noticed.
+const GRACE: Duration = Duration::from_mins(10);
+const EDGE_FORGOTTEN_MS: i64 = 10 * 60 * 1000;
+
+/// When each orphan was first seen by this server: another server that takes over begins its own grace.
+static FIRST_SEEN: Mutex<Option<HashMap<String, Instant>>> = Mutex::new(None);
+
+pub(super) async fn round(app: &App) -> Result<(), ControlError> {
+    for edge in app.store().edge_list().await? {
+        if edge.silent_ms > EDGE_FORGOTTEN_MS {
+            app.store().edge_forget(&edge.name).await?;
+        }
+    }
+    let in_force = app.stack().await?;
+    let cells = app.store().cell_list().await?;
+    let members = app.store().member_list(None).await?;
+    let databases: BTreeSet<DatabaseName> = cells.iter().map(|cell| DatabaseName::of(&cell.name)).collect();
+    let claimed: BTreeSet<MemberName> = members
+        .iter()
+        .filter_map(|member| {
+            let cell: &CellName = &cells.iter().find(|cell| cell.id == member.cell)?.name;
+            Some(member_spec::member_name(cell, member))
+        })
+        .collect();
+    let mut orphans = BTreeSet::new();
+    for name in in_force.stack.providers.keys() {
+        let provider = app.provider(name.as_str()).await?;
+        let failed = |source: ProviderError| ControlError::BadProvider { name: name.to_string(), source };
+        if let Some(compute) = &provider.compute {
+            for listed in compute.list_members().await.map_err(failed)? {
+                if !claimed.contains(&listed.name) && is_old(&mut orphans, format!("{name} member {}", listed.name)) {
+                    warn!(provider = %name, member = %listed.name, "member {} belongs to no cell and is removed", listed.name);
+                    compute.remove_member(&listed.name).await.map_err(failed)?;
+                }
+            }
+        }
+        if let Some(database) = &provider.database {
+            for listed in database.list_databases().await.map_err(failed)? {
+                if !databases.contains(&listed.name) && is_old(&mut orphans, format!("{name} database {}", listed.name))
+                {
+                    warn!(provider = %name, database = %listed.name, "database {} belongs to no cell and is removed", listed.name);
+                    database.remove_database(&listed.name).await.map_err(failed)?;
+                }
+            }
+        }
+    }
+    let mut seen = FIRST_SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    seen.get_or_insert_default().retain(|orphan, _| orphans.contains(orphan));
+    Ok(())
+}
+
+fn is_old(orphans: &mut BTreeSet<String>, orphan: String) -> bool {
+    let mut seen = FIRST_SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let first = *seen.get_or_insert_default().entry(orphan.clone()).or_insert_with(Instant::now);
+    orphans.insert(orphan);
+    first.elapsed() >= GRACE
+}

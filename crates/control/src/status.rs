@@ -1,0 +1,105 @@
+//! Everything at a glance: is everybody served, what moves, what needs a person.
+
+use crate::{App, ControlError, Permit, Read, edges};
+use berth_domain::{CellState, Cents, MemberState, OperationState, TenantState};
+use berth_store::Store;
+use berth_wire as wire;
+use berth_workflow::{Filter, Journal};
+use jiff::Timestamp;
+
+const OPEN: &[OperationState] =
+    &[OperationState::Queued, OperationState::Running, OperationState::Undoing, OperationState::Stuck];
+
+pub async fn overview(app: &App, _permit: &Permit<Read>) -> Result<wire::Overview, ControlError> {
+    let store = app.store();
+    let stack = store.stack_newest().await?;
+    let plans = store.plan_list().await?;
+    let counts = store.tenant_counts().await?;
+    let count = |state: TenantState| {
+        counts.iter().find(|(s, _)| *s == state).map_or(0, |(_, n)| u32::try_from(*n).unwrap_or(u32::MAX))
+    };
+    let cells = store.cell_list().await?;
+    let members = store.member_list(None).await?;
+    let wanted = members.iter().filter(|member| member.wanted);
+    let open = store.list(&Filter { states: OPEN.to_vec(), limit: 1000, ..Filter::default() }).await?;
+    let edges = edges::views(app).await?;
+    let reads_only = store.world_ahead_any().await?;
+    let revenue = plans.iter().map(|plan| Cents::new(plan.plan.price_cents.get() * plan.tenants)).sum();
+
+    let mut attention = Vec::new();
+    if reads_only {
+        attention.push(wire::Attention {
+            code: "world_ahead".to_owned(),
+            subject: "control database".to_owned(),
+            detail: ControlError::WorldAhead.to_string(),
+            hint: ControlError::WorldAhead.hint(),
+            operation: None,
+        });
+    }
+    for stuck in open.iter().filter(|operation| operation.state == OperationState::Stuck) {
+        attention.push(wire::Attention {
+            code: "operation_stuck".to_owned(),
+            subject: stuck.subject.clone().unwrap_or_else(|| stuck.workflow.clone()).replacen('/', " ", 1),
+            detail: stuck.error.as_ref().map_or_else(|| "it is stuck".to_owned(), ToString::to_string),
+            hint: stuck.error.as_ref().and_then(|error| error.hint.clone()),
+            operation: Some(stuck.id),
+        });
+    }
+    attention.extend(unserved(app.store(), &cells).await?);
+    attention.extend(edges.iter().filter(|edge| !edge.alive).map(|edge| wire::Attention {
+        code: "edge_silent".to_owned(),
+        subject: format!("edge {}", edge.name),
+        detail: "it has not been heard of for a while; it serves on from its last snapshot if it runs".to_owned(),
+        hint: Some("tenants cannot be moved while a registered edge is silent".to_owned()),
+        operation: None,
+    }));
+    Ok(wire::Overview {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        stack: stack.as_ref().map(|stack| stack.stack.clone()),
+        stack_revision: stack.as_ref().and_then(|stack| u64::try_from(stack.revision).ok()),
+        tenants: wire::TenantCounts {
+            total: TenantState::ALL
+                .iter()
+                .filter(|s| !matches!(s, TenantState::Deleted | TenantState::Failed))
+                .map(|s| count(*s))
+                .sum(),
+            active: count(TenantState::Active),
+            moving: count(TenantState::Moving),
+            provisioning: count(TenantState::Provisioning),
+            suspended: count(TenantState::Suspended),
+            failed: count(TenantState::Failed),
+        },
+        cells: wire::CellCounts {
+            total: u32::try_from(cells.len()).unwrap_or(u32::MAX),
+            ready: u32::try_from(cells.iter().filter(|cell| cell.state == CellState::Ready).count()).unwrap_or(0),
+            members: u32::try_from(wanted.clone().count()).unwrap_or(0),
+            members_healthy: u32::try_from(wanted.filter(|m| m.state == MemberState::Healthy).count()).unwrap_or(0),
+        },
+        operations_open: u32::try_from(open.len()).unwrap_or(u32::MAX),
+        attention,
+        edges,
+        revenue_month_cents: revenue,
+        // No cell has a price yet; a sum that leaves some out would be a wrong number.
+        cost_month_cents: None,
+        reads_only,
+        at: Timestamp::now(),
+    })
+}
+
+/// Cells with tenants and no healthy member: those tenants are not served.
+async fn unserved(store: &Store, cells: &[berth_store::Cell]) -> Result<Vec<wire::Attention>, ControlError> {
+    let members = store.member_list(None).await?;
+    let dark = cells.iter().filter(|cell| {
+        let mut own = members.iter().filter(|member| member.cell == cell.id);
+        cell.tenants > 0 && cell.state != CellState::Creating && !own.any(|m| m.state == MemberState::Healthy)
+    });
+    Ok(dark
+        .map(|cell| wire::Attention {
+            code: "cell_dark".to_owned(),
+            subject: format!("cell {}", cell.name),
+            detail: format!("none of its members is healthy; {} tenants are not served", cell.tenants),
+            hint: Some("`berth logs` shows what its members wrote; they are started again by themselves".to_owned()),
+            operation: None,
+        })
+        .collect())
+}

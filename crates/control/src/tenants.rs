@@ -1,0 +1,346 @@
+//! Tenants: created, shown, changed, suspended, deleted. What takes longer is an operation that these start, in one
+//! transaction with the rows that reserve what it needs.
+
+use crate::{
+    App, Change, ControlError, Permit, ReadTenant, audited,
+    operations::{self, open_operation},
+    placing::{self, Place, Wanted},
+    views,
+    workflows::{self, CREATE_TENANT, DELETE_TENANT, PLAN_TENANT, RESUME_TENANT, SUSPEND_TENANT, TenantInput},
+};
+use berth_domain::{Hostname, OperationId, PlanName, TenantEvent, TenantId, TenantKey, TenantName, TenantState};
+use berth_store::{NewTenant, StoreError, Taken, Tenant, Tx};
+use berth_wire as wire;
+use berth_workflow::{Journal, NewOperation};
+use serde_json::json;
+use uuid::Uuid;
+
+/// Longest page of a list.
+const PAGE_MOST: u32 = 1000;
+
+/// Reserves name, key, hosts and a place, and starts the operation that provisions the tenant.
+pub async fn create(
+    app: &App,
+    permit: &Permit<Change>,
+    wanted: wire::TenantCreate,
+) -> Result<wire::Operation, ControlError> {
+    app.writable().await?;
+    let in_force = app.stack().await?;
+    let plan = usable_plan(app, &wanted.plan).await?;
+    let place = Wanted { class: plan.class, tenant: &wanted.name, named: wanted.cell.as_ref(), from: None };
+    let chosen = placing::choose(app, &in_force, &place).await?;
+
+    let id = TenantId::new(Uuid::now_v7());
+    let new = NewTenant {
+        id,
+        name: wanted.name.clone(),
+        // Until the application answers with another one, it is known by our own id.
+        key: wanted.key.clone().map_or_else(|| TenantKey::new(id.to_string()), Ok)?,
+        plan: wanted.plan.clone(),
+        settings: json!({}),
+    };
+    let mut tx = app.store().begin().await?;
+    let cell = placing::take(&mut tx, &chosen, &place).await?;
+    tx.tenant_insert(&new).await.map_err(|error| taken(error, &new))?;
+    tx.placement_insert(id, cell).await?;
+    set_hosts(app, &mut tx, id, &wanted.hosts).await?;
+    let holds_all = in_force.stack.services.values().any(|service| service.hold == berth_config::HoldPolicy::All);
+    tx.placement_set_hold(id, holds_all, crate::HOLD_DRAIN_MS, crate::HOLD_PARK_MS).await?;
+    let input = workflows::CreateTenant {
+        tenant: id,
+        new_cell: matches!(chosen, Place::New(_)).then_some(cell),
+        known_to_application: wanted.key.is_some(),
+        asked_by: permit.caller().name.clone(),
+    };
+    let operation = CREATE_TENANT.with(fresh(), &input).about(operations::about_tenant(&wanted.name));
+    let started = start(app, &mut tx, operation).await?;
+    audited(
+        &mut tx,
+        permit,
+        "tenant.create",
+        &format!("tenant/{}", wanted.name),
+        None,
+        Some(json!({
+            "plan": wanted.plan, "hosts": wanted.hosts, "key": wanted.key, "operation": started.id,
+        })),
+    )
+    .await?;
+    tx.commit().await?;
+    Ok(views::operation(started, Vec::new()))
+}
+
+/// In order of names, those after the cursor.
+pub async fn list(
+    app: &App,
+    permit: &Permit<ReadTenant>,
+    filter: &TenantFilter,
+) -> Result<wire::Page<wire::Tenant>, ControlError> {
+    let limit = filter.limit.clamp(1, PAGE_MOST);
+    let mut after = filter.after.clone();
+    let mut items = Vec::new();
+    // Filters that the index does not know are applied here, page after page, until one is full.
+    loop {
+        let found = app.store().tenant_list(after.as_ref(), filter.like.as_deref(), i64::from(PAGE_MOST)).await?;
+        let last_page = found.len() < PAGE_MOST as usize;
+        for tenant in found {
+            after = Some(tenant.name.clone());
+            if permit.sees(tenant.id)
+                && filter.state.is_none_or(|state| state == tenant.state)
+                && filter.cell.as_ref().is_none_or(|cell| *cell == tenant.cell_name)
+                && filter.plan.as_ref().is_none_or(|plan| *plan == tenant.plan)
+            {
+                if items.len() == limit as usize {
+                    let next = items.last().map(|last: &wire::Tenant| last.name.to_string());
+                    return Ok(wire::Page { items, next });
+                }
+                items.push(views::tenant(tenant, None));
+            }
+        }
+        if last_page {
+            return Ok(wire::Page { items, next: None });
+        }
+    }
+}
+
+/// Which tenants to list.
+#[derive(Clone, Debug)]
+pub struct TenantFilter {
+    pub state: Option<TenantState>,
+    pub cell: Option<berth_domain::CellName>,
+    pub plan: Option<PlanName>,
+    /// Part of a name or host.
+    pub like: Option<String>,
+    /// The cursor: the last name of the page before.
+    pub after: Option<TenantName>,
+    pub limit: u32,
+}
+
+impl Default for TenantFilter {
+    fn default() -> Self {
+        Self { state: None, cell: None, plan: None, like: None, after: None, limit: PAGE_MOST }
+    }
+}
+
+/// `who`: a name or an id.
+pub async fn show(app: &App, permit: &Permit<ReadTenant>, who: &str) -> Result<wire::Tenant, ControlError> {
+    let tenant = find(app, permit, who).await?;
+    let operation = open_operation(app, &operations::about_tenant(&tenant.name)).await?;
+    Ok(views::tenant(tenant, operation))
+}
+
+/// What the tenant's plan lets it have.
+pub async fn entitlements(
+    app: &App,
+    permit: &Permit<ReadTenant>,
+    who: &str,
+) -> Result<wire::Entitlements, ControlError> {
+    let tenant = find(app, permit, who).await?;
+    let plan = app.store().plan_get(&tenant.plan).await?.ok_or_else(|| ControlError::NoPlan(tenant.plan.clone()))?;
+    Ok(wire::Entitlements { tenant: tenant.name, plan: tenant.plan, limits: plan.plan.limits })
+}
+
+/// All its host names; those left out no longer route to it. `version`: the one that was read, if it matters.
+pub async fn set_all_hosts(
+    app: &App,
+    permit: &Permit<Change>,
+    who: &str,
+    hosts: &[Hostname],
+    version: Option<u64>,
+) -> Result<wire::Tenant, ControlError> {
+    app.writable().await?;
+    let tenant = known(app, who).await?;
+    let mut tx = app.store().begin().await?;
+    let version = expected(&tenant, version)?;
+    tx.tenant_lock(tenant.id).await?;
+    tx.tenant_touch(tenant.id, version).await?;
+    set_hosts(app, &mut tx, tenant.id, hosts).await?;
+    audited(
+        &mut tx,
+        permit,
+        "tenant.hosts",
+        &format!("tenant/{}", tenant.name),
+        Some(json!({ "hosts": tenant.hosts })),
+        Some(json!({ "hosts": hosts })),
+    )
+    .await?;
+    if is_routed(tenant.state) {
+        tx.routes_publish(&[tenant.id]).await?;
+    }
+    tx.commit().await?;
+    again(app, tenant.id).await
+}
+
+/// Limits change at once; the tenant stays where it is until it is moved.
+pub async fn set_plan(
+    app: &App,
+    permit: &Permit<Change>,
+    who: &str,
+    plan: &PlanName,
+    version: Option<u64>,
+) -> Result<wire::Tenant, ControlError> {
+    app.writable().await?;
+    let tenant = known(app, who).await?;
+    usable_plan(app, plan).await?;
+    let calls = app.stack().await?.stack.data.hooks.plan.is_some();
+    let mut tx = app.store().begin().await?;
+    tx.tenant_set_plan(tenant.id, expected(&tenant, version)?, plan).await?;
+    if calls && is_routed(tenant.state) {
+        let input = TenantInput { tenant: tenant.id, asked_by: permit.caller().name.clone() };
+        start(app, &mut tx, PLAN_TENANT.with(fresh(), &input).about(operations::about_tenant(&tenant.name))).await?;
+    }
+    audited(
+        &mut tx,
+        permit,
+        "tenant.plan",
+        &format!("tenant/{}", tenant.name),
+        Some(json!({ "plan": tenant.plan })),
+        Some(json!({ "plan": plan })),
+    )
+    .await?;
+    if is_routed(tenant.state) {
+        tx.routes_publish(&[tenant.id]).await?;
+    }
+    tx.commit().await?;
+    again(app, tenant.id).await
+}
+
+/// Requests are answered 403 from now on; the data stays.
+pub async fn suspend(app: &App, permit: &Permit<Change>, who: &str) -> Result<wire::Operation, ControlError> {
+    let input = |tenant, asked_by| TenantInput { tenant, asked_by };
+    let event = Some(TenantEvent::Suspend);
+    begin(app, permit, who, "tenant.suspend", event, |t, by| SUSPEND_TENANT.with(fresh(), &input(t, by))).await
+}
+
+pub async fn resume(app: &App, permit: &Permit<Change>, who: &str) -> Result<wire::Operation, ControlError> {
+    let tenant = known(app, who).await?;
+    // Takes effect at the workflow's end; whether it can is said now.
+    if let Err(source) = tenant.state.after(TenantEvent::Resume) {
+        return Err(wrong_state(app, &tenant, source).await?);
+    }
+    let input = |tenant, asked_by| TenantInput { tenant, asked_by };
+    begin(app, permit, who, "tenant.resume", None, |t, by| RESUME_TENANT.with(fresh(), &input(t, by))).await
+}
+
+/// The route goes at once, the rows when the edges have heard of it.
+pub async fn delete(app: &App, permit: &Permit<Change>, who: &str) -> Result<wire::Operation, ControlError> {
+    let input = |tenant, asked_by| TenantInput { tenant, asked_by };
+    let event = Some(TenantEvent::DeleteStarted);
+    begin(app, permit, who, "tenant.delete", event, |t, by| DELETE_TENANT.with(fresh(), &input(t, by))).await
+}
+
+/// Changes the tenant's state, publishes its route and starts an operation: all or nothing.
+async fn begin(
+    app: &App,
+    permit: &Permit<Change>,
+    who: &str,
+    action: &str,
+    event: Option<TenantEvent>,
+    operation: impl FnOnce(TenantId, String) -> NewOperation,
+) -> Result<wire::Operation, ControlError> {
+    app.writable().await?;
+    let tenant = known(app, who).await?;
+    let mut tx = app.store().begin().await?;
+    if let Some(event) = event
+        && let Err(source) = tx.tenant_apply(tenant.id, event).await?
+    {
+        drop(tx);
+        return Err(wrong_state(app, &tenant, source).await?);
+    }
+    if event == Some(TenantEvent::DeleteStarted) {
+        tx.keys_revoke_of(tenant.id).await?;
+    }
+    let new = operation(tenant.id, permit.caller().name.clone()).about(operations::about_tenant(&tenant.name));
+    let started = start(app, &mut tx, new).await?;
+    let after = json!({ "operation": started.id });
+    audited(&mut tx, permit, action, &format!("tenant/{}", tenant.name), None, Some(after)).await?;
+    if event.is_some() {
+        tx.routes_publish(&[tenant.id]).await?;
+    }
+    tx.commit().await?;
+    Ok(views::operation(started, Vec::new()))
+}
+
+pub(crate) async fn wrong_state(
+    app: &App,
+    tenant: &Tenant,
+    source: berth_domain::IllegalTransition,
+) -> Result<ControlError, ControlError> {
+    let operation = open_operation(app, &operations::about_tenant(&tenant.name)).await?;
+    Ok(match source.from {
+        TenantState::Moving => ControlError::AlreadyMoving { tenant: tenant.name.clone(), operation },
+        state => ControlError::TenantState { tenant: tenant.name.clone(), state, operation, source },
+    })
+}
+
+/// The tenant, if it exists for this caller. By name, or by id.
+pub(crate) async fn find(app: &App, permit: &Permit<ReadTenant>, who: &str) -> Result<Tenant, ControlError> {
+    let tenant = known(app, who).await?;
+    if permit.sees(tenant.id) { Ok(tenant) } else { Err(ControlError::NoTenant(who.to_owned())) }
+}
+
+pub(crate) async fn known(app: &App, who: &str) -> Result<Tenant, ControlError> {
+    let by_name = match TenantName::new(who) {
+        Ok(name) => app.store().tenant_by_name(&name).await?,
+        Err(_) => None,
+    };
+    let found = match (by_name, who.parse::<TenantId>()) {
+        (None, Ok(id)) => app.store().tenant_get(id).await?,
+        (found, _) => found,
+    };
+    found.ok_or_else(|| ControlError::NoTenant(who.to_owned()))
+}
+
+async fn usable_plan(app: &App, name: &PlanName) -> Result<berth_domain::Plan, ControlError> {
+    let stored = app.store().plan_get(name).await?.ok_or_else(|| ControlError::NoPlan(name.clone()))?;
+    if stored.retired { Err(ControlError::PlanRetired(name.clone())) } else { Ok(stored.plan) }
+}
+
+async fn set_hosts(app: &App, tx: &mut Tx, tenant: TenantId, hosts: &[Hostname]) -> Result<(), ControlError> {
+    let taken = app.store().hosts_taken(hosts, tenant).await?;
+    if !taken.is_empty() {
+        return Err(ControlError::HostsTaken(taken.iter().map(ToString::to_string).collect()));
+    }
+    tx.hosts_replace(tenant, hosts).await.map_err(|error| match error {
+        // Taken since we looked: which one is not known, so all are named.
+        StoreError::Taken(Taken::Host) => ControlError::HostsTaken(hosts.iter().map(ToString::to_string).collect()),
+        other => other.into(),
+    })
+}
+
+fn taken(error: StoreError, new: &NewTenant) -> ControlError {
+    match error {
+        StoreError::Taken(Taken::TenantName) => ControlError::TenantExists(new.name.clone()),
+        StoreError::Taken(Taken::TenantKey) => ControlError::KeyTaken(new.key.to_string()),
+        other => other.into(),
+    }
+}
+
+fn expected(tenant: &Tenant, version: Option<u64>) -> Result<i64, ControlError> {
+    match version {
+        Some(version) if i64::try_from(version) != Ok(tenant.version) => Err(ControlError::Stale("tenant")),
+        _ => Ok(tenant.version),
+    }
+}
+
+/// Edges know of it.
+fn is_routed(state: TenantState) -> bool {
+    matches!(state, TenantState::Active | TenantState::Moving | TenantState::Suspended)
+}
+
+async fn again(app: &App, id: TenantId) -> Result<wire::Tenant, ControlError> {
+    let tenant = app.store().tenant_get(id).await?.ok_or_else(|| ControlError::NoTenant(id.to_string()))?;
+    let operation = open_operation(app, &operations::about_tenant(&tenant.name)).await?;
+    Ok(views::tenant(tenant, operation))
+}
+
+pub(crate) fn fresh() -> OperationId {
+    OperationId::new(Uuid::now_v7())
+}
+
+pub(crate) async fn start(
+    app: &App,
+    tx: &mut Tx,
+    new: NewOperation,
+) -> Result<berth_workflow::Operation, ControlError> {
+    Ok(app.store().start(tx, new).await?)
+}

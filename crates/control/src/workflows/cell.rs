@@ -1,0 +1,334 @@
+//! The steps that make a cell out of a reserved row, shared by every workflow that needs a new one.
+//!
+//! All names are derived from the row, which was stored before anything was asked for: a step that runs twice, or
+//! an undo that does not know how far its step came, finds the same database and members.
+
+use super::store;
+use crate::{App, ControlError, cell_access, member_spec};
+use async_trait::async_trait;
+use berth_domain::{CellId, CellState, MemberId, MemberState, ServiceRole};
+use berth_infra::{DatabaseName, Observed};
+use berth_store::{NewMember, Seen, Tx};
+use berth_workflow::{Retry, Run, Step, StepError, TxStep};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How long members may take to answer their health path for the first time.
+const HEALTHY_LIMIT: Duration = Duration::from_mins(2);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Lines of a member that did not come up, shown with the failure.
+const LOG_LINES: usize = 20;
+
+/// Brings a reserved cell to `ready`, or undoes all of it.
+pub(crate) async fn provision_cell(run: &mut Run<App>, cell: CellId) -> Result<(), StepError> {
+    run.tx(ReserveCell { cell }).await?;
+    run.step(EnsureDatabase { cell }).await?;
+    run.step(Migrate { cell }).await?;
+    let members = run.step(PlanMembers { cell }).await?;
+    run.tx(ReserveMembers { cell, members }).await?;
+    run.step(StartMembers { cell }).await?;
+    run.step(AwaitHealthy { cell }).await?;
+    run.step(Fingerprint { cell }).await?;
+    run.tx(MarkReady { cell }).await
+}
+
+/// The row is there already; this step is what makes it `failed` when all else is undone.
+struct ReserveCell {
+    cell: CellId,
+}
+
+#[async_trait]
+impl TxStep<App> for ReserveCell {
+    const NAME: &'static str = "reserve_cell";
+    type Output = ();
+
+    async fn run(&self, _tx: &mut Tx) -> Result<(), StepError> {
+        Ok(())
+    }
+    async fn undo(&self, tx: &mut Tx, (): ()) -> Result<(), StepError> {
+        tx.cell_clear_access(self.cell).await.map_err(store)?;
+        tx.cell_set_state(self.cell, CellState::Creating, CellState::Failed).await.map_err(store)
+    }
+    fn input(&self) -> Value {
+        json!({ "cell": self.cell })
+    }
+}
+
+/// Gives the cell its Postgres. What it answers is sealed at once: the passwords never pass through the journal.
+struct EnsureDatabase {
+    cell: CellId,
+}
+
+#[async_trait]
+impl Step<App> for EnsureDatabase {
+    const NAME: &'static str = "ensure_database";
+    type Output = ();
+
+    async fn run(&self, app: &App) -> Result<(), StepError> {
+        let cell = app.cell(self.cell).await?;
+        let spec = member_spec::cell_spec(&cell)?;
+        let database = app.database_of(&cell).await?.ensure_database(&spec).await;
+        let database = database.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
+        app.store().cell_set_access(cell.id, &cell_access::write(&database)?).await.map_err(store)
+    }
+    async fn undo(&self, app: &App, _made: Option<()>) -> Result<(), StepError> {
+        let cell = app.cell(self.cell).await?;
+        let removed = app.database_of(&cell).await?.remove_database(&DatabaseName::of(&cell.name)).await;
+        Ok(removed.map_err(|source| ControlError::Provider { cell: cell.name, source })?)
+    }
+}
+
+/// Brings the schema up to date, as its owner. Nothing to undo: it goes with the database.
+struct Migrate {
+    cell: CellId,
+}
+
+#[async_trait]
+impl Step<App> for Migrate {
+    const NAME: &'static str = "migrate";
+    type Output = ();
+
+    async fn run(&self, app: &App) -> Result<(), StepError> {
+        let cell = app.cell(self.cell).await?;
+        let in_force = app.stack().await?;
+        let database = app.cell_database(&cell).await?;
+        let compute = app.compute_of(&cell).await?;
+        for (name, service) in &in_force.stack.services {
+            let Some(spec) = member_spec::migrate_spec(app, &cell, &database, name, service)? else { continue };
+            let outcome = compute
+                .run_once(&spec)
+                .await
+                .map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
+            if !outcome.succeeded() {
+                let how = match outcome.exit_code {
+                    _ if outcome.timed_out => "took too long".to_owned(),
+                    Some(code) => format!("ended with {code}"),
+                    None => "was killed".to_owned(),
+                };
+                let tail: Vec<&str> = outcome.output.lines().rev().take(LOG_LINES).collect();
+                let tail: Vec<&str> = tail.into_iter().rev().collect();
+                let message = format!("{} {how}; its last lines: {}", spec.what, tail.join(" | "));
+                return Err(StepError::permanent("migrate_failed", message)
+                    .hint("run it by hand against an empty database; nothing was kept"));
+            }
+        }
+        Ok(())
+    }
+    async fn undo(&self, _app: &App, _made: Option<()>) -> Result<(), StepError> {
+        Ok(())
+    }
+    fn retry(&self) -> Retry {
+        Retry { attempts: 4, ..Retry::default() }
+    }
+}
+
+/// A member to be reserved. Its id is chosen in a step of its own, so that it is in the journal before the row is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct PlannedMember {
+    id: MemberId,
+    service: berth_domain::ServiceName,
+    copy: i32,
+    role: ServiceRole,
+}
+
+/// Reads the stack file once: what is decided here is what the following steps make, also when somebody applies
+/// another file meanwhile.
+struct PlanMembers {
+    cell: CellId,
+}
+
+#[async_trait]
+impl Step<App> for PlanMembers {
+    const NAME: &'static str = "plan_members";
+    type Output = Vec<PlannedMember>;
+
+    async fn run(&self, app: &App) -> Result<Vec<PlannedMember>, StepError> {
+        let in_force = app.stack().await?;
+        let copies = in_force.stack.services.iter().flat_map(|(service, what)| {
+            (0..i32::from(what.copies)).map(move |copy| PlannedMember {
+                id: MemberId::new(Uuid::now_v7()),
+                service: service.clone(),
+                copy,
+                role: what.role,
+            })
+        });
+        Ok(copies.collect())
+    }
+    async fn undo(&self, _app: &App, _made: Option<Vec<PlannedMember>>) -> Result<(), StepError> {
+        Ok(())
+    }
+    fn input(&self) -> Value {
+        json!({ "cell": self.cell })
+    }
+}
+
+struct ReserveMembers {
+    cell: CellId,
+    members: Vec<PlannedMember>,
+}
+
+#[async_trait]
+impl TxStep<App> for ReserveMembers {
+    const NAME: &'static str = "reserve_members";
+    type Output = ();
+
+    async fn run(&self, tx: &mut Tx) -> Result<(), StepError> {
+        for member in &self.members {
+            let new = NewMember {
+                id: member.id,
+                cell: self.cell,
+                service: member.service.clone(),
+                copy: member.copy,
+                service_role: member.role,
+            };
+            tx.member_ensure(&new).await.map_err(store)?;
+        }
+        Ok(())
+    }
+    async fn undo(&self, tx: &mut Tx, (): ()) -> Result<(), StepError> {
+        tx.members_delete(self.cell).await.map_err(store)
+    }
+}
+
+struct StartMembers {
+    cell: CellId,
+}
+
+#[async_trait]
+impl Step<App> for StartMembers {
+    const NAME: &'static str = "start_members";
+    type Output = ();
+
+    async fn run(&self, app: &App) -> Result<(), StepError> {
+        let cell = app.cell(self.cell).await?;
+        let in_force = app.stack().await?;
+        let database = app.cell_database(&cell).await?;
+        let compute = app.compute_of(&cell).await?;
+        for member in app.store().member_list(Some(cell.id)).await.map_err(store)? {
+            let Some(service) = in_force.stack.services.get(&member.service) else { continue };
+            let spec = member_spec::member_spec(app, &cell, &database, &member, service)?;
+            let started = compute.ensure_member(&spec).await;
+            started.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
+        }
+        Ok(())
+    }
+    async fn undo(&self, app: &App, _made: Option<()>) -> Result<(), StepError> {
+        stop_members(app, self.cell).await
+    }
+}
+
+/// Ends all members that are reserved for a cell. Absent ones are gone already.
+pub(super) async fn stop_members(app: &App, cell: CellId) -> Result<(), StepError> {
+    let cell = app.cell(cell).await?;
+    let compute = app.compute_of(&cell).await?;
+    for member in app.store().member_list(Some(cell.id)).await.map_err(store)? {
+        let removed = compute.remove_member(&member_spec::member_name(&cell.name, &member)).await;
+        removed.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
+    }
+    Ok(())
+}
+
+/// Waits until every member that listens has answered its health path once. What is seen is stored, so that routes
+/// to the cell are complete from their first moment.
+struct AwaitHealthy {
+    cell: CellId,
+}
+
+#[async_trait]
+impl Step<App> for AwaitHealthy {
+    const NAME: &'static str = "await_healthy";
+    type Output = ();
+
+    async fn run(&self, app: &App) -> Result<(), StepError> {
+        let cell = app.cell(self.cell).await?;
+        let compute = app.compute_of(&cell).await?;
+        let members = app.store().member_list(Some(cell.id)).await.map_err(store)?;
+        let wait = async {
+            for member in &members {
+                let name = member_spec::member_name(&cell.name, member);
+                loop {
+                    let observed = compute.observe_member(&name).await;
+                    let observed =
+                        observed.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
+                    let seen = crate::reconcile::seen(&observed, false);
+                    if seen.state == MemberState::Healthy {
+                        app.store().member_observed(member.id, &seen).await.map_err(store)?;
+                        break;
+                    }
+                    if let (MemberState::Stopped, Observed::Present(_)) = (seen.state, &observed) {
+                        let log = compute.member_logs(&name, LOG_LINES).await.unwrap_or_default();
+                        return Err(did_not_start(&name.to_string(), &seen, &log));
+                    }
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(HEALTHY_LIMIT, wait).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(StepError::permanent(
+                "not_healthy",
+                format!("the members of cell `{}` were not healthy within {} s", cell.name, HEALTHY_LIMIT.as_secs()),
+            )
+            .hint("its command, health path and environment come from the stack file")),
+        }
+    }
+    async fn undo(&self, _app: &App, _made: Option<()>) -> Result<(), StepError> {
+        Ok(())
+    }
+    fn retry(&self) -> Retry {
+        Retry { attempts: 3, ..Retry::default() }
+    }
+}
+
+fn did_not_start(member: &str, seen: &Seen, log: &[String]) -> StepError {
+    let why = seen.detail.as_deref().unwrap_or("it ended");
+    let message = format!("member `{member}` did not start: {why}; its last lines: {}", log.join(" | "));
+    StepError::retryable("member_did_not_start", message)
+        .hint("its command, health path and environment come from the stack file")
+}
+
+/// Notes what the cell's schema looks like: tenants go only between cells that have the same.
+struct Fingerprint {
+    cell: CellId,
+}
+
+#[async_trait]
+impl Step<App> for Fingerprint {
+    const NAME: &'static str = "fingerprint_schema";
+    type Output = String;
+
+    async fn run(&self, app: &App) -> Result<String, StepError> {
+        let cell = app.cell(self.cell).await?;
+        let database = app.cell_database(&cell).await?;
+        let fingerprint = berth_mover::schema_fingerprint(&cell_access::endpoint(&database)).await;
+        let fingerprint = fingerprint.map_err(ControlError::from)?;
+        app.store().cell_set_fingerprint(cell.id, &fingerprint).await.map_err(store)?;
+        Ok(fingerprint)
+    }
+    async fn undo(&self, _app: &App, _made: Option<String>) -> Result<(), StepError> {
+        Ok(())
+    }
+}
+
+struct MarkReady {
+    cell: CellId,
+}
+
+#[async_trait]
+impl TxStep<App> for MarkReady {
+    const NAME: &'static str = "mark_ready";
+    type Output = ();
+
+    async fn run(&self, tx: &mut Tx) -> Result<(), StepError> {
+        tx.cell_set_state(self.cell, CellState::Creating, CellState::Ready).await.map_err(store)
+    }
+    async fn undo(&self, tx: &mut Tx, (): ()) -> Result<(), StepError> {
+        tx.cell_set_state(self.cell, CellState::Ready, CellState::Creating).await.map_err(store)
+    }
+    fn input(&self) -> Value {
+        json!({ "cell": self.cell })
+    }
+}

@@ -1,0 +1,118 @@
+//! A tenant is created: its name, hosts and place were reserved by who asked, in the transaction that started this.
+//! Its application makes its root row, and then the edges learn of it.
+
+use super::{
+    done, provision_cell, store,
+    tenant::{AwaitEdges, Call, call},
+};
+use crate::{App, ControlError};
+use async_trait::async_trait;
+use berth_domain::{CellId, TenantEvent, TenantId, TenantKey};
+use berth_store::Tx;
+use berth_wire::OperationResult;
+use berth_workflow::{Run, Step, StepError, TxStep, Workflow};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+pub const CREATE_TENANT: Workflow<CreateTenant> = Workflow::named("create_tenant_v1");
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateTenant {
+    pub tenant: TenantId,
+    /// A cell that was reserved for it and has to be made first.
+    pub new_cell: Option<CellId>,
+    /// The application has its root row already: it is not called.
+    pub known_to_application: bool,
+    pub asked_by: String,
+}
+
+pub(super) async fn run(run: &mut Run<App>, input: CreateTenant) -> Result<OperationResult, StepError> {
+    let tenant = input.tenant;
+    run.tx(ReserveTenant { tenant }).await?;
+    if let Some(cell) = input.new_cell {
+        provision_cell(run, cell).await?;
+    }
+    let key = if input.known_to_application { None } else { run.step(TellApplication { tenant }).await? };
+    // From here customers may come in: what they write must not be undone by us.
+    run.tx_of_no_return(Publish { tenant, key }).await?;
+    let late = run.step(AwaitEdges { tenant }).await?;
+    Ok(done(if late.is_empty() {
+        "the tenant is served".to_owned()
+    } else {
+        format!("the tenant is served; edges that have not said so yet: {}", late.join(", "))
+    }))
+}
+
+/// The rows are there already; this step is what frees name and hosts when all else is undone.
+struct ReserveTenant {
+    tenant: TenantId,
+}
+
+#[async_trait]
+impl TxStep<App> for ReserveTenant {
+    const NAME: &'static str = "reserve_tenant";
+    type Output = ();
+
+    async fn run(&self, _tx: &mut Tx) -> Result<(), StepError> {
+        Ok(())
+    }
+    async fn undo(&self, tx: &mut Tx, (): ()) -> Result<(), StepError> {
+        let undone = tx.tenant_apply(self.tenant, TenantEvent::ProvisioningUndone).await.map_err(store)?;
+        undone.map(drop).map_err(|illegal| StepError::permanent("tenant_state", illegal.to_string()))
+    }
+    fn input(&self) -> Value {
+        json!({ "tenant": self.tenant })
+    }
+}
+
+/// The application makes its root row, and answers with the key under which it knows the tenant from now on.
+struct TellApplication {
+    tenant: TenantId,
+}
+
+#[async_trait]
+impl Step<App> for TellApplication {
+    const NAME: &'static str = "tell_application";
+    type Output = Option<String>;
+
+    async fn run(&self, app: &App) -> Result<Option<String>, StepError> {
+        let answer = call(app, self.tenant, Call::Create).await?;
+        if let Some(key) = &answer {
+            TenantKey::new(key.clone()).map_err(|error| StepError::permanent("bad_name", error.to_string()))?;
+        }
+        Ok(answer.filter(|key| !key.is_empty()))
+    }
+    /// By the key that we asked with: an application that chose another one has to find it by the name.
+    async fn undo(&self, app: &App, _made: Option<Option<String>>) -> Result<(), StepError> {
+        call(app, self.tenant, Call::Delete).await.map(drop)
+    }
+}
+
+struct Publish {
+    tenant: TenantId,
+    key: Option<String>,
+}
+
+#[async_trait]
+impl TxStep<App> for Publish {
+    const NAME: &'static str = "publish_route";
+    type Output = ();
+
+    async fn run(&self, tx: &mut Tx) -> Result<(), StepError> {
+        if let Some(key) = &self.key {
+            let key = TenantKey::new(key.clone()).map_err(ControlError::from)?;
+            tx.tenant_set_key(self.tenant, &key).await.map_err(|error| match error {
+                berth_store::StoreError::Taken(_) => ControlError::KeyTaken(key.to_string()).into(),
+                other => store(other),
+            })?;
+        }
+        let published = tx.tenant_apply(self.tenant, TenantEvent::RoutePublished).await.map_err(store)?;
+        published.map_err(|illegal| StepError::permanent("tenant_state", illegal.to_string()))?;
+        tx.routes_publish(&[self.tenant]).await.map_err(store)?;
+        Ok(())
+    }
+    /// Never called: its commit is the point of no return.
+    async fn undo(&self, _tx: &mut Tx, (): ()) -> Result<(), StepError> {
+        Ok(())
+    }
+}

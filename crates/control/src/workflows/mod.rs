@@ -1,0 +1,77 @@
+//! Long operations: which there are, and what each is given.
+//!
+//! A released workflow is not edited but followed by `…_v2`; the old one stays until no journal names it. Rules about
+//! retry, undo and leases are in `berth-workflow`; nothing here keeps state of its own.
+
+mod cell;
+mod create_cell;
+mod create_tenant;
+mod delete_tenant;
+mod plan_tenant;
+mod remove_cell;
+mod suspend_tenant;
+mod tenant;
+
+pub(crate) use cell::provision_cell;
+pub use create_cell::CREATE_CELL;
+pub use create_tenant::{CREATE_TENANT, CreateTenant};
+pub use delete_tenant::DELETE_TENANT;
+pub use plan_tenant::PLAN_TENANT;
+pub use remove_cell::REMOVE_CELL;
+pub use suspend_tenant::{RESUME_TENANT, SUSPEND_TENANT};
+
+use crate::App;
+use berth_domain::{CellId, TenantId};
+use berth_wire::OperationResult;
+use berth_workflow::{Registry, StepError, Workflow};
+use serde::{Deserialize, Serialize};
+
+/// What a workflow on a cell is given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CellInput {
+    pub cell: CellId,
+    /// Who asked; shown with the operation.
+    pub asked_by: String,
+}
+
+/// What a workflow on a tenant is given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantInput {
+    pub tenant: TenantId,
+    pub asked_by: String,
+}
+
+/// What a move is given. Its id is the operation's: figures and protocol speak of the same move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveTenant {
+    pub tenant: TenantId,
+    pub source: CellId,
+    pub target: CellId,
+    /// The target was reserved for this move and has to be made first.
+    pub new_cell: bool,
+    pub asked_by: String,
+}
+
+pub const MOVE_TENANT: Workflow<MoveTenant> = Workflow::named("move_tenant_v1");
+
+/// Every workflow that a server can carry out.
+pub fn registry() -> Registry<App> {
+    Registry::new()
+        .with(&CREATE_CELL, create_cell::run)
+        .with(&REMOVE_CELL, remove_cell::run)
+        .with(&CREATE_TENANT, create_tenant::run)
+        .with(&DELETE_TENANT, delete_tenant::run)
+        .with(&SUSPEND_TENANT, suspend_tenant::suspend)
+        .with(&RESUME_TENANT, suspend_tenant::resume)
+        .with(&PLAN_TENANT, plan_tenant::run)
+}
+
+/// A result of one sentence.
+pub(crate) fn done(summary: impl Into<String>) -> OperationResult {
+    OperationResult { summary: Some(summary.into()), figures: serde_json::Map::new() }
+}
+
+/// Errors of the store inside a [`berth_workflow::TxStep`].
+pub(crate) fn store(error: berth_store::StoreError) -> StepError {
+    crate::ControlError::from(error).into()
+}
