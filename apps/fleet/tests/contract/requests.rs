@@ -215,11 +215,7 @@ async fn a_term_signal_lets_the_request_in_flight_finish() {
     blocker.batch_execute("begin; lock table gps_positions in exclusive mode").await.unwrap();
     let body = position(van).to_string();
     let (answer, ()) = tokio::join!(world.post(acme, "/api/v1/gps-positions", &body), async {
-        let waiting =
-            "select count(*) from pg_stat_activity where application_name = 'fleet' and wait_event_type = 'Lock'";
-        while world.admin.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {
-            tokio::task::yield_now().await;
-        }
+        world.sessions("wait_event_type = 'Lock'", 1).await;
         world.terminate();
         world.stops_listening().await;
         blocker.batch_execute("commit").await.unwrap();
@@ -256,4 +252,25 @@ async fn a_geofence_is_made_replaced_and_removed_by_its_own_tenant_only() {
     assert_eq!(world.delete(acme, &path).await.status, 204);
     assert_eq!(world.delete(acme, &path).await.status, 404);
     assert_eq!(world.count("geofences").await, 0);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_midway_leaves_no_open_transaction() {
+    let world = Fleet::start().await;
+    let acme = world.customer("acme").await;
+    let van = world.vehicle(acme, "v-1").await;
+    let body = position(van).to_string();
+    // Once before, or it would be the preparing of the statement that waits.
+    assert_eq!(world.post(acme, "/api/v1/gps-positions", &body).await.status, 201);
+    let blocker = world.postgres.connect("postgres").await;
+    blocker.batch_execute("begin; lock table gps_positions in exclusive mode").await.unwrap();
+    tokio::select! {
+        answer = world.post(acme, "/api/v1/gps-positions", &body) => panic!("answered {}: {}", answer.status, answer.body),
+        () = world.sessions("wait_event_type = 'Lock'", 1) => {}
+    }
+    blocker.batch_execute("commit").await.unwrap();
+    // Its `commit` was on the way already, so it ends by itself; and the connection serves the next one.
+    world.sessions("state <> 'idle'", 0).await;
+    assert_eq!(world.count("gps_positions").await, 2);
+    assert_eq!(world.post(acme, "/api/v1/gps-positions", &body).await.status, 201);
 }

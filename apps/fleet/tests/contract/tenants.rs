@@ -1,6 +1,8 @@
 //! Nothing of one tenant is seen or touched by another, and nothing at all without a tenant.
 
-use crate::common::{Fleet, TABLES, fleet};
+use std::process::Stdio;
+
+use crate::common::{Fleet, Postgres, TABLES, fleet};
 use uuid::Uuid;
 
 /// One row for the tenant in each table, planted past the application.
@@ -190,4 +192,15 @@ async fn migrate_twice_changes_nothing() {
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
     let after: String = world.admin.query_one(fingerprint, &[]).await.unwrap().get(0);
     assert_eq!(before, after);
+}
+
+#[tokio::test]
+async fn two_migrations_of_an_empty_database_at_once_both_succeed() {
+    let postgres = Postgres::start().await;
+    let url = postgres.url("berth_owner");
+    let both = [(); 2].map(|()| fleet("migrate", &url).stderr(Stdio::piped()).spawn().unwrap());
+    for one in both {
+        let ended = one.wait_with_output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    }
 }

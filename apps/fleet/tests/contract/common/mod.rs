@@ -142,6 +142,20 @@ impl Fleet {
         self.admin.query_one(&format!("select count(*) from {table}"), &[]).await.unwrap().get(0)
     }
 
+    /// Waits until so many of the application's sessions are in this state.
+    pub async fn sessions(&self, condition: &str, wanted: i64) {
+        let sql = format!("select count(*) from pg_stat_activity where application_name = 'fleet' and {condition}");
+        let begun = std::time::Instant::now();
+        loop {
+            let now: i64 = self.admin.query_one(&sql, &[]).await.unwrap().get(0);
+            if now == wanted {
+                return;
+            }
+            assert!(begun.elapsed().as_secs() < 20, "{now} sessions, not {wanted}, are in: {condition}");
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub fn terminate(&self) {
         signal(&self.process, "TERM");
     }
