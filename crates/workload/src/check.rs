@@ -57,6 +57,20 @@ pub enum CheckError {
     NoTables { tenant: String },
 }
 
+impl CheckError {
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Connect { .. } => Some("the cell's database must be up while it is checked"),
+            Self::Read { .. } => {
+                Some("the checker reads as a role that passes row security, in the tenant's own schema")
+            }
+            Self::UnknownTenant { .. } => Some("name every tenant that got traffic"),
+            Self::NoKey { .. } => Some("give the table a primary key"),
+            Self::NoTables { .. } => Some("has the schema been migrated there?"),
+        }
+    }
+}
+
 impl Findings {
     pub fn is_clean(&self) -> bool {
         self.missing == 0 && self.duplicated == 0 && self.changed == 0

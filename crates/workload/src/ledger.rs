@@ -71,6 +71,15 @@ pub enum LedgerError {
     Line { path: PathBuf, line: usize, source: serde_json::Error },
 }
 
+impl LedgerError {
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::File { .. } => Some("a new ledger needs a path where no file is yet, and room on the disk"),
+            Self::Line { .. } => Some("is it a ledger, and of this release?"),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Ledger {
     writes: Vec<Write>,

@@ -39,6 +39,16 @@ pub enum SeedError {
     Prepare { tenant: Uuid, source: tokio_postgres::Error },
 }
 
+impl SeedError {
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoSuchTenant { .. } => Some("create the tenant first; only then is it filled"),
+            Self::Fill { .. } => Some("a tenant is filled once with each seed, in the schema of the fleet application"),
+            Self::Prepare { .. } => None,
+        }
+    }
+}
+
 /// The vehicles that [`seed`] makes, known without asking the database: load generators need them.
 pub fn vehicle_ids(tenant: Uuid, seed: u64, vehicles: u32) -> Vec<Uuid> {
     let (high, low) = tenant.as_u64_pair();

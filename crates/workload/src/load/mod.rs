@@ -51,7 +51,7 @@ pub enum Class {
     Neighbour,
 }
 
-/// When, seen from a class: before any move of it, while one runs, or between and after.
+/// When, seen from a class: before any move at all, while one runs, or between and after.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Phase {
     #[default]
@@ -125,6 +125,20 @@ pub enum LoadError {
     Start(#[source] std::io::Error),
     #[error("the load's thread ended in a panic")]
     Panicked,
+}
+
+impl LoadError {
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoTarget => Some("name at least one tenant that gets traffic"),
+            Self::BadRate { .. } => Some("from 0.001 to 1,000,000 requests a second"),
+            Self::BadHost { .. } => Some("a host is letters, digits, dots and hyphens"),
+            Self::NoSuchTarget { .. } => Some("only tenants that get traffic can be told about"),
+            Self::Ledger(error) => error.hint(),
+            Self::Start(_) => Some("is there memory, and room for two more threads?"),
+            Self::Panicked => None,
+        }
+    }
 }
 
 /// A running load. Dropped without [`Load::stop`], it stops offering and its figures are lost.

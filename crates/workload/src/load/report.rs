@@ -165,6 +165,8 @@ impl State {
         }
         self.succeeded += 1;
         let phase = match target.class {
+            // It waits for its turn while another moves: neither of the two that are compared.
+            Class::Mover if lane.phase == Phase::Before && self.neighbours != Phase::Before => Phase::After,
             Class::Mover => lane.phase,
             Class::Neighbour => self.neighbours,
         };
