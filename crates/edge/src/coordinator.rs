@@ -248,6 +248,8 @@ impl Coordinator {
                 if revision == self.table.revision {
                     self.become_sure();
                 }
+                // The answer tells control that not only the connection lives.
+                self.link.say(self.table.revision, Vec::new());
                 return Ok(());
             }
         };
