@@ -49,8 +49,9 @@ pub trait Database: Send + Sync {
 /// Places where members run.
 #[async_trait]
 pub trait Compute: Send + Sync {
-    /// Makes it, or starts it where it does not run, on the port it had. Does not wait for health: a service that
-    /// warms up for a minute must not hold a worker. Another command, environment or shape replaces the process.
+    /// Makes it, or starts it where it does not run, on the port it had if that is still free. Does not wait for
+    /// health: a service that warms up for a minute must not hold a worker. Another command, environment or shape
+    /// replaces the process.
     async fn ensure_member(&self, spec: &MemberSpec) -> Result<Member, ProviderError>;
     /// `Present` also for one that ended; [`crate::Health`] says so.
     async fn observe_member(&self, name: &MemberName) -> Result<Observed<Member>, ProviderError>;

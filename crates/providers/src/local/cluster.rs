@@ -109,10 +109,11 @@ impl Clusters {
             record.initialised = true;
             files::write_record(&self.record_file(name), &record)?;
         }
-        if self.running(name).is_none() {
-            self.start(name, &mut record).await?;
-        }
-        let version = self.wait_ready(name, &mut record).await?;
+        let log_from = match self.running(name) {
+            Some(_) => files::len(&dir.join("log")),
+            None => self.start(name, &mut record).await?,
+        };
+        let version = self.wait_ready(name, &mut record, log_from).await?;
         if !record.configured {
             configure(&record).await.map_err(|error| ProviderError::DidNotStart {
                 what: format!("database {name}"),
@@ -232,7 +233,8 @@ impl Clusters {
             .map_err(ProviderError::io(format!("writing `{}`", file.display())))
     }
 
-    async fn start(&self, name: &DatabaseName, record: &mut Record) -> Result<(), ProviderError> {
+    /// Returns where in its log this start begins.
+    async fn start(&self, name: &DatabaseName, record: &mut Record) -> Result<u64, ProviderError> {
         let what = format!("database {name}");
         let dir = self.root.database(name.as_str());
         let data = dir.join("data");
@@ -260,6 +262,7 @@ impl Clusters {
         forget_dead_postmaster(&data, &what)?;
         let log = dir.join("log");
         files::cap_log(&log);
+        let log_from = files::len(&log);
         process::launch(Launch {
             what,
             kind: Kind::Database,
@@ -272,7 +275,7 @@ impl Clusters {
             confine: None,
         })
         .await?;
-        Ok(())
+        Ok(log_from)
     }
 
     fn write_settings(&self, dir: &Path, record: &Record) -> Result<(), ProviderError> {
@@ -302,17 +305,28 @@ impl Clusters {
     }
 
     /// Returns the version once it lets the mover in.
-    async fn wait_ready(&self, name: &DatabaseName, record: &mut Record) -> Result<u32, ProviderError> {
+    async fn wait_ready(
+        &self,
+        name: &DatabaseName,
+        record: &mut Record,
+        mut log_from: u64,
+    ) -> Result<u32, ProviderError> {
         let what = format!("database {name}");
-        let log = self.root.database(name.as_str()).join("log");
+        let log_file = self.root.database(name.as_str()).join("log");
         let until = Instant::now() + START_LIMIT;
         loop {
-            if self.running(name).is_none() {
-                let log = files::last_lines(&log, 0, 15).join("\n");
+            let running = self.running(name).is_some();
+            // Read after the look at the process: what it wrote last is then there.
+            let log = || files::last_lines(&log_file, log_from, 15).join("\n");
+            if !running {
+                let log = log();
                 // Sessions of a server that was killed hold its memory for a moment; they notice and go.
-                if log.contains("pre-existing shared memory block") && Instant::now() < until {
+                let dying = log.contains("pre-existing shared memory block");
+                // Somebody took the port after we had looked; `start` chooses another for a server nobody knows yet.
+                let beaten = !record.configured && log.contains("could not create any TCP/IP sockets");
+                if (dying || beaten) && Instant::now() < until {
                     tokio::time::sleep(Duration::from_millis(250)).await;
-                    self.start(name, record).await?;
+                    log_from = self.start(name, record).await?;
                     continue;
                 }
                 return Err(ProviderError::DidNotStart { what, reason: "it ended".into(), log });
@@ -320,10 +334,7 @@ impl Clusters {
             match self.version_of(record).await {
                 Ok(version) => return Ok(version),
                 Err(_) if Instant::now() < until => tokio::time::sleep(Duration::from_millis(15)).await,
-                Err(error) => {
-                    let log = files::last_lines(&log, 0, 15).join("\n");
-                    return Err(ProviderError::DidNotStart { what, reason: error.to_string(), log });
-                }
+                Err(error) => return Err(ProviderError::DidNotStart { what, reason: error.to_string(), log: log() }),
             }
         }
     }

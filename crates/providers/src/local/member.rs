@@ -1,5 +1,5 @@
 //! Members as processes of this machine. Never restarts one by itself: a look tells that it ended, and the next
-//! `ensure` starts it again on the port it had.
+//! `ensure` starts it again, on the port it had unless a stranger took it.
 
 use super::{
     cgroup::Groups,
@@ -21,6 +21,7 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
+use tokio::net::TcpStream;
 
 /// How long a fresh member may leave its health path unanswered and still counts as starting.
 const WARM_UP: Duration = Duration::from_secs(30);
@@ -124,10 +125,12 @@ impl Members {
         }
         files::folder(&self.root.member(name.as_str()), 0o755)?;
         if !files::port_is_free(record.port) {
-            if record.starts > 0 || !record.port_is_ours {
+            if !record.port_is_ours {
                 let reason = format!("port {} is taken by another process", record.port);
                 return Err(ProviderError::DidNotStart { what, reason, log: String::new() });
             }
+            // A stranger got it while the member was down. Waiting for the stranger would keep the member down, and
+            // the answer tells the new port to whoever publishes routes.
             self.root.release_port(record.port);
             record.port = self.root.choose_port(&what)?;
         }
@@ -157,8 +160,10 @@ impl Members {
         files::write_record(&self.record_file(name), record)?;
         let until = Instant::now() + FIRST_LOOK;
         // A service without a health path listens on nothing that we could look for.
-        let listens = || record.health_path.is_some() && !files::port_is_free(record.port);
-        while Instant::now() < until && !listens() {
+        // Asked by a connection: a try to bind the port would be in the way of the service's own.
+        let listens =
+            async || record.health_path.is_some() && TcpStream::connect(("127.0.0.1", record.port)).await.is_ok();
+        while Instant::now() < until && !listens().await {
             let ended = child.try_wait().map_err(ProviderError::io(format!("watching {what}")))?;
             if let Some(status) = ended {
                 process.end(Signal::KILL, Duration::ZERO).await; // what it may have left in its session

@@ -169,6 +169,20 @@ async fn a_taken_port_is_named() {
 }
 
 #[tokio::test]
+async fn a_member_whose_port_a_stranger_took_comes_back_on_another() {
+    let here = Here::new();
+    let spec = here.serving("m");
+    here.local.ensure_member(&spec).await.unwrap();
+    let before = healthy(&here.local, &spec.name).await;
+    kill(before.pid.unwrap());
+    let bind = async || std::net::TcpListener::bind(("127.0.0.1", before.port)).ok();
+    let stranger = until("the port", bind, Option::is_some).await;
+    here.local.ensure_member(&spec).await.unwrap();
+    assert_ne!(healthy(&here.local, &spec.name).await.port, before.port);
+    drop(stranger);
+}
+
+#[tokio::test]
 async fn a_member_that_ignores_sigterm_is_made_to_end_with_all_it_started() {
     let here = Here::new();
     let mut spec = here.serving("m");
