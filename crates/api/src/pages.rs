@@ -1,0 +1,89 @@
+//! The dashboard: pages that a server hands out whole, parts of them refreshed by htmx and server-sent events.
+//!
+//! Every page is made from answers of `/v1`, asked in-process with the visitor's own key: a page can show and do
+//! exactly what its key may, and a screen that needs more needs an endpoint. Never calls `control`, never keeps a
+//! session (the cookie is the key), and never asks another host for anything.
+//!
+//! Against forged requests each changing form carries a token derived from the visitor's key, and the cookie is
+//! `SameSite=Strict`. In the demo the pages are open to this machine; then the `Host` header has to name it, or any
+//! page on the internet could talk to them through a name that resolves to loopback.
+
+mod assets;
+mod audit;
+mod cells;
+mod failure;
+mod inner;
+mod live;
+mod login;
+mod operations;
+mod overview;
+mod session;
+mod shown;
+mod tenants;
+
+use axum::{
+    Router,
+    http::{HeaderName, HeaderValue, header},
+    middleware,
+    response::Response,
+    routing::{get, post},
+};
+use secrecy::SecretString;
+
+/// How pages let people in.
+#[derive(Clone, Debug, Default)]
+pub struct PagesSettings {
+    /// The key that visitors without one act under. Only for a server that listens on loopback alone.
+    pub open: Option<SecretString>,
+}
+
+/// What every page needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Pages {
+    v1: Router,
+    open: Option<SecretString>,
+}
+
+/// The dashboard in front of `v1`, which answers `/v1/…` and is complete: state, limits and authorisation included.
+pub fn router(v1: Router, settings: PagesSettings) -> Router {
+    Router::new()
+        .route("/", get(overview::page))
+        .route("/login", get(login::page).post(login::enter))
+        .route("/logout", post(login::leave))
+        .route("/tenants", get(tenants::list).post(tenants::create))
+        .route("/tenants/new", get(tenants::new))
+        .route("/tenants/{tenant}", get(tenants::one))
+        .route("/tenants/{tenant}/move", get(tenants::plan_move).post(tenants::start_move))
+        .route("/tenants/{tenant}/{change}", get(tenants::ask).post(tenants::change))
+        .route("/cells", get(cells::list).post(cells::create))
+        .route("/cells/new", get(cells::new))
+        .route("/cells/{cell}", get(cells::one))
+        .route("/cells/{cell}/{change}", get(cells::ask).post(cells::change))
+        .route("/operations", get(operations::list))
+        .route("/operations/{operation}", get(operations::one))
+        .route("/operations/{operation}/live", get(live::operation))
+        .route("/operations/{operation}/{change}", post(operations::change))
+        .route("/audit", get(audit::list))
+        .layer(middleware::map_response(guard))
+        .with_state(Pages { v1, open: settings.open })
+        .route("/assets/{*file}", get(assets::file))
+}
+
+/// Headers that keep a page to itself.
+async fn guard(mut answer: Response) -> Response {
+    const HEADERS: &[(HeaderName, &str)] = &[
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+             form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+        ),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "same-origin"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    for (name, value) in HEADERS {
+        answer.headers_mut().insert(name.clone(), HeaderValue::from_static(value));
+    }
+    answer
+}

@@ -1,0 +1,204 @@
+//! `/cells` and `/cells/{cell}`: fill, health, price, tenants; drain and remove.
+
+use super::{
+    failure::{Failure, html},
+    inner::escaped,
+    session::{Change, Session},
+    shown::{Frame, State, When, bytes, cell_state, member_state, money, or_unknown, tenant_state},
+    tenants::{AskPage, follow, typed},
+};
+use askama::Template;
+use axum::{
+    extract::Path,
+    http::Method,
+    response::{IntoResponse as _, Redirect, Response},
+};
+use berth_domain::{CellClass, CellState, MemberState};
+use berth_wire::{Cell, CellCreate, Operation, Overview, Page, Tenant};
+use jiff::Timestamp;
+use serde_json::json;
+
+const SHOWN: usize = 2000;
+/// How many of a member's last lines a page shows.
+const LOG_LINES: usize = 40;
+
+struct CellRow {
+    name: String,
+    class: &'static str,
+    state: State,
+    home: String,
+    tenants: u32,
+    max_tenants: u32,
+    health: State,
+    price: String,
+}
+
+#[derive(Template)]
+#[template(path = "pages/cells.html")]
+struct CellsPage {
+    frame: Frame,
+    rows: Vec<CellRow>,
+}
+
+/// `GET /cells`
+pub async fn list(session: Session) -> Result<Response, Failure> {
+    let cells: Vec<Cell> = session.list("/v1/cells", SHOWN).await?;
+    let rows = cells.iter().map(row).collect();
+    html(&CellsPage { frame: Frame::of(&session, "cells"), rows })
+}
+
+fn row(cell: &Cell) -> CellRow {
+    CellRow {
+        name: cell.name.to_string(),
+        class: cell.class.as_str(),
+        state: cell_state(cell.state),
+        home: home(cell),
+        tenants: cell.tenants,
+        max_tenants: cell.max_tenants,
+        health: health(cell),
+        price: or_unknown(cell.price_cents, money),
+    }
+}
+
+fn home(cell: &Cell) -> String {
+    match &cell.region {
+        Some(region) => format!("{}, {region}", cell.provider),
+        None => cell.provider.to_string(),
+    }
+}
+
+/// The worst of its members.
+fn health(cell: &Cell) -> State {
+    let worst = [MemberState::Unhealthy, MemberState::Stopped, MemberState::Unknown, MemberState::Starting]
+        .into_iter()
+        .find(|state| cell.members.iter().any(|member| member.state == *state));
+    match (worst, cell.members.is_empty()) {
+        (_, true) => member_state(MemberState::Unknown),
+        (Some(state), _) => member_state(state),
+        (None, _) => member_state(MemberState::Healthy),
+    }
+}
+
+struct MemberRow {
+    service: String,
+    role: String,
+    state: State,
+    address: String,
+    seen: Option<When>,
+}
+
+#[derive(Template)]
+#[template(path = "pages/cell.html")]
+struct CellPage {
+    frame: Frame,
+    cell: CellRow,
+    database: String,
+    created: When,
+    operation: Option<String>,
+    members: Vec<MemberRow>,
+    tenants: Vec<(String, String, State)>,
+    /// Members' last lines; empty when this key may not read them or there are none.
+    logs: Vec<String>,
+    may_drain: bool,
+    may_remove: bool,
+}
+
+/// `GET /cells/{cell}`
+pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response, Failure> {
+    let path = format!("/v1/cells/{}", escaped(&name));
+    let cell: Cell = session.get(&path).await?;
+    let tenants: Vec<Tenant> = session.list("/v1/tenants", SHOWN).await?;
+    let logs: Page<berth_wire::LogLine> =
+        session.get(&format!("{path}/logs?last={LOG_LINES}")).await.unwrap_or(Page::whole(Vec::new()));
+    let now = Timestamp::now();
+    let members = cell.members.iter().map(|member| MemberRow {
+        service: member.service.to_string(),
+        role: format!("{}, {}", member.service_role, member.role),
+        state: member_state(member.state),
+        address: member.address.clone().unwrap_or_else(|| "?".to_owned()),
+        seen: member.seen_at.map(|at| When::new(at, now)),
+    });
+    let here = tenants.iter().filter(|tenant| tenant.cell.as_ref() == Some(&cell.name));
+    html(&CellPage {
+        frame: Frame::of(&session, "cells"),
+        database: or_unknown(cell.database_bytes, bytes),
+        created: When::new(cell.created_at, now),
+        operation: cell.operation.map(|id| id.to_string()),
+        members: members.collect(),
+        tenants: here.map(|it| (it.name.to_string(), it.plan.to_string(), tenant_state(it.state))).collect(),
+        logs: logs.items.into_iter().map(|line| format!("{}  {}", line.service, line.line)).collect(),
+        may_drain: cell.state == CellState::Ready,
+        may_remove: cell.tenants == 0
+            && matches!(cell.state, CellState::Ready | CellState::Draining | CellState::Failed),
+        cell: row(&cell),
+    })
+}
+
+#[derive(Template)]
+#[template(path = "pages/cell_new.html")]
+struct NewPage {
+    frame: Frame,
+    classes: Vec<&'static str>,
+    /// A stack file was applied: there is something to run in a cell.
+    stack: bool,
+}
+
+/// `GET /cells/new`
+pub async fn new(session: Session) -> Result<Response, Failure> {
+    let overview: Overview = session.get("/v1/status").await?;
+    let classes = CellClass::ALL.iter().map(|class| class.as_str()).collect();
+    html(&NewPage { frame: Frame::of(&session, "cells"), classes, stack: overview.stack.is_some() })
+}
+
+/// `POST /cells`
+pub async fn create(change: Change) -> Result<Response, Failure> {
+    let provider = change.field("provider").is_some();
+    let max_tenants = change.field("max_tenants").is_some();
+    let body = CellCreate {
+        name: typed(&change, "name", "a name, as in `shared-2`")?,
+        class: typed(&change, "class", "a class of the list")?,
+        provider: if provider { Some(typed(&change, "provider", "a provider of the stack file")?) } else { None },
+        region: change.field("region").map(str::to_owned),
+        max_tenants: if max_tenants { Some(typed(&change, "max_tenants", "a whole number")?) } else { None },
+    };
+    let operation: Operation = change.session.send(Method::POST, "/v1/cells", &body, &change.once()).await?;
+    Ok(follow(&operation))
+}
+
+/// `GET /cells/{cell}/{change}`: says what would happen, and asks.
+pub async fn ask(session: Session, Path((name, verb)): Path<(String, String)>) -> Result<Response, Failure> {
+    let (what_happens, button) = match verb.as_str() {
+        "drain" => ("It takes no new tenants. Those that live here stay and are served until they are moved.", "Drain"),
+        "remove" => {
+            ("Its processes end and its database is deleted. It must be empty; this cannot be undone.", "Remove")
+        }
+        _ => return Err(Failure::NotThere),
+    };
+    let cell: Cell = session.get(&format!("/v1/cells/{}", escaped(&name))).await?;
+    html(&AskPage {
+        frame: Frame::of(&session, "cells"),
+        title: format!("{button} cell {}?", cell.name),
+        what_happens,
+        action: format!("/cells/{}/{verb}", cell.name),
+        button,
+        dangerous: verb == "remove",
+        back: format!("/cells/{}", cell.name),
+    })
+}
+
+/// `POST /cells/{cell}/{change}`
+pub async fn change(Path((name, verb)): Path<(String, String)>, change: Change) -> Result<Response, Failure> {
+    let path = format!("/v1/cells/{}", escaped(&name));
+    let once = change.once();
+    match verb.as_str() {
+        "drain" => {
+            let cell: Cell = change.session.send(Method::POST, &format!("{path}/drain"), &json!({}), &once).await?;
+            Ok(Redirect::to(&format!("/cells/{}", cell.name)).into_response())
+        }
+        "remove" => {
+            let operation: Operation = change.session.send(Method::DELETE, &path, &json!({}), &once).await?;
+            Ok(follow(&operation))
+        }
+        _ => Err(Failure::NotThere),
+    }
+}

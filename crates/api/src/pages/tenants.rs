@@ -1,0 +1,348 @@
+//! `/tenants` and `/tenants/{tenant}`: who, on which plan, where, in which state; and what can be done about it.
+//!
+//! Whatever moves rows or takes a tenant away is asked for on a page that shows its plan first.
+
+use super::{
+    audit::AuditRow,
+    failure::{Failure, html},
+    inner::escaped,
+    operations::OperationRow,
+    session::{Change, Session},
+    shown::{Frame, State, When, bytes, count, money, or_unknown, seconds, tenant_state},
+};
+use askama::Template;
+use axum::{
+    extract::{Path, Query},
+    http::Method,
+    response::{IntoResponse as _, Redirect, Response},
+};
+use berth_domain::{CellClass, CellState, TenantState};
+use berth_wire::{AuditEntry, Cell, MoveBlocker, MovePlan, Operation, PlanView, Tenant, TenantCreate, TenantMove};
+use jiff::Timestamp;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::json;
+
+/// How many tenants a page lists; beyond that the filter finds them.
+const SHOWN: usize = 2000;
+
+struct TenantRow {
+    name: String,
+    plan: String,
+    cell: Option<String>,
+    state: State,
+    price: String,
+    host: String,
+    operation: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "pages/tenants.html")]
+struct TenantsPage {
+    frame: Frame,
+    filter: String,
+    rows: Vec<TenantRow>,
+    all: usize,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Filter {
+    #[serde(default)]
+    filter: String,
+}
+
+/// `GET /tenants?filter=`: words that a tenant's name, plan, cell, state or host contains, all of them.
+pub async fn list(session: Session, Query(query): Query<Filter>) -> Result<Response, Failure> {
+    let tenants: Vec<Tenant> = session.list("/v1/tenants", SHOWN).await?;
+    let plans: Vec<PlanView> = session.list("/v1/plans", SHOWN).await?;
+    let filter = query.filter.trim().to_lowercase();
+    let rows = tenants.iter().filter(|tenant| fits(tenant, &filter)).map(|tenant| TenantRow {
+        name: tenant.name.to_string(),
+        plan: tenant.plan.to_string(),
+        cell: tenant.cell.as_ref().map(ToString::to_string),
+        state: tenant_state(tenant.state),
+        price: or_unknown(plans.iter().find(|plan| plan.name == tenant.plan), |plan| money(plan.price_cents)),
+        host: tenant.hosts.first().map(ToString::to_string).unwrap_or_default(),
+        operation: tenant.operation.map(|id| id.to_string()),
+    });
+    html(&TenantsPage { frame: Frame::of(&session, "tenants"), rows: rows.collect(), all: tenants.len(), filter })
+}
+
+fn fits(tenant: &Tenant, filter: &str) -> bool {
+    let cell = tenant.cell.as_ref().map(ToString::to_string).unwrap_or_default();
+    let hosts: Vec<&str> = tenant.hosts.iter().map(AsRef::as_ref).collect();
+    let text = format!("{} {} {cell} {} {}", tenant.name, tenant.plan, tenant.state, hosts.join(" "));
+    filter.split_whitespace().all(|word| text.contains(word))
+}
+
+#[derive(Template)]
+#[template(path = "pages/tenant.html")]
+struct TenantPage {
+    frame: Frame,
+    name: String,
+    id: String,
+    key: String,
+    state: State,
+    plan: String,
+    price: String,
+    limits: Vec<(String, String)>,
+    cell: Option<String>,
+    why_here: String,
+    mode: String,
+    generation: u64,
+    hosts: Vec<String>,
+    operation: Option<String>,
+    created: When,
+    may_move: bool,
+    may_suspend: bool,
+    may_resume: bool,
+    may_delete: bool,
+    operations: Vec<OperationRow>,
+    trail: Vec<AuditRow>,
+}
+
+/// `GET /tenants/{tenant}`
+pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response, Failure> {
+    let tenant: Tenant = session.get(&format!("/v1/tenants/{}", escaped(&name))).await?;
+    let of = escaped(tenant.name.as_str());
+    // A plan may be gone from the stack file while tenants are still on it.
+    let plan: Option<PlanView> = may_be_absent(session.get(&format!("/v1/plans/{}", tenant.plan)).await)?;
+    let cell: Option<Cell> = match &tenant.cell {
+        Some(cell) => may_be_absent(session.get(&format!("/v1/cells/{cell}")).await)?,
+        None => None,
+    };
+    let operations: Vec<Operation> = session.list(&format!("/v1/operations?tenant={of}"), 20).await?;
+    let trail: Vec<AuditEntry> =
+        may_be_absent(session.list(&format!("/v1/audit?tenant={of}"), 20).await)?.unwrap_or_default();
+    let now = Timestamp::now();
+    let active = tenant.state == TenantState::Active;
+    html(&TenantPage {
+        frame: Frame::of(&session, "tenants"),
+        name: tenant.name.to_string(),
+        id: tenant.id.to_string(),
+        key: or_unknown(tenant.key.as_ref(), ToString::to_string),
+        state: tenant_state(tenant.state),
+        price: or_unknown(plan.as_ref(), |plan| money(plan.price_cents)),
+        limits: plan.as_ref().map(limits).unwrap_or_default(),
+        why_here: why_here(plan.as_ref(), cell.as_ref()),
+        plan: tenant.plan.to_string(),
+        cell: tenant.cell.as_ref().map(ToString::to_string),
+        mode: or_unknown(tenant.mode, |mode| mode.to_string().replace('_', " ")),
+        generation: tenant.generation.get(),
+        hosts: tenant.hosts.iter().map(ToString::to_string).collect(),
+        operation: tenant.operation.map(|id| id.to_string()),
+        created: When::new(tenant.created_at, now),
+        may_move: active,
+        may_suspend: active,
+        may_resume: tenant.state == TenantState::Suspended,
+        may_delete: matches!(tenant.state, TenantState::Active | TenantState::Suspended | TenantState::Failed),
+        operations: operations.iter().map(|operation| OperationRow::new(operation, now)).collect(),
+        trail: trail.iter().map(|entry| AuditRow::new(entry, now)).collect(),
+    })
+}
+
+/// For what a page can do without: missing, or not shown to this key.
+fn may_be_absent<T: DeserializeOwned>(answer: Result<T, Failure>) -> Result<Option<T>, Failure> {
+    match answer {
+        Ok(it) => Ok(Some(it)),
+        Err(Failure::Refused(problem)) if matches!(problem.status, 403 | 404) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+fn limits(plan: &PlanView) -> Vec<(String, String)> {
+    let limits = &plan.limits;
+    let mut rows: Vec<(String, String)> = Vec::new();
+    rows.extend(limits.quantities.iter().map(|(name, most)| (name.replace('_', " "), count(*most))));
+    rows.extend(
+        limits.requests_per_minute.iter().map(|(class, most)| (format!("{class} requests per minute"), count(*most))),
+    );
+    rows.extend(limits.body_bytes.map(|most| ("request body".to_owned(), bytes(most))));
+    rows.extend(limits.retention_days.map(|days| ("history".to_owned(), format!("{days} days"))));
+    rows
+}
+
+fn why_here(plan: Option<&PlanView>, cell: Option<&Cell>) -> String {
+    let (Some(plan), Some(cell)) = (plan, cell) else { return String::new() };
+    if plan.class == cell.class {
+        return format!("the plan {} belongs in a {} cell, and this is one", plan.name, cell.class);
+    }
+    let way = if plan.class == CellClass::Dedicated {
+        "a move would give it a cell of its own"
+    } else {
+        "a move would bring it there"
+    };
+    format!("the plan {} belongs in a {} cell, this one is {}: {way}", plan.name, plan.class, cell.class)
+}
+
+#[derive(Template)]
+#[template(path = "pages/tenant_new.html")]
+struct NewPage {
+    frame: Frame,
+    plans: Vec<String>,
+}
+
+/// `GET /tenants/new`
+pub async fn new(session: Session) -> Result<Response, Failure> {
+    let plans: Vec<PlanView> = session.list("/v1/plans", SHOWN).await?;
+    let plans = plans.iter().map(|plan| plan.name.to_string()).collect();
+    html(&NewPage { frame: Frame::of(&session, "tenants"), plans })
+}
+
+/// `POST /tenants`
+pub async fn create(change: Change) -> Result<Response, Failure> {
+    let hosts = change.field("hosts").unwrap_or_default().split([',', ' ']).filter(|host| !host.is_empty());
+    let body = TenantCreate {
+        name: typed(&change, "name", "a name, as in `acme`")?,
+        plan: typed(&change, "plan", "a plan of the stack file")?,
+        hosts: hosts
+            .map(|host| host.parse().map_err(|bad| field(&bad, "for example `acme.example.com`")))
+            .collect::<Result<_, Failure>>()?,
+        key: None,
+        cell: None,
+    };
+    let operation: Operation = change.session.send(Method::POST, "/v1/tenants", &body, &change.once()).await?;
+    Ok(follow(&operation))
+}
+
+/// A field of a form as the type it has to be.
+pub fn typed<T: std::str::FromStr>(change: &Change, name: &str, wanted: &str) -> Result<T, Failure>
+where
+    T::Err: std::fmt::Display,
+{
+    let missing = || Failure::Field { detail: format!("`{name}` is empty"), hint: format!("it takes {wanted}") };
+    change.field(name).ok_or_else(missing)?.parse().map_err(|bad| field(&bad, &format!("`{name}` takes {wanted}")))
+}
+
+fn field(detail: &dyn std::fmt::Display, hint: &str) -> Failure {
+    Failure::Field { detail: detail.to_string(), hint: hint.to_owned() }
+}
+
+pub fn follow(operation: &Operation) -> Response {
+    Redirect::to(&format!("/operations/{}", operation.id)).into_response()
+}
+
+#[derive(Template)]
+#[template(path = "pages/tenant_move.html")]
+struct MovePage {
+    frame: Frame,
+    name: String,
+    from: String,
+    to: String,
+    /// Cells that could take it, for choosing another.
+    cells: Vec<String>,
+    facts: Vec<(String, String)>,
+    tables: Vec<(String, String, String, String)>,
+    blockers: Vec<MoveBlocker>,
+    may_start: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Target {
+    #[serde(default)]
+    to: String,
+}
+
+/// `GET /tenants/{tenant}/move?to=`: what a move would do. Changes nothing.
+pub async fn plan_move(
+    session: Session,
+    Path(name): Path<String>,
+    Query(target): Query<Target>,
+) -> Result<Response, Failure> {
+    let to = target.to.trim();
+    let wanted = TenantMove {
+        to: if to.is_empty() {
+            None
+        } else {
+            Some(to.parse().map_err(|bad| field(&bad, "choose a cell of the list"))?)
+        },
+    };
+    let path = format!("/v1/tenants/{}/plan-move", escaped(&name));
+    let plan: MovePlan = session.send(Method::POST, &path, &wanted, &super::session::once()).await?;
+    let cells: Vec<Cell> = session.list("/v1/cells", SHOWN).await?;
+    let price = match (plan.price_before_cents, plan.price_after_cents) {
+        (Some(before), Some(after)) => format!("{before} now, {after} after"),
+        (before, after) => format!("{} now, {} after", or_unknown(before, money), or_unknown(after, money)),
+    };
+    html(&MovePage {
+        frame: Frame::of(&session, "tenants"),
+        name: plan.tenant.to_string(),
+        from: plan.from.to_string(),
+        to: plan.to.to_string(),
+        cells: cells
+            .iter()
+            .filter(|cell| cell.state == CellState::Ready && cell.name != plan.from && cell.tenants < cell.max_tenants)
+            .map(|cell| cell.name.to_string())
+            .collect(),
+        facts: vec![
+            ("rows".to_owned(), or_unknown(plan.rows, count)),
+            ("size".to_owned(), or_unknown(plan.bytes, bytes)),
+            ("expected to take".to_owned(), or_unknown(plan.duration_s, seconds)),
+            ("cells, a month".to_owned(), price),
+        ],
+        tables: plan
+            .tables
+            .iter()
+            .map(|it| (it.table.clone(), it.belongs.clone(), or_unknown(it.rows, count), or_unknown(it.bytes, bytes)))
+            .collect(),
+        may_start: plan.blockers.is_empty(),
+        blockers: plan.blockers,
+    })
+}
+
+/// `POST /tenants/{tenant}/move`
+pub async fn start_move(Path(name): Path<String>, change: Change) -> Result<Response, Failure> {
+    let wanted = TenantMove { to: Some(typed(&change, "to", "a cell")?) };
+    let path = format!("/v1/tenants/{}/moves", escaped(&name));
+    let operation: Operation = change.session.send(Method::POST, &path, &wanted, &change.once()).await?;
+    Ok(follow(&operation))
+}
+
+#[derive(Template)]
+#[template(path = "pages/ask.html")]
+pub struct AskPage {
+    pub frame: Frame,
+    pub title: String,
+    pub what_happens: &'static str,
+    pub action: String,
+    pub button: &'static str,
+    pub dangerous: bool,
+    pub back: String,
+}
+
+/// `GET /tenants/{tenant}/{change}`: says what would happen, and asks.
+pub async fn ask(session: Session, Path((name, verb)): Path<(String, String)>) -> Result<Response, Failure> {
+    let (what_happens, button) = match verb.as_str() {
+        "suspend" => (
+            "Its requests are answered 403 by every edge. Its rows stay where they are, and its price goes on.",
+            "Suspend",
+        ),
+        "resume" => ("Its requests are served again.", "Resume"),
+        "delete" => (
+            "Its hosts stop answering, and its rows are deleted by the application's hook. This cannot be undone.",
+            "Delete",
+        ),
+        _ => return Err(Failure::NotThere),
+    };
+    let tenant: Tenant = session.get(&format!("/v1/tenants/{}", escaped(&name))).await?;
+    html(&AskPage {
+        frame: Frame::of(&session, "tenants"),
+        title: format!("{button} {}?", tenant.name),
+        what_happens,
+        action: format!("/tenants/{}/{verb}", tenant.name),
+        button,
+        dangerous: verb != "resume",
+        back: format!("/tenants/{}", tenant.name),
+    })
+}
+
+/// `POST /tenants/{tenant}/{change}`
+pub async fn change(Path((name, verb)): Path<(String, String)>, change: Change) -> Result<Response, Failure> {
+    let path = format!("/v1/tenants/{}", escaped(&name));
+    let (method, path) = match verb.as_str() {
+        "suspend" | "resume" => (Method::POST, format!("{path}/{verb}")),
+        "delete" => (Method::DELETE, path),
+        _ => return Err(Failure::NotThere),
+    };
+    let operation: Operation = change.session.send(method, &path, &json!({}), &change.once()).await?;
+    Ok(follow(&operation))
+}

@@ -1,0 +1,227 @@
+//! A `/v1` with made-up answers that writes down what it was asked: pages are tested without a control plane.
+//!
+//! Two keys: `bk_admin_key` may do everything, `bk_tenant_key` is refused with 403. Never validates a body.
+
+use axum::{
+    Json, Router,
+    body::{Body, to_bytes},
+    extract::Request,
+    http::{Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
+
+pub const ADMIN: &str = "bk_admin_key";
+pub const TENANT: &str = "bk_tenant_key";
+pub const OPERATION: &str = "01980000-0000-7000-8000-000000000001";
+
+/// One change that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    pub method: Method,
+    pub path: String,
+    pub once: Option<String>,
+    pub body: Value,
+}
+
+/// What it was asked to change, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Fake {
+    pub changes: Arc<Mutex<Vec<Asked>>>,
+    /// Nothing was set up yet.
+    pub empty: bool,
+}
+
+impl Fake {
+    pub fn router(&self) -> Router {
+        let fake = self.clone();
+        Router::new().fallback(move |request: Request| {
+            let fake = fake.clone();
+            async move { fake.answer(request).await }
+        })
+    }
+
+    async fn answer(&self, request: Request) -> Response {
+        let (parts, body) = request.into_parts();
+        let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        match header(header::AUTHORIZATION.as_str()).as_deref() {
+            Some("Bearer bk_admin_key") => {}
+            Some("Bearer bk_tenant_key") => return problem(403, "forbidden", "this key is for one tenant"),
+            _ => return problem(401, "unauthenticated", "no key"),
+        }
+        let (method, uri) = (parts.method.clone(), parts.uri.clone());
+        if method != Method::GET {
+            let once = header("idempotency-key");
+            let bytes = to_bytes(body, 1 << 20).await.expect("a small body");
+            let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+            let path = uri.path().to_owned();
+            if path.ends_with("/plan-move") {
+                return Json(plan_move()).into_response();
+            }
+            if path == "/v1/tenants/full/moves" {
+                return problem(409, "cell_full", "cell `<b>shared-1</b>` has no room");
+            }
+            self.changes.lock().expect("no test panics here").push(Asked { method, path: path.clone(), once, body });
+            let answer = if path.ends_with("/drain") { cell("shared-1", "shared", 19) } else { operation("queued") };
+            return (StatusCode::ACCEPTED, Json(answer)).into_response();
+        }
+        self.read(uri.path())
+    }
+
+    fn read(&self, path: &str) -> Response {
+        let list = |items: Vec<Value>| Json(json!({ "items": if self.empty { vec![] } else { items }, "next": null }));
+        let segments: Vec<&str> = path.trim_start_matches("/v1/").split('/').collect();
+        match segments[..] {
+            ["status"] => Json(self.status()).into_response(),
+            ["tenants"] => list(tenants()).into_response(),
+            ["tenants", name] => match tenants().into_iter().find(|tenant| tenant["name"] == name) {
+                Some(tenant) => Json(tenant).into_response(),
+                None => problem(404, "unknown_tenant", "there is no tenant of that name"),
+            },
+            ["plans"] => list(["hobby", "professional"].map(plan).into()).into_response(),
+            ["plans", name] => Json(plan(name)).into_response(),
+            ["cells"] => list(vec![cell("shared-1", "shared", 19), cell("acme-1", "dedicated", 0)]).into_response(),
+            ["cells", name, "logs"] => list(vec![log(name)]).into_response(),
+            ["cells", name] => Json(cell(name, "shared", 19)).into_response(),
+            ["operations"] => list(vec![operation("running"), operation("stuck")]).into_response(),
+            ["operations", _] => Json(operation("running")).into_response(),
+            ["operations", _, "events"] => {
+                ([(header::CONTENT_TYPE, "text/event-stream")], Body::from(events())).into_response()
+            }
+            ["moves"] => list(vec![moved()]).into_response(),
+            ["audit"] => list(vec![audit()]).into_response(),
+            _ => problem(404, "not_found", "nothing here"),
+        }
+    }
+
+    fn status(&self) -> Value {
+        let n = |count: u32| if self.empty { 0 } else { count };
+        json!({
+            "version": "0.1.0",
+            "stack": (!self.empty).then_some("fleet"),
+            "stack_revision": (!self.empty).then_some(3),
+            "tenants": { "total": n(20), "active": n(19), "moving": n(1), "provisioning": 0, "suspended": 0, "failed": 0 },
+            "cells": { "total": n(2), "ready": n(2), "members": n(2), "members_healthy": n(2) },
+            "operations_open": n(1),
+            "attention": if self.empty { json!([]) } else { json!([{
+                "code": "operation_stuck", "subject": "operation create tenant", "detail": "the hook answered twice with another key",
+                "hint": "look at the hook, then try again", "operation": OPERATION
+            }]) },
+            "edges": if self.empty { json!([]) } else { json!([{
+                "name": "edge-1", "instance": OPERATION, "revision": 41, "behind": 0, "alive": true, "seen_at": now(-2)
+            }]) },
+            "revenue_month_cents": if self.empty { 0 } else { 123_400 },
+            "cost_month_cents": null,
+            "reads_only": false,
+            "at": now(0)
+        })
+    }
+}
+
+fn problem(status: u16, code: &str, detail: &str) -> Response {
+    let body = json!({
+        "type": format!("urn:berth:problem:{code}"), "title": "refused", "status": status, "detail": detail, "code": code,
+        "hint": "another way", "retryable": false, "request_id": "req-1"
+    });
+    (StatusCode::from_u16(status).expect("a status"), Json(body)).into_response()
+}
+
+fn now(seconds: i64) -> String {
+    jiff::Timestamp::from_second(jiff::Timestamp::now().as_second() + seconds)
+        .expect("a moment of this century")
+        .to_string()
+}
+
+fn tenants() -> Vec<Value> {
+    let tenant = |n: u32, name: &str, plan: &str, state: &str, cell: &str| {
+        json!({
+            "id": format!("01980000-0000-7000-8000-{n:012}"), "name": name, "key": format!("key-{n}"), "plan": plan,
+            "state": state, "cell": cell, "mode": "multi_tenant", "generation": 1, "hosts": [format!("{name}.example.test")],
+            "operation": (state == "moving").then_some(OPERATION), "version": 1, "created_at": now(-90_000), "updated_at": now(-60)
+        })
+    };
+    let mut all = vec![
+        tenant(1, "acme", "professional", "moving", "shared-1"),
+        tenant(2, "blue", "hobby", "suspended", "shared-1"),
+    ];
+    all.extend((3..=20).map(|n| tenant(n, &format!("tenant-{n}"), "hobby", "active", "shared-1")));
+    all
+}
+
+fn plan(name: &str) -> Value {
+    let class = if name == "hobby" { "shared" } else { "dedicated" };
+    json!({
+        "name": name, "price_cents": if name == "hobby" { 1_500 } else { 14_900 }, "class": class, "tenants": 19,
+        "limits": { "requests_per_minute": { "api": 100 }, "body_bytes": null, "retention_days": 30, "quantities": { "vehicles": 100 } }
+    })
+}
+
+fn cell(name: &str, class: &str, tenants: u32) -> Value {
+    json!({
+        "id": OPERATION, "name": name, "class": class, "state": "ready", "provider": "local", "region": null,
+        "tenants": tenants, "max_tenants": 150, "price_cents": null, "database_bytes": 123_456_789, "operation": null,
+        "members": [{
+            "id": OPERATION, "service": "web", "service_role": "web", "role": "active", "state": "healthy",
+            "address": "127.0.0.1:41231", "seen_at": now(-3)
+        }],
+        "created_at": now(-7_200)
+    })
+}
+
+fn log(cell: &str) -> Value {
+    json!({ "cell": cell, "service": "web", "member": OPERATION, "line": "INFO listening on 127.0.0.1:41231 <&>" })
+}
+
+fn operation(state: &str) -> Value {
+    let step = |name: &str, state: &str, began: i64, ended: Option<i64>| json!({ "name": name, "state": state, "attempts": 1, "started_at": now(began), "ended_at": ended.map(now), "fault": null });
+    let running = state == "running";
+    json!({
+        "id": OPERATION, "kind": "move_tenant", "state": state, "tenant": "acme", "cell": "acme-1",
+        "steps": [step("plan", "done", -9, Some(-9)), step("prepare", "done", -9, Some(-7)),
+                  step("copy", if state == "succeeded" { "done" } else { "running" }, -7, None)],
+        "progress": running.then(|| json!({
+            "phase": "copy", "rows_done": 412_000, "rows_total": 1_000_000, "bytes_done": 65_000_000,
+            "rows_per_s": 210_000.0, "remaining_s": 3.0, "lag_bytes": 18_000
+        })),
+        "past_return": false,
+        "fault": (state == "stuck").then(|| json!({
+            "code": "hook_failed", "detail": "the hook answered twice with another key", "hint": "look at the hook", "retryable": false
+        })),
+        "result": null, "asked_by": "founder", "created_at": now(-10), "updated_at": now(0),
+        "ended_at": (state == "succeeded").then(|| now(0))
+    })
+}
+
+fn moved() -> Value {
+    json!({
+        "id": OPERATION, "operation": OPERATION, "tenant": "acme", "from": "shared-1", "to": "acme-1", "kind": "upgrade",
+        "state": "running", "phase": "copy", "generation": null, "rows": 1_000_000, "bytes": 158_000_000, "duration_s": null,
+        "rows_per_s": null, "pause_ms": 12.4, "held_requests": 7, "rows_verified": 1_000_000, "started_at": now(-10), "ended_at": null
+    })
+}
+
+fn plan_move() -> Value {
+    json!({
+        "tenant": "acme", "from": "shared-1", "to": "acme-1", "rows": 1_000_000, "bytes": 158_000_000, "duration_s": null,
+        "price_before_cents": null, "price_after_cents": null,
+        "tables": [{ "table": "public.customers", "belongs": "root", "rows": 1, "bytes": 8_192 },
+                   { "table": "public.gps_positions", "belongs": "column customer_id", "rows": 999_000, "bytes": 157_000_000 }],
+        "blockers": []
+    })
+}
+
+fn audit() -> Value {
+    json!({
+        "id": 7, "at": now(-10), "actor": "founder", "action": "tenant.move", "subject": "tenant acme",
+        "detail": { "from": "shared-1", "to": "acme-1" }, "request_id": "req-0", "operation": OPERATION
+    })
+}
+
+fn events() -> String {
+    let event = |kind: &str, state: &str| {
+        let json = json!({ "event": kind, "operation": operation(state) });
+        format!("event: {kind}\ndata: {json}\n\n")
+    };
+    format!("{}: still here\n\n{}", event("changed", "running"), event("ended", "succeeded"))
+}

@@ -1,0 +1,316 @@
+//! The dashboard in front of a made-up `/v1`: what it lets through, what it refuses, and that it never says more.
+
+mod fake_v1;
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{Method, Request, StatusCode, header},
+};
+use berth_api::pages::{PagesSettings, router};
+use fake_v1::{ADMIN, Fake, OPERATION, TENANT};
+use tower::ServiceExt as _;
+
+/// Every page that only shows.
+const PAGES: &[&str] = &[
+    "/",
+    "/tenants",
+    "/tenants?filter=acme",
+    "/tenants/new",
+    "/tenants/acme",
+    "/tenants/acme/move",
+    "/tenants/acme/suspend",
+    "/tenants/blue/resume",
+    "/tenants/acme/delete",
+    "/cells",
+    "/cells/new",
+    "/cells/shared-1",
+    "/cells/shared-1/drain",
+    "/cells/shared-1/remove",
+    "/operations",
+    "/operations?open=true",
+    "/operations/01980000-0000-7000-8000-000000000001",
+    "/audit",
+    "/audit?tenant=acme",
+];
+
+struct Answer {
+    status: StatusCode,
+    headers: axum::http::HeaderMap,
+    text: String,
+}
+
+impl Answer {
+    fn header(&self, name: header::HeaderName) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The value of a hidden field of the page's last form.
+    fn hidden(&self, name: &str) -> String {
+        let mark = format!("name=\"{name}\" value=\"");
+        let rest = self.text.rsplit(&mark).next().expect("a page has at least one part");
+        rest.split('"').next().unwrap_or_default().to_owned()
+    }
+}
+
+async fn ask(app: &Router, request: Request<Body>) -> Answer {
+    let answer = app.clone().oneshot(request).await.expect("a router never fails");
+    let (status, headers) = (answer.status(), answer.headers().clone());
+    let bytes = to_bytes(answer.into_body(), 8 << 20).await.expect("a page's body");
+    Answer { status, headers, text: String::from_utf8(bytes.to_vec()).expect("pages are UTF-8") }
+}
+
+fn get(path: &str, key: Option<&str>) -> Request<Body> {
+    let mut request = Request::builder().uri(path).header(header::HOST, "berth.example");
+    if let Some(key) = key {
+        request = request.header(header::COOKIE, format!("theme=x; berth_key={key}"));
+    }
+    request.body(Body::empty()).expect("a request")
+}
+
+fn post(path: &str, key: &str, form: &str) -> Request<Body> {
+    Request::builder()
+        .method(Method::POST)
+        .uri(path)
+        .header(header::HOST, "berth.example")
+        .header(header::COOKIE, format!("berth_key={key}"))
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(Body::from(form.to_owned()))
+        .expect("a request")
+}
+
+fn dashboard(fake: &Fake) -> Router {
+    router(fake.router(), PagesSettings::default())
+}
+
+#[tokio::test]
+async fn every_page_is_whole_and_asks_no_other_host() {
+    let fake = Fake::default();
+    for path in PAGES {
+        let page = ask(&dashboard(&fake), get(path, Some(ADMIN))).await;
+        assert_eq!(page.status, StatusCode::OK, "{path}: {}", page.text);
+        assert!(page.text.trim_end().ends_with("</html>"), "{path}");
+        assert!(
+            !page.text.contains("src=\"http") && !page.text.contains("href=\"http") && !page.text.contains("//cdn"),
+            "{path}"
+        );
+        assert!(!page.text.contains(ADMIN), "{path} shows the key");
+        assert!(page.header(header::CONTENT_SECURITY_POLICY).contains("default-src 'none'"), "{path}");
+        assert_eq!(page.header(header::CACHE_CONTROL), "no-store", "{path}");
+    }
+    assert_eq!(*fake.changes.lock().unwrap(), [], "looking changes nothing");
+}
+
+#[tokio::test]
+async fn an_empty_berth_says_what_to_do_first() {
+    let fake = Fake { empty: true, ..Fake::default() };
+    let first = [
+        ("/", "berth apply"),
+        ("/tenants", "/tenants/new"),
+        ("/cells", "/cells/new"),
+        ("/operations", "Nothing has been done"),
+        ("/audit", "Nothing has been changed"),
+    ];
+    for (path, expected) in first {
+        let page = ask(&dashboard(&fake), get(path, Some(ADMIN))).await;
+        assert!(page.text.contains(expected), "{path}: {}", page.text);
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_measured_is_a_question_mark() {
+    let page = ask(&dashboard(&Fake::default()), get("/", Some(ADMIN))).await;
+    assert!(page.text.contains("cells cost ?"), "{}", page.text);
+    let page = ask(&dashboard(&Fake::default()), get("/tenants/acme/move", Some(ADMIN))).await;
+    assert!(page.text.contains("<dt>expected to take</dt><dd>?</dd>"), "{}", page.text);
+}
+
+#[tokio::test]
+async fn nobody_sees_a_page_without_a_key() {
+    let app = dashboard(&Fake::default());
+    let live = format!("/operations/{OPERATION}/live");
+    for path in PAGES.iter().copied().chain([live.as_str()]) {
+        for key in [None, Some("bk_unknown_key"), Some("short"), Some("bk_with;semicolon")] {
+            let page = ask(&app, get(path, key)).await;
+            assert_eq!(
+                (page.status, page.header(header::LOCATION)),
+                (StatusCode::SEE_OTHER, "/login"),
+                "{path} with {key:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_another_scope_is_refused_on_pages_and_streams_alike() {
+    let app = dashboard(&Fake::default());
+    for path in ["/", "/tenants", &format!("/operations/{OPERATION}/live")] {
+        let page = ask(&app, get(path, Some(TENANT))).await;
+        assert_eq!(page.status, StatusCode::FORBIDDEN, "{path}");
+        assert!(page.text.contains("this key is for one tenant"), "{path}: {}", page.text);
+    }
+}
+
+#[tokio::test]
+async fn logging_in_turns_a_good_key_into_a_cookie_that_scripts_and_other_sites_cannot_use() {
+    let app = dashboard(&Fake::default());
+    let good = ask(&app, post("/login", "", &format!("key={ADMIN}"))).await;
+    assert_eq!((good.status, good.header(header::LOCATION)), (StatusCode::SEE_OTHER, "/"));
+    let cookie = good.header(header::SET_COOKIE);
+    assert!(cookie.starts_with(&format!("berth_key={ADMIN};")), "{cookie}");
+    assert!(
+        cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict") && !cookie.contains("Secure"),
+        "{cookie}"
+    );
+
+    let mut behind_tls = post("/login", "", &format!("key={ADMIN}"));
+    behind_tls.headers_mut().insert("x-forwarded-proto", "https".parse().unwrap());
+    assert!(ask(&app, behind_tls).await.header(header::SET_COOKIE).contains("; Secure"));
+
+    for bad in ["bk_unknown_key", TENANT, "", "x", "bk_%0d%0aSet-Cookie"] {
+        let refused = ask(&app, post("/login", "", &format!("key={bad}"))).await;
+        assert_eq!((refused.status, refused.header(header::SET_COOKIE)), (StatusCode::UNAUTHORIZED, ""), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_form_that_is_not_the_visitors_own_changes_nothing() {
+    let fake = Fake::default();
+    let app = dashboard(&fake);
+    let own = ask(&app, get("/tenants/blue/resume", Some(ADMIN))).await.hidden("csrf");
+    for form in ["", "csrf=", "csrf=00", &format!("csrf={}0", &own[1..]), &format!("Csrf={own}")] {
+        for path in [
+            "/tenants/blue/resume",
+            "/tenants",
+            "/cells",
+            "/cells/shared-1/drain",
+            &format!("/operations/{OPERATION}/retry"),
+            "/tenants/acme/move",
+            "/logout",
+        ] {
+            let answer = ask(&app, post(path, ADMIN, form)).await;
+            assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path} with {form:?}");
+        }
+    }
+    let mut foreign = post("/tenants/blue/resume", ADMIN, &format!("csrf={own}"));
+    foreign.headers_mut().insert("sec-fetch-site", "cross-site".parse().unwrap());
+    assert_eq!(ask(&app, foreign).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(*fake.changes.lock().unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_form_sent_twice_asks_for_one_change() {
+    let fake = Fake::default();
+    let app = dashboard(&fake);
+    let page = ask(&app, get("/tenants/acme/move", Some(ADMIN))).await;
+    let form = format!("csrf={}&once={}&to={}", page.hidden("csrf"), page.hidden("once"), page.hidden("to"));
+    for _ in 0..2 {
+        let answer = ask(&app, post("/tenants/acme/move", ADMIN, &form)).await;
+        assert_eq!(
+            (answer.status, answer.header(header::LOCATION)),
+            (StatusCode::SEE_OTHER, &*format!("/operations/{OPERATION}"))
+        );
+    }
+    let changes = fake.changes.lock().unwrap().clone();
+    assert_eq!(changes.len(), 2);
+    assert_eq!((&changes[0].path[..], &changes[0].body["to"]), ("/v1/tenants/acme/moves", &"acme-1".into()));
+    assert!(changes[0].once.is_some() && changes[0] == changes[1], "{changes:?}");
+}
+
+#[tokio::test]
+async fn forms_become_the_requests_of_the_api() {
+    let fake = Fake::default();
+    let app = dashboard(&fake);
+    let csrf = ask(&app, get("/tenants/new", Some(ADMIN))).await.hidden("csrf");
+    for (path, fields) in [
+        ("/tenants", "name=new-one&plan=hobby&hosts=a.example+b.example"),
+        ("/cells", "name=shared-2&class=shared&provider=&region=&max_tenants=12"),
+        ("/cells/shared-1/drain", ""),
+        ("/tenants/blue/delete", ""),
+    ] {
+        let answer = ask(&app, post(path, ADMIN, &format!("csrf={csrf}&{fields}"))).await;
+        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{path}: {}", answer.text);
+    }
+    let asked: Vec<String> =
+        fake.changes.lock().unwrap().iter().map(|it| format!("{} {} {}", it.method, it.path, it.body)).collect();
+    assert_eq!(
+        asked,
+        [
+            r#"POST /v1/tenants {"cell":null,"hosts":["a.example","b.example"],"key":null,"name":"new-one","plan":"hobby"}"#,
+            r#"POST /v1/cells {"class":"shared","max_tenants":12,"name":"shared-2","provider":null,"region":null}"#,
+            "POST /v1/cells/shared-1/drain {}",
+            "DELETE /v1/tenants/blue {}",
+        ]
+    );
+    let wrong = ask(&app, post("/tenants", ADMIN, &format!("csrf={csrf}&name=Not+a+name&plan=hobby"))).await;
+    assert_eq!(wrong.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(wrong.text.contains("Not a name"), "{}", wrong.text);
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_with_its_hint_and_cannot_smuggle_markup() {
+    let app = dashboard(&Fake::default());
+    let csrf = ask(&app, get("/tenants/new", Some(ADMIN))).await.hidden("csrf");
+    let refused = ask(&app, post("/tenants/full/move", ADMIN, &format!("csrf={csrf}&to=shared-1"))).await;
+    assert_eq!(refused.status, StatusCode::CONFLICT);
+    assert!(refused.text.contains("another way") && refused.text.contains("req-1"), "{}", refused.text);
+    assert!(refused.text.contains("&#60;b&#62;") && !refused.text.contains("<b>"), "{}", refused.text);
+
+    let unknown = ask(&app, get("/tenants/%3Cscript%3E", Some(ADMIN))).await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    assert!(!unknown.text.contains("<script>"), "{}", unknown.text);
+}
+
+#[tokio::test]
+async fn a_move_is_followed_as_it_happens_and_the_stream_ends_with_it() {
+    let app = dashboard(&Fake::default());
+    let live = ask(&app, get(&format!("/operations/{OPERATION}/live"), Some(ADMIN))).await;
+    assert_eq!((live.status, live.header(header::CONTENT_TYPE)), (StatusCode::OK, "text/event-stream"));
+    let events: Vec<&str> = live.text.lines().filter(|line| line.starts_with("event:")).collect();
+    assert_eq!(events, ["event: operation", "event: operation", "event: end"]);
+    assert!(live.text.contains("412\u{202f}000 of 1\u{202f}000\u{202f}000 rows"), "{}", live.text);
+    assert!(live.text.lines().all(|line| line.is_empty()
+        || line.starts_with("event:")
+        || line.starts_with("data:")
+        || line.starts_with(':')));
+    let (_, end) = live.text.rsplit_once("event: operation").unwrap();
+    assert!(
+        end.contains("verified rows") && end.contains("12\u{a0}ms"),
+        "the last piece has the move's figures: {end}"
+    );
+}
+
+#[tokio::test]
+async fn open_pages_are_open_to_names_of_this_machine_only() {
+    let app = router(Fake::default().router(), PagesSettings { open: Some(ADMIN.into()) });
+    let asked = |host: &str| {
+        let mut request = get("/", None);
+        request.headers_mut().insert(header::HOST, host.parse().expect("a host"));
+        request
+    };
+    for host in ["127.0.0.1:7600", "localhost:7600", "[::1]:7600"] {
+        let page = ask(&app, asked(host)).await;
+        assert_eq!(page.status, StatusCode::OK, "{host}");
+        assert!(page.text.contains("demo: open to this machine") && !page.text.contains("Log out"));
+    }
+    for host in ["rebound.example", "127.0.0.1.rebound.example:7600"] {
+        assert_eq!(ask(&app, asked(host)).await.status, StatusCode::SEE_OTHER, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn files_of_the_dashboard_come_from_the_program() {
+    let app = dashboard(&Fake::default());
+    for (path, kind) in [
+        ("/assets/berth.css", "text/css"),
+        ("/assets/vendor/htmx.min.js", "text/javascript"),
+        ("/assets/berth.svg", "image/svg+xml"),
+    ] {
+        let file = ask(&app, get(path, None)).await;
+        assert_eq!(file.status, StatusCode::OK, "{path}");
+        assert!(file.header(header::CONTENT_TYPE).starts_with(kind), "{path}");
+    }
+    for path in ["/assets/", "/assets/../src/lib.rs", "/assets/README.md"] {
+        assert_eq!(ask(&app, get(path, None)).await.status, StatusCode::NOT_FOUND, "{path}");
+    }
+}
