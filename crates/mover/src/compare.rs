@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 /// A marker comes back within this, or the stream is as good as broken.
-const MARKER_LIMIT: Duration = Duration::from_secs(600);
+const MARKER_LIMIT: Duration = Duration::from_mins(10);
 /// Keys in one look-up.
 const KEYS_PER_QUERY: usize = 400;
 /// Rows between two words of progress.
@@ -164,7 +164,7 @@ impl Comparer<'_> {
             let (count, differing) = tokio::task::spawn_blocking(move || merge(ours, theirs))
                 .await
                 .map_err(|_| MoveError::Decode("the comparison was stopped".into()))?;
-            self.judge(follower, nth, table, &snapshot, &differing)?;
+            Self::judge(follower, nth, table, &snapshot, &differing)?;
             verified += count;
         }
         self.end_both().await?;
@@ -249,7 +249,6 @@ impl Comparer<'_> {
     }
 
     fn judge(
-        &self,
         follower: &Follower,
         nth: usize,
         table: &PlannedTable,
@@ -265,7 +264,7 @@ impl Comparer<'_> {
             Some(first) => Err(MoveError::Differs {
                 table: table.table.clone(),
                 rows: wrong.len() as u64,
-                first_key: format!("md5 {}", first.iter().map(|b| format!("{b:02x}")).collect::<String>()),
+                first_key: format!("with hash {}", uuid::Uuid::from_bytes(**first).simple()),
             }),
         }
     }

@@ -41,6 +41,8 @@ pub enum EdgeTrouble {
     Busy { edge: EdgeName, in_flight: u32 },
     #[error("edge `{0}` did not answer in time")]
     Late(EdgeName),
+    #[error("it is not known which edges there are")]
+    Unknown,
 }
 
 /// What the edges saw of a hold, the longest of them.

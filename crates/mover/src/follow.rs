@@ -154,7 +154,8 @@ impl Follower {
 
     /// Fails when the stream has; otherwise says nothing.
     pub fn check(&self) -> Result<(), MoveError> {
-        self.shared.with(|state| match (state.error.take(), state.ended) {
+        // Quietly: a look that woke its own waiter would never let it wait.
+        self.shared.with_quietly(|state| match (state.error.take(), state.ended) {
             (Some(error), _) => Err(error),
             (None, true) => Err(MoveError::Stream(std::io::Error::other("the stream ended earlier"))),
             (None, false) => Ok(()),

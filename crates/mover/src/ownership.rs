@@ -81,11 +81,11 @@ impl Control {
                 None => wrong,
             },
             (Change::Abort, P::Running) => Ok(Self { phase: P::Aborting, ..self }),
-            (Change::Abort, P::Aborting) => Ok(self),
             (Change::Finish, P::Committed | P::Aborting) => {
                 Ok(Self { phase: P::Idle, target: None, holding: false, ..self })
             }
-            (Change::Finish, P::Idle) => Ok(self),
+            // Asked again after a lost answer: it is so already.
+            (Change::Abort, P::Aborting) | (Change::Finish, P::Idle) => Ok(self),
             _ => wrong,
         }
     }

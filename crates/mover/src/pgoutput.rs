@@ -113,6 +113,7 @@ impl<'p> Decoder<'p> {
                 u64_of(&mut m)?;
                 let mut done = std::mem::take(&mut self.open);
                 done.end = Lsn(u64_of(&mut m)?);
+                u64_of(&mut m)?;
                 return Ok(Decoded::Transaction(done));
             }
             b'S' => {
@@ -128,6 +129,7 @@ impl<'p> Decoder<'p> {
                 let mut done = self.streamed.remove(&xid).unwrap_or_default();
                 done.xid = xid;
                 done.end = Lsn(u64_of(&mut m)?);
+                u64_of(&mut m)?;
                 return Ok(Decoded::Transaction(done));
             }
             b'A' => {
@@ -227,7 +229,7 @@ impl<'p> Decoder<'p> {
         let keep = match &op {
             Op::Insert(row) => ours(row),
             Op::Update { new, old } => {
-                let was = old.as_ref().is_some_and(|o| ours(o));
+                let was = old.as_ref().is_some_and(ours);
                 if was && !ours(new) {
                     return Err(MoveError::TenantChanged { table: planned.table.to_string() });
                 }

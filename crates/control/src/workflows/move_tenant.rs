@@ -1,0 +1,362 @@
+//! A tenant moves to another cell while its users keep working: `berth-mover`'s steps in the journal.
+//!
+//! The steps are the mover's own, each safe to run twice. What may be believed after a crash is decided by the mover's
+//! tokens and its control row, never by this journal: the step that cuts over looks at the row and goes on from there.
+
+use super::{MoveTenant, done, provision_cell, store, tenant::tenant};
+use crate::{App, move_edges::TenantEdges, moves};
+use async_trait::async_trait;
+use berth_domain::{MoveId, MovePhase, TenantEvent, TenantId};
+use berth_mover::{CutOver, Fault, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Watcher};
+use berth_store::{MoveFigures, MoveOutcome, MovePhaseTime, Tx};
+use berth_wire::OperationResult;
+use berth_workflow::{Cancelled, Reporter, Retry, Run, Step, StepError, TxStep};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(super) async fn run(run: &mut Run<App>, input: MoveTenant) -> Result<OperationResult, StepError> {
+    let id = MoveId::new(run.operation().uuid());
+    run.tx(ReserveMove { tenant: input.tenant, id }).await?;
+    if input.new_cell {
+        provision_cell(run, input.target).await?;
+    }
+    let part = Arc::new(Part { input, id, reporter: run.reporter(), cancelled: run.cancelled() });
+    let plan = Arc::new(run.step(PlanMove { part: Arc::clone(&part) }).await?);
+    run.step(Prepare { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
+    run.step(Copy { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
+    run.step(Build { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
+    let cut = run.step(CutOverStep { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
+    // The owner changed inside that step: this makes the journal say so too.
+    run.tx_of_no_return(RecordMove { tenant: part.input.tenant, id }).await?;
+    run.step(Retire { part: Arc::clone(&part), plan }).await?;
+    let mut result = done(match cut.hold {
+        Some(hold) => format!("the tenant has moved; its writers waited {:.0} ms", hold.pause_ms),
+        None => "the tenant has moved".to_owned(),
+    });
+    if let Value::Object(figures) = json!({
+        "generation": cut.generation, "rows_verified": cut.rows_verified, "attempts": cut.attempts,
+        "closed_ms": cut.closed_ms, "pause_ms": cut.hold.map(|h| h.pause_ms), "held_requests": cut.hold.map(|h| h.held_requests),
+    }) {
+        result.figures = figures;
+    }
+    Ok(result)
+}
+
+/// What every step of one move is given.
+struct Part {
+    input: MoveTenant,
+    id: MoveId,
+    reporter: Reporter,
+    cancelled: Cancelled,
+}
+
+impl Part {
+    async fn spec(&self, app: &App) -> Result<MoveSpec, StepError> {
+        let tenant = tenant(app, self.input.tenant).await?;
+        let (source, target) = (app.cell(self.input.source).await?, app.cell(self.input.target).await?);
+        Ok(moves::spec(app, self.id, &tenant, &source, &target).await?)
+    }
+
+    /// Runs one phase and notes when it began and ended, for people; a note that is lost costs nothing.
+    async fn timed<T>(
+        &self,
+        app: &App,
+        phase: Phase,
+        work: impl Future<Output = Result<T, MoveError>> + Send,
+        figures: impl FnOnce(&T, &mut MoveFigures) + Send,
+    ) -> Result<T, StepError> {
+        let started_at = Timestamp::now();
+        self.note(app, |f| {
+            f.phases.retain(|p| p.phase != phase.as_str());
+            f.phases.push(MovePhaseTime { phase: phase.as_str().to_owned(), started_at, ended_at: None });
+        })
+        .await;
+        let outcome = work.await.map_err(|error| failed(&error))?;
+        self.note(app, |f| {
+            for known in f.phases.iter_mut().filter(|p| p.phase == phase.as_str()) {
+                known.ended_at = Some(Timestamp::now());
+            }
+            figures(&outcome, f);
+        })
+        .await;
+        Ok(outcome)
+    }
+
+    async fn note(&self, app: &App, change: impl FnOnce(&mut MoveFigures)) {
+        let Ok(Some(known)) = app.store().move_get(self.id).await else { return };
+        let mut figures = known.figures;
+        change(&mut figures);
+        if let Err(error) = app.store().move_measured(self.id, &figures).await {
+            tracing::warn!(%error, "figures of move {} were not stored", self.id);
+        }
+    }
+}
+
+impl Watcher for Part {
+    fn progress(&self, progress: Progress) {
+        let fraction = progress.rows_done.zip(progress.rows_total).filter(|(_, total)| *total > 0);
+        let fraction = fraction.map(|(rows, total)| (rows as f64 / total as f64).min(1.0));
+        let message = match &progress.note {
+            Some(note) => format!("{}: {note}", progress.phase.as_str()),
+            None => progress.phase.as_str().to_owned(),
+        };
+        let figures = serde_json::to_value(&progress).unwrap_or_default();
+        self.reporter.report(berth_workflow::Progress { fraction, message, figures });
+    }
+    fn cancelled(&self) -> bool {
+        self.cancelled.is_cancelled()
+    }
+}
+
+fn failed(error: &MoveError) -> StepError {
+    let message = StepError::chain(error);
+    let step = match error.fault() {
+        Fault::Passing => StepError::retryable(error.code(), message),
+        Fault::Caller | Fault::Ours => StepError::permanent(error.code(), message),
+    };
+    step.hint(error.hint())
+}
+
+/// The rows were made with the request; this step is what frees the tenant when all else is undone.
+struct ReserveMove {
+    tenant: TenantId,
+    id: MoveId,
+}
+
+#[async_trait]
+impl TxStep<App> for ReserveMove {
+    const NAME: &'static str = "reserve_move";
+    type Output = ();
+
+    async fn run(&self, _tx: &mut Tx) -> Result<(), StepError> {
+        Ok(())
+    }
+    async fn undo(&self, tx: &mut Tx, (): ()) -> Result<(), StepError> {
+        tx.move_end(self.id, MoveOutcome::GivenUp, None).await.map_err(store)?;
+        let stayed = tx.tenant_apply(self.tenant, TenantEvent::MoveAbandoned).await.map_err(store)?;
+        stayed.map(drop).map_err(|illegal| StepError::permanent("tenant_state", illegal.to_string()))
+    }
+    fn input(&self) -> Value {
+        json!({ "tenant": self.tenant })
+    }
+}
+
+/// Finds what belongs to the tenant and everything that stands in the way. Touches nothing.
+struct PlanMove {
+    part: Arc<Part>,
+}
+
+#[async_trait]
+impl Step<App> for PlanMove {
+    const NAME: &'static str = "plan_move";
+    type Output = MovePlan;
+
+    async fn run(&self, app: &App) -> Result<MovePlan, StepError> {
+        let spec = self.part.spec(app).await?;
+        self.part.progress(Progress::of(Phase::Plan));
+        self.part
+            .timed(app, Phase::Plan, berth_mover::plan(&spec), |plan, figures| {
+                figures.rows = Some(plan.rows);
+                figures.bytes = Some(plan.bytes);
+            })
+            .await
+    }
+    async fn undo(&self, _app: &App, _made: Option<MovePlan>) -> Result<(), StepError> {
+        Ok(())
+    }
+}
+
+/// Fences, triggers, publication. Undone by giving the move up: the steps after this one have nothing of their own
+/// to undo, because what they leave behind goes here.
+struct Prepare {
+    part: Arc<Part>,
+    plan: Arc<MovePlan>,
+}
+
+#[async_trait]
+impl Step<App> for Prepare {
+    const NAME: &'static str = "prepare";
+    type Output = ();
+
+    async fn run(&self, app: &App) -> Result<(), StepError> {
+        let spec = self.part.spec(app).await?;
+        let ownership = app.store().ownership(self.part.input.tenant);
+        self.part.progress(Progress::of(Phase::Prepare));
+        let work = async {
+            let row = berth_mover::begin(&spec, &ownership).await?;
+            berth_mover::prepare(&spec, &self.plan, row.generation, row.token).await
+        };
+        self.part.timed(app, Phase::Prepare, work, |(), _| {}).await
+    }
+
+    async fn undo(&self, app: &App, _made: Option<()>) -> Result<(), StepError> {
+        let spec = self.part.spec(app).await?;
+        let ownership = app.store().ownership(self.part.input.tenant);
+        if let Err(error) = berth_mover::give_up(&spec, &ownership).await {
+            let committed = ownership.read().await.is_some_and(|row| row.phase == MovePhase::Committed);
+            if committed {
+                // Too late to give up, and users are waiting: the only way is forward.
+                let edges = TenantEdges::new(app.store().clone(), self.part.input.tenant);
+                let forward = berth_mover::cut_over(&spec, &self.plan, &ownership, &edges, &*self.part).await;
+                forward.map_err(|error| failed(&error))?;
+                return Err(StepError::permanent("moved_already", "the tenant had moved before the move was given up")
+                    .hint("it is served at its new cell; `berth operation retry` records that"));
+            }
+            return Err(failed(&error));
+        }
+        berth_mover::retire(&spec, &self.plan, false).await.map_err(|error| failed(&error))
+    }
+
+    fn retry(&self) -> Retry {
+        patient()
+    }
+}
+
+struct Copy {
+    part: Arc<Part>,
+    plan: Arc<MovePlan>,
+}
+
+#[async_trait]
+impl Step<App> for Copy {
+    const NAME: &'static str = "copy";
+    type Output = berth_mover::Copied;
+
+    async fn run(&self, app: &App) -> Result<berth_mover::Copied, StepError> {
+        let spec = self.part.spec(app).await?;
+        let ownership = app.store().ownership(self.part.input.tenant);
+        let work = async {
+            let row = berth_mover::begin(&spec, &ownership).await?;
+            berth_mover::copy(&spec, &self.plan, row.token, &*self.part).await
+        };
+        self.part
+            .timed(app, Phase::Copy, work, |copied, figures| {
+                figures.rows = i64::try_from(copied.rows).ok();
+                figures.bytes = i64::try_from(copied.bytes).ok();
+            })
+            .await
+    }
+    async fn undo(&self, _app: &App, _made: Option<berth_mover::Copied>) -> Result<(), StepError> {
+        Ok(())
+    }
+    fn retry(&self) -> Retry {
+        patient()
+    }
+}
+
+struct Build {
+    part: Arc<Part>,
+    plan: Arc<MovePlan>,
+}
+
+#[async_trait]
+impl Step<App> for Build {
+    const NAME: &'static str = "build";
+    type Output = ();
+
+    async fn run(&self, app: &App) -> Result<(), StepError> {
+        let spec = self.part.spec(app).await?;
+        let ownership = app.store().ownership(self.part.input.tenant);
+        let work = async {
+            let row = berth_mover::begin(&spec, &ownership).await?;
+            berth_mover::build(&spec, &self.plan, row.token, &*self.part).await
+        };
+        self.part.timed(app, Phase::Build, work, |(), _| {}).await
+    }
+    async fn undo(&self, _app: &App, _made: Option<()>) -> Result<(), StepError> {
+        Ok(())
+    }
+    fn retry(&self) -> Retry {
+        patient()
+    }
+}
+
+/// Follows, compares, changes the owner, opens the target and lets the edges go.
+struct CutOverStep {
+    part: Arc<Part>,
+    plan: Arc<MovePlan>,
+}
+
+#[async_trait]
+impl Step<App> for CutOverStep {
+    const NAME: &'static str = "cut_over";
+    type Output = CutOver;
+
+    async fn run(&self, app: &App) -> Result<CutOver, StepError> {
+        let spec = self.part.spec(app).await?;
+        let ownership = app.store().ownership(self.part.input.tenant);
+        let edges = TenantEdges::new(app.store().clone(), self.part.input.tenant);
+        let work = berth_mover::cut_over(&spec, &self.plan, &ownership, &edges, &*self.part);
+        let cut = self
+            .part
+            .timed(app, Phase::CutOver, work, |cut, figures| {
+                figures.attempts = i32::try_from(cut.attempts).unwrap_or(i32::MAX);
+                // A worker that took over after the commit point has not compared anything itself.
+                figures.rows_verified = i64::try_from(cut.rows_verified).ok().filter(|rows| *rows > 0);
+                figures.pause_ms = cut.hold.map(|hold| hold.pause_ms);
+                figures.held_requests = cut.hold.and_then(|hold| i64::try_from(hold.held_requests).ok());
+            })
+            .await;
+        match cut {
+            Err(error) if ownership.read().await.is_some_and(|row| row.phase == MovePhase::Committed) => {
+                Err(StepError::retryable("committed", error.to_string()).after(Duration::from_millis(200)))
+            }
+            other => other,
+        }
+    }
+    async fn undo(&self, _app: &App, _made: Option<CutOver>) -> Result<(), StepError> {
+        Ok(())
+    }
+    fn retry(&self) -> Retry {
+        // Between the commit point and the opened target users wait: short pauses, and no end.
+        Retry { first: Duration::from_millis(100), ceiling: Duration::from_secs(3), attempts: 1_200, ..Retry::default() }
+    }
+}
+
+struct RecordMove {
+    tenant: TenantId,
+    id: MoveId,
+}
+
+#[async_trait]
+impl TxStep<App> for RecordMove {
+    const NAME: &'static str = "record_move";
+    type Output = ();
+
+    async fn run(&self, tx: &mut Tx) -> Result<(), StepError> {
+        tx.move_end(self.id, MoveOutcome::Moved, None).await.map_err(store)?;
+        let moved = tx.tenant_apply(self.tenant, TenantEvent::CutOver).await.map_err(store)?;
+        moved.map(drop).map_err(|illegal| StepError::permanent("tenant_state", illegal.to_string()))
+    }
+    /// Never called: its commit is the point of no return.
+    async fn undo(&self, _tx: &mut Tx, (): ()) -> Result<(), StepError> {
+        Ok(())
+    }
+}
+
+/// Slot and publication go. The source's rows stay behind its closed fence.
+struct Retire {
+    part: Arc<Part>,
+    plan: Arc<MovePlan>,
+}
+
+#[async_trait]
+impl Step<App> for Retire {
+    const NAME: &'static str = "retire";
+    type Output = ();
+
+    async fn run(&self, app: &App) -> Result<(), StepError> {
+        let spec = self.part.spec(app).await?;
+        self.part.timed(app, Phase::Keep, berth_mover::retire(&spec, &self.plan, true), |(), _| {}).await
+    }
+    async fn undo(&self, _app: &App, _made: Option<()>) -> Result<(), StepError> {
+        Ok(())
+    }
+}
+
+/// A database that restarts is back within this; the tenant is served from its old cell meanwhile.
+fn patient() -> Retry {
+    Retry { first: Duration::from_millis(200), ceiling: Duration::from_secs(5), attempts: 60, ..Retry::default() }
+}

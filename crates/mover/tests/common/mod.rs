@@ -1,0 +1,234 @@
+//! A small world for the mover: a private Postgres with two databases, a control row in memory, edges that agree.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use async_trait::async_trait;
+use berth_domain::{CellId, EdgeName, Generation, MoveId, MovePhase, TenantKey, Token};
+use berth_infra::Role;
+use berth_mover::{
+    Change, Control, DataRules, EdgeTrouble, Edges, Endpoint, HoldFigures, MoveSpec, Ownership, Progress, TableName,
+    Tuning, Verdict, Watcher,
+};
+use berth_testkit::TestPg;
+use secrecy::ExposeSecret;
+use secrecy::SecretString;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+pub const SCHEMA: &str = "
+    create table customers (id uuid primary key, name text not null, settings jsonb not null default '{}');
+    create table vehicles (
+        id uuid primary key default gen_random_uuid(), customer_id uuid not null references customers on delete cascade,
+        label text not null, odometer numeric(12,2) not null default 0, unique (customer_id, label));
+    create table positions (
+        id uuid primary key default gen_random_uuid(), customer_id uuid not null references customers on delete cascade,
+        vehicle_id uuid not null references vehicles on delete cascade, event_id uuid not null,
+        at timestamptz not null default clock_timestamp(), lat double precision not null, note text);
+    create index positions_by_vehicle on positions (customer_id, vehicle_id, at);
+    create table counters (
+        customer_id uuid not null references customers on delete cascade, nth bigint generated always as identity,
+        amount bigint not null default 0, doubled bigint generated always as (amount * 2) stored, primary key (customer_id, nth));
+";
+
+/// Two databases with one schema: `source` with two tenants, `target` empty.
+pub struct Two {
+    pub pg: TestPg,
+    pub source: String,
+    pub target: String,
+    pub tenant: Uuid,
+    pub neighbour: Uuid,
+}
+
+impl Two {
+    pub async fn with(schema: &str) -> Self {
+        let pg = TestPg::new().await;
+        let source = pg.database("source").await;
+        let target = pg.database("target").await;
+        for database in [&source, &target] {
+            let client = pg.connect_to(Role::Owner, database).await;
+            client.batch_execute(schema).await.unwrap();
+        }
+        Self { pg, source, target, tenant: Uuid::new_v4(), neighbour: Uuid::new_v4() }
+    }
+
+    /// The fleet-like schema, with rows for both tenants.
+    pub async fn filled(rows: i64) -> Self {
+        let two = Self::with(SCHEMA).await;
+        let client = two.client(&two.source, Role::Mover).await;
+        for tenant in [two.tenant, two.neighbour] {
+            client
+                .batch_execute(&format!(
+                    "insert into customers values ('{tenant}', 'T');
+                     insert into vehicles (customer_id, label) select '{tenant}', 'v' || n from generate_series(1, 10) n;
+                     insert into counters (customer_id, amount) select '{tenant}', n from generate_series(1, 5) n;
+                     insert into positions (customer_id, vehicle_id, event_id, lat, note)
+                     select '{tenant}', (select id from vehicles where customer_id = '{tenant}' order by label limit 1), gen_random_uuid(), n * 0.1, repeat('x', (n % 50)::int)
+                     from generate_series(1, {rows}::bigint) n"
+                ))
+                .await
+                .unwrap();
+        }
+        two
+    }
+
+    pub async fn client(&self, database: &str, role: Role) -> Client {
+        self.pg.connect_to(role, database).await
+    }
+
+    pub fn endpoint(&self, database: &str) -> Endpoint {
+        let cell = self.pg.cell();
+        let login = cell.login(Role::Mover);
+        Endpoint {
+            host: cell.host.clone(),
+            port: cell.port,
+            database: database.to_owned(),
+            user: login.user.clone(),
+            password: SecretString::from(login.password.expose_secret()),
+        }
+    }
+
+    pub fn spec(&self) -> MoveSpec {
+        MoveSpec {
+            id: MoveId::new(Uuid::now_v7()),
+            tenant: TenantKey::new(self.tenant.to_string()).unwrap(),
+            rules: DataRules {
+                root: TableName::parse("customers"),
+                key_column: "id".into(),
+                tenant_column: "customer_id".into(),
+                tenant_columns: BTreeMap::new(),
+                leave_out: vec![],
+            },
+            source: self.endpoint(&self.source),
+            target: self.endpoint(&self.target),
+            source_cell: CellId::new(Uuid::from_u128(1)),
+            target_cell: CellId::new(Uuid::from_u128(2)),
+            target_free_bytes: None,
+            tuning: Tuning { bare_load_rows: 1_000, ..Tuning::default() },
+        }
+    }
+}
+
+/// A control row in memory. Can lose answers.
+pub struct MemoryOwnership {
+    row: Mutex<Control>,
+    /// The next commit is stored and its answer lost.
+    pub lose_commit_answer: AtomicBool,
+    /// The next commit's request is lost before it is stored.
+    pub lose_commit: AtomicBool,
+}
+
+impl MemoryOwnership {
+    pub fn new() -> Self {
+        Self {
+            row: Mutex::new(Control {
+                owner: CellId::new(Uuid::from_u128(1)),
+                generation: Generation::new(1),
+                token: Token::new(0),
+                phase: MovePhase::Idle,
+                target: None,
+                holding: false,
+            }),
+            lose_commit_answer: AtomicBool::new(false),
+            lose_commit: AtomicBool::new(false),
+        }
+    }
+    pub fn row(&self) -> Control {
+        *self.row.lock().unwrap()
+    }
+}
+
+#[async_trait]
+impl Ownership for MemoryOwnership {
+    async fn read(&self) -> Option<Control> {
+        Some(self.row())
+    }
+    async fn change(&self, held: Token, change: Change) -> Verdict {
+        if change == Change::Commit && self.lose_commit.swap(false, Ordering::SeqCst) {
+            return Verdict::Unknown;
+        }
+        let mut row = self.row.lock().unwrap();
+        match row.after(held, change) {
+            Ok(after) => {
+                *row = after;
+                if change == Change::Commit && self.lose_commit_answer.swap(false, Ordering::SeqCst) {
+                    return Verdict::Unknown;
+                }
+                Verdict::Changed(after)
+            }
+            Err(refusal) => Verdict::Refused(refusal),
+        }
+    }
+}
+
+/// No edge at all: nobody to wait for.
+pub struct NoEdges;
+
+#[async_trait]
+impl Edges for NoEdges {
+    async fn all_alive(&self) -> Result<(), EdgeTrouble> {
+        Ok(())
+    }
+    async fn wait_held(&self, _: Token, _: Duration) -> Result<(), EdgeTrouble> {
+        Ok(())
+    }
+    async fn wait_routed(&self, _: Generation, _: Duration) -> Vec<EdgeName> {
+        Vec::new()
+    }
+    async fn hold_figures(&self, _: Token, _: Duration) -> Option<HoldFigures> {
+        None
+    }
+}
+
+/// Watches nothing; may cancel.
+#[derive(Default)]
+pub struct Watch {
+    pub cancel: AtomicBool,
+    pub seen: Mutex<Vec<Progress>>,
+}
+
+impl Watcher for Watch {
+    fn progress(&self, progress: Progress) {
+        self.seen.lock().unwrap().push(progress);
+    }
+    fn cancelled(&self) -> bool {
+        self.cancel.load(Ordering::SeqCst)
+    }
+}
+
+/// The whole move, step after step, as the workflow does it.
+pub async fn run_move(
+    spec: &MoveSpec,
+    ownership: &dyn Ownership,
+) -> Result<berth_mover::CutOver, berth_mover::MoveError> {
+    let watch = Watch::default();
+    let plan = berth_mover::plan(spec).await?;
+    let row = berth_mover::begin(spec, ownership).await?;
+    berth_mover::prepare(spec, &plan, row.generation, row.token).await?;
+    berth_mover::copy(spec, &plan, row.token, &watch).await?;
+    berth_mover::build(spec, &plan, row.token, &watch).await?;
+    let cut = berth_mover::cut_over(spec, &plan, ownership, &NoEdges, &watch).await?;
+    berth_mover::retire(spec, &plan, true).await?;
+    Ok(cut)
+}
+
+/// All rows of a tenant, as text, from one database.
+pub async fn rows_of(client: &Client, tenant: Uuid) -> Vec<String> {
+    let mut all = Vec::new();
+    for (table, column) in
+        [("customers", "id"), ("vehicles", "customer_id"), ("positions", "customer_id"), ("counters", "customer_id")]
+    {
+        for row in client
+            .query(&format!("select '{table} ' || t::text from {table} t where {column} = $1"), &[&tenant])
+            .await
+            .unwrap()
+        {
+            all.push(row.get::<_, String>(0));
+        }
+    }
+    all.sort();
+    all
+}
