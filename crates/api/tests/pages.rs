@@ -5,7 +5,7 @@ mod fake_v1;
 use axum::{
     Router,
     body::{Body, to_bytes},
-    http::{Method, Request, StatusCode, header},
+    http::{HeaderMap, Method, Request, StatusCode, header},
 };
 use berth_api::pages::{PagesSettings, router};
 use fake_v1::{ADMIN, Fake, OPERATION, TENANT};
@@ -36,7 +36,7 @@ const PAGES: &[&str] = &[
 
 struct Answer {
     status: StatusCode,
-    headers: axum::http::HeaderMap,
+    headers: HeaderMap,
     text: String,
 }
 
