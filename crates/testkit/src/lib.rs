@@ -1,5 +1,5 @@
 //! Small worlds for tests: a real Postgres, free ports, chances that repeat, and waiting without sleeping.
-//! Only ever a dev-dependency.
+//! Never part of a program: a dev-dependency only.
 
 mod pg;
 mod wait;
