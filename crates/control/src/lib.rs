@@ -30,6 +30,7 @@ mod edge_link;
 mod error;
 mod hook;
 mod member_spec;
+mod move_edges;
 mod placing;
 mod reconcile;
 mod views;

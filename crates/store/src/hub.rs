@@ -116,6 +116,13 @@ impl Hub {
         Ok(())
     }
 
+    /// Lets go of the connection, which the pool would otherwise wait for.
+    pub(crate) fn stop(&self) {
+        if let Some(listener) = self.inner.listener.get() {
+            listener.abort();
+        }
+    }
+
     fn missed(&self) {
         self.tell(Nudge::Missed);
         self.work_came();
@@ -136,7 +143,6 @@ impl Hub {
 
 async fn connect(pool: &PgPool) -> Result<PgListener, StoreError> {
     let mut listener = PgListener::connect_with(pool).await?;
-    listener.ignore_pool_close_event(false);
     listener.listen_all([ROUTES, ACKS, OPERATIONS, WORK]).await?;
     Ok(listener)
 }

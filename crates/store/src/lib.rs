@@ -119,6 +119,7 @@ impl Store {
 
     /// Ends all connections.
     pub async fn close(&self) {
+        self.hub.stop();
         self.pool.close().await;
     }
 }

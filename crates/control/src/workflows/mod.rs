@@ -7,6 +7,7 @@ mod cell;
 mod create_cell;
 mod create_tenant;
 mod delete_tenant;
+mod move_tenant;
 mod plan_tenant;
 mod remove_cell;
 mod suspend_tenant;
@@ -64,6 +65,7 @@ pub fn registry() -> Registry<App> {
         .with(&SUSPEND_TENANT, suspend_tenant::suspend)
         .with(&RESUME_TENANT, suspend_tenant::resume)
         .with(&PLAN_TENANT, plan_tenant::run)
+        .with(&MOVE_TENANT, move_tenant::run)
 }
 
 /// A result of one sentence.

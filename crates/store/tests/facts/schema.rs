@@ -1,0 +1,74 @@
+//! The schema and the types that stand for it say the same, and migrations may run again.
+
+use crate::common::{World, open};
+use berth_domain::{
+    CellClass, CellState, MemberRole, MemberState, MovePhase, OperationState, ServiceRole, TenantState,
+};
+use berth_infra::Role;
+use berth_store::{HoldWent, MoveOutcome, Scope};
+use berth_workflow::StepState;
+use std::collections::BTreeSet;
+
+#[tokio::test]
+async fn every_check_lists_the_states_of_its_enum_and_no_other() {
+    let world = World::new().await;
+    let client = world.database.connect(Role::Owner).await;
+    let mut wanted: Vec<(&str, &str, Vec<String>)> = Vec::new();
+    macro_rules! column {
+        ($table:literal, $column:literal, $enum:ty) => {
+            wanted.push(($table, $column, <$enum>::ALL.iter().map(|state| state.as_str().to_owned()).collect()));
+        };
+    }
+    column!("plans", "class", CellClass);
+    column!("cells", "class", CellClass);
+    column!("cells", "state", CellState);
+    column!("members", "service_role", ServiceRole);
+    column!("members", "role", MemberRole);
+    column!("members", "state", MemberState);
+    column!("tenants", "state", TenantState);
+    column!("placements", "phase", MovePhase);
+    column!("operations", "state", OperationState);
+    column!("operation_steps", "state", StepState);
+    for (table, column, words) in [
+        ("hold_reports", "outcome", HoldWent::WORDS),
+        ("api_keys", "scope", Scope::WORDS),
+        ("moves", "outcome", MoveOutcome::WORDS),
+        ("placements", "hold_policy", &["unsafe", "all"]),
+    ] {
+        wanted.push((table, column, words.iter().map(|w| (*w).to_owned()).collect()));
+    }
+
+    // Every CHECK of the form `column IN (…)` that there is, so that a new one cannot be forgotten here.
+    let rows = client
+        .query(
+            "SELECT c.conrelid::regclass::text, a.attname::text, pg_get_constraintdef(c.oid)
+             FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
+             WHERE c.contype = 'c' AND cardinality(c.conkey) = 1 AND pg_get_constraintdef(c.oid) LIKE '%= ANY (ARRAY%'",
+            &[],
+        )
+        .await
+        .unwrap();
+    let found: BTreeSet<(String, String, BTreeSet<String>)> = rows
+        .iter()
+        .map(|row| {
+            let definition: String = row.get(2);
+            let words = definition.split('\'').skip(1).step_by(2).map(str::to_owned).collect();
+            (row.get(0), row.get(1), words)
+        })
+        .collect();
+    let wanted: BTreeSet<(String, String, BTreeSet<String>)> = wanted
+        .into_iter()
+        .map(|(table, column, words)| (table.to_owned(), column.to_owned(), words.into_iter().collect()))
+        .collect();
+    assert_eq!(found, wanted);
+}
+
+#[tokio::test]
+async fn migrations_run_again_and_by_two_at_once_change_nothing() {
+    let world = World::new().await;
+    let tenant = world.tenant("acme").await;
+    let (one, two) = tokio::join!(open(&world.database), open(&world.database));
+    for store in [&world.store, &one, &two] {
+        assert_eq!(store.tenant_get(tenant).await.unwrap().unwrap().name.as_str(), "acme");
+    }
+}
