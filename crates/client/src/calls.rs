@@ -182,12 +182,8 @@ impl Client {
         self.write(Method::POST, &format!("/v1/operations/{operation}/retry"), &NOTHING).await
     }
 
-    pub async fn operation_abandon(
-        &self,
-        operation: OperationId,
-        reason: Option<String>,
-    ) -> Result<Operation, ClientError> {
-        self.write(Method::POST, &format!("/v1/operations/{operation}/abandon"), &Abandon { reason }).await
+    pub async fn operation_abandon(&self, operation: OperationId, wanted: &Abandon) -> Result<Operation, ClientError> {
+        self.write(Method::POST, &format!("/v1/operations/{operation}/abandon"), wanted).await
     }
 
     /// Newest first.

@@ -103,6 +103,10 @@ pub struct Abandon {
     #[serde(default)]
     #[schema(max_length = 500)]
     pub reason: Option<String>,
+    /// Leave the world as it is, for what cannot be undone any more.
+    #[serde(default)]
+    #[schema(required = false)]
+    pub force: bool,
 }
 
 /// One event of `GET /v1/operations/{operation}/events`: the whole operation, whenever it changed.
