@@ -1,1 +1,139 @@
-//! placeholder
+//! HTTP in, `control` calls, HTTP out: the API under `/v1`, and the dashboard that is made of its answers.
+//!
+//! A handler turns a request into one call of a use case and its answer into a response, and never holds a rule. What
+//! every request gets (an id, a limit of time and size, its caller, once-only writes, errors as RFC 9457 problems) is
+//! in `layers`, in the order in which it is applied. `openapi.json` beside this folder is what we promise.
+
+mod answer;
+mod audit;
+mod auth;
+mod cells;
+mod edges;
+mod extract;
+mod keys;
+mod layers;
+mod metrics;
+mod moves;
+mod once;
+mod operations;
+pub mod pages;
+mod plans;
+mod problem;
+mod recovery;
+mod server;
+mod stack;
+mod status;
+mod tenants;
+
+pub use metrics::router as metrics_router;
+pub use server::serve;
+
+use auth::Callers;
+use axum::{Router, extract::FromRef};
+use berth_control::App;
+use metrics::Counters;
+use std::sync::Arc;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// What handlers are given. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    app: App,
+    callers: Arc<Callers>,
+    counters: Arc<Counters>,
+}
+
+impl Api {
+    pub fn new(app: App) -> Self {
+        Self { app, callers: Arc::default(), counters: Arc::default() }
+    }
+}
+
+impl FromRef<Api> for App {
+    fn from_ref(api: &Api) -> Self {
+        api.app.clone()
+    }
+}
+
+/// The API alone, complete: limits, authorisation and problems included.
+pub fn v1(api: &Api) -> Router {
+    let (router, description) = described().split_for_parts();
+    layers::around(router.merge(description_route(&description)), api)
+}
+
+/// The API and the dashboard: everything that a server answers.
+pub fn router(api: &Api, pages: pages::PagesSettings) -> Router {
+    let v1 = v1(api);
+    pages::router(v1.clone(), pages).merge(v1)
+}
+
+/// What the API promises, as `GET /v1/openapi.json` answers it.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    described().into_openapi()
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Berth", description = "Runs one SaaS for many tenants, and moves a tenant while its users keep working."),
+    modifiers(&BearerKey),
+    security(("key" = []))
+)]
+struct Description;
+
+struct BearerKey;
+
+impl Modify for BearerKey {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let mut bearer = Http::new(HttpAuthScheme::Bearer);
+        bearer.description = Some("An API key, `bk_…`. `berth key create` makes one.".to_owned());
+        openapi.components.get_or_insert_default().add_security_scheme("key", SecurityScheme::Http(bearer));
+    }
+}
+
+/// Every endpoint and its description, from the same line: neither can be forgotten.
+fn described() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(status::show))
+        .routes(routes!(stack::show, stack::apply))
+        .routes(routes!(plans::list))
+        .routes(routes!(plans::show))
+        .routes(routes!(tenants::list, tenants::create))
+        .routes(routes!(tenants::sync))
+        .routes(routes!(tenants::show, tenants::change, tenants::delete))
+        .routes(routes!(tenants::set_hosts))
+        .routes(routes!(tenants::entitlements))
+        .routes(routes!(tenants::suspend))
+        .routes(routes!(tenants::resume))
+        .routes(routes!(moves::plan))
+        .routes(routes!(moves::start))
+        .routes(routes!(moves::list))
+        .routes(routes!(moves::show))
+        .routes(routes!(cells::list, cells::create))
+        .routes(routes!(cells::show, cells::remove))
+        .routes(routes!(cells::drain))
+        .routes(routes!(cells::logs))
+        .routes(routes!(keys::list, keys::create))
+        .routes(routes!(keys::revoke))
+        .routes(routes!(operations::list))
+        .routes(routes!(operations::show))
+        .routes(routes!(operations::events))
+        .routes(routes!(operations::retry))
+        .routes(routes!(operations::abandon))
+        .routes(routes!(audit::list))
+        .routes(routes!(edges::list))
+        .routes(routes!(edges::routes))
+        .routes(routes!(edges::acknowledge))
+        .routes(routes!(recovery::show, recovery::recover))
+}
+
+fn description_route(description: &utoipa::openapi::OpenApi) -> Router<Api> {
+    let text = bytes::Bytes::from(description.to_json().expect("a description has text keys only"));
+    Router::new().route(
+        "/v1/openapi.json",
+        axum::routing::get(move || async move { ([(http::header::CONTENT_TYPE, "application/json")], text) }),
+    )
+}

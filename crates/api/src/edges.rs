@@ -1,0 +1,80 @@
+//! `/v1/edges`: what edges follow and what they answer. `berth_wire::edge` says how.
+
+use crate::{
+    Api,
+    auth::By,
+    cells::Whole,
+    extract::{Body, Path, Query},
+    problem::{ApiResult, Problems},
+};
+use axum::{
+    Json,
+    body::Body as Streamed,
+    extract::State,
+    response::{IntoResponse as _, Response},
+};
+use berth_control::{ControlError, Follow, Read, edges};
+use berth_domain::{EdgeId, EdgeName, Revision};
+use berth_wire::{
+    EdgeView, Page,
+    edge::{EdgeAck, EdgeAckAnswer},
+};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::header;
+use serde::Deserialize;
+
+/// All edges that ever called. Always the whole list.
+#[utoipa::path(get, path = "/v1/edges", tag = "edges", params(Whole),
+    responses((status = 200, body = Page<EdgeView>), Problems))]
+pub async fn list(State(api): State<Api>, By(caller): By, Query(_): Query<Whole>) -> ApiResult<Json<Page<EdgeView>>> {
+    let permit = caller.may(Read)?;
+    Ok(Json(edges::list(&api.app, &permit).await?))
+}
+
+/// Who follows, and from where on.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct From {
+    /// The edge process: a restarted edge has a new one.
+    #[param(value_type = String, format = Uuid)]
+    instance: EdgeId,
+    /// The revision it has in force; 0 for one that has none.
+    #[serde(default)]
+    #[param(value_type = u64)]
+    after: Revision,
+}
+
+/// One JSON object a line for as long as the connection lives: the routes, then every change of them.
+#[utoipa::path(get, path = "/v1/edges/{edge}/routes", tag = "edges", params(("edge" = String, Path), From),
+    responses((status = 200, body = Object, content_type = "application/x-ndjson"), Problems))]
+pub async fn routes(
+    State(api): State<Api>,
+    By(caller): By,
+    Path(edge): Path<EdgeName>,
+    Query(from): Query<From>,
+) -> ApiResult<Response> {
+    let permit = caller.may(Follow)?;
+    let events = edges::routes(&api.app, &permit, edge, from.instance, from.after).await?;
+    let lines = events.map(|event| {
+        let mut line = serde_json::to_vec(&event?)?;
+        line.push(b'\n');
+        Ok::<_, ControlError>(Bytes::from(line))
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Streamed::from_stream(lines)).into_response())
+}
+
+/// How far an edge is, and how holds went.
+#[utoipa::path(post, path = "/v1/edges/{edge}/acks", tag = "edges", params(("edge" = String, Path)),
+    request_body(content = Object, description = "`EdgeAck`"),
+    responses((status = 200, body = Object), Problems))]
+pub async fn acknowledge(
+    State(api): State<Api>,
+    By(caller): By,
+    Path(edge): Path<EdgeName>,
+    Body(ack): Body<EdgeAck>,
+) -> ApiResult<Json<EdgeAckAnswer>> {
+    let permit = caller.may(Follow)?;
+    Ok(Json(edges::acknowledge(&api.app, &permit, edge, ack).await?))
+}
