@@ -3,6 +3,8 @@
 //! Data goes to stdout, talk to stderr. A screen is a pure function from an answer and the present moment to text, so
 //! tests compare whole screens. Nothing here holds a rule: the server decides, this shows.
 
+#![expect(clippy::format_push_string, clippy::format_collect, reason = "screens are small and built once")]
+
 mod apply;
 mod audit;
 mod cell;

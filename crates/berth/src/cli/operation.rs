@@ -7,7 +7,7 @@ use super::{
 };
 use berth_client::OperationFilter;
 use berth_domain::OperationId;
-use berth_wire::{Operation as Shown, StepState};
+use berth_wire::{Abandon, Operation as Shown, StepState};
 use clap::Subcommand;
 use jiff::Timestamp;
 
@@ -36,6 +36,9 @@ pub enum Operation {
         /// Why, for the audit trail
         #[arg(long)]
         reason: Option<String>,
+        /// Leave the world as it is, for what cannot be undone any more
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -60,8 +63,8 @@ impl Operation {
                 let operation = cx.client.operation_retry(operation).await?;
                 cx.show(&operation, |operation| one(operation, cx.now))
             }
-            Self::Abandon { operation, reason } => {
-                let operation = cx.client.operation_abandon(operation, reason).await?;
+            Self::Abandon { operation, reason, force } => {
+                let operation = cx.client.operation_abandon(operation, &Abandon { reason, force }).await?;
                 cx.show(&operation, |operation| one(operation, cx.now))
             }
         }

@@ -1,0 +1,82 @@
+//! `berth edge`: the proxy. Resolves its options and hands over; everything else is the edge's own.
+
+use crate::fail::{Failure, FailureExt as _};
+use berth_domain::EdgeName;
+use berth_edge::{EdgeConfig, EdgeErrorKind, Limits};
+use clap::Args;
+use secrecy::SecretString;
+use std::{fs, net::SocketAddr, num::NonZero, path::PathBuf};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Args, Debug)]
+pub struct Edge {
+    /// The same over its restarts
+    #[arg(long, env = "BERTH_EDGE_NAME", default_value = "edge")]
+    name: EdgeName,
+    /// Where clients come in
+    #[arg(long, env = "BERTH_EDGE_LISTEN", default_value = "0.0.0.0:80", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// Metrics and health; loopback only
+    #[arg(long, env = "BERTH_EDGE_ADMIN", default_value = "127.0.0.1:7603", value_name = "ADDRESS")]
+    admin: SocketAddr,
+    /// A control plane, any of them will do; may be given more than once. Default: BERTH_URL
+    #[arg(long, value_name = "URL")]
+    control: Vec<String>,
+    /// A file with the edge's key. Default: the variable BERTH_API_KEY
+    #[arg(long, env = "BERTH_API_KEY_FILE", value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// Routes and holds are kept here; one edge at a time
+    #[arg(long, env = "BERTH_EDGE_DATA_DIR", default_value = "/var/lib/berth/edge", value_name = "FOLDER")]
+    data_dir: PathBuf,
+    /// Threads that serve. Default: one per core
+    #[arg(long, env = "BERTH_EDGE_WORKERS", value_name = "N")]
+    workers: Option<NonZero<usize>>,
+}
+
+pub fn run(options: Edge, url: String, key: Option<SecretString>) -> Result<(), Failure> {
+    let key = match &options.key_file {
+        Some(path) => {
+            let text = fs::read_to_string(path)
+                .map_err(|error| Failure::ours(error, format!("the key file {}", path.display()), ""))?;
+            Some(SecretString::from(text.trim()))
+        }
+        None => key,
+    };
+    let api_key = key.ok_or_else(|| {
+        Failure::request(
+            "an edge needs a key",
+            "`berth key create NAME --scope edge`, then BERTH_API_KEY or `--key-file`",
+        )
+    })?;
+    let workers = options.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZero::get);
+    let config = EdgeConfig {
+        name: options.name,
+        listen: options.listen,
+        admin: options.admin,
+        control_urls: if options.control.is_empty() { vec![url] } else { options.control },
+        api_key,
+        data_dir: options.data_dir,
+        workers,
+        limits: Limits::default(),
+    };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().ours("a thread could not be started")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).ours("signals")?;
+        let mut interrupt = signal(SignalKind::interrupt()).ours("signals")?;
+        let told = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        berth_edge::run(config, told).await.map_err(|error| {
+            let (hint, kind) = (error.hint(), error.kind());
+            let mut failure = Failure::ours(error, "the edge", hint);
+            if kind == EdgeErrorKind::Caller {
+                failure.status = 1;
+            }
+            failure
+        })
+    })
+}
