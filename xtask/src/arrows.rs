@@ -86,6 +86,7 @@ mod tests {
         };
         let dependency = Dependency { name: to.to_owned(), kind: kind.map(str::to_owned) };
         Metadata {
+            target_directory: "target".into(),
             workspace_members: vec![from.to_owned(), to.to_owned()],
             packages: vec![package(from, vec![dependency]), package(to, vec![])],
         }

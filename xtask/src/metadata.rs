@@ -2,12 +2,16 @@
 
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 #[derive(Debug, Deserialize)]
 pub struct Metadata {
     pub packages: Vec<Package>,
     pub workspace_members: Vec<String>,
+    pub target_directory: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]

@@ -2,6 +2,7 @@
 //!
 //! Starts a Postgres of its own in a temporary folder and ends it. Never connects to one that somebody else started.
 
+use crate::metadata;
 use anyhow::{Context as _, bail, ensure};
 use std::{
     collections::BTreeMap,
@@ -10,6 +11,7 @@ use std::{
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::SystemTime,
 };
 
 const MIGRATIONS: &str = "crates/store/migrations";
@@ -30,9 +32,15 @@ pub fn renew(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fails when the data in the repository is not what `renew` would write.
+/// Fails when the data in the repository is not what `renew` would write. What was found current stays so until a
+/// migration, a statement or the data changes, and is not built again.
 pub fn check(root: &Path) -> anyhow::Result<()> {
     let kept = read(&root.join(DATA))?;
+    let inputs = inputs(root)?;
+    let stamp = metadata::read(root)?.target_directory.join("xtask-sqlx-found-current");
+    if fs::read_to_string(&stamp).is_ok_and(|found| found == inputs) {
+        return Ok(());
+    }
     let made = make(root)?;
     let missing = made.keys().filter(|name| !kept.contains_key(*name)).count();
     let stale = kept.keys().filter(|name| !made.contains_key(*name)).count();
@@ -41,7 +49,19 @@ pub fn check(root: &Path) -> anyhow::Result<()> {
         missing + stale + changed == 0,
         "{DATA} is not current: {missing} missing, {stale} stale, {changed} changed; `cargo xtask sqlx` renews it"
     );
+    fs::write(&stamp, inputs)?;
     Ok(())
+}
+
+/// Everything that the answer depends on, as one text.
+fn inputs(root: &Path) -> anyhow::Result<String> {
+    let mut all = Vec::new();
+    for folder in [MIGRATIONS, "crates/store/src", DATA] {
+        for (name, text) in read(&root.join(folder))? {
+            all.push(format!("{folder}/{name} {}\n{text}", text.len()));
+        }
+    }
+    Ok(all.join("\n"))
 }
 
 type Files = BTreeMap<String, String>;
@@ -51,6 +71,9 @@ fn read(folder: &Path) -> anyhow::Result<Files> {
     if folder.exists() {
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                continue;
+            }
             files.insert(entry.file_name().to_string_lossy().into_owned(), fs::read_to_string(entry.path())?);
         }
     }
@@ -68,16 +91,20 @@ fn make(root: &Path) -> anyhow::Result<Files> {
         server.apply(migration)?;
     }
     let folder = tempfile::tempdir()?;
-    // Cargo does not see that the database changed; a newer source file it does.
+    // Cargo does not see that the database changed; a newer source file it does. Its time is put back afterwards, so
+    // that nothing else is built again because of it.
     let source = fs::File::options().append(true).open(root.join("crates/store/src/lib.rs"))?;
-    source.set_modified(std::time::SystemTime::now())?;
+    let time = source.metadata()?.modified()?;
+    source.set_modified(SystemTime::now())?;
     let built = Command::new("cargo")
         .args(["check", "--quiet", "--locked", "-p", "berth-store", "--lib"])
         .current_dir(root)
         .env("SQLX_OFFLINE", "false")
         .env("SQLX_OFFLINE_DIR", folder.path())
         .env("DATABASE_URL", server.url())
-        .status()?;
+        .status();
+    source.set_modified(time)?;
+    let built = built?;
     ensure!(built.success(), "`store` does not build against its own migrations");
     read(folder.path())
 }
