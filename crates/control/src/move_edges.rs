@@ -144,7 +144,9 @@ impl Edges for TenantEdges {
         let mut look = true;
         while ended.len() < state.edges.len() {
             if look {
-                ended.extend(self.reports(token).await.into_iter().filter(|(_, went)| matches!(went, HoldWent::Ended { .. })));
+                ended.extend(
+                    self.reports(token).await.into_iter().filter(|(_, went)| matches!(went, HoldWent::Ended { .. })),
+                );
                 look = false;
                 continue;
             }
@@ -159,7 +161,9 @@ impl Edges for TenantEdges {
             }
         }
         let figures = ended.into_values().filter_map(|went| match went {
-            HoldWent::Ended { pause_ms, held_requests, expired_requests } => Some((pause_ms, held_requests, expired_requests)),
+            HoldWent::Ended { pause_ms, held_requests, expired_requests } => {
+                Some((pause_ms, held_requests, expired_requests))
+            }
             _ => None,
         });
         figures.fold(None, |so_far: Option<HoldFigures>, (pause_ms, held, expired)| {

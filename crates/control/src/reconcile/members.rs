@@ -1,13 +1,14 @@
 //! Members and databases of cells stay up: what ended is started again, what stays unhealthy is replaced, and what is
 //! seen is stored, so that edges send requests only where somebody answers.
 
-use super::seen;
+use super::{Loop, seen};
 use crate::{App, ControlError, cell_access, member_spec};
+use async_trait::async_trait;
 use berth_domain::{CellState, MemberId, MemberState};
 use berth_infra::{DatabaseName, Observed};
 use berth_store::{Cell, Member, Seen};
 use secrecy::ExposeSecret;
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 use tracing::{info, warn};
 
 /// Looks in a row at which a running member may be unhealthy before it is replaced. A database that comes back, or a
@@ -16,11 +17,22 @@ const PATIENCE: u32 = 10;
 
 /// What earlier looks showed.
 #[derive(Default)]
-pub(super) struct Looks {
+pub(super) struct Members {
+    /// Looks in a row at which a member was unhealthy.
     unhealthy: HashMap<MemberId, u32>,
 }
 
-pub(super) async fn round(app: &App, looks: &mut Looks) -> Result<(), ControlError> {
+#[async_trait]
+impl Loop for Members {
+    const NAME: &'static str = "members";
+    const PAUSE: Duration = Duration::from_secs(1);
+
+    async fn round(&mut self, app: &App) -> Result<(), ControlError> {
+        round(app, self).await
+    }
+}
+
+async fn round(app: &App, looks: &mut Members) -> Result<(), ControlError> {
     let members = app.store().member_list(None).await?;
     for cell in app.store().cell_list().await? {
         // While it is made or removed its workflow has it in hand.
@@ -37,7 +49,7 @@ pub(super) async fn round(app: &App, looks: &mut Looks) -> Result<(), ControlErr
     Ok(())
 }
 
-async fn keep(app: &App, cell: &Cell, members: &[&Member], looks: &mut Looks) -> Result<(), ControlError> {
+async fn keep(app: &App, cell: &Cell, members: &[&Member], looks: &mut Members) -> Result<(), ControlError> {
     database(app, cell).await?;
     let compute = app.compute_of(cell).await?;
     let failed = |source| ControlError::Provider { cell: cell.name.clone(), source };

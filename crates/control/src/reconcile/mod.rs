@@ -5,46 +5,38 @@ mod members;
 mod sweep;
 
 use crate::{App, ControlError};
+use async_trait::async_trait;
 use berth_domain::MemberState;
 use berth_infra::{Health, Member, Observed};
 use berth_store::Seen;
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 use tokio::sync::watch;
 use tracing::warn;
 
 /// How long after a server's death another one takes its loops up.
 const LEASE: Duration = Duration::from_secs(5);
-/// Every loop of one server.
-pub async fn run(app: &App, shutdown: watch::Receiver<bool>) {
-    let mut looks = members::Looks::default();
-    tokio::join!(
-        every(app, "members", Duration::from_secs(1), shutdown.clone(), async || members::round(app, &mut looks).await),
-        every(app, "sweep", Duration::from_mins(1), shutdown, async || sweep::round(app).await),
-    );
-    for name in ["members", "sweep"] {
-        // Left to run out where the database does not answer.
-        app.store().lease_release(name, app.server()).await.ok();
-    }
+/// One thing that is kept true.
+#[async_trait]
+trait Loop: Send {
+    /// Also the name of its lease.
+    const NAME: &'static str;
+    const PAUSE: Duration;
+    async fn round(&mut self, app: &App) -> Result<(), ControlError>;
 }
 
-async fn every(
-    app: &App,
-    name: &'static str,
-    pause: Duration,
-    mut shutdown: watch::Receiver<bool>,
-    mut round: impl AsyncFnMut() -> Result<(), ControlError>,
-) {
+/// Every loop of one server.
+pub async fn run(app: &App, shutdown: watch::Receiver<bool>) {
+    tokio::join!(
+        keep(app, members::Members::default(), shutdown.clone()),
+        keep(app, sweep::Sweep::default(), shutdown)
+    );
+}
+
+async fn keep<L: Loop>(app: &App, mut work: L, mut shutdown: watch::Receiver<bool>) {
+    let name = L::NAME;
     let mut failing = false;
     loop {
-        let done = async {
-            let lease = app.store().lease_take(name, app.server(), LEASE.max(pause * 2)).await?;
-            // Behind the world nothing is started or ended: what this database wants may be long out of date.
-            if lease.is_some() && !app.store().world_ahead_any().await? {
-                round().await?;
-            }
-            Ok::<_, ControlError>(())
-        };
-        match done.await {
+        match turn(app, &mut work).await {
             Ok(()) => failing = false,
             // Before the first stack file there is nothing to keep true.
             Err(ControlError::NoStack) => {}
@@ -55,19 +47,24 @@ async fn every(
                 warn!(reconciler = name, error = error.full(), "reconciler `{name}` failed; it goes on trying");
             }
         }
-        if stops(&mut shutdown, pause).await {
+        if stops(&mut shutdown, L::PAUSE).await {
+            // Left to run out where the database does not answer.
+            app.store().lease_release(name, app.server()).await.ok();
             return;
         }
     }
 }
 
+async fn turn<L: Loop>(app: &App, work: &mut L) -> Result<(), ControlError> {
+    let lease = app.store().lease_take(L::NAME, app.server(), LEASE.max(L::PAUSE * 2)).await?;
+    // Behind the world nothing is started or ended: what this database wants may be long out of date.
+    if lease.is_some() && !app.store().world_ahead_any().await? { work.round(app).await } else { Ok(()) }
+}
+
 /// Whether the server stops within this pause.
 async fn stops(shutdown: &mut watch::Receiver<bool>, pause: Duration) -> bool {
-    let asked: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async {
-        // A sender that is gone is a server that is gone.
-        shutdown.wait_for(|stop| *stop).await.ok();
-    });
-    tokio::time::timeout(pause, asked).await.is_ok()
+    // A sender that is gone is a server that is gone: both end the wait.
+    tokio::time::timeout(pause, shutdown.wait_for(|stop| *stop)).await.is_ok()
 }
 
 /// What a look at a member says, in the words of the store.

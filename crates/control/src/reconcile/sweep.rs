@@ -1,12 +1,13 @@
 //! Removes what no row claims: a database or member that carries our label and belongs to no cell of this control
 //! plane costs money and serves nobody. Also forgets edges that have been silent for so long that nobody waits for them.
 
+use super::Loop;
 use crate::{App, ControlError, member_spec};
+use async_trait::async_trait;
 use berth_domain::CellName;
 use berth_infra::{DatabaseName, MemberName, ProviderError};
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 use tracing::warn;
@@ -17,9 +18,22 @@ const GRACE: Duration = Duration::from_mins(10);
 const EDGE_FORGOTTEN_MS: i64 = 10 * 60 * 1000;
 
 /// When each orphan was first seen by this server: another server that takes over begins its own grace.
-static FIRST_SEEN: Mutex<Option<HashMap<String, Instant>>> = Mutex::new(None);
+#[derive(Default)]
+pub(super) struct Sweep {
+    first_seen: HashMap<String, Instant>,
+}
 
-pub(super) async fn round(app: &App) -> Result<(), ControlError> {
+#[async_trait]
+impl Loop for Sweep {
+    const NAME: &'static str = "sweep";
+    const PAUSE: Duration = Duration::from_mins(1);
+
+    async fn round(&mut self, app: &App) -> Result<(), ControlError> {
+        round(app, self, GRACE).await
+    }
+}
+
+async fn round(app: &App, sweep: &mut Sweep, grace: Duration) -> Result<(), ControlError> {
     for edge in app.store().edge_list().await? {
         if edge.silent_ms > EDGE_FORGOTTEN_MS {
             app.store().edge_forget(&edge.name).await?;
@@ -42,7 +56,9 @@ pub(super) async fn round(app: &App) -> Result<(), ControlError> {
         let failed = |source: ProviderError| ControlError::BadProvider { name: name.to_string(), source };
         if let Some(compute) = &provider.compute {
             for listed in compute.list_members().await.map_err(failed)? {
-                if !claimed.contains(&listed.name) && is_old(&mut orphans, format!("{name} member {}", listed.name)) {
+                if !claimed.contains(&listed.name)
+                    && sweep.is_old(&mut orphans, grace, format!("{name} member {}", listed.name))
+                {
                     warn!(provider = %name, member = %listed.name, "member {} belongs to no cell and is removed", listed.name);
                     compute.remove_member(&listed.name).await.map_err(failed)?;
                 }
@@ -50,7 +66,8 @@ pub(super) async fn round(app: &App) -> Result<(), ControlError> {
         }
         if let Some(database) = &provider.database {
             for listed in database.list_databases().await.map_err(failed)? {
-                if !databases.contains(&listed.name) && is_old(&mut orphans, format!("{name} database {}", listed.name))
+                if !databases.contains(&listed.name)
+                    && sweep.is_old(&mut orphans, grace, format!("{name} database {}", listed.name))
                 {
                     warn!(provider = %name, database = %listed.name, "database {} belongs to no cell and is removed", listed.name);
                     database.remove_database(&listed.name).await.map_err(failed)?;
@@ -58,14 +75,14 @@ pub(super) async fn round(app: &App) -> Result<(), ControlError> {
             }
         }
     }
-    let mut seen = FIRST_SEEN.lock().unwrap_or_else(PoisonError::into_inner);
-    seen.get_or_insert_default().retain(|orphan, _| orphans.contains(orphan));
+    sweep.first_seen.retain(|orphan, _| orphans.contains(orphan));
     Ok(())
 }
 
-fn is_old(orphans: &mut BTreeSet<String>, orphan: String) -> bool {
-    let mut seen = FIRST_SEEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let first = *seen.get_or_insert_default().entry(orphan.clone()).or_insert_with(Instant::now);
-    orphans.insert(orphan);
-    first.elapsed() >= GRACE
+impl Sweep {
+    fn is_old(&mut self, orphans: &mut BTreeSet<String>, grace: Duration, orphan: String) -> bool {
+        let first = *self.first_seen.entry(orphan.clone()).or_insert_with(Instant::now);
+        orphans.insert(orphan);
+        first.elapsed() >= grace
+    }
 }

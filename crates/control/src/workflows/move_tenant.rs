@@ -311,7 +311,12 @@ impl Step<App> for CutOverStep {
     }
     fn retry(&self) -> Retry {
         // Between the commit point and the opened target users wait: short pauses, and no end.
-        Retry { first: Duration::from_millis(100), ceiling: Duration::from_secs(3), attempts: 1_200, ..Retry::default() }
+        Retry {
+            first: Duration::from_millis(100),
+            ceiling: Duration::from_secs(3),
+            attempts: 1_200,
+            ..Retry::default()
+        }
     }
 }
 
