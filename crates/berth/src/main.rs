@@ -3,6 +3,11 @@
 //! Each role gets the runtime that fits it: a command one thread, a server few.
 
 mod cli;
+mod demo;
+mod edge;
+mod fail;
+mod janitor;
+mod serve;
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use cli::{ApiCommand, CliError, Common, Connection, Context};
@@ -23,6 +28,14 @@ struct Program {
 enum Command {
     #[command(flatten)]
     Api(ApiCommand),
+    /// The control plane: API, dashboard, reconcilers, workers
+    Serve(serve::Serve),
+    /// The proxy in front of the cells
+    Edge(edge::Edge),
+    /// The main job on this machine, with nothing set up
+    Demo(demo::Demo),
+    #[command(hide = true)]
+    Janitor(janitor::Janitor),
     /// Completions for a shell, on stdout
     Completions { shell: clap_complete::Shell },
 }
@@ -37,6 +50,10 @@ fn main() -> ExitCode {
     };
     match command {
         Command::Api(command) => api(command, program.common),
+        Command::Serve(options) => role(|| serve::run(&options, serve_variables())),
+        Command::Edge(options) => role(|| edge::run(options, program.common.url, api_key())),
+        Command::Demo(options) => demo::run(&options, program.common.json),
+        Command::Janitor(options) => role(|| janitor::run(&options)),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Program::command(), "berth", &mut text);
@@ -57,6 +74,36 @@ fn api(command: ApiCommand, common: Common) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
+    }
+}
+
+/// A long-running role: with a log, and its end told as an exit status.
+fn role(run: impl FnOnce() -> Result<(), fail::Failure>) -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_env_var("BERTH_LOG")
+        .with_default_directive(tracing::Level::INFO.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Without a terminal the exit status has to do.
+            let _ = write!(std::io::stderr().lock(), "{}", failure.screen());
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+/// What a server takes from the environment. The stack file may refer to any variable but the server's own secrets.
+#[expect(clippy::disallowed_methods, reason = "configuration is resolved here and nowhere below")]
+fn serve_variables() -> serve::Variables {
+    let own = |name: &str| matches!(name, "DATABASE_URL" | "BERTH_API_KEY");
+    serve::Variables {
+        database_url: std::env::var("DATABASE_URL").ok().filter(|url| !url.is_empty()).map(SecretString::from),
+        environment: std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter(|(name, _)| !own(name))
+            .collect(),
     }
 }
 

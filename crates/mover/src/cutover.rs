@@ -250,6 +250,12 @@ impl<'m> CutOverRun<'m> {
         let drain = Duration::from_millis(u64::from(self.spec.tuning.drain_ms) + 30);
         if let Err(trouble) = self.edges.wait_held(self.token, drain).await {
             change(self.ownership, self.token, Change::Release).await?;
+            // The next attempt has a token of its own: an edge takes the same one for the same hold.
+            let row = take(self.ownership).await?;
+            if row.phase != MovePhase::Running {
+                return Err(Refusal::WrongPhase { phase: row.phase }.into());
+            }
+            self.token = row.token;
             return Ok(Attempt::NotYet(trouble.to_string()));
         }
         match self.pause(held_at).await {

@@ -1,0 +1,226 @@
+//! The demo's processes: a janitor, a server with its own Postgres, an edge, and the way to the cells' databases.
+
+use super::say;
+use crate::fail::{Failure, FailureExt as _};
+use berth_client::Client;
+use berth_domain::CellName;
+use berth_infra::{DatabaseName, EnvVar, Role};
+use berth_providers::local::{Afterwards, Local, LocalOptions, end_all, start_program};
+use berth_wire::{KeyCreate, StackApply};
+use secrecy::{ExposeSecret as _, SecretString};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const STACK: &str = include_str!("../../../../examples/fleet/berth.yaml");
+const HOOKS: &[(&str, &str)] = &[
+    ("../../apps/fleet/hooks/tenant_create.sql", include_str!("../../../../apps/fleet/hooks/tenant_create.sql")),
+    ("../../apps/fleet/hooks/tenant_suspend.sql", include_str!("../../../../apps/fleet/hooks/tenant_suspend.sql")),
+    ("../../apps/fleet/hooks/tenant_resume.sql", include_str!("../../../../apps/fleet/hooks/tenant_resume.sql")),
+    ("../../apps/fleet/hooks/tenant_plan.sql", include_str!("../../../../apps/fleet/hooks/tenant_plan.sql")),
+    ("../../apps/fleet/hooks/tenant_delete.sql", include_str!("../../../../apps/fleet/hooks/tenant_delete.sql")),
+];
+/// A fresh server makes its Postgres first.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+pub struct World {
+    pub dir: PathBuf,
+    pub client: Client,
+    pub url: String,
+    pub edge: SocketAddr,
+    local: Local,
+}
+
+impl World {
+    pub async fn start(under: &Path, fleet: &Path) -> Result<Self, Failure> {
+        let dir = under.join(format!("berth-demo-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::create_dir_all(&dir).ours("the demo's folder")?;
+        hire_janitor(&dir)?;
+        let (port, metrics) = (free_port()?, free_port()?);
+        let url = format!("http://127.0.0.1:{port}");
+        say(format!("starting a control plane on {url} (dashboard, API) with a Postgres of its own"));
+        let me = std::env::current_exe().ours("this program's own path")?;
+        let me = me.to_string_lossy().into_owned();
+        let serve = [
+            me.clone(),
+            "serve".into(),
+            "--open-dashboard".into(),
+            "--listen".into(),
+            format!("127.0.0.1:{port}"),
+            "--metrics".into(),
+            format!("127.0.0.1:{metrics}"),
+            "--data-dir".into(),
+            dir.join("serve").to_string_lossy().into_owned(),
+        ];
+        program(&dir, "serve", &serve, &[]).await?;
+        let key = first_key(&dir).await?;
+        let client = Client::new(&url, Some(key)).ours("the client")?;
+        let until = Instant::now() + START_LIMIT;
+        while let Err(error) = client.status().await {
+            if Instant::now() > until {
+                return Err(Failure::ours(error, "the control plane did not come up", log_hint(&dir)));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let applied =
+            client.stack_apply(&stack(&dir, fleet)).await.map_err(|error| refused(error, "applying the stack file"))?;
+        for operation in applied.operations {
+            super::story::finished(&client, operation, "making the shared cell", |_| {}).await?;
+        }
+        let edge_key = client
+            .key_create(&KeyCreate { name: "edge-1".into(), scope: "edge".into() })
+            .await
+            .map_err(|error| refused(error, "making the edge's key"))?;
+        let (edge_port, admin) = (free_port()?, free_port()?);
+        let edge: SocketAddr = ([127, 0, 0, 1], edge_port).into();
+        let command = [
+            me,
+            "edge".into(),
+            "--name".into(),
+            "edge-1".into(),
+            "--listen".into(),
+            edge.to_string(),
+            "--admin".into(),
+            format!("127.0.0.1:{admin}"),
+            "--control".into(),
+            url.clone(),
+            "--data-dir".into(),
+            dir.join("edge").to_string_lossy().into_owned(),
+        ];
+        program(&dir, "edge", &command, &[EnvVar::new("BERTH_API_KEY", SecretString::from(edge_key.secret))]).await?;
+        let until = Instant::now() + START_LIMIT;
+        while tokio::net::TcpStream::connect(edge).await.is_err() {
+            if Instant::now() > until {
+                return Err(Failure::request("the edge did not come up", log_hint(&dir)));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        say(format!("an edge listens on {edge}"));
+        let local = Local::new(LocalOptions::under(dir.join("cells"))).ours("the cells' folder")?;
+        Ok(Self { dir, client, url, edge, local })
+    }
+
+    /// The database of a cell, as the one role that passes row security: for seeding and for the checker.
+    pub async fn database(&self, cell: &CellName) -> Result<tokio_postgres::Config, Failure> {
+        let databases = self.local.provider().database.expect("the local adapter makes databases");
+        let found = databases.observe_database(&DatabaseName::of(cell)).await.ours("looking at a cell")?;
+        let found = found
+            .present()
+            .ok_or_else(|| Failure::request(format!("cell `{cell}` has no database"), log_hint(&self.dir)))?;
+        let login = found.login(Role::Mover);
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host(&found.host)
+            .port(found.port)
+            .dbname(&found.database)
+            .user(&login.user)
+            .password(login.password.expose_secret())
+            .application_name("berth-demo");
+        Ok(config)
+    }
+
+    /// Ends everything. What a demo that went wrong has written stays, for who wants to know why.
+    pub fn end(&self, good: bool) {
+        for root in roots(&self.dir) {
+            if let Err(error) = end_all(&root, Afterwards::Keep) {
+                say(format!("{}: {error}; the janitor ends what is left", root.display()));
+            }
+        }
+        if good {
+            // Left to the janitor if it fails: that deletes the folder too.
+            let _ = std::fs::remove_dir_all(&self.dir);
+        } else {
+            keep(&self.dir);
+        }
+    }
+}
+
+/// Programs first: a server that lives would start again what is ended under it.
+fn roots(dir: &Path) -> [PathBuf; 3] {
+    [dir.to_owned(), dir.join("cells"), dir.join("serve/postgres")]
+}
+
+/// Logs are small and say why; databases are large and do not.
+fn keep(dir: &Path) {
+    let logs = dir.with_extension("logs");
+    let kept = std::fs::create_dir_all(&logs).and_then(|()| std::fs::read_dir(dir.join("logs"))).and_then(|entries| {
+        for entry in entries {
+            let entry = entry?;
+            std::fs::copy(entry.path(), logs.join(entry.file_name()))?;
+        }
+        Ok(())
+    });
+    match kept {
+        Ok(()) => say(format!("the logs are kept in {}", logs.display())),
+        Err(error) => say(format!("the logs could not be kept: {error}")),
+    }
+}
+
+/// Outlives this process by whatever death, ends what it started, deletes the folder.
+fn hire_janitor(dir: &Path) -> Result<(), Failure> {
+    let me = std::env::current_exe().ours("this program's own path")?;
+    let mut command = std::process::Command::new(me);
+    command.arg("janitor").arg("--owner").arg(std::process::id().to_string()).arg("--delete");
+    for root in roots(dir) {
+        command.arg("--root").arg(root);
+    }
+    command
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        // Not in the terminal's group: Ctrl-C is for the demo alone.
+        .process_group(0);
+    command.spawn().ours("the janitor could not be started")?;
+    Ok(())
+}
+
+async fn program(dir: &Path, name: &str, command: &[String], env: &[EnvVar]) -> Result<u32, Failure> {
+    let logs = dir.join("logs");
+    std::fs::create_dir_all(&logs).ours("the folder of the logs")?;
+    start_program(dir, name, command, env, &logs.join(format!("{name}.log"))).await.map_err(|error| {
+        let hint = error.hint().unwrap_or_default();
+        Failure::ours(error, format!("`berth {name}` could not be started"), hint)
+    })
+}
+
+async fn first_key(dir: &Path) -> Result<SecretString, Failure> {
+    let path = dir.join("serve/admin.key");
+    let until = Instant::now() + START_LIMIT;
+    loop {
+        match std::fs::read_to_string(&path) {
+            Ok(text) if text.ends_with('\n') => return Ok(SecretString::from(text.trim())),
+            _ if Instant::now() > until => {
+                return Err(Failure::request("the control plane did not come up", log_hint(dir)));
+            }
+            _ => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+fn stack(dir: &Path, fleet: &Path) -> StackApply {
+    let program = serde_json::Value::String(fleet.to_string_lossy().into_owned());
+    let root = serde_json::Value::String(dir.join("cells").to_string_lossy().into_owned());
+    let file = STACK.replace("[fleet, ", &format!("[{program}, ")).replace(
+        "local: { adapter: local }",
+        &format!("local: {{ adapter: local, root: {root}, stop_grace_ms: 3000 }}"),
+    );
+    let files: BTreeMap<String, String> =
+        HOOKS.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
+    StackApply { file, files, dry_run: false }
+}
+
+fn free_port() -> Result<u16, Failure> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).ours("no free port on loopback")?;
+    Ok(listener.local_addr().ours("the address of a socket")?.port())
+}
+
+pub fn refused(error: berth_client::ClientError, what: &str) -> Failure {
+    let hint = error.hint().unwrap_or_default().to_owned();
+    Failure::ours(error, what.to_owned(), hint)
+}
+
+fn log_hint(dir: &Path) -> String {
+    format!("its log will be kept in {}", dir.with_extension("logs").display())
+}
