@@ -1,4 +1,5 @@
 //! What the control database promises, shown on a real Postgres.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 mod journal;

@@ -1,0 +1,96 @@
+//! What an edge follows.
+
+use crate::world::{World, change, follow, read};
+use berth_control::{edges, status, tenants};
+use berth_domain::{EdgeId, EdgeName, Revision};
+use berth_wire::edge::{EdgeAck, EdgeEvent, RouteState, TenantRoute};
+use futures_util::{Stream, StreamExt};
+use std::{pin::Pin, time::Duration};
+use uuid::Uuid;
+
+struct Following(Pin<Box<dyn Stream<Item = Result<EdgeEvent, berth_control::ControlError>> + Send>>);
+
+impl Following {
+    async fn new(world: &World, after: Revision) -> Self {
+        let instance = EdgeId::new(Uuid::now_v7());
+        Self(Box::pin(edges::routes(&world.app, &follow(), edge(), instance, after).await.unwrap()))
+    }
+
+    async fn next(&mut self) -> EdgeEvent {
+        let event = tokio::time::timeout(Duration::from_secs(30), self.0.next()).await;
+        event.expect("an edge hears something every five seconds").unwrap().unwrap()
+    }
+
+    /// The next change; pings are passed over.
+    async fn routes(&mut self) -> (bool, Revision, Vec<TenantRoute>) {
+        loop {
+            if let EdgeEvent::Routes { full, revision, routes } = self.next().await {
+                return (full, revision, routes);
+            }
+        }
+    }
+}
+
+fn edge() -> EdgeName {
+    "edge-1".parse().unwrap()
+}
+
+#[tokio::test]
+async fn an_edge_gets_the_whole_then_each_change_and_goes_on_where_it_was() {
+    let world = World::new().await;
+    world.create("acme", "hobby").await;
+    let mut following = Following::new(&world, Revision::default()).await;
+    let (full, first, routes) = following.routes().await;
+    assert!(full);
+    let route = &routes[0];
+    assert_eq!((routes.len(), route.name.as_str(), route.cell.as_str()), (1, "acme", "shared-1"));
+    assert_eq!((route.state.clone(), route.members.len()), (RouteState::Serving, 2));
+
+    tenants::suspend(&world.app, &change(), "acme").await.unwrap();
+    let (full, second, routes) = following.routes().await;
+    assert!(!full && second > first);
+    assert_eq!(routes[0].state, RouteState::Suspended);
+
+    // A restarted edge that has the first revision is told what it missed, and no more.
+    let mut again = Following::new(&world, first).await;
+    let (full, at, routes) = again.routes().await;
+    assert_eq!((full, at, routes.len()), (false, second, 1));
+    // One that has everything is told so at once.
+    let mut current = Following::new(&world, second).await;
+    assert_eq!(current.next().await, EdgeEvent::Ping { revision: second });
+}
+
+#[tokio::test]
+async fn a_deleted_tenant_is_gone_for_an_edge_that_knew_it_and_never_was_for_a_new_one() {
+    let world = World::new().await;
+    world.create("acme", "hobby").await;
+    let mut following = Following::new(&world, Revision::default()).await;
+    following.routes().await;
+    tenants::delete(&world.app, &change(), "acme").await.unwrap();
+    assert_eq!(following.routes().await.2[0].state, RouteState::Gone);
+    let (full, revision, routes) = Following::new(&world, Revision::default()).await.routes().await;
+    assert!(full && routes.is_empty() && revision == world.store.route_head().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_deletion_waits_for_the_edge_and_goes_on_when_it_answers() {
+    let world = World::new().await;
+    world.create("acme", "hobby").await;
+    let instance = EdgeId::new(Uuid::now_v7());
+    let stream = edges::routes(&world.app, &follow(), edge(), instance, Revision::default()).await.unwrap();
+    let mut following = Following(Box::pin(stream));
+    following.routes().await;
+    let operation = tenants::delete(&world.app, &change(), "acme").await.unwrap();
+    let answers = async {
+        let (_, revision, _) = following.routes().await;
+        let rows = world.root_rows().await;
+        assert_eq!(rows.len(), 1, "the rows went before the edge had heard");
+        let ack = EdgeAck { instance, revision, holds: Vec::new() };
+        edges::acknowledge(&world.app, &follow(), edge(), ack).await.unwrap();
+    };
+    let (_, state) = tokio::join!(answers, world.carry_out(operation.id));
+    assert_eq!(state, berth_domain::OperationState::Succeeded);
+    assert!(world.root_rows().await.is_empty());
+    let seen = status::overview(&world.app, &read()).await.unwrap().edges;
+    assert!(seen[0].alive && seen[0].revision > Revision::default());
+}

@@ -1,0 +1,10 @@
+//! Use cases and workflows on a real control database, with a provider that counts what it really made.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod cells;
+mod crash;
+mod edges;
+mod recover;
+mod tenants;
+mod upkeep;
+mod world;

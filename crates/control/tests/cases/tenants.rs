@@ -1,0 +1,201 @@
+//! What people ask of tenants, and what they are told when it cannot be.
+
+use crate::world::{World, change, read, read_tenant, wanted};
+use berth_control::{Caller, ControlError, Kind, ReadTenant, Scope, audit, keys, moves, operations, sync, tenants};
+use berth_domain::{OperationState, TenantState};
+use berth_infra::Role;
+use berth_wire as wire;
+
+fn told(error: &ControlError) -> (&'static str, Kind) {
+    assert!(error.hint().is_some(), "no hint: {error}");
+    (error.code(), error.kind())
+}
+
+#[tokio::test]
+async fn a_tenant_is_created_served_suspended_resumed_and_deleted() {
+    let world = World::new().await;
+    let acme = world.create("acme", "hobby").await;
+    assert_eq!((acme.state, acme.cell.unwrap().as_str()), (TenantState::Active, "shared-1"));
+    assert_eq!(acme.key.unwrap().as_str(), acme.id.to_string());
+    assert_eq!(world.root_rows().await, [format!("{} acme", acme.id)]);
+
+    let suspended = tenants::suspend(&world.app, &change(), "acme").await.unwrap();
+    assert_eq!(world.tenant("acme").await.state, TenantState::Suspended, "at once, before the application hears");
+    assert_eq!(world.carry_out(suspended.id).await, OperationState::Succeeded);
+    let client = world.tenants.connect(Role::Mover).await;
+    let told: bool = client.query_one("SELECT suspended FROM customers", &[]).await.unwrap().get(0);
+    assert!(told, "the application was not told");
+
+    let resumed = tenants::resume(&world.app, &change(), "acme").await.unwrap();
+    assert_eq!(world.carry_out(resumed.id).await, OperationState::Succeeded);
+    assert_eq!(world.tenant("acme").await.state, TenantState::Active);
+
+    let deleted = tenants::delete(&world.app, &change(), &acme.id.to_string()).await.unwrap();
+    assert_eq!(world.carry_out(deleted.id).await, OperationState::Succeeded);
+    assert!(world.root_rows().await.is_empty());
+    let gone = tenants::show(&world.app, &read_tenant(), "acme").await.unwrap_err();
+    assert_eq!(told_code(&gone), ("no_tenant", Kind::NotFound));
+    world.create("acme", "hobby").await; // its name and host are free again
+
+    let trail = audit::list(&world.app, &read(), Some("acme"), None, 50).await.unwrap().items;
+    let actions: Vec<&str> = trail.iter().rev().map(|entry| entry.action.as_str()).collect();
+    assert_eq!(actions, ["tenant.create", "tenant.suspend", "tenant.resume", "tenant.delete", "tenant.create"]);
+}
+
+fn told_code(error: &ControlError) -> (&'static str, Kind) {
+    told(error)
+}
+
+#[tokio::test]
+async fn what_is_taken_full_or_unknown_is_said_and_leaves_nothing() {
+    let world = World::new().await;
+    world.create("acme", "hobby").await;
+    let create = async |wanted| tenants::create(&world.app, &change(), wanted).await.unwrap_err();
+
+    let error = create(wanted("acme", "hobby")).await;
+    assert_eq!(told(&error), ("tenant_exists", Kind::Conflict));
+    let mut same_host = wanted("other", "hobby");
+    same_host.hosts = vec!["free.test".parse().unwrap(), "acme.test".parse().unwrap()];
+    let error = create(same_host.clone()).await;
+    assert_eq!(told(&error), ("host_taken", Kind::Conflict));
+    assert!(error.to_string().contains("`acme.test`") && !error.to_string().contains("free.test"), "{error}");
+    let error = create(wanted("other", "gold")).await;
+    assert_eq!(told(&error), ("no_plan", Kind::Invalid));
+    let mut nowhere = wanted("other", "hobby");
+    nowhere.cell = Some("atlantis".parse().unwrap());
+    assert_eq!(told(&create(nowhere).await), ("no_cell", Kind::NotFound));
+
+    world.create("beta", "hobby").await;
+    assert_eq!(told(&create(wanted("gamma", "hobby")).await), ("no_room", Kind::Full));
+    let mut full = wanted("gamma", "hobby");
+    full.cell = Some("shared-1".parse().unwrap());
+    assert_eq!(told(&create(full).await), ("cell_full", Kind::Full));
+    let page = tenants::list(&world.app, &read_tenant(), &tenants::TenantFilter::default()).await.unwrap();
+    let names: Vec<&str> = page.items.iter().map(|tenant| tenant.name.as_str()).collect();
+    assert_eq!(names, ["acme", "beta"]);
+}
+
+#[tokio::test]
+async fn of_two_who_want_the_last_place_one_gets_it() {
+    let world = World::new().await;
+    world.create("acme", "hobby").await;
+    let (app, permit) = (&world.app, &change());
+    let (one, two) = tokio::join!(
+        tenants::create(app, permit, wanted("one", "hobby")),
+        tenants::create(app, permit, wanted("two", "hobby"))
+    );
+    let refused = [one, two].into_iter().filter_map(Result::err).collect::<Vec<_>>();
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert_eq!(refused[0].kind(), Kind::Full);
+}
+
+#[tokio::test]
+async fn a_moving_tenant_is_neither_moved_again_nor_deleted() {
+    let world = World::new().await;
+    world.create("acme", "hobby").await;
+    let moving = moves::start(&world.app, &change(), "acme", None).await;
+    assert_eq!(told(&moving.unwrap_err()), ("no_room", Kind::Full), "its plan is shared, and that cell is its own");
+    tenants::set_plan(&world.app, &change(), "acme", &"business".parse().unwrap(), None).await.unwrap();
+    world.finish().await;
+    let moving = moves::start(&world.app, &change(), "acme", None).await.unwrap();
+    let before = world.tenant("acme").await;
+    assert_eq!((before.state, before.operation), (TenantState::Moving, Some(moving.id)));
+    for refused in [
+        moves::start(&world.app, &change(), "acme", None).await.unwrap_err(),
+        tenants::delete(&world.app, &change(), "acme").await.unwrap_err(),
+        tenants::suspend(&world.app, &change(), "acme").await.unwrap_err(),
+    ] {
+        assert_eq!(told(&refused), ("already_moving", Kind::Conflict));
+        assert_eq!(refused.operation(), Some(moving.id));
+    }
+    assert_eq!(world.tenant("acme").await, before, "the tenant was touched");
+}
+
+#[tokio::test]
+async fn a_move_to_where_the_tenant_is_or_to_another_schema_is_refused() {
+    let world = World::new().await;
+    world.create("acme", "hobby").await;
+    let start = async |to: &str| {
+        let to = to.parse().unwrap();
+        moves::start(&world.app, &change(), "acme", Some(&to)).await.unwrap_err()
+    };
+    assert_eq!(told(&start("shared-1").await), ("same_cell", Kind::Invalid));
+    assert_eq!(told(&start("atlantis").await), ("no_cell", Kind::NotFound));
+    let file = format!("{}  shared-2: {{ class: shared, provider: fake, max_tenants: 2 }}\n", crate::world::STACK);
+    world.apply(&file).await.unwrap();
+    assert_eq!(told(&start("shared-2").await), ("cell_not_ready", Kind::Conflict));
+    world.finish().await;
+    let cell = world.store.cell_by_name(&"shared-2".parse().unwrap()).await.unwrap().unwrap();
+    world.store.cell_set_fingerprint(cell.id, "of another release").await.unwrap();
+    assert_eq!(told(&start("shared-2").await), ("schema_differs", Kind::Invalid));
+    assert_eq!(world.tenant("acme").await.state, TenantState::Active);
+}
+
+#[tokio::test]
+async fn a_tenants_own_key_sees_that_tenant_and_no_other() {
+    let world = World::new().await;
+    let acme = world.create("acme", "hobby").await;
+    world.create("beta", "hobby").await;
+    let new = wire::KeyCreate { name: "acme's".into(), scope: format!("tenant:{}", acme.id) };
+    let made = keys::create(&world.app, &change(), &new).await.unwrap();
+    let caller = keys::caller(&world.app, &made.secret.clone().into(), None).await.unwrap();
+    assert_eq!(caller.scope, Scope::Tenant(acme.id));
+    let permit = caller.may(ReadTenant).unwrap();
+    assert!(tenants::show(&world.app, &permit, "acme").await.is_ok());
+    assert!(tenants::entitlements(&world.app, &permit, "acme").await.is_ok());
+    let hidden = tenants::show(&world.app, &permit, "beta").await.unwrap_err();
+    assert_eq!(told(&hidden), ("no_tenant", Kind::NotFound), "as if it did not exist");
+    let page = tenants::list(&world.app, &permit, &tenants::TenantFilter::default()).await.unwrap();
+    assert_eq!(page.items.len(), 1);
+    let own = operations::list(&world.app, &permit, &operations::OperationFilter::default()).await.unwrap();
+    assert!(!own.items.is_empty() && own.items.iter().all(|o| o.tenant.as_ref().is_some_and(|t| t.as_str() == "acme")));
+    assert!(caller.may(berth_control::Change).is_err() && caller.may(berth_control::Read).is_err());
+
+    keys::revoke(&world.app, &change(), made.key.id).await.unwrap();
+    let refused = keys::caller(&world.app, &made.secret.into(), None).await.unwrap_err();
+    assert_eq!(told(&refused), ("unknown_key", Kind::Unauthenticated));
+}
+
+#[tokio::test]
+async fn an_edit_that_rests_on_an_old_reading_is_refused() {
+    let world = World::new().await;
+    let acme = world.create("acme", "hobby").await;
+    let hosts = |name: &str| vec![name.parse().unwrap()];
+    let edit =
+        async |hosts: &[_], version| tenants::set_all_hosts(&world.app, &change(), "acme", hosts, Some(version)).await;
+    let after = edit(&hosts("a.test"), acme.version).await.unwrap();
+    assert!(after.version > acme.version);
+    let stale = edit(&hosts("b.test"), acme.version).await.unwrap_err();
+    assert_eq!(told(&stale), ("stale", Kind::Stale));
+    assert_eq!(world.tenant("acme").await.hosts, hosts("a.test"));
+}
+
+#[tokio::test]
+async fn a_tenant_that_the_application_made_is_taken_in() {
+    let world = World::new().await;
+    world.create("acme", "hobby").await;
+    let client = world.tenants.connect(Role::Mover).await;
+    client.batch_execute("INSERT INTO customers VALUES ('born-there', 'x')").await.unwrap();
+    let mut wanted = wire::TenantSync { cell: "shared-1".parse().unwrap(), take_in: None };
+    let report = sync::run(&world.app, &change(), &wanted).await.unwrap();
+    assert_eq!((report.unknown_here.len(), report.unknown_there.len(), report.taken_in), (1, 0, 0));
+    wanted.take_in = Some("hobby".parse().unwrap());
+    assert_eq!(sync::run(&world.app, &change(), &wanted).await.unwrap().taken_in, 1);
+    assert_eq!(world.tenant("born-there").await.key.unwrap().as_str(), "born-there");
+    client.batch_execute("DELETE FROM customers WHERE id = 'born-there'").await.unwrap();
+    let report = sync::run(&world.app, &change(), &wanted).await.unwrap();
+    assert_eq!(report.unknown_there.len(), 1, "a missing row is shown and nothing is deleted");
+    assert_eq!(world.tenant("born-there").await.state, TenantState::Active);
+}
+
+#[tokio::test]
+async fn a_dump_of_keys_opens_nothing() {
+    let world = World::new().await;
+    assert!(keys::none_yet(&world.app).await.unwrap());
+    let secret = keys::create_for_berth(&world.app, "first", Scope::Admin).await.unwrap();
+    let caller: Caller = keys::caller(&world.app, &secret, Some("r".into())).await.unwrap();
+    assert_eq!((caller.name.as_str(), caller.scope), ("first", Scope::Admin));
+    let client = world.control.connect(Role::Owner).await;
+    let dump: String = client.query_one("SELECT api_keys::text FROM api_keys", &[]).await.unwrap().get(0);
+    assert!(!dump.contains(secrecy::ExposeSecret::expose_secret(&secret)), "the key itself is stored");
+}

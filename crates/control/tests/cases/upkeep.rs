@@ -1,0 +1,78 @@
+//! What reconcilers keep true, with a whole server at work.
+
+use crate::world::{World, read};
+use berth_control::{WorkerOptions, cells, serve, status};
+use berth_domain::MemberState;
+use berth_infra::{Health, MemberName};
+use berth_testkit::wait_until;
+use tokio::sync::watch;
+
+/// Runs a server beside a test, and stops it in order.
+async fn serving<T>(world: &World, test: impl Future<Output = T>) -> T {
+    let (stop, stopped) = watch::channel(false);
+    let app = world.another();
+    let server = tokio::spawn(async move { serve::work(&app, stopped, WorkerOptions::named("server")).await });
+    let outcome = test.await;
+    stop.send_replace(true);
+    server.await.unwrap().unwrap();
+    outcome
+}
+
+async fn states(world: &World) -> Vec<MemberState> {
+    let cell = cells::show(&world.app, &read(), "shared-1").await.unwrap();
+    cell.members.into_iter().map(|member| member.state).collect()
+}
+
+#[tokio::test]
+async fn a_member_that_dies_is_seen_and_started_again() {
+    let world = World::new().await;
+    let name = MemberName::new("shared-1.web.1").unwrap();
+    serving(&world, async {
+        world.fake.member_dies(&name);
+        let restarts = async || world.store.member_list(None).await.unwrap().iter().map(|m| m.restarts).sum::<i64>();
+        wait_until("the member is started again", restarts, |restarts| *restarts == 1).await;
+        wait_until("it is healthy", || states(&world), |all| all.iter().all(|s| *s == MemberState::Healthy)).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_sick_member_gets_no_requests_and_people_are_told() {
+    let world = World::new().await;
+    world.create("acme", "hobby").await;
+    serving(&world, async {
+        for copy in 0..2 {
+            let name = MemberName::new(format!("shared-1.web.{copy}")).unwrap();
+            world.fake.set_health(&name, Health::Unhealthy { reason: "503".into() });
+        }
+        wait_until("both are seen", || states(&world), |all| all.iter().all(|s| *s == MemberState::Unhealthy)).await;
+        let routes = world.store.routes_after(berth_domain::Revision::default()).await.unwrap().routes;
+        assert!(routes[0].members.is_empty(), "edges are still told to send there");
+        let attention = status::overview(&world.app, &read()).await.unwrap().attention;
+        assert!(attention.iter().any(|what| what.code == "cell_dark"), "{attention:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_servers_on_one_database_share_the_work() {
+    let world = World::new().await;
+    serving(&world, async {
+        serving(&world, async {
+            let operation = berth_control::tenants::create(
+                &world.app,
+                &crate::world::change(),
+                crate::world::wanted("acme", "hobby"),
+            )
+            .await
+            .unwrap();
+            let permit = crate::world::read_tenant();
+            let show = || berth_control::operations::show(&world.app, &permit, operation.id);
+            let state = async || show().await.unwrap().state;
+            wait_until("the tenant is made", state, |state| state.is_final()).await;
+            assert_eq!(world.root_rows().await.len(), 1);
+        })
+        .await;
+    })
+    .await;
+}
