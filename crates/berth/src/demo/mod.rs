@@ -3,11 +3,11 @@
 //! Real processes, real Postgres servers, real HTTP. It acts from outside only: over the API, through the edge, and at
 //! the end with a checker that shares no code with what it judges. Leaves no process behind, by whatever death.
 
+mod bench;
 mod story;
 mod world;
 
 use crate::fail::{Failure, FailureExt as _};
-use berth_workload::Verdict;
 use clap::Args;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -15,15 +15,15 @@ use std::process::ExitCode;
 
 #[derive(Args, Debug)]
 pub struct Demo {
+    /// Something else than the demo in the same world
+    #[command(subcommand)]
+    variant: Option<Variant>,
     /// The fleet application's program
-    #[arg(long, value_name = "FILE", default_value = "fleet")]
+    #[arg(long, value_name = "FILE", default_value = "fleet", global = true)]
     fleet: PathBuf,
     /// 100,000 positions instead of 1,000,000, and shorter traffic
     #[arg(long)]
     quick: bool,
-    /// One line of JSON, the last of stdout
-    #[arg(long = "verdict-json", hide = true)]
-    verdict_json: bool,
     /// Leave everything running until Ctrl-C, and print the addresses
     #[arg(long)]
     keep: bool,
@@ -34,14 +34,20 @@ pub struct Demo {
     #[arg(long, default_value_t = 500.0, value_name = "N")]
     rate: f64,
     /// Where everything lies; the `postgres` user must be able to walk to it
-    #[arg(long, default_value = "/tmp", value_name = "FOLDER")]
+    #[arg(long, default_value = "/tmp", value_name = "FOLDER", global = true)]
     under: PathBuf,
 }
 
+#[derive(clap::Subcommand, Debug)]
+enum Variant {
+    /// What moves cost their tenant's writers and the neighbours: figures
+    #[command(hide = true)]
+    BenchMoves(bench::BenchMoves),
+}
+
 pub fn run(options: &Demo, json: bool) -> ExitCode {
-    let json = json || options.verdict_json;
     match try_run(options, json) {
-        Ok(verdict) => ExitCode::from(verdict.exit_code()),
+        Ok(good) => ExitCode::from(if good { 0 } else { 2 }),
         Err(failure) => {
             // Without a terminal the exit status has to do.
             let _ = write!(std::io::stderr().lock(), "{}", failure.screen());
@@ -50,31 +56,40 @@ pub fn run(options: &Demo, json: bool) -> ExitCode {
     }
 }
 
-fn try_run(options: &Demo, json: bool) -> Result<Verdict, Failure> {
+/// Whether all went well.
+fn try_run(options: &Demo, json: bool) -> Result<bool, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .ours("threads could not be started")?;
+    let fleet = options.fleet.canonicalize().map_err(|error| {
+        let hint = "cargo build --release -p fleet";
+        Failure::ours(error, format!("the fleet application {}", options.fleet.display()), hint)
+    })?;
     runtime.block_on(async {
         let mut stop = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).ours("signals")?;
-        let fleet = options.fleet.canonicalize().map_err(|error| {
-            Failure::ours(
-                error,
-                format!("the fleet application {}", options.fleet.display()),
-                "cargo build --release -p fleet",
-            )
-        })?;
-        let mut world = world::World::start(&options.under, &fleet).await?;
-        let told = tokio::select! {
-            told = story::tell(options, &mut world, json) => told,
+        let world = tokio::select! {
+            world = world::World::start(&options.under, &fleet) => world?,
+            // The janitor ends what has been started so far.
+            _ = tokio::signal::ctrl_c() => return Err(interrupted()),
+            _ = stop.recv() => return Err(interrupted()),
+        };
+        let done = tokio::select! {
+            done = act(options, &world, json) => done,
             _ = tokio::signal::ctrl_c() => Err(interrupted()),
             _ = stop.recv() => Err(interrupted()),
         };
-        let good = told.as_ref().is_ok_and(Verdict::is_green);
-        world.end(good);
-        told
+        world.end(matches!(done, Ok(true)));
+        done
     })
+}
+
+async fn act(options: &Demo, world: &world::World, json: bool) -> Result<bool, Failure> {
+    match &options.variant {
+        None => story::tell(options, world, json).await.map(|verdict| verdict.is_green()),
+        Some(Variant::BenchMoves(bench)) => bench::run(bench, world, json).await,
+    }
 }
 
 fn interrupted() -> Failure {

@@ -40,17 +40,19 @@ impl Size {
         Self { large: 100_000, small: 2_000, before: Duration::from_secs(4), after: Duration::from_secs(2) };
 }
 
-struct Tenant {
-    name: String,
-    key: Uuid,
-    host: String,
+/// A tenant as its clients know it.
+pub struct Tenant {
+    pub name: String,
+    pub key: Uuid,
+    pub host: String,
 }
 
-pub async fn tell(options: &Demo, world: &mut World, json: bool) -> Result<Verdict, Failure> {
+pub async fn tell(options: &Demo, world: &World, json: bool) -> Result<Verdict, Failure> {
     let size = if options.quick { Size::QUICK } else { Size::FULL };
     let client = world.client.clone();
     let tenants = create_tenants(&client).await?;
-    fill(world, &tenants, &size, options.seed).await?;
+    say(format!("filling them: {} positions for `{LARGE}`, {} for each other", size.large, size.small));
+    filled(world, &tenants, |nth| if nth == 0 { size.large } else { size.small }, options.seed).await?;
 
     say(format!("{} requests/s for all {TENANTS} tenants through the edge, reads and writes", options.rate));
     let load = Load::start(load_config(options, world, &tenants)).ours("the load")?;
@@ -58,9 +60,9 @@ pub async fn tell(options: &Demo, world: &mut World, json: bool) -> Result<Verdi
     tokio::time::sleep(size.before).await;
 
     say(format!("moving `{LARGE}` ({} positions) to a cell of its own, under that traffic", size.large));
-    let mut moves = vec![moved(&client, &handle, &tenants[0]).await?];
+    let mut moves = vec![moved(&client, &handle, &tenants[0], None).await?];
     say("moving four small tenants at once");
-    let small = tenants[SMALL_MOVERS].iter().map(|tenant| moved(&client, &handle, tenant));
+    let small = tenants[SMALL_MOVERS].iter().map(|tenant| moved(&client, &handle, tenant, None));
     for figures in futures_util::future::join_all(small).await {
         moves.push(figures?);
     }
@@ -117,30 +119,30 @@ pub async fn tell(options: &Demo, world: &mut World, json: bool) -> Result<Verdi
 async fn create_tenants(client: &Client) -> Result<Vec<Tenant>, Failure> {
     say(format!("creating {TENANTS} tenants on four plans in one shared cell"));
     let started = Instant::now();
-    let mut waiting = Vec::new();
-    for nth in 0..TENANTS {
-        let name = if nth == 0 { LARGE.to_owned() } else { format!("tenant-{nth:02}") };
-        let host = format!("{name}.fleet.test");
-        let wanted = TenantCreate {
-            name: TenantName::new(name.clone()).expect("a name by the rule"),
-            plan: PlanName::new(plan_of(nth)).expect("a name by the rule"),
-            hosts: vec![Hostname::new(host.clone()).expect("a host by the rule")],
-            key: None,
-            cell: Some(cell_name(SHARED)),
-        };
-        let operation = client.tenant_create(&wanted).await.map_err(|error| refused(error, "creating a tenant"))?;
-        waiting.push((name, host, operation.id));
-    }
-    let mut tenants = Vec::new();
-    for (name, host, operation) in waiting {
-        finished(client, operation, "creating a tenant", |_| {}).await?;
-        let made = client.tenant(&name).await.map_err(|error| refused(error, "looking at a tenant"))?;
-        let key = made.key.and_then(|key| key.as_str().parse().ok());
-        let key = key.ok_or_else(|| Failure::request(format!("the application gave `{name}` no key"), ""))?;
-        tenants.push(Tenant { name, key, host });
-    }
+    let names: Vec<String> =
+        (0..TENANTS).map(|nth| if nth == 0 { LARGE.to_owned() } else { format!("tenant-{nth:02}") }).collect();
+    let making = names.iter().enumerate().map(|(nth, name)| tenant_in(client, name, plan_of(nth), SHARED));
+    let tenants = futures_util::future::join_all(making).await.into_iter().collect::<Result<_, _>>()?;
     say(format!("they are served after {:.1} s", started.elapsed().as_secs_f64()));
     Ok(tenants)
+}
+
+/// Creates a tenant in a cell and returns when it is served.
+pub async fn tenant_in(client: &Client, name: &str, plan: &str, cell: &str) -> Result<Tenant, Failure> {
+    let host = format!("{name}.fleet.test");
+    let wanted = TenantCreate {
+        name: TenantName::new(name).expect("a name by the rule"),
+        plan: PlanName::new(plan).expect("a name by the rule"),
+        hosts: vec![Hostname::new(host.clone()).expect("a host by the rule")],
+        key: None,
+        cell: Some(cell_name(cell)),
+    };
+    let operation = client.tenant_create(&wanted).await.map_err(|error| refused(error, "creating a tenant"))?;
+    finished(client, operation.id, "creating a tenant", |_| {}).await?;
+    let made = client.tenant(name).await.map_err(|error| refused(error, "looking at a tenant"))?;
+    let key = made.key.and_then(|key| key.as_str().parse().ok());
+    let key = key.ok_or_else(|| Failure::request(format!("the application gave `{name}` no key"), ""))?;
+    Ok(Tenant { name: name.to_owned(), key, host })
 }
 
 /// All begin in the shared cell; those whose plan has outgrown it are the ones that move.
@@ -153,15 +155,19 @@ fn plan_of(nth: usize) -> &'static str {
     }
 }
 
-async fn fill(world: &World, tenants: &[Tenant], size: &Size, seeded: u64) -> Result<(), Failure> {
-    say(format!("filling them: {} positions for `{LARGE}`, {} for each other", size.large, size.small));
+/// Fills tenants of the shared cell; `positions`: how many the nth one gets.
+pub async fn filled(
+    world: &World,
+    tenants: &[Tenant],
+    positions: impl Fn(usize) -> u64,
+    seeded: u64,
+) -> Result<(), Failure> {
     let started = Instant::now();
     let config = world.database(&cell_name(SHARED)).await?;
     let (mut database, connection) = config.connect(tokio_postgres::NoTls).await.ours("the shared cell's database")?;
     let _connection = tokio::spawn(connection);
     for (nth, tenant) in tenants.iter().enumerate() {
-        let positions = if nth == 0 { size.large } else { size.small };
-        let amounts = Amounts { positions, ..Amounts::default() };
+        let amounts = Amounts { positions: positions(nth), ..Amounts::default() };
         seed(&mut database, tenant.key, amounts, seeded).await.ours("filling a tenant")?;
     }
     database.batch_execute("analyze").await.ours("analysing")?;
@@ -184,10 +190,16 @@ fn load_config(options: &Demo, world: &World, tenants: &[Tenant]) -> LoadConfig 
     LoadConfig::new(world.edge, options.rate, targets, options.seed)
 }
 
-async fn moved(client: &Client, handle: &LoadHandle, tenant: &Tenant) -> Result<MoveFigures, Failure> {
+/// Moves a tenant and returns what was measured. `to`: none for what Berth chooses.
+pub async fn moved(
+    client: &Client,
+    handle: &LoadHandle,
+    tenant: &Tenant,
+    to: Option<CellName>,
+) -> Result<MoveFigures, Failure> {
     handle.move_begins(&tenant.name).ours("the load")?;
     let operation = client
-        .tenant_move(&tenant.name, &TenantMove { to: None })
+        .tenant_move(&tenant.name, &TenantMove { to })
         .await
         .map_err(|error| refused(error, "starting a move"))?;
     let mut told = String::new();
@@ -244,6 +256,6 @@ pub async fn finished(
     }
 }
 
-fn cell_name(name: &str) -> CellName {
+pub fn cell_name(name: &str) -> CellName {
     CellName::new(name).expect("a name by the rule")
 }
