@@ -4,6 +4,7 @@
 //! the end with a checker that shares no code with what it judges. Leaves no process behind, by whatever death.
 
 mod bench;
+mod idle;
 mod story;
 mod world;
 
@@ -43,6 +44,9 @@ enum Variant {
     /// What moves cost their tenant's writers and the neighbours: figures
     #[command(hide = true)]
     BenchMoves(bench::BenchMoves),
+    /// The memory of a server and an edge with nothing to do
+    #[command(hide = true)]
+    BenchIdle(idle::BenchIdle),
 }
 
 pub fn run(options: &Demo, json: bool) -> ExitCode {
@@ -89,6 +93,7 @@ async fn act(options: &Demo, world: &world::World, json: bool) -> Result<bool, F
     match &options.variant {
         None => story::tell(options, world, json).await.map(|verdict| verdict.is_green()),
         Some(Variant::BenchMoves(bench)) => bench::run(bench, world, json).await,
+        Some(Variant::BenchIdle(bench)) => idle::run(bench, world, json).await,
     }
 }
 

@@ -30,6 +30,8 @@ pub struct World {
     pub client: Client,
     pub url: String,
     pub edge: SocketAddr,
+    pub serve_pid: u32,
+    pub edge_pid: u32,
     local: Local,
 }
 
@@ -54,7 +56,7 @@ impl World {
             "--data-dir".into(),
             dir.join("serve").to_string_lossy().into_owned(),
         ];
-        program(&dir, "serve", &serve, &[]).await?;
+        let serve_pid = program(&dir, "serve", &serve, &[]).await?;
         let key = first_key(&dir).await?;
         let client = Client::new(&url, Some(key)).ours("the client")?;
         let until = Instant::now() + START_LIMIT;
@@ -89,7 +91,9 @@ impl World {
             "--data-dir".into(),
             dir.join("edge").to_string_lossy().into_owned(),
         ];
-        program(&dir, "edge", &command, &[EnvVar::new("BERTH_API_KEY", SecretString::from(edge_key.secret))]).await?;
+        let edge_pid =
+            program(&dir, "edge", &command, &[EnvVar::new("BERTH_API_KEY", SecretString::from(edge_key.secret))])
+                .await?;
         let until = Instant::now() + START_LIMIT;
         while tokio::net::TcpStream::connect(edge).await.is_err() {
             if Instant::now() > until {
@@ -99,7 +103,7 @@ impl World {
         }
         say(format!("an edge listens on {edge}"));
         let local = Local::new(LocalOptions::under(dir.join("cells"))).ours("the cells' folder")?;
-        Ok(Self { dir, client, url, edge, local })
+        Ok(Self { dir, client, url, edge, serve_pid, edge_pid, local })
     }
 
     /// The database of a cell, as the one role that passes row security: for seeding and for the checker.
