@@ -4,13 +4,14 @@ use super::{
     failure::{Failure, html},
     inner::escaped,
     session::Session,
-    shown::{Frame, When},
+    shown::{Frame, When, words},
 };
 use askama::Template;
 use axum::{extract::Query, response::Response};
 use berth_wire::AuditEntry;
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 const SHOWN: usize = 200;
 
@@ -45,20 +46,45 @@ impl AuditRow {
     }
 }
 
-/// `plan hobby, cell shared-1`.
-fn detail(value: &serde_json::Value) -> String {
-    let plain = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    match value {
-        serde_json::Value::Null => String::new(),
-        serde_json::Value::Object(map) => {
-            let parts: Vec<String> = map
-                .iter()
-                .filter(|(_, value)| !value.is_null())
-                .map(|(name, value)| format!("{} {}", super::shown::words(name), plain(value)))
-                .collect();
-            parts.join(", ")
+/// What changed, in a line: `plan hobby → starter, hosts acme.example`. Details are `{"before": …, "after": …}`, either of
+/// which may be absent; anything else is shown as it is.
+fn detail(value: &Value) -> String {
+    let (before, after) = match value {
+        Value::Object(map) if map.keys().all(|key| key == "before" || key == "after") => {
+            (&value["before"], &value["after"])
         }
-        other => plain(other),
+        other => (&Value::Null, other),
+    };
+    let (Some(before), Some(after)) = (fields(before), fields(after)) else { return plain(after) };
+    let mut parts = Vec::new();
+    // The operation has a link of its own.
+    for (name, now) in after.iter().filter(|(name, _)| *name != "operation") {
+        match before.get(name) {
+            Some(old) if old == now => {}
+            Some(old) => parts.push(format!("{} {} → {}", words(name), plain(old), plain(now))),
+            None if now.is_null() => {}
+            None => parts.push(format!("{} {}", words(name), plain(now))),
+        }
+    }
+    let gone = before.iter().filter(|(name, old)| !after.contains_key(*name) && !old.is_null());
+    parts.extend(gone.map(|(name, old)| format!("{} was {}", words(name), plain(old))));
+    parts.join(", ")
+}
+
+fn fields(value: &Value) -> Option<Map<String, Value>> {
+    match value {
+        Value::Null => Some(Map::new()),
+        Value::Object(map) => Some(map.clone()),
+        _ => None,
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
     }
 }
 
@@ -80,4 +106,32 @@ pub async fn list(session: Session, Query(filter): Query<Filter>) -> Result<Resp
         rows: entries.iter().map(|entry| AuditRow::new(entry, now)).collect(),
         shown: SHOWN,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::detail;
+    use serde_json::json;
+
+    #[test]
+    fn a_detail_is_a_line_of_what_changed() {
+        for (value, line) in [
+            (json!(null), ""),
+            (json!({}), ""),
+            (
+                json!({ "after": { "plan": "hobby", "hosts": ["a.test", "b.test"], "key": null, "operation": "x" } }),
+                "hosts a.test b.test, plan hobby",
+            ),
+            (
+                json!({ "before": { "plan": "hobby", "cell": "a" }, "after": { "plan": "starter", "cell": "a" } }),
+                "plan hobby → starter",
+            ),
+            (json!({ "before": { "name": "ci" } }), "name was ci"),
+            (json!({ "before": null, "after": { "max_tenants": 12 } }), "max tenants 12"),
+            (json!({ "from": "a", "to": "b" }), "from a, to b"),
+            (json!("free text"), "free text"),
+        ] {
+            assert_eq!(detail(&value), line, "{value}");
+        }
+    }
 }
