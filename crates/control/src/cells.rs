@@ -4,9 +4,9 @@ use crate::{
     App, Change, ControlError, Permit, Read,
     app::StackInForce,
     audited, member_spec,
-    operations::{self, open_operation},
+    operations::{self, Begun, open_operation},
     placing, tenants, views,
-    workflows::{CREATE_CELL, CellInput, REMOVE_CELL},
+    workflows::{CREATE_CELL, CellInput, REMOVE_CELL, reserved},
 };
 use berth_domain::{CellClass, CellId, CellName, CellState};
 use berth_store::{Cell, NewCell, Tx};
@@ -69,7 +69,8 @@ pub(crate) async fn reserve(
     tx.cell_insert(new).await.map_err(|error| placing::exists(error, &new.name))?;
     let input = CellInput { cell: new.id, asked_by: permit.caller().name.clone() };
     let operation = CREATE_CELL.with(tenants::fresh(), &input).about(operations::about_cell(&new.name));
-    let started = tenants::start(app, tx, operation).await?;
+    let rows = Begun::Reserved(vec![reserved::cell(new.id)]);
+    let started = operations::start(app, tx, operation, rows).await?;
     let after = json!({
         "class": new.class, "provider": new.provider, "max_tenants": new.max_tenants, "operation": started.id,
     });
@@ -152,7 +153,7 @@ pub async fn remove(app: &App, permit: &Permit<Change>, who: &str) -> Result<wir
     tx.members_unwant(cell.id).await?;
     let input = CellInput { cell: cell.id, asked_by: permit.caller().name.clone() };
     let operation = REMOVE_CELL.with(tenants::fresh(), &input).about(operations::about_cell(&cell.name));
-    let started = tenants::start(app, &mut tx, operation).await?;
+    let started = operations::start(app, &mut tx, operation, Begun::ForGood).await?;
     let after = json!({ "operation": started.id });
     audited(&mut tx, permit, "cell.remove", &format!("cell/{}", cell.name), None, Some(after)).await?;
     tx.commit().await?;

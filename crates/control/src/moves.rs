@@ -1,10 +1,11 @@
 //! Moves: planned, started, listed. What a move does, step by step, is `workflows/move_tenant.rs`.
 
 use crate::{
-    App, Change, ControlError, Permit, Read, ReadTenant, audited, cell_access, operations,
+    App, Change, ControlError, Permit, Read, ReadTenant, audited, cell_access,
+    operations::{self, Begun},
     placing::{self, Place, Wanted},
     tenants, views,
-    workflows::{MOVE_TENANT, MoveTenant},
+    workflows::{MOVE_TENANT, MoveTenant, reserved},
 };
 use berth_domain::{CellClass, CellName, MoveId, OperationId, OperationState, TenantEvent};
 use berth_mover::{DataRules, MoveError, MoveSpec, TableName, Tuning};
@@ -123,7 +124,9 @@ pub async fn start(
         asked_by: permit.caller().name.clone(),
     };
     let operation = MOVE_TENANT.with(id, &input).about(operations::about_tenant(&tenant.name));
-    let started = tenants::start(app, &mut tx, operation).await?;
+    let mut rows = vec![reserved::a_move(tenant.id)];
+    rows.extend(input.new_cell.then(|| reserved::cell(cell)));
+    let started = operations::start(app, &mut tx, operation, Begun::Reserved(rows)).await?;
     let after = json!({ "kind": kind, "from": source.name, "to": cell, "operation": started.id });
     audited(&mut tx, permit, "tenant.move", &format!("tenant/{}", tenant.name), None, Some(after)).await?;
     tx.commit().await?;

@@ -2,11 +2,11 @@
 
 use crate::{App, Change, ControlError, Permit, ReadTenant, audited, tenants, views};
 use berth_domain::{CellName, OperationId, OperationState, TenantName};
-use berth_store::Nudge;
+use berth_store::{Nudge, Tx};
 use berth_wire as wire;
-use berth_workflow::{Filter, Journal};
+use berth_workflow::{Filter, Journal, NewOperation, Operation, StepRecord, StepState};
 use futures_util::Stream;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
@@ -172,6 +172,46 @@ pub async fn abandon(
     audited(&mut tx, permit, "operation.abandon", &format!("operation/{id}"), None, Some(after)).await?;
     tx.commit().await?;
     Ok(views::operation(operation, Vec::new()))
+}
+
+/// What the transaction that starts an operation has done for it already.
+pub(crate) enum Begun {
+    /// Rows that its first steps stand for, by their names and inputs: recorded as done in this very transaction, so
+    /// that they are undone even if the operation is given up before it ran at all.
+    Reserved(Vec<(&'static str, Value)>),
+    /// Something that is not taken back: the operation is past its point of no return from the start.
+    ForGood,
+    /// Nothing: it may be given up without a trace.
+    Nothing,
+}
+
+/// Starts an operation within the caller's transaction: it exists exactly if the caller's own change does.
+pub(crate) async fn start(app: &App, tx: &mut Tx, new: NewOperation, begun: Begun) -> Result<Operation, ControlError> {
+    let mut operation = app.store().start(tx, new).await?;
+    let reserved = match begun {
+        Begun::Reserved(steps) => steps,
+        Begun::ForGood => {
+            operation.no_return = Some(0);
+            app.store().save(tx, &operation).await?;
+            Vec::new()
+        }
+        Begun::Nothing => Vec::new(),
+    };
+    for (seq, (name, input)) in (0..).zip(reserved) {
+        let done = StepRecord {
+            seq,
+            name: name.to_owned(),
+            input,
+            state: StepState::Done,
+            output: Some(Value::Null),
+            error: None,
+            attempts: 0,
+            started_at: operation.created_at,
+            updated_at: operation.created_at,
+        };
+        app.store().save_step(tx, operation.id, &done).await?;
+    }
+    Ok(operation)
 }
 
 /// The operation that works on this now.

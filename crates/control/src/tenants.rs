@@ -3,15 +3,17 @@
 
 use crate::{
     App, Change, ControlError, Permit, ReadTenant, audited,
-    operations::{self, open_operation},
+    operations::{self, Begun, open_operation},
     placing::{self, Place, Wanted},
     views,
-    workflows::{self, CREATE_TENANT, DELETE_TENANT, PLAN_TENANT, RESUME_TENANT, SUSPEND_TENANT, TenantInput},
+    workflows::{
+        self, CREATE_TENANT, DELETE_TENANT, PLAN_TENANT, RESUME_TENANT, SUSPEND_TENANT, TenantInput, reserved,
+    },
 };
 use berth_domain::{Hostname, OperationId, PlanName, TenantEvent, TenantId, TenantKey, TenantName, TenantState};
 use berth_store::{NewTenant, StoreError, Taken, Tenant, Tx};
 use berth_wire as wire;
-use berth_workflow::{Journal, NewOperation};
+use berth_workflow::NewOperation;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -53,7 +55,9 @@ pub async fn create(
         asked_by: permit.caller().name.clone(),
     };
     let operation = CREATE_TENANT.with(fresh(), &input).about(operations::about_tenant(&wanted.name));
-    let started = start(app, &mut tx, operation).await?;
+    let mut rows = vec![reserved::tenant(id)];
+    rows.extend(input.new_cell.map(reserved::cell));
+    let started = operations::start(app, &mut tx, operation, Begun::Reserved(rows)).await?;
     audited(
         &mut tx,
         permit,
@@ -186,7 +190,8 @@ pub async fn set_plan(
     tx.tenant_set_plan(tenant.id, expected(&tenant, version)?, plan).await?;
     if calls && is_routed(tenant.state) {
         let input = TenantInput { tenant: tenant.id, asked_by: permit.caller().name.clone() };
-        start(app, &mut tx, PLAN_TENANT.with(fresh(), &input).about(operations::about_tenant(&tenant.name))).await?;
+        let operation = PLAN_TENANT.with(fresh(), &input).about(operations::about_tenant(&tenant.name));
+        operations::start(app, &mut tx, operation, Begun::ForGood).await?;
     }
     audited(
         &mut tx,
@@ -250,7 +255,8 @@ async fn begin(
         tx.keys_revoke_of(tenant.id).await?;
     }
     let new = operation(tenant.id, permit.caller().name.clone()).about(operations::about_tenant(&tenant.name));
-    let started = start(app, &mut tx, new).await?;
+    let begun = if event.is_some() { Begun::ForGood } else { Begun::Nothing };
+    let started = operations::start(app, &mut tx, new, begun).await?;
     let after = json!({ "operation": started.id });
     audited(&mut tx, permit, action, &format!("tenant/{}", tenant.name), None, Some(after)).await?;
     if event.is_some() {
@@ -335,12 +341,4 @@ async fn again(app: &App, id: TenantId) -> Result<wire::Tenant, ControlError> {
 
 pub(crate) fn fresh() -> OperationId {
     OperationId::new(Uuid::now_v7())
-}
-
-pub(crate) async fn start(
-    app: &App,
-    tx: &mut Tx,
-    new: NewOperation,
-) -> Result<berth_workflow::Operation, ControlError> {
-    Ok(app.store().start(tx, new).await?)
 }

@@ -3,7 +3,7 @@
 //! All names are derived from the row, which was stored before anything was asked for: a step that runs twice, or
 //! an undo that does not know how far its step came, finds the same database and members.
 
-use super::store;
+use super::{reserved, store};
 use crate::{App, ControlError, cell_access, member_spec};
 use async_trait::async_trait;
 use berth_domain::{CellId, CellState, MemberId, MemberState, ServiceRole};
@@ -34,14 +34,14 @@ pub(crate) async fn provision_cell(run: &mut Run<App>, cell: CellId) -> Result<(
     run.tx(MarkReady { cell }).await
 }
 
-/// The row is there already; this step is what makes it `failed` when all else is undone.
+/// Recorded as done by who reserved the row; its undo makes the row `failed` when all else is undone.
 struct ReserveCell {
     cell: CellId,
 }
 
 #[async_trait]
 impl TxStep<App> for ReserveCell {
-    const NAME: &'static str = "reserve_cell";
+    const NAME: &'static str = reserved::CELL;
     type Output = ();
 
     async fn run(&self, _tx: &mut Tx) -> Result<(), StepError> {
@@ -52,7 +52,7 @@ impl TxStep<App> for ReserveCell {
         tx.cell_set_state(self.cell, CellState::Creating, CellState::Failed).await.map_err(store)
     }
     fn input(&self) -> Value {
-        json!({ "cell": self.cell })
+        reserved::cell(self.cell).1
     }
 }
 

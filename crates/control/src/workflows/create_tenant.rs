@@ -2,7 +2,7 @@
 //! Its application makes its root row, and then the edges learn of it.
 
 use super::{
-    done, provision_cell, store,
+    done, provision_cell, reserved, store,
     tenant::{AwaitEdges, Call, call},
 };
 use crate::{App, ControlError};
@@ -12,7 +12,7 @@ use berth_store::Tx;
 use berth_wire::OperationResult;
 use berth_workflow::{Run, Step, StepError, TxStep, Workflow};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 pub const CREATE_TENANT: Workflow<CreateTenant> = Workflow::named("create_tenant_v1");
 
@@ -43,14 +43,14 @@ pub(super) async fn run(run: &mut Run<App>, input: CreateTenant) -> Result<Opera
     }))
 }
 
-/// The rows are there already; this step is what frees name and hosts when all else is undone.
+/// Recorded as done by who reserved the rows; its undo frees name and hosts when all else is undone.
 struct ReserveTenant {
     tenant: TenantId,
 }
 
 #[async_trait]
 impl TxStep<App> for ReserveTenant {
-    const NAME: &'static str = "reserve_tenant";
+    const NAME: &'static str = reserved::TENANT;
     type Output = ();
 
     async fn run(&self, _tx: &mut Tx) -> Result<(), StepError> {
@@ -61,7 +61,7 @@ impl TxStep<App> for ReserveTenant {
         undone.map(drop).map_err(|illegal| StepError::permanent("tenant_state", illegal.to_string()))
     }
     fn input(&self) -> Value {
-        json!({ "tenant": self.tenant })
+        reserved::tenant(self.tenant).1
     }
 }
 

@@ -55,6 +55,27 @@ pub struct MoveTenant {
 
 pub const MOVE_TENANT: Workflow<MoveTenant> = Workflow::named("move_tenant_v1");
 
+/// First steps that stand for rows which the starting transaction has written: their names and inputs, as that
+/// transaction records them. What is reserved is undone by the steps of these names.
+pub(crate) mod reserved {
+    use berth_domain::{CellId, TenantId};
+    use serde_json::{Value, json};
+
+    pub const CELL: &str = "reserve_cell";
+    pub const TENANT: &str = "reserve_tenant";
+    pub const MOVE: &str = "reserve_move";
+
+    pub fn cell(cell: CellId) -> (&'static str, Value) {
+        (CELL, json!({ "cell": cell }))
+    }
+    pub fn tenant(tenant: TenantId) -> (&'static str, Value) {
+        (TENANT, json!({ "tenant": tenant }))
+    }
+    pub fn a_move(tenant: TenantId) -> (&'static str, Value) {
+        (MOVE, json!({ "tenant": tenant }))
+    }
+}
+
 /// Every workflow that a server can carry out.
 pub fn registry() -> Registry<App> {
     Registry::new()
