@@ -80,6 +80,9 @@ pub struct CutOver {
     pub closed_ms: Option<f64>,
     pub hold: Option<HoldFigures>,
     pub late_edges: Vec<EdgeName>,
+    /// When each part of the pause was over, in milliseconds from its beginning.
+    #[serde(default)]
+    pub timeline: Vec<(String, f64)>,
 }
 
 /// Becomes the one worker that may act on this tenant. Also how a lost answer is settled: whatever an earlier token
@@ -147,12 +150,13 @@ pub async fn cut_over(
         cut.follower.check()?;
         let outcome = cut.attempt().await?;
         let note = match outcome {
-            Attempt::Committed(row, held_at) => {
+            Attempt::Committed(row) => {
                 let record = Record {
                     rows_verified: verified,
                     attempts: attempt,
-                    held_at: Some(held_at),
+                    clock: Some(cut.clock),
                     hold_token: Some(cut.hold_token),
+                    ready: Some((cut.fences.target, cut.target)),
                 };
                 return forward(spec, ownership, edges, row, record).await;
             }
@@ -173,8 +177,8 @@ pub async fn cut_over(
 }
 
 enum Attempt {
-    /// The row after the commit point, and when the hold began.
-    Committed(Control, Instant),
+    /// The row after the commit point.
+    Committed(Control),
     NotYet(String),
 }
 
@@ -191,6 +195,23 @@ struct CutOverRun<'m> {
     token: Token,
     /// The token that the hold of the last attempt named.
     hold_token: Token,
+    /// Of the last attempt's pause.
+    clock: Clock,
+}
+
+/// When the parts of a pause were over.
+struct Clock {
+    began: Instant,
+    marks: Vec<(String, f64)>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { began: Instant::now(), marks: Vec::new() }
+    }
+    fn mark(&mut self, what: &str) {
+        self.marks.push((what.to_owned(), self.began.elapsed().as_secs_f64() * 1_000.0));
+    }
 }
 
 impl<'m> CutOverRun<'m> {
@@ -229,6 +250,7 @@ impl<'m> CutOverRun<'m> {
             target: connect(&spec.target, Side::Target, &name).await?,
             token: row.token,
             hold_token: row.token,
+            clock: Clock::start(),
         })
     }
 
@@ -236,7 +258,7 @@ impl<'m> CutOverRun<'m> {
         if let Some(why) = self.gate().await? {
             return Ok(Attempt::NotYet(why));
         }
-        let held_at = Instant::now();
+        self.clock = Clock::start();
         self.hold_token = self.token;
         match change(self.ownership, self.token, Change::Hold).await {
             Ok(_) => {}
@@ -247,6 +269,7 @@ impl<'m> CutOverRun<'m> {
             }
             Err(error) => return Err(error),
         }
+        self.clock.mark("hold_written");
         let drain = Duration::from_millis(u64::from(self.spec.tuning.drain_ms) + 30);
         if let Err(trouble) = self.edges.wait_held(self.token, drain).await {
             change(self.ownership, self.token, Change::Release).await?;
@@ -258,16 +281,17 @@ impl<'m> CutOverRun<'m> {
             self.token = row.token;
             return Ok(Attempt::NotYet(trouble.to_string()));
         }
-        match self.pause(held_at).await {
-            Ok(Attempt::Committed(row, at)) => Ok(Attempt::Committed(row, at)),
+        self.clock.mark("edges_hold");
+        match self.pause().await {
+            Ok(Attempt::Committed(row)) => Ok(Attempt::Committed(row)),
             Ok(Attempt::NotYet(why)) => match self.reopen().await? {
-                Some(row) => Ok(Attempt::Committed(row, held_at)),
+                Some(row) => Ok(Attempt::Committed(row)),
                 None => Ok(Attempt::NotYet(why)),
             },
             // Another worker has the move: it decides, and a token of ours would only be in its way.
             Err(error @ MoveError::Fenced { .. }) => Err(error),
             Err(error) => match self.reopen().await? {
-                Some(row) => Ok(Attempt::Committed(row, held_at)),
+                Some(row) => Ok(Attempt::Committed(row)),
                 None if error.fault() == crate::Fault::Passing => Ok(Attempt::NotYet(error.to_string())),
                 None => Err(error),
             },
@@ -313,15 +337,18 @@ impl<'m> CutOverRun<'m> {
     }
 
     /// From the hold in force to the commit point.
-    async fn pause(&mut self, held_at: Instant) -> Result<Attempt, MoveError> {
+    async fn pause(&mut self) -> Result<Attempt, MoveError> {
         let most = Duration::from_millis(self.spec.tuning.pause_most_ms);
-        let left = || most.saturating_sub(held_at.elapsed());
+        let began = self.clock.began;
+        let left = || most.saturating_sub(began.elapsed());
         let marker = format!("arm:{}", self.token);
         let lock_wait = left().min(Duration::from_millis(50)).max(Duration::from_millis(1));
         self.fences.source.arm(&self.source, self.token, &marker, lock_wait).await?;
+        self.clock.mark("source_closed");
         if !self.follower.wait_marker(&marker, left()).await? {
             return Ok(Attempt::NotYet("the target did not catch up within the pause".into()));
         }
+        self.clock.mark("applied");
         let (ours, theirs, ahead, ()) = tokio::try_join!(
             catalog::fingerprint(&self.source, Side::Source, &self.plan.tables),
             catalog::fingerprint(&self.target, Side::Target, &self.plan.tables),
@@ -336,11 +363,15 @@ impl<'m> CutOverRun<'m> {
         if !ahead {
             return Ok(Attempt::NotYet("a sequence of the source has overtaken the target's".into()));
         }
+        self.clock.mark("compared");
         if left().is_zero() {
             return Ok(Attempt::NotYet(format!("the pause took longer than {} ms", most.as_millis())));
         }
         match self.ownership.change(self.token, Change::Commit).await {
-            Verdict::Changed(row) => Ok(Attempt::Committed(row, held_at)),
+            Verdict::Changed(row) => {
+                self.clock.mark("committed");
+                Ok(Attempt::Committed(row))
+            }
             Verdict::Refused(Refusal::OldToken { held, .. }) => Err(MoveError::Fenced { side: Side::Source, held }),
             Verdict::Refused(refusal) => Err(refusal.into()),
             Verdict::Unknown => Ok(Attempt::NotYet("the answer to the commit was lost".into())),
@@ -367,8 +398,10 @@ impl<'m> CutOverRun<'m> {
 struct Record {
     rows_verified: u64,
     attempts: u32,
-    held_at: Option<Instant>,
+    clock: Option<Clock>,
     hold_token: Option<Token>,
+    /// A session in the target that is there already: making one takes milliseconds that users would wait.
+    ready: Option<(Fence, Client)>,
 }
 
 /// After the commit point: open the target, let the edges go. Only ever forward.
@@ -380,21 +413,22 @@ async fn forward(
     record: Record,
 ) -> Result<CutOver, MoveError> {
     let mut late_edges = Vec::new();
-    let mut closed_ms = None;
+    let mut clock = record.clock;
+    let mut mark = |what: &str| {
+        if let Some(clock) = &mut clock {
+            clock.mark(what);
+        }
+    };
     if row.phase == MovePhase::Committed {
-        let client = connect(&spec.target, Side::Target, &spec.session_name(row.token)).await?;
-        let fence = Fence::find(&client, Side::Target, &spec.tenant)
-            .await?
-            .ok_or(MoveError::Fenced { side: Side::Target, held: row.token })?;
-        let (opened, late) = tokio::join!(
-            open_until_done(&fence, &spec.target, row.token, Some(row.generation)),
-            edges.wait_routed(row.generation, ROUTE_LIMIT)
-        );
+        let (opened, late) =
+            tokio::join!(open_target(spec, row, record.ready), edges.wait_routed(row.generation, ROUTE_LIMIT));
         opened?;
         late_edges = late;
-        closed_ms = record.held_at.map(|at| at.elapsed().as_secs_f64() * 1_000.0);
+        mark("target_open");
         change(ownership, row.token, Change::Finish).await?;
+        mark("released");
     }
+    let timeline = clock.map(|clock| clock.marks).unwrap_or_default();
     let hold = match record.hold_token {
         Some(token) => edges.hold_figures(token, Duration::from_secs(3)).await,
         None => None,
@@ -403,10 +437,31 @@ async fn forward(
         generation: row.generation,
         rows_verified: record.rows_verified,
         attempts: record.attempts,
-        closed_ms,
+        closed_ms: timeline.last().map(|(_, ms)| *ms),
         hold,
         late_edges,
+        timeline,
     })
+}
+
+async fn open_target(spec: &MoveSpec, row: Control, ready: Option<(Fence, Client)>) -> Result<(), MoveError> {
+    let fence = match ready {
+        Some((fence, client)) => {
+            let opened = fence.open(&client, row.token, Some(row.generation), Duration::from_millis(200)).await;
+            match opened {
+                Err(error) if error.fault() == crate::Fault::Passing && !matches!(error, MoveError::Fenced { .. }) => {
+                    fence
+                }
+                other => return other,
+            }
+        }
+        None => {
+            let client = connect(&spec.target, Side::Target, &format!("berth-open-{}", row.token)).await?;
+            let fence = Fence::find(&client, Side::Target, &spec.tenant).await?;
+            fence.ok_or(MoveError::Fenced { side: Side::Target, held: row.token })?
+        }
+    };
+    open_until_done(&fence, &spec.target, row.token, Some(row.generation)).await
 }
 
 /// Opens a fence over connections of its own until it is open: users wait for it.

@@ -31,13 +31,18 @@ pub(super) async fn run(run: &mut Run<App>, input: MoveTenant) -> Result<Operati
     // The owner changed inside that step: this makes the journal say so too.
     run.tx_of_no_return(RecordMove { tenant: part.input.tenant, id }).await?;
     run.step(Retire { part: Arc::clone(&part), plan }).await?;
+    let parts: Vec<String> = cut.timeline.iter().map(|(what, ms)| format!("{what} {ms:.1}")).collect();
+    tracing::info!(
+        tenant.id = %part.input.tenant, generation = %cut.generation,
+        "tenant {} cut over to generation {} at attempt {}; ms: {}", part.input.tenant, cut.generation, cut.attempts, parts.join(", ")
+    );
     let mut result = done(match cut.hold {
         Some(hold) => format!("the tenant has moved; its writers waited {:.0} ms", hold.pause_ms),
         None => "the tenant has moved".to_owned(),
     });
     if let Value::Object(figures) = json!({
         "generation": cut.generation, "rows_verified": cut.rows_verified, "attempts": cut.attempts,
-        "closed_ms": cut.closed_ms, "pause_ms": cut.hold.map(|h| h.pause_ms), "held_requests": cut.hold.map(|h| h.held_requests),
+        "closed_ms": cut.closed_ms, "timeline_ms": cut.timeline, "pause_ms": cut.hold.map(|h| h.pause_ms), "held_requests": cut.hold.map(|h| h.held_requests),
     }) {
         result.figures = figures;
     }
