@@ -79,6 +79,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Berth", description = "Runs one SaaS for many tenants, and moves a tenant while its users keep working."),
+    components(schemas(berth_wire::Problem)),
     modifiers(&BearerKey),
     security(("key" = []))
 )]

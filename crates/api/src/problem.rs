@@ -8,7 +8,7 @@ use http::{HeaderValue, StatusCode, header};
 use std::collections::BTreeMap;
 use tracing::error;
 use utoipa::{
-    IntoResponses, PartialSchema as _, ToSchema,
+    IntoResponses, ToSchema as _,
     openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, response::Response as Described},
 };
 
@@ -204,17 +204,5 @@ impl IntoResponses for Problems {
             ("4XX".to_owned(), refusal("The request cannot be carried out; `code` says why, `hint` what to do.")),
             ("5XX".to_owned(), refusal("Not the caller's fault; `retryable` says whether another try may help.")),
         ])
-    }
-}
-
-impl ToSchema for Problems {
-    fn schemas(schemas: &mut Vec<(String, RefOr<utoipa::openapi::schema::Schema>)>) {
-        schemas.push((Problem::name().into_owned(), Problem::schema()));
-    }
-}
-
-impl utoipa::PartialSchema for Problems {
-    fn schema() -> RefOr<utoipa::openapi::schema::Schema> {
-        Problem::schema()
     }
 }

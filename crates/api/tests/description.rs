@@ -24,6 +24,7 @@ fn the_description_is_the_one_that_is_checked_in() {
 fn every_path_says_how_it_refuses() {
     let description = serde_json::to_value(berth_api::openapi()).unwrap();
     assert_eq!(description["openapi"], "3.1.0");
+    assert!(description["components"]["schemas"]["Problem"].is_object(), "what refusals refer to is there");
     for (path, verbs) in description["paths"].as_object().unwrap() {
         for (verb, operation) in verbs.as_object().unwrap() {
             for class in ["4XX", "5XX"] {

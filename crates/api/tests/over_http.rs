@@ -1,11 +1,13 @@
 //! The API as its callers meet it: real sockets, real control, real Postgres.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+
 mod world;
 
 use berth_control::Scope;
 use berth_domain::{EdgeId, OperationId, OperationState, Revision, TenantState};
 use berth_wire::{
-    CellCreate, KeyCreate, OperationEventKind, TenantChange, TenantCreate, TenantHosts, TenantMove,
+    CellCreate, KeyCreate, OperationEventKind, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
     edge::{EdgeAck, EdgeEvent, RouteState},
 };
 use std::time::Duration;
@@ -107,6 +109,8 @@ async fn bad_input_is_refused_with_the_right_status_and_changes_nothing() {
     expect(refused(client.cell_create(&twice).await), 409, "cell_exists");
     let bad_scope = KeyCreate { name: "k".into(), scope: "root".into() };
     expect(refused(client.key_create(&bad_scope).await), 422, "bad_scope");
+    let sync = TenantSync { cell: "shared-1".parse().unwrap(), take_in: None };
+    expect(refused(client.tenant_sync(&sync).await), 409, "no_root_table");
     expect(refused(client.operation(OperationId::new(Uuid::nil())).await), 404, "no_operation");
     expect(refused(client.stack_apply(&apply("stack: fleet\nservces: {}\n")).await), 422, "bad_stack_file");
     let other_stack = STACK.replace("stack: fleet", "stack: other");

@@ -95,6 +95,8 @@ pub enum ControlError {
     SameCell { tenant: TenantName, cell: CellName },
     #[error("cell `{to}` has another schema than `{from}`")]
     OtherSchema { from: CellName, to: CellName },
+    #[error("cell `{cell}` has no table `{root}` with a column `{key}`")]
+    NoRootTable { cell: CellName, root: String, key: String },
     #[error("tenant `{tenant}` is already moving")]
     AlreadyMoving { tenant: TenantName, operation: Option<OperationId> },
     #[error("tenant `{tenant}` is {state}")]
@@ -212,6 +214,7 @@ impl ControlError {
             | Self::CellNotReady { .. }
             | Self::CellState { .. }
             | Self::CellNotEmpty { .. }
+            | Self::NoRootTable { .. }
             | Self::AlreadyMoving { .. }
             | Self::TenantState { .. }
             | Self::StillUnderWay
@@ -264,6 +267,7 @@ impl ControlError {
             Self::CellNotEmpty { .. } => "cell_not_empty",
             Self::SameCell { .. } => "same_cell",
             Self::OtherSchema { .. } => "schema_differs",
+            Self::NoRootTable { .. } => "no_root_table",
             Self::AlreadyMoving { .. } => "already_moving",
             Self::TenantState { .. } => "tenant_state",
             Self::Stale(_) => "stale",
@@ -313,6 +317,7 @@ impl ControlError {
             Self::CellState { .. } => "`berth cell show` tells what is being done with it",
             Self::CellNotEmpty { .. } => "move its tenants away first: `berth cell drain`, then `berth tenant move`",
             Self::SameCell { .. } => "name another cell",
+            Self::NoRootTable { .. } => "name them in the stack file, under `data.root` and `data.key`",
             Self::OtherSchema { .. } => "run the missing release's migration in the target cell first",
             Self::AlreadyMoving { .. } => "`berth operation watch` follows it; `berth operation abandon` gives it up",
             Self::TenantState { .. } => "`berth tenant show` tells what is being done with it",

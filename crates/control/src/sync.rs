@@ -13,6 +13,7 @@ use berth_store::NewTenant;
 use berth_wire as wire;
 use serde_json::json;
 use std::collections::BTreeSet;
+use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 pub async fn run(
@@ -28,7 +29,14 @@ pub async fn run(
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     let root = format!("{}.{}", quoted(&data.root.schema), quoted(&data.root.table));
     let sql = format!("SELECT {key}::text FROM {root} WHERE {key} IS NOT NULL ORDER BY 1", key = quoted(&data.key));
-    let rows = client.query(&sql, &[]).await.map_err(failed(&cell.name))?;
+    let rows = client.query(&sql, &[]).await.map_err(|error| match error.code() {
+        // What the stack file says is not what is there: nothing that another try would mend.
+        Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_COLUMN | &SqlState::INVALID_SCHEMA_NAME) => {
+            let (root, key) = (data.root.to_string(), data.key.clone());
+            ControlError::NoRootTable { cell: cell.name.clone(), root, key }
+        }
+        _ => failed(&cell.name)(error),
+    })?;
     let there: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
     let here = app.store().tenant_keys_in(cell.id).await?;
     let known: BTreeSet<&str> = here.iter().map(|(_, key)| key.as_str()).collect();
