@@ -4,22 +4,31 @@
 use super::{Loop, seen};
 use crate::{App, ControlError, cell_access, member_spec};
 use async_trait::async_trait;
-use berth_domain::{CellState, MemberId, MemberState};
+use berth_domain::{CellId, CellState, MemberId, MemberState};
 use berth_infra::{DatabaseName, Observed};
 use berth_store::{Cell, Member, Seen};
+use jiff::{SignedDuration, Timestamp};
 use secrecy::ExposeSecret;
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 use tracing::{info, warn};
 
 /// Looks in a row at which a running member may be unhealthy before it is replaced. A database that comes back, or a
 /// short stall, is over by then.
 const PATIENCE: u32 = 10;
 
+/// A look that shows nothing new is stored this often.
+const SAID_AGAIN: SignedDuration = SignedDuration::from_secs(15);
+
 /// What earlier looks showed.
 #[derive(Default)]
 pub(super) struct Members {
     /// Looks in a row at which a member was unhealthy.
     unhealthy: HashMap<MemberId, u32>,
+    /// Cells whose last look failed: said once, not every second.
+    failing: HashSet<CellId>,
 }
 
 #[async_trait]
@@ -41,8 +50,13 @@ async fn round(app: &App, looks: &mut Members) -> Result<(), ControlError> {
         }
         let own: Vec<&Member> = members.iter().filter(|member| member.cell == cell.id && member.wanted).collect();
         // One cell whose provider does not answer must not keep the others from being looked at.
-        if let Err(error) = keep(app, &cell, &own, looks).await {
-            warn!(cell = %cell.name, error = error.full(), "cell {} could not be kept up", cell.name);
+        match keep(app, &cell, &own, looks).await {
+            Ok(()) if looks.failing.remove(&cell.id) => info!(cell = %cell.name, "cell {} is kept up again", cell.name),
+            Err(error) if looks.failing.insert(cell.id) => {
+                warn!(cell = %cell.name, error = error.full(), "cell {} cannot be kept up; it goes on trying", cell.name);
+            }
+            // As before.
+            Ok(()) | Err(_) => {}
         }
     }
     looks.unhealthy.retain(|id, _| members.iter().any(|member| member.id == *id));
@@ -112,6 +126,8 @@ async fn database(app: &App, cell: &Cell) -> Result<(), ControlError> {
     Ok(())
 }
 
+/// Whether it is worth a write: something changed, or the last look is so old that people would wonder.
 fn differs(before: &Member, now: &Seen) -> bool {
-    now.restarted || before.state != now.state || before.address != now.address || before.detail != now.detail
+    let stale = before.observed_at.is_none_or(|at| Timestamp::now().duration_since(at) > SAID_AGAIN);
+    stale || now.restarted || before.state != now.state || before.address != now.address || before.detail != now.detail
 }

@@ -86,3 +86,19 @@ impl Sweep {
         first.elapsed() >= grace
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Sweep;
+    use std::{collections::BTreeSet, time::Duration};
+
+    #[test]
+    fn an_orphan_is_removed_only_after_its_grace() {
+        let (mut sweep, mut found) = (Sweep::default(), BTreeSet::new());
+        let orphan = || "local member x".to_owned();
+        assert!(!sweep.is_old(&mut found, Duration::from_mins(10), orphan()), "at the first look");
+        assert!(!sweep.is_old(&mut found, Duration::from_mins(10), orphan()), "within the grace");
+        assert!(sweep.is_old(&mut found, Duration::ZERO, orphan()), "after it");
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), [orphan()]);
+    }
+}

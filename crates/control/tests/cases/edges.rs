@@ -88,7 +88,7 @@ async fn a_deletion_waits_for_the_edge_and_goes_on_when_it_answers() {
         let ack = EdgeAck { instance, revision, holds: Vec::new() };
         edges::acknowledge(&world.app, &follow(), edge(), ack).await.unwrap();
     };
-    let (_, state) = tokio::join!(answers, world.carry_out(operation.id));
+    let ((), state) = tokio::join!(answers, world.carry_out(operation.id));
     assert_eq!(state, berth_domain::OperationState::Succeeded);
     assert!(world.root_rows().await.is_empty());
     let seen = status::overview(&world.app, &read()).await.unwrap().edges;

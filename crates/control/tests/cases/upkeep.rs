@@ -57,8 +57,8 @@ async fn a_sick_member_gets_no_requests_and_people_are_told() {
 #[tokio::test]
 async fn two_servers_on_one_database_share_the_work() {
     let world = World::new().await;
-    serving(&world, async {
-        serving(&world, async {
+    Box::pin(serving(&world, async {
+        Box::pin(serving(&world, async {
             let operation = berth_control::tenants::create(
                 &world.app,
                 &crate::world::change(),
@@ -71,8 +71,8 @@ async fn two_servers_on_one_database_share_the_work() {
             let state = async || show().await.unwrap().state;
             wait_until("the tenant is made", state, |state| state.is_final()).await;
             assert_eq!(world.root_rows().await.len(), 1);
-        })
+        }))
         .await;
-    })
+    }))
     .await;
 }
