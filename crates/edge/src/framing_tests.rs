@@ -1,3 +1,5 @@
+//! Which heads are taken and which are 400, on raw bytes. Tables, no socket.
+
 use super::Watch;
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";

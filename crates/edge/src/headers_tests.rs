@@ -1,3 +1,5 @@
+//! What the edge sets, what it removes, and which requests may be sent twice. Tables, no socket.
+
 use super::{Origin, answer, forward, host, idempotent, safe, upgrade};
 use http::{HeaderMap, HeaderValue, Method, Request, request::Parts};
 

@@ -1,3 +1,5 @@
+//! Who is parked and who is let through, the budget, the pause, over instants that the test names. No socket.
+
 use super::{Account, Budget, Gate, HoldOrder, Parked, Stopped};
 use std::{
     sync::Arc,

@@ -1,3 +1,5 @@
+//! Host names to tenants, changes in any order, and which of two routes wins. Tables, no socket.
+
 use super::{BadHost, Change, Index, Table, normal_host};
 use berth_domain::{CellName, Generation, Hostname, PlanName, Revision, TenantId, TenantKey, TenantName, Token};
 use berth_wire::edge::{Hold, HoldPolicy, RouteState, TenantRoute};

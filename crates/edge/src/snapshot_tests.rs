@@ -1,3 +1,5 @@
+//! What the disk gives back: whole records, logs written anew, batches cut anywhere, a second process. No socket.
+
 use super::{Log, SnapshotError};
 use crate::routing::{Change, Table};
 use berth_domain::{CellName, Generation, Hostname, PlanName, Revision, TenantId, TenantKey, TenantName, Token};
