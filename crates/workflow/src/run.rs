@@ -80,7 +80,15 @@ impl<Cx: Context> Run<Cx> {
 
     /// Runs a step that touches the world outside, or reads what it answered before.
     pub async fn step<S: Step<Cx>>(&mut self, step: S) -> Result<S::Output, StepError> {
-        let outcome = self.do_step(Arc::new(step)).await;
+        let outcome = self.do_step(Arc::new(step), false).await;
+        outcome.map_err(|halt| self.halt(halt))
+    }
+
+    /// As [`step`](Self::step), and the record of its answer is the point of no return: a person who gives the operation
+    /// up finds it there, or is told that it is too late. Between the world's change and that record a kill still leads
+    /// to the undo of whoever was asked to give up, so an undo before it has to look whether the change has happened.
+    pub async fn step_of_no_return<S: Step<Cx>>(&mut self, step: S) -> Result<S::Output, StepError> {
+        let outcome = self.do_step(Arc::new(step), true).await;
         outcome.map_err(|halt| self.halt(halt))
     }
 
@@ -103,13 +111,16 @@ impl<Cx: Context> Run<Cx> {
         outcome.map_err(|halt| self.halt(halt))
     }
 
-    async fn do_step<S: Step<Cx>>(&mut self, step: Arc<S>) -> Result<S::Output, Halt> {
+    async fn do_step<S: Step<Cx>>(&mut self, step: Arc<S>, no_return: bool) -> Result<S::Output, Halt> {
         let known = self.next(S::NAME, &step.input())?;
         let seq = self.seq - 1;
         let push = |run: &mut Self, record: StepRecord| {
             run.stack.push(Box::new(DoneStep { step: Arc::clone(&step), record }));
         };
         if let Some(record) = self.replayed(known.as_ref(), |run, record| push(run, record))? {
+            if no_return {
+                self.expect_return_at(self.seq)?;
+            }
             return read(&record);
         }
         let mut record = known.clone();
@@ -148,16 +159,25 @@ impl<Cx: Context> Run<Cx> {
                 let mut done = record;
                 done.output = Some(output);
                 done.error = None;
-                let kept = &mut done;
-                self.pen
+                let (kept, at) = (&mut done, self.seq);
+                let operation = self
+                    .pen
                     .write(|operation, now| {
                         operation.step_done(now);
+                        if no_return {
+                            operation.no_return = Some(at);
+                        }
                         *kept = kept.clone().now(StepState::Done, now);
                         Some(kept.clone())
                     })
                     .await?;
+                self.no_return = operation.no_return;
+                self.passed_return |= no_return;
                 push(self, done.clone());
                 self.pen.reach(Point::AfterRecord, seq, S::NAME)?;
+                if no_return {
+                    self.pen.reach(Point::AfterNoReturn, seq, S::NAME)?;
+                }
                 read(&done)
             }
             Err(error) => {

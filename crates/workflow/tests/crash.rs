@@ -8,6 +8,7 @@ use testing::TestWorld;
 
 crash_tests!(create, async || World::create());
 crash_tests!(hand_over, async || World::hand_over());
+crash_tests!(switch, async || World::switch());
 crash_tests!(waiting, async || World::waiting());
 
 journal_conformance!(the_journal_in_memory_conforms, async || MemoryJournal::new());

@@ -137,6 +137,7 @@ pub struct Input {
 
 pub const CREATE: Workflow<Input> = Workflow::named("create");
 pub const HAND_OVER: Workflow<Input> = Workflow::named("hand_over");
+pub const SWITCH: Workflow<Input> = Workflow::named("switch");
 pub const WAITING: Workflow<Input> = Workflow::named("waiting");
 
 /// Two things, one count, then a point of no return and a third thing.
@@ -158,6 +159,14 @@ pub async fn hand_over(run: &mut Run<Cx>, input: Input) -> Result<(), StepError>
     Ok(())
 }
 
+/// Its point of no return is the record of a step that touches the world.
+pub async fn switch(run: &mut Run<Cx>, input: Input) -> Result<(), StepError> {
+    run.step(Ensure(format!("{}-1", input.name))).await?;
+    run.step_of_no_return(Ensure(format!("{}-2", input.name))).await?;
+    run.tx(Count).await?;
+    Ok(())
+}
+
 pub async fn waiting(run: &mut Run<Cx>, input: Input) -> Result<(), StepError> {
     run.step(Wait(format!("{}-1", input.name))).await?;
     run.step(Ensure(format!("{}-2", input.name))).await?;
@@ -165,7 +174,7 @@ pub async fn waiting(run: &mut Run<Cx>, input: Input) -> Result<(), StepError> {
 }
 
 pub fn registry() -> Registry<Cx> {
-    Registry::new().with(&CREATE, create).with(&HAND_OVER, hand_over).with(&WAITING, waiting)
+    Registry::new().with(&CREATE, create).with(&HAND_OVER, hand_over).with(&SWITCH, switch).with(&WAITING, waiting)
 }
 
 /// What is to be there when `workflow` has succeeded: things by name, and the count.
@@ -196,6 +205,9 @@ impl World {
     }
     pub fn hand_over() -> Self {
         Self::of(&HAND_OVER, &["acme-1", "acme-2"], Some(2))
+    }
+    pub fn switch() -> Self {
+        Self::of(&SWITCH, &["acme-1", "acme-2"], Some(1))
     }
     pub fn waiting() -> Self {
         Self::of(&WAITING, &["acme-1", "acme-2"], None)
