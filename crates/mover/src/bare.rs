@@ -28,12 +28,18 @@ const DEFINITIONS: &str = "
     order by nth desc, create_sql";
 
 /// Takes keys and indexes off the large tables of the plan that are empty in the target and whole (no partitions).
-pub(crate) async fn strip(spec: &MoveSpec, plan: &MovePlan, target: &mut Client) -> Result<(), MoveError> {
+pub(crate) async fn strip(
+    spec: &MoveSpec,
+    plan: &MovePlan,
+    target: &mut Client,
+    token: Token,
+) -> Result<(), MoveError> {
     let what = "taking keys off for the load";
     for table in plan.tables.iter().filter(|t| t.rows >= spec.tuning.bare_load_rows) {
         let name = table.table.sql();
         let tx = target.transaction().await.doing(Side::Target, what)?;
         tx.batch_execute("set local lock_timeout = '2s'").await.doing(Side::Target, what)?;
+        crate::prepare::hold_closed(spec, &tx, token).await?;
         let fit: bool = tx
             .query_one(
                 &format!(

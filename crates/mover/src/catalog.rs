@@ -33,6 +33,7 @@ struct Column {
     large_object: bool,
     not_null: bool,
     generated: bool,
+    always_identity: bool,
 }
 
 struct Catalogue {
@@ -183,7 +184,7 @@ async fn catalogue(client: &Client, side: Side) -> Result<Catalogue, MoveError> 
         .query(
             "select a.attrelid, a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated <> '',
                     coalesce(nullif(t.typelem, 0), nullif(t.typbasetype, 0), t.oid), t.oid,
-                    t.typname::text in ('oid', 'lo')
+                    t.typname::text in ('oid', 'lo'), a.attidentity = 'a'
              from pg_attribute a join pg_type t on t.oid = a.atttypid join pg_class c on c.oid = a.attrelid
              where a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p')
              order by a.attrelid, a.attnum",
@@ -200,6 +201,7 @@ async fn catalogue(client: &Client, side: Side) -> Result<Catalogue, MoveError> 
                 generated: row.get(4),
                 own_type: row.get::<_, u32>(5) >= FIRST_OWN_TYPE || row.get::<_, u32>(6) >= FIRST_OWN_TYPE,
                 large_object: row.get(7),
+                always_identity: row.get(8),
             });
         }
     }
@@ -310,7 +312,11 @@ fn closure(
             table: table.name.clone(),
             tenant_column,
             columns: travelling()
-                .map(|c| PlannedColumn { name: c.name.clone(), type_name: c.type_name.clone() })
+                .map(|c| PlannedColumn {
+                    name: c.name.clone(),
+                    type_name: c.type_name.clone(),
+                    always_identity: c.always_identity,
+                })
                 .collect(),
             key: table.key.clone(),
             rows: 0,

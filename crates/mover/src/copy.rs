@@ -3,7 +3,7 @@
 //! The slot exports that moment's snapshot; the session that made it stays silent until every worker has taken it.
 //! A crash here starts the copy again with a new slot.
 
-use crate::fence;
+use crate::fence::{self, Fence};
 use crate::prepare::clear_target;
 use crate::sql::{Doing, connect, connect_with};
 use crate::wal::{Lsn, Replication, create_slot, drop_slot};
@@ -31,11 +31,15 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
     let started = std::time::Instant::now();
     let source = connect(&spec.source, Side::Source, &format!("berth-copy-{token}")).await?;
     let mut target = connect(&spec.target, Side::Target, &format!("berth-copy-{token}")).await?;
-    fence::end_older_sessions(&source, Side::Source, &spec.session_prefix()).await?;
-    fence::end_older_sessions(&target, Side::Target, &spec.session_prefix()).await?;
+    // A worker that was taken for dead goes no further than this: below it would drop its successor's slot.
+    for (client, side) in [(&source, Side::Source), (&target, Side::Target)] {
+        let fence = Fence::find(client, side, &spec.tenant).await?;
+        fence.ok_or(MoveError::Fenced { side, held: token })?.register(client, token).await?;
+        fence::end_older_sessions(client, side, &spec.session_prefix()).await?;
+    }
     drop_slot(&source, &spec.slot()).await?;
-    clear_target(spec, plan, &target).await?;
-    crate::bare::strip(spec, plan, &mut target).await?;
+    clear_target(spec, plan, &mut target, token).await?;
+    crate::bare::strip(spec, plan, &mut target, token).await?;
     crate::sequence::jump(&source, &target, plan).await?;
 
     let mut maker = Replication::connect(&spec.source, &spec.session_name(token)).await?;

@@ -313,6 +313,10 @@ impl<'m> CutOverRun<'m> {
                 });
             }
         }
+        let bare = self.fences.source.missing_triggers(&self.source, &self.plan.tables).await?;
+        if let Some(table) = bare.first() {
+            return Err(MoveError::SchemaChanged { what: format!("a trigger of the fence on {table} is off") });
+        }
         // Each round leaves what changed while it ran; the last rounds are the shortest.
         let mut open = usize::MAX;
         for _ in 0..OPEN_KEY_ROUNDS {
@@ -486,12 +490,18 @@ async fn open_until_done(
     }
 }
 
-/// Ends a move that will not happen: the tenant stays where it is, open. Refused after the commit point.
-pub async fn give_up(spec: &MoveSpec, ownership: &dyn Ownership) -> Result<(), MoveError> {
+/// Ends a move that will not happen: the tenant stays where it is, open. Refused after the commit point, also when
+/// the move is long over: what a move that was given up leaves behind is taken away, and here that would be the tenant.
+///
+/// Returns the token under which [`crate::retire`] may clear the target.
+pub async fn give_up(spec: &MoveSpec, ownership: &dyn Ownership) -> Result<Token, MoveError> {
     let row = take(ownership).await?;
+    if row.owner == spec.target_cell {
+        return Err(MoveError::AlreadyMoved);
+    }
     match row.phase {
         MovePhase::Committed => return Err(Refusal::WrongPhase { phase: row.phase }.into()),
-        MovePhase::Idle => return Ok(()),
+        MovePhase::Idle => return Ok(row.token),
         MovePhase::Running | MovePhase::Aborting => {}
     }
     change(ownership, row.token, Change::Abort).await?;
@@ -508,5 +518,5 @@ pub async fn give_up(spec: &MoveSpec, ownership: &dyn Ownership) -> Result<(), M
         open_until_done(&fence, &spec.source, row.token, None).await?;
     }
     change(ownership, row.token, Change::Finish).await?;
-    Ok(())
+    Ok(row.token)
 }

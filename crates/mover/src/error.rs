@@ -21,14 +21,14 @@ impl TableName {
             None => Self::new("public", text),
         }
     }
-    /// As Postgres prints an identity: quoted only where it must be.
-    pub(crate) fn as_postgres_prints(&self) -> String {
-        let part = |name: &str| {
-            let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-                && !name.starts_with(|c: char| c.is_ascii_digit());
-            if plain { name.to_owned() } else { crate::sql::ident(name) }
-        };
-        format!("{}.{}", part(&self.schema), part(&self.name))
+    /// Whether an object's identity, as Postgres prints it, is of this table or of a part of it. Quotes are left out
+    /// of account: which names get them (reserved words) differs between versions.
+    pub(crate) fn is_named_in(&self, identity: &str) -> bool {
+        let plain = |text: &str| text.replace('"', "");
+        let (identity, name) = (plain(identity), plain(&format!("{}.{}", self.schema, self.name)));
+        identity
+            .match_indices(&name)
+            .any(|(at, _)| !identity[at + name.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
     }
     /// As SQL, both parts quoted.
     pub fn sql(&self) -> String {
@@ -190,6 +190,8 @@ pub enum MoveError {
     SlotLost { slot: String },
     #[error("no moment for the cut-over was found in {attempts} attempts; the last one failed because {last}")]
     NoMoment { attempts: u32, last: String },
+    #[error("the tenant has moved already")]
+    AlreadyMoved,
     #[error("the move was cancelled")]
     Cancelled,
 }
@@ -205,6 +207,7 @@ impl MoveError {
             | Self::SchemaChanged { .. }
             | Self::Truncated { .. }
             | Self::TenantChanged { .. }
+            | Self::AlreadyMoved
             | Self::Cancelled => Fault::Caller,
             Self::Connect { .. }
             | Self::Stream(_)
@@ -237,6 +240,7 @@ impl MoveError {
             Self::SchemaChanged { .. } | Self::Truncated { .. } | Self::TenantChanged { .. } => {
                 "move again when the release or the clean-up is over".into()
             }
+            Self::AlreadyMoved => "it is served at its new cell; nothing was taken away".into(),
             Self::Cancelled => "nothing was moved".into(),
             Self::Refused(_)
             | Self::Decode(_)
@@ -268,6 +272,7 @@ impl MoveError {
             Self::TenantChanged { .. } => "tenant_changed",
             Self::SlotLost { .. } => "slot_lost",
             Self::NoMoment { .. } => "no_quiet_moment",
+            Self::AlreadyMoved => "moved_already",
             Self::Cancelled => "cancelled",
         }
     }

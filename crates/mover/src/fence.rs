@@ -68,6 +68,11 @@ pub(crate) async fn install(client: &mut Client, side: Side) -> Result<(), MoveE
     tx.commit().await.doing(side, "installing the fence")
 }
 
+pub(crate) async fn is_installed(client: &Client, side: Side) -> Result<bool, MoveError> {
+    let row = client.query_one("select to_regclass('berth.deferred') is not null", &[]).await;
+    Ok(row.doing(side, "reading the fence")?.get(0))
+}
+
 /// Announces schema changes in the stream while tenants move out of this database.
 pub(crate) async fn install_ddl_watch(client: &Client) -> Result<(), MoveError> {
     let made = client
@@ -230,11 +235,30 @@ impl Fence {
             "tenant",
             "after update",
             &each(format!("{} is distinct from {}", is("old"), is("new"))),
-            "execute function berth.tenant_changed()",
+            &format!(
+                "execute function berth.tenant_changed({})",
+                literal(&format!("{}.{}", table.table.schema, table.table.name))
+            ),
         );
         trigger("truncate", "before truncate", "for each statement", &call);
         sql.push_str("commit");
         client.batch_execute(&sql).await
+    }
+
+    /// The tables whose fence is not up as it was put up: a trigger dropped or disabled by the tables' owner, whom the
+    /// fence does not hold back.
+    pub async fn missing_triggers(&self, client: &Client, tables: &[PlannedTable]) -> Result<Vec<String>, MoveError> {
+        let names: Vec<String> = tables.iter().map(|t| t.table.sql()).collect();
+        let rows = client
+            .query(
+                "select t.name from unnest($1::text[]) t(name)
+                 where 5 <> (select count(*) from pg_trigger g where g.tgrelid = to_regclass(t.name)
+                     and g.tgname like $2 and g.tgenabled = 'A')",
+                &[&names, &format!("berth\\_{}\\_%", self.number)],
+            )
+            .await
+            .doing(self.side, "looking at the fence's triggers")?;
+        Ok(rows.into_iter().map(|row| row.get(0)).collect())
     }
 
     /// Removes the triggers; the row stays, so that a late worker is still refused.

@@ -55,11 +55,12 @@ begin
 end
 $fence$;
 
--- A row that changes its tenant arrives in the stream without its old tenant: the move has to end.
+-- A row that changes its tenant arrives in the stream without its old tenant: the move has to end. tg_argv: the table,
+-- because in a partition's trigger tg_table_name is the partition's.
 create or replace function berth.tenant_changed() returns trigger
 language plpgsql volatile security definer as $changed$
 begin
-    perform pg_catalog.pg_logical_emit_message(true, 'berth.tenant', pg_catalog.concat(tg_table_schema, '.', tg_table_name));
+    perform pg_catalog.pg_logical_emit_message(true, 'berth.tenant', tg_argv[0]);
     return null;
 end
 $changed$;

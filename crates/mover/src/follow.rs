@@ -286,7 +286,8 @@ impl Applier {
                 self.prepare(change).await?;
             }
         }
-        self.target.batch_execute("begin").await.doing(self.side, what)?;
+        // Row by row, a swap of two unique values meets itself half done: what may be deferred is.
+        self.target.batch_execute("begin; set constraints all deferred").await.doing(self.side, what)?;
         let all: Vec<&Change> = batch.iter().flat_map(|t| &t.changes).collect();
         for part in all.chunks(1_000) {
             self.apply_part(part).await?;
@@ -390,12 +391,18 @@ impl Applier {
     }
 }
 
-fn form(change: &Change, _: &PlannedTable) -> Form {
+fn form(change: &Change, table: &PlannedTable) -> Form {
     match &change.op {
         Op::Insert(_) => Form::Insert,
-        Op::Update { new, .. } => Form::Update(new.iter().map(|d| *d != Datum::Unchanged).collect()),
+        Op::Update { new, .. } => Form::Update(sets(new, table).collect()),
         Op::Delete(_) => Form::Delete,
     }
+}
+
+/// Which columns an update sets. One that is always generated as identity can only have kept its value, or got a new
+/// one from its sequence (`SET DEFAULT`), which the comparison then finds.
+fn sets<'a>(new: &'a Row, table: &'a PlannedTable) -> impl Iterator<Item = bool> + 'a {
+    new.iter().zip(&table.columns).map(|(datum, column)| *datum != Datum::Unchanged && !column.always_identity)
 }
 
 /// The rows whose keys a change touches: both when the key itself changed.
@@ -424,7 +431,7 @@ fn values<'a>(change: &'a Change, table: &PlannedTable) -> Vec<&'a Datum> {
     match &change.op {
         Op::Insert(row) => row.iter().collect(),
         Op::Update { old, new } => {
-            let set = new.iter().filter(|d| **d != Datum::Unchanged);
+            let set = new.iter().zip(sets(new, table)).filter(|(_, set)| *set).map(|(datum, _)| datum);
             set.chain(key(old.as_ref().unwrap_or(new))).collect()
         }
         Op::Delete(row) => key(row).collect(),

@@ -265,7 +265,7 @@ impl<'p> Decoder<'p> {
                 };
                 transaction.markers.push(content);
             }
-            "berth.ddl" if self.plan.tables.iter().any(|t| content.contains(&t.table.as_postgres_prints())) => {
+            "berth.ddl" if self.plan.tables.iter().any(|t| t.table.is_named_in(&content)) => {
                 return Err(MoveError::SchemaChanged { what: content });
             }
             "berth.tenant"
@@ -345,7 +345,7 @@ mod tests {
     use bytes::{BufMut, Bytes, BytesMut};
 
     fn plan() -> MovePlan {
-        let column = |name: &str| PlannedColumn { name: name.into(), type_name: "text".into() };
+        let column = |name: &str| PlannedColumn { name: name.into(), type_name: "text".into(), always_identity: false };
         MovePlan {
             tables: vec![PlannedTable {
                 table: TableName::new("public", "t"),

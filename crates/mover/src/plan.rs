@@ -99,6 +99,9 @@ pub struct PlannedTable {
 pub struct PlannedColumn {
     pub name: String,
     pub type_name: String,
+    /// `GENERATED ALWAYS AS IDENTITY`: an update may not name it, not even with the value that it has.
+    #[serde(default)]
+    pub always_identity: bool,
 }
 
 /// A sequence that fills a column of the closure.
@@ -148,7 +151,9 @@ impl PlannedTable {
             .iter()
             .map(|column| {
                 let c = crate::sql::ident(column);
-                format!("pg_catalog.octet_length({c}::text)::text || ':' || {c}::text")
+                // Not `::text`: of a bool or inet that is another text than the one in the stream.
+                let text = format!("pg_catalog.concat({c})");
+                format!("pg_catalog.octet_length({text})::text || ':' || {text}")
             })
             .collect();
         format!("pg_catalog.md5({})::uuid", parts.join(" || "))

@@ -63,8 +63,8 @@ pub async fn prepare(spec: &MoveSpec, plan: &MovePlan, generation: Generation, t
 }
 
 /// After the cut-over, or after giving up: slot, publication and bookkeeping of this move go. The source's fence
-/// stays closed for as long as it holds the tenant's rows.
-pub async fn retire(spec: &MoveSpec, plan: &MovePlan, moved: bool) -> Result<(), MoveError> {
+/// stays closed for as long as it holds the tenant's rows. `token`: the one under which the move ended.
+pub async fn retire(spec: &MoveSpec, plan: &MovePlan, moved: bool, token: Token) -> Result<(), MoveError> {
     let source = connect(&spec.source, Side::Source, "berth-retire").await?;
     fence::end_older_sessions(&source, Side::Source, &spec.session_prefix()).await?;
     wal::drop_slot(&source, &spec.slot()).await?;
@@ -85,24 +85,64 @@ pub async fn retire(spec: &MoveSpec, plan: &MovePlan, moved: bool) -> Result<(),
     if let Some(fence) = existing(&source, Side::Source, spec).await? {
         fence.remove_triggers(&source, &tables, lock_wait).await?;
     }
-    let target = connect(&spec.target, Side::Target, "berth-retire").await?;
+    let mut target = connect(&spec.target, Side::Target, "berth-retire").await?;
+    // Without a fence nothing was copied: its row comes first.
+    let Some(fence) = existing(&target, Side::Target, spec).await? else { return Ok(()) };
+    fence.register(&target, token).await?;
     fence::end_older_sessions(&target, Side::Target, &spec.session_prefix()).await?;
-    clear_target(spec, plan, &target).await?;
+    clear_target(spec, plan, &mut target, token).await?;
     crate::bare::build_on(spec, plan, &target).await?;
-    if let Some(fence) = existing(&target, Side::Target, spec).await? {
-        fence.remove_triggers(&target, &tables, lock_wait).await?;
-    }
-    Ok(())
+    fence.remove_triggers(&target, &tables, lock_wait).await
 }
 
-/// The tenant's rows leave the target: it does not own them.
+/// Holds the target's fence row as it is, closed and not taken by a later worker, until the transaction at hand ends.
+/// Whatever changes the target outside of its fence goes through here: a killed worker's statement goes on in the
+/// server and speaks later, when the tenant may live there.
+pub(crate) async fn hold_closed(
+    spec: &MoveSpec,
+    target: &impl tokio_postgres::GenericClient,
+    token: Token,
+) -> Result<(), MoveError> {
+    let ours = target
+        .query_opt(
+            "select from berth.fence where tenant = $1 and state = 'closed' and token <= $2 for share",
+            &[&spec.tenant.as_str(), &token.as_i64()],
+        )
+        .await
+        .doing(Side::Target, "holding the target's fence")?;
+    ours.map(drop).ok_or(MoveError::Fenced { side: Side::Target, held: token })
+}
+
+/// The tenant's rows leave the target, which does not own them.
+///
+/// That it does not is looked at again here, under the fence row's lock and in the same transaction: whoever is
+/// mistaken about a move must not be able to take a tenant's only rows away.
 pub(crate) async fn clear_target(
     spec: &MoveSpec,
     plan: &MovePlan,
-    target: &tokio_postgres::Client,
+    target: &mut tokio_postgres::Client,
+    token: Token,
 ) -> Result<(), MoveError> {
+    let what = "clearing the target";
     let bare = crate::bare::tables_taken_bare(spec, target).await?;
-    target.batch_execute("set session_replication_role = replica").await.doing(Side::Target, "clearing the target")?;
+    let installed = fence::is_installed(target, Side::Target).await?;
+    let tx = target.transaction().await.doing(Side::Target, what)?;
+    if installed {
+        let row = tx
+            .query_opt("select state, token from berth.fence where tenant = $1 for update", &[&spec.tenant.as_str()])
+            .await
+            .doing(Side::Target, what)?;
+        match row.map(|row| (row.get::<_, String>(0) == "open", Token::from_i64(row.get(1)))) {
+            Some((true, _)) => return Err(MoveError::AlreadyMoved),
+            Some((false, seen)) if seen > token => return Err(MoveError::Fenced { side: Side::Target, held: token }),
+            Some((false, _)) => {}
+            // Without a fence nothing was copied: whatever is there is not of this move.
+            None => return Ok(()),
+        }
+    } else {
+        return Ok(());
+    }
+    tx.batch_execute("set local session_replication_role = replica").await.doing(Side::Target, what)?;
     for table in &plan.tables {
         let name = table.table.sql();
         // Without keys a deletion is slow and leaves the dead rows behind; the table holds nothing else.
@@ -111,16 +151,13 @@ pub(crate) async fn clear_target(
         } else {
             format!("delete from {name} where {}", table.filter(&spec.tenant))
         };
-        target.batch_execute(&sql).await.doing(Side::Target, "clearing the target")?;
+        tx.batch_execute(&sql).await.doing(Side::Target, what)?;
     }
-    target.batch_execute("reset session_replication_role").await.doing(Side::Target, "clearing the target")
+    tx.commit().await.doing(Side::Target, what)
 }
 
 async fn existing(client: &tokio_postgres::Client, side: Side, spec: &MoveSpec) -> Result<Option<Fence>, MoveError> {
-    let what = "reading the fence";
-    let there: bool =
-        client.query_one("select to_regclass('berth.fence') is not null", &[]).await.doing(side, what)?.get(0);
-    if !there {
+    if !fence::is_installed(client, side).await? {
         return Ok(None);
     }
     Fence::find(client, side, &spec.tenant).await

@@ -229,8 +229,8 @@ async fn a_move_given_up_leaves_the_tenant_where_it_was_and_can_be_made_again() 
     let row = berth_mover::begin(&spec, &ownership).await.unwrap();
     berth_mover::prepare(&spec, &plan, row.generation, row.token).await.unwrap();
     berth_mover::copy(&spec, &plan, row.token, &watch).await.unwrap();
-    berth_mover::give_up(&spec, &ownership).await.unwrap();
-    berth_mover::retire(&spec, &plan, false).await.unwrap();
+    let token = berth_mover::give_up(&spec, &ownership).await.unwrap();
+    berth_mover::retire(&spec, &plan, false, token).await.unwrap();
     let target = two.client(&two.target, Role::Mover).await;
     assert!(rows_of(&target, two.tenant).await.is_empty());
     let source = two.client(&two.source, Role::App).await;
@@ -268,4 +268,21 @@ async fn a_changed_row_in_the_target_is_found_before_it_opens() {
         assert!(matches!(cut, Err(MoveError::Differs { .. })), "{damage}: {cut:?}");
         assert_eq!(ownership.row().owner, spec.source_cell);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn giving_up_a_move_that_is_over_takes_nothing_away() {
+    let two = Two::filled(300).await;
+    let spec = two.spec();
+    let ownership = MemoryOwnership::new();
+    run_move(&spec, &ownership).await.unwrap();
+    let target = two.client(&two.target, Role::Mover).await;
+    let rows = rows_of(&target, two.tenant).await;
+    let given_up = berth_mover::give_up(&spec, &ownership).await;
+    assert!(matches!(given_up, Err(MoveError::AlreadyMoved)), "{given_up:?}");
+    // Somebody who does not ask first is stopped by the fence itself.
+    let plan = berth_mover::plan(&spec).await;
+    let Err(MoveError::Obstacles(found)) = plan else { panic!("the target holds the rows: {plan:?}") };
+    assert!(found.iter().any(|o| matches!(o, Obstacle::RowsInTarget { .. })));
+    assert_eq!(rows_of(&target, two.tenant).await, rows);
 }

@@ -27,9 +27,10 @@ pub(super) async fn run(run: &mut Run<App>, input: MoveTenant) -> Result<Operati
     run.step(Prepare { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
     run.step(Copy { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
     run.step(Build { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
-    let cut = run.step(CutOverStep { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
-    // The owner changed inside that step: this makes the journal say so too.
-    run.tx_of_no_return(RecordMove { tenant: part.input.tenant, id }).await?;
+    // The owner changes inside this step: from its record on nobody can give the move up, and what is asked before
+    // that is decided by the owner, in the undo of `Prepare`.
+    let cut = run.step_of_no_return(CutOverStep { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
+    run.tx(RecordMove { tenant: part.input.tenant, id }).await?;
     run.step(Retire { part: Arc::clone(&part), plan }).await?;
     let parts: Vec<String> = cut.timeline.iter().map(|(what, ms)| format!("{what} {ms:.1}")).collect();
     tracing::info!(
@@ -200,22 +201,34 @@ impl Step<App> for Prepare {
         let spec = self.part.spec(app).await?;
         let ownership = app.store().ownership(self.part.input.tenant);
         if let Err(error) = berth_mover::give_up(&spec, &ownership).await {
-            let committed = ownership.read().await.is_some_and(|row| row.phase == MovePhase::Committed);
-            if committed {
-                // Too late to give up, and users are waiting: the only way is forward.
-                let edges = TenantEdges::new(app.store().clone(), self.part.input.tenant);
-                let forward = berth_mover::cut_over(&spec, &self.plan, &ownership, &edges, &*self.part).await;
-                forward.map_err(|error| failed(&error))?;
-                return Err(StepError::permanent("moved_already", "the tenant had moved before the move was given up")
-                    .hint("it is served at its new cell; `berth operation retry` records that"));
-            }
-            return Err(failed(&error));
+            let moved = ownership.read().await.is_some_and(|row| row.owner == self.part.input.target);
+            return Err(if moved { self.too_late(app, &spec).await? } else { failed(&error) });
         }
-        berth_mover::retire(&spec, &self.plan, false).await.map_err(|error| failed(&error))
+        let row = berth_mover::take(&ownership).await.map_err(|error| failed(&error))?;
+        berth_mover::retire(&spec, &self.plan, false, row.token).await.map_err(|error| failed(&error))
     }
 
     fn retry(&self) -> Retry {
         patient()
+    }
+}
+
+impl Prepare {
+    /// The owner had changed before anybody asked to give up. Users are served first; then this undo stops for good,
+    /// because what would be undone after it is the cell in which the tenant now lives.
+    async fn too_late(&self, app: &App, spec: &MoveSpec) -> Result<StepError, StepError> {
+        let tenant = self.part.input.tenant;
+        let ownership = app.store().ownership(tenant);
+        let edges = TenantEdges::new(app.store().clone(), tenant);
+        let forward = berth_mover::cut_over(spec, &self.plan, &ownership, &edges, &*self.part).await;
+        forward.map_err(|error| failed(&error))?;
+        let mut tx = app.store().begin().await.map_err(store)?;
+        tx.move_end(self.part.id, MoveOutcome::Moved, None).await.map_err(store)?;
+        // Refused where it is recorded already.
+        let _recorded = tx.tenant_apply(tenant, TenantEvent::CutOver).await.map_err(store)?;
+        tx.commit().await.map_err(store)?;
+        Ok(StepError::permanent("moved_already", "the tenant had moved before the move was given up")
+            .hint("it is served at its new cell; `berth operation abandon --force` closes this operation"))
     }
 }
 
@@ -340,7 +353,7 @@ impl TxStep<App> for RecordMove {
         let moved = tx.tenant_apply(self.tenant, TenantEvent::CutOver).await.map_err(store)?;
         moved.map(drop).map_err(|illegal| StepError::permanent("tenant_state", illegal.to_string()))
     }
-    /// Never called: its commit is the point of no return.
+    /// Never called: it comes after the point of no return.
     async fn undo(&self, _tx: &mut Tx, (): ()) -> Result<(), StepError> {
         Ok(())
     }
@@ -359,7 +372,12 @@ impl Step<App> for Retire {
 
     async fn run(&self, app: &App) -> Result<(), StepError> {
         let spec = self.part.spec(app).await?;
-        self.part.timed(app, Phase::Keep, berth_mover::retire(&spec, &self.plan, true), |(), _| {}).await
+        let ownership = app.store().ownership(self.part.input.tenant);
+        let work = async {
+            let row = berth_mover::take(&ownership).await?;
+            berth_mover::retire(&spec, &self.plan, true, row.token).await
+        };
+        self.part.timed(app, Phase::Keep, work, |(), _| {}).await
     }
     async fn undo(&self, _app: &App, _made: Option<()>) -> Result<(), StepError> {
         Ok(())

@@ -211,7 +211,7 @@ pub async fn run_move(
     berth_mover::copy(spec, &plan, row.token, &watch).await?;
     berth_mover::build(spec, &plan, row.token, &watch).await?;
     let cut = berth_mover::cut_over(spec, &plan, ownership, &NoEdges, &watch).await?;
-    berth_mover::retire(spec, &plan, true).await?;
+    berth_mover::retire(spec, &plan, true, row.token).await?;
     Ok(cut)
 }
 
