@@ -14,6 +14,7 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
   work      berth operation list show watch retry abandon
   access    berth key       create list revoke
   roles     berth demo                      the whole job on this machine, nothing to set up
+            berth demo      soak              moves under kill -9, for as long as you like
             berth serve                     API, dashboard, reconcilers, workers
             berth edge                      the proxy in front of the cells
             berth recover                   after the control database came back from a backup
