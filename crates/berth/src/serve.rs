@@ -18,6 +18,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 use tokio::{
     net::TcpListener,
@@ -30,6 +31,8 @@ use tracing::{info, warn};
 const THREADS: usize = 2;
 /// Connections to the control database.
 const CONNECTIONS: u32 = 16;
+/// How soon a private Postgres that was killed is seen.
+const POSTGRES_LOOK: Duration = Duration::from_millis(250);
 
 #[derive(Args, Debug)]
 pub struct Serve {
@@ -84,13 +87,45 @@ async fn serve(options: &Serve, variables: Variables) -> Result<(), Failure> {
             Failure::ours(error, "the private Postgres could not be started", hint)
         })?),
     };
+    let keeper = postgres.clone().map(|postgres| tokio::spawn(keep_up(postgres, stop.told())));
     let served = on_database(options, variables, postgres.as_ref(), &mut stop).await;
+    if let Some(keeper) = keeper {
+        // It must not start again what is about to be stopped.
+        stop.stop();
+        if let Err(error) = keeper.await {
+            warn!(%error, "the private Postgres was not watched any more");
+        }
+    }
     if let Some(postgres) = postgres
         && let Err(error) = postgres.stop().await
     {
         warn!(%error, "the private Postgres did not stop in order; it recovers at the next start");
     }
     served
+}
+
+/// Starts the private Postgres again when it was killed under us. Nothing is lost by it: whoever was in the middle of
+/// something has no answer, which store, workflows and mover take for *unknown*, and connections are made anew.
+/// Ending the server instead would cost every request and every lease for what is over in a second.
+async fn keep_up(postgres: EmbeddedPostgres, stopped: impl Future<Output = ()>) {
+    let mut stopped = std::pin::pin!(stopped);
+    let mut failing = false;
+    while tokio::time::timeout(POSTGRES_LOOK, &mut stopped).await.is_err() {
+        match postgres.keep_up().await {
+            Ok(restarted) => {
+                if restarted {
+                    warn!("the private Postgres had ended and was started again");
+                }
+                failing = false;
+            }
+            // Once, not at every look.
+            Err(_) if failing => {}
+            Err(error) => {
+                warn!(%error, "the private Postgres has ended and does not start; it is tried again");
+                failing = true;
+            }
+        }
+    }
 }
 
 async fn on_database(

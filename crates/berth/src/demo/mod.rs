@@ -5,6 +5,7 @@
 
 mod bench;
 mod idle;
+mod soak;
 mod story;
 mod world;
 
@@ -47,6 +48,8 @@ enum Variant {
     /// The memory of a server and an edge with nothing to do
     #[command(hide = true)]
     BenchIdle(idle::BenchIdle),
+    /// Moves under `kill -9`: one owner, nothing lost, nothing twice
+    Soak(soak::Soak),
 }
 
 pub fn run(options: &Demo, json: bool) -> ExitCode {
@@ -94,6 +97,7 @@ async fn act(options: &Demo, world: &world::World, json: bool) -> Result<bool, F
         None => story::tell(options, world, json).await.map(|verdict| verdict.is_green()),
         Some(Variant::BenchMoves(bench)) => bench::run(bench, world, json).await,
         Some(Variant::BenchIdle(bench)) => idle::run(bench, world, json).await,
+        Some(Variant::Soak(soak)) => soak::run(soak, world, json).await,
     }
 }
 

@@ -23,7 +23,7 @@ const HOOKS: &[(&str, &str)] = &[
     ("../../apps/fleet/hooks/tenant_delete.sql", include_str!("../../../../apps/fleet/hooks/tenant_delete.sql")),
 ];
 /// A fresh server makes its Postgres first.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 
 pub struct World {
     pub dir: PathBuf,
@@ -32,6 +32,8 @@ pub struct World {
     pub edge: SocketAddr,
     pub serve_pid: u32,
     pub edge_pid: u32,
+    /// How `serve` and `edge` were started, for who has to start them again.
+    programs: [(&'static str, Vec<String>, Vec<EnvVar>); 2],
     local: Local,
 }
 
@@ -91,9 +93,8 @@ impl World {
             "--data-dir".into(),
             dir.join("edge").to_string_lossy().into_owned(),
         ];
-        let edge_pid =
-            program(&dir, "edge", &command, &[EnvVar::new("BERTH_API_KEY", SecretString::from(edge_key.secret))])
-                .await?;
+        let edge_env = vec![EnvVar::new("BERTH_API_KEY", SecretString::from(edge_key.secret))];
+        let edge_pid = program(&dir, "edge", &command, &edge_env).await?;
         let until = Instant::now() + START_LIMIT;
         while tokio::net::TcpStream::connect(edge).await.is_err() {
             if Instant::now() > until {
@@ -103,17 +104,29 @@ impl World {
         }
         say(format!("an edge listens on {edge}"));
         let local = Local::new(LocalOptions::under(dir.join("cells"))).ours("the cells' folder")?;
-        Ok(Self { dir, client, url, edge, serve_pid, edge_pid, local })
+        let programs = [("serve", serve.to_vec(), Vec::new()), ("edge", command.to_vec(), edge_env)];
+        Ok(Self { dir, client, url, edge, serve_pid, edge_pid, programs, local })
+    }
+
+    /// Starts `serve` or `edge` as it was started first: same ports, same folders.
+    pub async fn start_again(&self, name: &str) -> Result<u32, Failure> {
+        let known = self.programs.iter().find(|(known, ..)| *known == name);
+        let (name, command, env) = known.expect("only these two are started");
+        program(&self.dir, name, command, env).await
     }
 
     /// The database of a cell, as the one role that passes row security: for seeding and for the checker.
     pub async fn database(&self, cell: &CellName) -> Result<tokio_postgres::Config, Failure> {
+        self.database_as(cell, Role::Mover).await
+    }
+
+    pub async fn database_as(&self, cell: &CellName, role: Role) -> Result<tokio_postgres::Config, Failure> {
         let databases = self.local.provider().database.expect("the local adapter makes databases");
         let found = databases.observe_database(&DatabaseName::of(cell)).await.ours("looking at a cell")?;
         let found = found
             .present()
             .ok_or_else(|| Failure::request(format!("cell `{cell}` has no database"), log_hint(&self.dir)))?;
-        let login = found.login(Role::Mover);
+        let login = found.login(role);
         let mut config = tokio_postgres::Config::new();
         config
             .host(&found.host)

@@ -1,0 +1,376 @@
+//! `berth demo soak`: randomised moves under traffic, each with a `kill -9` or two, and what became of them.
+//!
+//! Acts from outside: the API starts moves, a process of its own kills, a supervisor does what init would, and the
+//! judge reads the databases. A request that fails while something is down is counted; a lost or doubled
+//! write, two owners or a move that does not end is red.
+
+mod judge;
+mod kill;
+mod plan;
+
+use super::story::{Tenant, cell_name, filled, finished, tenant_in};
+use super::{
+    say,
+    world::{World, refused},
+};
+use crate::fail::{Failure, FailureExt as _};
+use berth_client::{Client, ClientError, Fault};
+use berth_domain::{CellClass, CellName, CellState, OperationId, OperationState};
+use berth_wire::{CellCreate, Operation, TenantMove};
+use berth_workload::{Amounts, Class, Ledger, Load, LoadConfig, Target, TenantPlace, check, vehicle_ids};
+use clap::Args;
+use jiff::Timestamp;
+use judge::Owner;
+use kill::Scene;
+use plan::{Dice, From, Place};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+#[derive(Args, Debug)]
+pub struct Soak {
+    /// Ends with the first move that begins after this time
+    #[arg(long, value_name = "N")]
+    minutes: Option<f64>,
+    /// So many moves at most; without --minutes 20
+    #[arg(long, value_name = "N")]
+    moves: Option<u32>,
+    /// Decides who moves, what is killed and when
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seed: u64,
+    /// Requests a second, all tenants together
+    #[arg(long, default_value_t = 300.0, value_name = "N")]
+    rate: f64,
+    /// Tenants under traffic at a time
+    #[arg(long, default_value_t = 12, value_name = "N")]
+    tenants: usize,
+    /// Positions of each when it is made
+    #[arg(long, default_value_t = 3_000, value_name = "N")]
+    rows: u64,
+    /// Moves between two looks at every row
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    check_every: u32,
+}
+
+/// A move under kills ends within its operation's own patience, or it never will.
+const MOVE_LIMIT: Duration = Duration::from_mins(5);
+/// How long the control plane may be away.
+const API_LIMIT: Duration = Duration::from_mins(2);
+const LOOK_EVERY: Duration = Duration::from_millis(15);
+/// Each is a Postgres and a member, about 100 MB.
+const DEDICATED_MOST: usize = 4;
+const SHARED: [&str; 2] = ["shared-1", "shared-2"];
+
+/// The last line of `--json`.
+#[derive(Debug, Default, Serialize)]
+struct Outcome {
+    moves: u32,
+    kills: u32,
+    kills_in_window: u32,
+    moved: u32,
+    given_up: u32,
+    acknowledged: u64,
+    missing: u64,
+    duplicated: u64,
+    two_owners: u32,
+    stuck: u32,
+    /// A cell's database, a member, the server or the edge stayed away, or nobody took a tenant's writes.
+    not_back: u32,
+    requests: u64,
+    /// While something was down, or a move waited for it.
+    failed_requests: u64,
+    victims: BTreeMap<&'static str, u32>,
+}
+
+impl Outcome {
+    fn is_green(&self) -> bool {
+        self.missing + self.duplicated == 0 && self.two_owners + self.stuck + self.not_back == 0 && self.moves > 0
+    }
+}
+
+/// A tenant, and the shared cells in which rows of it lie.
+struct Mover {
+    tenant: Tenant,
+    cell: CellName,
+    been: BTreeSet<CellName>,
+}
+
+impl Mover {
+    fn may_cross(&self) -> bool {
+        SHARED.iter().any(|shared| !self.been.contains(&cell_name(shared)))
+    }
+
+    fn in_shared(&self) -> bool {
+        SHARED.contains(&self.cell.as_str())
+    }
+}
+
+pub async fn run(options: &Soak, world: &World, json: bool) -> Result<bool, Failure> {
+    let outcome = tokio::select! {
+        outcome = soak(options, world) => outcome?,
+        failure = kill::supervise(world) => return Err(failure),
+    };
+    let text = if json {
+        format!("{}\n", serde_json::to_string(&outcome).ours("the figures")?)
+    } else {
+        format!("{outcome:#?}\n")
+    };
+    std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes()).ours("stdout")?;
+    Ok(outcome.is_green())
+}
+
+async fn soak(options: &Soak, world: &World) -> Result<Outcome, Failure> {
+    let until = options.minutes.map(|minutes| Instant::now() + Duration::from_secs_f64(minutes * 60.0));
+    let most = options.moves.unwrap_or(if until.is_some() { u32::MAX } else { 20 });
+    let second = CellCreate {
+        name: cell_name(SHARED[1]),
+        class: CellClass::Shared,
+        provider: None,
+        region: None,
+        max_tenants: None,
+    };
+    let made = world.client.cell_create(&second).await;
+    let made = made.map_err(|error| refused(error, "making the second shared cell"))?;
+    finished(&world.client, made.id, "making the second shared cell", |_| {}).await?;
+
+    let mut outcome = Outcome::default();
+    let mut movers: Vec<Mover> = Vec::new();
+    let mut ledger = Ledger::in_memory();
+    let over = |moves: u32| moves >= most || until.is_some_and(|until| Instant::now() > until);
+    for round in 0_u64.. {
+        top_up(options, world, &mut movers).await?;
+        let load = Load::start(load_config(options, world, &movers, round)).ours("the load")?;
+        let last = outcome.moves.saturating_add(options.check_every.max(1));
+        while outcome.moves < last && !over(outcome.moves) {
+            one_move(options, world, &mut movers, &mut outcome).await?;
+        }
+        let report = load.stop().await.ours("the load")?;
+        outcome.requests += report.requests;
+        outcome.failed_requests += report.failed;
+        ledger.merge(&report.ledger);
+        look(world, &movers, &ledger, &mut outcome).await?;
+        if over(outcome.moves) || !outcome.is_green() {
+            break;
+        }
+    }
+    Ok(outcome)
+}
+
+/// Fresh tenants for those that have nowhere left to go but into a cell of their own.
+async fn top_up(options: &Soak, world: &World, movers: &mut Vec<Mover>) -> Result<(), Failure> {
+    let ready = movers.iter().filter(|mover| mover.may_cross() && mover.in_shared()).count();
+    let mut fresh = Vec::new();
+    for nth in movers.len()..movers.len() + options.tenants.saturating_sub(ready) {
+        fresh.push(tenant_in(&world.client, &format!("soak-{nth:03}"), "starter", SHARED[0]).await?);
+    }
+    if !fresh.is_empty() {
+        filled(world, &fresh, |_| options.rows, options.seed).await?;
+    }
+    movers.extend(fresh.into_iter().map(|tenant| Mover {
+        tenant,
+        cell: cell_name(SHARED[0]),
+        been: BTreeSet::from([cell_name(SHARED[0])]),
+    }));
+    Ok(())
+}
+
+/// Every tenant gets traffic: also those that have come to rest must keep what they were promised.
+fn load_config(options: &Soak, world: &World, movers: &[Mover], round: u64) -> LoadConfig {
+    let target = |Mover { tenant, .. }: &Mover| Target {
+        name: tenant.name.clone(),
+        key: tenant.key,
+        host: tenant.host.clone(),
+        weight: 1.0,
+        class: Class::Mover,
+        vehicles: vehicle_ids(tenant.key, options.seed, Amounts::default().vehicles),
+    };
+    let seed = options.seed.wrapping_mul(1_000_003).wrapping_add(round);
+    LoadConfig::new(world.edge, options.rate, movers.iter().map(target).collect(), seed)
+}
+
+async fn one_move(options: &Soak, world: &World, movers: &mut [Mover], outcome: &mut Outcome) -> Result<(), Failure> {
+    let client = &world.client;
+    let nth = outcome.moves;
+    outcome.moves += 1;
+    let dice = Dice::of(options.seed, nth);
+    let cells = patiently("looking at the cells", || client.cells()).await?;
+    let dedicated = cells.iter().filter(|cell| cell.class == CellClass::Dedicated && lives(cell.state)).count();
+    let places: Vec<Place> =
+        movers.iter().map(|mover| Place { cell: mover.cell.to_string(), may_cross: mover.may_cross() }).collect();
+    let (who, upward) = plan::choose(&dice, &places, dedicated, DEDICATED_MOST)
+        .ok_or_else(|| Failure::request("no tenant can move any more", "more of them with --tenants"))?;
+    let mover = &mut movers[who];
+    let other = SHARED.iter().map(|shared| cell_name(shared)).find(|shared| *shared != mover.cell);
+    let wanted = TenantMove { to: other.filter(|_| !upward) };
+    let name = mover.tenant.name.clone();
+    let begun = Instant::now();
+    let operation = client.tenant_move(&name, &wanted).await.map_err(|error| refused(error, "starting a move"))?;
+    let moves = patiently("looking at the move", || client.moves(Some(&name))).await?;
+    let target = moves.into_iter().find(|one| one.operation == operation.id).map(|one| one.to);
+    let target = target.ok_or_else(|| Failure::request(format!("the move of `{name}` is not listed"), ""))?;
+    let scene = Scene { world, source: mover.cell.clone(), target };
+
+    let (first, from, delay) = dice.first;
+    reached(client, operation.id, from).await?;
+    let mut killers = vec![scene.send(first, delay)?];
+    if let Some((victim, later)) = dice.second {
+        killers.push(scene.send(victim, delay + later)?);
+    }
+    let ended = rested(client, operation.id).await?;
+    let took = begun.elapsed();
+    let mut kills = Vec::new();
+    for killer in killers {
+        let (victim, at) = killer.struck().await?;
+        let Some(at) = at else {
+            kills.push(format!("{} did not run", victim.as_str()));
+            continue;
+        };
+        let (step, inside) = step_at(&ended, at);
+        outcome.kills += 1;
+        outcome.kills_in_window += u32::from(inside);
+        *outcome.victims.entry(victim.as_str()).or_default() += 1;
+        kills.push(format!("{} in {step} at {at}", victim.as_str()));
+    }
+    let away = judge::all_back(world).await?;
+    let tenant = patiently("looking at the tenant", || client.tenant(&name)).await?;
+    let now = tenant.cell.unwrap_or_else(|| scene.source.clone());
+    let mut told = ending(&ended, &scene, &now, outcome);
+    if !away.is_empty() {
+        outcome.not_back += 1;
+        told = format!("{told}; NOT BACK: {}", away.join(", "));
+    }
+    let cells = patiently("looking at the cells", || client.cells()).await?;
+    let alive = |cell: &CellName| cells.iter().any(|known| known.name == *cell && lives(known.state));
+    let mut asked = mover.been.clone();
+    asked.extend([scene.source.clone(), scene.target.clone(), now.clone()]);
+    asked.retain(alive);
+    match judge::owner(world, mover.tenant.key, &now, &asked).await {
+        Owner::One => {}
+        Owner::Two(cells) => {
+            outcome.two_owners += 1;
+            told = format!("{told}; TWO OWNERS: {cells:?}");
+        }
+        Owner::Wrong(why) => {
+            outcome.not_back += 1;
+            told = format!("{told}; NO OWNER: {why}");
+        }
+    }
+    say(format!(
+        "seed {} move {nth}: {name} {} -> {}: kill -9 {}: {told} after {:.1} s",
+        options.seed,
+        scene.source,
+        scene.target,
+        kills.join(", "),
+        took.as_secs_f64()
+    ));
+    let left = std::mem::replace(&mut mover.cell, now);
+    if mover.in_shared() {
+        mover.been.insert(mover.cell.clone());
+    }
+    if left != mover.cell && !SHARED.contains(&left.as_str()) {
+        let removing = client.cell_remove(left.as_str()).await.map_err(|error| refused(error, "removing a cell"))?;
+        finished(client, removing.id, "removing a cell", |_| {}).await?;
+    }
+    Ok(())
+}
+
+const fn lives(state: CellState) -> bool {
+    matches!(state, CellState::Ready | CellState::Draining | CellState::Creating)
+}
+
+/// Books how the move ended, in words too.
+fn ending(ended: &Operation, scene: &Scene<'_>, now: &CellName, outcome: &mut Outcome) -> String {
+    let why = ended.fault.as_ref().map(|fault| format!(" ({}: {})", fault.code, fault.detail)).unwrap_or_default();
+    match ended.state {
+        OperationState::Succeeded if *now == scene.target => {
+            outcome.moved += 1;
+            "moved".to_owned()
+        }
+        OperationState::Failed | OperationState::Abandoned if *now == scene.source => {
+            outcome.given_up += 1;
+            format!("given up, untouched{why}")
+        }
+        state => {
+            outcome.stuck += 1;
+            format!("STUCK: {state}, the tenant is in `{now}`{why}")
+        }
+    }
+}
+
+/// The step that ran when it struck, and whether that was between *prepare* and *keep*.
+fn step_at(operation: &Operation, at: Timestamp) -> (String, bool) {
+    if operation.ended_at.is_some_and(|ended| ended < at) {
+        return ("nothing any more".to_owned(), false);
+    }
+    let began = |name: &str| operation.steps.iter().find(|step| step.name == name).map(|step| step.started_at);
+    let inside = began("prepare").is_some_and(|prepare| prepare <= at) && began("retire").is_none_or(|keep| at < keep);
+    let step = operation.steps.iter().rev().find(|step| step.started_at <= at);
+    (step.map_or("the start", |step| &step.name).to_owned(), inside)
+}
+
+/// Waits for the moment from which the delay counts, or the end of the operation.
+async fn reached(client: &Client, id: OperationId, from: From) -> Result<(), Failure> {
+    let From::Step(name) = from else { return Ok(()) };
+    let until = Instant::now() + MOVE_LIMIT;
+    loop {
+        let operation = patiently("following a move", || client.operation(id)).await?;
+        if rests(&operation) || operation.steps.iter().any(|step| step.name == name) || Instant::now() > until {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Waits until nothing more happens by itself; a move that takes too long is handed over as it is.
+async fn rested(client: &Client, id: OperationId) -> Result<Operation, Failure> {
+    let until = Instant::now() + MOVE_LIMIT;
+    loop {
+        let operation = patiently("following a move", || client.operation(id)).await?;
+        if rests(&operation) || Instant::now() > until {
+            return Ok(operation);
+        }
+        tokio::time::sleep(LOOK_EVERY * 4).await;
+    }
+}
+
+fn rests(operation: &Operation) -> bool {
+    operation.state.is_final() || operation.state == OperationState::Stuck
+}
+
+/// Asks again while the server is away: that is what this is about.
+async fn patiently<T>(what: &str, ask: impl AsyncFn() -> Result<T, ClientError>) -> Result<T, Failure> {
+    let until = Instant::now() + API_LIMIT;
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) if error.fault() == Fault::Server && Instant::now() < until => {
+                tokio::time::sleep(LOOK_EVERY * 4).await;
+            }
+            Err(error) => return Err(refused(error, what)),
+        }
+    }
+}
+
+/// Reads every database and looks for every acknowledged write.
+async fn look(world: &World, movers: &[Mover], ledger: &Ledger, outcome: &mut Outcome) -> Result<(), Failure> {
+    let mut places = Vec::new();
+    for Mover { tenant, cell, .. } in movers {
+        let (name, key) = (tenant.name.clone(), tenant.key);
+        places.push(TenantPlace { name, key, owner: world.database(cell).await?, former: None });
+    }
+    let findings = check(ledger, &places).await.ours("the check")?;
+    outcome.acknowledged = findings.acknowledged;
+    outcome.missing = findings.missing + findings.changed;
+    outcome.duplicated = findings.duplicated;
+    say(format!(
+        "{} moves: {} writes acknowledged, {} missing, {} duplicated; {} of {} requests failed while something was down",
+        outcome.moves,
+        findings.acknowledged,
+        outcome.missing,
+        findings.duplicated,
+        outcome.failed_requests,
+        outcome.requests
+    ));
+    findings.examples.iter().for_each(|example| say(format!("  {example}")));
+    Ok(())
+}
