@@ -339,7 +339,7 @@ impl Clusters {
         }
     }
 
-    fn running(&self, name: &DatabaseName) -> Option<Process> {
+    pub fn running(&self, name: &DatabaseName) -> Option<Process> {
         Process::read(&self.run_file(name)).filter(Process::alive)
     }
 

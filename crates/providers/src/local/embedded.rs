@@ -17,6 +17,7 @@ const NAME: &str = "control";
 pub struct EmbeddedPostgres {
     clusters: Clusters,
     database: CellDatabase,
+    shape: Shape,
 }
 
 /// How an embedded server is run.
@@ -47,7 +48,7 @@ impl EmbeddedPostgres {
         let clusters = Clusters { root: Root::open(dir)?, bin_dir: postgres_bin, durable };
         let name = DatabaseName::new(NAME).expect("the constant is a name");
         let database = clusters.ensure(Wanted { name: &name, label: NAME, database, shape }).await?;
-        Ok(Self { clusters, database })
+        Ok(Self { clusters, database, shape })
     }
 
     /// As the owner of the database.
@@ -58,6 +59,16 @@ impl EmbeddedPostgres {
     /// Ports, logins and version.
     pub fn database(&self) -> &CellDatabase {
         &self.database
+    }
+
+    /// Starts it again if it has ended, on the same port and data. Answers whether it had.
+    pub async fn keep_up(&self) -> Result<bool, ProviderError> {
+        if self.clusters.running(&self.database.name).is_some() {
+            return Ok(false);
+        }
+        let CellDatabase { name, database, .. } = &self.database;
+        self.clusters.ensure(Wanted { name, label: NAME, database, shape: self.shape }).await?;
+        Ok(true)
     }
 
     /// Ends it in order; its data stays.
