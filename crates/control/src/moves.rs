@@ -103,16 +103,16 @@ pub async fn start(
     let plan = app.store().plan_get(&tenant.plan).await?.ok_or_else(|| ControlError::NoPlan(tenant.plan.clone()))?;
     let wanted = Wanted { class: plan.plan.class, tenant: &tenant.name, named: to, from: Some(&source) };
     let place = placing::choose(app, &in_force, &wanted).await?;
+    let class = match &place {
+        Place::Existing(id) => app.cell(*id).await?.class,
+        Place::New(new) => new.class,
+    };
     let mut tx = app.store().begin().await?;
     if let Err(source) = tx.tenant_apply(tenant.id, TenantEvent::MoveStarted).await? {
         drop(tx);
         return Err(tenants::wrong_state(app, &tenant, source).await?);
     }
     let cell = placing::take(&mut tx, &place, &wanted).await?;
-    let class = match &place {
-        Place::Existing(id) => app.cell(*id).await?.class,
-        Place::New(new) => new.class,
-    };
     let id = tenants::fresh();
     let kind = kind(source.class, class);
     tx.move_insert(MoveId::new(id.uuid()), tenant.id, kind, source.id, cell).await?;

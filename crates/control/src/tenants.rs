@@ -45,7 +45,7 @@ pub async fn create(
     let cell = placing::take(&mut tx, &chosen, &place).await?;
     tx.tenant_insert(&new).await.map_err(|error| taken(error, &new))?;
     tx.placement_insert(id, cell).await?;
-    set_hosts(app, &mut tx, id, &wanted.hosts).await?;
+    set_hosts(&mut tx, id, &wanted.hosts).await?;
     let holds_all = in_force.stack.services.values().any(|service| service.hold == berth_config::HoldPolicy::All);
     tx.placement_set_hold(id, holds_all, crate::HOLD_DRAIN_MS, crate::HOLD_PARK_MS).await?;
     let input = workflows::CreateTenant {
@@ -157,7 +157,7 @@ pub async fn set_all_hosts(
     let version = expected(&tenant, version)?;
     tx.tenant_lock(tenant.id).await?;
     tx.tenant_touch(tenant.id, version).await?;
-    set_hosts(app, &mut tx, tenant.id, hosts).await?;
+    set_hosts(&mut tx, tenant.id, hosts).await?;
     audited(
         &mut tx,
         permit,
@@ -301,8 +301,9 @@ async fn usable_plan(app: &App, name: &PlanName) -> Result<berth_domain::Plan, C
     if stored.retired { Err(ControlError::PlanRetired(name.clone())) } else { Ok(stored.plan) }
 }
 
-async fn set_hosts(app: &App, tx: &mut Tx, tenant: TenantId, hosts: &[Hostname]) -> Result<(), ControlError> {
-    let taken = app.store().hosts_taken(hosts, tenant).await?;
+/// Only over `tx`: whoever asks the pool for a second connection inside a transaction waits for others who do the same.
+async fn set_hosts(tx: &mut Tx, tenant: TenantId, hosts: &[Hostname]) -> Result<(), ControlError> {
+    let taken = tx.hosts_taken(hosts, tenant).await?;
     if !taken.is_empty() {
         return Err(ControlError::HostsTaken(taken.iter().map(ToString::to_string).collect()));
     }

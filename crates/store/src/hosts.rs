@@ -10,22 +10,26 @@ impl Store {
             .await?;
         Ok(hosts.into_iter().map(Hostname::new).collect::<Result<_, _>>()?)
     }
+}
 
+impl Tx {
     /// Which of these are taken already, and by whom (`None` for the asking tenant itself never appears).
-    pub async fn hosts_taken(&self, hosts: &[Hostname], by_other_than: TenantId) -> Result<Vec<Hostname>, StoreError> {
+    pub async fn hosts_taken(
+        &mut self,
+        hosts: &[Hostname],
+        by_other_than: TenantId,
+    ) -> Result<Vec<Hostname>, StoreError> {
         let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
         let taken = sqlx::query_scalar!(
             "SELECT host FROM hosts WHERE host = ANY($1) AND tenant_id <> $2 ORDER BY host",
             &hosts,
             by_other_than.uuid()
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.inner)
         .await?;
         Ok(taken.into_iter().map(Hostname::new).collect::<Result<_, _>>()?)
     }
-}
 
-impl Tx {
     /// Makes these the tenant's hosts. `Taken(Host)` when one belongs to another tenant.
     pub async fn hosts_replace(&mut self, tenant: TenantId, hosts: &[Hostname]) -> Result<(), StoreError> {
         // In order, so that two tenants that exchange hosts wait for each other instead of deadlocking.

@@ -83,7 +83,7 @@ impl Try {
         assert_eq!(rows, usize::from(there), "root rows of {}", self.name);
         let host = format!("{}.test", self.name).parse().unwrap();
         let nobody = berth_domain::TenantId::new(uuid::Uuid::nil());
-        let taken = self.world.store.hosts_taken(&[host], nobody).await.unwrap();
+        let taken = self.world.store.begin().await.unwrap().hosts_taken(&[host], nobody).await.unwrap();
         assert_eq!(taken.len(), usize::from(there), "its host is taken exactly while it is there");
     }
 }

@@ -199,3 +199,23 @@ async fn a_dump_of_keys_opens_nothing() {
     let dump: String = client.query_one("SELECT api_keys::text FROM api_keys", &[]).await.unwrap().get(0);
     assert!(!dump.contains(secrecy::ExposeSecret::expose_secret(&secret)), "the key itself is stored");
 }
+
+/// More callers than the server has connections to its database, all after the same cell's lock. A use case that asks
+/// the pool for a second connection inside its transaction would leave all of them waiting for each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_who_ask_at_once_wait_for_the_cell_and_not_for_each_other() {
+    let world = World::new().await;
+    let mut asked = tokio::task::JoinSet::new();
+    for nth in 0..32 {
+        let app = world.app.clone();
+        asked.spawn(async move { tenants::create(&app, &change(), wanted(&format!("t-{nth}"), "hobby")).await });
+    }
+    let mut made = 0;
+    while let Some(answer) = asked.join_next().await {
+        match answer.unwrap() {
+            Ok(_) => made += 1,
+            Err(error) => assert_eq!(error.kind(), Kind::Full, "{error}: {:?}", error.hint()),
+        }
+    }
+    assert_eq!(made, 2, "the cell has room for two");
+}

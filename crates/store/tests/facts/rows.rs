@@ -28,7 +28,10 @@ async fn names_keys_and_hosts_have_one_owner_until_it_is_gone() {
     let taken = tx.hosts_replace(other, &[host("acme.test")]).await;
     assert!(matches!(taken, Err(StoreError::Taken(Taken::Host))), "{taken:?}");
     drop(tx);
-    assert_eq!(world.store.hosts_taken(&[host("acme.test")], other).await.unwrap(), [host("acme.test")]);
+    assert_eq!(
+        world.store.begin().await.unwrap().hosts_taken(&[host("acme.test")], other).await.unwrap(),
+        [host("acme.test")]
+    );
 
     for event in [TenantEvent::DeleteStarted, TenantEvent::DeleteFinished] {
         let mut tx = world.store.begin().await.unwrap();
