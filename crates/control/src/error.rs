@@ -81,8 +81,8 @@ pub enum ControlError {
     CellExists(CellName),
     #[error("{} belong{} to another tenant already", list(.0), if .0.len() == 1 { "s" } else { "" })]
     HostsTaken(Vec<String>),
-    #[error("no {class} cell has room")]
-    NoRoom { class: CellClass },
+    #[error("{}", no_room(*.class, .already_in.as_ref()))]
+    NoRoom { class: CellClass, already_in: Option<CellName> },
     #[error("cell `{cell}` is full: {tenants} of {most} tenants")]
     CellFull { cell: CellName, tenants: i64, most: i32 },
     #[error("cell `{cell}` is {state} and takes no tenants")]
@@ -155,6 +155,13 @@ pub enum ControlError {
     Journal(#[source] JournalError),
     #[error("a stored document does not parse")]
     Document(#[from] serde_json::Error),
+}
+
+fn no_room(class: CellClass, already_in: Option<&CellName>) -> String {
+    match already_in {
+        None => format!("no {class} cell has room"),
+        Some(cell) => format!("no other {class} cell has room: the tenant is already in `{cell}`"),
+    }
 }
 
 fn list(names: &[String]) -> String {

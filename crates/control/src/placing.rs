@@ -43,7 +43,10 @@ pub(crate) async fn choose(app: &App, in_force: &StackInForce, wanted: &Wanted<'
     match best {
         Some(cell) => Ok(Place::Existing(cell.id)),
         None if wanted.class == CellClass::Dedicated => Ok(Place::New(dedicated(in_force, &cells, wanted)?)),
-        None => Err(ControlError::NoRoom { class: wanted.class }),
+        None => {
+            let already_in = wanted.from.filter(|cell| cell.class == wanted.class).map(|cell| cell.name.clone());
+            Err(ControlError::NoRoom { class: wanted.class, already_in })
+        }
     }
 }
 
@@ -102,7 +105,7 @@ fn dedicated(in_force: &StackInForce, cells: &[Cell], wanted: &Wanted<'_>) -> Re
     let name = (1..10_000)
         .filter_map(|n| CellName::new(format!("{}-{n}", stem.trim_end_matches('-'))).ok())
         .find(|name| !taken(name))
-        .ok_or(ControlError::NoRoom { class: CellClass::Dedicated })?;
+        .ok_or(ControlError::NoRoom { class: CellClass::Dedicated, already_in: None })?;
     Ok(NewCell {
         id: CellId::new(Uuid::now_v7()),
         name,

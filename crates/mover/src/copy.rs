@@ -34,7 +34,12 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
     // A worker that was taken for dead goes no further than this: below it would drop its successor's slot.
     for (client, side) in [(&source, Side::Source), (&target, Side::Target)] {
         let fence = Fence::find(client, side, &spec.tenant).await?;
-        fence.ok_or(MoveError::Fenced { side, held: token })?.register(client, token).await?;
+        let fence = fence.ok_or(MoveError::Fenced { side, held: token })?;
+        if side == Side::Target {
+            // One of them may hold the row that is written next.
+            fence::end_older_sessions(client, side, &spec.session_prefix()).await?;
+        }
+        fence.register(client, token).await?;
         fence::end_older_sessions(client, side, &spec.session_prefix()).await?;
     }
     drop_slot(&source, &spec.slot()).await?;

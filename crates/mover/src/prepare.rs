@@ -26,15 +26,15 @@ pub(crate) async fn fences(
 ) -> Result<Fences, MoveError> {
     fence::install(source, Side::Source).await?;
     fence::install(target, Side::Target).await?;
-    let fences = Fences {
-        source: Fence::ensure(source, Side::Source, &spec.tenant, Gate::Open, generation, token).await?,
-        target: Fence::ensure(target, Side::Target, &spec.tenant, Gate::Closed, generation, token).await?,
-    };
-    fences.target.register(target, token).await?;
-    fences.source.register(source, token).await?;
+    // Whose token is too old learns it in the source, before it ends the sessions of whoever came after. Those end
+    // before the target's row is wanted: one of them may hold it.
+    let in_source = Fence::ensure(source, Side::Source, &spec.tenant, Gate::Open, generation, token).await?;
+    in_source.register(source, token).await?;
     fence::end_older_sessions(source, Side::Source, &spec.session_prefix()).await?;
     fence::end_older_sessions(target, Side::Target, &spec.session_prefix()).await?;
-    Ok(fences)
+    let in_target = Fence::ensure(target, Side::Target, &spec.tenant, Gate::Closed, generation, token).await?;
+    in_target.register(target, token).await?;
+    Ok(Fences { source: in_source, target: in_target })
 }
 
 /// Fence rows and triggers, the watch for schema changes, the publication. Safe to run again.
@@ -142,7 +142,13 @@ pub(crate) async fn clear_target(
     } else {
         return Ok(());
     }
-    tx.batch_execute("set local session_replication_role = replica").await.doing(Side::Target, what)?;
+    // The fence's row is held meanwhile: whoever takes the move up must not wait for a worker that stands still.
+    tx.batch_execute(
+        "set local session_replication_role = replica; set local lock_timeout = '5s';
+         set local idle_in_transaction_session_timeout = '5s'",
+    )
+    .await
+    .doing(Side::Target, what)?;
     for table in &plan.tables {
         let name = table.table.sql();
         // Without keys a deletion is slow and leaves the dead rows behind; the table holds nothing else.

@@ -227,6 +227,8 @@ impl Prepare {
         // Refused where it is recorded already.
         let _recorded = tx.tenant_apply(tenant, TenantEvent::CutOver).await.map_err(store)?;
         tx.commit().await.map_err(store)?;
+        let row = berth_mover::take(&ownership).await.map_err(|error| failed(&error))?;
+        berth_mover::retire(spec, &self.plan, true, row.token).await.map_err(|error| failed(&error))?;
         Ok(StepError::permanent("moved_already", "the tenant had moved before the move was given up")
             .hint("it is served at its new cell; `berth operation abandon --force` closes this operation"))
     }

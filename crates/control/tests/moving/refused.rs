@@ -1,0 +1,82 @@
+//! Moves that cannot be: said before anything is touched, or given up with the tenant where it was.
+
+use crate::try_move::{CUSTOMERS, Moving, VEHICLES};
+use crate::world::{change, read_tenant};
+use berth_control::{ControlError, Kind, moves};
+use berth_domain::{CellName, OperationState, TenantState};
+use berth_infra::Role;
+use berth_testkit::TestPg;
+use berth_workflow::Journal;
+
+fn told(error: &ControlError) -> (&'static str, Kind) {
+    assert!(error.hint().is_some(), "no hint: {error}");
+    (error.code(), error.kind())
+}
+
+#[tokio::test]
+async fn a_stopped_source_or_target_is_said_and_the_tenant_stays() {
+    let moving = Moving::new().await;
+    let pg = TestPg::new().await;
+    pg.connect(Role::Owner).await.batch_execute(&format!("{CUSTOMERS};{VEHICLES}")).await.unwrap();
+    moving.cell("stopped", pg.cell().clone()).await;
+    let (here, there) = (moving.tenant("here").await, moving.created("there", "stopped").await);
+    assert_eq!(there.state, TenantState::Active);
+    drop(pg); // ends the server
+    for (tenant, to, side) in [(&here, "stopped", "target"), (&there, "shared-2", "source")] {
+        let (app, to) = (&moving.world.app, to.parse::<CellName>().unwrap());
+        let plan = moves::plan(app, &read_tenant(), tenant.name.as_str(), Some(&to)).await.unwrap_err();
+        assert_eq!(told(&plan), ("database_unreachable", Kind::Provider), "{side}");
+        let started = moves::start(app, &change(), tenant.name.as_str(), Some(&to)).await.unwrap();
+        assert_eq!(moving.world.carry_out(started.id).await, OperationState::Failed);
+        let (operation, _) = moving.world.store.show(started.id).await.unwrap().unwrap();
+        let error = operation.error.unwrap();
+        assert_eq!(error.kind, "database_unreachable");
+        assert!(error.message.contains(side) && error.hint.is_some(), "{error:?}");
+        let now = moving.known(tenant.name.as_str()).await;
+        assert_eq!((now.state, now.cell, now.generation), (TenantState::Active, tenant.cell, tenant.generation));
+    }
+}
+
+/// A plan names all of it at once, and the move that is started anyway ends with the same words.
+#[tokio::test]
+async fn what_stands_in_the_way_is_in_the_plan_and_in_the_operation() {
+    let moving = Moving::new().await;
+    let tenant = moving.tenant("acme").await;
+    let owner = moving.world.tenants.connect(Role::Owner).await;
+    owner.batch_execute("CREATE TABLE loose (customer_id text, note text)").await.unwrap();
+    let to = "shared-2".parse().unwrap();
+    let app = &moving.world.app;
+    let plan = moves::plan(app, &read_tenant(), "acme", Some(&to)).await.unwrap();
+    let codes: Vec<&str> = plan.blockers.iter().map(|b| b.code.as_str()).collect();
+    assert_eq!(codes, ["no_identity", "no_table"], "{:?}", plan.blockers);
+    assert!(plan.blockers.iter().all(|b| b.hint.is_some()));
+    let started = moves::start(app, &change(), "acme", Some(&to)).await.unwrap();
+    assert_eq!(moving.world.carry_out(started.id).await, OperationState::Failed);
+    let (operation, _) = moving.world.store.show(started.id).await.unwrap().unwrap();
+    let error = operation.error.unwrap();
+    assert_eq!(error.kind, "move_refused");
+    assert!(error.message.contains("`loose` has no usable replica identity"), "{error:?}");
+    let now = moving.known("acme").await;
+    assert_eq!((now.state, now.cell, now.generation), (TenantState::Active, tenant.cell, tenant.generation));
+    let fenced = "SELECT to_regclass('berth.fence') IS NOT NULL";
+    let fenced: bool = owner.query_one(fenced, &[]).await.unwrap().get(0);
+    assert!(!fenced, "a move that was refused put up a fence");
+}
+
+#[tokio::test]
+async fn a_full_cell_takes_no_move_and_the_only_shared_cell_is_said_to_be_the_tenants_own() {
+    let moving = Moving::new().await;
+    moving.tenant("acme").await;
+    let full = "shared-2".parse().unwrap();
+    let cell = moving.world.store.cell_by_name(&full).await.unwrap().unwrap();
+    let mut tx = moving.world.store.begin().await.unwrap();
+    tx.cell_set_room(cell.id, 1, cell.stack_revision).await.unwrap();
+    tx.commit().await.unwrap();
+    moving.created("beta", "shared-2").await;
+    let start = async |to| moves::start(&moving.world.app, &change(), "acme", to).await.unwrap_err();
+    assert_eq!(told(&start(Some(&full)).await), ("cell_full", Kind::Full));
+    let error = start(None).await;
+    assert_eq!(told(&error), ("no_room", Kind::Full));
+    assert_eq!(error.to_string(), "no other shared cell has room: the tenant is already in `shared-1`");
+    assert_eq!(moving.known("acme").await.state, TenantState::Active);
+}
