@@ -286,6 +286,18 @@ async fn a_killed_postgres_comes_back_with_its_rows() {
 }
 
 #[tokio::test]
+async fn a_killed_private_postgres_is_started_again_where_it_was() {
+    let here = Here::new();
+    let postgres = super::EmbeddedPostgres::start(&here.root, "berth").await.unwrap();
+    assert!(!postgres.keep_up().await.unwrap(), "it runs");
+    let killed = Process::read(&here.root.join("run/database.control")).unwrap();
+    kill(killed.pid);
+    until("the end", async || killed.alive(), |alive| !alive).await;
+    assert!(postgres.keep_up().await.unwrap(), "it had ended");
+    connect(postgres.database(), Role::Owner).await.batch_execute("SELECT 1").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_database_whose_making_was_cut_short_is_made_to_its_end() {
     let here = Here::new();
     let spec = cell("c");

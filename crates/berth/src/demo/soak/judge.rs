@@ -8,8 +8,9 @@ use crate::fail::{Failure, FailureExt as _};
 use berth_domain::{CellName, CellState, MemberState};
 use berth_infra::Role;
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
-use tokio_postgres::NoTls;
+use tokio_postgres::{Client, NoTls, Transaction};
 use uuid::Uuid;
 
 /// What ended is started again within a few looks of the reconciler; crash recovery of a small database is short.
@@ -44,7 +45,7 @@ pub async fn owner(world: &World, tenant: Uuid, owner: &CellName, cells: &BTreeS
     loop {
         let mut answers = Vec::new();
         for cell in cells {
-            let answer = written(world, cell, tenant).await.unwrap_or_else(|why| Answer::Other(why.screen()));
+            let answer = asked(world, cell, tenant).await.unwrap_or_else(|why| Answer::Other(why.screen()));
             answers.push((cell.clone(), answer));
         }
         let accepting: Vec<CellName> =
@@ -63,25 +64,83 @@ pub async fn owner(world: &World, tenant: Uuid, owner: &CellName, cells: &BTreeS
     }
 }
 
-async fn written(world: &World, cell: &CellName, tenant: Uuid) -> Result<Answer, Failure> {
+/// What was seen of a move while it ran.
+#[derive(Debug, Default)]
+pub struct Watched {
+    /// Looks at which both databases answered.
+    pub looks: u32,
+    /// Both took a write while neither had ended its transaction.
+    pub both_accepted: u32,
+}
+
+/// Writes in both cells at once, again and again, until it is dropped. The source's transaction stays open while the
+/// target is asked, so two acceptances are two owners at one instant, not one after the other.
+///
+/// A target is asked only once it has its fence: before, half a copy lies there that nobody is sent to, and
+/// `build` would meet a stranger's row.
+pub async fn watch(
+    world: &World,
+    tenant: Uuid,
+    (source, target): (&CellName, &CellName),
+    watched: &mut Watched,
+) -> Infallible {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        // Killed databases are what this is about: a look that fails is no look.
+        let Ok(Some(both)) = look_at_both(world, tenant, source, target).await else { continue };
+        watched.looks += 1;
+        watched.both_accepted += u32::from(both);
+    }
+}
+
+async fn look_at_both(
+    world: &World,
+    tenant: Uuid,
+    source: &CellName,
+    target: &CellName,
+) -> Result<Option<bool>, Failure> {
+    let mut there = connect(world, target).await?;
+    let sql = "select exists (select from pg_trigger where tgrelid = 'public.vehicles'::regclass
+                and tgname like 'berth\\_%\\_insert' and position(convert_to($1, 'utf8') in tgargs) > 0)";
+    let fenced: bool = there.query_one(sql, &[&tenant.to_string()]).await.ours("looking for the fence")?.get(0);
+    if !fenced {
+        return Ok(None);
+    }
+    let mut here = connect(world, source).await?;
+    let here = here.transaction().await.ours("writing past the edge")?;
+    let first = written(&here, tenant).await?;
+    let there = there.transaction().await.ours("writing past the edge")?;
+    let second = written(&there, tenant).await?;
+    Ok(Some((first, second) == (Answer::Accepted, Answer::Accepted)))
+}
+
+async fn connect(world: &World, cell: &CellName) -> Result<Client, Failure> {
     let config = world.database_as(cell, Role::App).await?;
-    let (mut client, connection) = config.connect(NoTls).await.ours("connecting past the edge")?;
-    let _connection = tokio::spawn(connection);
-    let tx = client.transaction().await.ours("writing past the edge")?;
+    let (client, connection) = config.connect(NoTls).await.ours("connecting past the edge")?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// The caller never commits it; a lost connection rolls back as well.
+async fn written(tx: &Transaction<'_>, tenant: Uuid) -> Result<Answer, Failure> {
     tx.execute("select set_config('app.current_customer_id', $1, true)", &[&tenant.to_string()])
         .await
         .ours("naming the tenant")?;
     let insert = "insert into vehicles (customer_id, name, vehicle_identifier) values ($1, 'past the edge', $2)";
-    let answer = match tx.execute(insert, &[&tenant, &Uuid::new_v4().to_string()]).await {
+    Ok(match tx.execute(insert, &[&tenant, &Uuid::new_v4().to_string()]).await {
         Ok(_) => Answer::Accepted,
         Err(error) => match error.as_db_error() {
             Some(refusal) if refusal.code().code() == "BF001" => Answer::Fenced,
             Some(refusal) if refusal.code().code() == "23503" => Answer::Absent,
             _ => Answer::Other(error.to_string()),
         },
-    };
-    // Dropped uncommitted; a lost connection rolls back as well.
-    Ok(answer)
+    })
+}
+
+async fn asked(world: &World, cell: &CellName, tenant: Uuid) -> Result<Answer, Failure> {
+    let mut client = connect(world, cell).await?;
+    let tx = client.transaction().await.ours("writing past the edge")?;
+    written(&tx, tenant).await
 }
 
 /// Waits until all that was killed is back. Answers what is not, which Berth should have brought back.

@@ -16,11 +16,11 @@ use super::{
 use crate::fail::{Failure, FailureExt as _};
 use berth_client::{Client, ClientError, Fault};
 use berth_domain::{CellClass, CellName, CellState, OperationId, OperationState};
-use berth_wire::{CellCreate, Operation, TenantMove};
+use berth_wire::{Abandon, CellCreate, Operation, TenantMove};
 use berth_workload::{Amounts, Class, Ledger, Load, LoadConfig, Target, TenantPlace, check, vehicle_ids};
 use clap::Args;
 use jiff::Timestamp;
-use judge::Owner;
+use judge::{Owner, Watched};
 use kill::Scene;
 use plan::{Dice, From, Place};
 use serde::Serialize;
@@ -74,6 +74,8 @@ struct Outcome {
     duplicated: u64,
     two_owners: u32,
     stuck: u32,
+    /// At both fenced cells while a move ran, each with an open transaction in either.
+    looks: u32,
     /// A cell's database, a member, the server or the edge stayed away, or nobody took a tenant's writes.
     not_back: u32,
     requests: u64,
@@ -216,7 +218,11 @@ async fn one_move(options: &Soak, world: &World, movers: &mut [Mover], outcome: 
     if let Some((victim, later)) = dice.second {
         killers.push(scene.send(victim, delay + later)?);
     }
-    let ended = rested(client, operation.id).await?;
+    let mut watched = Watched::default();
+    let ended = tokio::select! {
+        ended = ended(client, operation.id, dice.given_up) => ended?,
+        never = judge::watch(world, mover.tenant.key, (&scene.source, &scene.target), &mut watched) => match never {},
+    };
     let took = begun.elapsed();
     let mut kills = Vec::new();
     for killer in killers {
@@ -231,6 +237,9 @@ async fn one_move(options: &Soak, world: &World, movers: &mut [Mover], outcome: 
         *outcome.victims.entry(victim.as_str()).or_default() += 1;
         kills.push(format!("{} in {step} at {at}", victim.as_str()));
     }
+    if dice.given_up.is_some() {
+        kills.push("asked to give up".to_owned());
+    }
     let away = judge::all_back(world).await?;
     let tenant = patiently("looking at the tenant", || client.tenant(&name)).await?;
     let now = tenant.cell.unwrap_or_else(|| scene.source.clone());
@@ -238,6 +247,11 @@ async fn one_move(options: &Soak, world: &World, movers: &mut [Mover], outcome: 
     if !away.is_empty() {
         outcome.not_back += 1;
         told = format!("{told}; NOT BACK: {}", away.join(", "));
+    }
+    outcome.looks += watched.looks;
+    if watched.both_accepted > 0 {
+        outcome.two_owners += 1;
+        told = format!("{told}; TWO OWNERS at {} of {} looks", watched.both_accepted, watched.looks);
     }
     let cells = patiently("looking at the cells", || client.cells()).await?;
     let alive = |cell: &CellName| cells.iter().any(|known| known.name == *cell && lives(known.state));
@@ -286,6 +300,10 @@ fn ending(ended: &Operation, scene: &Scene<'_>, now: &CellName, outcome: &mut Ou
             outcome.moved += 1;
             "moved".to_owned()
         }
+        OperationState::Stuck if moved_already(ended) && *now == scene.target => {
+            outcome.moved += 1;
+            "moved before it was given up".to_owned()
+        }
         OperationState::Failed | OperationState::Abandoned if *now == scene.source => {
             outcome.given_up += 1;
             format!("given up, untouched{why}")
@@ -319,6 +337,30 @@ async fn reached(client: &Client, id: OperationId, from: From) -> Result<(), Fai
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Gives the operation up where that is drawn, and waits for its end.
+async fn ended(client: &Client, id: OperationId, given_up: Option<Duration>) -> Result<Operation, Failure> {
+    if let Some(after) = given_up {
+        tokio::time::sleep(after).await;
+        let wanted = Abandon { reason: Some("drawn by the soak".to_owned()), force: false };
+        let asked = patiently("giving a move up", || client.operation_abandon(id, &wanted)).await;
+        // Refused where it is over, or past the point of no return.
+        drop(asked);
+    }
+    let operation = rested(client, id).await?;
+    if !moved_already(&operation) {
+        return Ok(operation);
+    }
+    // The commit point was behind it. The tenant is served at its new cell, and what is left for a person to do is
+    // to close the operation.
+    let wanted = Abandon { reason: Some("it has moved".to_owned()), force: true };
+    patiently("closing a move", || client.operation_abandon(id, &wanted)).await?;
+    Ok(operation)
+}
+
+fn moved_already(operation: &Operation) -> bool {
+    operation.fault.as_ref().is_some_and(|fault| fault.code == "moved_already")
 }
 
 /// Waits until nothing more happens by itself; a move that takes too long is handed over as it is.

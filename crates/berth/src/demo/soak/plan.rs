@@ -61,6 +61,9 @@ pub struct Dice {
     pub first: (Victim, From, Duration),
     /// So long after the first one.
     pub second: Option<(Victim, Duration)>,
+    /// A person gives the move up, so long after the moment from which the first kill counts: the way back runs
+    /// under the same kills.
+    pub given_up: Option<Duration>,
 }
 
 /// One move in this many is upward, which costs a new Postgres.
@@ -68,6 +71,7 @@ const UP_ONE_IN: u32 = 3;
 /// Most kills fall where a move has something to lose.
 const IN_WINDOW_PERCENT: u32 = 90;
 const SECOND_PERCENT: u32 = 30;
+const GIVEN_UP_PERCENT: u32 = 15;
 /// The cut-over is where it matters most.
 const STEPS: [&str; 6] = ["prepare", "copy", "build", "cut_over", "cut_over", "cut_over"];
 const STEP_DELAY_MS: u64 = 200;
@@ -95,7 +99,10 @@ impl Dice {
         let second = random
             .random_ratio(SECOND_PERCENT, 100)
             .then(|| (victim(&mut random), Duration::from_millis(late(&mut random))));
-        Self { up, who, first: (first, from, delay), second }
+        let given_up = random
+            .random_ratio(GIVEN_UP_PERCENT, 100)
+            .then(|| Duration::from_millis(random.random_range(0..STEP_DELAY_MS)));
+        Self { up, who, first: (first, from, delay), second, given_up }
     }
 }
 
