@@ -232,3 +232,41 @@ pub async fn rows_of(client: &Client, tenant: Uuid) -> Vec<String> {
     all.sort();
     all
 }
+
+impl Two {
+    /// On the server that tests share: quicker, and not to be restarted or counted in.
+    pub async fn shared(schema: &str) -> Self {
+        let pg = TestPg::shared().await;
+        let name = Uuid::new_v4().simple().to_string();
+        let source = pg.database(&format!("source_{name}")).await;
+        let target = pg.database(&format!("target_{name}")).await;
+        for database in [&source, &target] {
+            pg.connect_to(Role::Owner, database).await.batch_execute(schema).await.unwrap();
+        }
+        Self { pg, source, target, tenant: Uuid::new_v4(), neighbour: Uuid::new_v4() }
+    }
+
+    /// A spec for another tenant of the same databases.
+    pub fn spec_of(&self, tenant: Uuid) -> MoveSpec {
+        MoveSpec { tenant: TenantKey::new(tenant.to_string()).unwrap(), ..self.spec() }
+    }
+}
+
+/// Everything before the cut-over.
+pub async fn until_built(spec: &MoveSpec, ownership: &dyn Ownership) -> (berth_mover::MovePlan, Token) {
+    let watch = Watch::default();
+    let plan = berth_mover::plan(spec).await.unwrap();
+    let row = berth_mover::begin(spec, ownership).await.unwrap();
+    berth_mover::prepare(spec, &plan, row.generation, row.token).await.unwrap();
+    berth_mover::copy(spec, &plan, row.token, &watch).await.unwrap();
+    berth_mover::build(spec, &plan, row.token, &watch).await.unwrap();
+    (plan, row.token)
+}
+
+pub async fn cut_over(
+    spec: &MoveSpec,
+    plan: &berth_mover::MovePlan,
+    ownership: &dyn Ownership,
+) -> Result<berth_mover::CutOver, berth_mover::MoveError> {
+    berth_mover::cut_over(spec, plan, ownership, &NoEdges, &Watch::default()).await
+}

@@ -1,0 +1,112 @@
+//! A damaged copy is found before it opens, whatever the type and however small the damage.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use berth_infra::Role;
+use berth_mover::MoveError;
+use common::{MemoryOwnership, Two, cut_over, until_built};
+
+const SCHEMA: &str = "
+    create type mood as enum ('sad', 'happy');
+    create domain plate as text check (value <> '');
+    create table customers (id uuid primary key);
+    create table wide (
+        id bigint generated always as identity primary key, customer_id uuid not null references customers,
+        n numeric, f float8, f4 float4, t text, j jsonb, js json, b bytea, ia int[], ta text[], m mood, ma mood[], d plate,
+        ts timestamptz, tsn timestamp, iv interval, bo boolean, c char(5), ip inet, u uuid, r int4range);
+    create table numbered (customer_id uuid not null references customers, nr int not null, note text);
+    create unique index numbered_nr on numbered (customer_id, nr);
+    alter table numbered replica identity using index numbered_nr;
+";
+
+/// Column, what the source has, what the target is given instead. `null` stands for null.
+const DAMAGE: &[(&str, &str, &str)] = &[
+    ("n", "1.0", "1.00"),
+    ("n", "1", "1.0"),
+    ("n", "12345678901234567890.1", "12345678901234567890.2"),
+    ("n", "NaN", "null"),
+    ("f", "0", "-0"),
+    ("f", "0.1", "0.10000000000000002"),
+    ("f", "Infinity", "-Infinity"),
+    ("f", "null", "0"),
+    ("f4", "0", "-0"),
+    ("f4", "1.1", "1.1000001"),
+    ("t", "", "null"),
+    ("t", "a", "a "),
+    ("t", "a", "A"),
+    ("t", "\u{e9}", "e\u{301}"),
+    ("t", "a,b", "\"a,b\""),
+    ("t", "a\\b", "a\\\\b"),
+    ("j", "{\"a\": 1}", "{\"a\": 1.0}"),
+    ("j", "{\"a\": null}", "{}"),
+    ("j", "[1, 2]", "[2, 1]"),
+    ("j", "\"null\"", "null"),
+    ("js", "{\"a\":1}", "{ \"a\":1}"),
+    ("b", "\\x00", "\\x0000"),
+    ("b", "", "null"),
+    ("b", "\\xff", "\\xfe"),
+    ("ia", "{}", "null"),
+    ("ia", "{1,2}", "{2,1}"),
+    ("ia", "{NULL}", "{}"),
+    ("ia", "{1}", "[0:0]={1}"),
+    ("ta", "{a}", "{\"a \"}"),
+    ("ta", "{NULL}", "{\"NULL\"}"),
+    ("m", "sad", "happy"),
+    ("m", "null", "sad"),
+    ("ma", "{sad}", "{happy}"),
+    ("d", "x", "y"),
+    ("ts", "2024-01-01 00:00:00.000001+00", "2024-01-01 00:00:00.000002+00"),
+    ("ts", "infinity", "null"),
+    ("tsn", "2024-03-31 02:30:00", "2024-03-31 03:30:00"),
+    ("iv", "1 day", "24 hours"),
+    ("iv", "1 month", "30 days"),
+    ("bo", "true", "false"),
+    ("bo", "null", "false"),
+    ("c", "ab", "abc"),
+    ("ip", "10.0.0.1", "10.0.0.1/31"),
+    ("u", "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"),
+    ("r", "[1,5)", "[1,6)"),
+];
+
+fn literal(value: &str) -> String {
+    if value == "null" { "null".into() } else { format!("'{}'", value.replace('\'', "''")) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_damage_in_the_target_is_found_before_it_opens() {
+    let two = Two::shared(SCHEMA).await;
+    let tenant = two.tenant;
+    let source = two.client(&two.source, Role::Owner).await;
+    let mut fill = format!("insert into customers values ('{tenant}');");
+    for (column, ours, _) in DAMAGE {
+        fill += &format!("insert into wide (customer_id, {column}) values ('{tenant}', {});", literal(ours));
+    }
+    fill += &format!("insert into numbered select '{tenant}', n, 'note' from generate_series(1, 20) n;");
+    source.batch_execute(&fill).await.unwrap();
+    let (spec, ownership) = (two.spec(), MemoryOwnership::new());
+    let (plan, _) = until_built(&spec, &ownership).await;
+    let target = two.client(&two.target, Role::Mover).await;
+    let caught = async |what: &str, table: &str, damage: &str, repair: &str| {
+        target.batch_execute(damage).await.unwrap();
+        let cut = cut_over(&spec, &plan, &ownership).await;
+        let Err(MoveError::Differs { table: found, rows: 1, .. }) = cut else { panic!("{what}: {cut:?}") };
+        assert_eq!(found.name, table, "{what}");
+        assert_eq!(ownership.row().owner, spec.source_cell, "{what}");
+        target.batch_execute(repair).await.unwrap();
+    };
+    for (nth, (column, ours, theirs)) in DAMAGE.iter().enumerate() {
+        let set = |value: &str| format!("update wide set {column} = {} where id = {}", literal(value), nth + 1);
+        caught(&format!("{column}: {ours} -> {theirs}"), "wide", &set(theirs), &set(ours)).await;
+    }
+    let row = |nr: i32| format!("insert into numbered values ('{tenant}', {nr}, 'note')");
+    let gone = |nr: i32| format!("delete from numbered where nr = {nr}");
+    caught("a missing row", "numbered", &gone(7), &row(7)).await;
+    caught("an extra row", "numbered", &row(21), &gone(21)).await;
+    let twice = format!("drop index numbered_nr; {}", row(3));
+    let once = format!("{}; {}; create unique index numbered_nr on numbered (customer_id, nr)", gone(3), row(3));
+    caught("a doubled row", "numbered", &twice, &once).await;
+    // And what was repaired is let through: none of the refusals above was for something else.
+    let cut = cut_over(&spec, &plan, &ownership).await.unwrap();
+    assert_eq!(cut.rows_verified, 1 + DAMAGE.len() as u64 + 20);
+}

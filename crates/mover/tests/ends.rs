@@ -1,0 +1,212 @@
+//! Moves that end early: killed anywhere, overtaken by another worker, or met by a change that cannot be followed.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use async_trait::async_trait;
+use berth_domain::{EdgeName, Generation, MovePhase, Token};
+use berth_infra::Role;
+use berth_mover::{Change, Control, EdgeTrouble, Edges, HoldFigures, MoveError, MoveSpec, Ownership, Refusal, Verdict};
+use common::{MemoryOwnership, NoEdges, SCHEMA, Two, Watch, cut_over, rows_of, until_built};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+/// Lets a worker hang for ever at the nth thing that it asks of the world outside, before or after it is done: whoever
+/// drops it then has killed it there.
+struct Deadly<'o> {
+    ownership: &'o MemoryOwnership,
+    calls: AtomicUsize,
+    at: usize,
+    after: bool,
+    reached: Notify,
+}
+
+impl Deadly<'_> {
+    async fn come_by<T>(&self, act: impl Future<Output = T>) -> T {
+        let fatal = self.calls.fetch_add(1, Ordering::SeqCst) == self.at;
+        let outcome = if fatal && !self.after { None } else { Some(act.await) };
+        match outcome {
+            Some(outcome) if !fatal => outcome,
+            _ => {
+                self.reached.notify_one();
+                std::future::pending().await
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Ownership for Deadly<'_> {
+    async fn read(&self) -> Option<Control> {
+        self.ownership.read().await
+    }
+    async fn change(&self, held: Token, change: Change) -> Verdict {
+        self.come_by(self.ownership.change(held, change)).await
+    }
+}
+
+#[async_trait]
+impl Edges for Deadly<'_> {
+    async fn all_alive(&self) -> Result<(), EdgeTrouble> {
+        self.come_by(NoEdges.all_alive()).await
+    }
+    async fn wait_held(&self, token: Token, limit: Duration) -> Result<(), EdgeTrouble> {
+        self.come_by(NoEdges.wait_held(token, limit)).await
+    }
+    async fn wait_routed(&self, generation: Generation, limit: Duration) -> Vec<EdgeName> {
+        self.come_by(NoEdges.wait_routed(generation, limit)).await
+    }
+    async fn hold_figures(&self, token: Token, limit: Duration) -> Option<HoldFigures> {
+        self.come_by(NoEdges.hold_figures(token, limit)).await
+    }
+}
+
+async fn fill(two: &Two, tenant: Uuid) {
+    let client = two.client(&two.source, Role::Mover).await;
+    let sql = format!(
+        "insert into customers values ('{tenant}', 'T');
+         insert into vehicles (customer_id, label) select '{tenant}', 'v' || n from generate_series(1, 5) n;
+         insert into counters (customer_id, amount) select '{tenant}', n from generate_series(1, 5) n;"
+    );
+    client.batch_execute(&sql).await.unwrap();
+}
+
+/// The refusal's code, or none when the write was taken.
+async fn write(two: &Two, database: &str, tenant: Uuid) -> Option<String> {
+    let app = two.client(database, Role::App).await;
+    let written = app.execute("update customers set name = name || '.' where id = $1", &[&tenant]).await;
+    match written {
+        Ok(rows) => {
+            assert_eq!(rows, 1, "nothing was there to be written");
+            None
+        }
+        Err(error) => Some(error.code().map_or_else(|| error.to_string(), |code| code.code().to_owned())),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_anywhere_in_the_cut_over_leaves_one_owner_and_the_next_one_finishes() {
+    let two = Two::shared(SCHEMA).await;
+    let mut kills = 0;
+    'points: for at in 0.. {
+        for after in [false, true] {
+            let tenant = Uuid::new_v4();
+            fill(&two, tenant).await;
+            let (spec, ownership) = (two.spec_of(tenant), MemoryOwnership::new());
+            let (plan, _) = until_built(&spec, &ownership).await;
+            // Written after the copy, so that it has to come through the stream.
+            assert_eq!(write(&two, &two.source, tenant).await, None);
+            let source = two.client(&two.source, Role::Mover).await;
+            let before = rows_of(&source, tenant).await;
+            let deadly =
+                Deadly { ownership: &ownership, calls: AtomicUsize::new(0), at, after, reached: Notify::new() };
+            let watch = Watch::default();
+            let killed = tokio::select! {
+                whole = berth_mover::cut_over(&spec, &plan, &deadly, &deadly, &watch) => { whole.unwrap(); false }
+                () = deadly.reached.notified() => true
+            };
+            if !killed {
+                break 'points; // the last thing that it asks is behind us
+            }
+            kills += 1;
+            let what = format!("killed at {at}, after it: {after}");
+            let stale = ownership.row().token;
+            let (here, there) = (write(&two, &two.source, tenant).await, write_if_there(&two, tenant).await);
+            assert!(here.is_some() || there != Some(None), "{what}: two owners");
+            let mut wanted = rows_of(&source, tenant).await;
+            let cut = cut_over(&spec, &plan, &ownership).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+            let row = ownership.row();
+            assert_eq!((row.owner, row.phase, row.holding), (spec.target_cell, MovePhase::Idle, false), "{what}");
+            assert_eq!(cut.generation.get(), 2, "{what}");
+            assert_eq!(write(&two, &two.source, tenant).await.as_deref(), Some("BF001"), "{what}");
+            let target = two.client(&two.target, Role::Mover).await;
+            if there == Some(None) {
+                wanted = rows_of(&target, tenant).await; // it was open already, and has been written above
+            }
+            assert_eq!(rows_of(&target, tenant).await, wanted, "{what}");
+            assert_eq!(wanted.len(), before.len(), "{what}");
+            assert_eq!(write(&two, &two.target, tenant).await, None, "{what}");
+            refuses_the_dead(&spec, &plan, &ownership, stale, &what).await;
+            assert_eq!(rows_of(&target, tenant).await.len(), before.len(), "{what}");
+            berth_mover::retire(&spec, &plan, true, row.token).await.unwrap();
+        }
+    }
+    assert!(kills >= 14, "only {kills} points: the worker asks for more than that");
+}
+
+/// As [`write`], in the target; none when the tenant is not there to be written.
+async fn write_if_there(two: &Two, tenant: Uuid) -> Option<Option<String>> {
+    let client = two.client(&two.target, Role::Mover).await;
+    let there = client.query("select from customers where id = $1", &[&tenant]).await.unwrap();
+    if there.is_empty() { None } else { Some(write(two, &two.target, tenant).await) }
+}
+
+/// What a worker that was killed still had on its way arrives now.
+async fn refuses_the_dead(
+    spec: &MoveSpec,
+    plan: &berth_mover::MovePlan,
+    ownership: &MemoryOwnership,
+    stale: Token,
+    what: &str,
+) {
+    for change in [Change::Hold, Change::Commit, Change::Release, Change::Abort, Change::Finish] {
+        let verdict = ownership.change(stale, change).await;
+        assert!(matches!(verdict, Verdict::Refused(Refusal::OldToken { .. })), "{what}: {change:?}: {verdict:?}");
+    }
+    let copy = berth_mover::copy(spec, plan, stale, &Watch::default()).await;
+    // The one that died after its last write has a token as good as any, and meets the open fence.
+    assert!(matches!(copy, Err(MoveError::Fenced { .. } | MoveError::AlreadyMoved)), "{what}: {copy:?}");
+    let given_up = berth_mover::give_up(spec, ownership).await;
+    assert!(matches!(given_up, Err(MoveError::AlreadyMoved)), "{what}: {given_up:?}");
+    let retired = berth_mover::retire(spec, plan, false, ownership.row().token).await;
+    assert!(retired.is_err(), "{what}: somebody who does not ask who owns the tenant cleared its home");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_cannot_be_followed_ends_the_move_and_the_source_is_open_again() {
+    type Right = fn(&MoveError) -> bool;
+    let schema_changed: Right = |e| matches!(e, MoveError::SchemaChanged { .. });
+    let truncated: Right = |e| matches!(e, MoveError::Truncated { .. });
+    let tenant_changed: Right = |e| matches!(e, MoveError::TenantChanged { .. });
+    for (statement, right) in [
+        ("alter table vehicles add column colour text", schema_changed),
+        ("alter table vehicles alter column label type varchar(90)", schema_changed),
+        ("alter table vehicles disable trigger user", schema_changed),
+        ("do $$ declare t name; begin select tgname into t from pg_trigger where tgrelid = 'vehicles'::regclass and tgname like 'berth%' limit 1;
+          execute format('drop trigger %I on vehicles', t); end $$", schema_changed),
+        ("truncate positions", truncated),
+        ("update counters set customer_id = 'NEIGHBOUR', amount = -1 where customer_id = 'TENANT' and amount = 3", tenant_changed),
+        ("update \"Parted\" set customer_id = 'NEIGHBOUR' where customer_id = 'TENANT'", tenant_changed),
+    ] {
+        let parted = "create table \"Parted\" (id int, day int, customer_id uuid, primary key (id, day)) partition by range (day);
+                      create table parted_1 partition of \"Parted\" for values from (0) to (9);";
+        let two = Two::shared(&format!("{SCHEMA}{parted}")).await;
+        for tenant in [two.tenant, two.neighbour] {
+            fill(&two, tenant).await;
+        }
+        let owner = two.client(&two.source, Role::Mover).await;
+        owner.execute("insert into \"Parted\" values (1, 1, $1)", &[&two.tenant]).await.unwrap();
+        owner.execute("select setval('counters_nth_seq', 1000)", &[]).await.unwrap();
+        let (spec, ownership) = (two.spec(), MemoryOwnership::new());
+        let (plan, _) = until_built(&spec, &ownership).await;
+        let statement = statement.replace("TENANT", &two.tenant.to_string());
+        let statement = statement.replace("NEIGHBOUR", &two.neighbour.to_string());
+        // As the tables' owner, whom the fence does not hold back; what the mover's role does is the mover's own.
+        let migration = two.client(&two.source, Role::Owner).await;
+        migration.batch_execute(&statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+        let cut = cut_over(&spec, &plan, &ownership).await.unwrap_err();
+        assert!(right(&cut), "{statement}: {cut:?}");
+        assert!(!cut.hint().is_empty());
+        let token = berth_mover::give_up(&spec, &ownership).await.unwrap();
+        berth_mover::retire(&spec, &plan, false, token).await.unwrap();
+        let row = ownership.row();
+        assert_eq!((row.owner, row.phase, row.holding), (spec.source_cell, MovePhase::Idle, false), "{statement}");
+        assert_eq!(write(&two, &two.source, two.tenant).await, None, "{statement}");
+        let target = two.client(&two.target, Role::Mover).await;
+        assert!(rows_of(&target, two.tenant).await.is_empty(), "{statement}");
+        let left = "select (select count(*) from pg_replication_slots where database = current_database()) + (select count(*) from pg_publication)";
+        assert_eq!(owner.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0, "{statement}");
+    }
+}

@@ -1,0 +1,73 @@
+//! Neighbours of a tenant that moves wait for no lock of the move longer than the move may wait for theirs.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use berth_infra::Role;
+use berth_testkit::wait_until;
+use common::{MemoryOwnership, Two, Watch, rows_of};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// What a neighbour puts up with, far above the mover's own limit of 15 ms and far below what it would wait for a
+/// transaction that stays open: a longer wait is an error of the neighbour's statement.
+const PATIENCE: &str = "set lock_timeout = '400ms'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fence_that_waits_for_one_neighbour_keeps_no_other_waiting() {
+    let two = Arc::new(Two::filled(200).await);
+    let spec = two.spec();
+    let ownership = MemoryOwnership::new();
+    let plan = berth_mover::plan(&spec).await.unwrap();
+    let row = berth_mover::begin(&spec, &ownership).await.unwrap();
+    // A neighbour's transaction that has written each table and stays open: no trigger can be made meanwhile.
+    let open = two.client(&two.source, Role::App).await;
+    let touch = "begin; update customers set name = 'open' where id = 'NEIGHBOUR';
+                 update vehicles set odometer = 1 where customer_id = 'NEIGHBOUR' and label = 'v1';
+                 update counters set amount = 7 where customer_id = 'NEIGHBOUR' and amount = 1";
+    open.batch_execute(&touch.replace("NEIGHBOUR", &two.neighbour.to_string())).await.unwrap();
+
+    let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let writer = {
+        let (two, stop, written) = (Arc::clone(&two), Arc::clone(&stop), Arc::clone(&written));
+        tokio::spawn(async move {
+            let app = two.client(&two.source, Role::App).await;
+            app.batch_execute(PATIENCE).await.unwrap();
+            while !stop.load(Ordering::SeqCst) {
+                let insert = "insert into vehicles (customer_id, label) values ($1, gen_random_uuid()::text)";
+                app.execute(insert, &[&two.neighbour]).await?;
+                let update = "update customers set settings = '{}' where id = $1";
+                app.execute(update, &[&two.tenant]).await?;
+                written.fetch_add(1, Ordering::SeqCst);
+            }
+            Ok::<(), tokio_postgres::Error>(())
+        })
+    };
+    let preparing = {
+        let (spec, plan) = (spec.clone(), plan.clone());
+        tokio::spawn(async move { berth_mover::prepare(&spec, &plan, row.generation, row.token).await })
+    };
+    // The mover has stood in the queue: seen in the server, waiting for a lock that conflicts with all writers.
+    let look = two.client(&two.source, Role::Mover).await;
+    let queued = "select count(*) from pg_locks where not granted and mode = 'ShareRowExclusiveLock'";
+    let waits = async || look.query_one(queued, &[]).await.unwrap().get::<_, i64>(0);
+    wait_until("the mover waits for the neighbour", waits, |n| *n > 0).await;
+    let seen = written.load(Ordering::SeqCst);
+    wait_until("others write on", async || written.load(Ordering::SeqCst), |now| *now > seen + 100).await;
+    assert!(!preparing.is_finished(), "the triggers were made beside an open writer");
+    open.batch_execute("commit").await.unwrap();
+    preparing.await.unwrap().unwrap();
+    // The copy beside the same writers.
+    let watch = Watch::default();
+    berth_mover::copy(&spec, &plan, row.token, &watch).await.unwrap();
+    berth_mover::build(&spec, &plan, row.token, &watch).await.unwrap();
+    common::cut_over(&spec, &plan, &ownership).await.unwrap();
+    stop.store(true, Ordering::SeqCst);
+    let ended = writer.await.unwrap();
+    // The one that also writes the moved tenant ends at its fence, and at nothing else.
+    if let Err(error) = ended {
+        assert_eq!(error.code().map(|code| code.code().to_owned()).as_deref(), Some("BF001"), "{error:?}");
+    }
+    let target = two.client(&two.target, Role::Mover).await;
+    assert!(rows_of(&target, two.neighbour).await.is_empty());
+}
