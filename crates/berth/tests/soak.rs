@@ -1,6 +1,7 @@
 //! The demo and the soak as a user starts them: the built programs, real servers, real kills.
 //!
 //! Never looks inside: what counts is the verdict, the exit status, and that nothing stays behind.
+#![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
 use std::{
     fs,

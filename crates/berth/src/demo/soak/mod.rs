@@ -95,6 +95,8 @@ struct Mover {
     tenant: Tenant,
     cell: CellName,
     been: BTreeSet<CellName>,
+    /// The last shared cell that it left: every row there must be at its new place too.
+    former: Option<CellName>,
 }
 
 impl Mover {
@@ -172,6 +174,7 @@ async fn top_up(options: &Soak, world: &World, movers: &mut Vec<Mover>) -> Resul
         tenant,
         cell: cell_name(SHARED[0]),
         been: BTreeSet::from([cell_name(SHARED[0])]),
+        former: None,
     }));
     Ok(())
 }
@@ -281,7 +284,12 @@ async fn one_move(options: &Soak, world: &World, movers: &mut [Mover], outcome: 
     if mover.in_shared() {
         mover.been.insert(mover.cell.clone());
     }
-    if left != mover.cell && !SHARED.contains(&left.as_str()) {
+    if left == mover.cell {
+        return Ok(());
+    }
+    if SHARED.contains(&left.as_str()) {
+        mover.former = Some(left);
+    } else {
         let removing = client.cell_remove(left.as_str()).await.map_err(|error| refused(error, "removing a cell"))?;
         finished(client, removing.id, "removing a cell", |_| {}).await?;
     }
@@ -294,7 +302,8 @@ const fn lives(state: CellState) -> bool {
 
 /// Books how the move ended, in words too.
 fn ending(ended: &Operation, scene: &Scene<'_>, now: &CellName, outcome: &mut Outcome) -> String {
-    let why = ended.fault.as_ref().map(|fault| format!(" ({}: {})", fault.code, fault.detail)).unwrap_or_default();
+    let why =
+        ended.fault.as_ref().map(|fault| format!(" ({}: {})", fault.code, one_line(&fault.detail))).unwrap_or_default();
     match ended.state {
         OperationState::Succeeded if *now == scene.target => {
             outcome.moved += 1;
@@ -313,6 +322,11 @@ fn ending(ended: &Operation, scene: &Scene<'_>, now: &CellName, outcome: &mut Ou
             format!("STUCK: {state}, the tenant is in `{now}`{why}")
         }
     }
+}
+
+/// Databases answer in several.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The step that ran when it struck, and whether that was between *prepare* and *keep*.
@@ -396,9 +410,13 @@ async fn patiently<T>(what: &str, ask: impl AsyncFn() -> Result<T, ClientError>)
 /// Reads every database and looks for every acknowledged write.
 async fn look(world: &World, movers: &[Mover], ledger: &Ledger, outcome: &mut Outcome) -> Result<(), Failure> {
     let mut places = Vec::new();
-    for Mover { tenant, cell, .. } in movers {
+    for Mover { tenant, cell, former, .. } in movers {
         let (name, key) = (tenant.name.clone(), tenant.key);
-        places.push(TenantPlace { name, key, owner: world.database(cell).await?, former: None });
+        let former = match former {
+            Some(cell) => Some(world.database(cell).await?),
+            None => None,
+        };
+        places.push(TenantPlace { name, key, owner: world.database(cell).await?, former });
     }
     let findings = check(ledger, &places).await.ours("the check")?;
     outcome.acknowledged = findings.acknowledged;
