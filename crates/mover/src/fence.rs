@@ -223,9 +223,9 @@ impl Fence {
         );
         let mut sql = format!("begin; set local lock_timeout = {};", lock_wait.as_millis());
         let mut trigger = |name: &str, event: &str, when: &str, call: &str| {
-            sql += &format!(
+            sql.extend([format!(
                 "create trigger {prefix}_{name} {event} on {on} {when} {call}; alter table {on} enable always trigger {prefix}_{name};"
-            );
+            )]);
         };
         let each = |condition: String| format!("for each row when ({condition})");
         trigger("insert", "after insert", &each(is("new")), &call);

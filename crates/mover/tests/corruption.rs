@@ -80,9 +80,9 @@ async fn every_kind_of_damage_in_the_target_is_found_before_it_opens() {
     let source = two.client(&two.source, Role::Owner).await;
     let mut fill = format!("insert into customers values ('{tenant}');");
     for (column, ours, _) in DAMAGE {
-        fill += &format!("insert into wide (customer_id, {column}) values ('{tenant}', {});", literal(ours));
+        fill.extend([format!("insert into wide (customer_id, {column}) values ('{tenant}', {});", literal(ours))]);
     }
-    fill += &format!("insert into numbered select '{tenant}', n, 'note' from generate_series(1, 20) n;");
+    fill.extend([format!("insert into numbered select '{tenant}', n, 'note' from generate_series(1, 20) n;")]);
     source.batch_execute(&fill).await.unwrap();
     let (spec, ownership) = (two.spec(), MemoryOwnership::new());
     let (plan, _) = until_built(&spec, &ownership).await;

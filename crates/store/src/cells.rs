@@ -81,7 +81,9 @@ impl Store {
             r#"SELECT id, name, class, provider, region, state, max_tenants, shape, schema_fingerprint, stack_revision,
                       created_at AS "created_at: Moment",
                       (SELECT count(*) FROM placements p JOIN tenants t ON t.id = p.tenant_id
-                       WHERE (p.owner = c.id OR p.target = c.id) AND t.state NOT IN ('deleted', 'failed')) AS "tenants!"
+                       WHERE (p.owner = c.id OR p.target = c.id OR EXISTS (SELECT FROM moves m
+                             WHERE m.tenant_id = t.id AND m.target = c.id AND m.ended_at IS NULL))
+                         AND t.state NOT IN ('deleted', 'failed')) AS "tenants!"
                FROM cells c WHERE state NOT IN ('removed', 'failed') ORDER BY name"#
         )
         .fetch_all(&self.pool)
@@ -98,7 +100,9 @@ impl Store {
             r#"SELECT id, name, class, provider, region, state, max_tenants, shape, schema_fingerprint, stack_revision,
                       created_at AS "created_at: Moment",
                       (SELECT count(*) FROM placements p JOIN tenants t ON t.id = p.tenant_id
-                       WHERE (p.owner = c.id OR p.target = c.id) AND t.state NOT IN ('deleted', 'failed')) AS "tenants!"
+                       WHERE (p.owner = c.id OR p.target = c.id OR EXISTS (SELECT FROM moves m
+                             WHERE m.tenant_id = t.id AND m.target = c.id AND m.ended_at IS NULL))
+                         AND t.state NOT IN ('deleted', 'failed')) AS "tenants!"
                FROM cells c WHERE id = $1"#,
             id.uuid()
         )
@@ -181,7 +185,9 @@ impl Tx {
             r#"SELECT id, name, class, provider, region, state, max_tenants, shape, schema_fingerprint, stack_revision,
                       created_at AS "created_at: Moment",
                       (SELECT count(*) FROM placements p JOIN tenants t ON t.id = p.tenant_id
-                       WHERE (p.owner = c.id OR p.target = c.id) AND t.state NOT IN ('deleted', 'failed')) AS "tenants!"
+                       WHERE (p.owner = c.id OR p.target = c.id OR EXISTS (SELECT FROM moves m
+                             WHERE m.tenant_id = t.id AND m.target = c.id AND m.ended_at IS NULL))
+                         AND t.state NOT IN ('deleted', 'failed')) AS "tenants!"
                FROM cells c WHERE id = $1"#,
             id.uuid()
         )

@@ -308,7 +308,7 @@ impl Step<App> for CutOverStep {
         let spec = self.part.spec(app).await?;
         let ownership = app.store().ownership(self.part.input.tenant);
         let edges = TenantEdges::new(app.store().clone(), self.part.input.tenant);
-        let work = berth_mover::cut_over(&spec, &self.plan, &ownership, &edges, &*self.part);
+        let work = Box::pin(berth_mover::cut_over(&spec, &self.plan, &ownership, &edges, &*self.part));
         let cut = self
             .part
             .timed(app, Phase::CutOver, work, |cut, figures| {

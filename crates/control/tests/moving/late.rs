@@ -7,7 +7,7 @@ use berth_domain::OperationState;
 use berth_infra::Role;
 use berth_testkit::wait_until;
 use berth_workflow::{
-    Failing, Faults, Journal, Options, Outcome, Worker,
+    Failing, Faults, Options, Outcome, Worker,
     testing::{self, TestWorld},
 };
 

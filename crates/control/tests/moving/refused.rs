@@ -80,3 +80,25 @@ async fn a_full_cell_takes_no_move_and_the_only_shared_cell_is_said_to_be_the_te
     assert_eq!(error.to_string(), "no other shared cell has room: the tenant is already in `shared-1`");
     assert_eq!(moving.known("acme").await.state, TenantState::Active);
 }
+
+#[tokio::test]
+async fn the_place_of_a_move_is_held_from_the_moment_it_is_asked_for() {
+    let moving = Moving::new().await;
+    for name in ["acme", "beta"] {
+        moving.tenant(name).await;
+    }
+    let (app, to) = (&moving.world.app, "shared-2".parse().unwrap());
+    let cell = moving.world.store.cell_by_name(&to).await.unwrap().unwrap();
+    let mut tx = moving.world.store.begin().await.unwrap();
+    tx.cell_set_room(cell.id, 1, cell.stack_revision).await.unwrap();
+    tx.commit().await.unwrap();
+    let first = moves::start(app, &change(), "acme", Some(&to)).await.unwrap();
+    // Nothing of it has run yet.
+    let second = moves::start(app, &change(), "beta", Some(&to)).await.unwrap_err();
+    assert_eq!(told(&second), ("cell_full", Kind::Full));
+    let removed = berth_control::cells::remove(app, &change(), "shared-2").await.unwrap_err();
+    assert_eq!(told(&removed), ("cell_not_empty", Kind::Conflict));
+    assert_eq!(moving.world.carry_out(first.id).await, OperationState::Succeeded);
+    assert_eq!(moving.known("acme").await.cell, cell.id);
+    assert_eq!(moving.known("beta").await.state, TenantState::Active);
+}
