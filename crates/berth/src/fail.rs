@@ -28,7 +28,9 @@ impl Failure {
     pub fn screen(&self) -> String {
         let mut text = format!("error: {:#}\n", self.cause);
         if !self.hint.is_empty() {
-            text.push_str(&format!("hint: {}\n", self.hint));
+            text.push_str("hint: ");
+            text.push_str(&self.hint);
+            text.push('\n');
         }
         text
     }

@@ -193,6 +193,7 @@ impl TenantState {
 #[cfg(test)]
 mod tests {
     use super::{TenantEvent, TenantState};
+    use std::fmt::Write as _;
 
     #[test]
     fn the_whole_transition_table() {
@@ -200,7 +201,7 @@ mod tests {
         for from in TenantState::ALL {
             for event in TenantEvent::ALL {
                 if let Ok(to) = from.after(*event) {
-                    table.push_str(&format!("{from} + {event:?} -> {to}\n"));
+                    writeln!(table, "{from} + {event:?} -> {to}").unwrap();
                 }
             }
         }

@@ -349,16 +349,23 @@ impl<'m> CutOverRun<'m> {
         let lock_wait = left().min(Duration::from_millis(50)).max(Duration::from_millis(1));
         self.fences.source.arm(&self.source, self.token, &marker, lock_wait).await?;
         self.clock.mark("source_closed");
-        if !self.follower.wait_marker(&marker, left()).await? {
-            return Ok(Attempt::NotYet("the target did not catch up within the pause".into()));
-        }
-        self.clock.mark("applied");
-        let (ours, theirs, ahead, ()) = tokio::try_join!(
+        // Schema and sequences are looked at while the last changes are applied: both only matter from the arming on.
+        let caught_up = async {
+            if !self.follower.wait_marker(&marker, left()).await? {
+                return Ok(false);
+            }
+            self.comparer.last_keys(&self.follower).await?;
+            Ok(true)
+        };
+        let (caught_up, ours, theirs, ahead) = tokio::try_join!(
+            caught_up,
             catalog::fingerprint(&self.source, Side::Source, &self.plan.tables),
             catalog::fingerprint(&self.target, Side::Target, &self.plan.tables),
             sequence::ahead(&self.source, &self.target, self.plan),
-            self.comparer.last_keys(&self.follower),
         )?;
+        if !caught_up {
+            return Ok(Attempt::NotYet("the target did not catch up within the pause".into()));
+        }
         if ours != self.plan.fingerprint || theirs != self.plan.fingerprint {
             return Err(MoveError::SchemaChanged {
                 what: "tables of the tenant have other columns than planned".into(),

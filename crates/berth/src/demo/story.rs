@@ -23,7 +23,7 @@ const LARGE: &str = "acme";
 const SMALL_MOVERS: std::ops::Range<usize> = 1..5;
 const SHARED: &str = "shared-1";
 /// A move of a million rows takes well under a minute; a demo that hangs must say so.
-const OPERATION_LIMIT: Duration = Duration::from_secs(600);
+const OPERATION_LIMIT: Duration = Duration::from_mins(10);
 
 /// How much of everything.
 struct Size {

@@ -234,7 +234,7 @@ fn free_port() -> Result<u16, Failure> {
 }
 
 pub fn refused(error: berth_client::ClientError, what: &str) -> Failure {
-    let hint = error.hint().unwrap_or_default().to_owned();
+    let hint = error.hint().unwrap_or_default();
     Failure::ours(error, what.to_owned(), hint)
 }
 
