@@ -41,7 +41,7 @@ pub struct Soak {
     /// Requests a second, all tenants together
     #[arg(long, default_value_t = 300.0, value_name = "N")]
     rate: f64,
-    /// Tenants under traffic at a time
+    /// Fresh tenants at a time, all under traffic
     #[arg(long, default_value_t = 12, value_name = "N")]
     tenants: usize,
     /// Positions of each when it is made
@@ -59,6 +59,8 @@ const API_LIMIT: Duration = Duration::from_mins(2);
 const LOOK_EVERY: Duration = Duration::from_millis(15);
 /// Each is a Postgres and a member, about 100 MB.
 const DEDICATED_MOST: usize = 4;
+/// Under traffic at a time, those with a cell of their own not counted.
+const ACTIVE_MOST: usize = 40;
 const SHARED: [&str; 2] = ["shared-1", "shared-2"];
 
 /// The last line of `--json`.
@@ -131,7 +133,8 @@ async fn soak(options: &Soak, world: &World) -> Result<Outcome, Failure> {
         class: CellClass::Shared,
         provider: None,
         region: None,
-        max_tenants: None,
+        // All but those with a cell of their own come to rest here.
+        max_tenants: Some(100_000),
     };
     let made = world.client.cell_create(&second).await;
     let made = made.map_err(|error| refused(error, "making the second shared cell"))?;
@@ -179,7 +182,13 @@ async fn top_up(options: &Soak, world: &World, movers: &mut Vec<Mover>) -> Resul
     Ok(())
 }
 
-/// Every tenant gets traffic: also those that have come to rest must keep what they were promised.
+/// Who gets traffic and may move. The others have come to rest: they are only looked at, or a long soak would grow
+/// with its tenants.
+fn active(movers: &[Mover]) -> impl Iterator<Item = (usize, &Mover)> {
+    let resting = movers.len().saturating_sub(ACTIVE_MOST);
+    movers.iter().enumerate().filter(move |(nth, mover)| *nth >= resting || !mover.in_shared())
+}
+
 fn load_config(options: &Soak, world: &World, movers: &[Mover], round: u64) -> LoadConfig {
     let target = |Mover { tenant, .. }: &Mover| Target {
         name: tenant.name.clone(),
@@ -190,7 +199,7 @@ fn load_config(options: &Soak, world: &World, movers: &[Mover], round: u64) -> L
         vehicles: vehicle_ids(tenant.key, options.seed, Amounts::default().vehicles),
     };
     let seed = options.seed.wrapping_mul(1_000_003).wrapping_add(round);
-    LoadConfig::new(world.edge, options.rate, movers.iter().map(target).collect(), seed)
+    LoadConfig::new(world.edge, options.rate, active(movers).map(|(_, mover)| target(mover)).collect(), seed)
 }
 
 async fn one_move(options: &Soak, world: &World, movers: &mut [Mover], outcome: &mut Outcome) -> Result<(), Failure> {
@@ -200,11 +209,11 @@ async fn one_move(options: &Soak, world: &World, movers: &mut [Mover], outcome: 
     let dice = Dice::of(options.seed, nth);
     let cells = patiently("looking at the cells", || client.cells()).await?;
     let dedicated = cells.iter().filter(|cell| cell.class == CellClass::Dedicated && lives(cell.state)).count();
-    let places: Vec<Place> =
-        movers.iter().map(|mover| Place { cell: mover.cell.to_string(), may_cross: mover.may_cross() }).collect();
+    let place = |mover: &Mover| Place { cell: mover.cell.to_string(), may_cross: mover.may_cross() };
+    let (open, places): (Vec<usize>, Vec<Place>) = active(movers).map(|(nth, mover)| (nth, place(mover))).unzip();
     let (who, upward) = plan::choose(&dice, &places, dedicated, DEDICATED_MOST)
         .ok_or_else(|| Failure::request("no tenant can move any more", "more of them with --tenants"))?;
-    let mover = &mut movers[who];
+    let mover = &mut movers[open[who]];
     let other = SHARED.iter().map(|shared| cell_name(shared)).find(|shared| *shared != mover.cell);
     let wanted = TenantMove { to: other.filter(|_| !upward) };
     let name = mover.tenant.name.clone();
