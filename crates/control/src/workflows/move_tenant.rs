@@ -13,8 +13,8 @@ use berth_wire::OperationResult;
 use berth_workflow::{Cancelled, Reporter, Retry, Run, Step, StepError, TxStep};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 pub(super) async fn run(run: &mut Run<App>, input: MoveTenant) -> Result<OperationResult, StepError> {
     let id = MoveId::new(run.operation().uuid());
@@ -22,7 +22,8 @@ pub(super) async fn run(run: &mut Run<App>, input: MoveTenant) -> Result<Operati
     if input.new_cell {
         provision_cell(run, input.target).await?;
     }
-    let part = Arc::new(Part { input, id, reporter: run.reporter(), cancelled: run.cancelled() });
+    let part =
+        Arc::new(Part { input, id, reporter: run.reporter(), cancelled: run.cancelled(), phase: Mutex::default() });
     let plan = Arc::new(run.step(PlanMove { part: Arc::clone(&part) }).await?);
     run.step(Prepare { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
     run.step(Copy { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
@@ -56,6 +57,8 @@ struct Part {
     id: MoveId,
     reporter: Reporter,
     cancelled: Cancelled,
+    /// Which phase was last told of, and since when: for the rate.
+    phase: Mutex<Option<(Phase, Instant)>>,
 }
 
 impl Part {
@@ -101,15 +104,30 @@ impl Part {
 }
 
 impl Watcher for Part {
+    /// The figures have the names of the API's `Progress`.
     fn progress(&self, progress: Progress) {
-        let fraction = progress.rows_done.zip(progress.rows_total).filter(|(_, total)| *total > 0);
-        let fraction = fraction.map(|(rows, total)| (rows as f64 / total as f64).min(1.0));
         let message = match &progress.note {
             Some(note) => format!("{}: {note}", progress.phase.as_str()),
             None => progress.phase.as_str().to_owned(),
         };
-        let figures = serde_json::to_value(&progress).unwrap_or_default();
-        self.reporter.report(berth_workflow::Progress { fraction, message, figures });
+        let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        if phase.is_none_or(|(known, _)| known != progress.phase) {
+            *phase = Some((progress.phase, Instant::now()));
+        }
+        let elapsed = phase.map_or(0.0, |(_, since)| since.elapsed().as_secs_f64());
+        let rate = progress.rows_done.filter(|_| elapsed > 0.5).map(|rows| rows as f64 / elapsed);
+        let left = progress.rows_total.zip(progress.rows_done).map(|(total, rows)| total.saturating_sub(rows) as f64);
+        let remaining = left.zip(rate).filter(|(_, rate)| *rate > 0.0).map(|(left, rate)| left / rate);
+        let fraction = progress.rows_done.zip(progress.rows_total).filter(|(_, total)| *total > 0);
+        let figures = json!({
+            "phase": message, "rows_done": progress.rows_done, "rows_total": progress.rows_total,
+            "rows_per_s": rate, "remaining_s": remaining,
+        });
+        self.reporter.report(berth_workflow::Progress {
+            fraction: fraction.map(|(rows, total)| (rows as f64 / total as f64).min(1.0)),
+            message,
+            figures,
+        });
     }
     fn cancelled(&self) -> bool {
         self.cancelled.is_cancelled()

@@ -74,10 +74,11 @@ const SECOND_PERCENT: u32 = 30;
 const GIVEN_UP_PERCENT: u32 = 15;
 /// The cut-over is where it matters most.
 const STEPS: [&str; 6] = ["prepare", "copy", "build", "cut_over", "cut_over", "cut_over"];
-const STEP_DELAY_MS: u64 = 200;
+/// About as long as a step of a small tenant lasts on an idle machine: a longer delay would strike after the move.
+const STEP_DELAY_MS: u64 = 100;
 const START_DELAY_MS: u64 = 3_000;
 /// A kill within a kill, or one into the recovery from it.
-const SECOND_DELAY_MS: [u64; 2] = [300, 4_000];
+const SECOND_DELAY_MS: [u64; 2] = [50, 2_500];
 
 impl Dice {
     pub fn of(seed: u64, nth: u32) -> Self {
