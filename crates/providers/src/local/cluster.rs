@@ -109,9 +109,10 @@ impl Clusters {
             record.initialised = true;
             files::write_record(&self.record_file(name), &record)?;
         }
+        // One that is found running may be about to die: then it is started here as if it had been dead already.
         let log_from = match self.running(name) {
-            Some(_) => files::len(&dir.join("log")),
-            None => self.start(name, &mut record).await?,
+            Some(_) => None,
+            None => Some(self.start(name, &mut record).await?),
         };
         let version = self.wait_ready(name, &mut record, log_from).await?;
         if !record.configured {
@@ -304,12 +305,12 @@ impl Clusters {
         files::write_mode(&hba, rules.as_bytes(), 0o644)
     }
 
-    /// Returns the version once it lets the mover in.
+    /// Returns the version once it lets the mover in. `log_from`: where in its log this start begins, if we started it.
     async fn wait_ready(
         &self,
         name: &DatabaseName,
         record: &mut Record,
-        mut log_from: u64,
+        mut log_from: Option<u64>,
     ) -> Result<u32, ProviderError> {
         let what = format!("database {name}");
         let log_file = self.root.database(name.as_str()).join("log");
@@ -317,8 +318,12 @@ impl Clusters {
         loop {
             let running = self.running(name).is_some();
             // Read after the look at the process: what it wrote last is then there.
-            let log = || files::last_lines(&log_file, log_from, 15).join("\n");
+            let log = || files::last_lines(&log_file, log_from.unwrap_or(0), 15).join("\n");
             if !running {
+                if log_from.is_none() {
+                    log_from = Some(self.start(name, record).await?);
+                    continue;
+                }
                 let log = log();
                 // Sessions of a server that was killed hold its memory for a moment; they notice and go.
                 let dying = log.contains("pre-existing shared memory block");
@@ -326,7 +331,7 @@ impl Clusters {
                 let beaten = !record.configured && log.contains("could not create any TCP/IP sockets");
                 if (dying || beaten) && Instant::now() < until {
                     tokio::time::sleep(Duration::from_millis(250)).await;
-                    log_from = self.start(name, record).await?;
+                    log_from = Some(self.start(name, record).await?);
                     continue;
                 }
                 return Err(ProviderError::DidNotStart { what, reason: "it ended".into(), log });
