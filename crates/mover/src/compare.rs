@@ -13,7 +13,7 @@ use crate::sql::{Doing, idents, literal};
 use crate::{MoveError, MovePlan, MoveSpec, Phase, PlannedTable, Progress, Side, Watcher};
 use futures_util::TryStreamExt;
 use md5::{Digest, Md5};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 use tokio_postgres::Client;
 
@@ -189,7 +189,7 @@ impl Comparer<'_> {
                 return Err(differs(self.plan, *key, values, 1));
             }
         }
-        let compared: std::collections::HashSet<KeyRef> = keys.iter().map(|(key, _)| *key).collect();
+        let compared: HashSet<KeyRef> = keys.iter().map(|(key, _)| *key).collect();
         follower.tracker(|t| t.settle(&snapshot, |key| compared.contains(key)));
         Ok(follower.tracker(|t| t.len()))
     }
@@ -215,7 +215,7 @@ impl Comparer<'_> {
     /// Writes a marker into the source and waits until it has been applied: everything committed before is there.
     pub async fn pass_marker(&mut self, follower: &Follower) -> Result<Duration, MoveError> {
         self.markers += 1;
-        let marker = format!("compare:{}:{}", self.salt, self.markers);
+        let marker = format!("{}{}:compare:{}", self.spec.marks(), self.salt, self.markers);
         let sent = std::time::Instant::now();
         self.writer
             .execute("select pg_logical_emit_message(true, 'berth', $1::text)", &[&marker])
@@ -350,6 +350,7 @@ async fn look_up(
     side: Side,
     keys: &[(KeyRef, Vec<Datum>)],
 ) -> Result<HashMap<KeyRef, Vec<uuid::Uuid>>, MoveError> {
+    let asked: HashSet<KeyRef> = keys.iter().map(|(key, _)| *key).collect();
     let mut found: HashMap<KeyRef, Vec<uuid::Uuid>> = HashMap::new();
     for (nth, table) in plan.tables.iter().enumerate() {
         let of_table: Vec<&Vec<Datum>> = keys.iter().filter(|(k, _)| k.table == nth).map(|(_, v)| v).collect();
@@ -378,7 +379,15 @@ async fn look_up(
             );
             for row in client.query(&sql, &[]).await.doing(side, "looking up open keys")? {
                 let hash: uuid::Uuid = row.get(0);
-                found.entry(KeyRef { table: nth, hash: *hash.as_bytes() }).or_default().push(row.get(1));
+                let key = KeyRef { table: nth, hash: *hash.as_bytes() };
+                // Hashed otherwise here than there, it would be missed on both sides and taken for equal.
+                if !asked.contains(&key) {
+                    let table = table.table.clone();
+                    return Err(MoveError::Decode(format!(
+                        "a key of {table} hashes otherwise in the {side} than here"
+                    )));
+                }
+                found.entry(key).or_default().push(row.get(1));
             }
         }
     }

@@ -345,7 +345,7 @@ impl<'m> CutOverRun<'m> {
         let most = Duration::from_millis(self.spec.tuning.pause_most_ms);
         let began = self.clock.began;
         let left = || most.saturating_sub(began.elapsed());
-        let marker = format!("arm:{}", self.token);
+        let marker = format!("{}{}:arm", self.spec.marks(), self.token);
         let lock_wait = left().min(Duration::from_millis(50)).max(Duration::from_millis(1));
         self.fences.source.arm(&self.source, self.token, &marker, lock_wait).await?;
         self.clock.mark("source_closed");

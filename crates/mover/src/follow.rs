@@ -135,11 +135,11 @@ impl Follower {
             shared: Arc::clone(&shared),
             applied: applied_send,
         };
-        let tenant = spec.tenant.clone();
+        let (tenant, marks) = (spec.tenant.clone(), spec.marks());
         let mut tasks = Vec::new();
         let on_end = Arc::clone(&shared);
         tasks.push(tokio::spawn(async move {
-            if let Err(error) = reader.run(Decoder::new(&plan, &tenant), send).await {
+            if let Err(error) = reader.run(Decoder::new(&plan, &tenant, &marks), send).await {
                 on_end.fail(error);
             }
         }));

@@ -71,6 +71,8 @@ struct Relation {
 pub(crate) struct Decoder<'p> {
     plan: &'p MovePlan,
     tenant: &'p TenantKey,
+    /// What this move's markers begin with: the stream carries those of every move out of the database.
+    marks: &'p str,
     relations: HashMap<u32, Relation>,
     open: Transaction,
     /// Transactions that are streamed while they still run, by their top-level id.
@@ -80,10 +82,11 @@ pub(crate) struct Decoder<'p> {
 }
 
 impl<'p> Decoder<'p> {
-    pub fn new(plan: &'p MovePlan, tenant: &'p TenantKey) -> Self {
+    pub fn new(plan: &'p MovePlan, tenant: &'p TenantKey, marks: &'p str) -> Self {
         Self {
             plan,
             tenant,
+            marks,
             relations: HashMap::new(),
             open: Transaction::default(),
             streamed: HashMap::new(),
@@ -258,7 +261,7 @@ impl<'p> Decoder<'p> {
         }
         let content = String::from_utf8_lossy(&m.split_to(length)).into_owned();
         match prefix.as_str() {
-            "berth" => {
+            "berth" if content.starts_with(self.marks) => {
                 let transaction = match self.block {
                     Some(xid) => self.streamed.entry(xid).or_default(),
                     None => &mut self.open,
@@ -439,7 +442,7 @@ mod tests {
     #[test]
     fn a_transaction_holds_the_tenants_rows_in_the_plans_order_and_no_others() {
         let (plan, tenant) = (plan(), TenantKey::new("a").unwrap());
-        let mut decoder = Decoder::new(&plan, &tenant);
+        let mut decoder = Decoder::new(&plan, &tenant, "m1:");
         for m in [
             begin(5),
             relation(None),
@@ -455,9 +458,30 @@ mod tests {
     }
 
     #[test]
+    fn markers_of_other_moves_are_not_taken_for_our_own() {
+        let marker = |content: &str| {
+            message(|m| {
+                m.put_u8(b'M');
+                m.put_u8(1);
+                m.put_u64(1);
+                m.put_slice(b"berth\0");
+                m.put_u32(content.len() as u32);
+                m.put_slice(content.as_bytes());
+            })
+        };
+        let (plan, tenant) = (plan(), TenantKey::new("a").unwrap());
+        let mut decoder = Decoder::new(&plan, &tenant, "m1:");
+        for m in [begin(5), marker("m2:3:arm"), marker("m1:3:arm"), marker("m11:3:arm")] {
+            decoder.message(m).unwrap();
+        }
+        let Decoded::Transaction(done) = decoder.message(commit()).unwrap() else { panic!("no transaction") };
+        assert_eq!(done.markers, ["m1:3:arm"]);
+    }
+
+    #[test]
     fn a_streamed_transaction_loses_its_aborted_part() {
         let (plan, tenant) = (plan(), TenantKey::new("a").unwrap());
-        let mut decoder = Decoder::new(&plan, &tenant);
+        let mut decoder = Decoder::new(&plan, &tenant, "m1:");
         let start = message(|m| {
             m.put_u8(b'S');
             m.put_u32(8);
@@ -498,7 +522,7 @@ mod tests {
         let (plan, tenant) = (plan(), TenantKey::new("a").unwrap());
         for whole in [relation(None), insert(None, &[Some("a"), Some("1"), None]), begin(1), commit()] {
             for cut in 0..whole.len() {
-                let mut decoder = Decoder::new(&plan, &tenant);
+                let mut decoder = Decoder::new(&plan, &tenant, "m1:");
                 decoder.message(relation(None)).unwrap();
                 let result = decoder.message(whole.slice(..cut));
                 assert!(matches!(result, Err(MoveError::Decode(_))), "cut at {cut}: {result:?}");
@@ -510,7 +534,7 @@ mod tests {
     fn a_new_column_ends_the_move() {
         let (mut plan, tenant) = (plan(), TenantKey::new("a").unwrap());
         plan.tables[0].columns.pop();
-        let result = Decoder::new(&plan, &tenant).message(relation(None));
+        let result = Decoder::new(&plan, &tenant, "m1:").message(relation(None));
         assert!(matches!(result, Err(MoveError::SchemaChanged { .. })), "{result:?}");
     }
 }

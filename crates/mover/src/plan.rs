@@ -183,6 +183,12 @@ impl MoveSpec {
         format!("berth_{}", self.short_id())
     }
 
+    /// What the move's markers in the stream begin with. Tokens are a tenant's own, so two moves out of one database
+    /// have the same ones.
+    pub(crate) fn marks(&self) -> String {
+        format!("{}:", self.short_id())
+    }
+
     /// The random end of the move's id: its beginning is a time and would collide.
     pub(crate) fn short_id(&self) -> String {
         let hex = self.id.uuid().simple().to_string();

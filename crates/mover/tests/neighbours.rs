@@ -3,11 +3,13 @@
 
 mod common;
 
+use berth_domain::TenantKey;
 use berth_infra::Role;
 use berth_testkit::wait_until;
 use common::{MemoryOwnership, Two, Watch, rows_of};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use uuid::Uuid;
 
 /// What a neighbour puts up with, far above the mover's own limit of 15 ms and far below what it would wait for a
 /// transaction that stays open: a longer wait is an error of the neighbour's statement.
@@ -70,4 +72,62 @@ async fn a_fence_that_waits_for_one_neighbour_keeps_no_other_waiting() {
     }
     let target = two.client(&two.target, Role::Mover).await;
     assert!(rows_of(&target, two.neighbour).await.is_empty());
+}
+
+/// Moves of several tenants at once count their tokens alike; what one writes into the stream is not for the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_that_move_at_once_do_not_take_each_others_markers() {
+    const TENANTS: usize = 4;
+    let two = Arc::new(Two::with(common::SCHEMA).await);
+    let source = two.client(&two.source, Role::Mover).await;
+    let tenants: Vec<Uuid> = (0..TENANTS).map(|_| Uuid::new_v4()).collect();
+    for tenant in &tenants {
+        let fill = format!(
+            "insert into customers values ('{tenant}', 'T');
+             insert into vehicles (customer_id, label) select '{tenant}', 'v' || n from generate_series(1, 300) n"
+        );
+        source.batch_execute(&fill).await.unwrap();
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut writers = Vec::new();
+    for tenant in tenants.clone() {
+        let (two, stop) = (Arc::clone(&two), Arc::clone(&stop));
+        writers.push(tokio::spawn(async move {
+            let app = two.client(&two.source, Role::App).await;
+            let mut written = 0_i64;
+            while !stop.load(Ordering::SeqCst) {
+                let insert = "insert into vehicles (customer_id, label) values ($1, gen_random_uuid()::text)";
+                match app.execute(insert, &[&tenant]).await {
+                    Ok(_) => written += 1,
+                    Err(error) if error.code().is_some_and(|c| c.code() == "BF001") => break,
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+            written
+        }));
+    }
+    let mut moves = Vec::new();
+    for (nth, tenant) in tenants.iter().enumerate() {
+        let mut spec = two.spec();
+        spec.tenant = TenantKey::new(tenant.to_string()).unwrap();
+        let target = two.pg.database(&format!("target{nth}")).await;
+        two.client(&target, Role::Owner).await.batch_execute(common::SCHEMA).await.unwrap();
+        spec.target = two.endpoint(&target);
+        moves.push(tokio::spawn(async move {
+            common::run_move(&spec, &MemoryOwnership::new()).await.unwrap();
+            target
+        }));
+    }
+    let mut targets = Vec::new();
+    for one in moves {
+        targets.push(one.await.unwrap());
+    }
+    stop.store(true, Ordering::SeqCst);
+    for ((writer, tenant), target) in writers.into_iter().zip(tenants).zip(targets) {
+        let written = writer.await.unwrap();
+        assert!(written > 0);
+        let client = two.client(&target, Role::Mover).await;
+        let there = client.query_one("select count(*) from vehicles where customer_id = $1", &[&tenant]).await.unwrap();
+        assert_eq!(there.get::<_, i64>(0), 300 + written);
+    }
 }
