@@ -107,7 +107,7 @@ async fn servers(
         .doing(Side::Source, "looking at the server")?;
     let wal_level: String = facts.get(0);
     if wal_level != "logical" {
-        obstacles.push(Obstacle::WalLevel { found: wal_level });
+        obstacles.push(Obstacle::WalLevel { side: Side::Source, found: wal_level });
     }
     if facts.get(1) {
         obstacles.push(Obstacle::Standby { side: Side::Source });
@@ -118,7 +118,7 @@ async fn servers(
         ("WAL senders", facts.get(4), facts.get(5)),
     ] {
         if used >= most {
-            obstacles.push(Obstacle::NoFree { what: what.into(), used, most });
+            obstacles.push(Obstacle::NoFree { side: Side::Source, what: what.into(), used, most });
         }
     }
     if !facts.get::<_, bool>(8) {
@@ -128,11 +128,21 @@ async fn servers(
         .query_one(
             "select pg_is_in_recovery(), (select system_identifier::text from pg_control_system()), current_database()::text,
                     (select rolsuper from pg_roles where rolname = session_user), session_user::text,
-                    pg_postmaster_start_time()::text, current_setting('data_directory')",
+                    pg_postmaster_start_time()::text, current_setting('data_directory'), current_setting('wal_level'),
+                    (select count(*) from pg_replication_slots), current_setting('max_replication_slots')::bigint",
             &[],
         )
         .await
         .doing(Side::Target, "looking at the server")?;
+    if spec.way_back {
+        let (found, used, most): (String, i64, i64) = (other.get(7), other.get(8), other.get(9));
+        if found != "logical" {
+            obstacles.push(Obstacle::WalLevel { side: Side::Target, found });
+        }
+        if used >= most {
+            obstacles.push(Obstacle::NoFree { side: Side::Target, what: "replication slots".into(), used, most });
+        }
+    }
     if other.get(0) {
         obstacles.push(Obstacle::Standby { side: Side::Target });
     }
@@ -144,7 +154,6 @@ async fn servers(
     if same(6, 1) && same(7, 2) && same(10, 5) && same(11, 6) {
         obstacles.push(Obstacle::SameDatabase);
     }
-    let _ = spec;
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 
 use crate::compare::Comparer;
 use crate::fence::Fence;
-use crate::follow::Follower;
+use crate::follow::{Follower, Tracking};
 use crate::prepare::{Fences, fences};
 use crate::sql::connect;
 use crate::{
@@ -228,7 +228,7 @@ impl<'m> CutOverRun<'m> {
         let mut admin_target = connect(&spec.target, Side::Target, &format!("berth-cut-{}", row.token)).await?;
         let fences = fences(spec, &mut admin, &mut admin_target, row.generation, row.token).await?;
         let _ = watcher;
-        let follower = Follower::start(spec, plan, &fences.target, row.token).await?;
+        let follower = Follower::start(spec, plan, &fences.target, row.token, Tracking::On).await?;
         let comparer = Comparer {
             spec,
             plan,
@@ -458,7 +458,9 @@ async fn forward(
 async fn open_target(spec: &MoveSpec, row: Control, ready: Option<(Fence, Client)>) -> Result<(), MoveError> {
     let fence = match ready {
         Some((fence, client)) => {
-            let opened = fence.open(&client, row.token, Some(row.generation), Duration::from_millis(200)).await;
+            let mark = spec.opened_mark();
+            let opened =
+                fence.open(&client, row.token, Some(row.generation), Some(&mark), Duration::from_millis(200)).await;
             match opened {
                 Err(error) if error.fault() == crate::Fault::Passing && !matches!(error, MoveError::Fenced { .. }) => {
                     fence
@@ -472,20 +474,22 @@ async fn open_target(spec: &MoveSpec, row: Control, ready: Option<(Fence, Client
             fence.ok_or(MoveError::Fenced { side: Side::Target, held: row.token })?
         }
     };
-    open_until_done(&fence, &spec.target, row.token, Some(row.generation)).await
+    open_until_done(&fence, &spec.target, row.token, Some((row.generation, spec.opened_mark()))).await
 }
 
-/// Opens a fence over connections of its own until it is open: users wait for it.
+/// Opens a fence over connections of its own until it is open: users wait for it. `new`: the generation that is new
+/// here, and the marker to go with it.
 async fn open_until_done(
     fence: &Fence,
     endpoint: &crate::Endpoint,
     token: Token,
-    generation: Option<Generation>,
+    new: Option<(Generation, String)>,
 ) -> Result<(), MoveError> {
     let until = Instant::now() + CONTROL_LIMIT;
+    let (generation, mark) = new.unzip();
     loop {
         let tried = match connect(endpoint, fence.side, &format!("berth-open-{token}")).await {
-            Ok(client) => fence.open(&client, token, generation, Duration::from_millis(500)).await,
+            Ok(client) => fence.open(&client, token, generation, mark.as_deref(), Duration::from_millis(500)).await,
             Err(error) => Err(error),
         };
         match tried {

@@ -83,10 +83,10 @@ pub enum Obstacle {
     AlwaysTrigger { table: TableName, trigger: String },
     #[error("the target already holds {rows} rows of this tenant in `{table}`")]
     RowsInTarget { table: TableName, rows: i64 },
-    #[error("`wal_level` of the source is `{found}`, `logical` is needed")]
-    WalLevel { found: String },
-    #[error("the source has no free {what}: {used} of {most} in use")]
-    NoFree { what: String, used: i64, most: i64 },
+    #[error("`wal_level` of the {side} is `{found}`, `logical` is needed")]
+    WalLevel { side: Side, found: String },
+    #[error("the {side} has no free {what}: {used} of {most} in use")]
+    NoFree { side: Side, what: String, used: i64, most: i64 },
     #[error("the target has {free_mb} MB free, {needed_mb} MB are needed")]
     Disk { free_mb: u64, needed_mb: u64 },
     #[error("source and target are the same database")]
@@ -192,6 +192,8 @@ pub enum MoveError {
     NoMoment { attempts: u32, last: String },
     #[error("the tenant has moved already")]
     AlreadyMoved,
+    #[error("the tenant lives in the database that its rows were to be removed from")]
+    LivesThere,
     #[error("the move was cancelled")]
     Cancelled,
 }
@@ -208,6 +210,7 @@ impl MoveError {
             | Self::Truncated { .. }
             | Self::TenantChanged { .. }
             | Self::AlreadyMoved
+            | Self::LivesThere
             | Self::Cancelled => Fault::Caller,
             Self::Connect { .. }
             | Self::Stream(_)
@@ -241,6 +244,7 @@ impl MoveError {
                 "move again when the release or the clean-up is over".into()
             }
             Self::AlreadyMoved => "it is served at its new cell; nothing was taken away".into(),
+            Self::LivesThere => "nothing was removed".into(),
             Self::Cancelled => "nothing was moved".into(),
             Self::Refused(_)
             | Self::Decode(_)
@@ -273,6 +277,7 @@ impl MoveError {
             Self::SlotLost { .. } => "slot_lost",
             Self::NoMoment { .. } => "no_quiet_moment",
             Self::AlreadyMoved => "moved_already",
+            Self::LivesThere => "lives_there",
             Self::Cancelled => "cancelled",
         }
     }

@@ -302,15 +302,17 @@ impl Fence {
         self.turn(client, token, Gate::Closed, None, Some(marker), lock_wait).await
     }
 
-    /// Opens the fence. With a generation, that is what the database says it has from now on.
+    /// Opens the fence. With a generation, that is what the database says it has from now on; with a marker, that is
+    /// in the stream before anything that gets through.
     pub async fn open(
         &self,
         client: &Client,
         token: Token,
         generation: Option<Generation>,
+        marker: Option<&str>,
         lock_wait: Duration,
     ) -> Result<(), MoveError> {
-        self.turn(client, token, Gate::Open, generation, None, lock_wait).await
+        self.turn(client, token, Gate::Open, generation, marker, lock_wait).await
     }
 
     async fn turn(
@@ -396,6 +398,31 @@ pub(crate) async fn end_older_sessions(client: &Client, side: Side, prefix: &str
         )
         .await
         .doing(side, what)?;
+    Ok(())
+}
+
+/// The tenant's fence goes, and everything of Berth with the last one. Its triggers are gone already.
+pub(crate) async fn remove(client: &mut Client, fence: &Fence) -> Result<(), MoveError> {
+    let what = "removing the fence";
+    let tx = client.transaction().await.doing(fence.side, what)?;
+    tx.execute("select pg_advisory_xact_lock($1)", &[&INSTALL_LOCK]).await.doing(fence.side, what)?;
+    tx.execute("delete from berth.fence where tenant = $1", &[&fence.tenant.as_str()]).await.doing(fence.side, what)?;
+    tx.batch_execute(&format!("drop sequence if exists {}", fence.sequence)).await.doing(fence.side, what)?;
+    let others: bool = tx
+        .query_one("select exists (select from berth.fence) or exists (select from berth.deferred)", &[])
+        .await
+        .doing(fence.side, what)?
+        .get(0);
+    if !others {
+        tx.batch_execute("drop event trigger if exists berth_ddl; drop schema berth cascade")
+            .await
+            .doing(fence.side, what)?;
+    }
+    tx.commit().await.doing(fence.side, what)?;
+    if !others {
+        // The role belongs to the whole server: another database of it may still need it.
+        let _kept = client.batch_execute("drop role berth_fence").await;
+    }
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use crate::fence::Fence;
 use crate::pgoutput::{Change, Datum, Decoded, Decoder, Op, Row, Transaction};
 use crate::sql::{Doing, connect_with, ident};
 use crate::wal::{Lsn, Replication, Streamed};
-use crate::{MoveError, MovePlan, MoveSpec, PlannedTable, Side};
+use crate::{MoveError, MovePlan, MoveSpec, PlannedTable, Side, Way};
 use berth_domain::Token;
 use bytes::BytesMut;
 use futures_util::future::{MaybeDone, maybe_done};
@@ -58,6 +58,13 @@ struct State {
     ended: bool,
 }
 
+/// Whether changed keys are remembered, for a comparison. Without one nothing would ever forget them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tracking {
+    On,
+    Off,
+}
+
 /// What reader, applier and their user share.
 struct Shared {
     state: Mutex<State>,
@@ -97,7 +104,13 @@ impl Drop for Follower {
 
 impl Follower {
     /// Starts following from the position that the target has applied.
-    pub async fn start(spec: &MoveSpec, plan: &MovePlan, fence: &Fence, token: Token) -> Result<Self, MoveError> {
+    pub async fn start(
+        spec: &MoveSpec,
+        plan: &MovePlan,
+        fence: &Fence,
+        token: Token,
+        tracking: Tracking,
+    ) -> Result<Self, MoveError> {
         let name = spec.session_name(token);
         let target =
             connect_with(&spec.target, Side::Target, &name, &[("session_replication_role", "replica")]).await?;
@@ -132,14 +145,17 @@ impl Follower {
             side: fence.side,
             position: from,
             statements: HashMap::new(),
+            tracking,
             shared: Arc::clone(&shared),
             applied: applied_send,
         };
         let (tenant, marks) = (spec.tenant.clone(), spec.marks());
+        // Nothing applied yet on the way back: what stands before the opening is what the mover itself brought there.
+        let begins_at = (spec.way == Way::Back && from == Lsn::default()).then(|| spec.opened_mark());
         let mut tasks = Vec::new();
         let on_end = Arc::clone(&shared);
         tasks.push(tokio::spawn(async move {
-            if let Err(error) = reader.run(Decoder::new(&plan, &tenant, &marks), send).await {
+            if let Err(error) = reader.run(Decoder::new(&plan, &tenant, &marks).beginning_at(begins_at), send).await {
                 on_end.fail(error);
             }
         }));
@@ -256,6 +272,7 @@ struct Applier {
     side: Side,
     position: Lsn,
     statements: HashMap<(usize, Form), Statement>,
+    tracking: Tracking,
     shared: Arc<Shared>,
     applied: watch::Sender<Lsn>,
 }
@@ -280,7 +297,9 @@ impl Applier {
         let what = "applying changes";
         let Some(end) = batch.last().map(|t| t.end) else { return Ok(()) };
         // Before the rows can be seen in the target, so that a comparison never meets a change it was not told of.
-        self.track(batch);
+        if self.tracking == Tracking::On {
+            self.track(batch);
+        }
         for transaction in batch {
             for change in &transaction.changes {
                 self.prepare(change).await?;

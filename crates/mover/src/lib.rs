@@ -6,6 +6,7 @@
 //!
 //! Never knows `store`: who owns a tenant is asked and changed through [`Ownership`], edges through [`Edges`].
 
+mod back;
 mod bare;
 mod catalog;
 mod compare;
@@ -23,6 +24,7 @@ mod sequence;
 mod sql;
 mod wal;
 
+pub use back::{close_way_back, keep, release};
 pub use bare::build;
 pub use catalog::{plan, schema_fingerprint};
 pub use copy::{Copied, copy};
@@ -30,7 +32,7 @@ pub use cutover::{CutOver, EdgeTrouble, Edges, HoldFigures, begin, cut_over, giv
 pub use error::{Fault, MoveError, Obstacle, Side, TableName, refusal_detail};
 pub use fence::fences;
 pub use ownership::{Change, Control, Ownership, Refusal, Verdict};
-pub use plan::{DataRules, MovePlan, MoveSpec, PlannedColumn, PlannedSequence, PlannedTable, Tuning};
+pub use plan::{DataRules, MovePlan, MoveSpec, PlannedColumn, PlannedSequence, PlannedTable, Tuning, Way};
 pub use prepare::{prepare, retire};
 pub use progress::{Phase, Progress, Watcher};
 pub use sql::Endpoint;

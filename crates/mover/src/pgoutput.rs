@@ -73,6 +73,8 @@ pub(crate) struct Decoder<'p> {
     tenant: &'p TenantKey,
     /// What this move's markers begin with: the stream carries those of every move out of the database.
     marks: &'p str,
+    /// Until this marker nothing is taken.
+    begins_at: Option<String>,
     relations: HashMap<u32, Relation>,
     open: Transaction,
     /// Transactions that are streamed while they still run, by their top-level id.
@@ -87,11 +89,18 @@ impl<'p> Decoder<'p> {
             plan,
             tenant,
             marks,
+            begins_at: None,
             relations: HashMap::new(),
             open: Transaction::default(),
             streamed: HashMap::new(),
             block: None,
         }
+    }
+
+    /// Leaves out everything before the marker, if there is one.
+    pub fn beginning_at(mut self, marker: Option<String>) -> Self {
+        self.begins_at = marker;
+        self
     }
 
     /// Whether a transaction of the tenant is under way that is too large to have been sent whole.
@@ -222,7 +231,7 @@ impl<'p> Decoder<'p> {
             .relations
             .get(&id)
             .ok_or_else(|| MoveError::Decode(format!("a change of relation {id}, which was not announced")))?;
-        let Some(table) = relation.table else { return Ok(()) };
+        let Some(table) = relation.table.filter(|_| self.begins_at.is_none()) else { return Ok(()) };
         let planned = &self.plan.tables[table];
         let op = op(relation, planned.columns.len());
         let tenant = planned.position(&planned.tenant_column);
@@ -260,6 +269,12 @@ impl<'p> Decoder<'p> {
             return Err(short());
         }
         let content = String::from_utf8_lossy(&m.split_to(length)).into_owned();
+        if let Some(marker) = &self.begins_at {
+            if prefix != "berth" || content != *marker {
+                return Ok(());
+            }
+            self.begins_at = None;
+        }
         match prefix.as_str() {
             "berth" if content.starts_with(self.marks) => {
                 let transaction = match self.block {

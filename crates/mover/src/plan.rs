@@ -37,7 +37,18 @@ pub struct MoveSpec {
     pub target_cell: CellId,
     /// Free room where the target keeps its data, if its provider says so.
     pub target_free_bytes: Option<u64>,
+    /// Whether the source is to be kept up to date after the cut-over, so that the move can be undone.
+    pub way_back: bool,
+    pub way: Way,
     pub tuning: Tuning,
+}
+
+/// Which way a move's changes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Way {
+    There,
+    /// The same move with its sides exchanged: what keeps the old side up to date, and what undoes it.
+    Back,
 }
 
 /// Bounds and batch sizes. The defaults are those of the design's promises.
@@ -60,6 +71,8 @@ pub struct Tuning {
     pub attempts: u32,
     /// How long edges wait for requests in flight, in milliseconds.
     pub drain_ms: u32,
+    /// WAL that a way back may hold in the server it starts from, in bytes; beyond it the way back is given up.
+    pub way_back_wal_bytes: u64,
 }
 
 impl Default for Tuning {
@@ -73,6 +86,7 @@ impl Default for Tuning {
             old_transaction_ms: 20,
             attempts: 200,
             drain_ms: 50,
+            way_back_wal_bytes: 4 << 30,
         }
     }
 }
@@ -165,6 +179,23 @@ impl PlannedTable {
 }
 
 impl MoveSpec {
+    /// The way back of this move: from where the tenant has moved to, to where it was.
+    #[must_use]
+    pub fn back(&self) -> Self {
+        Self {
+            source: self.target.clone(),
+            target: self.source.clone(),
+            source_cell: self.target_cell,
+            target_cell: self.source_cell,
+            target_free_bytes: None,
+            way: match self.way {
+                Way::There => Way::Back,
+                Way::Back => Way::There,
+            },
+            ..self.clone()
+        }
+    }
+
     /// What sessions of this move are called in `pg_stat_activity`; a later worker ends those of an earlier token.
     pub(crate) fn session_name(&self, token: berth_domain::Token) -> String {
         format!("{}{token}", self.session_prefix())
@@ -176,17 +207,27 @@ impl MoveSpec {
     }
 
     pub(crate) fn slot(&self) -> String {
-        format!("berth_{}", self.short_id())
+        match self.way {
+            Way::There => format!("berth_{}", self.short_id()),
+            Way::Back => format!("berth_{}_back", self.short_id()),
+        }
     }
 
+    /// Named as the slot that reads it.
     pub(crate) fn publication(&self) -> String {
-        format!("berth_{}", self.short_id())
+        self.slot()
     }
 
     /// What the move's markers in the stream begin with. Tokens are a tenant's own, so two moves out of one database
     /// have the same ones.
     pub(crate) fn marks(&self) -> String {
         format!("{}:", self.short_id())
+    }
+
+    /// The marker in the transaction that opens the target. In the target's own stream everything of the tenant before
+    /// it is the mover's, and everything after it the application's.
+    pub(crate) fn opened_mark(&self) -> String {
+        format!("{}opened", self.marks())
     }
 
     /// The random end of the move's id: its beginning is a time and would collide.

@@ -48,8 +48,18 @@ pub async fn prepare(spec: &MoveSpec, plan: &MovePlan, generation: Generation, t
     fences.source.ensure_triggers(&source, &plan.tables, lock_wait).await?;
     // The target's triggers come after the load: until then nobody but the mover writes this tenant's rows there,
     // and five triggers a table would be dead weight. An app that tried would be met by the check of `build`.
+    publish(spec, plan, &source, Side::Source).await
+}
+
+/// The publication that the stream of `spec` reads, in its source. Before its slot: what a slot decodes it publishes.
+pub(crate) async fn publish(
+    spec: &MoveSpec,
+    plan: &MovePlan,
+    client: &tokio_postgres::Client,
+    side: Side,
+) -> Result<(), MoveError> {
     let tables: Vec<String> = plan.tables.iter().map(|t| t.table.sql()).collect();
-    let made = source
+    let made = client
         .batch_execute(&format!(
             "create publication {} for table {} with (publish_via_partition_root = true)",
             idents(&[spec.publication()]),
@@ -58,7 +68,7 @@ pub async fn prepare(spec: &MoveSpec, plan: &MovePlan, generation: Generation, t
         .await;
     match made {
         Err(error) if error.code() == Some(&SqlState::DUPLICATE_OBJECT) => Ok(()),
-        other => other.doing(Side::Source, "making the publication"),
+        other => other.doing(side, "making the publication"),
     }
 }
 
@@ -80,6 +90,7 @@ pub async fn retire(spec: &MoveSpec, plan: &MovePlan, moved: bool, token: Token)
     if moved {
         return Ok(());
     }
+    crate::back::close_way_back(spec).await?;
     let lock_wait = Duration::from_millis(spec.tuning.lock_wait_ms);
     let tables: Vec<_> = plan.tables.iter().map(|t| t.table.clone()).collect();
     if let Some(fence) = existing(&source, Side::Source, spec).await? {
@@ -162,7 +173,11 @@ pub(crate) async fn clear_target(
     tx.commit().await.doing(Side::Target, what)
 }
 
-async fn existing(client: &tokio_postgres::Client, side: Side, spec: &MoveSpec) -> Result<Option<Fence>, MoveError> {
+pub(crate) async fn existing(
+    client: &tokio_postgres::Client,
+    side: Side,
+    spec: &MoveSpec,
+) -> Result<Option<Fence>, MoveError> {
     if !fence::is_installed(client, side).await? {
         return Ok(None);
     }

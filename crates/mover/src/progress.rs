@@ -41,12 +41,22 @@ pub struct Progress {
     pub open_keys: Option<u64>,
     /// Attempts at the cut-over so far.
     pub attempts: Option<u32>,
+    /// WAL that has not been applied on the other side, in bytes.
+    pub bytes_behind: Option<u64>,
     pub note: Option<String>,
 }
 
 impl Progress {
     pub fn of(phase: Phase) -> Self {
-        Self { phase, rows_done: None, rows_total: None, open_keys: None, attempts: None, note: None }
+        Self {
+            phase,
+            rows_done: None,
+            rows_total: None,
+            open_keys: None,
+            attempts: None,
+            bytes_behind: None,
+            note: None,
+        }
     }
 }
 

@@ -32,8 +32,8 @@ async fn a_server_without_logical_wal_or_a_free_slot_is_refused_with_the_remedy(
     assert_eq!(
         all,
         [
-            Obstacle::WalLevel { found: "replica".into() },
-            Obstacle::NoFree { what: "replication slots".into(), used: 1, most: 1 }
+            Obstacle::WalLevel { side: Side::Source, found: "replica".into() },
+            Obstacle::NoFree { side: Side::Source, what: "replication slots".into(), used: 1, most: 1 }
         ]
     );
     let touched = "select to_regclass('berth.fence') is not null or exists (select from pg_publication)";

@@ -1,0 +1,255 @@
+//! The way back: after the cut-over the old side is kept up to date from the new one, so that a move can be undone
+//! without losing a write; and its end, when the old side's rows go for good.
+//!
+//! The slot is made before the pause, because making one waits for every transaction of the cluster. What the mover
+//! itself brought into the target stands in that slot's stream too; the marker of the opening ends it, because until
+//! then the target's fence is closed and nobody but the mover writes the tenant's rows there.
+//!
+//! Undoing a move is [`crate::cut_over`] of [`MoveSpec::back`].
+
+use crate::follow::{Follower, Tracking};
+use crate::prepare::{existing, hold_closed, publish};
+use crate::sql::{Doing, connect, idents};
+use crate::wal::{Replication, drop_slot};
+use crate::{MoveError, MovePlan, MoveSpec, Ownership, Phase, PlannedTable, Progress, Side, Watcher, cutover, fence};
+use berth_domain::{MovePhase, Token};
+use std::time::{Duration, Instant};
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+/// Rows that leave the old side in one transaction.
+const BATCH_ROWS: u32 = 1_000;
+/// How often whoever keeps the old side up to date is looked after.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// After the load: publication and slot in the target. From here on its WAL is held back until [`keep`] reads it.
+pub(crate) async fn open(spec: &MoveSpec, plan: &MovePlan, target: &Client, token: Token) -> Result<(), MoveError> {
+    let back = spec.back();
+    let source = connect(&spec.source, Side::Source, &spec.session_name(token)).await?;
+    // First, and by token: a worker that was taken for dead must not make another slot when this one is in use.
+    let ours = source
+        .execute(
+            "update berth.fence set applied = '0/0' where tenant = $1 and token <= $2 and state = 'open'",
+            &[&spec.tenant.as_str(), &token.as_i64()],
+        )
+        .await
+        .doing(Side::Source, "preparing the way back")?;
+    if ours != 1 {
+        return Err(MoveError::Fenced { side: Side::Source, held: token });
+    }
+    fence::install_ddl_watch(target).await?;
+    publish(&back, plan, target, Side::Target).await?;
+    drop_slot(target, &back.slot()).await?;
+    let mut maker = Replication::connect(&back.source, &spec.session_name(token)).await?;
+    let made = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'nothing')", back.slot());
+    maker.command(&made).await.map(drop)
+}
+
+/// Keeps the old side up to date until `watcher` cancels; `spec` is the move's own. Ends with an error when the stream
+/// does; the next call goes on where this one stopped. Never acts while a worker moves the tenant.
+pub async fn keep(
+    spec: &MoveSpec,
+    plan: &MovePlan,
+    ownership: &dyn Ownership,
+    watcher: &dyn Watcher,
+) -> Result<(), MoveError> {
+    let back = spec.back();
+    let row = ownership.read().await.ok_or(MoveError::ControlSilent)?;
+    if row.phase != MovePhase::Idle || row.owner != spec.target_cell {
+        return Err(MoveError::Fenced { side: Side::Target, held: row.token });
+    }
+    let old_side = connect(&back.target, Side::Target, &back.session_name(row.token)).await?;
+    let fence = existing(&old_side, Side::Target, &back).await?;
+    let fence = fence.ok_or(MoveError::Fenced { side: Side::Target, held: row.token })?;
+    let new_side = connect(&back.source, Side::Source, &back.session_name(row.token)).await?;
+    let follower = Follower::start(&back, plan, &fence, row.token, Tracking::Off).await?;
+    while !watcher.cancelled() {
+        tokio::time::sleep(LOOK_EVERY).await;
+        follower.check()?;
+        let held = held_back(&new_side, &back).await?;
+        if held > spec.tuning.way_back_wal_bytes {
+            return Err(MoveError::SlotLost { slot: back.slot() });
+        }
+        watcher.progress(Progress { bytes_behind: Some(held), ..Progress::of(Phase::Keep) });
+    }
+    Ok(())
+}
+
+/// Bytes of WAL that the slot keeps in the server.
+async fn held_back(client: &Client, back: &MoveSpec) -> Result<u64, MoveError> {
+    let row = client
+        .query_opt(
+            "select wal_status = 'lost' or restart_lsn is null,
+                    coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint
+             from pg_replication_slots where slot_name = $1",
+            &[&back.slot()],
+        )
+        .await
+        .doing(Side::Source, "looking at the slot")?;
+    match row {
+        Some(row) if !row.get::<_, bool>(0) => Ok(row.get::<_, i64>(1).unsigned_abs()),
+        _ => Err(MoveError::SlotLost { slot: back.slot() }),
+    }
+}
+
+/// The slot and the publication of the way back go: the move cannot be undone any more. Safe to run again.
+pub async fn close_way_back(spec: &MoveSpec) -> Result<(), MoveError> {
+    let back = spec.back();
+    let client = connect(&back.source, Side::Target, "berth-close").await?;
+    drop_slot(&client, &back.slot()).await?;
+    client
+        .batch_execute(&format!("drop publication if exists {}", idents(&[back.publication()])))
+        .await
+        .doing(Side::Target, "dropping the publication")
+}
+
+/// Takes the tenant's rows away from the source of `spec`, which it has left for good, and the fence after them.
+/// Returns how many rows went. Foreign keys are enforced meanwhile, the application's own triggers fire.
+///
+/// That the tenant does not live there is looked at in the control row, and again under the fence in every
+/// transaction that deletes.
+pub async fn release(
+    spec: &MoveSpec,
+    plan: &MovePlan,
+    ownership: &dyn Ownership,
+    watcher: &dyn Watcher,
+) -> Result<u64, MoveError> {
+    // A token of our own: the row cannot change its owner between this look and the register below unnoticed.
+    let row = cutover::take(ownership).await?;
+    if row.owner == spec.source_cell || row.target == Some(spec.source_cell) {
+        return Err(MoveError::LivesThere);
+    }
+    let mut client = connect(&spec.source, Side::Source, "berth-release").await?;
+    let Some(fence) = existing(&client, Side::Source, spec).await? else { return Ok(0) };
+    fence.register(&client, row.token).await?;
+    let left = spec.back();
+    let mut gone = 0;
+    let mut open = children_first(&client, plan).await?;
+    while !open.is_empty() {
+        let before = gone;
+        let mut waiting = Vec::new();
+        for table in open {
+            loop {
+                if watcher.cancelled() {
+                    return Err(MoveError::Cancelled);
+                }
+                let began = Instant::now();
+                match delete_some(&left, table, &mut client, row.token, Some(BATCH_ROWS)).await? {
+                    Deleted::Rows(0) => break,
+                    Deleted::Rows(rows) => gone += rows,
+                    Deleted::ReferredTo => {
+                        waiting.push(table);
+                        break;
+                    }
+                }
+                watcher.progress(Progress { rows_done: Some(gone), ..Progress::of(Phase::Keep) });
+                // As long idle as busy, for the neighbours.
+                tokio::time::sleep(began.elapsed()).await;
+            }
+        }
+        if gone == before && !waiting.is_empty() {
+            // Rows that refer to each other within a table or in a circle go together or not at all.
+            gone += delete_together(&left, &waiting, &mut client, row.token).await?;
+            break;
+        }
+        open = waiting;
+    }
+    let tables: Vec<_> = plan.tables.iter().map(|t| t.table.clone()).collect();
+    fence.remove_triggers(&client, &tables, Duration::from_millis(spec.tuning.lock_wait_ms)).await?;
+    fence::remove(&mut client, &fence).await?;
+    Ok(gone)
+}
+
+/// Tables in an order in which no row takes others along (`on delete cascade`) or is held by them. Those that refer to
+/// each other in a circle come as they are planned.
+async fn children_first<'p>(client: &Client, plan: &'p MovePlan) -> Result<Vec<&'p PlannedTable>, MoveError> {
+    let names: Vec<String> = plan.tables.iter().map(|t| t.table.sql()).collect();
+    let rows = client
+        .query(
+            "with t as (select to_regclass(name)::oid as oid, nth::int from unnest($1::text[]) with ordinality u(name, nth))
+             select distinct child.nth - 1, parent.nth - 1 from pg_constraint c
+             join t child on child.oid = c.conrelid join t parent on parent.oid = c.confrelid
+             where c.contype = 'f' and child.nth <> parent.nth",
+            &[&names],
+        )
+        .await
+        .doing(Side::Source, "looking at foreign keys")?;
+    let refers: Vec<(i32, i32)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let mut left: Vec<usize> = (0..plan.tables.len()).collect();
+    let mut order = Vec::new();
+    while !left.is_empty() {
+        let held = |n: &usize| {
+            refers.iter().any(|(child, parent)| *parent as usize == *n && left.contains(&(*child as usize)))
+        };
+        let (stay, go): (Vec<usize>, Vec<usize>) = left.iter().partition(|n| held(n));
+        if go.is_empty() {
+            order.extend(stay);
+            break;
+        }
+        order.extend(go);
+        left = stay;
+    }
+    Ok(order.into_iter().map(|n| &plan.tables[n]).collect())
+}
+
+enum Deleted {
+    Rows(u64),
+    ReferredTo,
+}
+
+/// `left`: the spec whose target is the side that the tenant has left.
+async fn delete_some(
+    left: &MoveSpec,
+    table: &PlannedTable,
+    client: &mut Client,
+    token: Token,
+    most: Option<u32>,
+) -> Result<Deleted, MoveError> {
+    let what = "removing the rows that were left behind";
+    let tx = client.transaction().await.doing(Side::Source, what)?;
+    hold_closed(left, &tx, token).await?;
+    match tx.execute(&deletion(left, table, most), &[]).await {
+        Ok(rows) => {
+            tx.commit().await.doing(Side::Source, what)?;
+            Ok(Deleted::Rows(rows))
+        }
+        Err(error) if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION) => {
+            tx.rollback().await.doing(Side::Source, what)?;
+            Ok(Deleted::ReferredTo)
+        }
+        Err(source) => Err(MoveError::Statement { side: Side::Source, doing: what, source }),
+    }
+}
+
+async fn delete_together(
+    left: &MoveSpec,
+    tables: &[&PlannedTable],
+    client: &mut Client,
+    token: Token,
+) -> Result<u64, MoveError> {
+    let what = "removing rows that refer to each other";
+    let tx = client.transaction().await.doing(Side::Source, what)?;
+    hold_closed(left, &tx, token).await?;
+    tx.batch_execute("set constraints all deferred").await.doing(Side::Source, what)?;
+    // One statement: what is not deferrable is checked at its end, when all of them are gone.
+    let parts: Vec<String> =
+        tables.iter().enumerate().map(|(n, t)| format!("d{n} as ({} returning 1)", deletion(left, t, None))).collect();
+    let counts: Vec<String> = (0..tables.len()).map(|n| format!("(select count(*) from d{n})")).collect();
+    let sql = format!("with {} select {}", parts.join(", "), counts.join(" + "));
+    let rows: i64 = tx.query_one(&sql, &[]).await.doing(Side::Source, what)?.get(0);
+    tx.commit().await.doing(Side::Source, what)?;
+    Ok(rows.unsigned_abs())
+}
+
+fn deletion(left: &MoveSpec, table: &PlannedTable, most: Option<u32>) -> String {
+    let (name, filter) = (table.table.sql(), table.filter(&left.tenant));
+    match most {
+        Some(rows) => {
+            let key = idents(&table.key);
+            format!(
+                "delete from {name} where {filter} and ({key}) in (select {key} from {name} where {filter} limit {rows})"
+            )
+        }
+        None => format!("delete from {name} where {filter}"),
+    }
+}
