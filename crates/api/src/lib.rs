@@ -111,6 +111,8 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(tenants::resume))
         .routes(routes!(moves::plan))
         .routes(routes!(moves::start))
+        .routes(routes!(moves::undo))
+        .routes(routes!(moves::settle))
         .routes(routes!(moves::list))
         .routes(routes!(moves::show))
         .routes(routes!(cells::list, cells::create))

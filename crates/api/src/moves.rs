@@ -8,7 +8,7 @@ use crate::{
     problem::{ApiResult, Problems},
 };
 use axum::{Json, extract::State};
-use berth_control::{Change, Read, ReadTenant, moves};
+use berth_control::{Change, Read, ReadTenant, moves, ways_back};
 use berth_domain::OperationId;
 use berth_wire::{Move, MovePlan, Operation, Page, TenantMove};
 use serde::Deserialize;
@@ -39,6 +39,26 @@ pub async fn start(
 ) -> ApiResult<Accepted> {
     let permit = caller.may(Change)?;
     Ok(Accepted(moves::start(&api.app, &permit, &who, wanted.to.as_ref()).await?))
+}
+
+/// Undoes a tenant's last move: it goes back to its old cell with everything that was written since.
+#[utoipa::path(post, path = "/v1/tenants/{tenant}/undo-move", tag = "moves",
+    params(("tenant" = String, Path),
+        ("Idempotency-Key" = Option<String>, Header, description = "Carried out once under one key.")),
+    responses((status = 202, body = Operation), Problems))]
+pub async fn undo(State(api): State<Api>, By(caller): By, Path(who): Path<String>) -> ApiResult<Accepted> {
+    let permit = caller.may(Change)?;
+    Ok(Accepted(ways_back::undo(&api.app, &permit, &who).await?))
+}
+
+/// Settles a tenant's last move: it cannot be undone any more, and what it left in the old cell goes now.
+#[utoipa::path(post, path = "/v1/tenants/{tenant}/settle-move", tag = "moves",
+    params(("tenant" = String, Path),
+        ("Idempotency-Key" = Option<String>, Header, description = "Carried out once under one key.")),
+    responses((status = 200, body = Move), Problems))]
+pub async fn settle(State(api): State<Api>, By(caller): By, Path(who): Path<String>) -> ApiResult<Json<Move>> {
+    let permit = caller.may(Change)?;
+    Ok(Json(ways_back::settle(&api.app, &permit, &who).await?))
 }
 
 /// Which moves, and how many.

@@ -94,6 +94,14 @@ impl Client {
         self.write(Method::POST, &format!("/v1/tenants/{}/moves", escaped(tenant)), wanted).await
     }
 
+    pub async fn tenant_undo_move(&self, tenant: &str) -> Result<Operation, ClientError> {
+        self.write(Method::POST, &format!("/v1/tenants/{}/undo-move", escaped(tenant)), &NOTHING).await
+    }
+
+    pub async fn tenant_settle_move(&self, tenant: &str) -> Result<Move, ClientError> {
+        self.write(Method::POST, &format!("/v1/tenants/{}/settle-move", escaped(tenant)), &NOTHING).await
+    }
+
     pub async fn tenant_suspend(&self, tenant: &str) -> Result<Operation, ClientError> {
         self.write(Method::POST, &format!("/v1/tenants/{}/suspend", escaped(tenant)), &NOTHING).await
     }

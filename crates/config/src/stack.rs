@@ -114,8 +114,18 @@ pub struct Data {
     /// Tables that a move neither copies nor fences, such as a migration tool's bookkeeping.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leave_out: Vec<TableRef>,
+    /// For how long a move can be undone, in days; 0 to 30. The old cell keeps the tenant's rows for that long.
+    #[serde(default = "Data::shipped_way_back_days")]
+    pub way_back_days: u32,
     #[serde(default)]
     pub hooks: Hooks,
+}
+
+impl Data {
+    /// The design's week.
+    const fn shipped_way_back_days() -> u32 {
+        7
+    }
 }
 
 impl Default for Data {
@@ -126,6 +136,7 @@ impl Default for Data {
             tenant_column: "customer_id".to_owned(),
             tenant_columns: BTreeMap::new(),
             leave_out: Vec::new(),
+            way_back_days: Self::shipped_way_back_days(),
             hooks: Hooks::default(),
         }
     }

@@ -146,6 +146,10 @@ pub async fn remove(app: &App, permit: &Permit<Change>, who: &str) -> Result<wir
     if cell.tenants > 0 {
         return Err(ControlError::CellNotEmpty { cell: cell.name, tenants: cell.tenants });
     }
+    let kept = tx.ways_back_into(cell.id).await?;
+    if kept > 0 {
+        return Err(ControlError::CellKeeps { cell: cell.name, tenants: kept });
+    }
     if !matches!(cell.state, CellState::Ready | CellState::Draining) {
         return Err(ControlError::CellState { cell: cell.name, state: cell.state });
     }

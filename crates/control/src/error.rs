@@ -93,6 +93,12 @@ pub enum ControlError {
     CellNotEmpty { cell: CellName, tenants: i64 },
     #[error("tenant `{tenant}` is already in cell `{cell}`")]
     SameCell { tenant: TenantName, cell: CellName },
+    #[error("tenant `{0}` has no move that could be undone")]
+    NoWayBack(TenantName),
+    #[error("cell `{cell}` still has the rows that tenant `{tenant}` left there")]
+    LeftBehind { tenant: TenantName, cell: CellName, may_undo: bool },
+    #[error("cell `{cell}` still has the rows of {tenants} tenants that moved away")]
+    CellKeeps { cell: CellName, tenants: i64 },
     #[error("cell `{to}` has another schema than `{from}`")]
     OtherSchema { from: CellName, to: CellName },
     #[error("cell `{cell}` has no table `{root}` with a column `{key}`")]
@@ -208,6 +214,9 @@ impl ControlError {
             | Self::BadKeyName
             | Self::KeyReused
             | Self::SameCell { .. }
+            | Self::NoWayBack(_)
+            | Self::LeftBehind { .. }
+            | Self::CellKeeps { .. }
             | Self::OtherSchema { .. }
             | Self::BadProvider { .. }
             | Self::Environment(_)
@@ -273,6 +282,9 @@ impl ControlError {
             Self::CellState { .. } => "cell_state",
             Self::CellNotEmpty { .. } => "cell_not_empty",
             Self::SameCell { .. } => "same_cell",
+            Self::NoWayBack(_) => "no_way_back",
+            Self::LeftBehind { .. } => "rows_left_behind",
+            Self::CellKeeps { .. } => "cell_keeps_rows",
             Self::OtherSchema { .. } => "schema_differs",
             Self::NoRootTable { .. } => "no_root_table",
             Self::AlreadyMoving { .. } => "already_moving",
@@ -324,6 +336,16 @@ impl ControlError {
             Self::CellState { .. } => "`berth cell show` tells what is being done with it",
             Self::CellNotEmpty { .. } => "move its tenants away first: `berth cell drain`, then `berth tenant move`",
             Self::SameCell { .. } => "name another cell",
+            Self::NoWayBack(_) => {
+                "a move can be undone for `data.way_back_days` days; afterwards move the tenant again"
+            }
+            Self::LeftBehind { may_undo: true, .. } => {
+                "`berth tenant undo-move` brings it back there, with everything written since"
+            }
+            Self::LeftBehind { .. } => "they are being removed: try again in a moment",
+            Self::CellKeeps { .. } => {
+                "they go when those moves cannot be undone any more; `berth tenant settle-move` removes them now"
+            }
             Self::NoRootTable { .. } => "name them in the stack file, under `data.root` and `data.key`",
             Self::OtherSchema { .. } => "run the missing release's migration in the target cell first",
             Self::AlreadyMoving { .. } => "`berth operation watch` follows it; `berth operation abandon` gives it up",

@@ -49,6 +49,7 @@ pub mod stack;
 pub mod status;
 pub mod sync;
 pub mod tenants;
+pub mod ways_back;
 pub mod workflows;
 
 pub use app::{App, BuildAdapter, StackInForce};

@@ -4,11 +4,11 @@ use crate::{
     App, Change, ControlError, Permit, Read, ReadTenant, audited, cell_access,
     operations::{self, Begun},
     placing::{self, Place, Wanted},
-    tenants, views,
+    tenants, views, ways_back,
     workflows::{MOVE_TENANT, MoveTenant, reserved},
 };
 use berth_domain::{CellClass, CellName, MoveId, OperationId, OperationState, TenantEvent};
-use berth_mover::{DataRules, MoveError, MoveSpec, TableName, Tuning};
+use berth_mover::{DataRules, MoveError, MoveSpec, TableName, Tuning, Way};
 use berth_store::{Cell, Tenant};
 use berth_wire as wire;
 use berth_workflow::Journal;
@@ -53,6 +53,10 @@ pub async fn plan(
         }
     };
     shown.to = target.name.clone();
+    if let Err(error) = ways_back::must_not_hold(app, &tenant, &Place::Existing(target.id)).await {
+        shown.blockers.push(blocker(error.code(), error.to_string(), error.hint()));
+        return Ok(shown);
+    }
     let id = MoveId::new(tenants::fresh().uuid());
     match berth_mover::plan(&spec(app, id, &tenant, &source, &target).await?).await {
         Ok(found) => {
@@ -107,6 +111,7 @@ pub async fn start(
         Place::Existing(id) => app.cell(*id).await?.class,
         Place::New(new) => new.class,
     };
+    ways_back::must_not_hold(app, &tenant, &place).await?;
     let mut tx = app.store().begin().await?;
     if let Err(source) = tx.tenant_apply(tenant.id, TenantEvent::MoveStarted).await? {
         drop(tx);
@@ -116,6 +121,7 @@ pub async fn start(
     let id = tenants::fresh();
     let kind = kind(source.class, class);
     tx.move_insert(MoveId::new(id.uuid()), tenant.id, kind, source.id, cell).await?;
+    tx.ways_back_close(tenant.id, "the tenant moved on").await?;
     let input = MoveTenant {
         tenant: tenant.id,
         source: source.id,
@@ -172,6 +178,8 @@ pub(crate) async fn spec(
         source_cell: source.id,
         target_cell: target.id,
         target_free_bytes: free,
+        way_back: data.way_back_days > 0,
+        way: Way::There,
         tuning: Tuning { drain_ms: crate::HOLD_DRAIN_MS, ..Tuning::default() },
     })
 }
@@ -203,6 +211,10 @@ pub async fn list(
 
 /// One move, by its operation.
 pub async fn show(app: &App, _permit: &Permit<Read>, id: OperationId) -> Result<wire::Move, ControlError> {
+    shown(app, id).await
+}
+
+pub(crate) async fn shown(app: &App, id: OperationId) -> Result<wire::Move, ControlError> {
     let found = app.store().move_get(MoveId::new(id.uuid())).await?.ok_or(ControlError::NoOperation(id))?;
     let (operation, _) = app.store().show(id).await?.ok_or(ControlError::NoOperation(id))?;
     Ok(views::a_move(found, operation.state))

@@ -162,6 +162,12 @@ pub(crate) fn a_move(m: store::Move, state: OperationState) -> wire::Move {
         rows_verified: whole(f.rows_verified),
         started_at: m.started_at,
         ended_at: m.ended_at,
+        way_back: m.way_back.map(|way| wire::WayBack {
+            state: way.state,
+            until: way.until,
+            bytes_behind: whole(way.bytes_behind),
+            trouble: way.trouble,
+        }),
     }
 }
 

@@ -19,5 +19,5 @@ pub use name::{
 pub use plan::{Plan, PlanLimits};
 pub use state::{
     BadState, CellClass, CellState, IllegalTransition, MemberRole, MemberState, Mode, MovePhase, OperationState,
-    ServiceRole, TenantEvent, TenantState,
+    ServiceRole, TenantEvent, TenantState, WayBackState,
 };

@@ -104,6 +104,17 @@ states! {
         Committed = "committed",
         Aborting = "aborting",
     }
+    /// Whether a move can still be undone, and what is left to clear away when not.
+    WayBackState, "state of a way back" {
+        /// The old cell is kept up to date.
+        Open = "open",
+        Undoing = "undoing",
+        /// The tenant is back where it was.
+        Undone = "undone",
+        /// It cannot be undone any more; the old cell's rows are going.
+        Closing = "closing",
+        Closed = "closed",
+    }
     /// A workflow as its caller sees it.
     OperationState, "operation state" {
         /// Waits for a worker or for its next try.

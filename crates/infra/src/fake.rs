@@ -34,6 +34,8 @@ struct FakeDatabase {
     spec: CellSpec,
     port: u16,
     running: bool,
+    /// Where it really is.
+    server: Option<CellDatabase>,
 }
 
 struct FakeMember {
@@ -59,7 +61,7 @@ impl Fake {
         &self.faults
     }
 
-    /// From now on every database answers with this server's host, port and logins.
+    /// Databases made from now on answer with this server's host, port and logins.
     pub fn stand_on(&self, server: CellDatabase) {
         self.world().server = Some(server);
     }
@@ -125,7 +127,7 @@ impl World {
 
     fn describe(&self, database: &FakeDatabase) -> CellDatabase {
         let name = database.spec.name.clone();
-        if let Some(server) = &self.server {
+        if let Some(server) = &database.server {
             return CellDatabase { name, ..server.clone() };
         }
         let login = |role: Role| {
@@ -168,7 +170,8 @@ impl Database for Fake {
         if !world.databases.contains_key(&spec.name) {
             let port = world.free_port();
             world.made.push(format!("database {}", spec.name));
-            world.databases.insert(spec.name.clone(), FakeDatabase { spec: spec.clone(), port, running: true });
+            let server = world.server.clone();
+            world.databases.insert(spec.name.clone(), FakeDatabase { spec: spec.clone(), port, running: true, server });
         }
         let database = world.databases.get_mut(&spec.name).expect("it is there or was put there above");
         database.running = true;

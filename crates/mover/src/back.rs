@@ -11,7 +11,7 @@ use crate::follow::{Follower, Tracking};
 use crate::prepare::{existing, hold_closed, publish};
 use crate::sql::{Doing, connect, idents};
 use crate::wal::{Replication, drop_slot};
-use crate::{MoveError, MovePlan, MoveSpec, Ownership, Phase, PlannedTable, Progress, Side, Watcher, cutover, fence};
+use crate::{MoveError, MovePlan, MoveSpec, Ownership, Phase, PlannedTable, Progress, Side, Watcher, fence};
 use berth_domain::{MovePhase, Token};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
@@ -114,8 +114,9 @@ pub async fn release(
     ownership: &dyn Ownership,
     watcher: &dyn Watcher,
 ) -> Result<u64, MoveError> {
-    // A token of our own: the row cannot change its owner between this look and the register below unnoticed.
-    let row = cutover::take(ownership).await?;
+    // Read and not taken: a worker that moves the tenant elsewhere meanwhile is not to be overtaken. Should it move the
+    // tenant here, its token is higher, and the deletions below are refused.
+    let row = ownership.read().await.ok_or(MoveError::ControlSilent)?;
     if row.owner == spec.source_cell || row.target == Some(spec.source_cell) {
         return Err(MoveError::LivesThere);
     }

@@ -34,6 +34,7 @@ mod routes;
 mod seal;
 mod stacks;
 mod tenants;
+mod ways_back;
 
 pub use audit::{AuditEntry, NewAudit};
 pub use cells::{Cell, NewCell};
@@ -45,7 +46,7 @@ pub use idempotency::Idempotency;
 pub use keys::{Key, NewKey, Scope};
 pub use leases::Lease;
 pub use members::{Member, NewMember, Seen};
-pub use moves::{Move, MoveFigures, MoveOutcome, MovePhaseTime};
+pub use moves::{Move, MoveFigures, MoveOutcome, MovePhaseTime, WayBackShown};
 pub use ownership::StoredOwnership;
 pub use placements::Placement;
 pub use plans::StoredPlan;
@@ -53,6 +54,7 @@ pub use routes::{Route, RouteChanges, RouteHold, RouteMember};
 pub use seal::{SealError, Sealer};
 pub use stacks::{NewStackRevision, StackRevision};
 pub use tenants::{NewTenant, Tenant};
+pub use ways_back::WayBack;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{

@@ -1,7 +1,7 @@
 //! Figures of moves, for people and for the verdict. The protocol never reads them.
 
 use crate::{Store, StoreError, Tx, moment::Moment};
-use berth_domain::{CellId, CellName, MoveId, TenantId, TenantName};
+use berth_domain::{CellId, CellName, MoveId, TenantId, TenantName, WayBackState};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,15 @@ pub struct MoveFigures {
     pub phases: Vec<MovePhaseTime>,
 }
 
+/// What can still be undone, for people.
+#[derive(Clone, Debug)]
+pub struct WayBackShown {
+    pub state: WayBackState,
+    pub until: Timestamp,
+    pub bytes_behind: Option<i64>,
+    pub trouble: Option<String>,
+}
+
 #[derive(Clone, Debug)]
 pub struct Move {
     pub id: MoveId,
@@ -57,6 +66,7 @@ pub struct Move {
     pub reason: Option<String>,
     pub started_at: Timestamp,
     pub ended_at: Option<Timestamp>,
+    pub way_back: Option<WayBackShown>,
 }
 
 impl Store {
@@ -73,8 +83,9 @@ impl Store {
         let rows = sqlx::query!(
             r#"SELECT m.id, m.tenant_id, t.name AS tenant_name, m.kind, s.name AS source, g.name AS target, m.rows, m.bytes,
                       m.rows_verified, m.pause_ms, m.held_requests, m.attempts, m.outcome, m.reason, m.phases,
-                      m.started_at AS "started_at: Moment", m.ended_at AS "ended_at: Moment"
-               FROM moves m JOIN tenants t ON t.id = m.tenant_id JOIN cells s ON s.id = m.source JOIN cells g ON g.id = m.target
+                      m.started_at AS "started_at: Moment", m.ended_at AS "ended_at: Moment",
+                      w.state AS "way_back?", w.until AS "until?: Moment", w.bytes_behind, w.trouble
+               FROM moves m LEFT JOIN ways_back w ON w.move_id = m.id JOIN tenants t ON t.id = m.tenant_id JOIN cells s ON s.id = m.source JOIN cells g ON g.id = m.target
                WHERE ($1::uuid IS NULL OR m.id = $1) AND ($2::uuid IS NULL OR m.tenant_id = $2)
                ORDER BY m.started_at DESC, m.id LIMIT $3"#,
             id.map(MoveId::uuid),
@@ -109,6 +120,15 @@ impl Store {
                     reason: r.reason,
                     started_at: r.started_at.0,
                     ended_at: Moment::of(r.ended_at),
+                    way_back: match (r.way_back, r.until) {
+                        (Some(state), Some(until)) => Some(WayBackShown {
+                            state: state.parse()?,
+                            until: until.0,
+                            bytes_behind: r.bytes_behind,
+                            trouble: r.trouble,
+                        }),
+                        _ => None,
+                    },
                 })
             })
             .collect()

@@ -1,7 +1,7 @@
 //! Moves: what one would do, and what one did.
 
 use crate::schema;
-use berth_domain::{CellName, Cents, Generation, MoveId, OperationId, OperationState, TenantName};
+use berth_domain::{CellName, Cents, Generation, MoveId, OperationId, OperationState, TenantName, WayBackState};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -79,4 +79,21 @@ pub struct Move {
     pub started_at: Timestamp,
     #[schema(schema_with = schema::time_or_none)]
     pub ended_at: Option<Timestamp>,
+    /// Whether it can still be undone; absent before the cut-over and for a move that was given up.
+    #[serde(default)]
+    pub way_back: Option<WayBack>,
+}
+
+/// After a move the old cell is kept up to date for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WayBack {
+    /// `open`: the move can be undone. `closing`: it cannot, and the old cell's rows are going.
+    #[schema(schema_with = schema::way_back_state)]
+    pub state: WayBackState,
+    #[schema(schema_with = schema::time)]
+    pub until: Timestamp,
+    /// What the old cell has not got yet, in bytes of write-ahead log.
+    pub bytes_behind: Option<u64>,
+    /// Why it is not kept up to date at the moment.
+    pub trouble: Option<String>,
 }

@@ -2,6 +2,7 @@
 
 use berth_domain::{
     CellClass, CellState, MemberRole, MemberState, Mode, MovePhase, OperationState, ServiceRole, TenantState,
+    WayBackState,
 };
 use utoipa::openapi::schema::{ArrayBuilder, Object, ObjectBuilder, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::{KnownFormat, schema::Array};
@@ -105,4 +106,5 @@ states! {
     member_state, member_state_or_none: MemberState;
     move_phase, move_phase_or_none: MovePhase;
     operation_state, operation_state_or_none: OperationState;
+    way_back_state, way_back_state_or_none: WayBackState;
 }

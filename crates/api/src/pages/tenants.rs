@@ -16,8 +16,10 @@ use axum::{
     http::Method,
     response::{IntoResponse as _, Redirect, Response},
 };
-use berth_domain::{CellClass, CellState, TenantState};
-use berth_wire::{AuditEntry, Cell, MoveBlocker, MovePlan, Operation, PlanView, Tenant, TenantCreate, TenantMove};
+use berth_domain::{CellClass, CellState, TenantState, WayBackState};
+use berth_wire::{
+    AuditEntry, Cell, Move, MoveBlocker, MovePlan, Operation, PlanView, Tenant, TenantCreate, TenantMove,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
@@ -74,6 +76,30 @@ fn fits(tenant: &Tenant, filter: &str) -> bool {
     filter.split_whitespace().all(|word| text.contains(word))
 }
 
+/// What can still be done about the last move.
+struct LastMove {
+    from: String,
+    what: String,
+    trouble: String,
+}
+
+impl LastMove {
+    fn of(last: &Move) -> Option<(WayBackState, Self)> {
+        let way = last.way_back.as_ref()?;
+        let what = match way.state {
+            WayBackState::Open => {
+                let behind = way.bytes_behind.map(|n| format!(", {} behind", bytes(n))).unwrap_or_default();
+                format!("it can be undone until {}{behind}", way.until.strftime("%Y-%m-%d %H:%M UTC"))
+            }
+            WayBackState::Undoing => "it is being undone".to_owned(),
+            WayBackState::Closing => "it cannot be undone any more; the rows left there are being removed".to_owned(),
+            WayBackState::Undone | WayBackState::Closed => return None,
+        };
+        let trouble = way.trouble.clone().unwrap_or_default();
+        Some((way.state, Self { from: last.from.to_string(), what, trouble }))
+    }
+}
+
 #[derive(Template)]
 #[template(path = "pages/tenant.html")]
 struct TenantPage {
@@ -93,6 +119,8 @@ struct TenantPage {
     operation: Option<String>,
     created: When,
     may_move: bool,
+    way_back: Option<LastMove>,
+    may_undo: bool,
     may_suspend: bool,
     may_resume: bool,
     may_delete: bool,
@@ -113,6 +141,8 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
     let operations: Vec<Operation> = session.list(&format!("/v1/operations?tenant={of}"), 20).await?;
     let trail: Vec<AuditEntry> =
         may_be_absent(session.list(&format!("/v1/audit?tenant={of}"), 20).await)?.unwrap_or_default();
+    let moves: Vec<Move> = session.list(&format!("/v1/moves?tenant={of}"), 20).await?;
+    let (way_state, way_back) = moves.iter().find_map(LastMove::of).unzip();
     let now = Timestamp::now();
     let active = tenant.state == TenantState::Active;
     html(&TenantPage {
@@ -132,6 +162,8 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
         operation: tenant.operation.map(|id| id.to_string()),
         created: When::new(tenant.created_at, now),
         may_move: active,
+        may_undo: active && way_state == Some(WayBackState::Open),
+        way_back,
         may_suspend: active,
         may_resume: tenant.state == TenantState::Suspended,
         may_delete: matches!(tenant.state, TenantState::Active | TenantState::Suspended | TenantState::Failed),
@@ -317,6 +349,14 @@ pub async fn ask(session: Session, Path((name, verb)): Path<(String, String)>) -
             "Suspend",
         ),
         "resume" => ("Its requests are served again.", "Resume"),
+        "undo-move" => (
+            "It goes back to the cell it was moved from, with everything written since. Its writers wait for a moment, as in the move.",
+            "Undo the last move of",
+        ),
+        "settle-move" => (
+            "The rows that it left in its old cell are removed now. The move cannot be undone afterwards.",
+            "Settle the last move of",
+        ),
         "delete" => (
             "Its hosts stop answering, and its rows are deleted by the application's hook. This cannot be undone.",
             "Delete",
@@ -330,7 +370,7 @@ pub async fn ask(session: Session, Path((name, verb)): Path<(String, String)>) -
         what_happens,
         action: format!("/tenants/{}/{verb}", tenant.name),
         button,
-        dangerous: verb != "resume",
+        dangerous: !matches!(verb.as_str(), "resume" | "undo-move"),
         back: format!("/tenants/{}", tenant.name),
     })
 }
@@ -339,7 +379,12 @@ pub async fn ask(session: Session, Path((name, verb)): Path<(String, String)>) -
 pub async fn change(Path((name, verb)): Path<(String, String)>, change: Change) -> Result<Response, Failure> {
     let path = format!("/v1/tenants/{}", escaped(&name));
     let (method, path) = match verb.as_str() {
-        "suspend" | "resume" => (Method::POST, format!("{path}/{verb}")),
+        "suspend" | "resume" | "undo-move" => (Method::POST, format!("{path}/{verb}")),
+        "settle-move" => {
+            let path = format!("{path}/{verb}");
+            let _settled: Move = change.session.send(Method::POST, &path, &json!({}), &change.once()).await?;
+            return Ok(Redirect::to(&format!("/tenants/{}", escaped(&name))).into_response());
+        }
         "delete" => (Method::DELETE, path),
         _ => return Err(Failure::NotThere),
     };

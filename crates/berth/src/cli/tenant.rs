@@ -4,7 +4,7 @@ mod screens;
 
 use super::{CliError, Context, watch};
 use berth_client::OperationFilter;
-use berth_domain::{CellName, Hostname, PlanName, TenantKey, TenantName, TenantState};
+use berth_domain::{CellName, Hostname, PlanName, TenantKey, TenantName, TenantState, WayBackState};
 use berth_wire::{TenantCreate, TenantHosts, TenantMove, TenantSync};
 use clap::{Args, Subcommand};
 
@@ -28,6 +28,10 @@ pub enum Tenant {
     PlanMove(Target),
     /// Move a tenant to another cell while its users keep working
     Move(Move),
+    /// Undo the last move: back to the old cell, with everything written since
+    UndoMove(Undo),
+    /// Let the last move stay: what it left in the old cell is removed now
+    SettleMove(Settle),
     /// Answer the tenant's requests with 403 until it is resumed
     Suspend(Waited),
     /// Serve a suspended tenant again
@@ -117,6 +121,24 @@ pub struct Move {
 }
 
 #[derive(Args, Debug)]
+pub struct Undo {
+    tenant: String,
+    /// Show what would happen and stop
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Args, Debug)]
+pub struct Settle {
+    tenant: String,
+    /// Show what would happen and stop
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Args, Debug)]
 pub struct Delete {
     tenant: String,
     /// Show what would be removed and stop
@@ -156,6 +178,8 @@ impl Tenant {
                 cx.show(&plan, screens::move_plan)
             }
             Self::Move(wanted) => wanted.run(cx).await,
+            Self::UndoMove(what) => what.run(cx).await,
+            Self::SettleMove(what) => what.run(cx).await,
             Self::Suspend(what) => {
                 let begun = cx.client.tenant_suspend(&what.tenant).await?;
                 what.wait.finish(cx, begun).await
@@ -247,6 +271,44 @@ impl Move {
         // What was agreed to is this cell, whatever `auto` would pick a moment later.
         let begun = cx.client.tenant_move(&self.target.tenant, &TenantMove { to: Some(plan.to) }).await?;
         self.wait.finish(cx, begun).await
+    }
+}
+
+/// The tenant's last move, if it can still be undone.
+async fn undoable(cx: &Context, tenant: &str) -> Result<berth_wire::Move, CliError> {
+    let moves = cx.client.moves(Some(tenant)).await?;
+    let open = |m: &berth_wire::Move| m.way_back.as_ref().is_some_and(|way| way.state == WayBackState::Open);
+    moves.into_iter().find(open).ok_or_else(|| {
+        CliError::request(
+            format!("tenant `{tenant}` has no move that could be undone"),
+            format!("move it again: `berth tenant move {tenant}`"),
+        )
+    })
+}
+
+impl Undo {
+    async fn run(self, cx: &Context) -> Result<(), CliError> {
+        let last = undoable(cx, &self.tenant).await?;
+        if self.dry_run {
+            return cx.show(&last, |last| screens::undo(last, cx.now));
+        }
+        cx.agree(&screens::undo(&last, cx.now), "Undo it?")?;
+        let begun = cx.client.tenant_undo_move(&self.tenant).await?;
+        self.wait.finish(cx, begun).await
+    }
+}
+
+impl Settle {
+    async fn run(self, cx: &Context) -> Result<(), CliError> {
+        let last = undoable(cx, &self.tenant).await?;
+        if self.dry_run {
+            return cx.show(&last, screens::settle);
+        }
+        cx.agree(&screens::settle(&last), "Remove what it left behind?")?;
+        let settled = cx.client.tenant_settle_move(&self.tenant).await?;
+        cx.show(&settled, |settled| {
+            format!("the move stays; the rows that {} left in {} are being removed\n", settled.tenant, settled.from)
+        })
     }
 }
 

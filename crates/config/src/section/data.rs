@@ -8,7 +8,9 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
-const KEYS: &[&str] = &["root", "key", "tenant_column", "tenant_columns", "leave_out", "hooks"];
+const KEYS: &[&str] = &["root", "key", "tenant_column", "tenant_columns", "leave_out", "way_back_days", "hooks"];
+/// A way back holds a replication slot and the old cell's disk.
+const WAY_BACK_DAYS_MAX: u32 = 30;
 const HOOK_BYTES_MAX: usize = 64 * 1024;
 
 pub fn read(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Option<Data> {
@@ -19,6 +21,9 @@ pub fn read(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Option<Data> 
     let tenant_column = section.get("tenant_column").map_or(Some(shipped.tenant_column), |at| column(reader, &at));
     let tenant_columns = section.get("tenant_columns").map(|at| tenant_columns(reader, &at)).unwrap_or_default();
     let leave_out = section.get("leave_out").map(|at| leave_out(reader, &at)).unwrap_or_default();
+    let way_back_days = section
+        .get("way_back_days")
+        .map_or(Some(shipped.way_back_days), |at| reader.number(&at, 0..=WAY_BACK_DAYS_MAX));
     let hooks = section.get("hooks").map(|at| hooks(reader, &at, files)).unwrap_or_default();
     let root = root?;
     for (n, table) in leave_out.iter().enumerate() {
@@ -35,7 +40,15 @@ pub fn read(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Option<Data> 
             reader.note(key, line, Problem::Excludes { other: "tenant_columns", why });
         }
     }
-    Some(Data { root, key: key?, tenant_column: tenant_column?, tenant_columns, leave_out, hooks })
+    Some(Data {
+        root,
+        key: key?,
+        tenant_column: tenant_column?,
+        tenant_columns,
+        leave_out,
+        way_back_days: way_back_days?,
+        hooks,
+    })
 }
 
 fn table(reader: &mut Reader, at: &At<'_>) -> Option<TableRef> {

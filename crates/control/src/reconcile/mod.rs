@@ -3,6 +3,7 @@
 
 mod members;
 mod sweep;
+mod ways_back;
 
 use crate::{App, ControlError};
 use async_trait::async_trait;
@@ -28,7 +29,8 @@ trait Loop: Send {
 pub async fn run(app: &App, shutdown: watch::Receiver<bool>) {
     tokio::join!(
         keep(app, members::Members::default(), shutdown.clone()),
-        keep(app, sweep::Sweep::default(), shutdown)
+        keep(app, sweep::Sweep::default(), shutdown.clone()),
+        keep(app, ways_back::WaysBack::default(), shutdown)
     );
 }
 

@@ -10,10 +10,11 @@ use super::{
 use crate::{
     App,
     cell_access::{connect, failed},
+    ways_back,
 };
 use async_trait::async_trait;
 use berth_config::TableRef;
-use berth_domain::{TenantEvent, TenantId};
+use berth_domain::{TenantEvent, TenantId, WayBackState};
 use berth_infra::Role;
 use berth_store::Tx;
 use berth_wire::OperationResult;
@@ -25,9 +26,36 @@ pub(super) async fn run(run: &mut Run<App>, input: TenantInput) -> Result<Operat
     let tenant = input.tenant;
     run.point_of_no_return().await?;
     run.step(AwaitEdges { tenant }).await?;
+    run.step(ClearLeftBehind { tenant }).await?;
     run.step(DeleteRows { tenant }).await?;
     run.tx(Forget { tenant }).await?;
     Ok(done("the tenant and its rows are gone"))
+}
+
+/// What earlier moves left in other cells goes first: afterwards nobody knows of it.
+struct ClearLeftBehind {
+    tenant: TenantId,
+}
+
+#[async_trait]
+impl Step<App> for ClearLeftBehind {
+    const NAME: &'static str = "clear_left_behind";
+    type Output = ();
+
+    async fn run(&self, app: &App) -> Result<(), StepError> {
+        for way in app.store().ways_back_unfinished(Some(self.tenant)).await.map_err(store)? {
+            let reason = Some("the tenant was deleted");
+            app.store()
+                .way_back_turn(way.id, WayBackState::Open, WayBackState::Closing, reason)
+                .await
+                .map_err(store)?;
+            ways_back::clear(app, &way, &ways_back::Unwatched).await?;
+        }
+        Ok(())
+    }
+    async fn undo(&self, _app: &App, _made: Option<()>) -> Result<(), StepError> {
+        Ok(())
+    }
 }
 
 /// By the application's own hook, else the root row with all that its foreign keys cascade to.

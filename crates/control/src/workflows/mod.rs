@@ -12,6 +12,7 @@ mod plan_tenant;
 mod remove_cell;
 mod suspend_tenant;
 mod tenant;
+mod undo_move;
 
 pub(crate) use cell::provision_cell;
 pub use create_cell::CREATE_CELL;
@@ -22,7 +23,7 @@ pub use remove_cell::REMOVE_CELL;
 pub use suspend_tenant::{RESUME_TENANT, SUSPEND_TENANT};
 
 use crate::App;
-use berth_domain::{CellId, TenantId};
+use berth_domain::{CellId, MoveId, TenantId};
 use berth_wire::OperationResult;
 use berth_workflow::{Registry, StepError, Workflow};
 use serde::{Deserialize, Serialize};
@@ -53,23 +54,37 @@ pub struct MoveTenant {
     pub asked_by: String,
 }
 
+/// What the undo of a move is given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndoMove {
+    pub tenant: TenantId,
+    /// The move that is undone.
+    pub of: MoveId,
+    pub asked_by: String,
+}
+
+pub const UNDO_MOVE: Workflow<UndoMove> = Workflow::named("undo_move_v1");
 pub const MOVE_TENANT: Workflow<MoveTenant> = Workflow::named("move_tenant_v1");
 
 /// First steps that stand for rows which the starting transaction has written: their names and inputs, as that
 /// transaction records them. What is reserved is undone by the steps of these names.
 pub(crate) mod reserved {
-    use berth_domain::{CellId, TenantId};
+    use berth_domain::{CellId, MoveId, TenantId};
     use serde_json::{Value, json};
 
     pub const CELL: &str = "reserve_cell";
     pub const TENANT: &str = "reserve_tenant";
     pub const MOVE: &str = "reserve_move";
+    pub const UNDO: &str = "reserve_undo";
 
     pub fn cell(cell: CellId) -> (&'static str, Value) {
         (CELL, json!({ "cell": cell }))
     }
     pub fn tenant(tenant: TenantId) -> (&'static str, Value) {
         (TENANT, json!({ "tenant": tenant }))
+    }
+    pub fn undo(of: MoveId) -> (&'static str, Value) {
+        (UNDO, json!({ "of": of }))
     }
     pub fn a_move(tenant: TenantId) -> (&'static str, Value) {
         (MOVE, json!({ "tenant": tenant }))
@@ -87,6 +102,7 @@ pub fn registry() -> Registry<App> {
         .with(&RESUME_TENANT, suspend_tenant::resume)
         .with(&PLAN_TENANT, plan_tenant::run)
         .with(&MOVE_TENANT, move_tenant::run)
+        .with(&UNDO_MOVE, undo_move::run)
 }
 
 /// A result of one sentence.

@@ -6,8 +6,8 @@
 use super::{MoveTenant, done, provision_cell, store, tenant::tenant};
 use crate::{App, move_edges::TenantEdges, moves};
 use async_trait::async_trait;
-use berth_domain::{MoveId, MovePhase, TenantEvent, TenantId};
-use berth_mover::{CutOver, Fault, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Watcher};
+use berth_domain::{CellId, MoveId, MovePhase, TenantEvent, TenantId, WayBackState};
+use berth_mover::{CutOver, Fault, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Watcher, Way};
 use berth_store::{MoveFigures, MoveOutcome, MovePhaseTime, Tx};
 use berth_wire::OperationResult;
 use berth_workflow::{Cancelled, Reporter, Retry, Run, Step, StepError, TxStep};
@@ -22,8 +22,15 @@ pub(super) async fn run(run: &mut Run<App>, input: MoveTenant) -> Result<Operati
     if input.new_cell {
         provision_cell(run, input.target).await?;
     }
-    let part =
-        Arc::new(Part { input, id, reporter: run.reporter(), cancelled: run.cancelled(), phase: Mutex::default() });
+    let part = Arc::new(Part {
+        input,
+        id,
+        of: id,
+        way: Way::There,
+        reporter: run.reporter(),
+        cancelled: run.cancelled(),
+        phase: Mutex::default(),
+    });
     let plan = Arc::new(run.step(PlanMove { part: Arc::clone(&part) }).await?);
     run.step(Prepare { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
     run.step(Copy { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
@@ -31,16 +38,24 @@ pub(super) async fn run(run: &mut Run<App>, input: MoveTenant) -> Result<Operati
     // The owner changes inside this step: from its record on nobody can give the move up, and what is asked before
     // that is decided by the owner, in the undo of `Prepare`.
     let cut = run.step_of_no_return(CutOverStep { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
-    run.tx(RecordMove { tenant: part.input.tenant, id }).await?;
+    let days = run.step(Retention).await?;
+    let way_back = WayBackRow { cells: (part.input.source, part.input.target), plan: Arc::clone(&plan), days };
+    run.tx(RecordMove { tenant: part.input.tenant, id, way_back }).await?;
     run.step(Retire { part: Arc::clone(&part), plan }).await?;
+    let then = if days > 0 { format!("; it can be undone for {days} days") } else { String::new() };
+    Ok(outcome(&part, &cut, "the tenant has moved", &then))
+}
+
+/// What a person reads at the end, and the figures.
+pub(super) fn outcome(part: &Part, cut: &CutOver, what: &str, then: &str) -> OperationResult {
     let parts: Vec<String> = cut.timeline.iter().map(|(what, ms)| format!("{what} {ms:.1}")).collect();
     tracing::info!(
         tenant.id = %part.input.tenant, generation = %cut.generation,
         "tenant {} cut over to generation {} at attempt {}; ms: {}", part.input.tenant, cut.generation, cut.attempts, parts.join(", ")
     );
     let mut result = done(match cut.hold {
-        Some(hold) => format!("the tenant has moved; its writers waited {:.0} ms", hold.pause_ms),
-        None => "the tenant has moved".to_owned(),
+        Some(hold) => format!("{what}; its writers waited {:.0} ms{then}", hold.pause_ms),
+        None => format!("{what}{then}"),
     });
     if let Value::Object(figures) = json!({
         "generation": cut.generation, "rows_verified": cut.rows_verified, "attempts": cut.attempts,
@@ -48,28 +63,63 @@ pub(super) async fn run(run: &mut Run<App>, input: MoveTenant) -> Result<Operati
     }) {
         result.figures = figures;
     }
-    Ok(result)
+    result
 }
 
 /// What every step of one move is given.
-struct Part {
-    input: MoveTenant,
-    id: MoveId,
-    reporter: Reporter,
-    cancelled: Cancelled,
+pub(super) struct Part {
+    pub input: MoveTenant,
+    /// Whose figures are noted.
+    pub id: MoveId,
+    /// The move in the databases: another one when that is undone.
+    pub of: MoveId,
+    pub way: Way,
+    pub reporter: Reporter,
+    pub cancelled: Cancelled,
     /// Which phase was last told of, and since when: for the rate.
-    phase: Mutex<Option<(Phase, Instant)>>,
+    pub phase: Mutex<Option<(Phase, Instant)>>,
 }
 
 impl Part {
-    async fn spec(&self, app: &App) -> Result<MoveSpec, StepError> {
+    pub async fn spec(&self, app: &App) -> Result<MoveSpec, StepError> {
         let tenant = tenant(app, self.input.tenant).await?;
         let (source, target) = (app.cell(self.input.source).await?, app.cell(self.input.target).await?);
-        Ok(moves::spec(app, self.id, &tenant, &source, &target).await?)
+        let spec = moves::spec(app, self.of, &tenant, &source, &target).await?;
+        Ok(if self.way == Way::Back { spec.back() } else { spec })
+    }
+
+    /// The owner had changed before anybody asked to give up. Users are served first; then this undo stops for good,
+    /// because what would be undone after it is the cell in which the tenant now lives.
+    pub async fn too_late(&self, app: &App, plan: &Arc<MovePlan>, spec: &MoveSpec) -> Result<StepError, StepError> {
+        let tenant = self.input.tenant;
+        let ownership = app.store().ownership(tenant);
+        let edges = TenantEdges::new(app.store().clone(), tenant);
+        let forward = berth_mover::cut_over(spec, plan, &ownership, &edges, self).await;
+        forward.map_err(|error| failed(&error))?;
+        let in_force = app.stack().await?;
+        let mut tx = app.store().begin().await.map_err(store)?;
+        tx.move_end(self.id, MoveOutcome::Moved, None).await.map_err(store)?;
+        match self.way {
+            Way::There => {
+                let days = Some(in_force.stack.data.way_back_days).filter(|days| *days > 0);
+                let cells = (self.input.source, self.input.target);
+                tx.way_back_open(self.id, tenant, cells, plan, days).await.map_err(store)?;
+            }
+            Way::Back => {
+                tx.way_back_turn(self.of, WayBackState::Undoing, WayBackState::Undone, None).await.map_err(store)?;
+            }
+        }
+        // Refused where it is recorded already.
+        let _recorded = tx.tenant_apply(tenant, TenantEvent::CutOver).await.map_err(store)?;
+        tx.commit().await.map_err(store)?;
+        let row = berth_mover::take(&ownership).await.map_err(|error| failed(&error))?;
+        berth_mover::retire(spec, plan, true, row.token).await.map_err(|error| failed(&error))?;
+        Ok(StepError::permanent("moved_already", "the tenant had moved before the move was given up")
+            .hint("it is served at its new cell; `berth operation abandon --force` closes this operation"))
     }
 
     /// Runs one phase and notes when it began and ended, for people; a note that is lost costs nothing.
-    async fn timed<T>(
+    pub async fn timed<T>(
         &self,
         app: &App,
         phase: Phase,
@@ -134,7 +184,7 @@ impl Watcher for Part {
     }
 }
 
-fn failed(error: &MoveError) -> StepError {
+pub(super) fn failed(error: &MoveError) -> StepError {
     let message = StepError::chain(error);
     let step = match error.fault() {
         Fault::Passing => StepError::retryable(error.code(), message),
@@ -220,7 +270,7 @@ impl Step<App> for Prepare {
         let ownership = app.store().ownership(self.part.input.tenant);
         if let Err(error) = berth_mover::give_up(&spec, &ownership).await {
             let moved = ownership.read().await.is_some_and(|row| row.owner == self.part.input.target);
-            return Err(if moved { self.too_late(app, &spec).await? } else { failed(&error) });
+            return Err(if moved { self.part.too_late(app, &self.plan, &spec).await? } else { failed(&error) });
         }
         let row = berth_mover::take(&ownership).await.map_err(|error| failed(&error))?;
         berth_mover::retire(&spec, &self.plan, false, row.token).await.map_err(|error| failed(&error))
@@ -228,27 +278,6 @@ impl Step<App> for Prepare {
 
     fn retry(&self) -> Retry {
         patient()
-    }
-}
-
-impl Prepare {
-    /// The owner had changed before anybody asked to give up. Users are served first; then this undo stops for good,
-    /// because what would be undone after it is the cell in which the tenant now lives.
-    async fn too_late(&self, app: &App, spec: &MoveSpec) -> Result<StepError, StepError> {
-        let tenant = self.part.input.tenant;
-        let ownership = app.store().ownership(tenant);
-        let edges = TenantEdges::new(app.store().clone(), tenant);
-        let forward = berth_mover::cut_over(spec, &self.plan, &ownership, &edges, &*self.part).await;
-        forward.map_err(|error| failed(&error))?;
-        let mut tx = app.store().begin().await.map_err(store)?;
-        tx.move_end(self.part.id, MoveOutcome::Moved, None).await.map_err(store)?;
-        // Refused where it is recorded already.
-        let _recorded = tx.tenant_apply(tenant, TenantEvent::CutOver).await.map_err(store)?;
-        tx.commit().await.map_err(store)?;
-        let row = berth_mover::take(&ownership).await.map_err(|error| failed(&error))?;
-        berth_mover::retire(spec, &self.plan, true, row.token).await.map_err(|error| failed(&error))?;
-        Ok(StepError::permanent("moved_already", "the tenant had moved before the move was given up")
-            .hint("it is served at its new cell; `berth operation abandon --force` closes this operation"))
     }
 }
 
@@ -312,9 +341,9 @@ impl Step<App> for Build {
 }
 
 /// Follows, compares, changes the owner, opens the target and lets the edges go.
-struct CutOverStep {
-    part: Arc<Part>,
-    plan: Arc<MovePlan>,
+pub(super) struct CutOverStep {
+    pub part: Arc<Part>,
+    pub plan: Arc<MovePlan>,
 }
 
 #[async_trait]
@@ -358,9 +387,32 @@ impl Step<App> for CutOverStep {
     }
 }
 
+/// How long the move can be undone, as the stack file says now. In days.
+struct Retention;
+
+#[async_trait]
+impl Step<App> for Retention {
+    const NAME: &'static str = "retention";
+    type Output = u32;
+
+    async fn run(&self, app: &App) -> Result<u32, StepError> {
+        Ok(app.stack().await?.stack.data.way_back_days)
+    }
+    async fn undo(&self, _app: &App, _made: Option<u32>) -> Result<(), StepError> {
+        Ok(())
+    }
+}
+
+struct WayBackRow {
+    cells: (CellId, CellId),
+    plan: Arc<MovePlan>,
+    days: u32,
+}
+
 struct RecordMove {
     tenant: TenantId,
     id: MoveId,
+    way_back: WayBackRow,
 }
 
 #[async_trait]
@@ -370,6 +422,8 @@ impl TxStep<App> for RecordMove {
 
     async fn run(&self, tx: &mut Tx) -> Result<(), StepError> {
         tx.move_end(self.id, MoveOutcome::Moved, None).await.map_err(store)?;
+        let (way, days) = (&self.way_back, Some(self.way_back.days).filter(|days| *days > 0));
+        tx.way_back_open(self.id, self.tenant, way.cells, &way.plan, days).await.map_err(store)?;
         let moved = tx.tenant_apply(self.tenant, TenantEvent::CutOver).await.map_err(store)?;
         moved.map(drop).map_err(|illegal| StepError::permanent("tenant_state", illegal.to_string()))
     }
@@ -379,7 +433,7 @@ impl TxStep<App> for RecordMove {
     }
 }
 
-/// Slot and publication go. The source's rows stay behind its closed fence.
+/// Slot and publication go. The source's rows stay behind its closed fence until nobody can go back to them.
 struct Retire {
     part: Arc<Part>,
     plan: Arc<MovePlan>,
@@ -405,6 +459,6 @@ impl Step<App> for Retire {
 }
 
 /// A database that restarts is back within this; the tenant is served from its old cell meanwhile.
-fn patient() -> Retry {
+pub(super) fn patient() -> Retry {
     Retry { first: Duration::from_millis(200), ceiling: Duration::from_secs(5), attempts: 60, ..Retry::default() }
 }

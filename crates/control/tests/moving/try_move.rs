@@ -3,11 +3,11 @@
 
 use crate::world::{STACK, World, change};
 use async_trait::async_trait;
-use berth_control::{App, moves, workflows};
-use berth_domain::{MovePhase, OperationId, TenantState};
+use berth_control::{App, moves, ways_back, workflows};
+use berth_domain::{MovePhase, OperationId, TenantState, WayBackState};
 use berth_infra::{CellDatabase, Role};
 use berth_mover::Ownership;
-use berth_store::{MoveOutcome, Tenant, Tx};
+use berth_store::{Move, MoveOutcome, Tenant, Tx};
 use berth_testkit::{TestDatabase, TestPg};
 use berth_workflow::{Journal, Registry, testing::TestWorld};
 use std::sync::{
@@ -108,7 +108,8 @@ impl Try {
         self.moving.known(self.tenant.name.as_str()).await
     }
 
-    /// The tenant lives in `home` and nowhere else, and nothing of the move is left. `generation`: what both say.
+    /// The tenant lives in `home` and nowhere else, and nothing of the move is left but what to go back by.
+    /// `generation`: what both say.
     async fn lives(&self, home: &TestDatabase, other: &TestDatabase, cell: &str, generation: u64) {
         let tenant = self.now().await;
         assert_eq!((tenant.state, tenant.cell_name.as_str()), (TenantState::Active, cell));
@@ -119,13 +120,60 @@ impl Try {
         assert_eq!(rows(&client, &tenant).await, self.rows, "rows in {cell}");
         let app = home.connect(Role::App).await;
         assert_eq!(write(&app, &tenant).await, Ok(1), "its cell takes its writes");
-        for database in [home, other] {
-            let client = database.connect(Role::Mover).await;
-            let left = "SELECT (SELECT count(*) FROM pg_replication_slots WHERE database = current_database())
-                             + (SELECT count(*) FROM pg_publication)";
-            assert_eq!(client.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0, "slots and publications");
+        let moves = self.moves().await;
+        let open = |m: &Move| m.way_back.as_ref().is_some_and(|way| way.state == WayBackState::Open);
+        let ways_back: Vec<String> = moves.iter().filter(|m| open(m)).map(|m| format!("{}_back", slot(m))).collect();
+        assert_eq!(self.slots(home).await, ways_back, "what there is to go back by");
+        assert_eq!(self.slots(other).await, Vec::<String>::new());
+    }
+
+    async fn moves(&self) -> Vec<Move> {
+        self.moving.world.store.move_list(Some(self.tenant.id), 10).await.unwrap()
+    }
+
+    async fn way_back_is_open(&self) -> bool {
+        self.moves().await.iter().any(|m| m.way_back.as_ref().is_some_and(|way| way.state == WayBackState::Open))
+    }
+
+    /// The slots of this tenant's moves in a database; each has a publication of its name.
+    async fn slots(&self, database: &TestDatabase) -> Vec<String> {
+        let names: Vec<String> = self.moves().await.iter().map(slot).collect();
+        let client = database.connect(Role::Mover).await;
+        let sql = "SELECT coalesce(slot_name, pubname)::text, slot_name = pubname
+                   FROM (SELECT slot_name FROM pg_replication_slots WHERE database = current_database()) s
+                   FULL JOIN pg_publication p ON pubname = slot_name";
+        let all = client.query(sql, &[]).await.unwrap();
+        let ours = all.iter().filter(|row| names.iter().any(|name| row.get::<_, String>(0).starts_with(name)));
+        ours.map(|row| {
+            assert_eq!(
+                row.get::<_, Option<bool>>(1),
+                Some(true),
+                "a slot without a publication, or the other way round"
+            );
+            row.get(0)
+        })
+        .collect()
+    }
+
+    /// The move stays, if that is not settled yet: nothing is left in the old cell, of the tenant or of its way back.
+    async fn settle(&self, old: &TestDatabase) {
+        let app = &self.moving.world.app;
+        if self.way_back_is_open().await {
+            ways_back::settle(app, &change(), self.tenant.name.as_str()).await.unwrap();
+        }
+        ways_back::clear_settled(app, &change()).await.unwrap();
+        assert!(rows(&old.connect(Role::Mover).await, &self.tenant).await.is_empty(), "rows that were left behind");
+        let again = ways_back::undo(app, &change(), self.tenant.name.as_str()).await.unwrap_err();
+        assert_eq!(again.code(), "no_way_back");
+        for database in [&self.moving.world.tenants, &self.moving.target] {
+            assert_eq!(self.slots(database).await, Vec::<String>::new());
         }
     }
+}
+
+/// What a move calls its slot and its publication; those of its way back end in `_back`.
+fn slot(a_move: &Move) -> String {
+    format!("berth_{}", &a_move.id.uuid().simple().to_string()[12..])
 }
 
 /// A tenant's rows in a database, as text.
@@ -168,9 +216,12 @@ impl TestWorld for Try {
         let (source, target) = (&self.moving.world.tenants, &self.moving.target);
         self.lives(target, source, "shared-2", 2).await;
         let app = source.connect(Role::App).await;
-        assert_eq!(write(&app, &self.tenant).await, Err("BF001".to_owned()), "the old cell refuses");
+        // By the fence; when the rows are gone, because there is nothing of the tenant to write to.
+        let refused = write(&app, &self.tenant).await.unwrap_err();
+        assert_eq!(refused, if self.way_back_is_open().await { "BF001" } else { "23503" }, "the old cell refuses");
         let recorded = self.moving.world.store.move_list(Some(self.tenant.id), 10).await.unwrap();
         assert_eq!(recorded.iter().map(|m| m.outcome).collect::<Vec<_>>(), [Some(MoveOutcome::Moved)]);
+        self.settle(source).await;
     }
 
     async fn assert_as_before(&self) {
@@ -192,6 +243,66 @@ impl TestWorld for Try {
             let left: i64 = client.query_one(left, &[&self.tenant.key.as_str()]).await.unwrap().get(0);
             assert_eq!(left, 0, "triggers of the fence");
         }
+    }
+
+    /// The owner changes in it.
+    fn cannot_be_undone(step: &str) -> bool {
+        step == "cut_over"
+    }
+}
+
+/// The undo of one move of one tenant, after which it has been written.
+pub struct TryUndo(Try);
+
+impl TryUndo {
+    pub async fn new() -> Self {
+        let mut moved = Try::new().await;
+        let id = moved.start().await;
+        moved.moving.world.carry_out(id).await;
+        let target = moved.moving.target.connect(Role::App).await;
+        let changes = "INSERT INTO vehicles (customer_id, label) VALUES ('KEY', 'new');
+             UPDATE vehicles SET label = 'w2' WHERE customer_id = 'KEY' AND label = 'v2';
+             DELETE FROM vehicles WHERE customer_id = 'KEY' AND label = 'v1'";
+        target.batch_execute(&changes.replace("KEY", moved.tenant.key.as_str())).await.unwrap();
+        moved.rows = rows(&moved.moving.target.connect(Role::Mover).await, &moved.tenant).await;
+        Self(moved)
+    }
+}
+
+#[async_trait]
+impl TestWorld for TryUndo {
+    type Cx = App;
+
+    fn journal(&self) -> Arc<dyn Journal<Tx = Tx>> {
+        self.0.journal()
+    }
+    fn registry(&self) -> Arc<Registry<App>> {
+        self.0.registry()
+    }
+    fn cx(&self) -> Arc<App> {
+        self.0.cx()
+    }
+
+    async fn start(&self) -> OperationId {
+        ways_back::undo(&self.0.moving.world.app, &change(), self.0.tenant.name.as_str()).await.unwrap().id
+    }
+
+    async fn assert_done(&self) {
+        let (old, new) = (&self.0.moving.world.tenants, &self.0.moving.target);
+        self.0.lives(old, new, "shared-1", 3).await;
+        assert!(rows(&new.connect(Role::Mover).await, &self.0.tenant).await.is_empty(), "the cell it has left again");
+        let recorded = self.0.moving.world.store.move_list(Some(self.0.tenant.id), 10).await.unwrap();
+        assert_eq!(recorded.iter().map(|m| m.kind.as_str()).collect::<Vec<_>>(), ["undo", "across"]);
+        let way = recorded[1].way_back.as_ref().unwrap();
+        assert_eq!(way.state, WayBackState::Undone);
+    }
+
+    async fn assert_as_before(&self) {
+        let (old, new) = (&self.0.moving.world.tenants, &self.0.moving.target);
+        self.0.lives(new, old, "shared-2", 2).await;
+        let refused = write(&old.connect(Role::App).await, &self.0.tenant).await;
+        assert_eq!(refused, Err("BF001".to_owned()), "the old cell refuses");
+        self.0.settle(old).await;
     }
 
     /// The owner changes in it.

@@ -5,7 +5,7 @@ use crate::cli::{
     units,
 };
 use berth_domain::Hostname;
-use berth_wire::{MovePlan, Operation, SyncReport, Tenant};
+use berth_wire::{Move, MovePlan, Operation, SyncReport, Tenant};
 use jiff::Timestamp;
 
 pub fn list(tenants: &[Tenant], now: Timestamp) -> String {
@@ -85,6 +85,28 @@ pub fn move_plan(plan: &MovePlan) -> String {
         }
     }
     text
+}
+
+pub fn undo(last: &Move, now: Timestamp) -> String {
+    let mut rows = vec![
+        ("undo", format!("the move of {} from {} to {}", last.tenant, last.from, last.to)),
+        ("moved", units::ago(last.started_at, now)),
+        ("to", format!("{}, with everything written since", last.from)),
+    ];
+    if let Some(way) = &last.way_back {
+        rows.push(("possible until", way.until.strftime("%Y-%m-%d %H:%M UTC").to_string()));
+        rows.push(("behind", units::bytes_or_unknown(way.bytes_behind)));
+        rows.extend(way.trouble.clone().map(|trouble| ("trouble", trouble)));
+    }
+    facts(&rows)
+}
+
+pub fn settle(last: &Move) -> String {
+    facts(&[
+        ("keep", format!("the move of {} from {} to {}", last.tenant, last.from, last.to)),
+        ("remove", format!("the tenant's rows in {}: {}", last.from, units::count_or_unknown(last.rows))),
+        ("way back", "none afterwards, except another move".to_owned()),
+    ])
 }
 
 pub fn removal(tenant: &Tenant) -> String {

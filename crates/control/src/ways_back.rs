@@ -1,0 +1,117 @@
+//! What can be done about a move that is over: undo it, or settle that it stays.
+//!
+//! That the old cell follows meanwhile, and that its rows go in the end, is `reconcile/ways_back.rs`.
+
+use crate::{
+    App, Change, ControlError, Permit, audited,
+    operations::{self, Begun},
+    placing::Place,
+    tenants, views,
+    workflows::{UNDO_MOVE, UndoMove, reserved},
+};
+use berth_domain::{MoveId, OperationId, TenantEvent, WayBackState};
+use berth_mover::{MoveSpec, Progress, Watcher};
+use berth_store::{Tenant, WayBack};
+use berth_wire as wire;
+use serde_json::json;
+
+/// The tenant goes back to where it was before its last move, with everything that was written since.
+pub async fn undo(app: &App, permit: &Permit<Change>, who: &str) -> Result<wire::Operation, ControlError> {
+    app.writable().await?;
+    let tenant = tenants::known(app, who).await?;
+    if let Err(source) = tenant.state.after(TenantEvent::MoveStarted) {
+        return Err(tenants::wrong_state(app, &tenant, source).await?);
+    }
+    let way = open(app, &tenant).await?;
+    let mut tx = app.store().begin().await?;
+    if let Err(source) = tx.tenant_apply(tenant.id, TenantEvent::MoveStarted).await? {
+        drop(tx);
+        return Err(tenants::wrong_state(app, &tenant, source).await?);
+    }
+    if !tx.way_back_turn(way.id, WayBackState::Open, WayBackState::Undoing, None).await? {
+        return Err(ControlError::NoWayBack(tenant.name));
+    }
+    let id = tenants::fresh();
+    tx.move_insert(MoveId::new(id.uuid()), tenant.id, "undo", way.new_cell, way.old_cell).await?;
+    let input = UndoMove { tenant: tenant.id, of: way.id, asked_by: permit.caller().name.clone() };
+    let operation = UNDO_MOVE.with(id, &input).about(operations::about_tenant(&tenant.name));
+    let started = operations::start(app, &mut tx, operation, Begun::Reserved(vec![reserved::undo(way.id)])).await?;
+    let after = json!({ "move": OperationId::new(way.id.uuid()), "operation": started.id });
+    audited(&mut tx, permit, "tenant.undo_move", &format!("tenant/{}", tenant.name), None, Some(after)).await?;
+    tx.commit().await?;
+    Ok(views::operation(started, Vec::new()))
+}
+
+/// The last move stays: what it left behind goes now instead of at the end of its time.
+pub async fn settle(app: &App, permit: &Permit<Change>, who: &str) -> Result<wire::Move, ControlError> {
+    app.writable().await?;
+    let tenant = tenants::known(app, who).await?;
+    let way = open(app, &tenant).await?;
+    let mut tx = app.store().begin().await?;
+    let reason = Some("settled by a person");
+    if !tx.way_back_turn(way.id, WayBackState::Open, WayBackState::Closing, reason).await? {
+        return Err(ControlError::NoWayBack(tenant.name));
+    }
+    let after = json!({ "move": OperationId::new(way.id.uuid()) });
+    audited(&mut tx, permit, "tenant.settle_move", &format!("tenant/{}", tenant.name), None, Some(after)).await?;
+    tx.commit().await?;
+    crate::moves::shown(app, OperationId::new(way.id.uuid())).await
+}
+
+async fn open(app: &App, tenant: &Tenant) -> Result<WayBack, ControlError> {
+    let ways = app.store().ways_back_unfinished(Some(tenant.id)).await?;
+    let open = ways.into_iter().find(|way| way.state == WayBackState::Open && !way.over);
+    open.ok_or_else(|| ControlError::NoWayBack(tenant.name.clone()))
+}
+
+/// A move into a cell that still has the tenant's rows of an earlier one would find them there.
+pub(crate) async fn must_not_hold(app: &App, tenant: &Tenant, place: &Place) -> Result<(), ControlError> {
+    let Place::Existing(cell) = place else { return Ok(()) };
+    let ways = app.store().ways_back_unfinished(Some(tenant.id)).await?;
+    match ways.iter().find(|way| way.old_cell == *cell) {
+        None => Ok(()),
+        Some(way) => Err(ControlError::LeftBehind {
+            tenant: tenant.name.clone(),
+            cell: app.cell(*cell).await?.name,
+            may_undo: way.state == WayBackState::Open,
+        }),
+    }
+}
+
+/// The move that this is the way back of.
+pub(crate) async fn spec(app: &App, way: &WayBack) -> Result<MoveSpec, ControlError> {
+    let tenant = app.store().tenant_get(way.tenant).await?;
+    let tenant = tenant.ok_or_else(|| ControlError::NoTenant(way.tenant.to_string()))?;
+    let (old_cell, new_cell) = (app.cell(way.old_cell).await?, app.cell(way.new_cell).await?);
+    crate::moves::spec(app, way.id, &tenant, &old_cell, &new_cell).await
+}
+
+/// Clears away what nobody can go back to, now and here; a server that works does it by itself. Returns the rows.
+pub async fn clear_settled(app: &App, _permit: &Permit<Change>) -> Result<u64, ControlError> {
+    let mut gone = 0;
+    for way in app.store().ways_back_unfinished(None).await? {
+        if way.state == WayBackState::Closing {
+            gone += clear(app, &way, &Unwatched).await?;
+        }
+    }
+    Ok(gone)
+}
+
+pub(crate) struct Unwatched;
+
+impl Watcher for Unwatched {
+    fn progress(&self, _: Progress) {}
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Nobody wants it any more: slot, publication and the rows of the old cell go. Safe to run again.
+pub(crate) async fn clear(app: &App, way: &WayBack, watcher: &dyn Watcher) -> Result<u64, ControlError> {
+    let spec = spec(app, way).await?;
+    berth_mover::close_way_back(&spec).await?;
+    let ownership = app.store().ownership(way.tenant);
+    let gone = berth_mover::release(&spec, &way.plan, &ownership, watcher).await?;
+    app.store().way_back_turn(way.id, WayBackState::Closing, WayBackState::Closed, None).await?;
+    Ok(gone)
+}
