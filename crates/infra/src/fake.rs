@@ -125,7 +125,7 @@ impl World {
         30_000 + self.next_port
     }
 
-    fn describe(&self, database: &FakeDatabase) -> CellDatabase {
+    fn describe(database: &FakeDatabase) -> CellDatabase {
         let name = database.spec.name.clone();
         if let Some(server) = &database.server {
             return CellDatabase { name, ..server.clone() };
@@ -176,14 +176,14 @@ impl Database for Fake {
         let database = world.databases.get_mut(&spec.name).expect("it is there or was put there above");
         database.running = true;
         database.spec = spec.clone();
-        Ok(world.describe(&world.databases[&spec.name]))
+        Ok(World::describe(&world.databases[&spec.name]))
     }
 
     async fn observe_database(&self, name: &DatabaseName) -> Result<Observed<CellDatabase>, ProviderError> {
         let world = self.world();
         Ok(match world.databases.get(name) {
             None => Observed::Absent,
-            Some(database) if database.running => Observed::Present(world.describe(database)),
+            Some(database) if database.running => Observed::Present(World::describe(database)),
             Some(_) => Observed::Unknown { reason: "it does not run".to_owned() },
         })
     }

@@ -10,6 +10,7 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
             berth plan      list show       prices, and the limits that come with them
   tenants   berth tenant    create list show hosts sync suspend resume delete
             berth tenant    plan-move move  what a move would do; move it, under traffic
+            berth tenant    undo-move settle-move   bring it back; or let the move stay
   cells     berth cell      create list show drain remove
   work      berth operation list show watch retry abandon
   access    berth key       create list revoke

@@ -9,13 +9,15 @@ use super::{
     world::{World, refused},
 };
 use crate::fail::{Failure, FailureExt as _};
+use berth_client::Client;
+use berth_domain::WayBackState;
 use berth_wire::CellCreate;
 use berth_workload::{
     Class, Ledger, Load, LoadConfig, MoveFigures, Phase, Report, Target, TenantPlace, check, vehicle_ids,
 };
 use clap::Args;
 use serde_json::json;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[derive(Args, Debug)]
 pub struct BenchMoves {
@@ -33,6 +35,8 @@ pub struct BenchMoves {
     tps: f64,
 }
 
+/// A million rows go in batches, idle as long as busy.
+const SETTLE_LIMIT: Duration = Duration::from_mins(10);
 /// Tenants that only get traffic.
 const NEIGHBOURS: usize = 5;
 /// Requests a second on each of them.
@@ -89,6 +93,7 @@ pub async fn run(options: &BenchMoves, world: &World, json: bool) -> Result<bool
         let before = client.tenant(&tenant.name).await.map_err(|error| refused(error, "looking at a tenant"))?.cell;
         let done = moved(client, &load.handle(), tenant, to.map(cell_name)).await?;
         let report = load.stop().await.ours("the load")?;
+        settled(client, tenant).await?;
         if let Some(left) = before.filter(|cell| cell.as_str() != "shared-1") {
             let removing =
                 client.cell_remove(left.as_str()).await.map_err(|error| refused(error, "removing a cell"))?;
@@ -144,6 +149,23 @@ pub async fn run(options: &BenchMoves, world: &World, json: bool) -> Result<bool
         return Ok(false);
     }
     Ok(true)
+}
+
+/// The next move is to be measured without the way back of this one, which reads the target's log.
+async fn settled(client: &Client, tenant: &super::story::Tenant) -> Result<(), Failure> {
+    let until = Instant::now() + SETTLE_LIMIT;
+    client.tenant_settle_move(&tenant.name).await.map_err(|error| refused(error, "settling a move"))?;
+    loop {
+        let moves = client.moves(Some(&tenant.name)).await.map_err(|error| refused(error, "reading the moves"))?;
+        let left = |m: &berth_wire::Move| m.way_back.as_ref().is_some_and(|way| way.state == WayBackState::Closing);
+        if !moves.iter().any(left) {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err(Failure::request("what a move left behind does not go", "`berth tenant show` says why"));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// How much the neighbours' p99 was above what it had been just before, in percent.

@@ -6,7 +6,7 @@ use super::{
     move_tenant::{CutOverStep, Part, failed, outcome, patient},
     store,
 };
-use crate::App;
+use crate::{App, ways_back::Unwatched};
 use async_trait::async_trait;
 use berth_domain::{MoveId, TenantEvent, TenantId, WayBackState};
 use berth_mover::{MovePlan, Ownership, Phase, Progress, Watcher, Way};
@@ -170,7 +170,8 @@ impl Step<App> for ClearNewSide {
         let work = async {
             let row = ownership.read().await.ok_or(berth_mover::MoveError::ControlSilent)?;
             berth_mover::retire(&spec, &self.plan, true, row.token).await?;
-            berth_mover::release(&spec, &self.plan, &ownership, &*self.part).await
+            // It is past the point of no return: who asked to give up was told so.
+            berth_mover::release(&spec, &self.plan, &ownership, &Unwatched).await
         };
         self.part.timed(app, Phase::Keep, work, |_, _| {}).await
     }

@@ -260,7 +260,7 @@ impl Clusters {
             chown(&record.socket_dir, Some(user.uid), Some(user.gid))
                 .map_err(ProviderError::io("giving the socket folder to postgres"))?;
         }
-        forget_dead_postmaster(&data, &what)?;
+        forget_dead_postmaster(&data, record, &what)?;
         let log = dir.join("log");
         files::cap_log(&log);
         let log_from = files::len(&log);
@@ -498,14 +498,19 @@ fn postgres_user() -> Result<Option<User>, ProviderError> {
     })
 }
 
-/// After a kill its `postmaster.pid` stays, and Postgres takes a stranger under that pid for itself. We know better:
-/// we hold the lock, and a postmaster stands in its data folder.
-fn forget_dead_postmaster(data: &Path, what: &str) -> Result<(), ProviderError> {
+/// After a kill its `postmaster.pid` and its socket's lock stay, and Postgres takes whatever has that pid for itself: a
+/// stranger, or the dead one as long as nobody has collected it. We know better: we hold the lock, the socket's folder is
+/// this cluster's alone, and a postmaster stands in its data folder.
+fn forget_dead_postmaster(data: &Path, record: &Record, what: &str) -> Result<(), ProviderError> {
     let file = data.join("postmaster.pid");
-    let Ok(text) = fs::read_to_string(&file) else { return Ok(()) };
-    let pid = text.lines().next().unwrap_or_default().trim();
-    if fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == data) {
-        return Err(ProviderError::Busy { what: format!("{what} (a server that is not ours runs on its data)") });
+    if let Ok(text) = fs::read_to_string(&file) {
+        let pid = text.lines().next().unwrap_or_default().trim();
+        if fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == data) {
+            return Err(ProviderError::Busy { what: format!("{what} (a server that is not ours runs on its data)") });
+        }
+    }
+    for left in [format!(".s.PGSQL.{}.lock", record.port), format!(".s.PGSQL.{}", record.port)] {
+        files::forget(&record.socket_dir.join(left))?;
     }
     files::forget(&file)
 }

@@ -61,6 +61,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(15);
 const DEDICATED_MOST: usize = 4;
 /// Under traffic at a time, those with a cell of their own not counted.
 const ACTIVE_MOST: usize = 40;
+/// Makes the dice of an undo others than those of its move.
+const UNDO: u64 = 0x5eed_bac4;
 const SHARED: [&str; 2] = ["shared-1", "shared-2"];
 
 /// The last line of `--json`.
@@ -71,6 +73,9 @@ struct Outcome {
     kills_in_window: u32,
     moved: u32,
     given_up: u32,
+    /// Moves that were undone after they had succeeded, and undos that were given up.
+    undone: u32,
+    undo_given_up: u32,
     acknowledged: u64,
     missing: u64,
     duplicated: u64,
@@ -217,22 +222,81 @@ async fn one_move(options: &Soak, world: &World, movers: &mut [Mover], outcome: 
     let other = SHARED.iter().map(|shared| cell_name(shared)).find(|shared| *shared != mover.cell);
     let wanted = TenantMove { to: other.filter(|_| !upward) };
     let name = mover.tenant.name.clone();
-    let begun = Instant::now();
     let operation = client.tenant_move(&name, &wanted).await.map_err(|error| refused(error, "starting a move"))?;
     let moves = patiently("looking at the move", || client.moves(Some(&name))).await?;
     let target = moves.into_iter().find(|one| one.operation == operation.id).map(|one| one.to);
     let target = target.ok_or_else(|| Failure::request(format!("the move of `{name}` is not listed"), ""))?;
     let scene = Scene { world, source: mover.cell.clone(), target };
 
+    let now = carried_out(options, world, (mover, &scene), (nth, "move"), operation.id, &dice, outcome).await?;
+    let now = if now == scene.target && dice.undone && outcome.is_green() {
+        // Back again, under kills of its own.
+        let operation = client.tenant_undo_move(&name).await.map_err(|error| refused(error, "undoing a move"))?;
+        let again = Scene { world, source: scene.target.clone(), target: scene.source.clone() };
+        let dice = Dice::of(options.seed ^ UNDO, nth);
+        let now = carried_out(options, world, (mover, &again), (nth, "undo"), operation.id, &dice, outcome).await?;
+        if now == scene.source && !SHARED.contains(&scene.target.as_str()) {
+            removed(client, &scene.target).await?;
+        }
+        now
+    } else {
+        now
+    };
+    let left = std::mem::replace(&mut mover.cell, now);
+    if mover.in_shared() {
+        mover.been.insert(mover.cell.clone());
+    }
+    if left == mover.cell {
+        return Ok(());
+    }
+    if SHARED.contains(&left.as_str()) {
+        mover.former = Some(left);
+    } else {
+        patiently("settling a move", || client.tenant_settle_move(&name)).await?;
+        removed(client, &left).await?;
+    }
+    Ok(())
+}
+
+/// Removes a cell of one tenant's own, when what the tenant left in it is gone.
+async fn removed(client: &Client, cell: &CellName) -> Result<(), Failure> {
+    let until = Instant::now() + MOVE_LIMIT;
+    let removing = loop {
+        match client.cell_remove(cell.as_str()).await {
+            Err(ClientError::Refused(problem)) if problem.code == "cell_keeps_rows" && Instant::now() < until => {
+                tokio::time::sleep(LOOK_EVERY * 4).await;
+            }
+            answer => break answer.map_err(|error| refused(error, "removing a cell"))?,
+        }
+    };
+    finished(client, removing.id, "removing a cell", |_| {}).await
+}
+
+/// Follows an operation under the kills that are drawn for it, and judges what became of it. Answers where the tenant
+/// is then.
+async fn carried_out(
+    options: &Soak,
+    world: &World,
+    (mover, scene): (&Mover, &Scene<'_>),
+    (nth, what): (u32, &str),
+    id: OperationId,
+    dice: &Dice,
+    outcome: &mut Outcome,
+) -> Result<CellName, Failure> {
+    let client = &world.client;
+    let name = mover.tenant.name.clone();
+    let begun = Instant::now();
     let (first, from, delay) = dice.first;
-    reached(client, operation.id, from).await?;
+    // An undo has no copy to strike into.
+    let from = if what == "undo" && from != From::Step("cut_over") { From::Step("begin_undo") } else { from };
+    reached(client, id, from).await?;
     let mut killers = vec![scene.send(first, delay)?];
     if let Some((victim, later)) = dice.second {
         killers.push(scene.send(victim, delay + later)?);
     }
     let mut watched = Watched::default();
     let ended = tokio::select! {
-        ended = ended(client, operation.id, dice.given_up) => ended?,
+        ended = ended(client, id, dice.given_up) => ended?,
         never = judge::watch(world, mover.tenant.key, (&scene.source, &scene.target), &mut watched) => match never {},
     };
     let took = begun.elapsed();
@@ -255,7 +319,7 @@ async fn one_move(options: &Soak, world: &World, movers: &mut [Mover], outcome: 
     let away = judge::all_back(world).await?;
     let tenant = patiently("looking at the tenant", || client.tenant(&name)).await?;
     let now = tenant.cell.unwrap_or_else(|| scene.source.clone());
-    let mut told = ending(&ended, &scene, &now, outcome);
+    let mut told = ending(&ended, scene, what, &now, outcome);
     if !away.is_empty() {
         outcome.not_back += 1;
         told = format!("{told}; NOT BACK: {}", away.join(", "));
@@ -282,27 +346,14 @@ async fn one_move(options: &Soak, world: &World, movers: &mut [Mover], outcome: 
         }
     }
     say(format!(
-        "seed {} move {nth}: {name} {} -> {}: kill -9 {}: {told} after {:.1} s",
+        "seed {} {what} {nth}: {name} {} -> {}: kill -9 {}: {told} after {:.1} s",
         options.seed,
         scene.source,
         scene.target,
         kills.join(", "),
         took.as_secs_f64()
     ));
-    let left = std::mem::replace(&mut mover.cell, now);
-    if mover.in_shared() {
-        mover.been.insert(mover.cell.clone());
-    }
-    if left == mover.cell {
-        return Ok(());
-    }
-    if SHARED.contains(&left.as_str()) {
-        mover.former = Some(left);
-    } else {
-        let removing = client.cell_remove(left.as_str()).await.map_err(|error| refused(error, "removing a cell"))?;
-        finished(client, removing.id, "removing a cell", |_| {}).await?;
-    }
-    Ok(())
+    Ok(now)
 }
 
 const fn lives(state: CellState) -> bool {
@@ -310,20 +361,21 @@ const fn lives(state: CellState) -> bool {
 }
 
 /// Books how the move ended, in words too.
-fn ending(ended: &Operation, scene: &Scene<'_>, now: &CellName, outcome: &mut Outcome) -> String {
+fn ending(ended: &Operation, scene: &Scene<'_>, what: &str, now: &CellName, outcome: &mut Outcome) -> String {
     let why =
         ended.fault.as_ref().map(|fault| format!(" ({}: {})", fault.code, one_line(&fault.detail))).unwrap_or_default();
+    let count = |moves: &mut u32, undos: &mut u32| *(if what == "undo" { undos } else { moves }) += 1;
     match ended.state {
         OperationState::Succeeded if *now == scene.target => {
-            outcome.moved += 1;
+            count(&mut outcome.moved, &mut outcome.undone);
             "moved".to_owned()
         }
         OperationState::Stuck if moved_already(ended) && *now == scene.target => {
-            outcome.moved += 1;
+            count(&mut outcome.moved, &mut outcome.undone);
             "moved before it was given up".to_owned()
         }
         OperationState::Failed | OperationState::Abandoned if *now == scene.source => {
-            outcome.given_up += 1;
+            count(&mut outcome.given_up, &mut outcome.undo_given_up);
             format!("given up, untouched{why}")
         }
         state => {
@@ -344,7 +396,8 @@ fn step_at(operation: &Operation, at: Timestamp) -> (String, bool) {
         return ("nothing any more".to_owned(), false);
     }
     let began = |name: &str| operation.steps.iter().find(|step| step.name == name).map(|step| step.started_at);
-    let inside = began("prepare").is_some_and(|prepare| prepare <= at) && began("retire").is_none_or(|keep| at < keep);
+    let inside = began("prepare").or_else(|| began("begin_undo")).is_some_and(|begun| begun <= at)
+        && began("retire").or_else(|| began("clear_new_side")).is_none_or(|keep| at < keep);
     let step = operation.steps.iter().rev().find(|step| step.started_at <= at);
     (step.map_or("the start", |step| &step.name).to_owned(), inside)
 }

@@ -64,6 +64,8 @@ pub struct Dice {
     /// A person gives the move up, so long after the moment from which the first kill counts: the way back runs
     /// under the same kills.
     pub given_up: Option<Duration>,
+    /// A move that has succeeded is undone, under kills of its own.
+    pub undone: bool,
 }
 
 /// One move in this many is upward, which costs a new Postgres.
@@ -72,6 +74,7 @@ const UP_ONE_IN: u32 = 3;
 const IN_WINDOW_PERCENT: u32 = 90;
 const SECOND_PERCENT: u32 = 30;
 const GIVEN_UP_PERCENT: u32 = 15;
+const UNDONE_PERCENT: u32 = 30;
 /// The cut-over is where it matters most.
 const STEPS: [&str; 6] = ["prepare", "copy", "build", "cut_over", "cut_over", "cut_over"];
 /// About as long as a step of a small tenant lasts on an idle machine: a longer delay would strike after the move.
@@ -103,7 +106,8 @@ impl Dice {
         let given_up = random
             .random_ratio(GIVEN_UP_PERCENT, 100)
             .then(|| Duration::from_millis(random.random_range(0..STEP_DELAY_MS)));
-        Self { up, who, first: (first, from, delay), second, given_up }
+        let undone = random.random_ratio(UNDONE_PERCENT, 100);
+        Self { up, who, first: (first, from, delay), second, given_up, undone }
     }
 }
 
