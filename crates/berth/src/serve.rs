@@ -159,12 +159,18 @@ async fn on_database(
         tokio::spawn(berth_api::serve(metrics, berth_api::metrics_router(&api, on_loopback), stop.told()));
     info!(%address, metrics = %metrics_at, "serving on http://{address}");
 
+    // Whoever served from this folder before is dead, since we hold its lock: nobody waits for its leases.
+    let server = server_name(&options.data_dir)?;
+    let left = app.store().operations_let_go(&server).await.ours("the leases of an earlier server")?;
+    if left > 0 {
+        info!(left, "{left} operations of the server that ran here before are taken up");
+    }
     let work = async {
         if options.workers == 0 {
             stop.told().await;
             return Ok(());
         }
-        let name = format!("{}-{}", address, std::process::id());
+        let name = format!("{server}{}", std::process::id());
         let worker = WorkerOptions { concurrency: options.workers, ..WorkerOptions::named(name) };
         berth_control::serve::work(&app, stop.receiver.clone(), worker).await
     };
@@ -184,6 +190,20 @@ async fn on_database(
     })?;
     info!("stopped");
     Ok(())
+}
+
+/// What every server of this folder begins its workers' names with; made at the first start.
+fn server_name(folder: &Path) -> Result<String, Failure> {
+    let path = folder.join("server.id");
+    let id = match fs::read_to_string(&path) {
+        Ok(id) if !id.trim().is_empty() => id.trim().to_owned(),
+        _ => {
+            let id = uuid::Uuid::new_v4().simple().to_string();
+            fs::write(&path, &id).ours("the server's name")?;
+            id
+        }
+    };
+    Ok(format!("server-{id}-"))
 }
 
 /// Makes the first administrator's key where there is no key at all, shows it once, and keeps it in a file that only

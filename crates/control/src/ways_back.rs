@@ -106,6 +106,14 @@ impl Watcher for Unwatched {
     }
 }
 
+/// The old cell goes as a whole, so its rows need not go one by one.
+pub(crate) async fn close_with_the_cell(app: &App, way: &WayBack) -> Result<(), ControlError> {
+    berth_mover::close_way_back(&spec(app, way).await?).await?;
+    let reason = Some("the cell was removed");
+    app.store().way_back_turn(way.id, WayBackState::Closing, WayBackState::Closed, reason).await?;
+    Ok(())
+}
+
 /// Nobody wants it any more: slot, publication and the rows of the old cell go. Safe to run again.
 pub(crate) async fn clear(app: &App, way: &WayBack, watcher: &dyn Watcher) -> Result<u64, ControlError> {
     let spec = spec(app, way).await?;

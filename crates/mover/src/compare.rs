@@ -341,6 +341,31 @@ fn merge(mut ours: Vec<(Hash, Hash)>, mut theirs: Vec<(Hash, Hash)>) -> (u64, Ve
     (count, differing)
 }
 
+fn keys_query(table: &PlannedTable, keys: &[&Vec<Datum>], tenant: &berth_domain::TenantKey) -> String {
+    let list: Vec<String> = keys
+        .iter()
+        .map(|key| {
+            let values: Vec<String> = key
+                .iter()
+                .map(|d| match d {
+                    Datum::Text(text) => literal(&String::from_utf8_lossy(text)),
+                    Datum::Null | Datum::Unchanged => "null".into(),
+                })
+                .collect();
+            format!("({})", values.join(", "))
+        })
+        .collect();
+    format!(
+        "select {}, {} from {} where ({}) in ({}) and {}",
+        table.key_hash_sql(),
+        table.row_hash_sql(),
+        table.table.sql(),
+        idents(&table.key),
+        list.join(", "),
+        table.filter(tenant)
+    )
+}
+
 /// The rows of these keys: key to row hash. A key that is there twice gets the two rows' hashes mixed, so that it
 /// differs from a single one.
 async fn look_up(
@@ -352,43 +377,25 @@ async fn look_up(
 ) -> Result<HashMap<KeyRef, Vec<uuid::Uuid>>, MoveError> {
     let asked: HashSet<KeyRef> = keys.iter().map(|(key, _)| *key).collect();
     let mut found: HashMap<KeyRef, Vec<uuid::Uuid>> = HashMap::new();
+    let mut parts = Vec::new();
     for (nth, table) in plan.tables.iter().enumerate() {
         let of_table: Vec<&Vec<Datum>> = keys.iter().filter(|(k, _)| k.table == nth).map(|(_, v)| v).collect();
         for part in of_table.chunks(KEYS_PER_QUERY) {
-            let list: Vec<String> = part
-                .iter()
-                .map(|key| {
-                    let values: Vec<String> = key
-                        .iter()
-                        .map(|d| match d {
-                            Datum::Text(text) => literal(&String::from_utf8_lossy(text)),
-                            Datum::Null | Datum::Unchanged => "null".into(),
-                        })
-                        .collect();
-                    format!("({})", values.join(", "))
-                })
-                .collect();
-            let sql = format!(
-                "select {}, {} from {} where ({}) in ({}) and {}",
-                table.key_hash_sql(),
-                table.row_hash_sql(),
-                table.table.sql(),
-                idents(&table.key),
-                list.join(", "),
-                table.filter(&spec.tenant)
-            );
-            for row in client.query(&sql, &[]).await.doing(side, "looking up open keys")? {
-                let hash: uuid::Uuid = row.get(0);
-                let key = KeyRef { table: nth, hash: *hash.as_bytes() };
-                // Hashed otherwise here than there, it would be missed on both sides and taken for equal.
-                if !asked.contains(&key) {
-                    let table = table.table.clone();
-                    return Err(MoveError::Decode(format!(
-                        "a key of {table} hashes otherwise in the {side} than here"
-                    )));
-                }
-                found.entry(key).or_default().push(row.get(1));
+            parts.push((nth, table, keys_query(table, part, &spec.tenant)));
+        }
+    }
+    // All are on their way before the first answer is awaited: in the pause each round trip is waited for by users.
+    let answers = parts.iter().map(|(_, _, sql)| client.query(sql, &[]));
+    for ((nth, table, _), rows) in parts.iter().zip(futures_util::future::join_all(answers).await) {
+        for row in rows.doing(side, "looking up open keys")? {
+            let hash: uuid::Uuid = row.get(0);
+            let key = KeyRef { table: *nth, hash: *hash.as_bytes() };
+            // Hashed otherwise here than there, it would be missed on both sides and taken for equal.
+            if !asked.contains(&key) {
+                let table = table.table.clone();
+                return Err(MoveError::Decode(format!("a key of {table} hashes otherwise in the {side} than here")));
             }
+            found.entry(key).or_default().push(row.get(1));
         }
     }
     for rows in found.values_mut() {

@@ -7,7 +7,7 @@ use crate::sql::{Doing, ident, literal};
 use crate::{MoveError, PlannedTable, Side, TableName};
 use berth_domain::{Generation, TenantKey, Token};
 use std::time::Duration;
-use tokio_postgres::{Client, error::SqlState};
+use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
 
 /// First key of the advisory locks, `BERT` in ASCII; the second is the fence's number.
 pub(crate) const LOCK_CLASS: i32 = 1_111_839_316;
@@ -349,23 +349,28 @@ impl Fence {
         marker: Option<&str>,
         lock_wait: Duration,
     ) -> Result<bool, tokio_postgres::Error> {
-        client.batch_execute(&format!("begin; set local lock_timeout = {}", lock_wait.as_millis())).await?;
-        // Each a statement of its own: the update's snapshot must be younger than the lock.
-        client.batch_execute(&format!("select pg_advisory_xact_lock({LOCK_CLASS}, {})", self.number)).await?;
-        let row = client
-            .query_opt(
-                "update berth.fence set state = $2, token = $3, generation = coalesce($4, generation), changed_at = now()
-                 where tenant = $1 and token <= $3 returning generation",
-                &[&self.tenant.as_str(), &gate.as_str(), &token.as_i64(), &generation.map(Generation::as_i64)],
-            )
-            .await?;
-        let Some(row) = row else { return Ok(false) };
-        let word = gate.word(Generation::from_i64(row.get(0)));
+        // One message, so that a busy machine is waited for once and not at every statement. Each statement has a
+        // snapshot of its own in READ COMMITTED: the update's is younger than the lock. The sequence is only set where
+        // the row is ours, because nothing takes that back.
+        let (number, sequence, token, state) = (self.number, &self.sequence, token.as_i64(), gate.as_str());
+        let tenant = literal(self.tenant.as_str());
+        let generation = generation.map_or_else(|| "generation".to_owned(), |new| new.as_i64().to_string());
+        let closed = i64::from(gate == Gate::Closed);
         let emit =
             marker.map(|m| format!(", pg_logical_emit_message(true, 'berth', {})", literal(m))).unwrap_or_default();
-        client.batch_execute(&format!("select setval('{}', {word}){emit}", self.sequence)).await?;
-        client.batch_execute("commit").await?;
-        Ok(true)
+        let done = client
+            .simple_query(&format!(
+                "begin isolation level read committed; set local lock_timeout = {};
+                 select pg_advisory_xact_lock({LOCK_CLASS}, {number});
+                 update berth.fence set state = '{state}', token = {token}, generation = {generation}, changed_at = now()
+                 where tenant = {tenant} and token <= {token};
+                 select setval('{sequence}', generation * 2 + {closed}){emit} from berth.fence
+                 where tenant = {tenant} and token = {token} and state = '{state}';
+                 commit",
+                lock_wait.as_millis()
+            ))
+            .await?;
+        Ok(done.iter().filter(|said| matches!(said, SimpleQueryMessage::Row(_))).count() == 2)
     }
 
     /// The oldest transaction of the tenant that has passed the fence, in milliseconds of age; prepared ones

@@ -84,7 +84,8 @@ impl Store {
             r#"SELECT m.id, m.tenant_id, t.name AS tenant_name, m.kind, s.name AS source, g.name AS target, m.rows, m.bytes,
                       m.rows_verified, m.pause_ms, m.held_requests, m.attempts, m.outcome, m.reason, m.phases,
                       m.started_at AS "started_at: Moment", m.ended_at AS "ended_at: Moment",
-                      w.state AS "way_back?", w.until AS "until?: Moment", w.bytes_behind, w.trouble
+                      w.state AS "way_back?", w.until AS "until?: Moment", w.bytes_behind,
+                      coalesce(w.trouble, w.reason) AS trouble
                FROM moves m LEFT JOIN ways_back w ON w.move_id = m.id JOIN tenants t ON t.id = m.tenant_id JOIN cells s ON s.id = m.source JOIN cells g ON g.id = m.target
                WHERE ($1::uuid IS NULL OR m.id = $1) AND ($2::uuid IS NULL OR m.tenant_id = $2)
                ORDER BY m.started_at DESC, m.id LIMIT $3"#,

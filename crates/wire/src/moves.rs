@@ -94,6 +94,6 @@ pub struct WayBack {
     pub until: Timestamp,
     /// What the old cell has not got yet, in bytes of write-ahead log.
     pub bytes_behind: Option<u64>,
-    /// Why it is not kept up to date at the moment.
+    /// Why it is not kept up to date at the moment, or why it was closed.
     pub trouble: Option<String>,
 }

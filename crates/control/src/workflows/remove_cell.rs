@@ -2,7 +2,7 @@
 //! it only goes forward: half a cell is of no use to anybody.
 
 use super::{CellInput, cell::stop_members, done, store};
-use crate::{App, ControlError};
+use crate::{App, ControlError, ways_back};
 use async_trait::async_trait;
 use berth_domain::{CellId, CellState};
 use berth_infra::DatabaseName;
@@ -15,10 +15,34 @@ pub const REMOVE_CELL: Workflow<CellInput> = Workflow::named("remove_cell_v1");
 pub(super) async fn run(run: &mut Run<App>, input: CellInput) -> Result<OperationResult, StepError> {
     let cell = input.cell;
     run.point_of_no_return().await?;
+    run.step(CloseWaysBack { cell }).await?;
     run.step(StopMembers { cell }).await?;
     run.step(RemoveDatabase { cell }).await?;
     run.tx(Forget { cell }).await?;
     Ok(done("the cell is gone"))
+}
+
+/// What tenants left in the cell goes with it; what would have brought them back stands in the cells they went to.
+struct CloseWaysBack {
+    cell: CellId,
+}
+
+#[async_trait]
+impl Step<App> for CloseWaysBack {
+    const NAME: &'static str = "close_ways_back";
+    type Output = ();
+
+    async fn run(&self, app: &App) -> Result<(), StepError> {
+        for way in app.store().ways_back_unfinished(None).await.map_err(store)? {
+            if way.old_cell == self.cell {
+                ways_back::close_with_the_cell(app, &way).await?;
+            }
+        }
+        Ok(())
+    }
+    async fn undo(&self, _app: &App, _made: Option<()>) -> Result<(), StepError> {
+        Ok(())
+    }
 }
 
 struct StopMembers {

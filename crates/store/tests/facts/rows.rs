@@ -1,9 +1,10 @@
 //! Names that are taken, writes that rest on what is no longer so, and what is kept for a while only.
 
 use crate::common::{World, host, new_tenant, open};
-use berth_domain::{KeyId, PlanName, TenantEvent, TenantState};
+use berth_domain::{KeyId, OperationId, PlanName, TenantEvent, TenantState};
 use berth_infra::Role;
 use berth_store::{Idempotency, MoveFigures, MoveOutcome, NewKey, Scope, StoreError, Taken, WorldAhead};
+use berth_workflow::{Journal as _, Workflow};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use std::time::Duration;
@@ -131,6 +132,26 @@ async fn a_lease_has_one_holder_and_passes_on_when_it_ends() {
     world.store.lease_release("members", one).await.unwrap();
     let second = world.store.lease_take("members", two, long).await.unwrap().expect("it was let go");
     assert!(second.token > first.token);
+}
+
+#[tokio::test]
+async fn what_a_dead_server_held_is_free_at_once_and_nobody_elses() {
+    let world = World::new().await;
+    let workflow = Workflow::<()>::named("w_v1");
+    for _ in 0..2 {
+        let mut tx = world.store.begin().await.unwrap();
+        let id = OperationId::new(Uuid::now_v7());
+        world.store.insert(&mut tx, &workflow.with(id, &())).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    let (names, long) = (["w_v1".to_owned()], Duration::from_mins(1));
+    let claim = async |who: &str| world.store.claim(who, &names, long).await.unwrap();
+    let dead = claim("server-a-1").await.expect("there are two").operation.id;
+    claim("server-ab-1").await.expect("there are two");
+    assert!(claim("server-a-2").await.is_none(), "both are held");
+    assert_eq!(world.store.operations_let_go("server-a-").await.unwrap(), 1);
+    assert_eq!(claim("server-a-2").await.map(|claim| claim.operation.id), Some(dead));
+    assert!(claim("server-a-2").await.is_none(), "another server's");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use crate::common::{World, open};
 use berth_domain::{
-    CellClass, CellState, MemberRole, MemberState, MovePhase, OperationState, ServiceRole, TenantState,
+    CellClass, CellState, MemberRole, MemberState, MovePhase, OperationState, ServiceRole, TenantState, WayBackState,
 };
 use berth_infra::Role;
 use berth_store::{HoldWent, MoveOutcome, Scope};
@@ -27,6 +27,7 @@ async fn every_check_lists_the_states_of_its_enum_and_no_other() {
     column!("members", "state", MemberState);
     column!("tenants", "state", TenantState);
     column!("placements", "phase", MovePhase);
+    column!("ways_back", "state", WayBackState);
     column!("operations", "state", OperationState);
     column!("operation_steps", "state", StepState);
     for (table, column, words) in [
