@@ -107,9 +107,12 @@ pub async fn start(
     let plan = app.store().plan_get(&tenant.plan).await?.ok_or_else(|| ControlError::NoPlan(tenant.plan.clone()))?;
     let wanted = Wanted { class: plan.plan.class, tenant: &tenant.name, named: to, from: Some(&source) };
     let place = placing::choose(app, &in_force, &wanted).await?;
-    let class = match &place {
-        Place::Existing(id) => app.cell(*id).await?.class,
-        Place::New(new) => new.class,
+    let (class, name) = match &place {
+        Place::Existing(id) => {
+            let cell = app.cell(*id).await?;
+            (cell.class, cell.name)
+        }
+        Place::New(new) => (new.class, new.name.clone()),
     };
     ways_back::must_not_hold(app, &tenant, &place).await?;
     let mut tx = app.store().begin().await?;
@@ -133,7 +136,7 @@ pub async fn start(
     let mut rows = vec![reserved::a_move(tenant.id)];
     rows.extend(input.new_cell.then(|| reserved::cell(cell)));
     let started = operations::start(app, &mut tx, operation, Begun::Reserved(rows)).await?;
-    let after = json!({ "kind": kind, "from": source.name, "to": cell, "operation": started.id });
+    let after = json!({ "kind": kind, "from": source.name, "to": name, "operation": started.id });
     audited(&mut tx, permit, "tenant.move", &format!("tenant/{}", tenant.name), None, Some(after)).await?;
     tx.commit().await?;
     Ok(views::operation(started, Vec::new()))

@@ -5,7 +5,7 @@
 use crate::{Context, Failing, Faults, Journal, Locked, Options, Outcome, Passed, Point, Registry, Worker};
 use async_trait::async_trait;
 use berth_domain::{OperationId, OperationState};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// A world in which one operation of the workflow under test can be carried out. Each try has a fresh one.
 #[async_trait]
@@ -36,7 +36,9 @@ const TURNS: usize = 200;
 /// Leases and pauses are ended by hand instead of waited for.
 pub async fn carry_out<W: TestWorld>(world: &W, id: OperationId, faults: &Faults) -> OperationState {
     for turn in 0..TURNS {
-        let options = Options { faults: faults.clone(), ..Options::named(format!("turn-{turn}")) };
+        // Ended by hand below: a machine that stands still for a while must not end it instead.
+        let lease = Duration::from_mins(10);
+        let options = Options { faults: faults.clone(), lease, ..Options::named(format!("turn-{turn}")) };
         let worker = Worker::new(world.journal(), world.registry(), world.cx(), options);
         let taken = worker.turn().await.expect("the test's journal answers");
         if let Some((_, Outcome::Lost | Outcome::Unreachable(_))) = taken {

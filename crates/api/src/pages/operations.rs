@@ -230,7 +230,8 @@ pub async fn one(session: Session, Path(operation): Path<OperationId>) -> Result
 
 /// The move that an operation carries out, if it is one.
 pub async fn its_move(session: &Session, operation: &Operation) -> Result<Option<Move>, Failure> {
-    let Some(tenant) = operation.tenant.as_ref().filter(|_| operation.kind.starts_with("move")) else {
+    let moves = matches!(operation.kind.as_str(), "move_tenant" | "undo_move");
+    let Some(tenant) = operation.tenant.as_ref().filter(|_| moves) else {
         return Ok(None);
     };
     let moves: Vec<Move> = session.list(&format!("/v1/moves?tenant={tenant}"), SHOWN).await?;
