@@ -123,6 +123,8 @@ pub enum Fenced {
     ClaimedAgain,
     #[error("the lease ran out")]
     LeaseRanOut,
+    #[error("it was let go of")]
+    LetGo,
 }
 
 /// What a person asked of an operation cannot be done in its state.

@@ -135,7 +135,8 @@ impl Operation {
         let reason = match self.lease_until {
             _ if self.epoch != epoch => Fenced::ClaimedAgain,
             Some(until) if until > now => return Ok(()),
-            _ => Fenced::LeaseRanOut,
+            Some(_) => Fenced::LeaseRanOut,
+            None => Fenced::LetGo,
         };
         Err(JournalError::Fenced { operation: self.id, reason })
     }

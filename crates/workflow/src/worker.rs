@@ -3,7 +3,9 @@
 //! Any number of workers may share a journal, and any of them may die. Steps must not block their thread: the lease
 //! is renewed beside them, on the same task, so that a lost lease drops the step at its next await.
 
-use crate::{Cancelled, Claim, Context, Faults, Journal, JournalError, Locked, Outcome, Registry, Run, pen::Pen};
+use crate::{
+    Cancelled, Claim, Context, Faults, Fenced, Journal, JournalError, Locked, Outcome, Registry, Run, pen::Pen,
+};
 use berth_domain::OperationId;
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 use tokio::{
@@ -215,6 +217,11 @@ impl<Cx: Context> Worker<Cx> {
                 Ok(Ok(operation)) => {
                     until = sent + lease;
                     told.send_if_modified(|before| std::mem::replace(before, operation.abandon) != operation.abandon);
+                }
+                // By ourselves: the work has ended in the journal, and its own answer is on its way.
+                Ok(Err(JournalError::Fenced { reason: Fenced::LetGo, .. })) => {
+                    sleep_until((sent + lease / 10).min(until)).await;
+                    return;
                 }
                 Err(_) | Ok(Err(JournalError::Fenced { .. } | JournalError::Missing(_))) => return,
                 Ok(Err(error)) => {
