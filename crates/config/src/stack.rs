@@ -114,6 +114,12 @@ pub struct Data {
     /// Tables that a move neither copies nor fences, such as a migration tool's bookkeeping.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leave_out: Vec<TableRef>,
+    /// Tables whose rows belong to no tenant and travel along where a tenant's rows refer to them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared: Vec<TableRef>,
+    /// References that no foreign key declares.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<DataLink>,
     /// For how long a move can be undone, in days; 0 to 30. The old cell keeps the tenant's rows for that long.
     #[serde(default = "Data::shipped_way_back_days")]
     pub way_back_days: u32,
@@ -136,10 +142,24 @@ impl Default for Data {
             tenant_column: "customer_id".to_owned(),
             tenant_columns: BTreeMap::new(),
             leave_out: Vec::new(),
+            shared: Vec::new(),
+            links: Vec::new(),
             way_back_days: Self::shipped_way_back_days(),
             hooks: Hooks::default(),
         }
     }
+}
+
+/// Rows of one table that belong to the tenant of the row that they name, without a foreign key that says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataLink {
+    pub table: TableRef,
+    /// In the order of the primary key of `to`.
+    pub columns: Vec<String>,
+    pub to: TableRef,
+    /// Only rows in which this column has this value: a reference by type and id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<(String, String)>,
 }
 
 /// How the application learns of its tenants' lives. What is absent, the application does itself.

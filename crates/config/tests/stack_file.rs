@@ -115,6 +115,11 @@ services:
 data:
   root: a.b.c
   leave_out: [x, public.x]
+  shared: [x, plans]
+  links:
+    - { table: comments, column: subject_id, to: orders, when: { subject_type: Order } }
+    - { table: comments, to: orders }
+    - { table: comments, columns: [], to: orders, if: b }
   hooks:
     create: { sql: select 1, url: /x }
     delete: { file: gone.sql }
@@ -219,6 +224,8 @@ fn line() -> impl Strategy<Value = String> {
         "-",
         "root",
         "leave_out",
+        "shared",
+        "links",
         "adapter",
         "provider",
     ]);

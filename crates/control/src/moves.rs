@@ -8,7 +8,7 @@ use crate::{
     workflows::{MOVE_TENANT, MoveTenant, reserved},
 };
 use berth_domain::{CellClass, CellName, MoveId, OperationId, OperationState, TenantEvent};
-use berth_mover::{DataRules, MoveError, MoveSpec, TableName, Tuning, Way};
+use berth_mover::{DataRules, LinkRule, MoveError, MoveSpec, TableName, Tuning, Way};
 use berth_store::{Cell, Tenant};
 use berth_wire as wire;
 use berth_workflow::Journal;
@@ -38,6 +38,8 @@ pub async fn plan(
         price_before_cents: None,
         price_after_cents: None,
         tables: Vec::new(),
+        shared: Vec::new(),
+        unsure: Vec::new(),
         blockers: Vec::new(),
     };
     if let Err(source) = tenant.state.after(TenantEvent::MoveStarted) {
@@ -49,6 +51,10 @@ pub async fn plan(
         Place::New(new) => {
             // A cell that does not exist yet has nothing to compare with; sizes are read when it is there.
             shown.to = new.name;
+            let database = cell_access::endpoint(&app.cell_database(&source).await?);
+            let found = berth_mover::discover(&database, &rules(&in_force.stack.data)).await?;
+            belonging(&mut shown, &found.tables, &found.shared, found.unsure, false);
+            shown.blockers.extend(found.obstacles.iter().map(obstacle));
             return Ok(shown);
         }
     };
@@ -58,31 +64,64 @@ pub async fn plan(
         return Ok(shown);
     }
     let id = MoveId::new(tenants::fresh().uuid());
-    match berth_mover::plan(&spec(app, id, &tenant, &source, &target).await?).await {
+    let spec = spec(app, id, &tenant, &source, &target).await?;
+    match berth_mover::plan(&spec).await {
         Ok(found) => {
             let whole = |n: i64| u64::try_from(n).ok();
             shown.rows = whole(found.rows);
             shown.bytes = whole(found.bytes);
             shown.duration_s = Some(found.estimated_s);
-            shown.tables = found
-                .tables
-                .iter()
-                .map(|table| wire::MovePlanTable {
-                    table: table.table.to_string(),
-                    belongs: format!("column {}", table.tenant_column),
-                    rows: whole(table.rows),
-                    bytes: whole(table.bytes),
-                })
-                .collect();
+            belonging(&mut shown, &found.tables, &found.shared, found.unsure, true);
         }
-        Err(MoveError::Obstacles(obstacles)) => shown.blockers.extend(obstacles.iter().map(|obstacle| {
-            let code = serde_json::to_value(obstacle).ok();
-            let code = code.as_ref().and_then(|o| o.get("code")).and_then(|c| c.as_str()).unwrap_or("obstacle");
-            blocker(code, obstacle.to_string(), Some(obstacle.hint()))
-        })),
+        Err(MoveError::Obstacles(obstacles)) => {
+            let found = berth_mover::discover(&spec.source, &spec.rules).await?;
+            belonging(&mut shown, &found.tables, &found.shared, found.unsure, false);
+            shown.blockers.extend(obstacles.iter().map(obstacle));
+        }
         Err(error) => return Err(error.into()),
     }
     Ok(shown)
+}
+
+/// What of the database is the tenant's, into what is shown. `counted`: the rows and bytes are those of this tenant.
+fn belonging(
+    shown: &mut wire::MovePlan,
+    tables: &[berth_mover::PlannedTable],
+    shared: &[berth_mover::SharedTable],
+    unsure: Vec<berth_mover::Unsure>,
+    counted: bool,
+) {
+    let figure = |n: i64| u64::try_from(n).ok().filter(|_| counted);
+    let ours = tables.iter().map(|table| wire::MovePlanTable {
+        table: table.table.to_string(),
+        belongs: belongs(table),
+        rows: figure(table.rows),
+        bytes: figure(table.bytes),
+    });
+    shown.tables = ours.collect();
+    let along = shared.iter().map(|table| wire::MovePlanTable {
+        table: table.table.to_string(),
+        belongs: "nobody, referred to".to_owned(),
+        rows: figure(table.rows),
+        bytes: None,
+    });
+    shown.shared = along.collect();
+    let unsure =
+        unsure.into_iter().map(|u| wire::MoveUnsure { table: u.table.to_string(), says: u.says, line: u.line });
+    shown.unsure = unsure.collect();
+}
+
+fn obstacle(obstacle: &berth_mover::Obstacle) -> wire::MoveBlocker {
+    let code = serde_json::to_value(obstacle).ok();
+    let code = code.as_ref().and_then(|o| o.get("code")).and_then(|c| c.as_str()).unwrap_or("obstacle");
+    blocker(code, obstacle.to_string(), Some(obstacle.hint()))
+}
+
+/// How a table's rows are known to be the tenant's.
+fn belongs(table: &berth_mover::PlannedTable) -> String {
+    let column = table.tenant_column.iter().map(|column| format!("column {column}"));
+    let through = table.through.iter().map(|link| format!("through {}", link.to));
+    column.chain(through).collect::<Vec<_>>().join(", ")
 }
 
 fn blocker(code: &str, detail: String, hint: Option<String>) -> wire::MoveBlocker {
@@ -161,7 +200,6 @@ pub(crate) async fn spec(
 ) -> Result<MoveSpec, ControlError> {
     let in_force = app.stack().await?;
     let data = &in_force.stack.data;
-    let table = |table: &berth_config::TableRef| TableName::new(table.schema.clone(), table.table.clone());
     let target_database = app.cell_database(target).await?;
     // A provider that does not say how much room there is leaves that check to the copy itself.
     let observed = app.database_of(target).await?.observe_database(&target_database.name).await;
@@ -169,13 +207,7 @@ pub(crate) async fn spec(
     Ok(MoveSpec {
         id,
         tenant: tenant.key.clone(),
-        rules: DataRules {
-            root: table(&data.root),
-            key_column: data.key.clone(),
-            tenant_column: data.tenant_column.clone(),
-            tenant_columns: data.tenant_columns.iter().map(|(t, column)| (t.to_string(), column.clone())).collect(),
-            leave_out: data.leave_out.iter().map(table).collect(),
-        },
+        rules: rules(data),
         source: cell_access::endpoint(&app.cell_database(source).await?),
         target: cell_access::endpoint(&target_database),
         source_cell: source.id,
@@ -185,6 +217,29 @@ pub(crate) async fn spec(
         way: Way::There,
         tuning: Tuning { drain_ms: crate::HOLD_DRAIN_MS, ..Tuning::default() },
     })
+}
+
+/// What the stack file says of whose rows are whose.
+pub(crate) fn rules(data: &berth_config::Data) -> DataRules {
+    let table = |table: &berth_config::TableRef| TableName::new(table.schema.clone(), table.table.clone());
+    DataRules {
+        root: table(&data.root),
+        key_column: data.key.clone(),
+        tenant_column: data.tenant_column.clone(),
+        tenant_columns: data.tenant_columns.iter().map(|(t, column)| (t.to_string(), column.clone())).collect(),
+        leave_out: data.leave_out.iter().map(table).collect(),
+        shared: data.shared.iter().map(table).collect(),
+        links: data
+            .links
+            .iter()
+            .map(|link| LinkRule {
+                table: table(&link.table),
+                columns: link.columns.clone(),
+                to: table(&link.to),
+                when: link.when.clone(),
+            })
+            .collect(),
+    }
 }
 
 /// Newest first, of one tenant or of all.

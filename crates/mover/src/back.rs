@@ -135,7 +135,7 @@ pub async fn release(
                     return Err(MoveError::Cancelled);
                 }
                 let began = Instant::now();
-                match delete_some(&left, table, &mut client, row.token, Some(BATCH_ROWS)).await? {
+                match delete_some(&left, plan, table, &mut client, row.token).await? {
                     Deleted::Rows(0) => break,
                     Deleted::Rows(rows) => gone += rows,
                     Deleted::ReferredTo => {
@@ -150,7 +150,7 @@ pub async fn release(
         }
         if gone == before && !waiting.is_empty() {
             // Rows that refer to each other within a table or in a circle go together or not at all.
-            gone += delete_together(&left, &waiting, &mut client, row.token).await?;
+            gone += delete_together(&left, plan, &waiting, &mut client, row.token).await?;
             break;
         }
         open = waiting;
@@ -175,7 +175,12 @@ async fn children_first<'p>(client: &Client, plan: &'p MovePlan) -> Result<Vec<&
         )
         .await
         .doing(Side::Source, "looking at foreign keys")?;
-    let refers: Vec<(i32, i32)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let mut refers: Vec<(i32, i32)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    // Whose a row is, its parent's row says, with a foreign key or without.
+    for (nth, table) in plan.tables.iter().enumerate() {
+        let parents = table.through.iter().filter_map(|link| plan.tables.iter().position(|t| t.table == link.to));
+        refers.extend(parents.map(|parent| (nth as i32, parent as i32)));
+    }
     let mut left: Vec<usize> = (0..plan.tables.len()).collect();
     let mut order = Vec::new();
     while !left.is_empty() {
@@ -201,15 +206,15 @@ enum Deleted {
 /// `left`: the spec whose target is the side that the tenant has left.
 async fn delete_some(
     left: &MoveSpec,
+    plan: &MovePlan,
     table: &PlannedTable,
     client: &mut Client,
     token: Token,
-    most: Option<u32>,
 ) -> Result<Deleted, MoveError> {
     let what = "removing the rows that were left behind";
     let tx = client.transaction().await.doing(Side::Source, what)?;
     hold_closed(left, &tx, token).await?;
-    match tx.execute(&deletion(left, table, most), &[]).await {
+    match tx.execute(&deletion(left, plan, table, Some(BATCH_ROWS)), &[]).await {
         Ok(rows) => {
             tx.commit().await.doing(Side::Source, what)?;
             Ok(Deleted::Rows(rows))
@@ -224,6 +229,7 @@ async fn delete_some(
 
 async fn delete_together(
     left: &MoveSpec,
+    plan: &MovePlan,
     tables: &[&PlannedTable],
     client: &mut Client,
     token: Token,
@@ -233,8 +239,11 @@ async fn delete_together(
     hold_closed(left, &tx, token).await?;
     tx.batch_execute("set constraints all deferred").await.doing(Side::Source, what)?;
     // One statement: what is not deferrable is checked at its end, when all of them are gone.
-    let parts: Vec<String> =
-        tables.iter().enumerate().map(|(n, t)| format!("d{n} as ({} returning 1)", deletion(left, t, None))).collect();
+    let parts: Vec<String> = tables
+        .iter()
+        .enumerate()
+        .map(|(n, t)| format!("d{n} as ({} returning 1)", deletion(left, plan, t, None)))
+        .collect();
     let counts: Vec<String> = (0..tables.len()).map(|n| format!("(select count(*) from d{n})")).collect();
     let sql = format!("with {} select {}", parts.join(", "), counts.join(" + "));
     let rows: i64 = tx.query_one(&sql, &[]).await.doing(Side::Source, what)?.get(0);
@@ -242,8 +251,8 @@ async fn delete_together(
     Ok(rows.unsigned_abs())
 }
 
-fn deletion(left: &MoveSpec, table: &PlannedTable, most: Option<u32>) -> String {
-    let (name, filter) = (table.table.sql(), table.filter(&left.tenant));
+fn deletion(left: &MoveSpec, plan: &MovePlan, table: &PlannedTable, most: Option<u32>) -> String {
+    let (name, filter) = (table.table.sql(), plan.filter(table, &left.tenant));
     match most {
         Some(rows) => {
             let key = idents(&table.key);

@@ -24,7 +24,7 @@ const KEYS_PER_QUERY: usize = 400;
 /// Rows between two words of progress.
 const REPORT_EVERY: u64 = 100_000;
 
-type Hash = [u8; 16];
+pub(crate) type Hash = [u8; 16];
 
 /// One row's key, as a hash that both servers and the stream compute alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +44,10 @@ pub(crate) fn key_hash(key: &[Datum]) -> Hash {
         }
     }
     md5.finalize().into()
+}
+
+pub(crate) fn text_hash(text: &str) -> Hash {
+    Md5::digest(text).into()
 }
 
 pub(crate) fn key_text(key: &[Datum]) -> String {
@@ -146,7 +150,7 @@ impl Comparer<'_> {
                 table.key_hash_sql(),
                 table.row_hash_sql(),
                 table.table.sql(),
-                table.filter(&self.spec.tenant)
+                self.plan.filter(table, &self.spec.tenant)
             );
             let total = u64::try_from(self.plan.rows).ok();
             let report = |rows: u64| {
@@ -341,7 +345,7 @@ fn merge(mut ours: Vec<(Hash, Hash)>, mut theirs: Vec<(Hash, Hash)>) -> (u64, Ve
     (count, differing)
 }
 
-fn keys_query(table: &PlannedTable, keys: &[&Vec<Datum>], tenant: &berth_domain::TenantKey) -> String {
+fn keys_query(plan: &MovePlan, table: &PlannedTable, keys: &[&Vec<Datum>], tenant: &berth_domain::TenantKey) -> String {
     let list: Vec<String> = keys
         .iter()
         .map(|key| {
@@ -362,7 +366,7 @@ fn keys_query(table: &PlannedTable, keys: &[&Vec<Datum>], tenant: &berth_domain:
         table.table.sql(),
         idents(&table.key),
         list.join(", "),
-        table.filter(tenant)
+        plan.filter(table, tenant)
     )
 }
 
@@ -381,7 +385,7 @@ async fn look_up(
     for (nth, table) in plan.tables.iter().enumerate() {
         let of_table: Vec<&Vec<Datum>> = keys.iter().filter(|(k, _)| k.table == nth).map(|(_, v)| v).collect();
         for part in of_table.chunks(KEYS_PER_QUERY) {
-            parts.push((nth, table, keys_query(table, part, &spec.tenant)));
+            parts.push((nth, table, keys_query(plan, table, part, &spec.tenant)));
         }
     }
     // All are on their way before the first answer is awaited: in the pause each round trip is waited for by users.

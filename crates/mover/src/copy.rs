@@ -7,11 +7,12 @@ use crate::fence::{self, Fence};
 use crate::prepare::clear_target;
 use crate::sql::{Doing, connect, connect_with};
 use crate::wal::{Lsn, Replication, create_slot, drop_slot};
-use crate::{MoveError, MovePlan, MoveSpec, Phase, PlannedTable, Progress, Side, Watcher};
+use crate::{MoveError, MovePlan, MoveSpec, Phase, PlannedTable, Progress, Side, TableName, Watcher, shared};
 use berth_domain::Token;
 use bytes::Bytes;
 use futures_util::{SinkExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio_postgres::Client;
@@ -49,10 +50,9 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
 
     let mut maker = Replication::connect(&spec.source, &spec.session_name(token)).await?;
     let (from, snapshot) = create_slot(&mut maker, &spec.slot()).await?;
-    let mut order: Vec<PlannedTable> = plan.tables.clone();
-    order.sort_by_key(|t| t.rows);
     let work = Work {
-        tables: Arc::new(Mutex::new(order)),
+        plan: Arc::new(plan.clone()),
+        tables: Arc::new(Mutex::new(Vec::new())),
         rows: Arc::new(AtomicU64::new(0)),
         bytes: Arc::new(AtomicU64::new(0)),
     };
@@ -72,29 +72,42 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
     }
     // Every worker has the snapshot: its maker may go.
     drop(maker);
-    let mut tasks = tokio::task::JoinSet::new();
-    for (reader, writer) in workers {
-        tasks.spawn(work.clone().run(reader, writer, spec.tenant.clone(), token));
-    }
     let mut ticks = tokio::time::interval(std::time::Duration::from_millis(250));
-    loop {
-        tokio::select! {
-            done = tasks.join_next() => match done {
-                None => break,
-                Some(Ok(result)) => result?,
-                Some(Err(_)) => return Err(MoveError::Stream(std::io::Error::other("a copy worker panicked"))),
-            },
-            _ = ticks.tick() => {
-                if watcher.cancelled() {
-                    return Err(MoveError::Cancelled);
+    for tables in phases(plan) {
+        *work.tables.lock().unwrap_or_else(PoisonError::into_inner) = tables;
+        let mut tasks = tokio::task::JoinSet::new();
+        for (reader, writer) in workers.drain(..) {
+            tasks.spawn(work.clone().run(reader, writer, spec.tenant.clone(), token));
+        }
+        loop {
+            tokio::select! {
+                done = tasks.join_next() => match done {
+                    None => break,
+                    Some(Ok(result)) => workers.push(result?),
+                    Some(Err(_)) => return Err(MoveError::Stream(std::io::Error::other("a copy worker panicked"))),
+                },
+                _ = ticks.tick() => {
+                    if watcher.cancelled() {
+                        return Err(MoveError::Cancelled);
+                    }
+                    watcher.progress(Progress {
+                        rows_done: Some(work.rows.load(Ordering::Relaxed)),
+                        rows_total: u64::try_from(plan.rows).ok(),
+                        ..Progress::of(Phase::Copy)
+                    });
                 }
-                watcher.progress(Progress {
-                    rows_done: Some(work.rows.load(Ordering::Relaxed)),
-                    rows_total: u64::try_from(plan.rows).ok(),
-                    ..Progress::of(Phase::Copy)
-                });
             }
         }
+    }
+    if let Some((reader, _)) = workers.first()
+        && !plan.shared.is_empty()
+    {
+        let keys = shared::referred(spec, plan, reader, Side::Source).await?;
+        let rows = shared::gather(plan, reader, Side::Source, keys).await?;
+        shared::bring(spec, plan, &mut target, &rows, token).await?;
+    }
+    for (reader, _) in workers {
+        reader.batch_execute("commit").await.doing(Side::Source, "ending the snapshot")?;
     }
     // From here on the cell's position says how far the stream is in it.
     let changed = target
@@ -115,8 +128,28 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
     })
 }
 
+/// Tables in the order in which they are copied; of each phase the last, which is the largest, is taken first. Whose a row is, its parent's row says:
+/// a copy that stops half way must leave nothing of which nobody knows whose it is.
+fn phases(plan: &MovePlan) -> Vec<Vec<PlannedTable>> {
+    let mut phases: Vec<Vec<PlannedTable>> = Vec::new();
+    let mut placed: HashMap<&TableName, usize> = HashMap::new();
+    for table in &plan.tables {
+        let after = table.through.iter().filter_map(|link| placed.get(&link.to)).max().map_or(0, |phase| phase + 1);
+        placed.insert(&table.table, after);
+        if phases.len() <= after {
+            phases.resize_with(after + 1, Vec::new);
+        }
+        phases[after].push(table.clone());
+    }
+    for phase in &mut phases {
+        phase.sort_by_key(|t| t.rows);
+    }
+    phases
+}
+
 #[derive(Clone)]
 struct Work {
+    plan: Arc<MovePlan>,
     tables: Arc<Mutex<Vec<PlannedTable>>>,
     rows: Arc<AtomicU64>,
     bytes: Arc<AtomicU64>,
@@ -129,13 +162,13 @@ impl Work {
         writer: Client,
         tenant: berth_domain::TenantKey,
         token: Token,
-    ) -> Result<(), MoveError> {
+    ) -> Result<(Client, Client), MoveError> {
         loop {
             let next = self.tables.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some(table) = next else { break };
             self.table(&reader, &writer, &table, &tenant, token).await?;
         }
-        reader.batch_execute("commit").await.doing(Side::Source, "ending the snapshot")
+        Ok((reader, writer))
     }
 
     async fn table(
@@ -152,7 +185,7 @@ impl Work {
             "copy (select {} from {} where {}) to stdout (format {format})",
             table.column_list(),
             table.table.sql(),
-            table.filter(tenant)
+            self.plan.filter(table, tenant)
         );
         let into = format!("copy {} ({}) from stdin (format {format})", table.table.sql(), table.column_list());
         writer.batch_execute("begin").await.map_err(stopped)?;

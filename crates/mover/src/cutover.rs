@@ -11,11 +11,12 @@ use crate::prepare::{Fences, fences};
 use crate::sql::connect;
 use crate::{
     Change, Control, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Refusal, Side, Verdict, Watcher,
-    catalog, sequence,
+    catalog, sequence, shared,
 };
 use async_trait::async_trait;
 use berth_domain::{EdgeName, Generation, MovePhase, Token};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
@@ -140,6 +141,10 @@ pub async fn cut_over(
     }
     watcher.progress(Progress::of(Phase::Follow));
     cut.comparer.pass_marker(&cut.follower).await?;
+    if !plan.shared.is_empty() {
+        let keys = shared::referred(spec, plan, &cut.source, Side::Source).await?;
+        cut.bring(keys).await?;
+    }
     let verified = cut.comparer.all(&cut.follower, watcher).await?;
     let mut wait = RETRY_FIRST;
     let mut last = String::new();
@@ -298,6 +303,14 @@ impl<'m> CutOverRun<'m> {
         }
     }
 
+    /// Rows of nobody that were referred to or changed since they were last looked at.
+    async fn bring(&mut self, keys: Vec<BTreeSet<Vec<String>>>) -> Result<(), MoveError> {
+        let rows = shared::gather(self.plan, &self.source, Side::Source, keys).await?;
+        shared::bring(self.spec, self.plan, &mut self.target, &rows, self.token).await?;
+        self.follower.nobodys(|n| n.knows(&rows));
+        Ok(())
+    }
+
     /// Everything that can be known before anybody waits.
     async fn gate(&mut self) -> Result<Option<String>, MoveError> {
         if let Err(trouble) = self.edges.all_alive().await {
@@ -313,7 +326,11 @@ impl<'m> CutOverRun<'m> {
                 });
             }
         }
-        let bare = self.fences.source.missing_triggers(&self.source, &self.plan.tables).await?;
+        let keys = self.follower.nobodys(|n| n.take(self.plan.shared.len()));
+        if keys.iter().any(|k| !k.is_empty()) {
+            self.bring(keys).await?;
+        }
+        let bare = self.fences.source.missing_triggers(&self.source, self.plan).await?;
         if let Some(table) = bare.first() {
             return Err(MoveError::SchemaChanged { what: format!("a trigger of the fence on {table} is off") });
         }
@@ -365,6 +382,9 @@ impl<'m> CutOverRun<'m> {
         )?;
         if !caught_up {
             return Ok(Attempt::NotYet("the target did not catch up within the pause".into()));
+        }
+        if !self.follower.nobodys(|n| n.is_quiet()) {
+            return Ok(Attempt::NotYet("rows of nobody that the tenant refers to changed".into()));
         }
         if ours != self.plan.fingerprint || theirs != self.plan.fingerprint {
             return Err(MoveError::SchemaChanged {

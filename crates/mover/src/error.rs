@@ -67,10 +67,28 @@ pub enum Obstacle {
     NoTable { side: Side, table: TableName },
     #[error("the root table `{table}` has no row with key `{key}` in the source")]
     NoTenant { table: TableName, key: String },
-    #[error("table `{table}` belongs to the tenant through `{through}` but has no column `{column}`")]
-    NoTenantColumn { table: TableName, through: TableName, column: String },
     #[error("table `{table}` refers to `{outside}`, whose rows belong to no tenant")]
     SharedRows { table: TableName, outside: TableName },
+    #[error("`{table}` is named as a table of nobody, and its rows refer to `{to}`, whose rows belong to tenants")]
+    SharedBelongs { table: TableName, to: TableName },
+    #[error("{rows} rows of nobody in `{table}` are others in the target, the first has key {first_key}")]
+    SharedDiffers { table: TableName, rows: u64, first_key: String },
+    #[error(
+        "{rows} of the tenant's rows in `{table}` refer by `{columns}` to rows of `{to}` that are not the tenant's"
+    )]
+    TwoTenants { table: TableName, columns: String, to: TableName, rows: i64 },
+    #[error("table `{table}` has no column `{column}`")]
+    NoColumn { table: TableName, column: String },
+    #[error("table `{table}` refers to `{to}` by other columns than its key, which the change stream does not carry")]
+    LinkKey { table: TableName, to: TableName },
+    #[error(
+        "`{table}.{column}` says whose a row is, and two of its values ({type_name}) can be equal and look different"
+    )]
+    LinkType { table: TableName, column: String, type_name: String },
+    #[error("table `{table}` is partitioned, and some of its rows belong to the tenant without `{column}`")]
+    PartsWithoutColumn { table: TableName, column: String },
+    #[error("the tenant's key is `{stored}` in the database, not `{given}`")]
+    KeyForm { given: String, stored: String },
     #[error("table `{table}` has no usable replica identity")]
     NoIdentity { table: TableName },
     #[error("table `{table}` is unlogged: its changes are not in the write-ahead log")]
@@ -108,12 +126,23 @@ impl Obstacle {
             Self::NoTenant { .. } => {
                 "the tenant's key is the text form of the root table's key; see `berth tenant sync`".into()
             }
-            Self::NoTenantColumn { table, column, .. } => {
-                format!("add `{column}` to `{table}` in a release, or list the table under `data.leave_out`")
+            Self::SharedRows { outside, .. } => format!(
+                "list `{outside}` under `data.shared`: the rows referred to travel along, and each cell has its own afterwards; or under `data.leave_out` when every cell has the same rows in it"
+            ),
+            Self::SharedBelongs { table, .. } => {
+                format!("take `{table}` out of `data.shared`, or give it the tenant column")
             }
-            Self::SharedRows { outside, .. } => {
-                format!("list `{outside}` under `data.leave_out` when every cell has the same rows in it")
+            Self::SharedDiffers { .. } => "make them the same in both cells first".into(),
+            Self::TwoTenants { to, .. } => {
+                format!("let them refer to rows of their own tenant, or list `{to}` under `data.shared`")
             }
+            Self::NoColumn { .. } => "look at `data.links` in the stack file".into(),
+            Self::LinkKey { to, .. } => format!("refer to the primary key of `{to}`, or add the tenant column"),
+            Self::LinkType { .. } => "use uuid, an integer type, text, a date or an enum there".into(),
+            Self::PartsWithoutColumn { table, column } => {
+                format!("add `{column}` to `{table}`, not null, in a release")
+            }
+            Self::KeyForm { stored, .. } => format!("use `{stored}`"),
             Self::NoIdentity { table } => format!("add a primary key to `{table}`"),
             Self::Unlogged { table } => format!("ALTER TABLE {table} SET LOGGED"),
             Self::LargeObjects { .. } => "store them as bytea or in object storage".into(),
@@ -190,6 +219,8 @@ pub enum MoveError {
     SlotLost { slot: String },
     #[error("no moment for the cut-over was found in {attempts} attempts; the last one failed because {last}")]
     NoMoment { attempts: u32, last: String },
+    #[error("a row of nobody in `{table}` is another one in the target, key {key}")]
+    SharedDiffers { table: TableName, key: String },
     #[error("the tenant has moved already")]
     AlreadyMoved,
     #[error("the tenant lives in the database that its rows were to be removed from")]
@@ -209,6 +240,7 @@ impl MoveError {
             | Self::SchemaChanged { .. }
             | Self::Truncated { .. }
             | Self::TenantChanged { .. }
+            | Self::SharedDiffers { .. }
             | Self::AlreadyMoved
             | Self::LivesThere
             | Self::Cancelled => Fault::Caller,
@@ -243,6 +275,7 @@ impl MoveError {
             Self::SchemaChanged { .. } | Self::Truncated { .. } | Self::TenantChanged { .. } => {
                 "move again when the release or the clean-up is over".into()
             }
+            Self::SharedDiffers { .. } => "make it the same in both cells, then move again".into(),
             Self::AlreadyMoved => "it is served at its new cell; nothing was taken away".into(),
             Self::LivesThere => "nothing was removed".into(),
             Self::Cancelled => "nothing was moved".into(),
@@ -276,6 +309,7 @@ impl MoveError {
             Self::TenantChanged { .. } => "tenant_changed",
             Self::SlotLost { .. } => "slot_lost",
             Self::NoMoment { .. } => "no_quiet_moment",
+            Self::SharedDiffers { .. } => "shared_row_differs",
             Self::AlreadyMoved => "moved_already",
             Self::LivesThere => "lives_there",
             Self::Cancelled => "cancelled",

@@ -4,7 +4,7 @@
 //! promises holds against every role but the tables' owner and superusers.
 
 use crate::sql::{Doing, ident, literal};
-use crate::{MoveError, PlannedTable, Side, TableName};
+use crate::{MoveError, MovePlan, PlannedTable, Side, TableName, fence_rows};
 use berth_domain::{Generation, TenantKey, Token};
 use std::time::Duration;
 use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
@@ -41,7 +41,7 @@ pub(crate) struct Fence {
     pub tenant: TenantKey,
     pub number: i32,
     sequence: String,
-    sequence_oid: u32,
+    pub sequence_oid: u32,
     pub side: Side,
 }
 
@@ -52,13 +52,13 @@ pub(crate) async fn install(client: &mut Client, side: Side) -> Result<(), MoveE
     // Roles belong to the whole server: another database of it may have made this one at the same moment.
     tx.batch_execute(
         "do $$ begin
-             if not exists (select from pg_roles where rolname = 'berth_fence') then create role berth_fence nologin; end if;
+             if not exists (select from pg_roles where rolname = 'berth_fence') then create role berth_fence nologin bypassrls; end if;
          exception when duplicate_object or unique_violation then null; end $$",
     )
     .await
     .doing(side, "making the fence's role")?;
     let installed: bool = tx
-        .query_one("select to_regclass('berth.deferred') is not null", &[])
+        .query_one("select to_regclass('berth.brought') is not null", &[])
         .await
         .doing(side, "installing the fence")?
         .get(0);
@@ -87,6 +87,11 @@ pub(crate) async fn install_ddl_watch(client: &Client) -> Result<(), MoveError> 
         }
         other => other.doing(Side::Source, "watching for schema changes"),
     }
+}
+
+/// How many triggers the fence of a tenant has on a table.
+fn triggers_on(table: &PlannedTable) -> i64 {
+    1 + if table.tenant_column.is_some() { 4 } else { 0 } + if table.through.is_empty() { 0 } else { 3 }
 }
 
 impl Fence {
@@ -160,19 +165,23 @@ impl Fence {
         if changed == 1 { Ok(()) } else { Err(MoveError::Fenced { side: self.side, held: token }) }
     }
 
-    /// Five triggers on each table, `ENABLE ALWAYS`. Row triggers are AFTER: a BEFORE ROW trigger would switch
-    /// off multi-row COPY for everybody, and a later one could still change the tenant.
+    /// Triggers on each table, `ENABLE ALWAYS`. Row triggers are AFTER: a BEFORE ROW trigger would switch
+    /// off multi-row COPY for everybody, and a later one could still change the tenant. Where no column says whose a
+    /// row is, a trigger looks at all rows of a statement at once: see [`crate::fence_rows`].
     ///
     /// `CREATE TRIGGER` waits for all writers of the table and others queue behind it, so it waits `lock_wait`
     /// at most and tries again in a quieter moment.
     pub async fn ensure_triggers(
         &self,
         client: &Client,
-        tables: &[PlannedTable],
+        plan: &MovePlan,
         lock_wait: Duration,
     ) -> Result<(), MoveError> {
-        for table in tables {
+        for table in &plan.tables {
             let mut tries = 0_u32;
+            if !table.through.is_empty() {
+                fence_rows::ensure_function(self, client, plan, table).await?;
+            }
             loop {
                 match self.try_triggers(client, table, lock_wait).await {
                     Ok(()) => break,
@@ -208,13 +217,10 @@ impl Fence {
             )
             .await?
             .get(0);
-        if there >= 5 {
+        if there >= triggers_on(table) {
             return Ok(());
         }
         let on = table.table.sql();
-        let is = |row: &str| {
-            format!("({row}.{} OPERATOR(pg_catalog.=) {})", ident(&table.tenant_column), literal(self.tenant.as_str()))
-        };
         let call = format!(
             "execute function berth.fence({}, {}, {})",
             self.number,
@@ -227,19 +233,31 @@ impl Fence {
                 "create trigger {prefix}_{name} {event} on {on} {when} {call}; alter table {on} enable always trigger {prefix}_{name};"
             )]);
         };
-        let each = |condition: String| format!("for each row when ({condition})");
-        trigger("insert", "after insert", &each(is("new")), &call);
-        trigger("delete", "after delete", &each(is("old")), &call);
-        trigger("update", "after update", &each(format!("{} or {}", is("old"), is("new"))), &call);
-        trigger(
-            "tenant",
-            "after update",
-            &each(format!("{} is distinct from {}", is("old"), is("new"))),
-            &format!(
-                "execute function berth.tenant_changed({})",
-                literal(&format!("{}.{}", table.table.schema, table.table.name))
-            ),
-        );
+        if let Some(column) = &table.tenant_column {
+            let is = |row: &str| {
+                format!("({row}.{} OPERATOR(pg_catalog.=) {})", ident(column), literal(self.tenant.as_str()))
+            };
+            let each = |condition: String| format!("for each row when ({condition})");
+            trigger("insert", "after insert", &each(is("new")), &call);
+            trigger("delete", "after delete", &each(is("old")), &call);
+            trigger("update", "after update", &each(format!("{} or {}", is("old"), is("new"))), &call);
+            trigger(
+                "tenant",
+                "after update",
+                &each(format!("{} is distinct from {}", is("old"), is("new"))),
+                &format!(
+                    "execute function berth.tenant_changed({})",
+                    literal(&format!("{}.{}", table.table.schema, table.table.name))
+                ),
+            );
+        }
+        if !table.through.is_empty() {
+            let look = format!("execute function {}()", fence_rows::function(self.number, &table.table));
+            let (old, new) = ("old table as old_rows", "new table as new_rows");
+            trigger("rows_insert", "after insert", &format!("referencing {new} for each statement"), &look);
+            trigger("rows_delete", "after delete", &format!("referencing {old} for each statement"), &look);
+            trigger("rows_update", "after update", &format!("referencing {old} {new} for each statement"), &look);
+        }
         trigger("truncate", "before truncate", "for each statement", &call);
         sql.push_str("commit");
         client.batch_execute(&sql).await
@@ -247,14 +265,15 @@ impl Fence {
 
     /// The tables whose fence is not up as it was put up: a trigger dropped or disabled by the tables' owner, whom the
     /// fence does not hold back.
-    pub async fn missing_triggers(&self, client: &Client, tables: &[PlannedTable]) -> Result<Vec<String>, MoveError> {
-        let names: Vec<String> = tables.iter().map(|t| t.table.sql()).collect();
+    pub async fn missing_triggers(&self, client: &Client, plan: &MovePlan) -> Result<Vec<String>, MoveError> {
+        let names: Vec<String> = plan.tables.iter().map(|t| t.table.sql()).collect();
+        let wanted: Vec<i64> = plan.tables.iter().map(triggers_on).collect();
         let rows = client
             .query(
-                "select t.name from unnest($1::text[]) t(name)
-                 where 5 <> (select count(*) from pg_trigger g where g.tgrelid = to_regclass(t.name)
+                "select t.name from unnest($1::text[], $3::int8[]) t(name, wanted)
+                 where t.wanted <> (select count(*) from pg_trigger g where g.tgrelid = to_regclass(t.name)
                      and g.tgname like $2 and g.tgenabled = 'A')",
-                &[&names, &format!("berth\\_{}\\_%", self.number)],
+                &[&names, &format!("berth\\_{}\\_%", self.number), &wanted],
             )
             .await
             .doing(self.side, "looking at the fence's triggers")?;
@@ -269,7 +288,9 @@ impl Fence {
         lock_wait: Duration,
     ) -> Result<(), MoveError> {
         for table in tables {
-            for name in ["insert", "delete", "update", "tenant", "truncate"] {
+            for name in
+                ["insert", "delete", "update", "tenant", "truncate", "rows_insert", "rows_delete", "rows_update"]
+            {
                 let sql = format!(
                     "begin; set local lock_timeout = {}; drop trigger if exists berth_{}_{name} on {}; commit",
                     lock_wait.as_millis(),
@@ -413,13 +434,16 @@ pub(crate) async fn remove(client: &mut Client, fence: &Fence) -> Result<(), Mov
     tx.execute("select pg_advisory_xact_lock($1)", &[&INSTALL_LOCK]).await.doing(fence.side, what)?;
     tx.execute("delete from berth.fence where tenant = $1", &[&fence.tenant.as_str()]).await.doing(fence.side, what)?;
     tx.batch_execute(&format!("drop sequence if exists {}", fence.sequence)).await.doing(fence.side, what)?;
+    fence_rows::remove_functions(fence, &tx).await?;
     let others: bool = tx
         .query_one("select exists (select from berth.fence) or exists (select from berth.deferred)", &[])
         .await
         .doing(fence.side, what)?
         .get(0);
     if !others {
-        tx.batch_execute("drop event trigger if exists berth_ddl; drop schema berth cascade")
+        tx.batch_execute(
+            "drop event trigger if exists berth_ddl; drop owned by berth_fence cascade; drop schema if exists berth cascade",
+        )
             .await
             .doing(fence.side, what)?;
     }

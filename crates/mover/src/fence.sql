@@ -24,6 +24,14 @@ create table if not exists berth.deferred (
     primary key (move, nth)
 );
 
+-- Rows of nobody that a move brought along, until it is over.
+create table if not exists berth.brought (
+    move     text not null,
+    relation text not null,
+    key      text[] not null,
+    primary key (move, relation, key)
+);
+
 -- Refuses a writer while the tenant is closed here. tg_argv: fence number, oid of its sequence, tenant.
 --
 -- The word is read from a sequence because a sequence has no old versions: a transaction opened long before the
@@ -55,6 +63,24 @@ begin
 end
 $fence$;
 
+-- The same for the triggers that look at a whole statement's rows, of tables without a tenant column.
+create or replace function berth.pass(number pg_catalog.int4, word_of pg_catalog.oid, tenant pg_catalog.text) returns void
+language plpgsql volatile security definer as $pass$
+declare
+    word pg_catalog.int8;
+begin
+    perform pg_catalog.pg_advisory_xact_lock_shared(1111839316, number);
+    word := pg_catalog.pg_sequence_last_value(word_of::pg_catalog.regclass);
+    if word is null or pg_catalog.int8mod(word, 2) operator(pg_catalog.=) 1 then
+        raise exception using
+            errcode = 'BF001',
+            message = pg_catalog.concat('tenant ', tenant, ' moved to generation ', word operator(pg_catalog./) 2 operator(pg_catalog.+) 1),
+            detail = pg_catalog.concat('generation=', word operator(pg_catalog./) 2 operator(pg_catalog.+) 1),
+            hint = 'This database does not own the tenant any more; nothing was written. Send the request through the edge.';
+    end if;
+end
+$pass$;
+
 -- A row that changes its tenant arrives in the stream without its old tenant: the move has to end. tg_argv: the table,
 -- because in a partition's trigger tg_table_name is the partition's.
 create or replace function berth.tenant_changed() returns trigger
@@ -85,6 +111,8 @@ $ddl$;
 
 alter table berth.fence owner to berth_fence;
 alter table berth.deferred owner to berth_fence;
+alter table berth.brought owner to berth_fence;
+alter function berth.pass(pg_catalog.int4, pg_catalog.oid, pg_catalog.text) owner to berth_fence;
 alter function berth.fence() owner to berth_fence;
 alter function berth.tenant_changed() owner to berth_fence;
 revoke all on all functions in schema berth from public;

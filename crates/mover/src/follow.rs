@@ -6,7 +6,9 @@
 
 use crate::compare::{KeyRef, Tracker, key_hash};
 use crate::fence::Fence;
+use crate::owned::Owned;
 use crate::pgoutput::{Change, Datum, Decoded, Decoder, Op, Row, Transaction};
+use crate::shared::Watched;
 use crate::sql::{Doing, connect_with, ident};
 use crate::wal::{Lsn, Replication, Streamed};
 use crate::{MoveError, MovePlan, MoveSpec, PlannedTable, Side, Way};
@@ -70,6 +72,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Notify,
     tracker: Mutex<Tracker>,
+    nobodys: Mutex<Watched>,
 }
 
 impl Shared {
@@ -114,12 +117,7 @@ impl Follower {
         let name = spec.session_name(token);
         let target =
             connect_with(&spec.target, Side::Target, &name, &[("session_replication_role", "replica")]).await?;
-        let from: String = target
-            .query_one("select applied::text from berth.fence where tenant = $1", &[&spec.tenant.as_str()])
-            .await
-            .doing(Side::Target, "reading the applied position")?
-            .get(0);
-        let from: Lsn = from.parse()?;
+        let (from, owned) = applied(spec, plan, &target).await?;
         let mut replication = Replication::connect(&spec.source, &name).await?;
         replication.start(&spec.slot(), &spec.publication(), from).await.map_err(|error| match error {
             MoveError::StreamRefused { code, .. } if code == "55000" || code == "42704" => {
@@ -131,6 +129,7 @@ impl Follower {
             state: Mutex::new(State::default()),
             changed: Notify::new(),
             tracker: Mutex::new(Tracker::default()),
+            nobodys: Mutex::new(Watched::default()),
         });
         let (send, receive) = mpsc::channel(QUEUE);
         let (applied_send, applied) = watch::channel(from);
@@ -140,7 +139,12 @@ impl Follower {
             plan: Arc::clone(&plan),
             target,
             tenant: spec.tenant.as_str().to_owned(),
-            filters: plan.tables.iter().map(|t| t.filter(&spec.tenant)).collect(),
+            // Whose rows the others are is known from their keys, and their parents may be gone already.
+            filters: plan
+                .tables
+                .iter()
+                .map(|t| if t.through.is_empty() { plan.filter(t, &spec.tenant) } else { "true".to_owned() })
+                .collect(),
             token,
             side: fence.side,
             position: from,
@@ -149,13 +153,14 @@ impl Follower {
             shared: Arc::clone(&shared),
             applied: applied_send,
         };
-        let (tenant, marks) = (spec.tenant.clone(), spec.marks());
+        let marks = spec.marks();
         // Nothing applied yet on the way back: what stands before the opening is what the mover itself brought there.
         let begins_at = (spec.way == Way::Back && from == Lsn::default()).then(|| spec.opened_mark());
         let mut tasks = Vec::new();
         let on_end = Arc::clone(&shared);
         tasks.push(tokio::spawn(async move {
-            if let Err(error) = reader.run(Decoder::new(&plan, &tenant, &marks).beginning_at(begins_at), send).await {
+            let decoder = Decoder::new(&plan, owned, &marks, from).beginning_at(begins_at);
+            if let Err(error) = reader.run(decoder, send).await {
                 on_end.fail(error);
             }
         }));
@@ -195,6 +200,10 @@ impl Follower {
         }
     }
 
+    pub fn nobodys<T>(&self, act: impl FnOnce(&mut Watched) -> T) -> T {
+        act(&mut self.shared.nobodys.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     pub fn tracker<T>(&self, act: impl FnOnce(&mut Tracker) -> T) -> T {
         act(&mut self.shared.tracker.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -205,6 +214,31 @@ impl Shared {
     fn with_quietly<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Where the stream goes on, and which rows of the target are the tenant's where no column says it: both of one moment.
+async fn applied(spec: &MoveSpec, plan: &MovePlan, target: &Client) -> Result<(Lsn, Owned), MoveError> {
+    let what = "reading the applied position";
+    target.batch_execute("begin isolation level repeatable read read only").await.doing(Side::Target, what)?;
+    let from: String = target
+        .query_one("select applied::text from berth.fence where tenant = $1", &[&spec.tenant.as_str()])
+        .await
+        .doing(Side::Target, what)?
+        .get(0);
+    let mut owned = Owned::new(plan, spec.tenant.as_str());
+    for nth in owned.kept() {
+        let table = &plan.tables[nth];
+        let sql = format!(
+            "select {} from {} where {}",
+            table.key_hash_sql(),
+            table.table.sql(),
+            plan.filter(table, &spec.tenant)
+        );
+        let keys = target.query(&sql, &[]).await.doing(Side::Target, "reading the tenant's keys")?;
+        owned.load(nth, keys.iter().map(|row| *row.get::<_, uuid::Uuid>(0).as_bytes()));
+    }
+    target.batch_execute("commit").await.doing(Side::Target, what)?;
+    Ok((from.parse()?, owned))
 }
 
 struct Reader {
@@ -226,8 +260,9 @@ impl Reader {
                     Streamed::Data(bytes) => {
                         if let Decoded::Transaction(done) = decoder.message(bytes)? {
                             seen = seen.max(done.end);
-                            let concerns_us = !done.changes.is_empty() || !done.markers.is_empty();
-                            if concerns_us && done.end > self.from {
+                            let concerns_us =
+                                !done.changes.is_empty() || !done.markers.is_empty() || !done.nobodys.is_empty();
+                            if concerns_us {
                                 handed = done.end;
                                 if send.send(done).await.is_err() {
                                     return Ok(());
@@ -362,12 +397,23 @@ impl Applier {
 
     fn track(&self, batch: &[Transaction]) {
         let mut tracker = self.shared.tracker.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut nobodys = self.shared.nobodys.lock().unwrap_or_else(PoisonError::into_inner);
         for transaction in batch {
+            for (table, key) in &transaction.nobodys {
+                nobodys.changed(*table, key.clone());
+            }
             for change in &transaction.changes {
                 let table = &self.plan.tables[change.table];
                 for row in rows(change) {
                     let key: Vec<Datum> = key_of(row, table);
                     tracker.changed(KeyRef { table: change.table, hash: key_hash(&key) }, transaction.xid, key);
+                    for reference in &table.refers {
+                        let at = reference.columns.iter().filter_map(|c| table.position(c));
+                        let named: Vec<Datum> = at.map(|at| row[at].clone()).collect();
+                        if named.iter().all(|value| matches!(value, Datum::Text(_))) {
+                            nobodys.referred(reference.to, named);
+                        }
+                    }
                 }
             }
         }

@@ -9,31 +9,40 @@
 mod back;
 mod bare;
 mod catalog;
+mod closure;
 mod compare;
 mod copy;
 mod cutover;
 mod error;
 mod fence;
+mod fence_rows;
 mod follow;
+mod owned;
 mod ownership;
 mod pgoutput;
 mod plan;
 mod prepare;
 mod progress;
 mod sequence;
+mod shared;
 mod sql;
+mod survey;
 mod wal;
 
 pub use back::{close_way_back, keep, release};
 pub use bare::build;
-pub use catalog::{plan, schema_fingerprint};
+pub use catalog::schema_fingerprint;
 pub use copy::{Copied, copy};
 pub use cutover::{CutOver, EdgeTrouble, Edges, HoldFigures, begin, cut_over, give_up, take};
 pub use error::{Fault, MoveError, Obstacle, Side, TableName, refusal_detail};
 pub use fence::fences;
 pub use ownership::{Change, Control, Ownership, Refusal, Verdict};
-pub use plan::{DataRules, MovePlan, MoveSpec, PlannedColumn, PlannedSequence, PlannedTable, Tuning, Way};
+pub use plan::{
+    DataRules, Link, LinkRule, MovePlan, MoveSpec, PlannedColumn, PlannedSequence, PlannedTable, Reference,
+    SharedTable, Tuning, Unsure, Way,
+};
 pub use prepare::{prepare, retire};
 pub use progress::{Phase, Progress, Watcher};
 pub use sql::Endpoint;
+pub use survey::{Discovery, discover, plan};
 pub use wal::Lsn;

@@ -3,9 +3,9 @@
 //! Rows of others are dropped on arrival, so a neighbour's large transaction costs its decoding and no memory.
 //! Never touches a database.
 
+use crate::owned::{Added, Owned};
 use crate::wal::Lsn;
 use crate::{MoveError, MovePlan};
-use berth_domain::TenantKey;
 use bytes::{Buf, Bytes};
 use std::collections::HashMap;
 
@@ -51,6 +51,9 @@ pub(crate) struct Transaction {
     pub changes: Vec<Change>,
     /// Our own markers.
     pub markers: Vec<String>,
+    /// Rows of nobody that changed: place in the plan's shared tables, key.
+    pub nobodys: Vec<(usize, Vec<Datum>)>,
+    added: Added,
 }
 
 /// What a message completed.
@@ -60,9 +63,18 @@ pub(crate) enum Decoded {
     Transaction(Transaction),
 }
 
+/// What a relation of the stream is to the move.
+#[derive(Clone, Copy)]
+enum Place {
+    /// Index into the plan's tables.
+    Tenants(usize),
+    /// Index into the plan's shared tables.
+    Nobodys(usize),
+    Stays,
+}
+
 struct Relation {
-    /// Index into the plan's tables; none for a table that does not travel.
-    table: Option<usize>,
+    place: Place,
     /// For each column of the message its place in the plan, if it has one.
     columns: Vec<Option<usize>>,
 }
@@ -70,7 +82,9 @@ struct Relation {
 /// Messages in, transactions out.
 pub(crate) struct Decoder<'p> {
     plan: &'p MovePlan,
-    tenant: &'p TenantKey,
+    owned: Owned,
+    /// Transactions that end here or earlier have been applied.
+    from: Lsn,
     /// What this move's markers begin with: the stream carries those of every move out of the database.
     marks: &'p str,
     /// Until this marker nothing is taken.
@@ -84,10 +98,11 @@ pub(crate) struct Decoder<'p> {
 }
 
 impl<'p> Decoder<'p> {
-    pub fn new(plan: &'p MovePlan, tenant: &'p TenantKey, marks: &'p str) -> Self {
+    pub fn new(plan: &'p MovePlan, owned: Owned, marks: &'p str, from: Lsn) -> Self {
         Self {
             plan,
-            tenant,
+            owned,
+            from,
             marks,
             begins_at: None,
             relations: HashMap::new(),
@@ -126,7 +141,7 @@ impl<'p> Decoder<'p> {
                 let mut done = std::mem::take(&mut self.open);
                 done.end = Lsn(u64_of(&mut m)?);
                 u64_of(&mut m)?;
-                return Ok(Decoded::Transaction(done));
+                return self.committed(done);
             }
             b'S' => {
                 let xid = u32_of(&mut m)?;
@@ -142,7 +157,7 @@ impl<'p> Decoder<'p> {
                 done.xid = xid;
                 done.end = Lsn(u64_of(&mut m)?);
                 u64_of(&mut m)?;
-                return Ok(Decoded::Transaction(done));
+                return self.committed(done);
             }
             b'A' => {
                 let (xid, aborted) = (u32_of(&mut m)?, u32_of(&mut m)?);
@@ -186,9 +201,12 @@ impl<'p> Decoder<'p> {
                 let count = u32_of(&mut m)?;
                 u8_of(&mut m)?;
                 for _ in 0..count {
-                    if let Some(table) = self.relations.get(&u32_of(&mut m)?).and_then(|r| r.table) {
-                        return Err(MoveError::Truncated { table: self.plan.tables[table].table.clone() });
-                    }
+                    let table = match self.relations.get(&u32_of(&mut m)?).map(|r| r.place) {
+                        Some(Place::Tenants(table)) => &self.plan.tables[table].table,
+                        Some(Place::Nobodys(table)) => &self.plan.shared[table].table,
+                        Some(Place::Stays) | None => continue,
+                    };
+                    return Err(MoveError::Truncated { table: table.clone() });
                 }
             }
             b'M' => self.marker(&mut m)?,
@@ -204,25 +222,35 @@ impl<'p> Decoder<'p> {
         let (schema, name) = (text(m)?, text(m)?);
         u8_of(m)?;
         let count = u16_of(m)?;
-        let table = self.plan.tables.iter().position(|t| t.table.schema == schema && t.table.name == name);
+        let is_named = |t: &crate::TableName| t.schema == schema && t.name == name;
+        let place = if let Some(nth) = self.plan.tables.iter().position(|t| is_named(&t.table)) {
+            Place::Tenants(nth)
+        } else if let Some(nth) = self.plan.shared.iter().position(|t| is_named(&t.table)) {
+            Place::Nobodys(nth)
+        } else {
+            Place::Stays
+        };
+        let planned: Option<&[crate::PlannedColumn]> = match place {
+            Place::Tenants(nth) => Some(&self.plan.tables[nth].columns),
+            Place::Nobodys(nth) => Some(&self.plan.shared[nth].columns),
+            Place::Stays => None,
+        };
         let mut columns = Vec::with_capacity(usize::from(count));
         for _ in 0..count {
             u8_of(m)?;
             let column = text(m)?;
             u32_of(m)?;
             u32_of(m)?;
-            let place = table.and_then(|t| self.plan.tables[t].position(&column));
-            if table.is_some() && place.is_none() {
+            let at = planned.and_then(|p| p.iter().position(|c| c.name == column));
+            if planned.is_some() && at.is_none() {
                 return Err(MoveError::SchemaChanged { what: format!("`{name}` has a new column `{column}`") });
             }
-            columns.push(place);
+            columns.push(at);
         }
-        if let Some(t) = table
-            && columns.len() != self.plan.tables[t].columns.len()
-        {
+        if planned.is_some_and(|p| p.len() != columns.len()) {
             return Err(MoveError::SchemaChanged { what: format!("`{name}` has lost a column") });
         }
-        self.relations.insert(id, Relation { table, columns });
+        self.relations.insert(id, Relation { place, columns });
         Ok(())
     }
 
@@ -231,33 +259,51 @@ impl<'p> Decoder<'p> {
             .relations
             .get(&id)
             .ok_or_else(|| MoveError::Decode(format!("a change of relation {id}, which was not announced")))?;
-        let Some(table) = relation.table.filter(|_| self.begins_at.is_none()) else { return Ok(()) };
-        let planned = &self.plan.tables[table];
-        let op = op(relation, planned.columns.len());
-        let tenant = planned.position(&planned.tenant_column);
-        let ours = |row: &Row| {
-            tenant.is_some_and(|at| row[at] == Datum::Text(Bytes::copy_from_slice(self.tenant.as_str().as_bytes())))
+        if self.begins_at.is_some() {
+            return Ok(());
+        }
+        let transaction = match self.block {
+            Some(xid) => self.streamed.entry(xid).or_default(),
+            None => &mut self.open,
         };
-        let keep = match &op {
-            Op::Insert(row) => ours(row),
-            Op::Update { new, old } => {
-                let was = old.as_ref().is_some_and(ours);
-                if was && !ours(new) {
-                    return Err(MoveError::TenantChanged { table: planned.table.to_string() });
+        match relation.place {
+            Place::Stays => {}
+            Place::Tenants(table) => {
+                let op = op(relation, self.plan.tables[table].columns.len());
+                if self.owned.leaves(table, &op) {
+                    return Err(MoveError::TenantChanged { table: self.plan.tables[table].table.to_string() });
                 }
-                ours(new)
+                if self.owned.may_be_ours(table, &op, &mut transaction.added) {
+                    transaction.changes.push(Change { table, op, sub });
+                }
             }
-            // With the whole row as identity the tenant is known; with the key alone it is not.
-            Op::Delete(row) => tenant.is_none_or(|at| row[at] == Datum::Null || ours(row)),
-        };
-        if keep {
-            let transaction = match self.block {
-                Some(xid) => self.streamed.entry(xid).or_default(),
-                None => &mut self.open,
-            };
-            transaction.changes.push(Change { table, op, sub });
+            Place::Nobodys(nth) => {
+                let shared = &self.plan.shared[nth];
+                let key_of = |row: &Row| -> Vec<Datum> {
+                    let at = |k: &String| shared.columns.iter().position(|c| c.name == *k);
+                    shared.key.iter().filter_map(at).map(|at| row[at].clone()).collect()
+                };
+                match op(relation, shared.columns.len()) {
+                    Op::Insert(row) | Op::Delete(row) => transaction.nobodys.push((nth, key_of(&row))),
+                    Op::Update { old, new } => {
+                        transaction.nobodys.extend(old.iter().chain([&new]).map(|row| (nth, key_of(row))));
+                    }
+                }
+            }
         }
         Ok(())
+    }
+
+    /// What an earlier worker has applied is left out, and so is what turns out not to be the tenant's.
+    fn committed(&mut self, mut done: Transaction) -> Result<Decoded, MoveError> {
+        if done.end <= self.from {
+            done.changes.clear();
+            done.markers.clear();
+            done.nobodys.clear();
+            return Ok(Decoded::Transaction(done));
+        }
+        self.owned.settle(&mut done.changes, |table| self.plan.tables[table].table.to_string())?;
+        Ok(Decoded::Transaction(done))
     }
 
     fn marker(&mut self, m: &mut Bytes) -> Result<(), MoveError> {
@@ -283,7 +329,10 @@ impl<'p> Decoder<'p> {
                 };
                 transaction.markers.push(content);
             }
-            "berth.ddl" if self.plan.tables.iter().any(|t| t.table.is_named_in(&content)) => {
+            "berth.ddl"
+                if self.plan.tables.iter().any(|t| t.table.is_named_in(&content))
+                    || self.plan.shared.iter().any(|t| t.table.is_named_in(&content)) =>
+            {
                 return Err(MoveError::SchemaChanged { what: content });
             }
             "berth.tenant"
@@ -356,200 +405,4 @@ fn text(m: &mut Bytes) -> Result<String, MoveError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Datum, Decoded, Decoder, Op};
-    use crate::{MoveError, MovePlan, PlannedColumn, PlannedTable, TableName};
-    use berth_domain::TenantKey;
-    use bytes::{BufMut, Bytes, BytesMut};
-
-    fn plan() -> MovePlan {
-        let column = |name: &str| PlannedColumn { name: name.into(), type_name: "text".into(), always_identity: false };
-        MovePlan {
-            tables: vec![PlannedTable {
-                table: TableName::new("public", "t"),
-                tenant_column: "tenant".into(),
-                columns: vec![column("id"), column("tenant"), column("body")],
-                key: vec!["id".into()],
-                rows: 0,
-                bytes: 0,
-                binary: true,
-            }],
-            sequences: vec![],
-            rows: 0,
-            bytes: 0,
-            fingerprint: String::new(),
-            estimated_s: 0.0,
-        }
-    }
-
-    fn message(build: impl FnOnce(&mut BytesMut)) -> Bytes {
-        let mut m = BytesMut::new();
-        build(&mut m);
-        m.freeze()
-    }
-
-    /// Columns arrive in another order than the plan's.
-    fn relation(block: Option<u32>) -> Bytes {
-        message(|m| {
-            m.put_u8(b'R');
-            if let Some(xid) = block {
-                m.put_u32(xid);
-            }
-            m.put_u32(7);
-            m.put_slice(b"public\0t\0d");
-            m.put_u16(3);
-            for name in ["tenant", "id", "body"] {
-                m.put_u8(0);
-                m.put_slice(name.as_bytes());
-                m.put_u8(0);
-                m.put_u32(25);
-                m.put_u32(0);
-            }
-        })
-    }
-
-    fn put_row(m: &mut BytesMut, values: &[Option<&str>]) {
-        m.put_u16(values.len() as u16);
-        for value in values {
-            match value {
-                Some("~") => m.put_u8(b'u'),
-                Some(v) => {
-                    m.put_u8(b't');
-                    m.put_u32(v.len() as u32);
-                    m.put_slice(v.as_bytes());
-                }
-                None => m.put_u8(b'n'),
-            }
-        }
-    }
-
-    fn insert(block: Option<u32>, values: &[Option<&str>]) -> Bytes {
-        message(|m| {
-            m.put_u8(b'I');
-            if let Some(sub) = block {
-                m.put_u32(sub);
-            }
-            m.put_u32(7);
-            m.put_u8(b'N');
-            put_row(m, values);
-        })
-    }
-
-    fn begin(xid: u32) -> Bytes {
-        message(|m| {
-            m.put_u8(b'B');
-            m.put_u64(1);
-            m.put_u64(2);
-            m.put_u32(xid);
-        })
-    }
-
-    fn commit() -> Bytes {
-        message(|m| {
-            m.put_u8(b'C');
-            m.put_u8(0);
-            m.put_u64(1);
-            m.put_u64(99);
-            m.put_u64(0);
-        })
-    }
-
-    #[test]
-    fn a_transaction_holds_the_tenants_rows_in_the_plans_order_and_no_others() {
-        let (plan, tenant) = (plan(), TenantKey::new("a").unwrap());
-        let mut decoder = Decoder::new(&plan, &tenant, "m1:");
-        for m in [
-            begin(5),
-            relation(None),
-            insert(None, &[Some("a"), Some("1"), None]),
-            insert(None, &[Some("b"), Some("2"), None]),
-        ] {
-            assert!(matches!(decoder.message(m).unwrap(), Decoded::Nothing));
-        }
-        let Decoded::Transaction(done) = decoder.message(commit()).unwrap() else { panic!("no transaction") };
-        assert_eq!((done.xid, done.end.0, done.changes.len()), (5, 99, 1));
-        let text = |t: &'static str| Datum::Text(Bytes::from_static(t.as_bytes()));
-        assert_eq!(done.changes[0].op, Op::Insert(vec![text("1"), text("a"), Datum::Null]));
-    }
-
-    #[test]
-    fn markers_of_other_moves_are_not_taken_for_our_own() {
-        let marker = |content: &str| {
-            message(|m| {
-                m.put_u8(b'M');
-                m.put_u8(1);
-                m.put_u64(1);
-                m.put_slice(b"berth\0");
-                m.put_u32(content.len() as u32);
-                m.put_slice(content.as_bytes());
-            })
-        };
-        let (plan, tenant) = (plan(), TenantKey::new("a").unwrap());
-        let mut decoder = Decoder::new(&plan, &tenant, "m1:");
-        for m in [begin(5), marker("m2:3:arm"), marker("m1:3:arm"), marker("m11:3:arm")] {
-            decoder.message(m).unwrap();
-        }
-        let Decoded::Transaction(done) = decoder.message(commit()).unwrap() else { panic!("no transaction") };
-        assert_eq!(done.markers, ["m1:3:arm"]);
-    }
-
-    #[test]
-    fn a_streamed_transaction_loses_its_aborted_part() {
-        let (plan, tenant) = (plan(), TenantKey::new("a").unwrap());
-        let mut decoder = Decoder::new(&plan, &tenant, "m1:");
-        let start = message(|m| {
-            m.put_u8(b'S');
-            m.put_u32(8);
-            m.put_u8(1);
-        });
-        let stop = Bytes::from_static(b"E");
-        let abort = message(|m| {
-            m.put_u8(b'A');
-            m.put_u32(8);
-            m.put_u32(9);
-        });
-        let end = message(|m| {
-            m.put_u8(b'c');
-            m.put_u32(8);
-            m.put_u8(0);
-            m.put_u64(1);
-            m.put_u64(77);
-            m.put_u64(0);
-        });
-        for m in [
-            start,
-            relation(Some(8)),
-            insert(Some(8), &[Some("a"), Some("1"), None]),
-            insert(Some(9), &[Some("a"), Some("2"), None]),
-            stop,
-        ] {
-            decoder.message(m).unwrap();
-        }
-        assert!(decoder.has_large_transaction());
-        decoder.message(abort).unwrap();
-        let Decoded::Transaction(done) = decoder.message(end).unwrap() else { panic!("no transaction") };
-        assert_eq!((done.end.0, done.changes.len()), (77, 1));
-        assert!(!decoder.has_large_transaction());
-    }
-
-    #[test]
-    fn a_cut_off_message_is_an_error_and_never_a_panic() {
-        let (plan, tenant) = (plan(), TenantKey::new("a").unwrap());
-        for whole in [relation(None), insert(None, &[Some("a"), Some("1"), None]), begin(1), commit()] {
-            for cut in 0..whole.len() {
-                let mut decoder = Decoder::new(&plan, &tenant, "m1:");
-                decoder.message(relation(None)).unwrap();
-                let result = decoder.message(whole.slice(..cut));
-                assert!(matches!(result, Err(MoveError::Decode(_))), "cut at {cut}: {result:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_new_column_ends_the_move() {
-        let (mut plan, tenant) = (plan(), TenantKey::new("a").unwrap());
-        plan.tables[0].columns.pop();
-        let result = Decoder::new(&plan, &tenant, "m1:").message(relation(None));
-        assert!(matches!(result, Err(MoveError::SchemaChanged { .. })), "{result:?}");
-    }
-}
+mod tests;

@@ -20,6 +20,25 @@ pub struct DataRules {
     pub tenant_columns: BTreeMap<TableNameText, String>,
     /// Tables that stay where they are (bookkeeping of migrations, the same rows in every cell).
     pub leave_out: Vec<TableName>,
+    /// Tables whose rows belong to no tenant and travel along where the tenant's rows refer to them. Afterwards each
+    /// database has its own copy.
+    #[serde(default)]
+    pub shared: Vec<TableName>,
+    /// References that no foreign key declares.
+    #[serde(default)]
+    pub links: Vec<LinkRule>,
+}
+
+/// A reference that no foreign key declares: rows of `table` name rows of `to` by its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkRule {
+    pub table: TableName,
+    /// In the order of the key of `to`.
+    pub columns: Vec<String>,
+    pub to: TableName,
+    /// Only rows in which this column has this value refer there: a polymorphic reference.
+    #[serde(default)]
+    pub when: Option<(String, String)>,
 }
 
 /// `schema.table` as a map key.
@@ -95,8 +114,15 @@ impl Default for Tuning {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedTable {
     pub table: TableName,
-    /// The column that holds the tenant's key: the root's key column in the root table.
-    pub tenant_column: String,
+    /// The column that holds the tenant's key: the root's key column in the root table. None where rows belong to the
+    /// tenant only through others.
+    pub tenant_column: Option<String>,
+    /// The rows that a row belongs to. Counts where there is no tenant column, and where that is null.
+    #[serde(default)]
+    pub through: Vec<Link>,
+    /// References to rows of nobody: columns, and the index of their table in [`MovePlan::shared`].
+    #[serde(default)]
+    pub refers: Vec<Reference>,
     /// Columns that travel, in the source's order. Generated ones are computed by the target.
     pub columns: Vec<PlannedColumn>,
     /// The columns that identify a row in the change stream.
@@ -106,6 +132,50 @@ pub struct PlannedTable {
     pub bytes: i64,
     /// Whether COPY may pass binary images through: not when a type's number is the database's own.
     pub binary: bool,
+}
+
+/// A reference by which a row belongs to the tenant that its parent belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// In the order of the parent's key.
+    pub columns: Vec<String>,
+    pub to: TableName,
+    #[serde(default)]
+    pub when: Option<(String, String)>,
+    /// Whether a foreign key declares it.
+    pub declared: bool,
+    /// Whether that foreign key holds at every statement's end: then the parent comes first in the stream.
+    pub checked: bool,
+}
+
+/// A reference to a row of nobody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reference {
+    /// In the order of that table's key.
+    pub columns: Vec<String>,
+    /// Its place in [`MovePlan::shared`].
+    pub to: usize,
+}
+
+/// A table of nobody whose rows travel along where the tenant's rows refer to them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedTable {
+    pub table: TableName,
+    pub columns: Vec<PlannedColumn>,
+    pub key: Vec<String>,
+    /// Its own references to rows of nobody.
+    pub refers: Vec<Reference>,
+    /// Rows that the tenant's rows refer to, directly or through others.
+    pub rows: i64,
+}
+
+/// What the catalogue does not say for sure, and the line of the stack file that would.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsure {
+    pub table: TableName,
+    pub says: String,
+    /// To be added under `data`.
+    pub line: String,
 }
 
 /// One column that travels.
@@ -129,7 +199,13 @@ pub struct PlannedSequence {
 /// Everything a move will do, before it does anything.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MovePlan {
+    /// Parents before those that belong to the tenant through them.
     pub tables: Vec<PlannedTable>,
+    /// Rows of nobody that travel along.
+    #[serde(default)]
+    pub shared: Vec<SharedTable>,
+    #[serde(default)]
+    pub unsure: Vec<Unsure>,
     pub sequences: Vec<PlannedSequence>,
     pub rows: i64,
     pub bytes: i64,
@@ -141,40 +217,94 @@ pub struct MovePlan {
 
 impl PlannedTable {
     pub(crate) fn column_list(&self) -> String {
-        crate::sql::idents(&self.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>())
-    }
-
-    /// `"tenant_column" = 'key'`; the untyped literal takes the column's type.
-    pub(crate) fn filter(&self, tenant: &TenantKey) -> String {
-        format!(
-            "{} OPERATOR(pg_catalog.=) {}",
-            crate::sql::ident(&self.tenant_column),
-            crate::sql::literal(tenant.as_str())
-        )
+        column_list(&self.columns)
     }
 
     /// A row's text form, as both sides compute it: named columns, settings pinned by the session.
     pub(crate) fn row_hash_sql(&self) -> String {
-        format!("pg_catalog.md5(ROW({})::text)::uuid", self.column_list())
+        row_hash_sql(&self.columns)
     }
 
     /// A key's hash, which the follower computes from the stream too: see [`crate::compare::key_hash`].
     pub(crate) fn key_hash_sql(&self) -> String {
-        let parts: Vec<String> = self
-            .key
-            .iter()
-            .map(|column| {
-                let c = crate::sql::ident(column);
-                // Not `::text`: of a bool or inet that is another text than the one in the stream.
-                let text = format!("pg_catalog.concat({c})");
-                format!("pg_catalog.octet_length({text})::text || ':' || {text}")
-            })
-            .collect();
-        format!("pg_catalog.md5({})::uuid", parts.join(" || "))
+        key_hash_sql(&self.key)
     }
 
     pub(crate) fn position(&self, column: &str) -> Option<usize> {
         self.columns.iter().position(|c| c.name == column)
+    }
+}
+
+pub(crate) fn column_list(columns: &[PlannedColumn]) -> String {
+    crate::sql::idents(&columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>())
+}
+
+pub(crate) fn row_hash_sql(columns: &[PlannedColumn]) -> String {
+    format!("pg_catalog.md5(ROW({})::text)::uuid", column_list(columns))
+}
+
+pub(crate) fn key_hash_sql(key: &[String]) -> String {
+    let parts: Vec<String> = key
+        .iter()
+        .map(|column| {
+            let c = crate::sql::ident(column);
+            // Not `::text`: of a bool or inet that is another text than the one in the stream.
+            let text = format!("pg_catalog.concat({c})");
+            format!("pg_catalog.octet_length({text})::text || ':' || {text}")
+        })
+        .collect();
+    format!("pg_catalog.md5({})::uuid", parts.join(" || "))
+}
+
+impl Link {
+    /// Which rows this is a reference of at all.
+    fn applies(&self) -> String {
+        self.when.as_ref().map_or_else(String::new, |(column, value)| {
+            format!("{} OPERATOR(pg_catalog.=) {} and ", crate::sql::ident(column), crate::sql::literal(value))
+        })
+    }
+}
+
+impl MovePlan {
+    pub(crate) fn table(&self, name: &TableName) -> Option<&PlannedTable> {
+        self.tables.iter().find(|t| t.table == *name)
+    }
+
+    /// Which rows of a table are the tenant's, as a condition on its columns. The untyped literal takes the column's
+    /// type.
+    pub(crate) fn filter(&self, table: &PlannedTable, tenant: &TenantKey) -> String {
+        self.owned(table, tenant, false)
+    }
+
+    /// As [`MovePlan::filter`], but takes in the rows that may be the tenant's for all that this transaction can see:
+    /// those that refer, without a foreign key, to a row that it cannot see. With a foreign key such a row is refused
+    /// by the server, or its parent is written by the same transaction and passes a fence of its own.
+    pub(crate) fn filter_widely(&self, table: &PlannedTable, tenant: &TenantKey) -> String {
+        self.owned(table, tenant, true)
+    }
+
+    fn owned(&self, table: &PlannedTable, tenant: &TenantKey, widely: bool) -> String {
+        use crate::sql::{ident, idents, literal};
+        let mut ways = Vec::new();
+        let mut only_where = String::new();
+        if let Some(column) = &table.tenant_column {
+            ways.push(format!("{} OPERATOR(pg_catalog.=) {}", ident(column), literal(tenant.as_str())));
+            only_where = format!("{} is null and ", ident(column));
+        }
+        for link in &table.through {
+            let Some(to) = self.table(&link.to) else { continue };
+            let (applies, columns, key, parent) =
+                (link.applies(), idents(&link.columns), idents(&to.key), to.table.sql());
+            let theirs = self.owned(to, tenant, false);
+            ways.push(if widely && !link.declared {
+                format!(
+                    "({only_where}{applies}({columns}) is not null and ({columns}) not in (select {key} from {parent} where ({theirs}) is not true))"
+                )
+            } else {
+                format!("({only_where}{applies}({columns}) in (select {key} from {parent} where {theirs}))")
+            });
+        }
+        if ways.len() == 1 { ways.remove(0) } else { format!("({})", ways.join(" or ")) }
     }
 }
 

@@ -45,7 +45,7 @@ pub async fn prepare(spec: &MoveSpec, plan: &MovePlan, generation: Generation, t
     let fences = fences(spec, &mut source, &mut target, generation, token).await?;
     let lock_wait = Duration::from_millis(spec.tuning.lock_wait_ms);
     fence::install_ddl_watch(&source).await?;
-    fences.source.ensure_triggers(&source, &plan.tables, lock_wait).await?;
+    fences.source.ensure_triggers(&source, plan, lock_wait).await?;
     // The target's triggers come after the load: until then nobody but the mover writes this tenant's rows there,
     // and five triggers a table would be dead weight. An app that tried would be met by the check of `build`.
     publish(spec, plan, &source, Side::Source).await
@@ -58,7 +58,8 @@ pub(crate) async fn publish(
     client: &tokio_postgres::Client,
     side: Side,
 ) -> Result<(), MoveError> {
-    let tables: Vec<String> = plan.tables.iter().map(|t| t.table.sql()).collect();
+    let tenants = plan.tables.iter().map(|t| t.table.sql());
+    let tables: Vec<String> = tenants.chain(plan.shared.iter().map(|t| t.table.sql())).collect();
     let made = client
         .batch_execute(&format!(
             "create publication {} for table {} with (publish_via_partition_root = true)",
@@ -88,6 +89,10 @@ pub async fn retire(spec: &MoveSpec, plan: &MovePlan, moved: bool, token: Token)
         .doing(Side::Source, "clearing the bookkeeping")
         .or_else(absent)?;
     if moved {
+        if !plan.shared.is_empty() {
+            let target = connect(&spec.target, Side::Target, "berth-retire").await?;
+            crate::shared::forget(spec, &target).await?;
+        }
         return Ok(());
     }
     crate::back::close_way_back(spec).await?;
@@ -160,15 +165,19 @@ pub(crate) async fn clear_target(
     )
     .await
     .doing(Side::Target, what)?;
-    for table in &plan.tables {
+    // Whose a row is, its parent's row says, which therefore goes last.
+    for table in plan.tables.iter().rev() {
         let name = table.table.sql();
         // Without keys a deletion is slow and leaves the dead rows behind; the table holds nothing else.
         let sql = if bare.contains(&name) {
             format!("truncate {name}")
         } else {
-            format!("delete from {name} where {}", table.filter(&spec.tenant))
+            format!("delete from {name} where {}", plan.filter(table, &spec.tenant))
         };
         tx.batch_execute(&sql).await.doing(Side::Target, what)?;
+    }
+    if !plan.shared.is_empty() {
+        crate::shared::take_back(spec, plan, &tx).await?;
     }
     tx.commit().await.doing(Side::Target, what)
 }

@@ -51,6 +51,8 @@ pub(crate) const PINNED: &[(&str, &str)] = &[
     ("search_path", "pg_catalog"),
     ("client_connection_check_interval", "1000"),
     ("maintenance_work_mem", "256MB"),
+    // Which rows are whose is looked up in hash tables, which have to fit.
+    ("work_mem", "64MB"),
     ("jit", "off"),
 ];
 

@@ -210,7 +210,7 @@ async fn what_stands_in_the_way_is_said_all_at_once_and_nothing_is_touched() {
         .unwrap();
     let Err(MoveError::Obstacles(all)) = berth_mover::plan(&two.spec()).await else { panic!("a plan was made") };
     let has = |wanted: fn(&Obstacle) -> bool| assert!(all.iter().any(wanted), "{all:#?}");
-    has(|o| matches!(o, Obstacle::NoTenantColumn { table, .. } if table.name == "loose"));
+    has(|o| matches!(o, Obstacle::NoIdentity { table } if table.name == "loose"));
     has(|o| matches!(o, Obstacle::Unlogged { table } if table.name == "scratch"));
     has(|o| matches!(o, Obstacle::NoIdentity { table } if table.name == "counters"));
     has(|o| matches!(o, Obstacle::NoTable { table, .. } if table.name == "scratch"));

@@ -23,7 +23,7 @@ mod tenant;
 pub use audit::AuditEntry;
 pub use cell::{Cell, CellCreate, LogLine, Member};
 pub use key::{Key, KeyCreate, KeyCreated};
-pub use moves::{Move, MoveBlocker, MovePlan, MovePlanTable, WayBack};
+pub use moves::{Move, MoveBlocker, MovePlan, MovePlanTable, MoveUnsure, WayBack};
 pub use operation::{
     Abandon, Fault, Operation, OperationEvent, OperationEventKind, OperationResult, Progress, StepState, StepView,
 };

@@ -23,7 +23,14 @@ pub struct MovePlan {
     pub price_before_cents: Option<Cents>,
     #[schema(schema_with = schema::cents_or_none)]
     pub price_after_cents: Option<Cents>,
+    /// Parents before those that belong to the tenant through them.
     pub tables: Vec<MovePlanTable>,
+    /// Rows of no tenant that travel along, because the tenant's rows refer to them. Each cell has its own afterwards.
+    #[serde(default)]
+    pub shared: Vec<MovePlanTable>,
+    /// Tables that stay, and look as if they should not.
+    #[serde(default)]
+    pub unsure: Vec<MoveUnsure>,
     /// Why it cannot start. Empty: it can.
     pub blockers: Vec<MoveBlocker>,
 }
@@ -35,6 +42,15 @@ pub struct MovePlanTable {
     pub belongs: String,
     pub rows: Option<u64>,
     pub bytes: Option<u64>,
+}
+
+/// What the catalogue of the database does not say for sure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MoveUnsure {
+    pub table: String,
+    pub says: String,
+    /// The line under `data` of the stack file that would say it.
+    pub line: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

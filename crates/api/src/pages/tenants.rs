@@ -18,7 +18,7 @@ use axum::{
 };
 use berth_domain::{CellClass, CellState, TenantState, WayBackState};
 use berth_wire::{
-    AuditEntry, Cell, Move, MoveBlocker, MovePlan, Operation, PlanView, Tenant, TenantCreate, TenantMove,
+    AuditEntry, Cell, Move, MoveBlocker, MovePlan, MoveUnsure, Operation, PlanView, Tenant, TenantCreate, TenantMove,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -265,6 +265,7 @@ struct MovePage {
     facts: Vec<(String, String)>,
     tables: Vec<(String, String, String, String)>,
     blockers: Vec<MoveBlocker>,
+    unsure: Vec<MoveUnsure>,
     may_start: bool,
 }
 
@@ -314,10 +315,12 @@ pub async fn plan_move(
         tables: plan
             .tables
             .iter()
+            .chain(&plan.shared)
             .map(|it| (it.table.clone(), it.belongs.clone(), or_unknown(it.rows, count), or_unknown(it.bytes, bytes)))
             .collect(),
         may_start: plan.blockers.is_empty(),
         blockers: plan.blockers,
+        unsure: plan.unsure,
     })
 }
 

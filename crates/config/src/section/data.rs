@@ -1,14 +1,15 @@
 //! `data`: what belongs to a tenant. Never looks into a database: whether a table exists is for the mover to say.
 
 use crate::{
-    Data, Hook, Hooks, Problem, TableRef,
+    Data, DataLink, Hook, Hooks, Problem, TableRef,
     read::{At, Reader},
     section::Files,
     stack::is_column,
 };
 use std::collections::BTreeMap;
 
-const KEYS: &[&str] = &["root", "key", "tenant_column", "tenant_columns", "leave_out", "way_back_days", "hooks"];
+const KEYS: &[&str] =
+    &["root", "key", "tenant_column", "tenant_columns", "leave_out", "shared", "links", "way_back_days", "hooks"];
 /// A way back holds a replication slot and the old cell's disk.
 const WAY_BACK_DAYS_MAX: u32 = 30;
 const HOOK_BYTES_MAX: usize = 64 * 1024;
@@ -20,7 +21,9 @@ pub fn read(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Option<Data> 
     let key = section.get("key").map_or(Some(shipped.key), |at| column(reader, &at));
     let tenant_column = section.get("tenant_column").map_or(Some(shipped.tenant_column), |at| column(reader, &at));
     let tenant_columns = section.get("tenant_columns").map(|at| tenant_columns(reader, &at)).unwrap_or_default();
-    let leave_out = section.get("leave_out").map(|at| leave_out(reader, &at)).unwrap_or_default();
+    let leave_out = section.get("leave_out").map(|at| tables(reader, &at)).unwrap_or_default();
+    let shared = section.get("shared").map(|at| tables(reader, &at)).unwrap_or_default();
+    let links = section.get("links").map(|at| links(reader, &at)).unwrap_or_default();
     let way_back_days = section
         .get("way_back_days")
         .map_or(Some(shipped.way_back_days), |at| reader.number(&at, 0..=WAY_BACK_DAYS_MAX));
@@ -40,12 +43,26 @@ pub fn read(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Option<Data> 
             reader.note(key, line, Problem::Excludes { other: "tenant_columns", why });
         }
     }
+    for (n, table) in shared.iter().enumerate() {
+        let line = section.get("shared").map(|at| at.node.line);
+        let other = if leave_out.contains(table) {
+            "leave_out"
+        } else if tenant_columns.contains_key(table) || *table == root {
+            "tenant_columns"
+        } else {
+            continue;
+        };
+        let why = "rows of a shared table belong to no tenant, and travel along";
+        reader.note(format!("{}.shared[{n}]", at.key), line, Problem::Excludes { other, why });
+    }
     Some(Data {
         root,
         key: key?,
         tenant_column: tenant_column?,
         tenant_columns,
         leave_out,
+        shared,
+        links,
         way_back_days: way_back_days?,
         hooks,
     })
@@ -88,7 +105,7 @@ fn tenant_columns(reader: &mut Reader, at: &At<'_>) -> BTreeMap<TableRef, String
     columns
 }
 
-fn leave_out(reader: &mut Reader, at: &At<'_>) -> Vec<TableRef> {
+fn tables(reader: &mut Reader, at: &At<'_>) -> Vec<TableRef> {
     let mut tables: Vec<TableRef> = Vec::new();
     for item in reader.list(at).unwrap_or_default() {
         let Some(table) = table(reader, &item) else { continue };
@@ -99,6 +116,38 @@ fn leave_out(reader: &mut Reader, at: &At<'_>) -> Vec<TableRef> {
         }
     }
     tables
+}
+
+/// `{ table: comments, column: subject_id, to: orders, when: { subject_type: Order } }`.
+fn links(reader: &mut Reader, at: &At<'_>) -> Vec<DataLink> {
+    let mut links: Vec<DataLink> = Vec::new();
+    for item in reader.list(at).unwrap_or_default() {
+        let Some(section) = reader.section(&item, &["table", "column", "columns", "to", "when"]) else { continue };
+        let from = section.get("table").and_then(|at| table(reader, &at));
+        let to = section.get("to").and_then(|at| table(reader, &at));
+        let columns = match (section.get("column"), section.get("columns")) {
+            (Some(at), None) => column(reader, &at).map(|one| vec![one]),
+            (None, Some(at)) => {
+                let all = reader.list(&at).unwrap_or_default();
+                all.iter().map(|at| column(reader, at)).collect::<Option<Vec<_>>>().filter(|c| !c.is_empty())
+            }
+            _ => None,
+        };
+        let when = section.get("when").and_then(|at| {
+            let (name, at) = reader.pairs(&at).into_iter().next()?;
+            Some((name, reader.text(&at)?.to_owned()))
+        });
+        let (Some(from), Some(to), Some(columns)) = (from, to, columns) else {
+            let problem = Problem::Malformed {
+                message: "a link names `table`, `column` (or `columns`) and `to`",
+                hint: "for example `{ table: comments, column: subject_id, to: orders, when: { subject_type: Order } }`",
+            };
+            reader.wrong(&item, problem);
+            continue;
+        };
+        links.push(DataLink { table: from, columns, to, when });
+    }
+    links
 }
 
 fn hooks(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Hooks {

@@ -101,6 +101,8 @@ impl Two {
                 tenant_column: "customer_id".into(),
                 tenant_columns: BTreeMap::new(),
                 leave_out: vec![],
+                shared: vec![],
+                links: vec![],
             },
             source: self.endpoint(&self.source),
             target: self.endpoint(&self.target),

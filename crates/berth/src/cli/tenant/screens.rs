@@ -67,7 +67,7 @@ pub fn move_plan(plan: &MovePlan) -> String {
     ]);
     if !plan.tables.is_empty() {
         let mut table = Table::new(&["TABLE", "BELONGS BY", ">ROWS", ">SIZE"]);
-        for row in &plan.tables {
+        for row in plan.tables.iter().chain(&plan.shared) {
             table.row([
                 row.table.clone(),
                 row.belongs.clone(),
@@ -77,6 +77,12 @@ pub fn move_plan(plan: &MovePlan) -> String {
         }
         text.push('\n');
         text.push_str(&table.text());
+    }
+    for unsure in &plan.unsure {
+        text.push_str(&format!(
+            "\nnot sure: `{}` {}; it stays\nhint: under `data`: {}\n",
+            unsure.table, unsure.says, unsure.line
+        ));
     }
     for blocker in &plan.blockers {
         text.push_str(&format!("\nblocked: {}\n", blocker.detail));
@@ -146,7 +152,7 @@ fn joined(hosts: &[Hostname]) -> String {
 mod tests {
     use super::{list, move_plan, one, removal, sync};
     use berth_domain::{Cents, Generation, Mode, TenantState};
-    use berth_wire::{MoveBlocker, MovePlan, MovePlanTable, SyncReport, SyncTenant, Tenant};
+    use berth_wire::{MoveBlocker, MovePlan, MovePlanTable, MoveUnsure, SyncReport, SyncTenant, Tenant};
     use jiff::Timestamp;
 
     fn now() -> Timestamp {
@@ -220,6 +226,17 @@ id          0197a000-0000-7000-8000-000000000001
                 rows: Some(1_000_000),
                 bytes: None,
             }],
+            shared: vec![MovePlanTable {
+                table: "plans".into(),
+                belongs: "nobody, referred to".into(),
+                rows: Some(1),
+                bytes: None,
+            }],
+            unsure: vec![MoveUnsure {
+                table: "comments".into(),
+                says: "may refer to `orders` by `order_id`".into(),
+                line: "links: [{ table: comments, column: order_id, to: orders }]".into(),
+            }],
             blockers: vec![MoveBlocker {
                 code: "target_full".into(),
                 detail: "cell `fra-2` has 3 GiB free, 41 GiB needed".into(),
@@ -235,8 +252,12 @@ size      150.0 MiB
 duration  ?
 price     ? a month, now $3.50
 
-TABLE          BELONGS BY               ROWS  SIZE
-gps_positions  column customer_id  1,000,000     ?
+TABLE          BELONGS BY                ROWS  SIZE
+gps_positions  column customer_id   1,000,000     ?
+plans          nobody, referred to          1     ?
+
+not sure: `comments` may refer to `orders` by `order_id`; it stays
+hint: under `data`: links: [{ table: comments, column: order_id, to: orders }]
 
 blocked: cell `fra-2` has 3 GiB free, 41 GiB needed
 hint: `--to auto` picks a cell with room

@@ -1,0 +1,206 @@
+//! Messages built by hand, as the protocol's documentation describes them.
+
+use super::{Datum, Decoded, Decoder, Op};
+use crate::owned::Owned;
+use crate::wal::Lsn;
+use crate::{MoveError, MovePlan, PlannedColumn, PlannedTable, TableName};
+use bytes::{BufMut, Bytes, BytesMut};
+
+fn plan() -> MovePlan {
+    let column = |name: &str| PlannedColumn { name: name.into(), type_name: "text".into(), always_identity: false };
+    MovePlan {
+        tables: vec![PlannedTable {
+            table: TableName::new("public", "t"),
+            tenant_column: Some("tenant".into()),
+            through: vec![],
+            refers: vec![],
+            columns: vec![column("id"), column("tenant"), column("body")],
+            key: vec!["id".into()],
+            rows: 0,
+            bytes: 0,
+            binary: true,
+        }],
+        shared: vec![],
+        unsure: vec![],
+        sequences: vec![],
+        rows: 0,
+        bytes: 0,
+        fingerprint: String::new(),
+        estimated_s: 0.0,
+    }
+}
+
+fn decoder(plan: &MovePlan) -> Decoder<'_> {
+    Decoder::new(plan, Owned::new(plan, "a"), "m1:", Lsn::default())
+}
+
+fn message(build: impl FnOnce(&mut BytesMut)) -> Bytes {
+    let mut m = BytesMut::new();
+    build(&mut m);
+    m.freeze()
+}
+
+/// Columns arrive in another order than the plan's.
+fn relation(block: Option<u32>) -> Bytes {
+    message(|m| {
+        m.put_u8(b'R');
+        if let Some(xid) = block {
+            m.put_u32(xid);
+        }
+        m.put_u32(7);
+        m.put_slice(b"public\0t\0d");
+        m.put_u16(3);
+        for name in ["tenant", "id", "body"] {
+            m.put_u8(0);
+            m.put_slice(name.as_bytes());
+            m.put_u8(0);
+            m.put_u32(25);
+            m.put_u32(0);
+        }
+    })
+}
+
+fn put_row(m: &mut BytesMut, values: &[Option<&str>]) {
+    m.put_u16(values.len() as u16);
+    for value in values {
+        match value {
+            Some("~") => m.put_u8(b'u'),
+            Some(v) => {
+                m.put_u8(b't');
+                m.put_u32(v.len() as u32);
+                m.put_slice(v.as_bytes());
+            }
+            None => m.put_u8(b'n'),
+        }
+    }
+}
+
+fn insert(block: Option<u32>, values: &[Option<&str>]) -> Bytes {
+    message(|m| {
+        m.put_u8(b'I');
+        if let Some(sub) = block {
+            m.put_u32(sub);
+        }
+        m.put_u32(7);
+        m.put_u8(b'N');
+        put_row(m, values);
+    })
+}
+
+fn begin(xid: u32) -> Bytes {
+    message(|m| {
+        m.put_u8(b'B');
+        m.put_u64(1);
+        m.put_u64(2);
+        m.put_u32(xid);
+    })
+}
+
+fn commit() -> Bytes {
+    message(|m| {
+        m.put_u8(b'C');
+        m.put_u8(0);
+        m.put_u64(1);
+        m.put_u64(99);
+        m.put_u64(0);
+    })
+}
+
+#[test]
+fn a_transaction_holds_the_tenants_rows_in_the_plans_order_and_no_others() {
+    let plan = plan();
+    let mut decoder = decoder(&plan);
+    for m in [
+        begin(5),
+        relation(None),
+        insert(None, &[Some("a"), Some("1"), None]),
+        insert(None, &[Some("b"), Some("2"), None]),
+    ] {
+        assert!(matches!(decoder.message(m).unwrap(), Decoded::Nothing));
+    }
+    let Decoded::Transaction(done) = decoder.message(commit()).unwrap() else { panic!("no transaction") };
+    assert_eq!((done.xid, done.end.0, done.changes.len()), (5, 99, 1));
+    let text = |t: &'static str| Datum::Text(Bytes::from_static(t.as_bytes()));
+    assert_eq!(done.changes[0].op, Op::Insert(vec![text("1"), text("a"), Datum::Null]));
+}
+
+#[test]
+fn markers_of_other_moves_are_not_taken_for_our_own() {
+    let marker = |content: &str| {
+        message(|m| {
+            m.put_u8(b'M');
+            m.put_u8(1);
+            m.put_u64(1);
+            m.put_slice(b"berth\0");
+            m.put_u32(content.len() as u32);
+            m.put_slice(content.as_bytes());
+        })
+    };
+    let plan = plan();
+    let mut decoder = decoder(&plan);
+    for m in [begin(5), marker("m2:3:arm"), marker("m1:3:arm"), marker("m11:3:arm")] {
+        decoder.message(m).unwrap();
+    }
+    let Decoded::Transaction(done) = decoder.message(commit()).unwrap() else { panic!("no transaction") };
+    assert_eq!(done.markers, ["m1:3:arm"]);
+}
+
+#[test]
+fn a_streamed_transaction_loses_its_aborted_part() {
+    let plan = plan();
+    let mut decoder = decoder(&plan);
+    let start = message(|m| {
+        m.put_u8(b'S');
+        m.put_u32(8);
+        m.put_u8(1);
+    });
+    let stop = Bytes::from_static(b"E");
+    let abort = message(|m| {
+        m.put_u8(b'A');
+        m.put_u32(8);
+        m.put_u32(9);
+    });
+    let end = message(|m| {
+        m.put_u8(b'c');
+        m.put_u32(8);
+        m.put_u8(0);
+        m.put_u64(1);
+        m.put_u64(77);
+        m.put_u64(0);
+    });
+    for m in [
+        start,
+        relation(Some(8)),
+        insert(Some(8), &[Some("a"), Some("1"), None]),
+        insert(Some(9), &[Some("a"), Some("2"), None]),
+        stop,
+    ] {
+        decoder.message(m).unwrap();
+    }
+    assert!(decoder.has_large_transaction());
+    decoder.message(abort).unwrap();
+    let Decoded::Transaction(done) = decoder.message(end).unwrap() else { panic!("no transaction") };
+    assert_eq!((done.end.0, done.changes.len()), (77, 1));
+    assert!(!decoder.has_large_transaction());
+}
+
+#[test]
+fn a_cut_off_message_is_an_error_and_never_a_panic() {
+    let plan = plan();
+    for whole in [relation(None), insert(None, &[Some("a"), Some("1"), None]), begin(1), commit()] {
+        for cut in 0..whole.len() {
+            let mut decoder = decoder(&plan);
+            decoder.message(relation(None)).unwrap();
+            let result = decoder.message(whole.slice(..cut));
+            assert!(matches!(result, Err(MoveError::Decode(_))), "cut at {cut}: {result:?}");
+        }
+    }
+}
+
+#[test]
+fn a_new_column_ends_the_move() {
+    let mut plan = plan();
+    plan.tables[0].columns.pop();
+    let result = decoder(&plan).message(relation(None));
+    assert!(matches!(result, Err(MoveError::SchemaChanged { .. })), "{result:?}");
+}
