@@ -216,6 +216,7 @@ pub(crate) async fn spec(
         way_back: data.way_back_days > 0,
         way: Way::There,
         tuning: Tuning { drain_ms: crate::HOLD_DRAIN_MS, ..Tuning::default() },
+        ahead: berth_mover::ReadAhead::default(),
     })
 }
 

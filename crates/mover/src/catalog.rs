@@ -69,7 +69,7 @@ pub(crate) async fn catalogue(client: &Client, side: Side) -> Result<Catalogue, 
             "select c.oid, n.nspname::text, c.relname::text, c.relpersistence = 'u', c.relkind = 'p', pg_total_relation_size(c.oid),
                     greatest(c.reltuples, 0)::float8, c.relreplident::text,
                     (select t.tgname::text from pg_trigger t where t.tgrelid = c.oid and not t.tgisinternal
-                        and t.tgenabled = 'A' and t.tgname not like 'berth\\_%' limit 1)
+                        and t.tgenabled in ('A', 'R') and t.tgname not like 'berth\\_%' limit 1)
              from pg_class c join pg_namespace n on n.oid = c.relnamespace
              where c.relkind in ('r', 'p') and not c.relispartition
                and n.nspname not in ('pg_catalog', 'information_schema', 'berth') and n.nspname not like 'pg\\_%'
@@ -99,6 +99,7 @@ pub(crate) async fn catalogue(client: &Client, side: Side) -> Result<Catalogue, 
         .query(
             "select a.attrelid, a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated <> '',
                     coalesce(nullif(t.typelem, 0), nullif(t.typbasetype, 0), t.oid), t.oid,
+                    coalesce((select e.typname from pg_type e where e.oid = t.typelem), b.typname)::text like 'reg%',
                     t.typname::text in ('oid', 'lo'), a.attidentity = 'a',
                     (b.typtype = 'e' or b.typname::text in ('int2', 'int4', 'int8', 'uuid', 'text', 'varchar', 'date', 'bool', 'timestamp', 'timestamptz'))
                         and coalesce((select l.collisdeterministic from pg_collation l where l.oid = a.attcollation), true)
@@ -117,10 +118,13 @@ pub(crate) async fn catalogue(client: &Client, side: Side) -> Result<Catalogue, 
                 type_name: row.get(2),
                 not_null: row.get(3),
                 generated: row.get(4),
-                own_type: row.get::<_, u32>(5) >= FIRST_OWN_TYPE || row.get::<_, u32>(6) >= FIRST_OWN_TYPE,
-                large_object: row.get(7),
-                always_identity: row.get(8),
-                exact: row.get(9),
+                // The image of a regclass is a number too.
+                own_type: row.get::<_, u32>(5) >= FIRST_OWN_TYPE
+                    || row.get::<_, u32>(6) >= FIRST_OWN_TYPE
+                    || row.get(7),
+                large_object: row.get(8),
+                always_identity: row.get(9),
+                exact: row.get(10),
             });
         }
     }

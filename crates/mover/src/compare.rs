@@ -9,10 +9,10 @@
 
 use crate::follow::Follower;
 use crate::pgoutput::Datum;
+use crate::read_ahead::Rows;
 use crate::sql::{Doing, idents, literal};
-use crate::{MoveError, MovePlan, MoveSpec, Phase, PlannedTable, Progress, Side, Watcher};
+use crate::{MoveError, MovePlan, MoveSpec, Phase, PlannedTable, Progress, Side, Watcher, hash};
 use futures_util::TryStreamExt;
-use md5::{Digest, Md5};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 use tokio_postgres::Client;
@@ -21,10 +21,15 @@ use tokio_postgres::Client;
 const MARKER_LIMIT: Duration = Duration::from_mins(10);
 /// Keys in one look-up.
 const KEYS_PER_QUERY: usize = 400;
+/// A table with fewer rows of the tenant is not worth two readers.
+const SPLIT_ROWS: i64 = 50_000;
 /// Rows between two words of progress.
 const REPORT_EVERY: u64 = 100_000;
 
-pub(crate) type Hash = [u8; 16];
+/// [`crate::hash`]: two values that differ have one in 2^64 cases the same.
+pub(crate) type Hash = u64;
+/// A key's and its row's.
+pub(crate) type Pair = (Hash, Hash);
 
 /// One row's key, as a hash that both servers and the stream compute alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,21 +38,12 @@ pub(crate) struct KeyRef {
     pub hash: Hash,
 }
 
-/// MD5 of each key column's text with its length before it: see [`PlannedTable::key_hash_sql`].
+/// Each key column's text, hashed with what came before it as seed: see [`PlannedTable::key_hash_sql`].
 pub(crate) fn key_hash(key: &[Datum]) -> Hash {
-    let mut md5 = Md5::new();
-    for datum in key {
-        if let Datum::Text(text) = datum {
-            md5.update(text.len().to_string());
-            md5.update(b":");
-            md5.update(text);
-        }
-    }
-    md5.finalize().into()
-}
-
-pub(crate) fn text_hash(text: &str) -> Hash {
-    Md5::digest(text).into()
+    key.iter().fold(0, |before, datum| match datum {
+        Datum::Text(text) => hash::text(text, before),
+        Datum::Null | Datum::Unchanged => before,
+    })
 }
 
 pub(crate) fn key_text(key: &[Datum]) -> String {
@@ -92,13 +88,20 @@ impl Tracker {
 
 /// `pg_current_snapshot()`: which transactions had ended.
 #[derive(Debug)]
-struct Snapshot {
+pub(crate) struct Snapshot {
     xmin: u64,
     xmax: u64,
     running: Vec<u64>,
 }
 
 impl Snapshot {
+    /// The one that the transaction at hand has.
+    pub async fn of(client: &Client) -> Result<Self, MoveError> {
+        let row = client.query_one("select pg_current_snapshot()::text", &[]).await;
+        let text: String = row.doing(Side::Source, "reading the snapshot")?.get(0);
+        Self::parse(&text).ok_or_else(|| MoveError::Decode(format!("`{text}` is no snapshot")))
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(':');
         let xmin = parts.next()?.parse().ok()?;
@@ -127,6 +130,8 @@ pub(crate) struct Comparer<'m> {
     pub plan: &'m MovePlan,
     pub source: Client,
     pub target: Client,
+    /// Reads a half of what the target holds.
+    pub second_target: Client,
     /// Writes markers: a marker inside the snapshot's own transaction would only come at its end.
     pub writer: Client,
     pub markers: u64,
@@ -135,23 +140,27 @@ pub(crate) struct Comparer<'m> {
 }
 
 impl Comparer<'_> {
-    /// Compares every row once. Returns how many.
-    pub async fn all(&mut self, follower: &Follower, watcher: &dyn Watcher) -> Result<u64, MoveError> {
-        let snapshot = self.begin_source().await?;
-        self.pass_marker(follower).await?;
+    /// Compares every row once. Returns how many. `ahead`: the source's rows, if they were read under the snapshot of
+    /// the copy and this follower has seen every change since.
+    pub async fn all(
+        &mut self,
+        follower: &Follower,
+        watcher: &dyn Watcher,
+        ahead: Option<Rows>,
+    ) -> Result<u64, MoveError> {
+        let (snapshot, mut read) = match ahead {
+            Some(rows) => (rows.snapshot, Some(rows.tables.into_iter())),
+            None => (self.begin_source().await?, None),
+        };
+        if read.is_none() {
+            self.pass_marker(follower).await?;
+        }
         self.begin_target().await?;
         let mut verified = 0;
         for (nth, table) in self.plan.tables.iter().enumerate() {
             if watcher.cancelled() {
                 return Err(MoveError::Cancelled);
             }
-            let sql = format!(
-                "copy (select {}, {} from {} where {}) to stdout (format binary)",
-                table.key_hash_sql(),
-                table.row_hash_sql(),
-                table.table.sql(),
-                self.plan.filter(table, &self.spec.tenant)
-            );
             let total = u64::try_from(self.plan.rows).ok();
             let report = |rows: u64| {
                 watcher.progress(Progress {
@@ -160,10 +169,16 @@ impl Comparer<'_> {
                     ..Progress::of(Phase::Compare)
                 });
             };
-            let (ours, theirs) = tokio::try_join!(
-                scan(&self.source, Side::Source, &sql, &report),
-                scan(&self.target, Side::Target, &sql, &|_| {})
-            )?;
+            let (ours, theirs) = match read.as_mut().map(|tables| tables.next().unwrap_or_default()) {
+                Some(ours) => (ours, self.target_rows(table, &report).await?),
+                None => {
+                    let sql = self.plan.hashes_sql(table, &self.spec.tenant);
+                    tokio::try_join!(
+                        scan(&self.source, Side::Source, &sql, &report),
+                        scan(&self.target, Side::Target, &sql, &|_| {})
+                    )?
+                }
+            };
             follower.check()?;
             let (count, differing) = tokio::task::spawn_blocking(move || merge(ours, theirs))
                 .await
@@ -171,9 +186,40 @@ impl Comparer<'_> {
             Self::judge(follower, nth, table, &snapshot, &differing)?;
             verified += count;
         }
-        self.end_both().await?;
+        if read.is_none() {
+            self.source.batch_execute("commit").await.doing(Side::Source, "ending a snapshot")?;
+        }
+        for client in [&self.target, &self.second_target] {
+            client.batch_execute("commit").await.doing(Side::Target, "ending a snapshot")?;
+        }
         follower.tracker(|t| t.settle(&snapshot, |_| true));
         Ok(verified)
+    }
+
+    /// The target's rows alone: two sessions with one snapshot, each a half of a large table.
+    async fn target_rows(&self, table: &PlannedTable, report: &(dyn Fn(u64) + Sync)) -> Result<Vec<Pair>, MoveError> {
+        let middle: i64 = self
+            .target
+            .query_one(
+                "select pg_relation_size($1::text::regclass) / current_setting('block_size')::int8 / 2",
+                &[&table.table.sql()],
+            )
+            .await
+            .doing(Side::Target, "looking at a table")?
+            .get(0);
+        if middle == 0 || table.rows < SPLIT_ROWS {
+            let sql = self.plan.hashes_sql(table, &self.spec.tenant);
+            return scan(&self.target, Side::Target, &sql, report).await;
+        }
+        let part = |and: &str| self.plan.some_hashes_sql(table, &self.spec.tenant, and);
+        let (first, second) =
+            (part(&format!(" and ctid < '({middle},0)'")), part(&format!(" and ctid >= '({middle},0)'")));
+        let (mut rows, more) = tokio::try_join!(
+            scan(&self.target, Side::Target, &first, report),
+            scan(&self.second_target, Side::Target, &second, &|_| {})
+        )?;
+        rows.extend(more);
+        Ok(rows)
     }
 
     /// Compares the open keys once more. Returns how many are open now.
@@ -185,9 +231,8 @@ impl Comparer<'_> {
         let snapshot = self.begin_source().await?;
         let ours = look_up(self.spec, self.plan, &self.source, Side::Source, &keys).await?;
         self.pass_marker(follower).await?;
-        self.begin_target().await?;
         let theirs = look_up(self.spec, self.plan, &self.target, Side::Target, &keys).await?;
-        self.end_both().await?;
+        self.source.batch_execute("commit").await.doing(Side::Source, "ending a snapshot")?;
         for (key, values) in &keys {
             if ours.get(key) != theirs.get(key) && !follower.tracker(|t| t.unseen(*key, &snapshot)) {
                 return Err(differs(self.plan, *key, values, 1));
@@ -235,21 +280,18 @@ impl Comparer<'_> {
     async fn begin_source(&self) -> Result<Snapshot, MoveError> {
         let what = "taking a snapshot";
         self.source.batch_execute("begin isolation level repeatable read read only").await.doing(Side::Source, what)?;
-        let text: String =
-            self.source.query_one("select pg_current_snapshot()::text", &[]).await.doing(Side::Source, what)?.get(0);
-        Snapshot::parse(&text).ok_or_else(|| MoveError::Decode(format!("`{text}` is no snapshot")))
+        Snapshot::of(&self.source).await
     }
 
     async fn begin_target(&self) -> Result<(), MoveError> {
-        self.target
-            .batch_execute("begin isolation level repeatable read read only")
+        let (what, begin) = ("taking a snapshot", "begin isolation level repeatable read read only");
+        self.target.batch_execute(begin).await.doing(Side::Target, what)?;
+        let name = self.target.query_one("select pg_export_snapshot()", &[]).await.doing(Side::Target, what)?;
+        let name: String = name.get(0);
+        self.second_target
+            .batch_execute(&format!("{begin}; set transaction snapshot '{name}'"))
             .await
-            .doing(Side::Target, "taking a snapshot")
-    }
-
-    async fn end_both(&self) -> Result<(), MoveError> {
-        self.source.batch_execute("commit").await.doing(Side::Source, "ending a snapshot")?;
-        self.target.batch_execute("commit").await.doing(Side::Target, "ending a snapshot")
+            .doing(Side::Target, what)
     }
 
     fn judge(
@@ -268,7 +310,7 @@ impl Comparer<'_> {
             Some(first) => Err(MoveError::Differs {
                 table: table.table.clone(),
                 rows: wrong.len() as u64,
-                first_key: format!("with hash {}", uuid::Uuid::from_bytes(**first).simple()),
+                first_key: format!("with hash {first:016x}"),
             }),
         }
     }
@@ -278,15 +320,15 @@ fn differs(plan: &MovePlan, key: KeyRef, values: &[Datum], rows: u64) -> MoveErr
     MoveError::Differs { table: plan.tables[key.table].table.clone(), rows, first_key: key_text(values) }
 }
 
-/// Reads (key hash, row hash) pairs in binary: two 16-byte fields a row, nothing to parse.
-async fn scan(
+/// Reads (key hash, row hash) pairs in binary: two 8-byte fields a row, nothing to parse.
+pub(crate) async fn scan(
     client: &Client,
     side: Side,
     sql: &str,
     report: &(dyn Fn(u64) + Sync),
-) -> Result<Vec<(Hash, Hash)>, MoveError> {
+) -> Result<Vec<Pair>, MoveError> {
     const HEADER: usize = 19;
-    const ROW: usize = 2 + 4 + 16 + 4 + 16;
+    const ROW: usize = 2 + 4 + 8 + 4 + 8;
     let what = "reading rows to compare";
     let stream = client.copy_out(sql).await.doing(side, what)?;
     tokio::pin!(stream);
@@ -303,12 +345,12 @@ async fn scan(
         rest.extend_from_slice(chunk);
         let mut rows = rest.chunks_exact(ROW);
         for row in &mut rows {
-            let field = |at: usize| Hash::try_from(&row[at..at + 16]).expect("a slice of 16 bytes");
+            let field = |at: usize| Hash::from_be_bytes(row[at..at + 8].try_into().expect("a slice of 8 bytes"));
             // A null key or row has no hash and another length: it cannot be, and must not be read as something else.
-            if row[..6] != [0, 2, 0, 0, 0, 16] {
+            if row[..6] != [0, 2, 0, 0, 0, 8] {
                 return Err(MoveError::Decode("a compared row of unknown form".into()));
             }
-            pairs.push((field(6), field(26)));
+            pairs.push((field(6), field(18)));
             if (pairs.len() as u64).is_multiple_of(REPORT_EVERY) {
                 report(pairs.len() as u64);
             }
@@ -321,11 +363,11 @@ async fn scan(
     Ok(pairs)
 }
 
-/// How many rows there are, and the keys that are not once on each side with the same row.
-fn merge(mut ours: Vec<(Hash, Hash)>, mut theirs: Vec<(Hash, Hash)>) -> (u64, Vec<Hash>) {
+/// How many rows the target has, and the keys that are not once on each side with the same row.
+fn merge(mut ours: Vec<Pair>, mut theirs: Vec<Pair>) -> (u64, Vec<Hash>) {
     ours.sort_unstable();
     theirs.sort_unstable();
-    let count = ours.len().max(theirs.len()) as u64;
+    let count = theirs.len() as u64;
     let mut differing = Vec::new();
     let (mut a, mut b) = (ours.into_iter().peekable(), theirs.into_iter().peekable());
     loop {
@@ -378,9 +420,9 @@ async fn look_up(
     client: &Client,
     side: Side,
     keys: &[(KeyRef, Vec<Datum>)],
-) -> Result<HashMap<KeyRef, Vec<uuid::Uuid>>, MoveError> {
+) -> Result<HashMap<KeyRef, Vec<i64>>, MoveError> {
     let asked: HashSet<KeyRef> = keys.iter().map(|(key, _)| *key).collect();
-    let mut found: HashMap<KeyRef, Vec<uuid::Uuid>> = HashMap::new();
+    let mut found: HashMap<KeyRef, Vec<i64>> = HashMap::new();
     let mut parts = Vec::new();
     for (nth, table) in plan.tables.iter().enumerate() {
         let of_table: Vec<&Vec<Datum>> = keys.iter().filter(|(k, _)| k.table == nth).map(|(_, v)| v).collect();
@@ -392,8 +434,7 @@ async fn look_up(
     let answers = parts.iter().map(|(_, _, sql)| client.query(sql, &[]));
     for ((nth, table, _), rows) in parts.iter().zip(futures_util::future::join_all(answers).await) {
         for row in rows.doing(side, "looking up open keys")? {
-            let hash: uuid::Uuid = row.get(0);
-            let key = KeyRef { table: *nth, hash: *hash.as_bytes() };
+            let key = KeyRef { table: *nth, hash: row.get::<_, i64>(0).cast_unsigned() };
             // Hashed otherwise here than there, it would be missed on both sides and taken for equal.
             if !asked.contains(&key) {
                 let table = table.table.clone();
@@ -436,7 +477,7 @@ mod tests {
 
     #[test]
     fn merge_names_each_key_that_is_not_once_and_equal() {
-        let h = |n: u8| [n; 16];
+        let h = |n: u64| n;
         let ours = vec![(h(1), h(1)), (h(2), h(2)), (h(3), h(3)), (h(4), h(4)), (h(5), h(5))];
         let theirs = vec![(h(5), h(5)), (h(1), h(1)), (h(2), h(9)), (h(3), h(3)), (h(3), h(3)), (h(6), h(6))];
         let (count, differing) = merge(ours, theirs);

@@ -106,7 +106,9 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
         let rows = shared::gather(plan, reader, Side::Source, keys).await?;
         shared::bring(spec, plan, &mut target, &rows, token).await?;
     }
-    for (reader, _) in workers {
+    let mut readers = workers.into_iter().map(|(reader, _)| reader);
+    let reader = readers.next();
+    for reader in readers {
         reader.batch_execute("commit").await.doing(Side::Source, "ending the snapshot")?;
     }
     // From here on the cell's position says how far the stream is in it.
@@ -119,6 +121,9 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
         .doing(Side::Target, "noting the position")?;
     if changed != 1 {
         return Err(MoveError::Fenced { side: Side::Target, held: token });
+    }
+    if let Some(reader) = reader {
+        spec.ahead.begin(spec, plan, from, reader);
     }
     Ok(Copied {
         rows: work.rows.load(Ordering::Relaxed),

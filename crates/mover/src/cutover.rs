@@ -134,6 +134,8 @@ pub async fn cut_over(
         (MovePhase::Running, false) => {}
         (phase, _) => return Err(Refusal::WrongPhase { phase }.into()),
     }
+    // Before the sessions of whoever was here earlier end: one of them may be this run's own reader.
+    let ahead = spec.ahead.take().await;
     let mut cut = CutOverRun::start(spec, plan, ownership, edges, watcher, row).await?;
     if row.holding {
         // A worker died in the pause: users are waiting, so they come first.
@@ -145,7 +147,8 @@ pub async fn cut_over(
         let keys = shared::referred(spec, plan, &cut.source, Side::Source).await?;
         cut.bring(keys).await?;
     }
-    let verified = cut.comparer.all(&cut.follower, watcher).await?;
+    let ahead = ahead.filter(|(from, _)| *from == cut.follower.from).map(|(_, rows)| rows);
+    let verified = cut.comparer.all(&cut.follower, watcher, ahead).await?;
     let mut wait = RETRY_FIRST;
     let mut last = String::new();
     for attempt in 1..=spec.tuning.attempts {
@@ -239,6 +242,7 @@ impl<'m> CutOverRun<'m> {
             plan,
             source: connect(&spec.source, Side::Source, &name).await?,
             target: connect(&spec.target, Side::Target, &name).await?,
+            second_target: connect(&spec.target, Side::Target, &name).await?,
             writer: connect(&spec.source, Side::Source, &name).await?,
             markers: 0,
             salt: row.token.to_string(),

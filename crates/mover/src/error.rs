@@ -97,7 +97,7 @@ pub enum Obstacle {
     LargeObjects { table: TableName },
     #[error("table `{table}` differs between the sides: {difference}")]
     SchemaDiffers { table: TableName, difference: String },
-    #[error("trigger `{trigger}` on `{table}` fires on copied rows too (ENABLE ALWAYS)")]
+    #[error("trigger `{trigger}` on `{table}` fires on copied rows too (ENABLE ALWAYS or REPLICA)")]
     AlwaysTrigger { table: TableName, trigger: String },
     #[error("the target already holds {rows} rows of this tenant in `{table}`")]
     RowsInTarget { table: TableName, rows: i64 },

@@ -18,8 +18,7 @@ const GRANT_LOCK: i64 = 0x4245_5254_4802;
 /// The trigger function of one tenant's fence on one table, quoted.
 pub(crate) fn function(number: i32, table: &TableName) -> String {
     // A name of its own within 63 bytes, whatever the table's is.
-    let hash = uuid::Uuid::from_bytes(crate::compare::text_hash(&table.sql())).simple().to_string();
-    format!("berth.{}", ident(&format!("rows_{number}_{}", &hash[..16])))
+    format!("berth.{}", ident(&format!("rows_{number}_{:016x}", crate::hash::text(table.sql().as_bytes(), 0))))
 }
 
 /// Makes the function, and lets it read what it has to. Takes no lock on the table.

@@ -93,6 +93,8 @@ impl Shared {
 
 /// The running stream. Dropping it ends both tasks.
 pub(crate) struct Follower {
+    /// Where this one began: what was changed before it was not told of.
+    pub from: Lsn,
     shared: Arc<Shared>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -170,7 +172,7 @@ impl Follower {
                 on_end.fail(error);
             }
         }));
-        Ok(Self { shared, tasks })
+        Ok(Self { from, shared, tasks })
     }
 
     /// Fails when the stream has; otherwise says nothing.
@@ -235,7 +237,7 @@ async fn applied(spec: &MoveSpec, plan: &MovePlan, target: &Client) -> Result<(L
             plan.filter(table, &spec.tenant)
         );
         let keys = target.query(&sql, &[]).await.doing(Side::Target, "reading the tenant's keys")?;
-        owned.load(nth, keys.iter().map(|row| *row.get::<_, uuid::Uuid>(0).as_bytes()));
+        owned.load(nth, keys.iter().map(|row| row.get::<_, i64>(0).cast_unsigned()));
     }
     target.batch_execute("commit").await.doing(Side::Target, what)?;
     Ok((from.parse()?, owned))

@@ -1,8 +1,8 @@
 //! Whose rows are whose where no column says it: the keys of the tenant's rows, kept up with the stream.
 //!
 //! A row without a tenant column belongs to the tenant when the row that it refers to does. The stream gives a
-//! deleted row's key alone, so the keys of such tables are remembered too: 16 bytes a row and the set's own room,
-//! about 30 in all. Sets change when a transaction is known to have been committed, in commit order.
+//! deleted row's key alone, so the keys of such tables are remembered too: 8 bytes a row and the set's own room,
+//! about 15 in all. Sets change when a transaction is known to have been committed, in commit order.
 
 use crate::compare::{Hash, key_hash};
 use crate::pgoutput::{Change, Datum, Op, Row};

@@ -2,7 +2,7 @@
 //!
 //! A plan is data: it is journalled, shown by `--dry-run`, and read again by a worker that takes over.
 
-use crate::{Endpoint, TableName};
+use crate::{Endpoint, ReadAhead, TableName};
 use berth_domain::{CellId, MoveId, TenantKey};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -27,6 +27,21 @@ pub struct DataRules {
     /// References that no foreign key declares.
     #[serde(default)]
     pub links: Vec<LinkRule>,
+}
+
+impl DataRules {
+    /// Root table, its key, and the column that names the tenant elsewhere; nothing else said.
+    pub fn of(root: &str, key_column: &str, tenant_column: &str) -> Self {
+        Self {
+            root: TableName::parse(root),
+            key_column: key_column.to_owned(),
+            tenant_column: tenant_column.to_owned(),
+            tenant_columns: BTreeMap::new(),
+            leave_out: Vec::new(),
+            shared: Vec::new(),
+            links: Vec::new(),
+        }
+    }
 }
 
 /// A reference that no foreign key declares: rows of `table` name rows of `to` by its key.
@@ -60,6 +75,8 @@ pub struct MoveSpec {
     pub way_back: bool,
     pub way: Way,
     pub tuning: Tuning,
+    /// Shared by the steps of one run in one process.
+    pub ahead: ReadAhead,
 }
 
 /// Which way a move's changes go.
@@ -240,20 +257,14 @@ pub(crate) fn column_list(columns: &[PlannedColumn]) -> String {
 }
 
 pub(crate) fn row_hash_sql(columns: &[PlannedColumn]) -> String {
-    format!("pg_catalog.md5(ROW({})::text)::uuid", column_list(columns))
+    format!("pg_catalog.hashtextextended(ROW({})::text collate \"C\", 0)", column_list(columns))
 }
 
 pub(crate) fn key_hash_sql(key: &[String]) -> String {
-    let parts: Vec<String> = key
-        .iter()
-        .map(|column| {
-            let c = crate::sql::ident(column);
-            // Not `::text`: of a bool or inet that is another text than the one in the stream.
-            let text = format!("pg_catalog.concat({c})");
-            format!("pg_catalog.octet_length({text})::text || ':' || {text}")
-        })
-        .collect();
-    format!("pg_catalog.md5({})::uuid", parts.join(" || "))
+    key.iter().fold("0".to_owned(), |before, column| {
+        // Not `::text`: of a bool or inet that is another text than the one in the stream.
+        format!("pg_catalog.hashtextextended(pg_catalog.concat({}) collate \"C\", {before})", crate::sql::ident(column))
+    })
 }
 
 impl Link {
@@ -274,6 +285,22 @@ impl MovePlan {
     /// type.
     pub(crate) fn filter(&self, table: &PlannedTable, tenant: &TenantKey) -> String {
         self.owned(table, tenant, false)
+    }
+
+    /// Key and row hashes of the tenant's rows in a table, for COPY in binary form.
+    pub(crate) fn hashes_sql(&self, table: &PlannedTable, tenant: &TenantKey) -> String {
+        self.some_hashes_sql(table, tenant, "")
+    }
+
+    /// The same of some rows only; `and`: nothing, or ` and CONDITION`.
+    pub(crate) fn some_hashes_sql(&self, table: &PlannedTable, tenant: &TenantKey, and: &str) -> String {
+        format!(
+            "copy (select {}, {} from {} where {}{and}) to stdout (format binary)",
+            table.key_hash_sql(),
+            table.row_hash_sql(),
+            table.table.sql(),
+            self.filter(table, tenant)
+        )
     }
 
     /// As [`MovePlan::filter`], but takes in the rows that may be the tenant's for all that this transaction can see:
@@ -322,6 +349,7 @@ impl MoveSpec {
                 Way::There => Way::Back,
                 Way::Back => Way::There,
             },
+            ahead: ReadAhead::default(),
             ..self.clone()
         }
     }

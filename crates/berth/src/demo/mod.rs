@@ -5,6 +5,7 @@
 
 mod bench;
 mod idle;
+mod mover;
 mod soak;
 mod story;
 mod world;
@@ -45,6 +46,9 @@ enum Variant {
     /// What moves cost their tenant's writers and the neighbours: figures
     #[command(hide = true)]
     BenchMoves(bench::BenchMoves),
+    /// The mover beside COPY and pgcopydb
+    #[command(hide = true)]
+    BenchMover(mover::BenchMover),
     /// The memory of a server and an edge with nothing to do
     #[command(hide = true)]
     BenchIdle(idle::BenchIdle),
@@ -70,6 +74,14 @@ fn try_run(options: &Demo, json: bool) -> Result<bool, Failure> {
         .enable_all()
         .build()
         .ours("threads could not be started")?;
+    if let Some(Variant::BenchMover(bench)) = &options.variant {
+        return runtime.block_on(async {
+            tokio::select! {
+                done = mover::run(bench, &options.under, json) => done,
+                _ = tokio::signal::ctrl_c() => Err(interrupted()),
+            }
+        });
+    }
     let fleet = options.fleet.canonicalize().map_err(|error| {
         let hint = "cargo build --release -p fleet";
         Failure::ours(error, format!("the fleet application {}", options.fleet.display()), hint)
@@ -96,6 +108,7 @@ async fn act(options: &Demo, world: &world::World, json: bool) -> Result<bool, F
     match &options.variant {
         None => story::tell(options, world, json).await.map(|verdict| verdict.is_green()),
         Some(Variant::BenchMoves(bench)) => bench::run(bench, world, json).await,
+        Some(Variant::BenchMover(bench)) => mover::run(bench, &options.under, json).await,
         Some(Variant::BenchIdle(bench)) => idle::run(bench, world, json).await,
         Some(Variant::Soak(soak)) => soak::run(soak, world, json).await,
     }

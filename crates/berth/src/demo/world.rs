@@ -41,7 +41,7 @@ impl World {
     pub async fn start(under: &Path, fleet: &Path) -> Result<Self, Failure> {
         let dir = under.join(format!("berth-demo-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir_all(&dir).ours("the demo's folder")?;
-        hire_janitor(&dir)?;
+        hire_janitor(&roots(&dir))?;
         let (port, metrics) = (free_port()?, free_port()?);
         let url = format!("http://127.0.0.1:{port}");
         say(format!("starting a control plane on {url} (dashboard, API) with a Postgres of its own"));
@@ -175,12 +175,12 @@ fn keep(dir: &Path) {
     }
 }
 
-/// Outlives this process by whatever death, ends what it started, deletes the folder.
-fn hire_janitor(dir: &Path) -> Result<(), Failure> {
+/// Outlives this process by whatever death, ends what it started, deletes the folders.
+pub(super) fn hire_janitor(roots: &[PathBuf]) -> Result<(), Failure> {
     let me = std::env::current_exe().ours("this program's own path")?;
     let mut command = std::process::Command::new(me);
     command.arg("janitor").arg("--owner").arg(std::process::id().to_string()).arg("--delete");
-    for root in roots(dir) {
+    for root in roots {
         command.arg("--root").arg(root);
     }
     command

@@ -30,6 +30,7 @@ pub(super) async fn run(run: &mut Run<App>, input: MoveTenant) -> Result<Operati
         reporter: run.reporter(),
         cancelled: run.cancelled(),
         phase: Mutex::default(),
+        ahead: berth_mover::ReadAhead::default(),
     });
     let plan = Arc::new(run.step(PlanMove { part: Arc::clone(&part) }).await?);
     run.step(Prepare { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
@@ -78,6 +79,7 @@ pub(super) struct Part {
     pub cancelled: Cancelled,
     /// Which phase was last told of, and since when: for the rate.
     pub phase: Mutex<Option<(Phase, Instant)>>,
+    pub ahead: berth_mover::ReadAhead,
 }
 
 impl Part {
@@ -85,7 +87,7 @@ impl Part {
         let tenant = tenant(app, self.input.tenant).await?;
         let (source, target) = (app.cell(self.input.source).await?, app.cell(self.input.target).await?);
         let spec = moves::spec(app, self.of, &tenant, &source, &target).await?;
-        Ok(if self.way == Way::Back { spec.back() } else { spec })
+        Ok(if self.way == Way::Back { spec.back() } else { MoveSpec { ahead: self.ahead.clone(), ..spec } })
     }
 
     /// The owner had changed before anybody asked to give up. Users are served first; then this undo stops for good,

@@ -30,6 +30,7 @@ pub(super) async fn run(run: &mut Run<App>, input: UndoMove) -> Result<Operation
         reporter: run.reporter(),
         cancelled: run.cancelled(),
         phase: Mutex::default(),
+        ahead: berth_mover::ReadAhead::default(),
     });
     run.step(BeginUndo { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
     let cut = run.step_of_no_return(CutOverStep { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;

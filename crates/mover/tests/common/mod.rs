@@ -3,19 +3,15 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use async_trait::async_trait;
-use berth_domain::{CellId, EdgeName, Generation, MoveId, MovePhase, TenantKey, Token};
+use berth_domain::{CellId, Generation, MoveId, MovePhase, TenantKey, Token};
 use berth_infra::Role;
-use berth_mover::{
-    Change, Control, DataRules, EdgeTrouble, Edges, Endpoint, HoldFigures, MoveSpec, Ownership, Progress, TableName,
-    Tuning, Verdict, Watcher,
-};
+pub use berth_mover::NoEdges;
+use berth_mover::{Change, Control, DataRules, Endpoint, MoveSpec, Ownership, Progress, Tuning, Verdict, Watcher};
 use berth_testkit::TestPg;
 use secrecy::ExposeSecret;
 use secrecy::SecretString;
-use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -95,15 +91,7 @@ impl Two {
         MoveSpec {
             id: MoveId::new(Uuid::now_v7()),
             tenant: TenantKey::new(self.tenant.to_string()).unwrap(),
-            rules: DataRules {
-                root: TableName::parse("customers"),
-                key_column: "id".into(),
-                tenant_column: "customer_id".into(),
-                tenant_columns: BTreeMap::new(),
-                leave_out: vec![],
-                shared: vec![],
-                links: vec![],
-            },
+            rules: DataRules::of("customers", "id", "customer_id"),
             source: self.endpoint(&self.source),
             target: self.endpoint(&self.target),
             source_cell: CellId::new(Uuid::from_u128(1)),
@@ -112,6 +100,7 @@ impl Two {
             way_back: false,
             way: berth_mover::Way::There,
             tuning: Tuning { bare_load_rows: 1_000, ..Tuning::default() },
+            ahead: berth_mover::ReadAhead::default(),
         }
     }
 }
@@ -165,25 +154,6 @@ impl Ownership for MemoryOwnership {
             }
             Err(refusal) => Verdict::Refused(refusal),
         }
-    }
-}
-
-/// No edge at all: nobody to wait for.
-pub struct NoEdges;
-
-#[async_trait]
-impl Edges for NoEdges {
-    async fn all_alive(&self) -> Result<(), EdgeTrouble> {
-        Ok(())
-    }
-    async fn wait_held(&self, _: Token, _: Duration) -> Result<(), EdgeTrouble> {
-        Ok(())
-    }
-    async fn wait_routed(&self, _: Generation, _: Duration) -> Vec<EdgeName> {
-        Vec::new()
-    }
-    async fn hold_figures(&self, _: Token, _: Duration) -> Option<HoldFigures> {
-        None
     }
 }
 
