@@ -7,6 +7,7 @@ mod demo;
 mod edge;
 mod fail;
 mod janitor;
+mod mover;
 mod serve;
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
@@ -34,6 +35,9 @@ enum Command {
     Edge(edge::Edge),
     /// The main job on this machine, with nothing set up
     Demo(demo::Demo),
+    /// One tenant between two Postgres databases, with no control plane
+    #[command(subcommand)]
+    Mover(mover::Mover),
     #[command(hide = true)]
     Janitor(janitor::Janitor),
     /// Completions for a shell, on stdout
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Command::Serve(options) => role(|| serve::run(&options, serve_variables())),
         Command::Edge(options) => role(|| edge::run(options, program.common.url, api_key())),
         Command::Demo(options) => demo::run(&options, program.common.json),
+        Command::Mover(command) => mover::run(command, program.common.json, &mover_variables()),
         Command::Janitor(options) => role(|| janitor::run(&options)),
         Command::Completions { shell } => {
             let mut text = Vec::new();
@@ -116,6 +121,18 @@ fn serve_variables() -> serve::Variables {
 #[expect(clippy::disallowed_methods, reason = "configuration is resolved here and nowhere below")]
 fn api_key() -> Option<SecretString> {
     std::env::var("BERTH_API_KEY").ok().filter(|key| !key.is_empty()).map(SecretString::from)
+}
+
+/// Where the two sides of `berth mover` are, and the passwords there.
+#[expect(clippy::disallowed_methods, reason = "configuration is resolved here and nowhere below")]
+fn mover_variables() -> mover::Variables {
+    let secret = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty()).map(SecretString::from);
+    mover::Variables {
+        from: secret("BERTH_FROM"),
+        from_password: secret("BERTH_FROM_PASSWORD"),
+        to: secret("BERTH_TO"),
+        to_password: secret("BERTH_TO_PASSWORD"),
+    }
 }
 
 fn fail(error: &CliError) -> ExitCode {

@@ -221,7 +221,7 @@ pub(crate) async fn spec(
 }
 
 /// What the stack file says of whose rows are whose.
-pub(crate) fn rules(data: &berth_config::Data) -> DataRules {
+pub fn rules(data: &berth_config::Data) -> DataRules {
     let table = |table: &berth_config::TableRef| TableName::new(table.schema.clone(), table.table.clone());
     DataRules {
         root: table(&data.root),

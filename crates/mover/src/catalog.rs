@@ -72,7 +72,7 @@ pub(crate) async fn catalogue(client: &Client, side: Side) -> Result<Catalogue, 
                         and t.tgenabled in ('A', 'R') and t.tgname not like 'berth\\_%' limit 1)
              from pg_class c join pg_namespace n on n.oid = c.relnamespace
              where c.relkind in ('r', 'p') and not c.relispartition
-               and n.nspname not in ('pg_catalog', 'information_schema', 'berth') and n.nspname not like 'pg\\_%'
+               and n.nspname not in ('pg_catalog', 'information_schema', 'berth', 'berth_control') and n.nspname not like 'pg\\_%'
                and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')",
             &[],
         )

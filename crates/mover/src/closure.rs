@@ -135,6 +135,7 @@ fn columns(table: &Table) -> Vec<PlannedColumn> {
         name: c.name.clone(),
         type_name: c.type_name.clone(),
         always_identity: c.always_identity,
+        not_null: c.not_null,
     };
     table.travelling().map(planned).collect()
 }

@@ -57,19 +57,19 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
         bytes: Arc::new(AtomicU64::new(0)),
     };
     let name = spec.session_name(token);
+    let take = async || {
+        let reader = connect(&spec.source, Side::Source, &name).await?;
+        let begin = format!("begin isolation level repeatable read read only; set transaction snapshot '{snapshot}'");
+        reader.batch_execute(&begin).await.doing(Side::Source, "taking the snapshot")?;
+        Ok::<_, MoveError>(reader)
+    };
     let mut workers = Vec::new();
     for _ in 0..spec.tuning.copy_workers.clamp(1, plan.tables.len().max(1)) {
-        let reader = connect(&spec.source, Side::Source, &name).await?;
-        reader
-            .batch_execute(&format!(
-                "begin isolation level repeatable read read only; set transaction snapshot '{snapshot}'"
-            ))
-            .await
-            .doing(Side::Source, "taking the snapshot")?;
         let writer =
             connect_with(&spec.target, Side::Target, &name, &[("session_replication_role", "replica")]).await?;
-        workers.push((reader, writer));
+        workers.push((take().await?, writer));
     }
+    spec.ahead.begin(spec, plan, from, take().await?);
     // Every worker has the snapshot: its maker may go.
     drop(maker);
     let mut ticks = tokio::time::interval(std::time::Duration::from_millis(250));
@@ -106,9 +106,7 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
         let rows = shared::gather(plan, reader, Side::Source, keys).await?;
         shared::bring(spec, plan, &mut target, &rows, token).await?;
     }
-    let mut readers = workers.into_iter().map(|(reader, _)| reader);
-    let reader = readers.next();
-    for reader in readers {
+    for (reader, _) in workers {
         reader.batch_execute("commit").await.doing(Side::Source, "ending the snapshot")?;
     }
     // From here on the cell's position says how far the stream is in it.
@@ -121,9 +119,6 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
         .doing(Side::Target, "noting the position")?;
     if changed != 1 {
         return Err(MoveError::Fenced { side: Side::Target, held: token });
-    }
-    if let Some(reader) = reader {
-        spec.ahead.begin(spec, plan, from, reader);
     }
     Ok(Copied {
         rows: work.rows.load(Ordering::Relaxed),

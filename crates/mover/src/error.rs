@@ -111,6 +111,8 @@ pub enum Obstacle {
     SameDatabase,
     #[error("the {side} is a standby that takes no writes")]
     Standby { side: Side },
+    #[error("between the mover and the {side} stands a connection pooler, which loses the settings of a session")]
+    Pooler { side: Side },
     #[error("the mover's role `{role}` in the {side} lacks {right}")]
     Rights { side: Side, role: String, right: String },
 }
@@ -153,6 +155,7 @@ impl Obstacle {
             Self::Disk { .. } => "choose a cell with more room: `--to auto` does".into(),
             Self::SameDatabase => "choose another cell".into(),
             Self::Standby { .. } => "give the address of the primary".into(),
+            Self::Pooler { .. } => "give the address of the server itself".into(),
             Self::Rights { role, right, .. } => format!("ALTER ROLE {role} {right}"),
         }
     }
@@ -225,6 +228,8 @@ pub enum MoveError {
     AlreadyMoved,
     #[error("the tenant lives in the database that its rows were to be removed from")]
     LivesThere,
+    #[error("the tenant does not live in the database whose fence was to go")]
+    LivesElsewhere,
     #[error("the move was cancelled")]
     Cancelled,
 }
@@ -243,6 +248,7 @@ impl MoveError {
             | Self::SharedDiffers { .. }
             | Self::AlreadyMoved
             | Self::LivesThere
+            | Self::LivesElsewhere
             | Self::Cancelled => Fault::Caller,
             Self::Connect { .. }
             | Self::Stream(_)
@@ -264,6 +270,9 @@ impl MoveError {
     pub fn hint(&self) -> String {
         match self {
             Self::Obstacles(all) => all.iter().map(Obstacle::hint).collect::<Vec<_>>().join("; "),
+            Self::Connect { source, .. } if source.to_string().contains("startup parameter") => {
+                "that is a connection pooler: give the address of the server itself".into()
+            }
             Self::Connect { .. } => "is the cell's database running? `berth cell show` says".into(),
             Self::Stream(_)
             | Self::StreamRefused { .. }
@@ -277,7 +286,7 @@ impl MoveError {
             }
             Self::SharedDiffers { .. } => "make it the same in both cells, then move again".into(),
             Self::AlreadyMoved => "it is served at its new cell; nothing was taken away".into(),
-            Self::LivesThere => "nothing was removed".into(),
+            Self::LivesThere | Self::LivesElsewhere => "nothing was removed".into(),
             Self::Cancelled => "nothing was moved".into(),
             Self::Refused(_)
             | Self::Decode(_)
@@ -312,6 +321,7 @@ impl MoveError {
             Self::SharedDiffers { .. } => "shared_row_differs",
             Self::AlreadyMoved => "moved_already",
             Self::LivesThere => "lives_there",
+            Self::LivesElsewhere => "lives_elsewhere",
             Self::Cancelled => "cancelled",
         }
     }

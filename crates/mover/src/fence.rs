@@ -57,13 +57,18 @@ pub(crate) async fn install(client: &mut Client, side: Side) -> Result<(), MoveE
     )
     .await
     .doing(side, "making the fence's role")?;
-    let installed: bool = tx
-        .query_one("select to_regclass('berth.brought') is not null", &[])
+    // The fence lets the mover's role through, whichever it is in this database.
+    let row = tx
+        .query_one(
+            "select quote_literal(session_user), to_regclass('berth.brought') is not null
+                    and obj_description(to_regnamespace('berth'), 'pg_namespace') = session_user",
+            &[],
+        )
         .await
-        .doing(side, "installing the fence")?
-        .get(0);
-    if !installed {
-        tx.batch_execute(include_str!("fence.sql")).await.doing(side, "installing the fence")?;
+        .doing(side, "installing the fence")?;
+    if row.get::<_, Option<bool>>(1) != Some(true) {
+        let sql = include_str!("fence.sql").replace("@mover@", &row.get::<_, String>(0));
+        tx.batch_execute(&sql).await.doing(side, "installing the fence")?;
     }
     tx.commit().await.doing(side, "installing the fence")
 }

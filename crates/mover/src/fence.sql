@@ -1,5 +1,5 @@
 -- The fence of a cell: one row, one sequence and one advisory lock per tenant that moves or has moved.
--- Run by the mover's role; safe to run again. Every name and operator is qualified, because the functions run with
+-- Run by the mover's role, whose name stands for @mover@; safe to run again. Every name and operator is qualified, because the functions run with
 -- their owner's rights under whatever search path the writer has.
 create schema if not exists berth authorization berth_fence;
 
@@ -42,7 +42,7 @@ language plpgsql volatile security definer as $fence$
 declare
     word pg_catalog.int8;
 begin
-    if session_user operator(pg_catalog.=) 'berth_mover' then
+    if session_user operator(pg_catalog.=) @mover@ then
         return null;
     end if;
     if pg_catalog.current_setting('berth.passed', true) operator(pg_catalog.=)
@@ -97,7 +97,7 @@ language plpgsql volatile security definer as $ddl$
 declare
     command record;
 begin
-    if session_user operator(pg_catalog.=) 'berth_mover' then
+    if session_user operator(pg_catalog.=) @mover@ then
         return;
     end if;
     for command in select * from pg_catalog.pg_event_trigger_ddl_commands() loop
@@ -116,3 +116,4 @@ alter function berth.pass(pg_catalog.int4, pg_catalog.oid, pg_catalog.text) owne
 alter function berth.fence() owner to berth_fence;
 alter function berth.tenant_changed() owner to berth_fence;
 revoke all on all functions in schema berth from public;
+comment on schema berth is @mover@;

@@ -38,6 +38,8 @@ pub(crate) async fn ensure_function(
             }
         }
     }
+    let row = client.query_one("select quote_literal(session_user)", &[]).await.doing(fence.side, what)?;
+    let mover: String = row.get(0);
     let mut sql = format!("begin; select pg_advisory_xact_lock({GRANT_LOCK});");
     for parent in parents {
         let may: bool = client
@@ -62,7 +64,7 @@ pub(crate) async fn ensure_function(
     let name = function(fence.number, &table.table);
     let body = format!(
         "begin
-             if session_user = 'berth_mover' then
+             if session_user = {mover} then
                  return null;
              end if;
              if tg_op = 'INSERT' then

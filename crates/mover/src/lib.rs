@@ -6,6 +6,7 @@
 //!
 //! Never knows `store`: who owns a tenant is asked and changed through [`Ownership`], edges through [`Edges`].
 
+mod alone;
 mod back;
 mod bare;
 mod catalog;
@@ -32,6 +33,7 @@ mod sql;
 mod survey;
 mod wal;
 
+pub use alone::{TableComparison, compare, lacks, unfence};
 pub use back::{close_way_back, keep, release};
 pub use bare::build;
 pub use catalog::schema_fingerprint;

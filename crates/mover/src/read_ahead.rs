@@ -1,4 +1,4 @@
-//! What the source holds, read while the target builds its keys: half of the comparison costs no time of its own then.
+//! What the source holds, read while the target is loaded and builds its keys: half of the comparison costs no time of its own then.
 //!
 //! Read under the snapshot of the copy, from which the stream goes on. So it may be compared with the target at any
 //! later time by whoever has followed the stream from its beginning: every key that has changed since is known.

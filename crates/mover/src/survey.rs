@@ -32,8 +32,9 @@ pub async fn discover(endpoint: &Endpoint, rules: &DataRules) -> Result<Discover
 
 /// Makes the plan, or says everything that stands in the way at once.
 pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
-    let source = connect(&spec.source, Side::Source, &format!("{}plan", spec.session_prefix())).await?;
-    let target = connect(&spec.target, Side::Target, &format!("{}plan", spec.session_prefix())).await?;
+    let session = format!("{}plan", spec.session_prefix());
+    let source = connect(&spec.source, Side::Source, &session).await?;
+    let target = connect(&spec.target, Side::Target, &session).await?;
     let mut obstacles = Vec::new();
     servers(spec, &source, &target, &mut obstacles).await?;
     let ours = catalogue(&source, Side::Source).await?;
@@ -54,9 +55,23 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
         fingerprint: String::new(),
         estimated_s: 0.0,
     };
-    for nth in 0..plan.tables.len() {
-        if !measure(spec, &mut plan, nth, &source, &target, &theirs, &mut obstacles).await? {
-            break;
+    // The root first, and alone: without it the other questions have no answer.
+    let known = match plan.tables.first() {
+        Some(_) => measure(spec, &mut plan, 0..1, &source, &target, &theirs, &mut obstacles).await?,
+        None => false,
+    };
+    if known {
+        let all = 1..plan.tables.len();
+        if obstacles.is_empty() {
+            let (second, by_now) = (connect(&spec.source, Side::Source, &session).await?, plan.clone());
+            let mut found = Vec::new();
+            tokio::try_join!(
+                measure(spec, &mut plan, all, &source, &target, &theirs, &mut obstacles),
+                strays(spec, &by_now, &inner, &second, &mut found)
+            )?;
+            obstacles.append(&mut found);
+        } else {
+            measure(spec, &mut plan, all, &source, &target, &theirs, &mut obstacles).await?;
         }
     }
     if let Some(root) = plan.tables.iter().find(|t| t.table == spec.rules.root)
@@ -75,7 +90,6 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
         }
     }
     if obstacles.is_empty() {
-        strays(spec, &plan, &inner, &source, &mut obstacles).await?;
         shared::measure(spec, &mut plan, &source, &target, &mut obstacles).await?;
     }
     if !obstacles.is_empty() {
@@ -86,7 +100,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     Ok(plan)
 }
 
-async fn servers(
+pub(crate) async fn servers(
     spec: &MoveSpec,
     source: &Client,
     target: &Client,
@@ -148,6 +162,13 @@ async fn servers(
     if !other.get::<_, bool>(3) {
         obstacles.push(Obstacle::Rights { side: Side::Target, role: other.get(4), right: "SUPERUSER".into() });
     }
+    for (client, side) in [(source, Side::Source), (target, Side::Target)] {
+        // Startup options that are not in force were thrown away by somebody in between.
+        let sql = "select current_setting('row_security') = 'off' and current_setting('extra_float_digits') = '3'";
+        if !client.query_one(sql, &[]).await.doing(side, "looking at the session")?.get::<_, bool>(0) {
+            obstacles.push(Obstacle::Pooler { side });
+        }
+    }
     // Clusters made from one template share the system identifier; start time and directory tell them apart.
     let same = |a: usize, b: usize| facts.get::<_, String>(a) == other.get::<_, String>(b);
     if same(6, 1) && same(7, 2) && same(10, 5) && same(11, 6) {
@@ -189,49 +210,52 @@ fn compare_shapes(ours: &Table, theirs: &Catalogue, obstacles: &mut Vec<Obstacle
     }
 }
 
-/// Counts the tenant's rows of one table on both sides. False when there is no such tenant.
+/// Counts the tenant's rows of some of the tables on both sides. False when there is no such tenant.
 async fn measure(
     spec: &MoveSpec,
     plan: &mut MovePlan,
-    nth: usize,
+    which: std::ops::Range<usize>,
     source: &Client,
     target: &Client,
     theirs: &Catalogue,
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<bool, MoveError> {
-    let table = &plan.tables[nth];
-    let filter = plan.filter(table, &spec.tenant);
-    let count = format!("select count(*) from {} where {filter}", table.table.sql());
-    let rows: i64 = match source.query_one(&count, &[]).await {
-        Ok(row) => row.get(0),
-        Err(error) if is_bad_key(&error) => {
-            obstacles.push(Obstacle::NoTenant { table: spec.rules.root.clone(), key: spec.tenant.to_string() });
-            return Ok(false);
-        }
-        Err(error) => return Err(error).doing(Side::Source, "counting the tenant's rows"),
-    };
-    if table.table == spec.rules.root {
-        let text = format!("select {}::text from {} where {filter}", ident(&spec.rules.key_column), table.table.sql());
-        if let Some(row) = source.query_opt(&text, &[]).await.doing(Side::Source, "reading the tenant's key")? {
-            let stored: String = row.get(0);
-            if stored != spec.tenant.as_str() {
-                obstacles.push(Obstacle::KeyForm { given: spec.tenant.to_string(), stored });
+    for nth in which {
+        let table = &plan.tables[nth];
+        let filter = plan.filter(table, &spec.tenant);
+        let count = format!("select count(*) from {} where {filter}", table.table.sql());
+        let rows: i64 = match source.query_one(&count, &[]).await {
+            Ok(row) => row.get(0),
+            Err(error) if is_bad_key(&error) => {
+                obstacles.push(Obstacle::NoTenant { table: spec.rules.root.clone(), key: spec.tenant.to_string() });
+                return Ok(false);
+            }
+            Err(error) => return Err(error).doing(Side::Source, "counting the tenant's rows"),
+        };
+        if table.table == spec.rules.root {
+            let text =
+                format!("select {}::text from {} where {filter}", ident(&spec.rules.key_column), table.table.sql());
+            if let Some(row) = source.query_opt(&text, &[]).await.doing(Side::Source, "reading the tenant's key")? {
+                let stored: String = row.get(0);
+                if stored != spec.tenant.as_str() {
+                    obstacles.push(Obstacle::KeyForm { given: spec.tenant.to_string(), stored });
+                }
             }
         }
-    }
-    if theirs.find(&table.table).is_some() {
-        let there: i64 = match target.query_one(&count, &[]).await {
-            Ok(row) => row.get(0),
-            // A column that differs has been reported by `compare_shapes`.
-            Err(_) => 0,
-        };
-        if there > 0 {
-            obstacles.push(Obstacle::RowsInTarget { table: table.table.clone(), rows: there });
+        if theirs.find(&table.table).is_some() {
+            let there: i64 = match target.query_one(&count, &[]).await {
+                Ok(row) => row.get(0),
+                // A column that differs has been reported by `compare_shapes`.
+                Err(_) => 0,
+            };
+            if there > 0 {
+                obstacles.push(Obstacle::RowsInTarget { table: table.table.clone(), rows: there });
+            }
         }
+        let table = &mut plan.tables[nth];
+        table.rows = rows;
+        table.bytes *= rows;
     }
-    let table = &mut plan.tables[nth];
-    table.rows = rows;
-    table.bytes *= rows;
     Ok(true)
 }
 

@@ -7,7 +7,12 @@ use crate::{MoveError, MovePlan, PlannedColumn, PlannedTable, TableName};
 use bytes::{BufMut, Bytes, BytesMut};
 
 fn plan() -> MovePlan {
-    let column = |name: &str| PlannedColumn { name: name.into(), type_name: "text".into(), always_identity: false };
+    let column = |name: &str| PlannedColumn {
+        name: name.into(),
+        type_name: "text".into(),
+        always_identity: false,
+        not_null: false,
+    };
     MovePlan {
         tables: vec![PlannedTable {
             table: TableName::new("public", "t"),

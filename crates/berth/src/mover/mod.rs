@@ -1,0 +1,578 @@
+//! `berth mover`: moves one tenant between two Postgres databases, with no control plane behind it.
+//!
+//! The commit point is a row in the source database, the journal a folder. Nobody holds requests: writers that come in
+//! the pause, and those that come to the old side afterwards, are refused by the fence with `BF001`.
+
+mod journal;
+mod screens;
+
+use crate::fail::{Failure, FailureExt as _};
+use berth_domain::{CellId, MoveId, TenantKey};
+use berth_mover::{
+    ControlTable, CutOver, DataRules, Endpoint, Fault, MoveError, MoveSpec, NoEdges, Ownership as _, Phase, Progress,
+    ReadAhead, Tuning, Watcher, Way,
+};
+use clap::{Args, Subcommand};
+use journal::{Journal, Reached, Record};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use uuid::Uuid;
+
+#[derive(Subcommand, Debug)]
+pub enum Mover {
+    /// What belongs to a tenant of a database: the tables as a tree, and what is not sure
+    Discover {
+        #[command(flatten)]
+        from: From,
+        #[command(flatten)]
+        rules: Rules,
+    },
+    /// The statements that give both sides what a move needs
+    Rights {
+        #[command(flatten)]
+        sides: Sides,
+    },
+    /// What a move would take along, and everything that stands in its way
+    Plan {
+        #[command(flatten)]
+        sides: Sides,
+        #[command(flatten)]
+        whose: Whose,
+    },
+    /// Move the tenant; the same command goes on where an earlier one stopped
+    Run {
+        #[command(flatten)]
+        sides: Sides,
+        #[command(flatten)]
+        whose: Whose,
+        #[command(flatten)]
+        journal: JournalAt,
+        /// Do not prepare for `undo`
+        #[arg(long)]
+        no_way_back: bool,
+    },
+    /// Keep the old side up to date until Ctrl-C, so that the move can be undone
+    Keep {
+        #[command(flatten)]
+        sides: Sides,
+        #[command(flatten)]
+        journal: JournalAt,
+    },
+    /// Read every row of the tenant on both sides as it is now
+    Compare {
+        #[command(flatten)]
+        sides: Sides,
+        #[command(flatten)]
+        whose: Whose,
+    },
+    /// Move the tenant back, with everything written since
+    Undo {
+        #[command(flatten)]
+        sides: Sides,
+        #[command(flatten)]
+        journal: JournalAt,
+    },
+    /// The move stays: what it left behind in both databases goes
+    Settle {
+        #[command(flatten)]
+        sides: Sides,
+        #[command(flatten)]
+        journal: JournalAt,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct From {
+    /// The database that it lives in, as postgres://user@host:port/database; the password
+    /// in BERTH_FROM_PASSWORD, or all of it in BERTH_FROM
+    #[arg(long, value_name = "URL")]
+    from: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Sides {
+    #[command(flatten)]
+    from: From,
+    /// The database that it goes to; the password in BERTH_TO_PASSWORD, or all of it in BERTH_TO
+    #[arg(long, value_name = "URL")]
+    to: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Whose {
+    /// The tenant: its key in the root table
+    #[arg(long, value_name = "KEY")]
+    tenant: String,
+    #[command(flatten)]
+    rules: Rules,
+}
+
+#[derive(Args, Debug)]
+pub struct Rules {
+    /// A stack file whose `data` says whose rows are whose; instead of the three options below
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["root", "key", "tenant_column"])]
+    stack: Option<PathBuf>,
+    /// The table with one row per tenant
+    #[arg(long, default_value = "customers", value_name = "TABLE")]
+    root: String,
+    /// Its key column
+    #[arg(long, default_value = "id", value_name = "COLUMN")]
+    key: String,
+    /// The column that names the tenant in other tables
+    #[arg(long, default_value = "customer_id", value_name = "COLUMN")]
+    tenant_column: String,
+}
+
+#[derive(Args, Debug)]
+pub struct JournalAt {
+    /// The folder that says how far this move is; one move each
+    #[arg(long, value_name = "FOLDER")]
+    journal: PathBuf,
+}
+
+pub fn run(command: Mover, json: bool, variables: &Variables) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return ended(&Failure::ours(error, "threads could not be started", "")),
+    };
+    match runtime.block_on(command.run(variables)) {
+        Ok((screen, value, good)) => {
+            let text = if json { format!("{value}\n") } else { screen };
+            // Without a terminal the exit status has to do.
+            let _ = std::io::stdout().lock().write_all(text.as_bytes());
+            ExitCode::from(u8::from(!good))
+        }
+        Err(failure) => ended(&failure),
+    }
+}
+
+fn ended(failure: &Failure) -> ExitCode {
+    let _ = std::io::stderr().lock().write_all(failure.screen().as_bytes());
+    ExitCode::from(failure.status)
+}
+
+/// The source and the target.
+type BothSides = (Endpoint, Endpoint);
+/// For people, for programs, and whether the answer is a good one.
+type Answer = Result<(String, Value, bool), Failure>;
+
+impl Mover {
+    async fn run(self, variables: &Variables) -> Answer {
+        match self {
+            Self::Discover { from, rules } => discover(&from.endpoint(variables)?, &rules).await,
+            Self::Rights { sides } => rights(sides.endpoints(variables)?).await,
+            Self::Plan { sides, whose } => plan(sides.endpoints(variables)?, &whose).await,
+            Self::Run { sides, whose, journal, no_way_back } => {
+                move_there(sides.endpoints(variables)?, &whose, &journal, !no_way_back).await
+            }
+            Self::Keep { sides, journal } => keep(sides.endpoints(variables)?, &journal).await,
+            Self::Compare { sides, whose } => compare(sides.endpoints(variables)?, &whose).await,
+            Self::Undo { sides, journal } => undo(sides.endpoints(variables)?, &journal).await,
+            Self::Settle { sides, journal } => settle(sides.endpoints(variables)?, &journal).await,
+        }
+    }
+}
+
+fn stopped(error: MoveError) -> Failure {
+    let hint = error.hint();
+    match error.fault() {
+        Fault::Caller => Failure::request(causes(&error), hint),
+        Fault::Passing | Fault::Ours => Failure::ours(error, "the move stopped", hint),
+    }
+}
+
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// What the environment says of the two sides.
+pub struct Variables {
+    pub from: Option<SecretString>,
+    pub from_password: Option<SecretString>,
+    pub to: Option<SecretString>,
+    pub to_password: Option<SecretString>,
+}
+
+/// A URL on the command line has no password: there every user of the machine could read it.
+fn endpoint(
+    argument: Option<&str>,
+    variable: Option<&SecretString>,
+    password: Option<&SecretString>,
+    side: &str,
+) -> Result<Endpoint, Failure> {
+    let example = "for example postgres://berth_mover@db.example.com:5432/app";
+    let url = argument.or(variable.map(ExposeSecret::expose_secret)).ok_or_else(|| {
+        Failure::request(format!("where is the database? `--{side} URL`, or BERTH_{}", side.to_uppercase()), example)
+    })?;
+    let config: tokio_postgres::Config =
+        url.parse().map_err(|error| Failure::request(format!("that is no database URL: {error}"), example))?;
+    let password = match config.get_password() {
+        Some(_) if argument.is_some() => {
+            let variable = format!("BERTH_{}", side.to_uppercase());
+            return Err(Failure::request(
+                "a password on the command line can be read by everybody on this machine",
+                format!("leave it out and set {variable}_PASSWORD, or set {variable} to the whole URL"),
+            ));
+        }
+        Some(password) => SecretString::from(String::from_utf8_lossy(password).into_owned()),
+        None => password.cloned().unwrap_or_default(),
+    };
+    let host = match config.get_hosts().first() {
+        Some(tokio_postgres::config::Host::Tcp(host)) => host.clone(),
+        Some(tokio_postgres::config::Host::Unix(path)) => path.to_string_lossy().into_owned(),
+        None => return Err(Failure::request("the URL names no host", example)),
+    };
+    let missing = |what: &str| Failure::request(format!("the URL names no {what}"), example);
+    Ok(Endpoint {
+        host,
+        port: config.get_ports().first().copied().unwrap_or(5432),
+        database: config.get_dbname().ok_or_else(|| missing("database"))?.to_owned(),
+        user: config.get_user().ok_or_else(|| missing("user"))?.to_owned(),
+        password,
+    })
+}
+
+impl From {
+    fn endpoint(&self, variables: &Variables) -> Result<Endpoint, Failure> {
+        endpoint(self.from.as_deref(), variables.from.as_ref(), variables.from_password.as_ref(), "from")
+    }
+}
+
+impl Sides {
+    fn endpoints(&self, variables: &Variables) -> Result<(Endpoint, Endpoint), Failure> {
+        let to = endpoint(self.to.as_deref(), variables.to.as_ref(), variables.to_password.as_ref(), "to");
+        Ok((self.from.endpoint(variables)?, to?))
+    }
+}
+
+/// Where a side is, without its password: kept in the journal, and compared when a move is taken up again.
+fn address(endpoint: &Endpoint) -> String {
+    format!("{}@{}:{}/{}", endpoint.user, endpoint.host, endpoint.port, endpoint.database)
+}
+
+impl Rules {
+    fn read(&self) -> Result<DataRules, Failure> {
+        let Some(path) = &self.stack else { return Ok(DataRules::of(&self.root, &self.key, &self.tenant_column)) };
+        let text = std::fs::read_to_string(path).ours("the stack file")?;
+        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
+        let stack = berth_config::parse(&text, None, &|name| std::fs::read_to_string(folder.join(name)))
+            .map_err(|mistakes| Failure::request(mistakes, "correct the stack file"))?;
+        Ok(berth_control::moves::rules(&stack.data))
+    }
+}
+
+fn spec(id: Uuid, tenant: &str, rules: DataRules, sides: BothSides, way_back: bool) -> Result<MoveSpec, Failure> {
+    let (source, target) = sides;
+    Ok(MoveSpec {
+        id: MoveId::new(id),
+        tenant: TenantKey::new(tenant).map_err(|bad| Failure::request(bad, "it is the root table's key, as text"))?,
+        rules,
+        source,
+        target,
+        // Two places are all that this move knows of.
+        source_cell: CellId::new(Uuid::from_u128(1)),
+        target_cell: CellId::new(Uuid::from_u128(2)),
+        target_free_bytes: None,
+        way_back,
+        way: Way::There,
+        tuning: Tuning::default(),
+        ahead: ReadAhead::default(),
+    })
+}
+
+async fn discover(from: &Endpoint, rules: &Rules) -> Answer {
+    let rules = rules.read()?;
+    let found = berth_mover::discover(from, &rules).await.map_err(stopped)?;
+    let value = serde_json::to_value(&found).ours("the answer")?;
+    Ok((screens::discovery(&found, &rules.root), value, found.obstacles.is_empty()))
+}
+
+async fn rights(sides: BothSides) -> Answer {
+    let spec = spec(Uuid::now_v7(), "-", DataRules::of("-", "-", "-"), sides, true)?;
+    let lacking = berth_mover::lacks(&spec).await.map_err(stopped)?;
+    let lines: Vec<String> = lacking.iter().map(|o| format!("-- {o}\n{}", o.hint())).collect();
+    let screen = if lines.is_empty() { "Nothing is missing.\n".to_owned() } else { lines.join("\n") + "\n" };
+    Ok((
+        screen,
+        json!({ "lacking": lacking, "remedies": lacking.iter().map(berth_mover::Obstacle::hint).collect::<Vec<_>>() }),
+        lacking.is_empty(),
+    ))
+}
+
+async fn plan(sides: BothSides, whose: &Whose) -> Answer {
+    let spec = spec(Uuid::now_v7(), &whose.tenant, whose.rules.read()?, sides, true)?;
+    match berth_mover::plan(&spec).await {
+        Ok(plan) => Ok((screens::plan(&plan), json!({ "plan": plan, "obstacles": [] }), true)),
+        Err(MoveError::Obstacles(all)) => {
+            let text = screens::obstacles(&all).trim_start().to_owned();
+            Ok((text, json!({ "plan": null, "obstacles": all }), false))
+        }
+        Err(error) => Err(stopped(error)),
+    }
+}
+
+async fn compare(sides: BothSides, whose: &Whose) -> Answer {
+    let spec = spec(Uuid::now_v7(), &whose.tenant, whose.rules.read()?, sides, false)?;
+    let compared = berth_mover::compare(&spec).await.map_err(stopped)?;
+    let same = compared.iter().all(|table| table.differing == 0);
+    Ok((screens::comparison(&compared), json!({ "tables": compared, "same": same }), same))
+}
+
+/// Says on stderr what happens, once a phase; Ctrl-C asks it to stop where that is still possible.
+#[derive(Default)]
+struct Teller {
+    last: Mutex<Option<Phase>>,
+    cancelled: AtomicBool,
+}
+
+impl Watcher for Teller {
+    fn progress(&self, progress: Progress) {
+        let Ok(mut last) = self.last.lock() else { return };
+        if *last != Some(progress.phase) || progress.note.is_some() {
+            *last = Some(progress.phase);
+            let note = progress.note.map(|note| format!(": {note}")).unwrap_or_default();
+            // Without a terminal nobody misses it.
+            let _ = writeln!(std::io::stderr().lock(), "{}{note}", progress.phase.as_str());
+        }
+    }
+    fn cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+}
+
+impl Teller {
+    /// Runs `work` to its end; Ctrl-C is passed on to it, and not waited for twice.
+    async fn heed<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        tokio::select! {
+            done = &mut work => return done,
+            _ = tokio::signal::ctrl_c() => self.cancelled.store(true, Ordering::SeqCst),
+        }
+        work.await
+    }
+}
+
+fn known(record: &Record, spec: &MoveSpec) -> Result<(), Failure> {
+    let same = (&record.from, &record.to) == (&address(&spec.source), &address(&spec.target))
+        && record.tenant == spec.tenant.as_str();
+    if same {
+        return Ok(());
+    }
+    let (from, to, tenant) = (&record.from, &record.to, &record.tenant);
+    Err(Failure::request(
+        format!("this journal is of another move: `{tenant}` from {from} to {to}"),
+        "name a folder of its own for each move",
+    ))
+}
+
+async fn move_there(sides: BothSides, whose: &Whose, at: &JournalAt, way_back: bool) -> Answer {
+    let journal = Journal::open(&at.journal)?;
+    let teller = Teller::default();
+    let mut spec = spec(Uuid::now_v7(), &whose.tenant, whose.rules.read()?, sides, way_back)?;
+    let mut record = match journal.read()? {
+        Some(record) => {
+            known(&record, &spec)?;
+            if record.reached >= Reached::Moved {
+                return Err(over(record.reached));
+            }
+            (spec.id, spec.rules, spec.way_back) = (MoveId::new(record.id), record.rules.clone(), record.way_back);
+            record
+        }
+        None => {
+            let plan = berth_mover::plan(&spec).await.map_err(stopped)?;
+            let record = Record {
+                id: spec.id.uuid(),
+                tenant: spec.tenant.to_string(),
+                rules: spec.rules.clone(),
+                from: address(&spec.source),
+                to: address(&spec.target),
+                way_back,
+                plan,
+                reached: Reached::Planned,
+            };
+            journal.write(&record)?;
+            record
+        }
+    };
+    let control = ControlTable::open(&spec).await.map_err(stopped)?;
+    let moved = teller.heed(steps(&spec, &control, &journal, &mut record, &teller)).await;
+    let cut = match moved {
+        Ok(cut) => cut,
+        Err(StepFailure::Journal(failure)) => return Err(failure),
+        // What passes, the same command tries again; what does not is given up: the tenant stays where it is.
+        Err(StepFailure::Move(error)) if error.fault() == Fault::Passing => return Err(stopped(error)),
+        Err(StepFailure::Move(error)) => {
+            let token = berth_mover::give_up(&spec, &control).await.map_err(stopped)?;
+            berth_mover::retire(&spec, &record.plan, false, token).await.map_err(stopped)?;
+            control.remove().await.map_err(stopped)?;
+            record.reached = Reached::GivenUp;
+            journal.write(&record)?;
+            return Err(stopped(error));
+        }
+    };
+    let then = if record.way_back {
+        "`berth mover keep` keeps the old side up to date, `undo` moves back, `settle` removes what is left there."
+    } else {
+        "`berth mover settle` removes what is left in the old side."
+    };
+    Ok((outcome(&cut, then), json!({ "cut_over": cut, "rows": record.plan.rows }), true))
+}
+
+enum StepFailure {
+    Move(MoveError),
+    Journal(Failure),
+}
+
+impl std::convert::From<MoveError> for StepFailure {
+    fn from(error: MoveError) -> Self {
+        Self::Move(error)
+    }
+}
+
+/// Every step that is not over yet, each noted before the next begins.
+async fn steps(
+    spec: &MoveSpec,
+    control: &ControlTable,
+    journal: &Journal,
+    record: &mut Record,
+    teller: &Teller,
+) -> Result<CutOver, StepFailure> {
+    let note = |record: &mut Record, reached: Reached| {
+        record.reached = reached;
+        journal.write(record).map_err(StepFailure::Journal)
+    };
+    if record.reached < Reached::Prepared {
+        teller.progress(Progress::of(Phase::Prepare));
+        let row = berth_mover::begin(spec, control).await?;
+        berth_mover::prepare(spec, &record.plan, row.generation, row.token).await?;
+        note(record, Reached::Prepared)?;
+    }
+    if record.reached < Reached::Copied {
+        teller.progress(Progress::of(Phase::Copy));
+        let row = berth_mover::begin(spec, control).await?;
+        berth_mover::copy(spec, &record.plan, row.token, teller).await?;
+        note(record, Reached::Copied)?;
+    }
+    if record.reached < Reached::Built {
+        let row = berth_mover::begin(spec, control).await?;
+        berth_mover::build(spec, &record.plan, row.token, teller).await?;
+        note(record, Reached::Built)?;
+    }
+    let cut = berth_mover::cut_over(spec, &record.plan, control, &NoEdges, teller).await?;
+    let row = berth_mover::take(control).await?;
+    berth_mover::retire(spec, &record.plan, true, row.token).await?;
+    note(record, Reached::Moved)?;
+    Ok(cut)
+}
+
+fn over(reached: Reached) -> Failure {
+    let what = match reached {
+        Reached::Undone => "this move has been undone",
+        Reached::GivenUp => "this move was given up",
+        Reached::Settled => "this move is settled",
+        Reached::Planned | Reached::Prepared | Reached::Copied | Reached::Built => "this move is not over yet",
+        Reached::Moved => "this move is over",
+    };
+    Failure::request(what, "name another folder for another move")
+}
+
+fn outcome(cut: &CutOver, then: &str) -> String {
+    let closed = cut.closed_ms.map(|ms| format!("; writers were refused for {ms:.0} ms")).unwrap_or_default();
+    format!("Moved: {} rows compared, generation {}{closed}.\n{then}\n", cut.rows_verified, cut.generation)
+}
+
+/// The journal's move, which has to be over and neither undone nor settled.
+async fn taken_up(sides: BothSides, at: &JournalAt) -> Result<(Journal, Record, MoveSpec, ControlTable), Failure> {
+    let journal = Journal::open(&at.journal)?;
+    let record = journal.read()?.ok_or_else(|| {
+        Failure::request("there is no move in this journal", "name the folder that `berth mover run` was given")
+    })?;
+    let spec = spec(record.id, &record.tenant, record.rules.clone(), sides, record.way_back)?;
+    known(&record, &spec)?;
+    let control = ControlTable::open(&spec).await.map_err(stopped)?;
+    Ok((journal, record, spec, control))
+}
+
+fn can_go_back(record: &Record) -> Result<(), Failure> {
+    if record.reached != Reached::Moved {
+        return Err(over(record.reached));
+    }
+    if !record.way_back {
+        let hint = "move the tenant there as any other, in a journal of its own, after `settle`";
+        return Err(Failure::request("this move was made without a way back", hint));
+    }
+    Ok(())
+}
+
+async fn keep(sides: BothSides, at: &JournalAt) -> Answer {
+    let (_journal, record, spec, control) = taken_up(sides, at).await?;
+    can_go_back(&record)?;
+    let teller = Teller::default();
+    teller.heed(berth_mover::keep(&spec, &record.plan, &control, &teller)).await.map_err(stopped)?;
+    Ok(("The old side is not kept up to date any more; the same command goes on.\n".into(), json!({}), true))
+}
+
+async fn undo(sides: BothSides, at: &JournalAt) -> Answer {
+    let (journal, mut record, spec, control) = taken_up(sides, at).await?;
+    can_go_back(&record)?;
+    let (back, teller) = (spec.back(), Teller::default());
+    let cut = teller.heed(berth_mover::cut_over(&back, &record.plan, &control, &NoEdges, &teller)).await;
+    let cut = match cut {
+        Ok(cut) => cut,
+        Err(error) if error.fault() == Fault::Passing => return Err(stopped(error)),
+        Err(error) => {
+            // The tenant stays in its new side; the way back is as it was.
+            berth_mover::give_up(&back, &control).await.map_err(stopped)?;
+            return Err(stopped(error));
+        }
+    };
+    let row = berth_mover::take(&control).await.map_err(stopped)?;
+    berth_mover::retire(&back, &record.plan, true, row.token).await.map_err(stopped)?;
+    record.reached = Reached::Undone;
+    journal.write(&record)?;
+    Ok((
+        outcome(&cut, "`berth mover settle` removes what is left in the side that it came back from."),
+        json!({ "cut_over": cut }),
+        true,
+    ))
+}
+
+async fn settle(sides: BothSides, at: &JournalAt) -> Answer {
+    let (journal, mut record, spec, control) = taken_up(sides, at).await?;
+    let teller = Teller::default();
+    // The side that the tenant has left is the source of what was last done.
+    let last = match record.reached {
+        Reached::Moved => spec,
+        Reached::Undone => spec.back(),
+        other => return Err(over(other)),
+    };
+    let idle = control.read().await.is_some_and(|row| row.target.is_none());
+    if !idle {
+        return Err(Failure::request("the move is not over", "`berth mover run` or `undo` brings it to its end"));
+    }
+    if record.reached == Reached::Moved {
+        berth_mover::close_way_back(&last).await.map_err(stopped)?;
+    }
+    let work = berth_mover::release(&last, &record.plan, &control, &teller);
+    let gone = teller.heed(work).await.map_err(stopped)?;
+    berth_mover::unfence(&last, &record.plan, &control).await.map_err(stopped)?;
+    control.remove().await.map_err(stopped)?;
+    record.reached = Reached::Settled;
+    journal.write(&record)?;
+    Ok((
+        format!("{gone} rows are gone from the side that it left; nothing else of the move is there.\n"),
+        json!({ "removed": gone }),
+        true,
+    ))
+}

@@ -1,0 +1,218 @@
+//! `berth mover` as people use it: two databases, a folder, and a kill in between.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use berth_infra::Role;
+use berth_testkit::{TestPg, wait_until};
+use secrecy::ExposeSecret as _;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use uuid::Uuid;
+
+const SCHEMA: &str = "
+    create table accounts (code text primary key, name text);
+    create table users (id bigint generated always as identity primary key, account text not null references accounts, email text);
+    create table notes (id bigint generated always as identity primary key, user_id bigint not null references users on delete cascade, body text);";
+
+struct World {
+    pg: TestPg,
+    source: String,
+    target: String,
+    journal: PathBuf,
+}
+
+impl World {
+    async fn new() -> Self {
+        let pg = TestPg::shared().await;
+        let name = Uuid::new_v4().simple().to_string();
+        let source = pg.database(&format!("from_{name}")).await;
+        let target = pg.database(&format!("to_{name}")).await;
+        for database in [&source, &target] {
+            pg.connect_to(Role::Owner, database).await.batch_execute(SCHEMA).await.unwrap();
+        }
+        let filler = pg.connect_to(Role::Mover, &source).await;
+        for account in ["acme", "other"] {
+            filler
+                .batch_execute(&format!(
+                    "insert into accounts values ('{account}', 'A');
+                     insert into users (account, email) select '{account}', 'u' || n from generate_series(1, 200) n;
+                     insert into notes (user_id, body) select id, 'n' || k from users, generate_series(1, 150) k where account = '{account}'"
+                ))
+                .await
+                .unwrap();
+        }
+        Self { pg, source, target, journal: std::env::temp_dir().join(format!("berth-journal-{name}")) }
+    }
+
+    fn url(&self, database: &str) -> String {
+        let cell = self.pg.cell();
+        format!(
+            "postgres://{}@{}:{}/{database}",
+            cell.login(Role::Mover).user,
+            cell.host.replace('/', "%2F"),
+            cell.port
+        )
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
+        let password = self.pg.cell().login(Role::Mover).password.expose_secret();
+        command
+            .args(["--json", "mover"])
+            .args(arguments)
+            .args(["--from", &self.url(&self.source)])
+            .env("BERTH_FROM_PASSWORD", password)
+            .env("BERTH_TO_PASSWORD", password)
+            .stdin(Stdio::null());
+        if arguments[0] != "discover" {
+            command.args(["--to", &self.url(&self.target)]);
+        }
+        command
+    }
+
+    fn berth(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn good(&self, arguments: &[&str]) -> Value {
+        let output = self.berth(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}{}", String::from_utf8_lossy(&output.stdout));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    async fn rows(&self, database: &str) -> (i64, i64) {
+        let client = self.pg.connect_to(Role::Mover, database).await;
+        let row = client
+            .query_one(
+                "select count(*), coalesce(sum(hashtext(n::text)::int8), 0)::int8 from notes n join users u on u.id = n.user_id where account = 'acme'",
+                &[],
+            )
+            .await
+            .unwrap();
+        (row.get(0), row.get(1))
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // The machine's own folder for such things; nothing else is in it.
+        let _ = std::fs::remove_dir_all(&self.journal);
+    }
+}
+
+const WHOSE: [&str; 8] = ["--tenant", "acme", "--root", "accounts", "--key", "code", "--tenant-column", "account"];
+
+fn with<'a>(command: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&[command], more].concat()
+}
+
+fn journal(path: &Path) -> [&str; 2] {
+    ["--journal", path.to_str().unwrap()]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_moves_and_comes_back_without_a_control_plane() {
+    let world = World::new().await;
+    let at = journal(&world.journal);
+    let found = world.good(&with("discover", &WHOSE[2..]));
+    let tables: Vec<&str> =
+        found["tables"].as_array().unwrap().iter().map(|t| t["table"]["name"].as_str().unwrap()).collect();
+    assert_eq!(tables, ["accounts", "users", "notes"]);
+    assert_eq!(world.good(&["rights"])["lacking"], serde_json::json!([]));
+    assert_eq!(world.good(&with("plan", &WHOSE))["plan"]["rows"], 1 + 200 + 30_000);
+    assert_eq!(world.berth(&with("compare", &WHOSE)).status.code(), Some(1), "nothing is there yet");
+
+    let before = world.rows(&world.source).await;
+    let run = with("run", &[&WHOSE[..], &at[..]].concat());
+    let moved = world.good(&run);
+    assert_eq!(moved["cut_over"]["rows_verified"], 1 + 200 + 30_000);
+    assert_eq!(world.rows(&world.target).await, before);
+    assert_eq!(world.good(&with("compare", &WHOSE))["same"], true);
+    assert_eq!(world.berth(&run).status.code(), Some(1), "it is over");
+
+    // Written in the new home, followed by the old one, refused there.
+    let app = world.pg.connect_to(Role::App, &world.target).await;
+    app.batch_execute("insert into notes (user_id, body) select min(id), 'later' from users where account = 'acme'")
+        .await
+        .unwrap();
+    let mut keeper = world.command(&with("keep", &at)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let now = world.rows(&world.target).await;
+    wait_until("the old side follows", async || world.rows(&world.source).await, |rows| *rows == now).await;
+    rustix::process::kill_process(rustix::process::Pid::from_child(&keeper), rustix::process::Signal::INT).unwrap();
+    assert!(keeper.wait().unwrap().success());
+    let old = world.pg.connect_to(Role::App, &world.source).await;
+    let refused =
+        old.batch_execute("delete from notes where user_id in (select id from users where account = 'acme')").await;
+    assert_eq!(refused.unwrap_err().code().map(|c| c.code().to_owned()).as_deref(), Some("BF001"));
+
+    app.batch_execute(
+        "delete from notes where body = 'n7' and user_id in (select id from users where account = 'acme')",
+    )
+    .await
+    .unwrap();
+    let now = world.rows(&world.target).await;
+    world.good(&with("undo", &at));
+    assert_eq!(world.rows(&world.source).await, now);
+    let gone = world.good(&with("settle", &at));
+    assert_eq!(gone["removed"], 1 + 200 + now.0);
+    for database in [&world.source, &world.target] {
+        let look = world.pg.connect_to(Role::Mover, database).await;
+        let left = "select (select count(*) from pg_namespace where nspname like 'berth%') + (select count(*) from pg_publication)
+            + (select count(*) from pg_trigger where tgname like 'berth%') + (select count(*) from pg_event_trigger)
+            + (select count(*) from pg_replication_slots where database = current_database())";
+        assert_eq!(look.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0, "left in {database}");
+    }
+    old.batch_execute("delete from notes where body = 'n8'").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_move_goes_on_with_the_same_command() {
+    let world = World::new().await;
+    let at = journal(&world.journal);
+    let before = world.rows(&world.source).await;
+    let run = with("run", &[&WHOSE[..], &at[..]].concat());
+    for reached in ["prepared", "copied", "built"] {
+        let mut child = world.command(&run).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let file = world.journal.join("move.json");
+        let has_reached = async || {
+            let record: Option<Value> = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            record.map(|record| record["reached"].as_str().unwrap().to_owned()).unwrap_or_default()
+        };
+        let order = ["", "planned", "prepared", "copied", "built", "moved"];
+        let far = |step: &str| order.iter().position(|known| *known == step);
+        wait_until("the step", has_reached, |step| far(step) >= far(reached)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    // Already over when it was quicker than the last kill.
+    let last = world.berth(&run);
+    assert!(last.status.success() || String::from_utf8_lossy(&last.stderr).contains("this move is over"));
+    assert_eq!(world.rows(&world.target).await, before);
+    assert_eq!(world.good(&with("compare", &WHOSE))["same"], true);
+    world.good(&with("settle", &at));
+    assert_eq!(world.rows(&world.source).await.0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_said_with_its_remedy() {
+    let world = World::new().await;
+    let says = |arguments: &[&str], wanted: &[&str]| {
+        let output = world.berth(arguments);
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for word in wanted {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    };
+    says(&with("plan", &["--tenant", "acme"]), &["no_table", "customers"]);
+    says(
+        &with("run", &[&["--tenant", "nobody"], &WHOSE[2..], &journal(&world.journal)[..]].concat()),
+        &["nobody", "hint:"],
+    );
+    says(&with("undo", &journal(&world.journal)), &["no move in this journal"]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
+    let output = command.args(["mover", "discover", "--from", "postgres://a:secret@localhost/app"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("BERTH_FROM_PASSWORD") && !said.contains("secret"), "{said}");
+}

@@ -1,0 +1,95 @@
+//! What a move without a control plane needs besides: the two sides compared as they stand, the end of a fence in the
+//! database where the tenant stays.
+
+use crate::catalog::catalogue;
+use crate::closure::closure;
+use crate::compare::scan;
+use crate::fence::{self, Fence};
+use crate::sql::{Doing, connect};
+use crate::{MoveError, MovePlan, MoveSpec, Obstacle, Ownership, Side, TableName};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// One table of the tenant on both sides.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct TableComparison {
+    pub table: TableName,
+    pub source_rows: u64,
+    pub target_rows: u64,
+    /// Rows that are not once on each side in the same text form.
+    pub differing: u64,
+}
+
+/// Reads every row of the tenant on both sides as it is now. Follows nothing: beside writers it finds what they just
+/// wrote to be different.
+pub async fn compare(spec: &MoveSpec) -> Result<Vec<TableComparison>, MoveError> {
+    let source = connect(&spec.source, Side::Source, "berth-compare").await?;
+    let target = connect(&spec.target, Side::Target, "berth-compare").await?;
+    let mut obstacles = Vec::new();
+    let found = closure(&spec.rules, &catalogue(&source, Side::Source).await?, &mut obstacles);
+    if !obstacles.is_empty() {
+        return Err(MoveError::Obstacles(obstacles));
+    }
+    let plan = MovePlan { tables: found.tables, ..MovePlan::default() };
+    for (client, side) in [(&source, Side::Source), (&target, Side::Target)] {
+        client
+            .batch_execute("begin isolation level repeatable read read only")
+            .await
+            .doing(side, "taking a snapshot")?;
+    }
+    let mut compared = Vec::new();
+    for table in &plan.tables {
+        let sql = plan.hashes_sql(table, &spec.tenant);
+        let (ours, theirs) =
+            tokio::try_join!(scan(&source, Side::Source, &sql, &|_| {}), scan(&target, Side::Target, &sql, &|_| {}))?;
+        let mut surplus: HashMap<_, i64> = HashMap::new();
+        for pair in &ours {
+            *surplus.entry(*pair).or_default() += 1;
+        }
+        for pair in &theirs {
+            *surplus.entry(*pair).or_default() -= 1;
+        }
+        // A changed row is one pair too many on each side: it counts once.
+        let (mut here, mut there) = (0_u64, 0_u64);
+        for n in surplus.into_values() {
+            if n > 0 {
+                here += n.unsigned_abs();
+            } else {
+                there += n.unsigned_abs();
+            }
+        }
+        compared.push(TableComparison {
+            table: table.table.clone(),
+            source_rows: ours.len() as u64,
+            target_rows: theirs.len() as u64,
+            differing: here.max(there),
+        });
+    }
+    Ok(compared)
+}
+
+/// What the servers and the mover's roles lack for a move, tables not looked at.
+pub async fn lacks(spec: &MoveSpec) -> Result<Vec<Obstacle>, MoveError> {
+    let source = connect(&spec.source, Side::Source, "berth-rights").await?;
+    let target = connect(&spec.target, Side::Target, "berth-rights").await?;
+    let mut obstacles = Vec::new();
+    crate::survey::servers(spec, &source, &target, &mut obstacles).await?;
+    Ok(obstacles)
+}
+
+/// Takes the fence away from the target of `spec`, where the tenant lives and from where it does not move on.
+pub async fn unfence(spec: &MoveSpec, plan: &MovePlan, ownership: &dyn Ownership) -> Result<(), MoveError> {
+    let row = ownership.read().await.ok_or(MoveError::ControlSilent)?;
+    if row.owner != spec.target_cell || row.target.is_some() {
+        return Err(MoveError::LivesElsewhere);
+    }
+    let mut client = connect(&spec.target, Side::Target, "berth-unfence").await?;
+    if !fence::is_installed(&client, Side::Target).await? {
+        return Ok(());
+    }
+    let Some(fence) = Fence::find(&client, Side::Target, &spec.tenant).await? else { return Ok(()) };
+    fence.register(&client, row.token).await?;
+    let tables: Vec<_> = plan.tables.iter().map(|t| t.table.clone()).collect();
+    fence.remove_triggers(&client, &tables, Duration::from_millis(spec.tuning.lock_wait_ms)).await?;
+    fence::remove(&mut client, &fence).await
+}
