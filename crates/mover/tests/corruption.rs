@@ -110,3 +110,143 @@ async fn every_kind_of_damage_in_the_target_is_found_before_it_opens() {
     let cut = cut_over(&spec, &plan, &ownership).await.unwrap();
     assert_eq!(cut.rows_verified, 1 + DAMAGE.len() as u64 + 20);
 }
+
+/// Cases in `scripts/test`; `scripts/soak corruption` asks for a thousand.
+const CASES: u32 = 200;
+
+#[expect(clippy::disallowed_methods, reason = "how long a soak is comes from its script")]
+fn asked(name: &str, otherwise: u32) -> u32 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+/// xorshift64*: repeatable, and good enough to choose.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn seeded_damage_of_one_row_is_found_before_the_target_opens() {
+    let (cases, seed) = (asked("BERTH_CORRUPTION_CASES", CASES), asked("BERTH_SEED", 1));
+    let two = Two::shared(SCHEMA).await;
+    let tenant = two.tenant;
+    let source = two.client(&two.source, Role::Owner).await;
+    let mut dice = Dice(u64::from(seed) + 0x9e37_79b9_7f4a_7c15);
+    // Every value of the table above, on either side of it, somewhere.
+    let columns: Vec<&str> =
+        DAMAGE.iter().map(|(column, ..)| *column).collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+    let values = |column: &str| -> Vec<&str> {
+        let of_column = DAMAGE.iter().filter(|(c, ..)| *c == column);
+        of_column.flat_map(|(_, ours, theirs)| [*ours, *theirs]).collect()
+    };
+    let mut fill = format!("insert into customers values ('{tenant}');");
+    let rows = 120;
+    for _ in 0..rows {
+        let row: Vec<String> = columns
+            .iter()
+            .map(|column| {
+                let pool = values(column);
+                literal(pool[dice.roll(pool.len())])
+            })
+            .collect();
+        fill.extend([format!(
+            "insert into wide (customer_id, {}) values ('{tenant}', {});",
+            columns.join(", "),
+            row.join(", ")
+        )]);
+    }
+    fill.extend([format!("insert into numbered select '{tenant}', n, 'note' || n from generate_series(1, {rows}) n;")]);
+    source.batch_execute(&fill).await.unwrap();
+    let (spec, ownership) = (two.spec(), MemoryOwnership::new());
+    let (plan, _) = until_built(&spec, &ownership).await;
+    let target = two.client(&two.target, Role::Mover).await;
+    target
+        .batch_execute(
+            "create table whole_wide as select * from wide; create table whole_numbered as select * from numbered",
+        )
+        .await
+        .unwrap();
+
+    let mut kinds = [0_u32; 4];
+    for case in 0..cases {
+        let id = dice.roll(rows) + 1;
+        let kind = [0, 0, 0, 0, 0, 0, 0, 1, 2, 3][dice.roll(10)];
+        // Each column once, then by chance.
+        let column = columns.get(case as usize).copied().unwrap_or_else(|| columns[dice.roll(columns.len())]);
+        let (table, damage, repair) = match if (case as usize) < columns.len() { 0 } else { kind } {
+            0 => {
+                let pool = values(column);
+                let first = dice.roll(pool.len());
+                // The first value from there on that is not the one that stands there, as text.
+                let mut damage = None;
+                for n in 0..pool.len() {
+                    let value = literal(pool[(first + n) % pool.len()]);
+                    let other = format!(
+                        "update wide set {column} = {value} where id = {id}
+                         and concat({column} is null, {column}) <> (select concat(v is null, v) from (select {value}::{} as v) x)",
+                        type_of(column)
+                    );
+                    if target.execute(&other, &[]).await.unwrap() == 1 {
+                        damage = Some(other);
+                        break;
+                    }
+                }
+                assert!(damage.is_some(), "no other value for {column}");
+                let repair = format!("update wide w set {column} = b.{column} from whole_wide b where b.id = w.id and w.id = {id}");
+                ("wide", String::new(), repair)
+            }
+            1 => ("numbered", format!("delete from numbered where nr = {id}"), format!("insert into numbered select * from whole_numbered where nr = {id}")),
+            2 => ("numbered", format!("insert into numbered values ('{tenant}', {id} + 1000, 'extra')"), "delete from numbered where nr > 1000".to_owned()),
+            _ => (
+                "numbered",
+                format!("drop index numbered_nr; insert into numbered select * from whole_numbered where nr = {id}"),
+                format!(
+                    "delete from numbered where nr = {id}; insert into numbered select * from whole_numbered where nr = {id};
+                     create unique index numbered_nr on numbered (customer_id, nr); alter table numbered replica identity using index numbered_nr"
+                ),
+            ),
+        };
+        kinds[if damage.is_empty() { 0 } else { kind }] += 1;
+        target.batch_execute(&damage).await.unwrap();
+        let cut = cut_over(&spec, &plan, &ownership).await;
+        let Err(MoveError::Differs { table: found, rows: 1, .. }) = cut else {
+            panic!("seed {seed}, case {case}: {table}.{column} of row {id}, {damage}: {cut:?}")
+        };
+        assert_eq!(found.name, table, "seed {seed}, case {case}");
+        assert_eq!(ownership.row().owner, spec.source_cell, "seed {seed}, case {case}");
+        target.batch_execute(&repair).await.unwrap();
+    }
+    assert!(kinds.iter().all(|n| *n > 0) || cases < CASES, "changed, missing, extra, doubled: {kinds:?}");
+    cut_over(&spec, &plan, &ownership).await.unwrap();
+}
+
+fn type_of(column: &str) -> &'static str {
+    match column {
+        "n" => "numeric",
+        "f" => "float8",
+        "f4" => "float4",
+        "t" => "text",
+        "j" => "jsonb",
+        "js" => "json",
+        "b" => "bytea",
+        "ia" => "int[]",
+        "ta" => "text[]",
+        "m" => "mood",
+        "ma" => "mood[]",
+        "d" => "plate",
+        "ts" => "timestamptz",
+        "tsn" => "timestamp",
+        "iv" => "interval",
+        "bo" => "boolean",
+        "c" => "char(5)",
+        "ip" => "inet",
+        "u" => "uuid",
+        _ => "int4range",
+    }
+}
