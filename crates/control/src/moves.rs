@@ -213,6 +213,7 @@ pub(crate) async fn spec(
         source_cell: source.id,
         target_cell: target.id,
         target_free_bytes: free,
+        alone: target.class == CellClass::Dedicated,
         way_back: data.way_back_days > 0,
         way: Way::There,
         tuning: Tuning { drain_ms: crate::HOLD_DRAIN_MS, ..Tuning::default() },

@@ -71,6 +71,9 @@ pub struct MoveSpec {
     pub target_cell: CellId,
     /// Free room where the target keeps its data, if its provider says so.
     pub target_free_bytes: Option<u64>,
+    /// Nobody else has rows in the target or gets any while the tenant moves: a large table may lose its keys for the
+    /// load, and is emptied as a whole when the copy starts again.
+    pub alone: bool,
     /// Whether the source is to be kept up to date after the cut-over, so that the move can be undone.
     pub way_back: bool,
     pub way: Way,
@@ -92,8 +95,8 @@ pub enum Way {
 pub struct Tuning {
     /// Copies that run side by side.
     pub copy_workers: usize,
-    /// A table with at least this many rows of the tenant is loaded bare when the target's table is empty:
-    /// its keys and indexes are built afterwards.
+    /// A table with at least this many rows of the tenant is loaded bare when the tenant is alone in the target and the
+    /// table is empty there: its keys and indexes are built afterwards.
     pub bare_load_rows: i64,
     /// A lock that neighbours would queue behind is waited for this long at most, in milliseconds.
     pub lock_wait_ms: u64,
@@ -390,6 +393,7 @@ impl MoveSpec {
                 Way::There => Way::Back,
                 Way::Back => Way::There,
             },
+            alone: false,
             ahead: ReadAhead::default(),
             ..self.clone()
         }

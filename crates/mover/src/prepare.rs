@@ -169,7 +169,7 @@ pub(crate) async fn clear_target(
     for table in plan.tables.iter().rev() {
         let name = table.table.sql();
         // Without keys a deletion is slow and leaves the dead rows behind; the table holds nothing else.
-        let sql = if bare.contains(&name) {
+        let sql = if spec.alone && bare.contains(&name) {
             format!("truncate {name}")
         } else {
             format!("delete from {name} where {}", plan.filter(table, &spec.tenant))

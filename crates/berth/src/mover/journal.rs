@@ -35,6 +35,7 @@ pub struct Record {
     pub from: String,
     pub to: String,
     pub way_back: bool,
+    pub alone: bool,
     pub plan: MovePlan,
     pub reached: Reached,
 }

@@ -55,6 +55,10 @@ pub enum Mover {
         /// Do not prepare for `undo`
         #[arg(long)]
         no_way_back: bool,
+        /// Nobody else has rows in the target or writes there meanwhile: large tables get their keys after the load,
+        /// which is quicker
+        #[arg(long)]
+        alone: bool,
     },
     /// Keep the old side up to date until Ctrl-C, so that the move can be undone
     Keep {
@@ -167,8 +171,9 @@ impl Mover {
             Self::Discover { from, rules } => discover(&from.endpoint(variables)?, &rules).await,
             Self::Rights { sides } => rights(sides.endpoints(variables)?).await,
             Self::Plan { sides, whose } => plan(sides.endpoints(variables)?, &whose).await,
-            Self::Run { sides, whose, journal, no_way_back } => {
-                move_there(sides.endpoints(variables)?, &whose, &journal, !no_way_back).await
+            Self::Run { sides, whose, journal, no_way_back, alone } => {
+                let how = How { way_back: !no_way_back, alone };
+                move_there(sides.endpoints(variables)?, &whose, &journal, how).await
             }
             Self::Keep { sides, journal } => keep(sides.endpoints(variables)?, &journal).await,
             Self::Compare { sides, whose } => compare(sides.endpoints(variables)?, &whose).await,
@@ -272,7 +277,7 @@ impl Rules {
     }
 }
 
-fn spec(id: Uuid, tenant: &str, rules: DataRules, sides: BothSides, way_back: bool) -> Result<MoveSpec, Failure> {
+fn spec(id: Uuid, tenant: &str, rules: DataRules, sides: BothSides, how: How) -> Result<MoveSpec, Failure> {
     let (source, target) = sides;
     Ok(MoveSpec {
         id: MoveId::new(id),
@@ -284,7 +289,8 @@ fn spec(id: Uuid, tenant: &str, rules: DataRules, sides: BothSides, way_back: bo
         source_cell: CellId::new(Uuid::from_u128(1)),
         target_cell: CellId::new(Uuid::from_u128(2)),
         target_free_bytes: None,
-        way_back,
+        alone: how.alone,
+        way_back: how.way_back,
         way: Way::There,
         tuning: Tuning::default(),
         ahead: ReadAhead::default(),
@@ -299,7 +305,7 @@ async fn discover(from: &Endpoint, rules: &Rules) -> Answer {
 }
 
 async fn rights(sides: BothSides) -> Answer {
-    let spec = spec(Uuid::now_v7(), "-", DataRules::of("-", "-", "-"), sides, true)?;
+    let spec = spec(Uuid::now_v7(), "-", DataRules::of("-", "-", "-"), sides, LOOKING)?;
     let lacking = berth_mover::lacks(&spec).await.map_err(stopped)?;
     let lines: Vec<String> = lacking.iter().map(|o| format!("-- {o}\n{}", o.hint())).collect();
     let screen = if lines.is_empty() { "Nothing is missing.\n".to_owned() } else { lines.join("\n") + "\n" };
@@ -311,7 +317,7 @@ async fn rights(sides: BothSides) -> Answer {
 }
 
 async fn plan(sides: BothSides, whose: &Whose) -> Answer {
-    let spec = spec(Uuid::now_v7(), &whose.tenant, whose.rules.read()?, sides, true)?;
+    let spec = spec(Uuid::now_v7(), &whose.tenant, whose.rules.read()?, sides, LOOKING)?;
     match berth_mover::plan(&spec).await {
         Ok(plan) => Ok((screens::plan(&plan), json!({ "plan": plan, "obstacles": [] }), true)),
         Err(MoveError::Obstacles(all)) => {
@@ -323,7 +329,7 @@ async fn plan(sides: BothSides, whose: &Whose) -> Answer {
 }
 
 async fn compare(sides: BothSides, whose: &Whose) -> Answer {
-    let spec = spec(Uuid::now_v7(), &whose.tenant, whose.rules.read()?, sides, false)?;
+    let spec = spec(Uuid::now_v7(), &whose.tenant, whose.rules.read()?, sides, LOOKING)?;
     let compared = berth_mover::compare(&spec).await.map_err(stopped)?;
     let same = compared.iter().all(|table| table.differing == 0);
     Ok((screens::comparison(&compared), json!({ "tables": compared, "same": same }), same))
@@ -376,17 +382,28 @@ fn known(record: &Record, spec: &MoveSpec) -> Result<(), Failure> {
     ))
 }
 
-async fn move_there(sides: BothSides, whose: &Whose, at: &JournalAt, way_back: bool) -> Answer {
+/// For what only looks.
+const LOOKING: How = How { way_back: true, alone: false };
+
+/// How a move is made, besides whose and where.
+#[derive(Clone, Copy)]
+struct How {
+    way_back: bool,
+    alone: bool,
+}
+
+async fn move_there(sides: BothSides, whose: &Whose, at: &JournalAt, how: How) -> Answer {
     let journal = Journal::open(&at.journal)?;
     let teller = Teller::default();
-    let mut spec = spec(Uuid::now_v7(), &whose.tenant, whose.rules.read()?, sides, way_back)?;
+    let mut spec = spec(Uuid::now_v7(), &whose.tenant, whose.rules.read()?, sides, how)?;
     let mut record = match journal.read()? {
         Some(record) => {
             known(&record, &spec)?;
             if record.reached >= Reached::Moved {
                 return Err(over(record.reached));
             }
-            (spec.id, spec.rules, spec.way_back) = (MoveId::new(record.id), record.rules.clone(), record.way_back);
+            (spec.id, spec.rules) = (MoveId::new(record.id), record.rules.clone());
+            (spec.way_back, spec.alone) = (record.way_back, record.alone);
             record
         }
         None => {
@@ -397,7 +414,8 @@ async fn move_there(sides: BothSides, whose: &Whose, at: &JournalAt, way_back: b
                 rules: spec.rules.clone(),
                 from: address(&spec.source),
                 to: address(&spec.target),
-                way_back,
+                way_back: how.way_back,
+                alone: how.alone,
                 plan,
                 reached: Reached::Planned,
             };
@@ -498,7 +516,13 @@ async fn taken_up(sides: BothSides, at: &JournalAt) -> Result<(Journal, Record, 
     let record = journal.read()?.ok_or_else(|| {
         Failure::request("there is no move in this journal", "name the folder that `berth mover run` was given")
     })?;
-    let spec = spec(record.id, &record.tenant, record.rules.clone(), sides, record.way_back)?;
+    let spec = spec(
+        record.id,
+        &record.tenant,
+        record.rules.clone(),
+        sides,
+        How { way_back: record.way_back, alone: record.alone },
+    )?;
     known(&record, &spec)?;
     let control = ControlTable::open(&spec).await.map_err(stopped)?;
     Ok((journal, record, spec, control))

@@ -1,0 +1,90 @@
+//! Into a database that others live in: their rows, keys and writes are left alone, whatever becomes of the move.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use berth_infra::Role;
+use berth_mover::MoveSpec;
+use common::{MemoryOwnership, SCHEMA, Two, Watch, cut_over, rows_of, until_built};
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+async fn settler(client: &Client, rows: i64) -> Uuid {
+    let tenant = Uuid::new_v4();
+    client
+        .batch_execute(&format!(
+            "insert into customers values ('{tenant}', 'S');
+             insert into vehicles (customer_id, label) values ('{tenant}', 'v');
+             insert into positions (customer_id, vehicle_id, event_id, lat)
+             select '{tenant}', id, gen_random_uuid(), n from vehicles, generate_series(1, {rows}::bigint) n where customer_id = '{tenant}'"
+        ))
+        .await
+        .unwrap();
+    tenant
+}
+
+const KEYS: &str = "select count(*) from pg_index i join pg_class c on c.oid = i.indrelid where c.relnamespace = 'public'::regnamespace";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_comes_into_a_database_that_others_live_in() {
+    let two = Two::filled(3_000).await;
+    let spec = MoveSpec { alone: false, way_back: true, ..two.spec() };
+    let ownership = MemoryOwnership::new();
+    let (source, target) = (two.client(&two.source, Role::Mover).await, two.client(&two.target, Role::Mover).await);
+    let settled = settler(&target, 500).await;
+    let theirs = rows_of(&target, settled).await;
+    let keys: i64 = target.query_one(KEYS, &[]).await.unwrap().get(0);
+    let (plan, token) = until_built(&spec, &ownership).await;
+    // They write under all of their keys while the tenant comes in.
+    let app = two.client(&two.target, Role::App).await;
+    let twice = "insert into vehicles (customer_id, label) values ($1, 'v')";
+    let refused = app.execute(twice, &[&settled]).await.unwrap_err();
+    assert_eq!(refused.code().map(|c| c.code().to_owned()).as_deref(), Some("23505"));
+    app.execute("update positions set note = 'theirs' where customer_id = $1 and lat = 7", &[&settled]).await.unwrap();
+    let theirs_now = rows_of(&target, settled).await;
+    assert_ne!(theirs_now, theirs);
+    cut_over(&spec, &plan, &ownership).await.unwrap();
+    berth_mover::retire(&spec, &plan, true, token).await.unwrap();
+    assert_eq!(rows_of(&target, two.tenant).await, rows_of(&source, two.tenant).await);
+    assert_eq!(rows_of(&target, settled).await, theirs_now);
+    assert_eq!(target.query_one(KEYS, &[]).await.unwrap().get::<_, i64>(0), keys);
+    // Up again, and what it left in the shared one goes: of theirs nothing.
+    let back = spec.back();
+    cut_over(&back, &plan, &ownership).await.unwrap();
+    berth_mover::retire(&back, &plan, true, ownership.row().token).await.unwrap();
+    berth_mover::release(&back, &plan, &ownership, &Watch::default()).await.unwrap();
+    assert!(rows_of(&target, two.tenant).await.is_empty());
+    assert_eq!(rows_of(&target, settled).await, theirs_now);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_starts_again_leaves_those_who_came_meanwhile() {
+    let two = Two::filled(3_000).await;
+    let target = two.client(&two.target, Role::Mover).await;
+    let first = MoveSpec { alone: false, ..two.spec() };
+    let second = MoveSpec { alone: false, ..two.spec_of(two.neighbour) };
+    let (one, other) = (MemoryOwnership::new(), MemoryOwnership::new());
+    // Both find an empty database; the first one's worker dies after the second one has come in.
+    let plan = berth_mover::plan(&first).await.unwrap();
+    let row = berth_mover::begin(&first, &one).await.unwrap();
+    berth_mover::prepare(&first, &plan, row.generation, row.token).await.unwrap();
+    berth_mover::copy(&first, &plan, row.token, &Watch::default()).await.unwrap();
+    let (their_plan, token) = until_built(&second, &other).await;
+    cut_over(&second, &their_plan, &other).await.unwrap();
+    berth_mover::retire(&second, &their_plan, true, token).await.unwrap();
+    let theirs = rows_of(&target, two.neighbour).await;
+    let row = berth_mover::begin(&first, &one).await.unwrap();
+    berth_mover::copy(&first, &plan, row.token, &Watch::default()).await.unwrap();
+    assert_eq!(rows_of(&target, two.neighbour).await, theirs);
+    berth_mover::build(&first, &plan, row.token, &Watch::default()).await.unwrap();
+    cut_over(&first, &plan, &one).await.unwrap();
+    assert_eq!(rows_of(&target, two.neighbour).await, theirs);
+    let source = two.client(&two.source, Role::Mover).await;
+    assert_eq!(rows_of(&target, two.tenant).await, rows_of(&source, two.tenant).await);
+    // A schema of its own, and with all of its keys.
+    let expected = two.pg.database(&format!("keys_{}", Uuid::new_v4().simple())).await;
+    let plain = two.client(&expected, Role::Owner).await;
+    plain.batch_execute(SCHEMA).await.unwrap();
+    let keys: i64 = plain.query_one(KEYS, &[]).await.unwrap().get(0);
+    assert_eq!(target.query_one(KEYS, &[]).await.unwrap().get::<_, i64>(0), keys);
+}
