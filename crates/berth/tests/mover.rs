@@ -195,6 +195,38 @@ async fn a_killed_move_goes_on_with_the_same_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_was_given_up_can_be_made_again() {
+    let mut world = World::new().await;
+    let at = journal(&world.journal);
+    let before = world.rows(&world.source).await;
+    let run = with("run", &[&WHOSE[..], &at[..]].concat());
+    let mut child = world.command(&run).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let file = world.journal.join("move.json");
+    wait_until("the plan", async || file.exists(), |there| *there).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    world.good(&with("give-up", &at));
+    assert_eq!(world.rows(&world.source).await, before);
+    for database in [&world.source, &world.target] {
+        let look = world.pg.connect_to(Role::Mover, database).await;
+        let left = "select count(*) from pg_namespace where nspname like 'berth%'";
+        assert_eq!(look.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0, "left in {database}");
+    }
+    assert_eq!(world.berth(&run).status.code(), Some(1), "that journal is over");
+    let second = world.journal.join("second");
+    let moved = world.good(&with("run", &[&WHOSE[..], &journal(&second)[..]].concat()));
+    assert_eq!(moved["cut_over"]["rows_verified"], 1 + 200 + 30_000);
+    // The same tenant elsewhere: it does not live there any more.
+    let third = world.journal.join("third");
+    let other = world.pg.database(&format!("other_{}", Uuid::new_v4().simple())).await;
+    world.pg.connect_to(Role::Owner, &other).await.batch_execute(SCHEMA).await.unwrap();
+    world.target = other;
+    let output = world.berth(&with("run", &[&WHOSE[..], &journal(&third)[..]].concat()));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("does not live"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_is_said_with_its_remedy() {
     let world = World::new().await;
     let says = |arguments: &[&str], wanted: &[&str]| {

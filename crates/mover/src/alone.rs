@@ -6,7 +6,8 @@ use crate::closure::closure;
 use crate::compare::scan;
 use crate::fence::{self, Fence};
 use crate::sql::{Doing, connect};
-use crate::{MoveError, MovePlan, MoveSpec, Obstacle, Ownership, Side, TableName};
+use crate::{Endpoint, MoveError, MovePlan, MoveSpec, Obstacle, Ownership, Side, TableName};
+use berth_domain::CellId;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -75,6 +76,28 @@ pub async fn lacks(spec: &MoveSpec) -> Result<Vec<Obstacle>, MoveError> {
     let mut obstacles = Vec::new();
     crate::survey::servers(spec, &source, &target, &mut obstacles).await?;
     Ok(obstacles)
+}
+
+/// What a database is called in a control row that knows no cells: its own address, hashed.
+pub fn place(endpoint: &Endpoint) -> CellId {
+    let address = format!("{}:{}/{}", endpoint.host, endpoint.port, endpoint.database);
+    let half = |seed| u128::from(crate::hash::text(address.as_bytes(), seed));
+    CellId::new(uuid::Uuid::from_u128((half(1) << 64) | half(2)))
+}
+
+/// Takes both fences away after a move that was given up: nothing of it stays in either database.
+pub async fn forget(spec: &MoveSpec, plan: &MovePlan) -> Result<(), MoveError> {
+    let tables: Vec<_> = plan.tables.iter().map(|t| t.table.clone()).collect();
+    for (endpoint, side) in [(&spec.target, Side::Target), (&spec.source, Side::Source)] {
+        let mut client = connect(endpoint, side, "berth-forget").await?;
+        if !fence::is_installed(&client, side).await? {
+            continue;
+        }
+        let Some(fence) = Fence::find(&client, side, &spec.tenant).await? else { continue };
+        fence.remove_triggers(&client, &tables, Duration::from_millis(spec.tuning.lock_wait_ms)).await?;
+        fence::remove(&mut client, &fence).await?;
+    }
+    Ok(())
 }
 
 /// Takes the fence away from the target of `spec`, where the tenant lives and from where it does not move on.

@@ -10,6 +10,7 @@
 use crate::follow::{Follower, Tracking};
 use crate::prepare::{existing, hold_closed, publish};
 use crate::sql::{Doing, connect, idents};
+use crate::survey::{Stray, count_strays};
 use crate::wal::{Replication, drop_slot};
 use crate::{MoveError, MovePlan, MoveSpec, Ownership, Phase, PlannedTable, Progress, Side, Watcher, fence};
 use berth_domain::{MovePhase, Token};
@@ -19,6 +20,10 @@ use tokio_postgres::error::SqlState;
 
 /// Rows that leave the old side in one transaction.
 const BATCH_ROWS: u32 = 1_000;
+/// The application's triggers fire on what is deleted, and may name tables without their schema.
+pub(crate) const APPLICATIONS_PATH: &str = "set local search_path = \"$user\", public";
+/// Looks at a way back that is too far behind and falls back further before it is given up.
+const LOOKS_BEHIND: u32 = 20;
 /// How often whoever keeps the old side up to date is looked after.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -63,11 +68,15 @@ pub async fn keep(
     let fence = fence.ok_or(MoveError::Fenced { side: Side::Target, held: row.token })?;
     let new_side = connect(&back.source, Side::Source, &back.session_name(row.token)).await?;
     let follower = Follower::start(&back, plan, &fence, row.token, Tracking::Off).await?;
+    let (mut last, mut growing) = (0, 0_u32);
     while !watcher.cancelled() {
         tokio::time::sleep(LOOK_EVERY).await;
         follower.check()?;
         let held = held_back(&new_side, &back).await?;
-        if held > spec.tuning.way_back_wal_bytes {
+        // Far behind is no reason while it catches up.
+        growing = if held > spec.tuning.way_back_wal_bytes && held >= last { growing + 1 } else { 0 };
+        last = held;
+        if growing > LOOKS_BEHIND {
             return Err(MoveError::SlotLost { slot: back.slot() });
         }
         watcher.progress(Progress { bytes_behind: Some(held), ..Progress::of(Phase::Keep) });
@@ -124,6 +133,14 @@ pub async fn release(
     let Some(fence) = existing(&client, Side::Source, spec).await? else { return Ok(0) };
     fence.register(&client, row.token).await?;
     let left = spec.back();
+    // A reference from another tenant's row would take that along, or stand in the way for ever.
+    for reference in &plan.inner {
+        let rows = count_strays(spec, plan, reference, Stray::Others, &client, Side::Source).await?;
+        if rows > 0 {
+            let (table, to) = (reference.table.clone(), reference.to.clone());
+            return Err(MoveError::ReferredTo { table, to, rows });
+        }
+    }
     let mut gone = 0;
     let mut open = children_first(&client, plan).await?;
     while !open.is_empty() {
@@ -214,6 +231,7 @@ async fn delete_some(
     let what = "removing the rows that were left behind";
     let tx = client.transaction().await.doing(Side::Source, what)?;
     hold_closed(left, &tx, token).await?;
+    tx.batch_execute(APPLICATIONS_PATH).await.doing(Side::Source, what)?;
     match tx.execute(&deletion(left, plan, table, Some(BATCH_ROWS)), &[]).await {
         Ok(rows) => {
             tx.commit().await.doing(Side::Source, what)?;
@@ -237,6 +255,7 @@ async fn delete_together(
     let what = "removing rows that refer to each other";
     let tx = client.transaction().await.doing(Side::Source, what)?;
     hold_closed(left, &tx, token).await?;
+    tx.batch_execute(APPLICATIONS_PATH).await.doing(Side::Source, what)?;
     tx.batch_execute("set constraints all deferred").await.doing(Side::Source, what)?;
     // One statement: what is not deferrable is checked at its end, when all of them are gone.
     let parts: Vec<String> = tables

@@ -211,3 +211,16 @@ pub async fn schema_fingerprint(endpoint: &Endpoint) -> Result<String, MoveError
         .collect();
     fingerprint(&client, Side::Target, &tables).await
 }
+
+/// Whether the same tables belong to the tenant, in the same ways.
+pub(crate) async fn is_as_planned(
+    client: &Client,
+    spec: &crate::MoveSpec,
+    plan: &crate::MovePlan,
+) -> Result<bool, MoveError> {
+    let now = crate::closure::closure(&spec.rules, &catalogue(client, Side::Source).await?, &mut Vec::new());
+    let ways = |tables: &[PlannedTable]| -> Vec<_> {
+        tables.iter().map(|t| (t.table.clone(), t.tenant_column.clone(), t.through.clone())).collect()
+    };
+    Ok(ways(&now.tables) == ways(&plan.tables))
+}

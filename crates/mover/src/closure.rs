@@ -2,7 +2,10 @@
 //! only, and the rows of nobody that they refer to. Pure: works on what [`crate::catalog`] read.
 
 use crate::catalog::{Catalogue, Table};
-use crate::{DataRules, Link, Obstacle, PlannedColumn, PlannedTable, Reference, SharedTable, Side, TableName, Unsure};
+use crate::{
+    DataRules, InnerReference, Link, Obstacle, PlannedColumn, PlannedTable, Reference, SharedTable, Side, TableName,
+    Unsure,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a tenant consists of, tables without their figures.
@@ -11,8 +14,7 @@ pub(crate) struct Closure {
     pub tables: Vec<PlannedTable>,
     pub shared: Vec<SharedTable>,
     pub unsure: Vec<Unsure>,
-    /// References between rows of the tenant that must stay among them: from, columns, to.
-    pub inner: Vec<(TableName, Vec<String>, TableName)>,
+    pub inner: Vec<InnerReference>,
 }
 
 /// A reference, declared by a foreign key or by the stack file. Columns in the order of the key of `to`.
@@ -23,6 +25,7 @@ struct Edge {
     when: Option<(String, String)>,
     declared: bool,
     checked: bool,
+    to_columns: Vec<String>,
     /// Whether what it refers to is the key that the change stream carries.
     by_key: bool,
 }
@@ -79,8 +82,13 @@ pub(crate) fn closure(rules: &DataRules, catalogue: &Catalogue, obstacles: &mut 
         for edge in edges.iter().filter(|e| e.from == *id && e.when.is_none() && level.contains_key(&e.to)) {
             let is_link = column.is_none() && through.len() == 1 && through[0].columns == edge.columns;
             let is_tenant_column = column.is_some_and(|c| edge.columns.iter().any(|e| e == c));
-            if !is_link && !is_tenant_column && edge.by_key {
-                inner.push((table.name.clone(), edge.columns.clone(), catalogue.tables[&edge.to].name.clone()));
+            if !is_link && !is_tenant_column {
+                inner.push(InnerReference {
+                    table: table.name.clone(),
+                    columns: edge.columns.clone(),
+                    to: catalogue.tables[&edge.to].name.clone(),
+                    to_columns: edge.to_columns.clone(),
+                });
             }
         }
         tables.push(PlannedTable {
@@ -164,6 +172,7 @@ fn edges(rules: &DataRules, catalogue: &Catalogue, obstacles: &mut Vec<Obstacle>
         edges.push(Edge {
             from: key.from,
             to: key.to,
+            to_columns: if by_key { to.key.clone() } else { key.to_columns.clone() },
             columns: in_order.filter(|_| by_key).unwrap_or_else(|| key.columns.clone()),
             when: None,
             declared: true,
@@ -186,7 +195,8 @@ fn edges(rules: &DataRules, catalogue: &Catalogue, obstacles: &mut Vec<Obstacle>
             obstacles.push(Obstacle::NoColumn { table: child.name.clone(), column: (*column).clone() });
         } else if rule.columns.len() == parent.key.len() {
             let (columns, when) = (rule.columns.clone(), rule.when.clone());
-            edges.push(Edge { from, to, columns, when, declared: false, checked: false, by_key: true });
+            let to_columns = parent.key.clone();
+            edges.push(Edge { from, to, columns, to_columns, when, declared: false, checked: false, by_key: true });
         } else {
             obstacles.push(Obstacle::LinkKey { table: child.name.clone(), to: parent.name.clone() });
         }

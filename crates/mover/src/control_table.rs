@@ -45,23 +45,39 @@ impl ControlTable {
             Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {}
             other => other.doing(Side::Source, what)?,
         }
+        // An earlier move's fences may still know its tokens: those of this one begin above them.
+        let mut token = 0;
+        for (endpoint, side) in [(&spec.source, Side::Source), (&spec.target, Side::Target)] {
+            let fences = crate::fence::fences(endpoint, side).await?;
+            let ours = fences.into_iter().filter(|(tenant, ..)| tenant == spec.tenant.as_str());
+            token = ours.map(|(_, _, _, token)| token.as_i64()).fold(token, i64::max);
+        }
         client
             .execute(
-                "insert into berth_control.tenants values ($1, $2, 1, 0, 'idle', null, false) on conflict do nothing",
-                &[&spec.tenant.as_str(), &spec.source_cell.uuid()],
+                "insert into berth_control.tenants values ($1, $2, 1, $3, 'idle', null, false) on conflict do nothing",
+                &[&spec.tenant.as_str(), &spec.source_cell.uuid(), &token],
             )
             .await
             .doing(Side::Source, what)?;
-        Ok(Self {
-            endpoint: spec.source.clone(),
-            tenant: spec.tenant.clone(),
-            session: tokio::sync::Mutex::new(Some(client)),
-        })
+        Ok(Self::over(spec, Some(client)))
     }
 
-    /// The row goes, and the table with the last one.
+    /// The row as it is; makes none.
+    pub fn existing(spec: &MoveSpec) -> Self {
+        Self::over(spec, None)
+    }
+
+    fn over(spec: &MoveSpec, session: Option<Client>) -> Self {
+        Self { endpoint: spec.source.clone(), tenant: spec.tenant.clone(), session: tokio::sync::Mutex::new(session) }
+    }
+
+    /// The row goes, and the table with the last one. Safe to run again.
     pub async fn remove(self) -> Result<(), MoveError> {
         let client = connect(&self.endpoint, Side::Source, "berth-control").await?;
+        let there = client.query_one("select to_regclass('berth_control.tenants') is not null", &[]).await;
+        if !there.doing(Side::Source, "removing the control row")?.get::<_, bool>(0) {
+            return Ok(());
+        }
         let gone = format!(
             "begin; lock table berth_control.tenants; delete from berth_control.tenants where tenant = {};
              do $$ begin if not exists (select from berth_control.tenants) then drop schema berth_control cascade; end if; end $$;

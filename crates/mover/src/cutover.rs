@@ -115,6 +115,10 @@ pub async fn begin(spec: &MoveSpec, ownership: &dyn Ownership) -> Result<Control
     if row.phase == MovePhase::Committed || (row.phase == MovePhase::Idle && row.owner == spec.target_cell) {
         return Ok(row);
     }
+    // Or nobody would follow what is written where it lives.
+    if row.owner != spec.source_cell {
+        return Err(MoveError::LivesElsewhere);
+    }
     change(ownership, row.token, Change::Begin { target: spec.target_cell }).await
 }
 
@@ -144,6 +148,7 @@ pub async fn cut_over(
     watcher.progress(Progress::of(Phase::Follow));
     cut.comparer.pass_marker(&cut.follower).await?;
     if !plan.shared.is_empty() {
+        cut.follower.nobodys(shared::Watched::brings);
         let keys = shared::referred(spec, plan, &cut.source, Side::Source).await?;
         cut.bring(keys).await?;
     }
@@ -333,6 +338,10 @@ impl<'m> CutOverRun<'m> {
         let keys = self.follower.nobodys(|n| n.take(self.plan.shared.len()));
         if keys.iter().any(|k| !k.is_empty()) {
             self.bring(keys).await?;
+        }
+        if !catalog::is_as_planned(&self.source, self.spec, self.plan).await? {
+            let what = "other tables belong to the tenant than were planned".to_owned();
+            return Err(MoveError::SchemaChanged { what });
         }
         let bare = self.fences.source.missing_triggers(&self.source, self.plan).await?;
         if let Some(table) = bare.first() {

@@ -77,6 +77,8 @@ pub enum Obstacle {
         "{rows} of the tenant's rows in `{table}` refer by `{columns}` to rows of `{to}` that are not the tenant's"
     )]
     TwoTenants { table: TableName, columns: String, to: TableName, rows: i64 },
+    #[error("{rows} rows of others or of nobody in `{table}` refer by `{columns}` to the tenant's rows of `{to}`")]
+    OthersRefer { table: TableName, columns: String, to: TableName, rows: i64 },
     #[error("table `{table}` has no column `{column}`")]
     NoColumn { table: TableName, column: String },
     #[error("table `{table}` refers to `{to}` by other columns than its key, which the change stream does not carry")]
@@ -137,6 +139,9 @@ impl Obstacle {
             Self::SharedDiffers { .. } => "make them the same in both cells first".into(),
             Self::TwoTenants { to, .. } => {
                 format!("let them refer to rows of their own tenant, or list `{to}` under `data.shared`")
+            }
+            Self::OthersRefer { table, .. } => {
+                format!("let them refer to rows of their own tenant, or give `{table}` the tenant column")
             }
             Self::NoColumn { .. } => "look at `data.links` in the stack file".into(),
             Self::LinkKey { to, .. } => format!("refer to the primary key of `{to}`, or add the tenant column"),
@@ -228,6 +233,8 @@ pub enum MoveError {
     AlreadyMoved,
     #[error("the tenant lives in the database that its rows were to be removed from")]
     LivesThere,
+    #[error("{rows} rows of others in `{table}` refer to the tenant's rows in `{to}`, which were to be removed")]
+    ReferredTo { table: TableName, to: TableName, rows: i64 },
     #[error("the tenant does not live in the database whose fence was to go")]
     LivesElsewhere,
     #[error("the move was cancelled")]
@@ -249,6 +256,7 @@ impl MoveError {
             | Self::SharedDiffers { .. }
             | Self::AlreadyMoved
             | Self::LivesThere
+            | Self::ReferredTo { .. }
             | Self::LivesElsewhere
             | Self::Cancelled => Fault::Caller,
             Self::Connect { .. }
@@ -287,6 +295,7 @@ impl MoveError {
             }
             Self::SharedDiffers { .. } => "make it the same in both cells, then move again".into(),
             Self::AlreadyMoved => "it is served at its new cell; nothing was taken away".into(),
+            Self::ReferredTo { .. } => "let them refer to rows of their own tenant, then try again".into(),
             Self::LivesThere | Self::LivesElsewhere => "nothing was removed".into(),
             Self::Cancelled => "nothing was moved".into(),
             Self::Refused(_)
@@ -323,6 +332,7 @@ impl MoveError {
             Self::AlreadyMoved => "moved_already",
             Self::LivesThere => "lives_there",
             Self::LivesElsewhere => "lives_elsewhere",
+            Self::ReferredTo { .. } => "referred_to",
             Self::Cancelled => "cancelled",
         }
     }

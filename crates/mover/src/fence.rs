@@ -52,7 +52,8 @@ pub(crate) async fn install(client: &mut Client, side: Side) -> Result<(), MoveE
     // Roles belong to the whole server: another database of it may have made this one at the same moment.
     tx.batch_execute(
         "do $$ begin
-             if not exists (select from pg_roles where rolname = 'berth_fence') then create role berth_fence nologin bypassrls; end if;
+             if not exists (select from pg_roles where rolname = 'berth_fence') then create role berth_fence nologin bypassrls;
+             elsif not (select rolbypassrls from pg_roles where rolname = 'berth_fence') then alter role berth_fence bypassrls; end if;
          exception when duplicate_object or unique_violation then null; end $$",
     )
     .await
@@ -249,7 +250,8 @@ impl Fence {
             trigger(
                 "tenant",
                 "after update",
-                &each(format!("{} is distinct from {}", is("old"), is("new"))),
+                // A null is nobody's, and nobody's row may become a neighbour's.
+                &each(format!("coalesce({}, false) <> coalesce({}, false)", is("old"), is("new"))),
                 &format!(
                     "execute function berth.tenant_changed({})",
                     literal(&format!("{}.{}", table.table.schema, table.table.name))

@@ -33,7 +33,7 @@ mod sql;
 mod survey;
 mod wal;
 
-pub use alone::{TableComparison, compare, lacks, unfence};
+pub use alone::{TableComparison, compare, forget, lacks, place, unfence};
 pub use back::{close_way_back, keep, release};
 pub use bare::build;
 pub use catalog::schema_fingerprint;
@@ -44,8 +44,8 @@ pub use error::{Fault, MoveError, Obstacle, Side, TableName, refusal_detail};
 pub use fence::fences;
 pub use ownership::{Change, Control, Ownership, Refusal, Verdict};
 pub use plan::{
-    DataRules, Link, LinkRule, MovePlan, MoveSpec, PlannedColumn, PlannedSequence, PlannedTable, Reference,
-    SharedTable, Tuning, Unsure, Way,
+    DataRules, InnerReference, Link, LinkRule, MovePlan, MoveSpec, PlannedColumn, PlannedSequence, PlannedTable,
+    Reference, SharedTable, Tuning, Unsure, Way,
 };
 pub use prepare::{prepare, retire};
 pub use progress::{Phase, Progress, Watcher};

@@ -177,6 +177,15 @@ pub struct Reference {
     pub to: usize,
 }
 
+/// A reference that must not lead from one tenant to another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InnerReference {
+    pub table: TableName,
+    pub columns: Vec<String>,
+    pub to: TableName,
+    pub to_columns: Vec<String>,
+}
+
 /// A table of nobody whose rows travel along where the tenant's rows refer to them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedTable {
@@ -226,6 +235,9 @@ pub struct MovePlan {
     /// Rows of nobody that travel along.
     #[serde(default)]
     pub shared: Vec<SharedTable>,
+    /// References between its tables, besides those by which rows belong to a tenant.
+    #[serde(default)]
+    pub inner: Vec<InnerReference>,
     #[serde(default)]
     pub unsure: Vec<Unsure>,
     pub sequences: Vec<PlannedSequence>,
@@ -347,8 +359,8 @@ impl MovePlan {
         )
     }
 
-    /// As [`MovePlan::filter`], but takes in the rows that may be the tenant's for all that this transaction can see:
-    /// those that refer, without a foreign key, to a row that it cannot see. With a foreign key such a row is refused
+    /// As [`MovePlan::filter`] of the rows that a trigger calls `new_rows`, but takes in those that may be the tenant's for
+    /// all that an old snapshot shows: those that refer, without a foreign key, to a row that it does not show. With a foreign key such a row is refused
     /// by the server, or its parent is written by the same transaction and passes a fence of its own.
     pub(crate) fn filter_widely(&self, table: &PlannedTable, tenant: &TenantKey) -> String {
         self.owned(table, tenant, true)
@@ -367,13 +379,21 @@ impl MovePlan {
             let (applies, columns, key, parent) =
                 (link.applies(), idents(&link.columns), idents(&to.key), to.table.sql());
             let theirs = self.owned(to, tenant, false);
-            ways.push(if widely && !link.declared {
-                format!(
-                    "({only_where}{applies}({columns}) is not null and ({columns}) not in (select {key} from {parent} where ({theirs}) is not true))"
-                )
-            } else {
-                format!("({only_where}{applies}({columns}) in (select {key} from {parent} where {theirs}))")
-            });
+            ways.push(format!("({only_where}{applies}({columns}) in (select {key} from {parent} where {theirs}))"));
+            if widely && !link.declared {
+                let same: Vec<String> = to
+                    .key
+                    .iter()
+                    .zip(&link.columns)
+                    .map(|(k, c)| format!("{} = new_rows.{}", ident(k), ident(c)))
+                    .collect();
+                ways.push(format!(
+                    "({only_where}{applies}({columns}) is not null
+                      and pg_catalog.current_setting('transaction_isolation') <> 'read committed'
+                      and not exists (select from {parent} where {} and ({theirs}) is not true))",
+                    same.join(" and ")
+                ));
+            }
         }
         if ways.len() == 1 { ways.remove(0) } else { format!("({})", ways.join(" or ")) }
     }

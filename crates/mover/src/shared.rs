@@ -46,6 +46,10 @@ fn datums(key: &Key) -> Vec<Datum> {
 #[derive(Default)]
 pub(crate) struct Watched {
     known: HashSet<(usize, Hash)>,
+    /// Rows are being brought: which ones will be known is not known yet.
+    bringing: bool,
+    /// Of those that are pending, the ones that a row of the tenant refers to.
+    referred: HashSet<(usize, Hash)>,
     pending: HashMap<(usize, Hash), Vec<Datum>>,
 }
 
@@ -54,6 +58,7 @@ impl Watched {
     pub fn referred(&mut self, table: usize, key: Vec<Datum>) {
         let id = (table, key_hash(&key));
         if !self.known.contains(&id) {
+            self.referred.insert(id);
             self.pending.insert(id, key);
         }
     }
@@ -61,9 +66,14 @@ impl Watched {
     /// This one changed.
     pub fn changed(&mut self, table: usize, key: Vec<Datum>) {
         let id = (table, key_hash(&key));
-        if self.known.contains(&id) {
+        if self.bringing || self.known.contains(&id) {
             self.pending.insert(id, key);
         }
+    }
+
+    /// From here on until [`Watched::knows`] every change counts.
+    pub fn brings(&mut self) {
+        self.bringing = true;
     }
 
     pub fn is_quiet(&self) -> bool {
@@ -72,11 +82,16 @@ impl Watched {
 
     pub fn knows(&mut self, rows: &Nobodys) {
         self.known.extend(rows.hashes());
+        self.bringing = false;
+        let known = &self.known;
+        self.pending.retain(|id, _| known.contains(id) || self.referred.contains(id));
     }
 
     /// The keys to be looked at, by table, of `tables` many.
     pub fn take(&mut self, tables: usize) -> Vec<BTreeSet<Key>> {
         let mut keys = vec![BTreeSet::new(); tables];
+        self.referred.clear();
+        self.bringing = true;
         for ((table, _), key) in self.pending.drain() {
             let texts = key.iter().map(|d| match d {
                 Datum::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
@@ -337,6 +352,10 @@ pub(crate) async fn take_back(
         let before = open.len();
         let mut held = Vec::new();
         for (table, key) in open {
+            if is_referred_to(tx, table, &key).await? {
+                held.push((table, key));
+                continue;
+            }
             let sql = format!(
                 "savepoint one; delete from {} where ({}) in ({})",
                 table.table.sql(),
@@ -358,6 +377,43 @@ pub(crate) async fn take_back(
         }
         open = held;
     }
+}
+
+/// Whether any row of the database refers to this one: deleted, it would take that along or leave it without.
+async fn is_referred_to(
+    tx: &tokio_postgres::Transaction<'_>,
+    table: &SharedTable,
+    key: &Key,
+) -> Result<bool, MoveError> {
+    let what = "looking for who refers to a row of nobody";
+    let referring = tx
+        .query(
+            "select format('%I.%I', n.nspname, r.relname),
+                    (select array_agg(a.attname::text order by k.nth) from unnest(c.conkey) with ordinality k(num, nth)
+                     join pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.num),
+                    (select array_agg(a.attname::text order by k.nth) from unnest(c.confkey) with ordinality k(num, nth)
+                     join pg_attribute a on a.attrelid = c.confrelid and a.attnum = k.num)
+             from pg_constraint c join pg_class r on r.oid = c.conrelid join pg_namespace n on n.oid = r.relnamespace
+             where c.contype = 'f' and c.conparentid = 0 and c.confrelid = $1::text::regclass",
+            &[&table.table.sql()],
+        )
+        .await
+        .doing(Side::Target, what)?;
+    for row in referring {
+        let (name, from, to): (String, Vec<String>, Vec<String>) = (row.get(0), row.get(1), row.get(2));
+        let same: Vec<String> = from.iter().zip(&to).map(|(f, t)| format!("c.{} = p.{}", ident(f), ident(t))).collect();
+        let sql = format!(
+            "select exists (select from {name} c, {} p where {} and ({}) in ({}))",
+            table.table.sql(),
+            same.join(" and "),
+            table.key.iter().map(|k| format!("p.{}", ident(k))).collect::<Vec<_>>().join(", "),
+            tuples(std::slice::from_ref(key))
+        );
+        if tx.query_one(&sql, &[]).await.doing(Side::Target, what)?.get(0) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The move's bookkeeping of what it brought goes.

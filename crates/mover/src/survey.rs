@@ -4,8 +4,8 @@ use crate::catalog::{Catalogue, Table, catalogue, fingerprint};
 use crate::closure::{Closure, closure};
 use crate::sql::{Doing, connect, ident, idents};
 use crate::{
-    DataRules, Endpoint, MoveError, MovePlan, MoveSpec, Obstacle, PlannedSequence, PlannedTable, SharedTable, Side,
-    TableName, Unsure, shared,
+    DataRules, Endpoint, InnerReference, MoveError, MovePlan, MoveSpec, Obstacle, PlannedSequence, PlannedTable,
+    SharedTable, Side, TableName, Unsure, shared,
 };
 use tokio_postgres::Client;
 
@@ -48,6 +48,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     let mut plan = MovePlan {
         tables,
         shared,
+        inner,
         unsure,
         sequences: Vec::new(),
         rows: 0,
@@ -67,7 +68,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
             let mut found = Vec::new();
             tokio::try_join!(
                 measure(spec, &mut plan, all, &source, &target, &theirs, &mut obstacles),
-                strays(spec, &by_now, &inner, &second, &mut found)
+                strays(spec, &by_now, &second, &mut found)
             )?;
             obstacles.append(&mut found);
         } else {
@@ -259,36 +260,66 @@ async fn measure(
     Ok(true)
 }
 
-/// Rows of the tenant that refer to rows of its tables that are not the tenant's: they would arrive without them.
+/// Rows of the tenant that refer to rows that are not the tenant's: they would arrive without them. Where no column says
+/// whose a row is, also the other way round: such rows would stay behind and go with what they refer to.
 async fn strays(
     spec: &MoveSpec,
     plan: &MovePlan,
-    inner: &[(TableName, Vec<String>, TableName)],
     source: &Client,
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<(), MoveError> {
-    for (from, columns, to) in inner {
-        let (Some(child), Some(parent)) = (plan.table(from), plan.table(to)) else { continue };
-        let same: Vec<String> =
-            parent.key.iter().zip(columns).map(|(k, c)| format!("p.{} = c.{}", ident(k), ident(c))).collect();
-        let sql = format!(
-            "select count(*) from {} c where {} and ({}) is not null
-             and not exists (select from {} p where {} and {})",
-            child.table.sql(),
-            plan.filter(child, &spec.tenant),
-            idents(columns),
-            parent.table.sql(),
-            same.join(" and "),
-            plan.filter(parent, &spec.tenant)
-        );
-        let rows: i64 =
-            source.query_one(&sql, &[]).await.doing(Side::Source, "looking for rows of two tenants")?.get(0);
-        if rows > 0 {
-            let (table, columns) = (from.clone(), columns.join(", "));
-            obstacles.push(Obstacle::TwoTenants { table, columns, to: to.clone(), rows });
+    for reference in &plan.inner {
+        let Some(child) = plan.table(&reference.table) else { continue };
+        let mut ways = vec![Stray::Ours];
+        ways.extend((!child.through.is_empty()).then_some(Stray::Others));
+        for way in ways {
+            let rows = count_strays(spec, plan, reference, way, source, Side::Source).await?;
+            if rows > 0 {
+                let (table, columns) = (reference.table.clone(), reference.columns.join(", "));
+                let to = reference.to.clone();
+                obstacles.push(match way {
+                    Stray::Ours => Obstacle::TwoTenants { table, columns, to, rows },
+                    Stray::Others => Obstacle::OthersRefer { table, columns, to, rows },
+                });
+            }
         }
     }
     Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stray {
+    /// The tenant's rows that refer to others'.
+    Ours,
+    /// Others' rows that refer to the tenant's.
+    Others,
+}
+
+pub(crate) async fn count_strays(
+    spec: &MoveSpec,
+    plan: &MovePlan,
+    reference: &InnerReference,
+    way: Stray,
+    client: &Client,
+    side: Side,
+) -> Result<i64, MoveError> {
+    let (Some(child), Some(parent)) = (plan.table(&reference.table), plan.table(&reference.to)) else { return Ok(0) };
+    let same = reference.to_columns.iter().zip(&reference.columns);
+    let same: Vec<String> = same.map(|(k, c)| format!("p.{} = c.{}", ident(k), ident(c))).collect();
+    let (is_ours, is_there) = match way {
+        Stray::Ours => ("is true", "not exists"),
+        Stray::Others => ("is not true", "exists"),
+    };
+    let sql = format!(
+        "select count(*) from {} c where ({}) {is_ours} and ({}) is not null and {is_there} (select from {} p where {} and {})",
+        child.table.sql(),
+        plan.filter(child, &spec.tenant),
+        idents(&reference.columns),
+        parent.table.sql(),
+        same.join(" and "),
+        plan.filter(parent, &spec.tenant)
+    );
+    Ok(client.query_one(&sql, &[]).await.doing(side, "looking for rows of two tenants")?.get(0))
 }
 
 /// The key's text is no value of the key's type: no such tenant can exist.

@@ -359,3 +359,54 @@ async fn what_the_catalogue_cannot_say_is_asked_for_by_name() {
     );
     assert!(all.iter().all(|o| !o.hint().is_empty()));
 }
+
+const REPLIES: &str = "
+    create table customers (id uuid primary key);
+    create table posts (id uuid primary key, customer_id uuid not null references customers on delete cascade);
+    create table audit (said text);
+    create table comments (id uuid primary key, post_id uuid references posts on delete cascade,
+        parent_id uuid references comments on delete cascade);
+    create table notes (id uuid primary key, customer_id uuid, body text);
+    create function noted() returns trigger language plpgsql as $$ begin insert into audit values ('gone'); return null; end $$;
+    create trigger noted after delete on posts for each row execute function noted();
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_others_that_refer_to_the_tenants_are_never_taken_along() {
+    let two = Two::shared(REPLIES).await;
+    let mut spec = two.spec();
+    spec.rules.leave_out = vec![TableName::parse("audit")];
+    let (t, n) = (two.tenant, two.neighbour);
+    let source = two.client(&two.source, Role::Mover).await;
+    source
+        .batch_execute(&format!(
+            "insert into customers values ('{t}'), ('{n}'); insert into posts values ('{t}', '{t}'), ('{n}', '{n}');
+             insert into comments values ('{t}', '{t}', null), ('{}', null, '{t}'); insert into notes values ('{n}', null, 'x')",
+            id(t, 1)
+        ))
+        .await
+        .unwrap();
+    // A reply that only says what it replies to: it would stay, and go with the comment.
+    let Err(MoveError::Obstacles(all)) = berth_mover::plan(&spec).await else { panic!("a plan was made") };
+    assert!(matches!(&all[..], [Obstacle::OthersRefer { table, rows: 1, .. }] if table.name == "comments"), "{all:?}");
+    source.batch_execute("delete from comments where post_id is null").await.unwrap();
+
+    let ownership = MemoryOwnership::new();
+    let (plan, token) = until_built(&spec, &ownership).await;
+    // Nobody's row becomes the neighbour's: nothing to do with the tenant.
+    source.batch_execute(&format!("update notes set customer_id = '{n}'")).await.unwrap();
+    cut_over(&spec, &plan, &ownership).await.unwrap();
+    berth_mover::retire(&spec, &plan, true, token).await.unwrap();
+    // After the move a neighbour's comment comes to refer to the old copy of the tenant's.
+    source.batch_execute(&format!("insert into comments values ('{n}', '{n}', '{t}')")).await.unwrap();
+    let released = berth_mover::release(&spec, &plan, &ownership, &Watch::default()).await;
+    assert!(matches!(released, Err(MoveError::ReferredTo { rows: 1, .. })), "{released:?}");
+    source.batch_execute(&format!("update comments set parent_id = null where id = '{n}'")).await.unwrap();
+    assert_eq!(berth_mover::release(&spec, &plan, &ownership, &Watch::default()).await.unwrap(), 3);
+    let left = "select (select count(*) from comments) + (select count(*) from posts) + (select count(*) from audit)";
+    assert_eq!(
+        source.query_one(left, &[]).await.unwrap().get::<_, i64>(0),
+        3,
+        "the neighbour's two, and the trigger's row"
+    );
+}

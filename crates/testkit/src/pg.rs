@@ -178,12 +178,7 @@ async fn start(dir: &Path) -> EmbeddedPostgres {
 }
 
 async fn start_from(dir: &Path, postgres_bin: Option<PathBuf>) -> EmbeddedPostgres {
-    let options = EmbeddedOptions {
-        postgres_bin,
-        durable: false,
-        shape: Shape { memory_mb: 256, ..Shape::default() },
-        ..EmbeddedOptions::default()
-    };
+    let options = EmbeddedOptions { postgres_bin, durable: false, shape: Shape { memory_mb: 256, ..Shape::default() } };
     EmbeddedPostgres::start_with(dir, TEMPLATE, options)
         .await
         .unwrap_or_else(|error| panic!("no Postgres for this test: {error}; {}", error.hint().unwrap_or_default()))

@@ -14,7 +14,7 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
   cells     berth cell      create list show drain remove
   work      berth operation list show watch retry abandon
   access    berth key       create list revoke
-  mover     berth mover     discover rights plan run compare keep undo settle   needs no server
+  mover     berth mover     discover rights plan run compare keep undo give-up settle  (no server)
   roles     berth demo      soak            the whole job on this machine; moves under kill -9
             berth serve                     API, dashboard, reconcilers, workers
             berth edge                      the proxy in front of the cells

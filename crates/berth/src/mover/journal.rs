@@ -20,7 +20,9 @@ pub enum Reached {
     Moved,
     /// The source owns it again.
     Undone,
-    /// Given up before the owner changed.
+    /// Being given up: from here on nothing else happens.
+    GivingUp,
+    /// Given up before the owner changed; nothing of the move is left.
     GivenUp,
     /// Nothing of the move is left in either database but the tenant's rows in the target.
     Settled,

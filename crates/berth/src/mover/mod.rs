@@ -7,7 +7,7 @@ mod journal;
 mod screens;
 
 use crate::fail::{Failure, FailureExt as _};
-use berth_domain::{CellId, MoveId, TenantKey};
+use berth_domain::{MoveId, TenantKey};
 use berth_mover::{
     ControlTable, CutOver, DataRules, Endpoint, Fault, MoveError, MoveSpec, NoEdges, Ownership as _, Phase, Progress,
     ReadAhead, Tuning, Watcher, Way,
@@ -76,6 +76,13 @@ pub enum Mover {
     },
     /// Move the tenant back, with everything written since
     Undo {
+        #[command(flatten)]
+        sides: Sides,
+        #[command(flatten)]
+        journal: JournalAt,
+    },
+    /// Give up a move that has not changed the owner: nothing of it stays
+    GiveUp {
         #[command(flatten)]
         sides: Sides,
         #[command(flatten)]
@@ -178,6 +185,7 @@ impl Mover {
             Self::Keep { sides, journal } => keep(sides.endpoints(variables)?, &journal).await,
             Self::Compare { sides, whose } => compare(sides.endpoints(variables)?, &whose).await,
             Self::Undo { sides, journal } => undo(sides.endpoints(variables)?, &journal).await,
+            Self::GiveUp { sides, journal } => give_up(sides.endpoints(variables)?, &journal).await,
             Self::Settle { sides, journal } => settle(sides.endpoints(variables)?, &journal).await,
         }
     }
@@ -222,6 +230,10 @@ fn endpoint(
     })?;
     let config: tokio_postgres::Config =
         url.parse().map_err(|error| Failure::request(format!("that is no database URL: {error}"), example))?;
+    if config.get_ssl_mode() == tokio_postgres::config::SslMode::Require {
+        let hint = "go through a tunnel or a private network, and leave `sslmode` out";
+        return Err(Failure::request("`berth mover` connects without TLS, and the URL asks for it", hint));
+    }
     let password = match config.get_password() {
         Some(_) if argument.is_some() => {
             let variable = format!("BERTH_{}", side.to_uppercase());
@@ -279,15 +291,15 @@ impl Rules {
 
 fn spec(id: Uuid, tenant: &str, rules: DataRules, sides: BothSides, how: How) -> Result<MoveSpec, Failure> {
     let (source, target) = sides;
+    let (source_cell, target_cell) = (berth_mover::place(&source), berth_mover::place(&target));
     Ok(MoveSpec {
         id: MoveId::new(id),
         tenant: TenantKey::new(tenant).map_err(|bad| Failure::request(bad, "it is the root table's key, as text"))?,
         rules,
         source,
         target,
-        // Two places are all that this move knows of.
-        source_cell: CellId::new(Uuid::from_u128(1)),
-        target_cell: CellId::new(Uuid::from_u128(2)),
+        source_cell,
+        target_cell,
         target_free_bytes: None,
         alone: how.alone,
         way_back: how.way_back,
@@ -436,11 +448,7 @@ async fn move_there(sides: BothSides, whose: &Whose, at: &JournalAt, how: How) -
         // What passes, the same command tries again; what does not is given up: the tenant stays where it is.
         Err(StepFailure::Move(error)) if error.fault() == Fault::Passing => return Err(stopped(error)),
         Err(StepFailure::Move(error)) => {
-            let token = berth_mover::give_up(&spec, &control).await.map_err(stopped)?;
-            berth_mover::retire(&spec, &record.plan, false, token).await.map_err(stopped)?;
-            control.remove().await.map_err(stopped)?;
-            record.reached = Reached::GivenUp;
-            journal.write(&record)?;
+            given_up(&spec, control, &journal, record).await?;
             return Err(stopped(error));
         }
     };
@@ -450,6 +458,34 @@ async fn move_there(sides: BothSides, whose: &Whose, at: &JournalAt, how: How) -
         "`berth mover settle` removes what is left in the old side."
     };
     Ok((outcome(&cut, then), json!({ "cut_over": cut, "rows": record.plan.rows }), true))
+}
+
+/// Everything of a move goes that has not changed the owner. Safe to run again, wherever it was stopped.
+async fn given_up(
+    spec: &MoveSpec,
+    control: ControlTable,
+    journal: &Journal,
+    mut record: Record,
+) -> Result<(), Failure> {
+    let token = berth_mover::give_up(spec, &control).await.map_err(stopped)?;
+    // Not before it is sure that the owner has not changed.
+    record.reached = Reached::GivingUp;
+    journal.write(&record)?;
+    berth_mover::retire(spec, &record.plan, false, token).await.map_err(stopped)?;
+    berth_mover::forget(spec, &record.plan).await.map_err(stopped)?;
+    control.remove().await.map_err(stopped)?;
+    record.reached = Reached::GivenUp;
+    journal.write(&record)
+}
+
+async fn give_up(sides: BothSides, at: &JournalAt) -> Answer {
+    let (journal, record, spec) = taken_up(sides, at)?;
+    if record.reached >= Reached::Moved && record.reached != Reached::GivingUp {
+        return Err(over(record.reached));
+    }
+    let control = ControlTable::open(&spec).await.map_err(stopped)?;
+    given_up(&spec, control, &journal, record).await?;
+    Ok(("Given up: the tenant is where it was, and nothing of the move is left.\n".into(), json!({}), true))
 }
 
 enum StepFailure {
@@ -502,6 +538,7 @@ async fn steps(
 fn over(reached: Reached) -> Failure {
     let what = match reached {
         Reached::Undone => "this move has been undone",
+        Reached::GivingUp => "this move is being given up: `berth mover give-up` ends that",
         Reached::GivenUp => "this move was given up",
         Reached::Settled => "this move is settled",
         Reached::Planned | Reached::Prepared | Reached::Copied | Reached::Built => "this move is not over yet",
@@ -515,22 +552,16 @@ fn outcome(cut: &CutOver, then: &str) -> String {
     format!("Moved: {} rows compared, generation {}{closed}.\n{then}\n", cut.rows_verified, cut.generation)
 }
 
-/// The journal's move, which has to be over and neither undone nor settled.
-async fn taken_up(sides: BothSides, at: &JournalAt) -> Result<(Journal, Record, MoveSpec, ControlTable), Failure> {
+/// The journal's move.
+fn taken_up(sides: BothSides, at: &JournalAt) -> Result<(Journal, Record, MoveSpec), Failure> {
     let journal = Journal::open(&at.journal)?;
     let record = journal.read()?.ok_or_else(|| {
         Failure::request("there is no move in this journal", "name the folder that `berth mover run` was given")
     })?;
-    let spec = spec(
-        record.id,
-        &record.tenant,
-        record.rules.clone(),
-        sides,
-        How { way_back: record.way_back, alone: record.alone },
-    )?;
+    let how = How { way_back: record.way_back, alone: record.alone };
+    let spec = spec(record.id, &record.tenant, record.rules.clone(), sides, how)?;
     known(&record, &spec)?;
-    let control = ControlTable::open(&spec).await.map_err(stopped)?;
-    Ok((journal, record, spec, control))
+    Ok((journal, record, spec))
 }
 
 fn can_go_back(record: &Record) -> Result<(), Failure> {
@@ -545,16 +576,18 @@ fn can_go_back(record: &Record) -> Result<(), Failure> {
 }
 
 async fn keep(sides: BothSides, at: &JournalAt) -> Answer {
-    let (_journal, record, spec, control) = taken_up(sides, at).await?;
+    let (_journal, record, spec) = taken_up(sides, at)?;
     can_go_back(&record)?;
+    let control = ControlTable::existing(&spec);
     let teller = Teller::default();
     teller.heed(berth_mover::keep(&spec, &record.plan, &control, &teller)).await.map_err(stopped)?;
     Ok(("The old side is not kept up to date any more; the same command goes on.\n".into(), json!({}), true))
 }
 
 async fn undo(sides: BothSides, at: &JournalAt) -> Answer {
-    let (journal, mut record, spec, control) = taken_up(sides, at).await?;
+    let (journal, mut record, spec) = taken_up(sides, at)?;
     can_go_back(&record)?;
+    let control = ControlTable::existing(&spec);
     let (back, teller) = (spec.back(), Teller::default());
     let cut = teller.heed(berth_mover::cut_over(&back, &record.plan, &control, &NoEdges, &teller)).await;
     let cut = match cut {
@@ -578,12 +611,17 @@ async fn undo(sides: BothSides, at: &JournalAt) -> Answer {
 }
 
 async fn settle(sides: BothSides, at: &JournalAt) -> Answer {
-    let (journal, mut record, spec, control) = taken_up(sides, at).await?;
-    let teller = Teller::default();
+    let (journal, mut record, spec) = taken_up(sides, at)?;
+    let (control, teller) = (ControlTable::existing(&spec), Teller::default());
     // The side that the tenant has left is the source of what was last done.
     let last = match record.reached {
         Reached::Moved => spec,
         Reached::Undone => spec.back(),
+        // Stopped just before its end.
+        Reached::Settled => {
+            control.remove().await.map_err(stopped)?;
+            return Ok(("Nothing of the move is left.\n".into(), json!({ "removed": 0 }), true));
+        }
         other => return Err(over(other)),
     };
     let idle = control.read().await.is_some_and(|row| row.target.is_none());
@@ -596,12 +634,10 @@ async fn settle(sides: BothSides, at: &JournalAt) -> Answer {
     let work = berth_mover::release(&last, &record.plan, &control, &teller);
     let gone = teller.heed(work).await.map_err(stopped)?;
     berth_mover::unfence(&last, &record.plan, &control).await.map_err(stopped)?;
-    control.remove().await.map_err(stopped)?;
+    // Before the row goes: without it nobody can say any more who owns the tenant.
     record.reached = Reached::Settled;
     journal.write(&record)?;
-    Ok((
-        format!("{gone} rows are gone from the side that it left; nothing else of the move is there.\n"),
-        json!({ "removed": gone }),
-        true,
-    ))
+    control.remove().await.map_err(stopped)?;
+    let screen = format!("{gone} rows are gone from the side that it left; nothing else of the move is there.\n");
+    Ok((screen, json!({ "removed": gone }), true))
 }

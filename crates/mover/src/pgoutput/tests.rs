@@ -26,6 +26,7 @@ fn plan() -> MovePlan {
             binary: true,
         }],
         shared: vec![],
+        inner: vec![],
         unsure: vec![],
         sequences: vec![],
         rows: 0,
