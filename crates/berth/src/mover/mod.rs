@@ -4,7 +4,10 @@
 //! the pause, and those that come to the old side afterwards, are refused by the fence with `BF001`.
 
 mod journal;
+mod options;
 mod screens;
+
+pub use options::Variables;
 
 use crate::fail::{Failure, FailureExt as _};
 use berth_domain::{MoveId, TenantKey};
@@ -12,12 +15,11 @@ use berth_mover::{
     ControlTable, CutOver, DataRules, Endpoint, Fault, MoveError, MoveSpec, NoEdges, Ownership as _, Phase, Progress,
     ReadAhead, Tuning, Watcher, Way,
 };
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use journal::{Journal, Reached, Record};
-use secrecy::{ExposeSecret, SecretString};
+use options::{BothSides, From, JournalAt, Rules, Sides, Whose, address};
 use serde_json::{Value, json};
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,55 +99,6 @@ pub enum Mover {
     },
 }
 
-#[derive(Args, Debug)]
-pub struct From {
-    /// The database that it lives in, as postgres://user@host:port/database; the password
-    /// in BERTH_FROM_PASSWORD, or all of it in BERTH_FROM
-    #[arg(long, value_name = "URL")]
-    from: Option<String>,
-}
-
-#[derive(Args, Debug)]
-pub struct Sides {
-    #[command(flatten)]
-    from: From,
-    /// The database that it goes to; the password in BERTH_TO_PASSWORD, or all of it in BERTH_TO
-    #[arg(long, value_name = "URL")]
-    to: Option<String>,
-}
-
-#[derive(Args, Debug)]
-pub struct Whose {
-    /// The tenant: its key in the root table
-    #[arg(long, value_name = "KEY")]
-    tenant: String,
-    #[command(flatten)]
-    rules: Rules,
-}
-
-#[derive(Args, Debug)]
-pub struct Rules {
-    /// A stack file whose `data` says whose rows are whose; instead of the three options below
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["root", "key", "tenant_column"])]
-    stack: Option<PathBuf>,
-    /// The table with one row per tenant
-    #[arg(long, default_value = "customers", value_name = "TABLE")]
-    root: String,
-    /// Its key column
-    #[arg(long, default_value = "id", value_name = "COLUMN")]
-    key: String,
-    /// The column that names the tenant in other tables
-    #[arg(long, default_value = "customer_id", value_name = "COLUMN")]
-    tenant_column: String,
-}
-
-#[derive(Args, Debug)]
-pub struct JournalAt {
-    /// The folder that says how far this move is; one move each
-    #[arg(long, value_name = "FOLDER")]
-    journal: PathBuf,
-}
-
 pub fn run(command: Mover, json: bool, variables: &Variables) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
@@ -167,8 +120,6 @@ fn ended(failure: &Failure) -> ExitCode {
     ExitCode::from(failure.status)
 }
 
-/// The source and the target.
-type BothSides = (Endpoint, Endpoint);
 /// For people, for programs, and whether the answer is a good one.
 type Answer = Result<(String, Value, bool), Failure>;
 
@@ -207,86 +158,6 @@ fn causes(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
-}
-
-/// What the environment says of the two sides.
-pub struct Variables {
-    pub from: Option<SecretString>,
-    pub from_password: Option<SecretString>,
-    pub to: Option<SecretString>,
-    pub to_password: Option<SecretString>,
-}
-
-/// A URL on the command line has no password: there every user of the machine could read it.
-fn endpoint(
-    argument: Option<&str>,
-    variable: Option<&SecretString>,
-    password: Option<&SecretString>,
-    side: &str,
-) -> Result<Endpoint, Failure> {
-    let example = "for example postgres://berth_mover@db.example.com:5432/app";
-    let url = argument.or(variable.map(ExposeSecret::expose_secret)).ok_or_else(|| {
-        Failure::request(format!("where is the database? `--{side} URL`, or BERTH_{}", side.to_uppercase()), example)
-    })?;
-    let config: tokio_postgres::Config =
-        url.parse().map_err(|error| Failure::request(format!("that is no database URL: {error}"), example))?;
-    if config.get_ssl_mode() == tokio_postgres::config::SslMode::Require {
-        let hint = "go through a tunnel or a private network, and leave `sslmode` out";
-        return Err(Failure::request("`berth mover` connects without TLS, and the URL asks for it", hint));
-    }
-    let password = match config.get_password() {
-        Some(_) if argument.is_some() => {
-            let variable = format!("BERTH_{}", side.to_uppercase());
-            return Err(Failure::request(
-                "a password on the command line can be read by everybody on this machine",
-                format!("leave it out and set {variable}_PASSWORD, or set {variable} to the whole URL"),
-            ));
-        }
-        Some(password) => SecretString::from(String::from_utf8_lossy(password).into_owned()),
-        None => password.cloned().unwrap_or_default(),
-    };
-    let host = match config.get_hosts().first() {
-        Some(tokio_postgres::config::Host::Tcp(host)) => host.clone(),
-        Some(tokio_postgres::config::Host::Unix(path)) => path.to_string_lossy().into_owned(),
-        None => return Err(Failure::request("the URL names no host", example)),
-    };
-    let missing = |what: &str| Failure::request(format!("the URL names no {what}"), example);
-    Ok(Endpoint {
-        host,
-        port: config.get_ports().first().copied().unwrap_or(5432),
-        database: config.get_dbname().ok_or_else(|| missing("database"))?.to_owned(),
-        user: config.get_user().ok_or_else(|| missing("user"))?.to_owned(),
-        password,
-    })
-}
-
-impl From {
-    fn endpoint(&self, variables: &Variables) -> Result<Endpoint, Failure> {
-        endpoint(self.from.as_deref(), variables.from.as_ref(), variables.from_password.as_ref(), "from")
-    }
-}
-
-impl Sides {
-    fn endpoints(&self, variables: &Variables) -> Result<(Endpoint, Endpoint), Failure> {
-        let to = endpoint(self.to.as_deref(), variables.to.as_ref(), variables.to_password.as_ref(), "to");
-        Ok((self.from.endpoint(variables)?, to?))
-    }
-}
-
-/// Where a side is, without its password: kept in the journal, and compared when a move is taken up again.
-fn address(endpoint: &Endpoint) -> String {
-    format!("{}@{}:{}/{}", endpoint.user, endpoint.host, endpoint.port, endpoint.database)
-}
-
-impl Rules {
-    fn read(&self) -> Result<DataRules, Failure> {
-        let Some(path) = &self.stack else { return Ok(DataRules::of(&self.root, &self.key, &self.tenant_column)) };
-        let text = std::fs::read_to_string(path).ours("the stack file")?;
-        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
-        let stack = berth_config::parse(&text, None, &|name| std::fs::read_to_string(folder.join(name)))
-            .map_err(|mistakes| Failure::request(mistakes, "correct the stack file"))?;
-        Ok(berth_control::moves::rules(&stack.data))
-    }
 }
 
 fn spec(id: Uuid, tenant: &str, rules: DataRules, sides: BothSides, how: How) -> Result<MoveSpec, Failure> {
