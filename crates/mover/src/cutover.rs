@@ -385,6 +385,7 @@ impl<'m> CutOverRun<'m> {
                 return Ok(false);
             }
             self.comparer.last_keys(&self.follower).await?;
+            self.comparer.last_counts().await?;
             Ok(true)
         };
         let (caught_up, ours, theirs, ahead) = tokio::try_join!(

@@ -325,6 +325,45 @@ async fn a_child_that_changes_hands_ends_the_move() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_becomes_the_tenants_when_its_parent_comes_is_not_left_behind() {
+    let (two, ownership) = (world().await, MemoryOwnership::new());
+    let spec = spec(&two);
+    let source = two.client(&two.source, Role::Mover).await;
+    let late = id(two.tenant, 7_777);
+    source
+        .batch_execute(&format!("insert into comments (subject_type, subject_id) values ('order', '{late}')"))
+        .await
+        .unwrap();
+    let (plan, _) = until_built(&spec, &ownership).await;
+    // Where every comparison is over, in the attempts at the cut-over: a transaction of the tenant keeps the first ones off.
+    let holder = two.client(&two.source, Role::App).await;
+    holder
+        .batch_execute(&format!(
+            "set app.tenant = '{0}'; begin; update customers set plan = plan where id = '{0}'",
+            two.tenant
+        ))
+        .await
+        .unwrap();
+    let (seen, watch) = (spec.clone(), Arc::new(Watch::default()));
+    let cutting = {
+        let (plan, watch) = (plan.clone(), Arc::clone(&watch));
+        let ownership = MemoryOwnership::from(ownership.row());
+        tokio::spawn(async move { berth_mover::cut_over(&seen, &plan, &ownership, &common::NoEdges, &*watch).await })
+    };
+    let told = async || {
+        watch.seen.lock().unwrap().iter().any(|p| p.note.as_deref().is_some_and(|n| n.contains("has been open")))
+    };
+    wait_until("an attempt was given up", told, |told| *told).await;
+    source
+        .batch_execute(&format!("insert into shop.orders values ('{late}', '{}', null, 'late')", two.tenant))
+        .await
+        .unwrap();
+    holder.batch_execute("commit").await.unwrap();
+    let cut = cutting.await.unwrap();
+    assert!(matches!(&cut, Err(MoveError::Differs { table, rows: 1, .. }) if table.name == "comments"), "{cut:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_catalogue_cannot_say_is_asked_for_by_name() {
     let two = world().await;
     let mut spec = spec(&two);

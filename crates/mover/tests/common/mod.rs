@@ -130,6 +130,12 @@ impl MemoryOwnership {
             lose_commit: AtomicBool::new(false),
         }
     }
+    /// The same row, for another worker's task.
+    pub fn from(row: Control) -> Self {
+        let new = Self::new();
+        *new.row.lock().unwrap() = row;
+        new
+    }
     pub fn row(&self) -> Control {
         *self.row.lock().unwrap()
     }
