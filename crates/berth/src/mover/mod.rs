@@ -312,7 +312,7 @@ async fn move_there(sides: BothSides, whose: &Whose, at: &JournalAt, how: How) -
         }
     };
     let control = ControlTable::open(&spec).await.map_err(stopped)?;
-    let moved = teller.heed(steps(&spec, &control, &journal, &mut record, &teller)).await;
+    let moved = teller.heed(Box::pin(steps(&spec, &control, &journal, &mut record, &teller))).await;
     let cut = match moved {
         Ok(cut) => cut,
         Err(StepFailure::Journal(failure)) => return Err(failure),
@@ -460,7 +460,7 @@ async fn undo(sides: BothSides, at: &JournalAt) -> Answer {
     can_go_back(&record)?;
     let control = ControlTable::existing(&spec);
     let (back, teller) = (spec.back(), Teller::default());
-    let cut = teller.heed(berth_mover::cut_over(&back, &record.plan, &control, &NoEdges, &teller)).await;
+    let cut = teller.heed(Box::pin(berth_mover::cut_over(&back, &record.plan, &control, &NoEdges, &teller))).await;
     let cut = match cut {
         Ok(cut) => cut,
         Err(error) if error.fault() == Fault::Passing => return Err(stopped(error)),
