@@ -128,8 +128,8 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
     })
 }
 
-/// Tables in the order in which they are copied; of each phase the last, which is the largest, is taken first. Whose a row is, its parent's row says:
-/// a copy that stops half way must leave nothing of which nobody knows whose it is.
+/// Tables in the order in which they are copied; of each phase the last, which is the largest, is taken first. Whose a
+/// row is, its parent's row says: a copy that stops half way must leave nothing of which nobody knows whose it is.
 fn phases(plan: &MovePlan) -> Vec<Vec<PlannedTable>> {
     let mut phases: Vec<Vec<PlannedTable>> = Vec::new();
     let mut placed: HashMap<&TableName, usize> = HashMap::new();

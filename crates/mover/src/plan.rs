@@ -360,8 +360,9 @@ impl MovePlan {
     }
 
     /// As [`MovePlan::filter`] of the rows that a trigger calls `new_rows`, but takes in those that may be the tenant's for
-    /// all that an old snapshot shows: those that refer, without a foreign key, to a row that it does not show. With a foreign key such a row is refused
-    /// by the server, or its parent is written by the same transaction and passes a fence of its own.
+    /// all that an old snapshot shows: those that refer, without a foreign key, to a row that it does not show. With a
+    /// foreign key such a row is refused by the server, or its parent is written by the same transaction and passes a
+    /// fence of its own.
     pub(crate) fn filter_widely(&self, table: &PlannedTable, tenant: &TenantKey) -> String {
         self.owned(table, tenant, true)
     }

@@ -91,7 +91,8 @@ impl Watched {
     pub fn take(&mut self, tables: usize) -> Vec<BTreeSet<Key>> {
         let mut keys = vec![BTreeSet::new(); tables];
         self.referred.clear();
-        self.bringing = true;
+        // Nothing to bring: nobody will say what is known then, and changes of strangers must not count for ever.
+        self.bringing = !self.pending.is_empty();
         for ((table, _), key) in self.pending.drain() {
             let texts = key.iter().map(|d| match d {
                 Datum::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
@@ -423,4 +424,40 @@ pub(crate) async fn forget(spec: &MoveSpec, client: &impl tokio_postgres::Generi
         .await
         .doing(Side::Target, "forgetting what was brought")?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Nobodys, Row, Watched, datums};
+    use std::collections::BTreeMap;
+
+    fn key(text: &str) -> Vec<crate::pgoutput::Datum> {
+        datums(&vec![text.to_owned()])
+    }
+
+    fn rows(key: &str) -> Nobodys {
+        Nobodys(vec![BTreeMap::from([(vec![key.to_owned()], Row { values: vec![], hash: String::new() })])])
+    }
+
+    #[test]
+    fn a_strangers_change_counts_only_while_rows_are_brought() {
+        let mut watched = Watched::default();
+        assert!(watched.take(1)[0].is_empty());
+        watched.changed(0, key("stranger"));
+        assert!(watched.is_quiet(), "a look that found nothing to bring is over at once");
+        watched.brings();
+        watched.changed(0, key("stranger"));
+        watched.changed(0, key("ours"));
+        watched.knows(&rows("ours"));
+        assert_eq!(
+            watched.take(1)[0].iter().flatten().collect::<Vec<_>>(),
+            ["ours"],
+            "it changed while it was brought"
+        );
+        watched.knows(&rows("ours"));
+        watched.changed(0, key("stranger"));
+        assert!(watched.is_quiet());
+        watched.referred(0, key("new"));
+        assert!(!watched.is_quiet());
+    }
 }

@@ -5,22 +5,9 @@
 mod common;
 
 use berth_infra::Role;
-use berth_mover::{Endpoint, MoveSpec};
+use berth_mover::MoveSpec;
 use berth_testkit::TestPg;
-use common::{MemoryOwnership, SCHEMA, Two, Watch, cut_over, rows_of, until_built};
-use secrecy::ExposeSecret as _;
-
-fn endpoint(pg: &TestPg, database: &str) -> Endpoint {
-    let cell = pg.cell();
-    let login = cell.login(Role::Mover);
-    Endpoint {
-        host: cell.host.clone(),
-        port: cell.port,
-        database: database.to_owned(),
-        user: login.user.clone(),
-        password: login.password.expose_secret().into(),
-    }
-}
+use common::{MemoryOwnership, SCHEMA, Two, Watch, cut_over, endpoint, rows_of, until_built};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_moves_to_18_and_back_to_the_older_one() {

@@ -39,6 +39,18 @@ pub struct Two {
     pub neighbour: Uuid,
 }
 
+pub fn endpoint(pg: &TestPg, database: &str) -> Endpoint {
+    let cell = pg.cell();
+    let login = cell.login(Role::Mover);
+    Endpoint {
+        host: cell.host.clone(),
+        port: cell.port,
+        database: database.to_owned(),
+        user: login.user.clone(),
+        password: SecretString::from(login.password.expose_secret()),
+    }
+}
+
 impl Two {
     pub async fn with(schema: &str) -> Self {
         let pg = TestPg::new().await;
@@ -76,15 +88,7 @@ impl Two {
     }
 
     pub fn endpoint(&self, database: &str) -> Endpoint {
-        let cell = self.pg.cell();
-        let login = cell.login(Role::Mover);
-        Endpoint {
-            host: cell.host.clone(),
-            port: cell.port,
-            database: database.to_owned(),
-            user: login.user.clone(),
-            password: SecretString::from(login.password.expose_secret()),
-        }
+        endpoint(&self.pg, database)
     }
 
     pub fn spec(&self) -> MoveSpec {
