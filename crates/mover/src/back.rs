@@ -180,7 +180,10 @@ pub async fn release(
 
 /// Tables in an order in which no row takes others along (`on delete cascade`) or is held by them. Those that refer to
 /// each other in a circle come as they are planned.
-async fn children_first<'p>(client: &Client, plan: &'p MovePlan) -> Result<Vec<&'p PlannedTable>, MoveError> {
+pub(crate) async fn children_first<'p>(
+    client: &Client,
+    plan: &'p MovePlan,
+) -> Result<Vec<&'p PlannedTable>, MoveError> {
     let names: Vec<String> = plan.tables.iter().map(|t| t.table.sql()).collect();
     let rows = client
         .query(

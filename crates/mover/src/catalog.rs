@@ -207,6 +207,7 @@ pub async fn schema_fingerprint(endpoint: &Endpoint) -> Result<String, MoveError
             rows: 0,
             bytes: 0,
             binary: false,
+            kept: None,
         })
         .collect();
     fingerprint(&client, Side::Target, &tables).await

@@ -101,6 +101,7 @@ pub(crate) fn closure(rules: &DataRules, catalogue: &Catalogue, obstacles: &mut 
             rows: 0,
             bytes: if table.total_rows > 0.0 { (table.bytes as f64 / table.total_rows).ceil() as i64 } else { 0 },
             binary: table.travelling().all(|c| !c.own_type),
+            kept: None,
         });
     }
     // The root first, for people who read the plan.

@@ -268,7 +268,7 @@ impl Comparer<'_> {
             let sql = format!(
                 "select count(*) from {} where {}",
                 table.table.sql(),
-                self.plan.filter(table, &self.spec.tenant)
+                self.plan.travelling(table, &self.spec.tenant)
             );
             let count = async |client: &Client, side: Side| -> Result<i64, MoveError> {
                 Ok(client.query_one(&sql, &[]).await.doing(side, "counting rows")?.get(0))
@@ -433,7 +433,7 @@ fn keys_query(plan: &MovePlan, table: &PlannedTable, keys: &[&Vec<Datum>], tenan
         table.table.sql(),
         idents(&table.key),
         list.join(", "),
-        plan.filter(table, tenant)
+        plan.travelling(table, tenant)
     )
 }
 

@@ -185,7 +185,7 @@ impl Work {
             "copy (select {} from {} where {}) to stdout (format {format})",
             table.column_list(),
             table.table.sql(),
-            self.plan.filter(table, tenant)
+            self.plan.travelling(table, tenant)
         );
         let into = format!("copy {} ({}) from stdin (format {format})", table.table.sql(), table.column_list());
         writer.batch_execute("begin").await.map_err(stopped)?;

@@ -113,6 +113,10 @@ pub enum Obstacle {
     SameDatabase,
     #[error("the {side} is a standby that takes no writes")]
     Standby { side: Side },
+    #[error("`{table}.{column}` says when a row is from, and is no date or timestamp but {type_name}")]
+    RetentionType { table: TableName, column: String, type_name: String },
+    #[error("old rows of `{table}` would stay behind, and `{by}` refers to them")]
+    RetentionReferred { table: TableName, by: TableName },
     #[error("between the mover and the {side} stands a connection pooler, which loses the settings of a session")]
     Pooler { side: Side },
     #[error("the mover's role `{role}` in the {side} lacks {right}")]
@@ -160,6 +164,12 @@ impl Obstacle {
             Self::Disk { .. } => "choose a cell with more room: `--to auto` does".into(),
             Self::SameDatabase => "choose another cell".into(),
             Self::Standby { .. } => "give the address of the primary".into(),
+            Self::RetentionType { table, .. } => {
+                format!("name a date or timestamp column of `{table}` under `data.retention`")
+            }
+            Self::RetentionReferred { table, .. } => {
+                format!("take `{table}` out of `data.retention`: then all of its rows travel")
+            }
             Self::Pooler { .. } => "give the address of the server itself".into(),
             Self::Rights { role, right, .. } => format!("ALTER ROLE {role} {right}"),
         }
@@ -235,6 +245,14 @@ pub enum MoveError {
     LivesThere,
     #[error("{rows} rows of others in `{table}` refer to the tenant's rows in `{to}`, which were to be removed")]
     ReferredTo { table: TableName, to: TableName, rows: i64 },
+    #[error("the archive could not be had while {doing}")]
+    Archive {
+        doing: &'static str,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the archive does not fit: {why}")]
+    ArchiveUnfit { why: String },
     #[error("the tenant does not live in the database whose fence was to go")]
     LivesElsewhere,
     #[error("the move was cancelled")]
@@ -257,6 +275,7 @@ impl MoveError {
             | Self::AlreadyMoved
             | Self::LivesThere
             | Self::ReferredTo { .. }
+            | Self::ArchiveUnfit { .. }
             | Self::LivesElsewhere
             | Self::Cancelled => Fault::Caller,
             Self::Connect { .. }
@@ -266,6 +285,7 @@ impl MoveError {
             | Self::Statement { .. }
             | Self::Fenced { .. }
             | Self::ControlSilent
+            | Self::Archive { .. }
             | Self::NoMoment { .. } => Fault::Passing,
             Self::Refused(_)
             | Self::Decode(_)
@@ -297,6 +317,10 @@ impl MoveError {
             Self::AlreadyMoved => "it is served at its new cell; nothing was taken away".into(),
             Self::ReferredTo { .. } => "let them refer to rows of their own tenant, then try again".into(),
             Self::LivesThere | Self::LivesElsewhere => "nothing was removed".into(),
+            Self::Archive { .. } => {
+                "look at the place of archives; it is tried again, and nothing is removed before".into()
+            }
+            Self::ArchiveUnfit { .. } => "nothing was changed".into(),
             Self::Cancelled => "nothing was moved".into(),
             Self::Refused(_)
             | Self::Decode(_)
@@ -333,6 +357,8 @@ impl MoveError {
             Self::LivesThere => "lives_there",
             Self::LivesElsewhere => "lives_elsewhere",
             Self::ReferredTo { .. } => "referred_to",
+            Self::Archive { .. } => "archive_unreachable",
+            Self::ArchiveUnfit { .. } => "archive_unfit",
             Self::Cancelled => "cancelled",
         }
     }

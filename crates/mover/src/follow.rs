@@ -9,9 +9,9 @@ use crate::fence::Fence;
 use crate::owned::Owned;
 use crate::pgoutput::{Change, Datum, Decoded, Decoder, Op, Row, Transaction};
 use crate::shared::Watched;
-use crate::sql::{Doing, connect_with, ident};
+use crate::sql::{Doing, connect_with, ident, idents};
 use crate::wal::{Lsn, Replication, Streamed};
-use crate::{MoveError, MovePlan, MoveSpec, PlannedTable, Side, Way};
+use crate::{MoveError, MovePlan, MoveSpec, PlannedTable, Side, Way, retention};
 use berth_domain::Token;
 use bytes::BytesMut;
 use futures_util::future::{MaybeDone, maybe_done};
@@ -136,7 +136,10 @@ impl Follower {
         let (send, receive) = mpsc::channel(QUEUE);
         let (applied_send, applied) = watch::channel(from);
         let plan = Arc::new(plan.clone());
-        let reader = Reader { replication, from, applied };
+        // Back go all of them: what came to the new side with an old date must not be lost by an undo.
+        let leaves_behind = spec.way == Way::There && plan.tables.iter().any(|t| t.kept.is_some());
+        let leaves_behind = leaves_behind.then(|| Arc::clone(&plan));
+        let reader = Reader { replication, from, applied, leaves_behind };
         let applier = Applier {
             plan: Arc::clone(&plan),
             target,
@@ -247,6 +250,8 @@ struct Reader {
     replication: Replication,
     from: Lsn,
     applied: watch::Receiver<Lsn>,
+    /// The plan, where some of the tenant's rows stay behind.
+    leaves_behind: Option<Arc<MovePlan>>,
 }
 
 impl Reader {
@@ -260,7 +265,10 @@ impl Reader {
             tokio::select! {
                 message = self.replication.next() => match message? {
                     Streamed::Data(bytes) => {
-                        if let Decoded::Transaction(done) = decoder.message(bytes)? {
+                        if let Decoded::Transaction(mut done) = decoder.message(bytes)? {
+                            if let Some(plan) = &self.leaves_behind {
+                                retention::leave_behind(plan, &mut done);
+                            }
                             seen = seen.max(done.end);
                             let concerns_us =
                                 !done.changes.is_empty() || !done.markers.is_empty() || !done.nobodys.is_empty();
@@ -437,8 +445,10 @@ impl Applier {
         let sql = match &form {
             Form::Insert => {
                 let places: Vec<String> = (1..=table.columns.len()).map(|n| format!("${n}")).collect();
+                // Back to the old side may come a row that stayed behind there: brought back from its archive.
+                let again = if table.kept.is_some() { upsert(table) } else { String::new() };
                 format!(
-                    "insert into {name} ({}) overriding system value values ({})",
+                    "insert into {name} ({}) overriding system value values ({}){again}",
                     table.column_list(),
                     places.join(", ")
                 )
@@ -456,6 +466,19 @@ impl Applier {
         self.statements.insert((change.table, form), statement);
         Ok(())
     }
+}
+
+/// What follows an insert that may find its row there already.
+fn upsert(table: &PlannedTable) -> String {
+    let set = table.columns.iter().filter(|c| !table.key.contains(&c.name) && !c.always_identity).map(|c| {
+        let c = ident(&c.name);
+        format!("{c} = excluded.{c}")
+    });
+    let set: Vec<String> = set.collect();
+    // Named even where nothing is left to set: then the row is the same, and counts as found.
+    let set =
+        if set.is_empty() { table.key.iter().map(|c| format!("{0} = excluded.{0}", ident(c))).collect() } else { set };
+    format!(" on conflict ({}) do update set {}", idents(&table.key), set.join(", "))
 }
 
 fn form(change: &Change, table: &PlannedTable) -> Form {

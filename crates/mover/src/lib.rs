@@ -7,6 +7,7 @@
 //! Never knows `store`: who owns a tenant is asked and changed through [`Ownership`], edges through [`Edges`].
 
 mod alone;
+mod archive;
 mod back;
 mod bare;
 mod catalog;
@@ -27,6 +28,7 @@ mod plan;
 mod prepare;
 mod progress;
 mod read_ahead;
+mod retention;
 mod sequence;
 mod shared;
 mod sql;
@@ -34,6 +36,9 @@ mod survey;
 mod wal;
 
 pub use alone::{TableComparison, compare, forget, lacks, place, unfence};
+pub use archive::{
+    Archive, ArchivedColumn, ArchivedTable, Archives, Contents, Restored, archive, probe, read as read_archive, restore,
+};
 pub use back::{close_way_back, keep, release};
 pub use bare::build;
 pub use catalog::schema_fingerprint;
@@ -50,6 +55,7 @@ pub use plan::{
 pub use prepare::{prepare, retire};
 pub use progress::{Phase, Progress, Watcher};
 pub use read_ahead::ReadAhead;
+pub use retention::Kept;
 pub use sql::Endpoint;
 pub use survey::{Discovery, discover, plan};
 pub use wal::Lsn;

@@ -2,7 +2,7 @@
 //!
 //! A plan is data: it is journalled, shown by `--dry-run`, and read again by a worker that takes over.
 
-use crate::{Endpoint, ReadAhead, TableName};
+use crate::{Endpoint, Kept, ReadAhead, TableName};
 use berth_domain::{CellId, MoveId, TenantKey};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -27,6 +27,9 @@ pub struct DataRules {
     /// References that no foreign key declares.
     #[serde(default)]
     pub links: Vec<LinkRule>,
+    /// Tables of which a plan keeps the younger rows only, and the column that says when a row is from.
+    #[serde(default)]
+    pub retention: BTreeMap<TableNameText, String>,
 }
 
 impl DataRules {
@@ -40,6 +43,7 @@ impl DataRules {
             leave_out: Vec::new(),
             shared: Vec::new(),
             links: Vec::new(),
+            retention: BTreeMap::new(),
         }
     }
 }
@@ -74,6 +78,8 @@ pub struct MoveSpec {
     /// Nobody else has rows in the target or gets any while the tenant moves: a large table may lose its keys for the
     /// load, and is emptied as a whole when the copy starts again.
     pub alone: bool,
+    /// On a move down: of the tables in [`DataRules::retention`] only rows from this day on travel, in UTC.
+    pub keep_from: Option<jiff::civil::Date>,
     /// Whether the source is to be kept up to date after the cut-over, so that the move can be undone.
     pub way_back: bool,
     pub way: Way,
@@ -152,6 +158,9 @@ pub struct PlannedTable {
     pub bytes: i64,
     /// Whether COPY may pass binary images through: not when a type's number is the database's own.
     pub binary: bool,
+    /// What of its rows travels, where not all of them do.
+    #[serde(default)]
+    pub kept: Option<Kept>,
 }
 
 /// A reference by which a row belongs to the tenant that its parent belongs to.
@@ -343,6 +352,23 @@ impl MovePlan {
         self.owned(table, tenant, false)
     }
 
+    /// As [`MovePlan::filter`] of the rows that travel: those that stay behind are the tenant's too.
+    pub(crate) fn travelling(&self, table: &PlannedTable, tenant: &TenantKey) -> String {
+        let filter = self.filter(table, tenant);
+        table.kept.as_ref().map_or_else(|| filter.clone(), |kept| format!("{filter} and {}", kept.travels()))
+    }
+
+    /// As [`MovePlan::filter`] of the rows that stay behind; none where all travel.
+    pub(crate) fn left_behind(&self, table: &PlannedTable, tenant: &TenantKey) -> Option<String> {
+        let kept = table.kept.as_ref()?;
+        Some(format!("{} and not {}", self.filter(table, tenant), kept.travels()))
+    }
+
+    /// Rows of the tenant that stay behind, as the plan counted them.
+    pub fn left_rows(&self) -> i64 {
+        self.tables.iter().filter_map(|t| t.kept.as_ref()).map(|kept| kept.left_rows).sum()
+    }
+
     /// Key and row hashes of the tenant's rows in a table, for COPY in binary form.
     pub(crate) fn hashes_sql(&self, table: &PlannedTable, tenant: &TenantKey) -> String {
         self.some_hashes_sql(table, tenant, "")
@@ -355,7 +381,7 @@ impl MovePlan {
             table.key_hash_sql(),
             table.row_hash_sql(),
             table.table.sql(),
-            self.filter(table, tenant)
+            self.travelling(table, tenant)
         )
     }
 

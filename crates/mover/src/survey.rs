@@ -5,7 +5,7 @@ use crate::closure::{Closure, closure};
 use crate::sql::{Doing, connect, ident, idents};
 use crate::{
     DataRules, Endpoint, InnerReference, MoveError, MovePlan, MoveSpec, Obstacle, PlannedSequence, PlannedTable,
-    SharedTable, Side, TableName, Unsure, shared,
+    SharedTable, Side, TableName, Unsure, retention, shared,
 };
 use tokio_postgres::Client;
 
@@ -56,6 +56,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
         fingerprint: String::new(),
         estimated_s: 0.0,
     };
+    retention::plan(spec, &mut plan, &mut obstacles);
     // The root first, and alone: without it the other questions have no answer.
     let known = match plan.tables.first() {
         Some(_) => measure(spec, &mut plan, 0..1, &source, &target, &theirs, &mut obstacles).await?,
@@ -96,6 +97,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     if !obstacles.is_empty() {
         return Err(MoveError::Obstacles(obstacles));
     }
+    retention::measure(spec, &mut plan, &source).await?;
     plan.sequences = sequences(&source, &plan.tables).await?;
     plan.fingerprint = fingerprint(&source, Side::Source, &plan.tables).await?;
     Ok(plan)
@@ -224,7 +226,9 @@ async fn measure(
     for nth in which {
         let table = &plan.tables[nth];
         let filter = plan.filter(table, &spec.tenant);
-        let count = format!("select count(*) from {} where {filter}", table.table.sql());
+        let count =
+            format!("select count(*) from {} where {}", table.table.sql(), plan.travelling(table, &spec.tenant));
+        let whole = format!("select count(*) from {} where {filter}", table.table.sql());
         let rows: i64 = match source.query_one(&count, &[]).await {
             Ok(row) => row.get(0),
             Err(error) if is_bad_key(&error) => {
@@ -244,7 +248,7 @@ async fn measure(
             }
         }
         if theirs.find(&table.table).is_some() {
-            let there: i64 = match target.query_one(&count, &[]).await {
+            let there: i64 = match target.query_one(&whole, &[]).await {
                 Ok(row) => row.get(0),
                 // A column that differs has been reported by `compare_shapes`.
                 Err(_) => 0,

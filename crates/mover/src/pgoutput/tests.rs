@@ -24,6 +24,7 @@ fn plan() -> MovePlan {
             rows: 0,
             bytes: 0,
             binary: true,
+            kept: None,
         }],
         shared: vec![],
         inner: vec![],

@@ -1,0 +1,197 @@
+//! A plan that keeps less: what is too old stays behind, is archived, and can be brought back. Nothing of it is lost
+//! on any way, and nobody else's rows are touched.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use berth_infra::Role;
+use berth_mover::{Archives, Contents, MoveError, MoveSpec, Obstacle};
+use common::{MemoryOwnership, Two, Watch, cut_over, rows_of, until_built};
+use object_store::{ObjectStoreExt, local::LocalFileSystem, memory::InMemory, path::Path};
+use std::sync::Arc;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+/// A tenant with positions on both sides of 2026-10-01, values that CSV could get wrong among them.
+async fn aged() -> (Two, MoveSpec) {
+    let two = Two::filled(2_000).await;
+    let source = two.client(&two.source, Role::Mover).await;
+    source
+        .batch_execute(&format!(
+            "update positions set at = '2026-09-30 23:59:59.999999+00', note = E'old, \"quoted\"\\nand \\\\N'
+              where customer_id = '{0}' and lat::bigint % 4 = 1;
+             update positions set at = '2026-10-01 00:00:00+00', note = '' where customer_id = '{0}' and lat::bigint % 4 = 2;
+             update positions set at = '-infinity', note = null where customer_id = '{0}' and lat::bigint % 4 = 3 and lat < 100;
+             update positions set at = '0044-03-15 12:00:00 BC' where customer_id = '{0}' and lat = 7",
+            two.tenant
+        ))
+        .await
+        .unwrap();
+    let mut spec =
+        MoveSpec { alone: false, way_back: true, keep_from: Some(jiff::civil::date(2026, 10, 1)), ..two.spec() };
+    spec.rules.retention.insert("public.positions".into(), "at".into());
+    (two, spec)
+}
+
+const OLD: &str = "select count(*) from positions where customer_id = $1 and at < '2026-10-01 00:00:00+00'";
+
+async fn count(client: &Client, sql: &str, tenant: Uuid) -> i64 {
+    client.query_one(sql, &[&tenant]).await.unwrap().get(0)
+}
+
+async fn insert(client: &Client, two: &Two, at: &str, note: &str) {
+    client
+        .execute(
+            "insert into positions (customer_id, vehicle_id, event_id, at, lat, note)
+             select $1, id, gen_random_uuid(), $2::text::timestamptz, 1, $3 from vehicles where customer_id = $1 limit 1",
+            &[&two.tenant, &at, &note],
+        )
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_old_stays_behind_is_archived_and_comes_back() {
+    let (two, spec) = aged().await;
+    let ownership = MemoryOwnership::new();
+    let (source, target) = (two.client(&two.source, Role::Mover).await, two.client(&two.target, Role::Mover).await);
+    let app = two.client(&two.source, Role::App).await;
+    let before = rows_of(&source, two.tenant).await;
+    let old = count(&source, OLD, two.tenant).await;
+    let (plan, token) = until_built(&spec, &ownership).await;
+    assert_eq!(plan.left_rows(), old, "the plan says how many");
+    assert!(old > 500, "{old}");
+    // While the move follows: an old one comes, an old one goes, a young one grows old, another one changes.
+    insert(&app, &two, "2020-01-01", "late").await;
+    for change in [
+        "delete from positions where customer_id = $1 and at = '-infinity' and lat = 3",
+        "update positions set at = '2026-01-01' where customer_id = $1 and lat = 2",
+        "update positions set note = 'young' where customer_id = $1 and lat = 6",
+        "update positions set note = 'still old' where customer_id = $1 and lat = 5",
+    ] {
+        assert_eq!(app.execute(change, &[&two.tenant]).await.unwrap(), 1, "{change}");
+    }
+    let whole = rows_of(&source, two.tenant).await;
+    assert_ne!(whole, before);
+    cut_over(&spec, &plan, &ownership).await.unwrap();
+    berth_mover::retire(&spec, &plan, true, token).await.unwrap();
+    assert_eq!(count(&target, OLD, two.tenant).await, 0);
+    let there = rows_of(&target, two.tenant).await;
+    let left = count(&source, OLD, two.tenant).await;
+    assert_eq!(there.len() as i64, whole.len() as i64 - left);
+    assert_eq!(left, old + 1, "one came, one went, one grew old");
+
+    let folder = tempfile::tempdir().unwrap();
+    let store: Archives = Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap());
+    let at = Path::from("acme/first");
+    berth_mover::probe(&store).await.unwrap();
+    let made = berth_mover::archive(&spec, &plan, Contents::LeftBehind, &store, &at, &Watch::default()).await.unwrap();
+    assert_eq!(made.rows() as i64, left);
+    assert_eq!(made.tables.len(), 1, "only of the table that leaves rows behind");
+    let again = berth_mover::archive(&spec, &plan, Contents::LeftBehind, &store, &at, &Watch::default()).await.unwrap();
+    assert_eq!(again, made, "what is finished is not made again");
+
+    // The source's rows go for good, and everything is there again after the restore.
+    berth_mover::close_way_back(&spec).await.unwrap();
+    berth_mover::release(&spec, &plan, &ownership, &Watch::default()).await.unwrap();
+    assert!(rows_of(&source, two.tenant).await.is_empty(), "what stayed behind goes with the rest");
+    let to = two.endpoint(&two.target);
+    let restored = berth_mover::restore(&to, &spec.rules, &spec.tenant, &store, &at, &Watch::default()).await.unwrap();
+    assert_eq!((restored.rows as i64, restored.there_already), (left, 0));
+    assert_eq!(rows_of(&target, two.tenant).await, whole, "every value as it was");
+    let restored = berth_mover::restore(&to, &spec.rules, &spec.tenant, &store, &at, &Watch::default()).await.unwrap();
+    assert_eq!((restored.rows, restored.there_already as i64), (0, left), "a second time changes nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_finds_what_stayed_behind_and_what_was_brought_back() {
+    let (two, spec) = aged().await;
+    let ownership = MemoryOwnership::new();
+    let (source, target) = (two.client(&two.source, Role::Mover).await, two.client(&two.target, Role::Mover).await);
+    let (plan, token) = until_built(&spec, &ownership).await;
+    cut_over(&spec, &plan, &ownership).await.unwrap();
+    berth_mover::retire(&spec, &plan, true, token).await.unwrap();
+    let store: Archives = Arc::new(InMemory::new());
+    let at = Path::from("a");
+    berth_mover::archive(&spec, &plan, Contents::LeftBehind, &store, &at, &Watch::default()).await.unwrap();
+    let to = two.endpoint(&two.target);
+    berth_mover::restore(&to, &spec.rules, &spec.tenant, &store, &at, &Watch::default()).await.unwrap();
+    // In the new place: an old one comes, one that was brought back changes, another one goes.
+    let app = two.client(&two.target, Role::App).await;
+    insert(&app, &two, "2020-01-01", "late").await;
+    for change in [
+        "update positions set note = 'changed' where customer_id = $1 and lat = 5",
+        "delete from positions where customer_id = $1 and lat = 9",
+    ] {
+        assert_eq!(app.execute(change, &[&two.tenant]).await.unwrap(), 1, "{change}");
+    }
+    let now = rows_of(&target, two.tenant).await;
+    cut_over(&spec.back(), &plan, &ownership).await.unwrap();
+    assert_eq!(rows_of(&source, two.tenant).await, now, "nothing of it is lost by going back");
+    let (second, watch) = (Path::from("b"), Watch::default());
+    let refused = berth_mover::archive(&spec, &plan, Contents::LeftBehind, &store, &second, &watch).await.unwrap_err();
+    assert!(matches!(refused, MoveError::LivesThere), "a source that is written again is no archive's: {refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_is_damaged_or_another_tenants_brings_nothing() {
+    let (two, spec) = aged().await;
+    let plan = berth_mover::plan(&spec).await.unwrap();
+    let store: Archives = Arc::new(InMemory::new());
+    let at = Path::from("whole");
+    let made = berth_mover::archive(&spec, &plan, Contents::Everything, &store, &at, &Watch::default()).await.unwrap();
+    assert_eq!(made.rows() as i64, plan.rows + plan.left_rows());
+    let to = two.endpoint(&two.source);
+    let source = two.client(&two.source, Role::Mover).await;
+    let before = rows_of(&source, two.tenant).await;
+    let restore = async |tenant: Uuid| {
+        let spec = two.spec_of(tenant);
+        berth_mover::restore(&to, &spec.rules, &spec.tenant, &store, &at, &Watch::default()).await
+    };
+    let refused = restore(two.neighbour).await.unwrap_err();
+    assert_eq!(refused.code(), "archive_unfit", "{refused}");
+    // A file of the neighbour's rows under the tenant's manifest.
+    let theirs = MoveSpec { keep_from: None, ..two.spec_of(two.neighbour) };
+    let their_plan = berth_mover::plan(&theirs).await.unwrap();
+    let other = Path::from("other");
+    berth_mover::archive(&theirs, &their_plan, Contents::Everything, &store, &other, &Watch::default()).await.unwrap();
+    let file = at.clone().join("public.vehicles.csv.zst");
+    let kept = store.get(&file).await.unwrap().bytes().await.unwrap();
+    store.copy(&other.clone().join("public.vehicles.csv.zst"), &file).await.unwrap();
+    source.execute("delete from vehicles where customer_id = $1", &[&two.tenant]).await.unwrap();
+    let refused = restore(two.tenant).await.unwrap_err();
+    assert!(refused.to_string().contains("damaged or changed"), "{refused}");
+    for damage in [kept.slice(..kept.len() / 2), bytes::Bytes::new()] {
+        store.put(&file, damage.into()).await.unwrap();
+        restore(two.tenant).await.unwrap_err();
+    }
+    store.put(&file, kept.into()).await.unwrap();
+    restore(two.tenant).await.unwrap();
+    assert_eq!(rows_of(&source, two.tenant).await, before, "the right one brings them back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_would_tear_rows_apart_is_refused() {
+    let (two, spec) = aged().await;
+    let source = two.client(&two.source, Role::Mover).await;
+    for (table, column, code) in [
+        ("public.positions", "lat", "retention_type"),
+        ("public.positions", "when", "no_column"),
+        ("public.vehicles", "made_at", "retention_referred"),
+    ] {
+        for database in [&two.source, &two.target] {
+            let owner = two.client(database, Role::Owner).await;
+            owner.batch_execute("alter table vehicles add column if not exists made_at date").await.unwrap();
+        }
+        let mut spec = spec.clone();
+        spec.rules.retention.clear();
+        spec.rules.retention.insert(table.into(), column.into());
+        let refused = berth_mover::plan(&spec).await.unwrap_err();
+        let MoveError::Obstacles(all) = &refused else { panic!("{refused}") };
+        let codes: Vec<String> =
+            all.iter().map(|o| serde_json::to_value(o).unwrap()["code"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(codes, [code], "{refused}");
+        assert!(all.iter().all(|o| !Obstacle::hint(o).is_empty()));
+    }
+    assert!(count(&source, OLD, two.tenant).await > 0, "nothing was touched");
+}
