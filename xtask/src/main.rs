@@ -1,11 +1,14 @@
 //! `cargo xtask check`: the rules of the workspace that a program can check. `cargo xtask sqlx`: renews the data
-//! against which the control plane's SQL is checked at build time.
+//! against which the control plane's SQL is checked at build time. `cargo xtask mutants`: whether the mover's tests
+//! notice a changed mover.
 //!
-//! Never part of the product: nothing depends on this crate, and it changes no file except by `sqlx`.
+//! Never part of the product: nothing depends on this crate, and it changes no file except by `sqlx` and the results
+//! of `mutants`.
 
 mod arrows;
 mod licences;
 mod metadata;
+mod mutants;
 mod sources;
 mod sql;
 mod sqlx;
@@ -18,7 +21,8 @@ use std::{
     process::Command,
 };
 
-const USAGE: &str = "usage: cargo xtask check | cargo xtask sqlx [--check]";
+const USAGE: &str =
+    "usage: cargo xtask check | cargo xtask sqlx [--check] | cargo xtask mutants [COUNT] [SEED] [--resume]";
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -28,6 +32,7 @@ fn main() -> anyhow::Result<()> {
         ["check"] => check(&root),
         ["sqlx"] => sqlx::renew(&root),
         ["sqlx", "--check"] => sqlx::check(&root),
+        ["mutants", ref rest @ ..] => mutants::run(&root, rest),
         _ => bail!(USAGE),
     }
 }

@@ -51,10 +51,12 @@ impl TestPg {
         Some(Self { server, own: Some(dir), _lock: lock })
     }
 
-    /// The one server that all test processes of this user share while any of them lives.
+    /// The one server that all test processes of this user share while any of them lives. `BERTH_TEST_SHARED` names
+    /// another one, for tests that are expected to leave theirs in disorder.
     pub async fn shared() -> Self {
         let user = fs::metadata("/proc/self").map_or(0, |meta| std::os::unix::fs::MetadataExt::uid(&meta));
-        let dir = PathBuf::from(format!("/tmp/berth-test-shared-{user}"));
+        let apart = std::env::var("BERTH_TEST_SHARED").map(|name| format!("-{name}")).unwrap_or_default();
+        let dir = PathBuf::from(format!("/tmp/berth-test-shared-{user}{apart}"));
         let lock = lock(&dir.with_extension("lock"));
         hire_janitor(&dir, 2, "again");
         let server = start(&dir).await;
