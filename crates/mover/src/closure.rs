@@ -194,6 +194,8 @@ fn edges(rules: &DataRules, catalogue: &Catalogue, obstacles: &mut Vec<Obstacle>
         let missing: Vec<&String> = wanted.filter(|c| child.column(c).is_none()).collect();
         if let Some(column) = missing.first() {
             obstacles.push(Obstacle::NoColumn { table: child.name.clone(), column: (*column).clone() });
+        } else if let Some(obstacle) = other_type(child, &rule.columns, parent) {
+            obstacles.push(obstacle);
         } else if rule.columns.len() == parent.key.len() {
             let (columns, when) = (rule.columns.clone(), rule.when.clone());
             let to_columns = parent.key.clone();
@@ -203,6 +205,25 @@ fn edges(rules: &DataRules, catalogue: &Catalogue, obstacles: &mut Vec<Obstacle>
         }
     }
     edges
+}
+
+/// A link whose column cannot be compared with the key that it names: a uuid kept as text, mostly.
+fn other_type(child: &Table, columns: &[String], parent: &Table) -> Option<Obstacle> {
+    let kind = |name: &str| match name.split('(').next().unwrap_or(name) {
+        "text" | "character varying" | "character" => "text".to_owned(),
+        "smallint" | "integer" | "bigint" => "number".to_owned(),
+        other => other.to_owned(),
+    };
+    columns.iter().zip(&parent.key).find_map(|(column, key)| {
+        let (ours, theirs) = (child.column(column)?, parent.column(key)?);
+        (kind(&ours.type_name) != kind(&theirs.type_name)).then(|| Obstacle::LinkTypes {
+            table: child.name.clone(),
+            column: column.clone(),
+            type_name: ours.type_name.clone(),
+            to: parent.name.clone(),
+            key_type: theirs.type_name.clone(),
+        })
+    })
 }
 
 /// The rows through which rows of a table belong to the tenant: where the column is absent, or may be null.

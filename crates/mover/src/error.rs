@@ -103,6 +103,12 @@ pub enum Obstacle {
     AlwaysTrigger { table: TableName, trigger: String },
     #[error("the target already holds {rows} rows of this tenant in `{table}`")]
     RowsInTarget { table: TableName, rows: i64 },
+    #[error(
+        "{rows} keys of the tenant's rows in `{table}` are taken by other rows in the target, the first is {first_key}"
+    )]
+    KeyTaken { table: TableName, rows: i64, first_key: String },
+    #[error("`{table}.{column}` ({type_name}) says whose a row is by `{to}`, whose key is {key_type}")]
+    LinkTypes { table: TableName, column: String, type_name: String, to: TableName, key_type: String },
     #[error("`wal_level` of the {side} is `{found}`, `logical` is needed")]
     WalLevel { side: Side, found: String },
     #[error("the {side} has no free {what}: {used} of {most} in use")]
@@ -159,6 +165,14 @@ impl Obstacle {
             Self::LargeObjects { .. } => "store them as bytea or in object storage".into(),
             Self::AlwaysTrigger { trigger, table } => format!("ALTER TABLE {table} ENABLE TRIGGER {trigger}"),
             Self::RowsInTarget { .. } => "an earlier move left them: remove them, or choose another cell".into(),
+            Self::KeyTaken { table, .. } => {
+                format!("choose a cell of its own, or give `{table}` a uuid key or one with the tenant column")
+            }
+            Self::LinkTypes { table, column, key_type, .. } => {
+                format!(
+                    "ALTER TABLE {table} ALTER COLUMN {column} TYPE {key_type} in a release, or add the tenant column"
+                )
+            }
             Self::WalLevel { .. } => "ALTER SYSTEM SET wal_level = logical; -- then restart the server".into(),
             Self::NoFree { what, .. } => format!("end a move that is under way, or raise the server's limit of {what}"),
             Self::Disk { .. } => "choose a cell with more room: `--to auto` does".into(),
@@ -259,6 +273,13 @@ pub enum MoveError {
     Cancelled,
 }
 
+/// What a server refuses for what was asked, not for the moment: a missing column, a missing right, a value that the
+/// type does not take, a key that is taken. Asking again gets the same answer.
+fn stays(error: &tokio_postgres::Error) -> bool {
+    let class = |code: &tokio_postgres::error::SqlState| code.code().get(..2).map(ToOwned::to_owned);
+    error.code().and_then(class).is_some_and(|class| ["0A", "22", "23", "42"].contains(&class.as_str()))
+}
+
 fn obstacles_text(all: &[Obstacle]) -> String {
     all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
@@ -267,6 +288,7 @@ impl MoveError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Connect { source, .. } if is_pooler(source) => Fault::Caller,
+            Self::Statement { source, .. } | Self::Copy { source, .. } if stays(source) => Fault::Ours,
             Self::Obstacles(_)
             | Self::SchemaChanged { .. }
             | Self::Truncated { .. }

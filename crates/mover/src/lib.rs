@@ -33,6 +33,7 @@ mod sequence;
 mod shared;
 mod sql;
 mod survey;
+mod taken;
 mod wal;
 
 pub use alone::{TableComparison, compare, forget, lacks, place, unfence};

@@ -5,7 +5,7 @@ use crate::closure::{Closure, closure};
 use crate::sql::{Doing, connect, ident, idents};
 use crate::{
     DataRules, Endpoint, InnerReference, MoveError, MovePlan, MoveSpec, Obstacle, PlannedSequence, PlannedTable,
-    SharedTable, Side, TableName, Unsure, retention, shared,
+    SharedTable, Side, TableName, Unsure, retention, shared, taken,
 };
 use tokio_postgres::Client;
 
@@ -93,6 +93,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     }
     if obstacles.is_empty() {
         shared::measure(spec, &mut plan, &source, &target, &mut obstacles).await?;
+        taken::keys(spec, &plan, &source, &target, &mut obstacles).await?;
     }
     if !obstacles.is_empty() {
         return Err(MoveError::Obstacles(obstacles));

@@ -4,8 +4,8 @@
 mod common;
 
 use berth_infra::Role;
-use berth_mover::{MoveError, MoveSpec, Obstacle, Side};
-use common::Two;
+use berth_mover::{Fault, LinkRule, MoveError, MoveSpec, Obstacle, Side, TableName};
+use common::{MemoryOwnership, Two, until_built};
 
 async fn obstacles(spec: &MoveSpec) -> Vec<Obstacle> {
     let Err(MoveError::Obstacles(all)) = berth_mover::plan(spec).await else { panic!("a plan was made") };
@@ -60,4 +60,57 @@ async fn a_key_that_no_tenant_can_have_is_no_tenant() {
     let spec = MoveSpec { tenant: berth_domain::TenantKey::new("not-a-uuid").unwrap(), ..two.spec() };
     let all = obstacles(&spec).await;
     assert!(all.iter().all(|o| matches!(o, Obstacle::NoTenant { key, .. } if key == "not-a-uuid")), "{all:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_that_others_have_there_are_refused_and_others_are_not() {
+    let counted = "create table customers (id uuid primary key);
+        create table notes (id int primary key, customer_id uuid not null references customers, body text)";
+    let two = Two::shared(counted).await;
+    let (source, target) = (two.client(&two.source, Role::Mover).await, two.client(&two.target, Role::Mover).await);
+    let fill = |tenant, from: i32, to: i32| {
+        format!(
+            "insert into customers values ('{tenant}');
+             insert into notes select n, '{tenant}', 'x' from generate_series({from}, {to}) n"
+        )
+    };
+    source.batch_execute(&fill(two.tenant, 100, 200)).await.unwrap();
+    target.batch_execute(&fill(two.neighbour, 1, 102)).await.unwrap();
+    let spec = MoveSpec { alone: false, ..two.spec() };
+    let all = obstacles(&spec).await;
+    let [Obstacle::KeyTaken { table, rows: 3, first_key }] = &all[..] else { panic!("{all:?}") };
+    assert_eq!((table.name.as_str(), first_key.as_str()), ("notes", "100"));
+    target.batch_execute("update notes set id = id + 1000 where id >= 100").await.unwrap();
+    assert_eq!(berth_mover::plan(&spec).await.unwrap().rows, 102);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_by_text_to_a_uuid_is_refused_with_the_column_to_change() {
+    let two = Two::filled(1).await;
+    for database in [&two.source, &two.target] {
+        let schema = "create table remarks (id int primary key, about text)";
+        two.client(database, Role::Owner).await.batch_execute(schema).await.unwrap();
+    }
+    let mut spec = two.spec();
+    spec.rules.links = vec![LinkRule {
+        table: TableName::parse("remarks"),
+        columns: vec!["about".into()],
+        to: TableName::parse("vehicles"),
+        when: None,
+    }];
+    let all = obstacles(&spec).await;
+    assert!(matches!(&all[..], [Obstacle::LinkTypes { key_type, .. }] if key_type == "uuid"), "{all:?}");
+    assert!(all[0].hint().contains("ALTER COLUMN about TYPE uuid"), "{}", all[0].hint());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_refuses_for_good_is_not_tried_again() {
+    let two = Two::filled(10).await;
+    let (spec, ownership) = (two.spec(), MemoryOwnership::new());
+    let (plan, token) = until_built(&spec, &ownership).await;
+    // A target that got another schema behind everybody's back.
+    let target = two.client(&two.target, Role::Owner).await;
+    target.batch_execute("alter table vehicles rename column odometer to mileage").await.unwrap();
+    let copied = berth_mover::copy(&spec, &plan, token, &common::Watch::default()).await.unwrap_err();
+    assert_eq!(copied.fault(), Fault::Ours, "{copied:?}");
 }
