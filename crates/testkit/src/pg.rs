@@ -53,6 +53,7 @@ impl TestPg {
 
     /// The one server that all test processes of this user share while any of them lives. `BERTH_TEST_SHARED` names
     /// another one, for tests that are expected to leave theirs in disorder.
+    #[expect(clippy::disallowed_methods, reason = "tests have no binary that could resolve it")]
     pub async fn shared() -> Self {
         let user = fs::metadata("/proc/self").map_or(0, |meta| std::os::unix::fs::MetadataExt::uid(&meta));
         let apart = std::env::var("BERTH_TEST_SHARED").map(|name| format!("-{name}")).unwrap_or_default();
