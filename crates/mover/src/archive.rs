@@ -108,8 +108,11 @@ pub async fn archive(
     let source = connect(&spec.source, Side::Source, "berth-archive").await?;
     let begin = "begin isolation level repeatable read read only";
     source.batch_execute(begin).await.doing(Side::Source, "taking a snapshot")?;
-    if contents == Contents::LeftBehind && !is_closed(spec, &source).await? {
-        return Err(MoveError::LivesThere);
+    // The snapshot's first look: what is read after it is of the same moment.
+    match (contents, is_closed(spec, &source).await?) {
+        (Contents::LeftBehind, false) => return Err(MoveError::LivesThere),
+        (Contents::Everything, true) => return Err(MoveError::LivesElsewhere),
+        (Contents::LeftBehind, true) | (Contents::Everything, false) => {}
     }
     let mut made = Archive {
         format: FORMAT,
@@ -136,6 +139,29 @@ pub async fn archive(
     let text = serde_json::to_vec_pretty(&made).map_err(|error| failed("writing the manifest")(error.into()))?;
     store.put(&at.clone().join(MANIFEST), text.into()).await.map_err(stored("writing the manifest"))?;
     Ok(made)
+}
+
+/// Writes all of a tenant's rows under `at`, out of the database in which it lives, as they are at one moment.
+pub async fn export(spec: &MoveSpec, store: &Archives, at: &Path, watcher: &dyn Watcher) -> Result<Archive, MoveError> {
+    let found = crate::discover(&spec.source, &spec.rules).await?;
+    if !found.obstacles.is_empty() {
+        return Err(MoveError::Obstacles(found.obstacles));
+    }
+    let fingerprint = crate::schema_fingerprint(&spec.source).await?;
+    let plan = MovePlan { tables: found.tables, shared: found.shared, fingerprint, ..MovePlan::default() };
+    archive(spec, &plan, Contents::Everything, store, at, watcher).await
+}
+
+/// The archives of a folder, by their names: only those that were finished.
+pub async fn list(store: &Archives, under: &Path) -> Result<Vec<(String, Archive)>, MoveError> {
+    let found = store.list_with_delimiter(Some(under)).await.map_err(stored("listing archives"))?;
+    let mut archives = Vec::new();
+    for folder in found.common_prefixes {
+        let Some(name) = folder.parts().next_back().map(|part| part.as_ref().to_owned()) else { continue };
+        archives.extend(read(store, &folder).await?.map(|archive| (name, archive)));
+    }
+    archives.sort_by_key(|(_, archive)| archive.made_at);
+    Ok(archives)
 }
 
 /// The manifest under `at`; none where no archive was finished.

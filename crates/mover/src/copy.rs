@@ -4,9 +4,10 @@
 //! A crash here starts the copy again with a new slot.
 
 use crate::fence::{self, Fence};
+use crate::pace::{self, Pace};
 use crate::prepare::clear_target;
 use crate::sql::{Doing, connect, connect_with};
-use crate::wal::{Lsn, Replication, create_slot, drop_slot};
+use crate::wal::{Lsn, Replication, create_slot, drop_slot, held_back};
 use crate::{MoveError, MovePlan, MoveSpec, Phase, PlannedTable, Progress, Side, TableName, Watcher, shared};
 use berth_domain::Token;
 use bytes::Bytes;
@@ -25,6 +26,9 @@ pub struct Copied {
     /// Where the stream goes on.
     pub from: Lsn,
     pub duration_ms: u64,
+    /// How long its workers rested for the neighbours, all together.
+    #[serde(default)]
+    pub rested_ms: u64,
 }
 
 /// Copies everything, from scratch: whatever an earlier try left in the target goes first.
@@ -48,6 +52,8 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
     crate::bare::strip(spec, plan, &mut target, token).await?;
     crate::sequence::jump(&source, &target, plan).await?;
 
+    // Before the load: what is usual for the neighbours is how they fare without it.
+    let pace = Pace::begin(spec, &spec.session_name(token)).await?;
     let mut maker = Replication::connect(&spec.source, &spec.session_name(token)).await?;
     let (from, snapshot) = create_slot(&mut maker, &spec.slot()).await?;
     let work = Work {
@@ -77,7 +83,7 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
         *work.tables.lock().unwrap_or_else(PoisonError::into_inner) = tables;
         let mut tasks = tokio::task::JoinSet::new();
         for (reader, writer) in workers.drain(..) {
-            tasks.spawn(work.clone().run(reader, writer, spec.tenant.clone(), token));
+            tasks.spawn(work.clone().run(reader, writer, pace.worker(), spec.tenant.clone(), token));
         }
         loop {
             tokio::select! {
@@ -90,9 +96,12 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
                     if watcher.cancelled() {
                         return Err(MoveError::Cancelled);
                     }
+                    held_back(&source, &spec.slot(), spec.tuning.move_wal_bytes).await?;
+                    let rests = pace.rests_permille() / 10;
                     watcher.progress(Progress {
                         rows_done: Some(work.rows.load(Ordering::Relaxed)),
                         rows_total: u64::try_from(plan.rows).ok(),
+                        note: (rests > 0).then(|| format!("resting {rests} % of the time for the neighbours")),
                         ..Progress::of(Phase::Copy)
                     });
                 }
@@ -125,6 +134,7 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
         bytes: work.bytes.load(Ordering::Relaxed),
         from,
         duration_ms: started.elapsed().as_millis() as u64,
+        rested_ms: pace.rested().as_millis() as u64,
     })
 }
 
@@ -160,13 +170,14 @@ impl Work {
         self,
         reader: Client,
         writer: Client,
+        mut pace: pace::Worker,
         tenant: berth_domain::TenantKey,
         token: Token,
     ) -> Result<(Client, Client), MoveError> {
         loop {
             let next = self.tables.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some(table) = next else { break };
-            self.table(&reader, &writer, &table, &tenant, token).await?;
+            self.table(&reader, &writer, &mut pace, &table, &tenant, token).await?;
         }
         Ok((reader, writer))
     }
@@ -175,6 +186,7 @@ impl Work {
         &self,
         reader: &Client,
         writer: &Client,
+        pace: &mut pace::Worker,
         table: &PlannedTable,
         tenant: &berth_domain::TenantKey,
         token: Token,
@@ -199,6 +211,7 @@ impl Work {
             // One message a row, so this counts rows well enough for the eye; the exact figure comes at the end.
             if chunks.is_multiple_of(1_024) {
                 self.rows.fetch_add(1_024, Ordering::Relaxed);
+                pace.breathe().await;
             }
             sink.feed(chunk).await.map_err(stopped)?;
         }

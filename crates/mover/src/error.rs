@@ -104,9 +104,9 @@ pub enum Obstacle {
     #[error("the target already holds {rows} rows of this tenant in `{table}`")]
     RowsInTarget { table: TableName, rows: i64 },
     #[error(
-        "{rows} keys of the tenant's rows in `{table}` are taken by other rows in the target, the first is {first_key}"
+        "{rows} keys ({columns}) of the tenant's rows in `{table}` are taken by other rows in the target, the first is {first_key}"
     )]
-    KeyTaken { table: TableName, rows: i64, first_key: String },
+    KeyTaken { table: TableName, columns: String, rows: i64, first_key: String },
     #[error("`{table}.{column}` ({type_name}) says whose a row is by `{to}`, whose key is {key_type}")]
     LinkTypes { table: TableName, column: String, type_name: String, to: TableName, key_type: String },
     #[error("`wal_level` of the {side} is `{found}`, `logical` is needed")]
@@ -249,6 +249,8 @@ pub enum MoveError {
     TenantChanged { table: String },
     #[error("the replication slot `{slot}` is lost: the server gave up its WAL")]
     SlotLost { slot: String },
+    #[error("the move holds back {held_mb} MB of the source's write-ahead log, more than the {most_mb} MB that it may")]
+    TooMuchWal { held_mb: u64, most_mb: u64 },
     #[error("no moment for the cut-over was found in {attempts} attempts; the last one failed because {last}")]
     NoMoment { attempts: u32, last: String },
     #[error("a row of nobody in `{table}` is another one in the target, key {key}")]
@@ -298,6 +300,7 @@ impl MoveError {
             | Self::LivesThere
             | Self::ReferredTo { .. }
             | Self::ArchiveUnfit { .. }
+            | Self::TooMuchWal { .. }
             | Self::LivesElsewhere
             | Self::Cancelled => Fault::Caller,
             Self::Connect { .. }
@@ -343,6 +346,7 @@ impl MoveError {
                 "look at the place of archives; it is tried again, and nothing is removed before".into()
             }
             Self::ArchiveUnfit { .. } => "nothing was changed".into(),
+            Self::TooMuchWal { .. } => "move again when fewer writes go on in the source; nothing was moved".into(),
             Self::Cancelled => "nothing was moved".into(),
             Self::Refused(_)
             | Self::Decode(_)
@@ -381,6 +385,7 @@ impl MoveError {
             Self::ReferredTo { .. } => "referred_to",
             Self::Archive { .. } => "archive_unreachable",
             Self::ArchiveUnfit { .. } => "archive_unfit",
+            Self::TooMuchWal { .. } => "too_much_wal",
             Self::Cancelled => "cancelled",
         }
     }

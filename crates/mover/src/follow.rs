@@ -11,7 +11,7 @@ use crate::pgoutput::{Change, Datum, Decoded, Decoder, Op, Row, Transaction};
 use crate::shared::Watched;
 use crate::sql::{Doing, connect_with, ident, idents};
 use crate::wal::{Lsn, Replication, Streamed};
-use crate::{MoveError, MovePlan, MoveSpec, PlannedTable, Side, Way, retention};
+use crate::{MoveError, MovePlan, MoveSpec, PlannedTable, Side, Way, retention, wal};
 use berth_domain::Token;
 use bytes::BytesMut;
 use futures_util::future::{MaybeDone, maybe_done};
@@ -27,6 +27,8 @@ use tokio_postgres::{Client, Statement};
 const QUEUE: usize = 4_096;
 /// Changes in one transaction of the target.
 const BATCH_CHANGES: usize = 500;
+/// How often the log that the slot holds back is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Slots whose server keeps a transaction's WAL hear from us this often.
 const CONFIRM_EVERY: Duration = Duration::from_millis(500);
 
@@ -169,6 +171,21 @@ impl Follower {
                 on_end.fail(error);
             }
         }));
+        // The way back has a bound of its own, which looks at whether it catches up.
+        if spec.way == Way::There {
+            let looker = connect_with(&spec.source, Side::Source, &name, &[]).await?;
+            let (on_end, slot, most) = (Arc::clone(&shared), spec.slot(), spec.tuning.move_wal_bytes);
+            tasks.push(tokio::spawn(async move {
+                loop {
+                    match wal::held_back(&looker, &slot, most).await {
+                        Ok(()) => tokio::time::sleep(LOOK_EVERY).await,
+                        Err(error @ MoveError::TooMuchWal { .. }) => return on_end.fail(error),
+                        // The stream itself says what is wrong with the server.
+                        Err(_) => return,
+                    }
+                }
+            }));
+        }
         let on_end = Arc::clone(&shared);
         tasks.push(tokio::spawn(async move {
             if let Err(error) = applier.run(receive).await {

@@ -23,6 +23,7 @@ mod follow;
 mod hash;
 mod owned;
 mod ownership;
+mod pace;
 mod pgoutput;
 mod plan;
 mod prepare;
@@ -38,7 +39,8 @@ mod wal;
 
 pub use alone::{TableComparison, compare, forget, lacks, place, unfence};
 pub use archive::{
-    Archive, ArchivedColumn, ArchivedTable, Archives, Contents, Restored, archive, probe, read as read_archive, restore,
+    Archive, ArchivedColumn, ArchivedTable, Archives, Contents, Restored, archive, export, list as list_archives,
+    probe, read as read_archive, restore,
 };
 pub use back::{close_way_back, keep, release};
 pub use bare::build;
@@ -48,6 +50,7 @@ pub use copy::{Copied, copy};
 pub use cutover::{CutOver, EdgeTrouble, Edges, HoldFigures, begin, cut_over, give_up, take};
 pub use error::{Fault, MoveError, Obstacle, Side, TableName, refusal_detail};
 pub use fence::fences;
+pub use object_store::path::Path as ArchivePath;
 pub use ownership::{Change, Control, Ownership, Refusal, Verdict};
 pub use plan::{
     DataRules, InnerReference, Link, LinkRule, MovePlan, MoveSpec, PlannedColumn, PlannedSequence, PlannedTable,

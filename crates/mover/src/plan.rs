@@ -118,6 +118,12 @@ pub struct Tuning {
     pub drain_ms: u32,
     /// WAL that a way back may hold in the server it starts from, in bytes; beyond it the way back is given up.
     pub way_back_wal_bytes: u64,
+    /// WAL that a move may hold in its source, in bytes; beyond it the move ends rather than the server's disk.
+    pub move_wal_bytes: u64,
+    /// A copy rests while the neighbours' commits take longer than before it, by this factor. Up to 1: it never rests.
+    pub neighbours_slowdown: f64,
+    /// The largest share of the time that a copy rests, in thousandths, below 1,000.
+    pub rest_most_permille: u32,
 }
 
 impl Default for Tuning {
@@ -132,6 +138,9 @@ impl Default for Tuning {
             attempts: 200,
             drain_ms: 50,
             way_back_wal_bytes: 4 << 30,
+            move_wal_bytes: 16 << 30,
+            neighbours_slowdown: 2.0,
+            rest_most_permille: 600,
         }
     }
 }

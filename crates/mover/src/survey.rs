@@ -12,6 +12,9 @@ use tokio_postgres::Client;
 /// Rows a second that a move of fleet rows reached on two cores (`scripts/bench moves`); only for the estimate.
 const ESTIMATED_ROWS_PER_S: f64 = 60_000.0;
 
+/// Connections that a move makes in each of its servers at the same time, at most.
+const CONNECTIONS: i64 = 12;
+
 /// What belongs to a tenant of a database, whichever tenant it is.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Discovery {
@@ -34,7 +37,7 @@ pub async fn discover(endpoint: &Endpoint, rules: &DataRules) -> Result<Discover
 pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     let session = format!("{}plan", spec.session_prefix());
     let source = connect(&spec.source, Side::Source, &session).await?;
-    let target = connect(&spec.target, Side::Target, &session).await?;
+    let mut target = connect(&spec.target, Side::Target, &session).await?;
     let mut obstacles = Vec::new();
     servers(spec, &source, &target, &mut obstacles).await?;
     let ours = catalogue(&source, Side::Source).await?;
@@ -93,7 +96,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     }
     if obstacles.is_empty() {
         shared::measure(spec, &mut plan, &source, &target, &mut obstacles).await?;
-        taken::keys(spec, &plan, &source, &target, &mut obstacles).await?;
+        taken::keys(spec, &plan, &source, &mut target, &mut obstacles).await?;
     }
     if !obstacles.is_empty() {
         return Err(MoveError::Obstacles(obstacles));
@@ -136,6 +139,16 @@ pub(crate) async fn servers(
     ] {
         if used >= most {
             obstacles.push(Obstacle::NoFree { side: Side::Source, what: what.into(), used, most });
+        }
+    }
+    for (client, side) in [(source, Side::Source), (target, Side::Target)] {
+        let sql =
+            "select count(*) filter (where backend_type = 'client backend'), current_setting('max_connections')::bigint
+                   from pg_stat_activity";
+        let row = client.query_one(sql, &[]).await.doing(side, "counting connections")?;
+        let (used, most): (i64, i64) = (row.get(0), row.get(1));
+        if used + CONNECTIONS > most {
+            obstacles.push(Obstacle::NoFree { side, what: format!("{CONNECTIONS} connections"), used, most });
         }
     }
     if !facts.get::<_, bool>(8) {

@@ -299,3 +299,21 @@ pub(crate) async fn drop_slot(client: &tokio_postgres::Client, slot: &str) -> Re
         .doing(Side::Source, what)?;
     Ok(())
 }
+
+/// Fails when a slot holds back more of its server's log than it may. One that is not there holds back nothing.
+pub(crate) async fn held_back(client: &tokio_postgres::Client, slot: &str, most: u64) -> Result<(), MoveError> {
+    use crate::sql::Doing;
+    let row = client
+        .query_opt(
+            "select coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint
+             from pg_replication_slots where slot_name = $1",
+            &[&slot],
+        )
+        .await
+        .doing(Side::Source, "looking at the slot")?;
+    let held = row.map_or(0, |row| row.get::<_, i64>(0).unsigned_abs());
+    if held > most {
+        return Err(MoveError::TooMuchWal { held_mb: held >> 20, most_mb: most >> 20 });
+    }
+    Ok(())
+}

@@ -78,7 +78,7 @@ async fn numbers_that_others_have_there_are_refused_and_others_are_not() {
     target.batch_execute(&fill(two.neighbour, 1, 102)).await.unwrap();
     let spec = MoveSpec { alone: false, ..two.spec() };
     let all = obstacles(&spec).await;
-    let [Obstacle::KeyTaken { table, rows: 3, first_key }] = &all[..] else { panic!("{all:?}") };
+    let [Obstacle::KeyTaken { table, rows: 3, first_key, .. }] = &all[..] else { panic!("{all:?}") };
     assert_eq!((table.name.as_str(), first_key.as_str()), ("notes", "100"));
     target.batch_execute("update notes set id = id + 1000 where id >= 100").await.unwrap();
     assert_eq!(berth_mover::plan(&spec).await.unwrap().rows, 102);

@@ -1,0 +1,119 @@
+//! What a move may take of its servers, and what it does when that is not enough.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use berth_infra::Role;
+use berth_mover::{MoveError, MoveSpec, Progress, Tuning, Watcher};
+use common::{MemoryOwnership, Two, Watch, cut_over, rows_of, until_built};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Remembers what was said.
+#[derive(Default)]
+struct Notes(Mutex<Vec<String>>);
+
+impl Watcher for Notes {
+    fn progress(&self, progress: Progress) {
+        self.0.lock().unwrap().extend(progress.note);
+    }
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_rests_while_its_neighbours_commit_slowly() {
+    let two = Two::filled(200_000).await;
+    let spec = MoveSpec { alone: false, ..two.spec() };
+    let ownership = MemoryOwnership::new();
+    let plan = berth_mover::plan(&spec).await.unwrap();
+    let row = berth_mover::begin(&spec, &ownership).await.unwrap();
+    berth_mover::prepare(&spec, &plan, row.generation, row.token).await.unwrap();
+    let (stop, notes) = (AtomicBool::new(false), Notes::default());
+    let neighbour = async {
+        let app = two.client(&two.source, Role::App).await;
+        while !stop.load(Ordering::SeqCst) {
+            let write = "update vehicles set odometer = odometer + 1 where customer_id = $1 and label = 'v1'";
+            app.execute(write, &[&two.neighbour]).await.unwrap();
+        }
+    };
+    // Again and again every commit of the server waits: what a disk that is too busy does.
+    let slow = async {
+        let admin = two.client(&two.source, Role::Mover).await;
+        let mut seen = false;
+        while !stop.load(Ordering::SeqCst) {
+            seen |= has_slot(&admin).await;
+            if seen {
+                admin.batch_execute("alter system set synchronous_standby_names = 'nobody'").await.unwrap();
+                admin.batch_execute("select pg_reload_conf()").await.unwrap();
+                tokio::time::sleep(Duration::from_millis(60)).await;
+                admin.batch_execute("alter system reset synchronous_standby_names").await.unwrap();
+                admin.batch_execute("select pg_reload_conf()").await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(seen, "the copy was over before its slot was seen");
+    };
+    let copy = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let copied = berth_mover::copy(&spec, &plan, row.token, &notes).await.unwrap();
+        stop.store(true, Ordering::SeqCst);
+        copied
+    };
+    let (copied, (), ()) = tokio::join!(copy, neighbour, slow);
+    assert!(copied.rested_ms > 0, "{copied:?}");
+    let source = two.client(&two.source, Role::Mover).await;
+    let target = two.client(&two.target, Role::Mover).await;
+    assert_eq!(rows_of(&target, two.tenant).await, rows_of(&source, two.tenant).await);
+}
+
+/// Whether the copy's slot is there.
+async fn has_slot(client: &tokio_postgres::Client) -> bool {
+    client.query_one("select exists (select from pg_replication_slots)", &[]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_without_neighbours_never_rests() {
+    let two = Two::filled(5_000).await;
+    let spec =
+        MoveSpec { alone: false, tuning: Tuning { neighbours_slowdown: 1.001, ..two.spec().tuning }, ..two.spec() };
+    let ownership = MemoryOwnership::new();
+    let plan = berth_mover::plan(&spec).await.unwrap();
+    let row = berth_mover::begin(&spec, &ownership).await.unwrap();
+    berth_mover::prepare(&spec, &plan, row.generation, row.token).await.unwrap();
+    // Whoever filled the databases has been silent for longer than a look goes back.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    let copied = berth_mover::copy(&spec, &plan, row.token, &Watch::default()).await.unwrap();
+    assert_eq!(copied.rested_ms, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_holds_back_too_much_ends_the_move_and_not_the_disk() {
+    let two = Two::filled(500).await;
+    let mut spec = two.spec();
+    let ownership = MemoryOwnership::new();
+    let (plan, _) = until_built(&spec, &ownership).await;
+    let source = two.client(&two.source, Role::Mover).await;
+    let before = rows_of(&source, two.tenant).await;
+    // A transaction that stays open keeps the slot where it is, while others write.
+    let open = two.client(&two.source, Role::Mover).await;
+    open.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
+    spec.tuning.move_wal_bytes = 8 << 20;
+    for _ in 0..3 {
+        let bulk = "insert into vehicles (customer_id, label) select $1, gen_random_uuid()::text from generate_series(1, 20000)";
+        source.execute(bulk, &[&two.neighbour]).await.unwrap();
+        source.batch_execute("select pg_switch_wal()").await.unwrap();
+    }
+    let ended = cut_over(&spec, &plan, &ownership).await.unwrap_err();
+    assert!(matches!(ended, MoveError::TooMuchWal { most_mb: 8, .. }), "{ended}");
+    open.batch_execute("rollback").await.unwrap();
+    berth_mover::give_up(&spec, &ownership).await.unwrap();
+    berth_mover::retire(&spec, &plan, false, ownership.row().token).await.unwrap();
+    assert!(!has_slot(&source).await, "nothing is held back any more");
+    assert_eq!(rows_of(&source, two.tenant).await, before);
+    let app = two.client(&two.source, Role::App).await;
+    let write = "update customers set name = 'writes on' where id = $1";
+    assert_eq!(app.execute(write, &[&two.tenant]).await.unwrap(), 1, "the tenant stays where it was");
+}
