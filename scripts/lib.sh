@@ -81,9 +81,9 @@ prepare() {
 # Where cargo puts what it builds.
 target() { printf '%s' "${CARGO_TARGET_DIR:-$ROOT/target}"; }
 
-# release PACKAGE...: builds them, with cargo's talk on stderr.
+# release PACKAGE...: builds them, with cargo's talk on stderr. Without the outer rings, which a first build need not wait for.
 release() {
     local package arguments=()
     for package in "$@"; do arguments+=(-p "$package"); done
-    cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked "${arguments[@]}" >&2
+    cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked --no-default-features "${arguments[@]}" >&2
 }

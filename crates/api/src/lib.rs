@@ -5,6 +5,7 @@
 //! in `layers`, in the order in which it is applied. `openapi.json` beside this folder is what we promise.
 
 mod answer;
+mod archives;
 mod audit;
 mod auth;
 mod cells;
@@ -115,6 +116,8 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(moves::settle))
         .routes(routes!(moves::list))
         .routes(routes!(moves::show))
+        .routes(routes!(archives::list, archives::export))
+        .routes(routes!(archives::restore))
         .routes(routes!(cells::list, cells::create))
         .routes(routes!(cells::show, cells::remove))
         .routes(routes!(cells::drain))

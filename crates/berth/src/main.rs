@@ -2,6 +2,7 @@
 //!
 //! Each role gets the runtime that fits it: a command one thread, a server few.
 
+mod archives;
 mod cli;
 mod demo;
 mod edge;

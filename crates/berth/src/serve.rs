@@ -144,7 +144,11 @@ async fn on_database(
     let build = |name: &str, section: &serde_json::Value| {
         berth_providers::adapter(name).map(|adapter| (adapter.build)(section))
     };
-    let app = App::new(store, variables.environment, Box::new(build));
+    let own_folder = options.data_dir.join("archives");
+    let archives = move |place: Option<&berth_config::Archives>, environment: &Environment| {
+        crate::archives::open(place, environment, &own_folder)
+    };
+    let app = App::new(store, variables.environment, Box::new(build), Box::new(archives));
 
     let open = first_key(&app, options).await?;
     let listener = listen(options.listen).await?;

@@ -3,9 +3,9 @@
 use crate::{Client, ClientError, Events, Lines};
 use berth_domain::{EdgeName, KeyId, OperationId, OperationState, TenantState};
 use berth_wire::{
-    Abandon, AuditEntry, Cell, CellCreate, EdgeView, Entitlements, Key, KeyCreate, KeyCreated, LogLine, Move, MovePlan,
-    Operation, OperationEvent, Overview, Page, PlanView, Recovery, Stack, StackApplied, StackApply, SyncReport, Tenant,
-    TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
+    Abandon, Archive, AuditEntry, Cell, CellCreate, EdgeView, Entitlements, Key, KeyCreate, KeyCreated, LogLine, Move,
+    MovePlan, Operation, OperationEvent, Overview, Page, PlanView, Recovery, Stack, StackApplied, StackApply,
+    SyncReport, Tenant, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
     edge::{EdgeAck, EdgeAckAnswer},
 };
 use http::Method;
@@ -100,6 +100,20 @@ impl Client {
 
     pub async fn tenant_settle_move(&self, tenant: &str) -> Result<Move, ClientError> {
         self.write(Method::POST, &format!("/v1/tenants/{}/settle-move", escaped(tenant)), &NOTHING).await
+    }
+
+    pub async fn tenant_archives(&self, tenant: &str) -> Result<Vec<Archive>, ClientError> {
+        let page: Page<Archive> = self.get(&format!("/v1/tenants/{}/archives", escaped(tenant))).await?;
+        Ok(page.items)
+    }
+
+    pub async fn tenant_export(&self, tenant: &str) -> Result<Operation, ClientError> {
+        self.write(Method::POST, &format!("/v1/tenants/{}/archives", escaped(tenant)), &NOTHING).await
+    }
+
+    pub async fn tenant_restore(&self, tenant: &str, archive: OperationId) -> Result<Operation, ClientError> {
+        let path = format!("/v1/tenants/{}/archives/{archive}/restore", escaped(tenant));
+        self.write(Method::POST, &path, &NOTHING).await
     }
 
     pub async fn tenant_suspend(&self, tenant: &str) -> Result<Operation, ClientError> {

@@ -45,7 +45,7 @@ fn tree(stack: &Stack) -> Value {
 }
 
 fn section(key: &str) -> usize {
-    const ORDER: &[&str] = &["stack", "services", "data", "plans", "providers", "cells", "edges"];
+    const ORDER: &[&str] = &["stack", "services", "data", "plans", "providers", "cells", "edges", "archives"];
     ORDER.iter().position(|section| key.split('.').next() == Some(section)).unwrap_or(ORDER.len())
 }
 

@@ -16,4 +16,7 @@ pub use diff::{Change, Difference, diff};
 pub use environment::{Environment, MissingVariable, Template};
 pub use mistake::{Mistake, Mistakes, Problem};
 pub use section::{FILE_BYTES_MAX, Files, no_files, parse};
-pub use stack::{Cell, Data, DataLink, HoldPolicy, Hook, Hooks, Plan, Provider, Run, Service, Shape, Stack, TableRef};
+pub use stack::{
+    Archives, Cell, Data, DataLink, HoldPolicy, Hook, Hooks, Plan, Provider, Run, S3Place, Service, Shape, Stack,
+    TableRef,
+};

@@ -3,6 +3,7 @@
 //! Every mistake is noted and reading goes on; a [`Stack`] is handed out only when none was. Reads hook files through
 //! the function it is given and nothing else.
 
+mod archives;
 mod cells;
 mod data;
 mod plans;
@@ -39,7 +40,7 @@ pub fn parse(text: &str, environment: Option<&Environment>, files: Files<'_>) ->
     Ok(stack.expect("a section is left out only after a mistake was noted"))
 }
 
-const KEYS: &[&str] = &["stack", "services", "data", "plans", "cells", "providers", "edges"];
+const KEYS: &[&str] = &["stack", "services", "data", "plans", "cells", "providers", "edges", "archives"];
 
 fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, files: Files<'_>) -> Option<Stack> {
     let section = reader.section(root, KEYS)?;
@@ -56,6 +57,7 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
     let providers = section.get("providers").map(|at| cells::read_providers(reader, &at)).unwrap_or_default();
     let cells = section.get("cells").map(|at| cells::read(reader, &at, &declared)).unwrap_or_default();
     let edges = section.get("edges").map(|at| edges(reader, &at)).unwrap_or_default();
+    let archives = section.get("archives").and_then(|at| archives::read(reader, &at, environment));
 
     let services = services?;
     if services.is_empty() && reader.mistakes.is_empty() {
@@ -70,7 +72,7 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
         };
         reader.wrong(&at, problem);
     }
-    Some(Stack { stack: name?, services, data: data?, plans, cells, providers, edges })
+    Some(Stack { stack: name?, services, data: data?, plans, cells, providers, edges, archives })
 }
 
 fn names(at: &At<'_>) -> Vec<String> {

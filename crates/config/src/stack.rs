@@ -26,6 +26,34 @@ pub struct Stack {
     pub providers: BTreeMap<ProviderName, Provider>,
     #[serde(default)]
     pub edges: Vec<EdgeName>,
+    /// Where rows go that leave a tenant's cell for good. Absent: a folder beside the server's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archives: Option<Archives>,
+}
+
+/// Where archives are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Archives {
+    /// An absolute path on the server's host; with several servers one that all of them see.
+    Directory(String),
+    S3(S3Place),
+}
+
+/// A bucket of S3 or of anything that speaks its protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct S3Place {
+    pub bucket: String,
+    /// Absent: Amazon's own, of the region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// What the names of all objects begin with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    pub access_key_id: Template,
+    pub secret_access_key: Template,
 }
 
 /// A program of the stack; every cell runs `copies` of it.
@@ -120,6 +148,10 @@ pub struct Data {
     /// References that no foreign key declares.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<DataLink>,
+    /// Tables with a history, and the column that says when a row is from. What is older than the plan's
+    /// `retention_days` does not travel on a move down, and is archived.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub retention: BTreeMap<TableRef, String>,
     /// For how long a move can be undone, in days; 0 to 30. The old cell keeps the tenant's rows for that long.
     #[serde(default = "Data::shipped_way_back_days")]
     pub way_back_days: u32,
@@ -144,6 +176,7 @@ impl Default for Data {
             leave_out: Vec::new(),
             shared: Vec::new(),
             links: Vec::new(),
+            retention: BTreeMap::new(),
             way_back_days: Self::shipped_way_back_days(),
             hooks: Hooks::default(),
         }

@@ -120,6 +120,7 @@ data:
     - { table: comments, column: subject_id, to: orders, when: { subject_type: Order } }
     - { table: comments, to: orders }
     - { table: comments, columns: [], to: orders, if: b }
+  retention: { customers.x.y: at, a.b: '' }
   hooks:
     create: { sql: select 1, url: /x }
     delete: { file: gone.sql }
@@ -131,6 +132,7 @@ cells:
 providers:
   local: { adaptor: local }
 edges: [e, e, E]
+archives: { s3: { bucket: '', endpoint: ftp://x, secret_access_key: plain, keys: 1 } }
 ";
     let found = mistakes(text);
     let expected = include_str!("every_mistake.txt");
@@ -226,6 +228,10 @@ fn line() -> impl Strategy<Value = String> {
         "leave_out",
         "shared",
         "links",
+        "retention",
+        "archives",
+        "s3",
+        "bucket",
         "adapter",
         "provider",
     ]);

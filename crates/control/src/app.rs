@@ -6,6 +6,7 @@ use crate::{ControlError, cell_access};
 use berth_config::{Environment, Stack};
 use berth_domain::{CellId, ProviderName};
 use berth_infra::{CellDatabase, Compute, Database, Provider, ProviderError};
+use berth_mover::Archives;
 use berth_store::{Cell, Store, Tx};
 use serde_json::Value;
 use std::{
@@ -18,6 +19,10 @@ use uuid::Uuid;
 /// Builds the adapter of this name from its own section of the stack file. `None`: there is no such adapter.
 pub type BuildAdapter = dyn Fn(&str, &Value) -> Option<Result<Provider, ProviderError>> + Send + Sync;
 
+/// Opens the place of archives that the stack file names, or the server's own.
+pub type OpenArchives =
+    dyn Fn(Option<&berth_config::Archives>, &Environment) -> Result<Archives, ProviderError> + Send + Sync;
+
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct App {
@@ -28,6 +33,7 @@ struct Inner {
     store: Store,
     environment: Environment,
     build: Box<BuildAdapter>,
+    archives: Box<OpenArchives>,
     /// Built adapters by their section: the same section gives the same adapter, with its connections.
     built: Mutex<HashMap<String, Provider>>,
     stack: Mutex<Option<Arc<StackInForce>>>,
@@ -53,11 +59,12 @@ impl berth_workflow::Context for App {
 }
 
 impl App {
-    pub fn new(store: Store, environment: Environment, build: Box<BuildAdapter>) -> Self {
+    pub fn new(store: Store, environment: Environment, build: Box<BuildAdapter>, archives: Box<OpenArchives>) -> Self {
         let inner = Inner {
             store,
             environment,
             build,
+            archives,
             built: Mutex::default(),
             stack: Mutex::default(),
             server: Uuid::now_v7(),
@@ -113,6 +120,13 @@ impl App {
             .map_err(|source| ControlError::BadProvider { name: name.to_owned(), source })?;
         built.insert(key, provider.clone());
         Ok(provider)
+    }
+
+    /// Where rows go that leave a tenant's cell for good.
+    pub async fn archives(&self) -> Result<Archives, ControlError> {
+        let in_force = self.stack().await?;
+        let opened = (self.inner.archives)(in_force.stack.archives.as_ref(), &self.inner.environment);
+        opened.map_err(|source| ControlError::BadProvider { name: "archives".to_owned(), source })
     }
 
     /// Where a cell's database is made, by its provider.

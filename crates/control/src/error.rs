@@ -95,6 +95,10 @@ pub enum ControlError {
     SameCell { tenant: TenantName, cell: CellName },
     #[error("tenant `{0}` has no move that could be undone")]
     NoWayBack(TenantName),
+    #[error("tenant `{tenant}` has no archive {archive}")]
+    NoArchive { tenant: TenantName, archive: OperationId },
+    #[error("tenant `{tenant}` is {state}")]
+    NotNow { tenant: TenantName, state: TenantState },
     #[error("cell `{cell}` still has the rows that tenant `{tenant}` left there")]
     LeftBehind { tenant: TenantName, cell: CellName, may_undo: bool },
     #[error("cell `{cell}` still has the rows of {tenants} tenants that moved away")]
@@ -199,7 +203,9 @@ impl ControlError {
         match self {
             Self::UnknownKey => Kind::Unauthenticated,
             Self::Forbidden { .. } => Kind::Forbidden,
-            Self::NoTenant(_) | Self::NoCell(_) | Self::NoKey(_) | Self::NoOperation(_) => Kind::NotFound,
+            Self::NoTenant(_) | Self::NoCell(_) | Self::NoKey(_) | Self::NoOperation(_) | Self::NoArchive { .. } => {
+                Kind::NotFound
+            }
             Self::BadStackFile(_)
             | Self::CellFixed { .. }
             | Self::OtherStack { .. }
@@ -233,6 +239,7 @@ impl ControlError {
             | Self::NoRootTable { .. }
             | Self::AlreadyMoving { .. }
             | Self::TenantState { .. }
+            | Self::NotNow { .. }
             | Self::StillUnderWay
             | Self::Operation(_)
             | Self::Hook { .. }
@@ -283,6 +290,8 @@ impl ControlError {
             Self::CellNotEmpty { .. } => "cell_not_empty",
             Self::SameCell { .. } => "same_cell",
             Self::NoWayBack(_) => "no_way_back",
+            Self::NoArchive { .. } => "no_archive",
+            Self::NotNow { .. } => "tenant_state",
             Self::LeftBehind { .. } => "rows_left_behind",
             Self::CellKeeps { .. } => "cell_keeps_rows",
             Self::OtherSchema { .. } => "schema_differs",
@@ -349,7 +358,8 @@ impl ControlError {
             Self::NoRootTable { .. } => "name them in the stack file, under `data.root` and `data.key`",
             Self::OtherSchema { .. } => "run the missing release's migration in the target cell first",
             Self::AlreadyMoving { .. } => "`berth operation watch` follows it; `berth operation abandon` gives it up",
-            Self::TenantState { .. } => "`berth tenant show` tells what is being done with it",
+            Self::NoArchive { .. } => "`berth tenant archives` lists those there are",
+            Self::TenantState { .. } | Self::NotNow { .. } => "`berth tenant show` tells what is being done with it",
             Self::Stale(_) => "read it again, then decide again",
             Self::BadScope(_) => "write `admin`, `read`, `edge` or `tenant:ID`",
             Self::KeyReused => "use a new key for another request",

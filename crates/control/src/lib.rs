@@ -13,6 +13,7 @@
 //! tenants::{create(Change, TenantCreate), list(ReadTenant, &TenantFilter), show(ReadTenant, who), entitlements(ReadTenant, who),
 //!           set_all_hosts(Change, who, &hosts, version), set_plan(Change, who, &plan, version), suspend, resume, delete(Change, who)}
 //! moves::{plan(ReadTenant, who, to), start(Change, who, to), list(Read, tenant, limit), show(Read, operation)}
+//! archives::{list(ReadTenant, who), export(Change, who), restore(Change, who, archive)}
 //! sync::run(Change, &TenantSync)                                 cells::{create, list, show, drain, remove, logs(Read, who, service, last)}
 //! keys::{create(Change, &KeyCreate), list, revoke(Change, id), create_for_berth(app, name, scope), none_yet(app)}
 //! operations::{list(ReadTenant, &OperationFilter), show(ReadTenant, id), watch(ReadTenant, id) -> Stream, retry(Change, id),
@@ -35,6 +36,7 @@ mod placing;
 mod reconcile;
 mod views;
 
+pub mod archives;
 pub mod audit;
 pub mod cells;
 pub mod edges;
@@ -52,7 +54,7 @@ pub mod tenants;
 pub mod ways_back;
 pub mod workflows;
 
-pub use app::{App, BuildAdapter, StackInForce};
+pub use app::{App, BuildAdapter, OpenArchives, StackInForce};
 pub use berth_store::Scope;
 pub use berth_workflow::Options as WorkerOptions;
 pub use caller::{Action, Caller, Change, Follow, Permit, Read, ReadTenant};

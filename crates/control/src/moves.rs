@@ -1,7 +1,7 @@
 //! Moves: planned, started, listed. What a move does, step by step, is `workflows/move_tenant.rs`.
 
 use crate::{
-    App, Change, ControlError, Permit, Read, ReadTenant, audited, cell_access,
+    App, Change, ControlError, Permit, Read, ReadTenant, archives, audited, cell_access,
     operations::{self, Begun},
     placing::{self, Place, Wanted},
     tenants, views, ways_back,
@@ -11,7 +11,7 @@ use berth_domain::{CellClass, CellName, MoveId, OperationId, OperationState, Ten
 use berth_mover::{DataRules, LinkRule, MoveError, MoveSpec, TableName, Tuning, Way};
 use berth_store::{Cell, Tenant};
 use berth_wire as wire;
-use berth_workflow::Journal;
+use berth_workflow::{Journal, StepError};
 use serde_json::json;
 
 /// What a move would do. Nothing is changed to find out.
@@ -40,6 +40,8 @@ pub async fn plan(
         tables: Vec::new(),
         shared: Vec::new(),
         unsure: Vec::new(),
+        left_behind: Vec::new(),
+        archived_to: None,
         blockers: Vec::new(),
     };
     if let Err(source) = tenant.state.after(TenantEvent::MoveStarted) {
@@ -71,6 +73,7 @@ pub async fn plan(
             shown.rows = whole(found.rows);
             shown.bytes = whole(found.bytes);
             shown.duration_s = Some(found.estimated_s);
+            left_behind(app, &in_force.stack, &mut shown, &found.tables).await?;
             belonging(&mut shown, &found.tables, &found.shared, found.unsure, true);
         }
         Err(MoveError::Obstacles(obstacles)) => {
@@ -109,6 +112,37 @@ fn belonging(
     let unsure =
         unsure.into_iter().map(|u| wire::MoveUnsure { table: u.table.to_string(), says: u.says, line: u.line });
     shown.unsure = unsure.collect();
+}
+
+/// What the tenant's plan does not keep, and where it goes; that it can go there is tried.
+async fn left_behind(
+    app: &App,
+    stack: &berth_config::Stack,
+    shown: &mut wire::MovePlan,
+    tables: &[berth_mover::PlannedTable],
+) -> Result<(), ControlError> {
+    let left = tables.iter().filter_map(|table| {
+        let kept = table.kept.as_ref()?;
+        Some(wire::MoveLeft {
+            table: table.table.to_string(),
+            column: kept.column.clone(),
+            before: kept.from.to_string(),
+            rows: u64::try_from(kept.left_rows).unwrap_or(0),
+        })
+    });
+    shown.left_behind = left.collect();
+    if shown.left_behind.is_empty() {
+        return Ok(());
+    }
+    shown.archived_to = Some(archives::described(stack));
+    let tried = match app.archives().await {
+        Ok(place) => berth_mover::probe(&place).await.map_err(ControlError::from),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = tried {
+        shown.blockers.push(blocker(error.code(), error.full(), error.hint()));
+    }
+    Ok(())
 }
 
 fn obstacle(obstacle: &berth_mover::Obstacle) -> wire::MoveBlocker {
@@ -190,6 +224,31 @@ const fn kind(from: CellClass, to: CellClass) -> &'static str {
     }
 }
 
+/// Moves that go on at the same time out of one cell or into it. Each costs its servers a slot, up to 12 connections, and
+/// write bandwidth; more of them end no sooner.
+const AT_ONCE: usize = 4;
+
+/// Moves that are looked at for that, newest first.
+const RECENT: i64 = 1_000;
+
+/// A move that would be one too many for a cell waits until an earlier one is over: without a worker of its own, and
+/// before anything of it is in a database.
+pub(crate) async fn await_turn(app: &App, id: MoveId) -> Result<(), StepError> {
+    let stored = |error: berth_store::StoreError| StepError::from(ControlError::from(error));
+    let Some(this) = app.store().move_get(id).await.map_err(stored)? else { return Ok(()) };
+    let recent = app.store().move_list(None, RECENT).await.map_err(stored)?;
+    // Ids begin with a time: who came first goes first.
+    let earlier: Vec<_> = recent.iter().filter(|other| other.outcome.is_none() && other.id < id).collect();
+    for cell in [&this.source, &this.target] {
+        let there = earlier.iter().filter(|other| other.source == *cell || other.target == *cell).count();
+        if there >= AT_ONCE {
+            let why = format!("waits its turn: {there} earlier moves out of cell `{cell}` or into it are under way");
+            return Err(StepError::retryable("waits_its_turn", why).after(std::time::Duration::from_millis(500)));
+        }
+    }
+    Ok(())
+}
+
 /// Everything that the mover needs to know of one move.
 pub(crate) async fn spec(
     app: &App,
@@ -206,6 +265,7 @@ pub(crate) async fn spec(
     let free = observed.ok().and_then(berth_infra::Observed::present).and_then(|database| database.free_disk_bytes);
     Ok(MoveSpec {
         id,
+        keep_from: keep_from(app, tenant, source, target).await?,
         tenant: tenant.key.clone(),
         rules: rules(data),
         source: cell_access::endpoint(&app.cell_database(source).await?),
@@ -219,6 +279,23 @@ pub(crate) async fn spec(
         tuning: Tuning { drain_ms: crate::HOLD_DRAIN_MS, ..Tuning::default() },
         ahead: berth_mover::ReadAhead::default(),
     })
+}
+
+/// The first day that the tenant's plan keeps; none where it keeps everything, and on any way but down.
+async fn keep_from(
+    app: &App,
+    tenant: &Tenant,
+    source: &Cell,
+    target: &Cell,
+) -> Result<Option<jiff::civil::Date>, ControlError> {
+    if kind(source.class, target.class) != "downgrade" {
+        return Ok(None);
+    }
+    let plan = app.store().plan_get(&tenant.plan).await?.ok_or_else(|| ControlError::NoPlan(tenant.plan.clone()))?;
+    let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let days = plan.plan.limits.retention_days.map(|days| jiff::Span::new().days(i64::from(days)));
+    // Before our era nothing was recorded: everything is kept.
+    Ok(days.and_then(|days| today.checked_sub(days).ok()).filter(|day| day.year() > 0))
 }
 
 /// What the stack file says of whose rows are whose.
@@ -241,6 +318,7 @@ pub fn rules(data: &berth_config::Data) -> DataRules {
                 when: link.when.clone(),
             })
             .collect(),
+        retention: data.retention.iter().map(|(table, column)| (table.to_string(), column.clone())).collect(),
     }
 }
 

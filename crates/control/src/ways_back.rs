@@ -3,13 +3,13 @@
 //! That the old cell follows meanwhile, and that its rows go in the end, is `reconcile/ways_back.rs`.
 
 use crate::{
-    App, Change, ControlError, Permit, audited,
+    App, Change, ControlError, Permit, archives, audited,
     operations::{self, Begun},
     placing::Place,
     tenants, views,
     workflows::{UNDO_MOVE, UndoMove, reserved},
 };
-use berth_domain::{MoveId, OperationId, TenantEvent, WayBackState};
+use berth_domain::{MoveId, OperationId, TenantEvent, TenantState, WayBackState};
 use berth_mover::{MoveSpec, Progress, Watcher};
 use berth_store::{Tenant, WayBack};
 use berth_wire as wire;
@@ -108,16 +108,25 @@ impl Watcher for Unwatched {
 
 /// The old cell goes as a whole, so its rows need not go one by one.
 pub(crate) async fn close_with_the_cell(app: &App, way: &WayBack) -> Result<(), ControlError> {
-    berth_mover::close_way_back(&spec(app, way).await?).await?;
+    let spec = spec(app, way).await?;
+    archives::left_behind(app, way.id, &spec, &way.plan, &Unwatched).await?;
+    berth_mover::close_way_back(&spec).await?;
     let reason = Some("the cell was removed");
     app.store().way_back_turn(way.id, WayBackState::Closing, WayBackState::Closed, reason).await?;
     Ok(())
 }
 
 /// Nobody wants it any more: slot, publication and the rows of the old cell go. Safe to run again.
+///
+/// What the move left behind is archived before, except where the tenant is deleted.
 pub(crate) async fn clear(app: &App, way: &WayBack, watcher: &dyn Watcher) -> Result<u64, ControlError> {
     let spec = spec(app, way).await?;
     berth_mover::close_way_back(&spec).await?;
+    let deleted = app.store().tenant_get(way.tenant).await?.is_some_and(|t| t.state == TenantState::Deleting);
+    if !deleted {
+        // Before anything goes: what a move left behind is nowhere else.
+        archives::left_behind(app, way.id, &spec, &way.plan, watcher).await?;
+    }
     let ownership = app.store().ownership(way.tenant);
     let gone = berth_mover::release(&spec, &way.plan, &ownership, watcher).await?;
     app.store().way_back_turn(way.id, WayBackState::Closing, WayBackState::Closed, None).await?;

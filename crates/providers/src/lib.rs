@@ -1,5 +1,6 @@
 //! Adapters: one file each, and the list of them. Never a rule about what should exist: adapters do as they are told.
 
+pub mod archives;
 pub mod local;
 
 use berth_infra::Adapter;

@@ -8,6 +8,7 @@
 
 pub mod edge;
 
+mod archive;
 mod audit;
 mod cell;
 mod key;
@@ -20,10 +21,11 @@ mod stack;
 mod status;
 mod tenant;
 
+pub use archive::{Archive, ArchivedTable};
 pub use audit::AuditEntry;
 pub use cell::{Cell, CellCreate, LogLine, Member};
 pub use key::{Key, KeyCreate, KeyCreated};
-pub use moves::{Move, MoveBlocker, MovePlan, MovePlanTable, MoveUnsure, WayBack};
+pub use moves::{Move, MoveBlocker, MoveLeft, MovePlan, MovePlanTable, MoveUnsure, WayBack};
 pub use operation::{
     Abandon, Fault, Operation, OperationEvent, OperationEventKind, OperationResult, Progress, StepState, StepView,
 };

@@ -31,6 +31,12 @@ pub struct MovePlan {
     /// Tables that stay, and look as if they should not.
     #[serde(default)]
     pub unsure: Vec<MoveUnsure>,
+    /// Rows that are too old for the tenant's plan: they stay behind and are archived. Empty: all travel.
+    #[serde(default)]
+    pub left_behind: Vec<MoveLeft>,
+    /// Where they are archived.
+    #[serde(default)]
+    pub archived_to: Option<String>,
     /// Why it cannot start. Empty: it can.
     pub blockers: Vec<MoveBlocker>,
 }
@@ -42,6 +48,17 @@ pub struct MovePlanTable {
     pub belongs: String,
     pub rows: Option<u64>,
     pub bytes: Option<u64>,
+}
+
+/// What of a table does not travel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MoveLeft {
+    pub table: String,
+    /// Says when a row is from.
+    pub column: String,
+    /// Rows from before this day, in UTC: `2026-10-22`.
+    pub before: String,
+    pub rows: u64,
 }
 
 /// What the catalogue of the database does not say for sure.

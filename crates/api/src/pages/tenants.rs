@@ -16,9 +16,10 @@ use axum::{
     http::Method,
     response::{IntoResponse as _, Redirect, Response},
 };
-use berth_domain::{CellClass, CellState, TenantState, WayBackState};
+use berth_domain::{CellClass, CellState, OperationId, TenantState, WayBackState};
 use berth_wire::{
-    AuditEntry, Cell, Move, MoveBlocker, MovePlan, MoveUnsure, Operation, PlanView, Tenant, TenantCreate, TenantMove,
+    Archive, AuditEntry, Cell, Move, MoveBlocker, MovePlan, MoveUnsure, Operation, Page, PlanView, Tenant,
+    TenantCreate, TenantMove,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -126,6 +127,14 @@ struct TenantPage {
     may_delete: bool,
     operations: Vec<OperationRow>,
     trail: Vec<AuditRow>,
+    archives: Vec<ArchiveRow>,
+}
+
+struct ArchiveRow {
+    id: String,
+    made: When,
+    holds: String,
+    rows: String,
 }
 
 /// `GET /tenants/{tenant}`
@@ -142,6 +151,9 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
     let trail: Vec<AuditEntry> =
         may_be_absent(session.list(&format!("/v1/audit?tenant={of}"), 20).await)?.unwrap_or_default();
     let moves: Vec<Move> = session.list(&format!("/v1/moves?tenant={of}"), 20).await?;
+    // Their place may be out of reach; the page is not.
+    let archives: Page<Archive> =
+        session.get(&format!("/v1/tenants/{of}/archives")).await.unwrap_or_else(|_| Page::whole(Vec::new()));
     let (way_state, way_back) = moves.iter().find_map(LastMove::of).unzip();
     let now = Timestamp::now();
     let active = tenant.state == TenantState::Active;
@@ -169,6 +181,16 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
         may_delete: matches!(tenant.state, TenantState::Active | TenantState::Suspended | TenantState::Failed),
         operations: operations.iter().map(|operation| OperationRow::new(operation, now)).collect(),
         trail: trail.iter().map(|entry| AuditRow::new(entry, now)).collect(),
+        archives: archives
+            .items
+            .iter()
+            .map(|archive| ArchiveRow {
+                id: archive.id.to_string(),
+                made: When::new(archive.made_at, now),
+                holds: archive.contents.replace('_', " "),
+                rows: count(archive.rows),
+            })
+            .collect(),
     })
 }
 
@@ -266,6 +288,8 @@ struct MovePage {
     tables: Vec<(String, String, String, String)>,
     blockers: Vec<MoveBlocker>,
     unsure: Vec<MoveUnsure>,
+    left_behind: Vec<(String, String, String)>,
+    archived_to: String,
     may_start: bool,
 }
 
@@ -321,6 +345,12 @@ pub async fn plan_move(
         may_start: plan.blockers.is_empty(),
         blockers: plan.blockers,
         unsure: plan.unsure,
+        left_behind: plan
+            .left_behind
+            .iter()
+            .map(|left| (left.table.clone(), format!("{} before {}", left.column, left.before), count(left.rows)))
+            .collect(),
+        archived_to: plan.archived_to.unwrap_or_default(),
     })
 }
 
@@ -356,6 +386,10 @@ pub async fn ask(session: Session, Path((name, verb)): Path<(String, String)>) -
             "It goes back to the cell it was moved from, with everything written since. Its writers wait for a moment, as in the move.",
             "Undo the last move of",
         ),
+        "export" => (
+            "All of its rows, as they are at one moment, are written to the archives. It is served meanwhile.",
+            "Export",
+        ),
         "settle-move" => (
             "The rows that it left in its old cell are removed now. The move cannot be undone afterwards.",
             "Settle the last move of",
@@ -373,7 +407,7 @@ pub async fn ask(session: Session, Path((name, verb)): Path<(String, String)>) -
         what_happens,
         action: format!("/tenants/{}/{verb}", tenant.name),
         button,
-        dangerous: !matches!(verb.as_str(), "resume" | "undo-move"),
+        dangerous: !matches!(verb.as_str(), "resume" | "undo-move" | "export"),
         back: format!("/tenants/{}", tenant.name),
     })
 }
@@ -383,6 +417,11 @@ pub async fn change(Path((name, verb)): Path<(String, String)>, change: Change) 
     let path = format!("/v1/tenants/{}", escaped(&name));
     let (method, path) = match verb.as_str() {
         "suspend" | "resume" | "undo-move" => (Method::POST, format!("{path}/{verb}")),
+        "export" => (Method::POST, format!("{path}/archives")),
+        "restore" => {
+            let archive: OperationId = typed(&change, "archive", "an archive of the list")?;
+            (Method::POST, format!("{path}/archives/{archive}/restore"))
+        }
         "settle-move" => {
             let path = format!("{path}/{verb}");
             let _settled: Move = change.session.send(Method::POST, &path, &json!({}), &change.once()).await?;

@@ -8,7 +8,7 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
             berth audit                     who changed what, and when
   stack     berth apply                     apply berth.yaml; shows the difference and asks
             berth plan      list show       prices, and the limits that come with them
-  tenants   berth tenant    create list show hosts sync suspend resume delete
+  tenants   berth tenant    create list show hosts sync suspend resume delete archives export restore
             berth tenant    plan-move move  what a move would do; move it, under traffic
             berth tenant    undo-move settle-move   bring it back; or let the move stay
   cells     berth cell      create list show drain remove

@@ -4,7 +4,7 @@ mod screens;
 
 use super::{CliError, Context, watch};
 use berth_client::OperationFilter;
-use berth_domain::{CellName, Hostname, PlanName, TenantKey, TenantName, TenantState, WayBackState};
+use berth_domain::{CellName, Hostname, OperationId, PlanName, TenantKey, TenantName, TenantState, WayBackState};
 use berth_wire::{TenantCreate, TenantHosts, TenantMove, TenantSync};
 use clap::{Args, Subcommand};
 
@@ -32,6 +32,12 @@ pub enum Tenant {
     UndoMove(Undo),
     /// Let the last move stay: what it left in the old cell is removed now
     SettleMove(Settle),
+    /// Archives of its rows: what moves left behind, and what was exported
+    Archives { tenant: String },
+    /// Archive all of its rows, as they are at one moment
+    Export(Waited),
+    /// Bring an archive's rows back; rows that are there stay as they are
+    Restore(Restore),
     /// Answer the tenant's requests with 403 until it is resumed
     Suspend(Waited),
     /// Serve a suspended tenant again
@@ -139,6 +145,19 @@ pub struct Settle {
 }
 
 #[derive(Args, Debug)]
+pub struct Restore {
+    tenant: String,
+    /// One of `berth tenant archives`
+    #[arg(long, value_name = "ID")]
+    archive: OperationId,
+    /// Show what would be brought back and stop
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Args, Debug)]
 pub struct Delete {
     tenant: String,
     /// Show what would be removed and stop
@@ -180,6 +199,15 @@ impl Tenant {
             Self::Move(wanted) => wanted.run(cx).await,
             Self::UndoMove(what) => what.run(cx).await,
             Self::SettleMove(what) => what.run(cx).await,
+            Self::Archives { tenant } => {
+                let archives = cx.client.tenant_archives(&tenant).await?;
+                cx.show(&archives, |archives| screens::archives(archives, cx.now))
+            }
+            Self::Export(what) => {
+                let begun = cx.client.tenant_export(&what.tenant).await?;
+                what.wait.finish(cx, begun).await
+            }
+            Self::Restore(what) => what.run(cx).await,
             Self::Suspend(what) => {
                 let begun = cx.client.tenant_suspend(&what.tenant).await?;
                 what.wait.finish(cx, begun).await
@@ -309,6 +337,24 @@ impl Settle {
         cx.show(&settled, |settled| {
             format!("the move stays; the rows that {} left in {} are being removed\n", settled.tenant, settled.from)
         })
+    }
+}
+
+impl Restore {
+    async fn run(self, cx: &Context) -> Result<(), CliError> {
+        let archives = cx.client.tenant_archives(&self.tenant).await?;
+        let archive = archives.into_iter().find(|archive| archive.id == self.archive).ok_or_else(|| {
+            CliError::request(
+                format!("tenant `{}` has no archive {}", self.tenant, self.archive),
+                format!("`berth tenant archives {}` lists those there are", self.tenant),
+            )
+        })?;
+        if self.dry_run {
+            return cx.show(&archive, |archive| screens::archive(archive, cx.now));
+        }
+        cx.agree(&screens::archive(&archive, cx.now), "Bring these rows back?")?;
+        let begun = cx.client.tenant_restore(&self.tenant, self.archive).await?;
+        self.wait.finish(cx, begun).await
     }
 }
 

@@ -308,6 +308,7 @@ async fn moved(
         source_cell: CellId::new(Uuid::from_u128(1)),
         target_cell: CellId::new(Uuid::from_u128(2)),
         target_free_bytes: None,
+        keep_from: None,
         alone: true,
         way_back: false,
         way: Way::There,

@@ -172,6 +172,7 @@ fn spec(id: Uuid, tenant: &str, rules: DataRules, sides: BothSides, how: How) ->
         source_cell,
         target_cell,
         target_free_bytes: None,
+        keep_from: None,
         alone: how.alone,
         way_back: how.way_back,
         way: Way::There,

@@ -8,8 +8,18 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
-const KEYS: &[&str] =
-    &["root", "key", "tenant_column", "tenant_columns", "leave_out", "shared", "links", "way_back_days", "hooks"];
+const KEYS: &[&str] = &[
+    "root",
+    "key",
+    "tenant_column",
+    "tenant_columns",
+    "leave_out",
+    "shared",
+    "links",
+    "retention",
+    "way_back_days",
+    "hooks",
+];
 /// A way back holds a replication slot and the old cell's disk.
 const WAY_BACK_DAYS_MAX: u32 = 30;
 const HOOK_BYTES_MAX: usize = 64 * 1024;
@@ -20,10 +30,11 @@ pub fn read(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Option<Data> 
     let root = section.get("root").map_or(Some(shipped.root), |at| table(reader, &at));
     let key = section.get("key").map_or(Some(shipped.key), |at| column(reader, &at));
     let tenant_column = section.get("tenant_column").map_or(Some(shipped.tenant_column), |at| column(reader, &at));
-    let tenant_columns = section.get("tenant_columns").map(|at| tenant_columns(reader, &at)).unwrap_or_default();
+    let tenant_columns = section.get("tenant_columns").map(|at| columns_of_tables(reader, &at)).unwrap_or_default();
     let leave_out = section.get("leave_out").map(|at| tables(reader, &at)).unwrap_or_default();
     let shared = section.get("shared").map(|at| tables(reader, &at)).unwrap_or_default();
     let links = section.get("links").map(|at| links(reader, &at)).unwrap_or_default();
+    let retention = section.get("retention").map(|at| columns_of_tables(reader, &at)).unwrap_or_default();
     let way_back_days = section
         .get("way_back_days")
         .map_or(Some(shipped.way_back_days), |at| reader.number(&at, 0..=WAY_BACK_DAYS_MAX));
@@ -55,6 +66,13 @@ pub fn read(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Option<Data> 
         let why = "rows of a shared table belong to no tenant, and travel along";
         reader.note(format!("{}.shared[{n}]", at.key), line, Problem::Excludes { other, why });
     }
+    if retention.contains_key(&root) {
+        let problem = Problem::Malformed {
+            message: "the root table keeps its rows whatever their age",
+            hint: "name tables with a history, such as `positions: recorded_at`",
+        };
+        reader.note(format!("{}.retention", at.key), section.get("retention").map(|at| at.node.line), problem);
+    }
     Some(Data {
         root,
         key: key?,
@@ -63,6 +81,7 @@ pub fn read(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Option<Data> 
         leave_out,
         shared,
         links,
+        retention,
         way_back_days: way_back_days?,
         hooks,
     })
@@ -88,7 +107,7 @@ fn column(reader: &mut Reader, at: &At<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-fn tenant_columns(reader: &mut Reader, at: &At<'_>) -> BTreeMap<TableRef, String> {
+fn columns_of_tables(reader: &mut Reader, at: &At<'_>) -> BTreeMap<TableRef, String> {
     let mut columns = BTreeMap::new();
     for (name, at) in reader.pairs(at) {
         let Ok(table) = name.parse::<TableRef>() else {

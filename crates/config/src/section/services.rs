@@ -135,22 +135,34 @@ fn env(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>) -> B
             reader.wrong(&at, problem);
         }
         let Some(value) = reader.loose_text(&at) else { continue };
-        let Ok(template) = Template::new(value) else {
-            let problem = Problem::Malformed {
-                message: "a `$` begins neither `${NAME}` nor `$$`",
-                hint: "write `${NAME}` for a variable and `$$` for a dollar sign",
-            };
-            reader.wrong(&at, problem);
-            continue;
-        };
-        for variable in template.variables() {
-            if environment.is_some_and(|known| known.get(variable).is_none()) {
-                reader.wrong(&at, Problem::MissingVariable { name: variable.to_owned() });
-            }
+        if let Some(template) = checked(reader, &at, value, environment) {
+            env.insert(name, template);
         }
-        env.insert(name, template);
     }
     env
+}
+
+/// A text in which `${NAME}` stands for a variable.
+pub fn template(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>) -> Option<Template> {
+    let value = reader.loose_text(at)?;
+    checked(reader, at, value, environment)
+}
+
+fn checked(reader: &mut Reader, at: &At<'_>, value: String, environment: Option<&Environment>) -> Option<Template> {
+    let Ok(template) = Template::new(value) else {
+        let problem = Problem::Malformed {
+            message: "a `$` begins neither `${NAME}` nor `$$`",
+            hint: "write `${NAME}` for a variable and `$$` for a dollar sign",
+        };
+        reader.wrong(at, problem);
+        return None;
+    };
+    for variable in template.variables() {
+        if environment.is_some_and(|known| known.get(variable).is_none()) {
+            reader.wrong(at, Problem::MissingVariable { name: variable.to_owned() });
+        }
+    }
+    Some(template)
 }
 
 pub fn shape(reader: &mut Reader, at: &At<'_>) -> Shape {

@@ -3,6 +3,7 @@
 //! A released workflow is not edited but followed by `…_v2`; the old one stays until no journal names it. Rules about
 //! retry, undo and leases are in `berth-workflow`; nothing here keeps state of its own.
 
+mod archive;
 mod cell;
 mod create_cell;
 mod create_tenant;
@@ -14,6 +15,7 @@ mod suspend_tenant;
 mod tenant;
 mod undo_move;
 
+pub use archive::{ArchiveInput, EXPORT_TENANT, RESTORE_ARCHIVE};
 pub(crate) use cell::provision_cell;
 pub use create_cell::CREATE_CELL;
 pub use create_tenant::{CREATE_TENANT, CreateTenant};
@@ -103,6 +105,8 @@ pub fn registry() -> Registry<App> {
         .with(&PLAN_TENANT, plan_tenant::run)
         .with(&MOVE_TENANT, move_tenant::run)
         .with(&UNDO_MOVE, undo_move::run)
+        .with(&EXPORT_TENANT, archive::export)
+        .with(&RESTORE_ARCHIVE, archive::restore)
 }
 
 /// A result of one sentence.

@@ -4,7 +4,7 @@
 //! tokens and its control row, never by this journal: the step that cuts over looks at the row and goes on from there.
 
 use super::{MoveTenant, done, provision_cell, store, tenant::tenant};
-use crate::{App, move_edges::TenantEdges, moves};
+use crate::{App, archives, move_edges::TenantEdges, moves};
 use async_trait::async_trait;
 use berth_domain::{CellId, MoveId, MovePhase, TenantEvent, TenantId, WayBackState};
 use berth_mover::{CutOver, Fault, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Watcher, Way};
@@ -22,6 +22,7 @@ pub(super) async fn run(run: &mut Run<App>, input: MoveTenant) -> Result<Operati
     if input.new_cell {
         provision_cell(run, input.target).await?;
     }
+    run.step(AwaitTurn { id }).await?;
     let part = Arc::new(Part {
         input,
         id,
@@ -42,7 +43,10 @@ pub(super) async fn run(run: &mut Run<App>, input: MoveTenant) -> Result<Operati
     let days = run.step(Retention).await?;
     let way_back = WayBackRow { cells: (part.input.source, part.input.target), plan: Arc::clone(&plan), days };
     run.tx(RecordMove { tenant: part.input.tenant, id, way_back }).await?;
-    run.step(Retire { part: Arc::clone(&part), plan }).await?;
+    run.step(Retire { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
+    if plan.tables.iter().any(|table| table.kept.is_some()) {
+        run.step(ArchiveLeftBehind { part: Arc::clone(&part), plan }).await?;
+    }
     let then = if days > 0 { format!("; it can be undone for {days} days") } else { String::new() };
     Ok(outcome(&part, &cut, "the tenant has moved", &then))
 }
@@ -219,6 +223,28 @@ impl TxStep<App> for ReserveMove {
     }
 }
 
+/// Waits until few enough moves go on in its cells.
+struct AwaitTurn {
+    id: MoveId,
+}
+
+#[async_trait]
+impl Step<App> for AwaitTurn {
+    const NAME: &'static str = "await_turn";
+    type Output = ();
+
+    async fn run(&self, app: &App) -> Result<(), StepError> {
+        moves::await_turn(app, self.id).await
+    }
+    async fn undo(&self, _app: &App, _made: Option<()>) -> Result<(), StepError> {
+        Ok(())
+    }
+    fn retry(&self) -> Retry {
+        // Half a day of others' turns.
+        Retry { ceiling: Duration::from_secs(2), attempts: 20_000, ..Retry::default() }
+    }
+}
+
 /// Finds what belongs to the tenant and everything that stands in the way. Touches nothing.
 struct PlanMove {
     part: Arc<Part>,
@@ -232,6 +258,10 @@ impl Step<App> for PlanMove {
     async fn run(&self, app: &App) -> Result<MovePlan, StepError> {
         let spec = self.part.spec(app).await?;
         self.part.progress(Progress::of(Phase::Plan));
+        if spec.keep_from.is_some() && !spec.rules.retention.is_empty() {
+            // What stays behind has to go there: found out before anything is touched.
+            berth_mover::probe(&app.archives().await?).await.map_err(|error| failed(&error))?;
+        }
         self.part
             .timed(app, Phase::Plan, berth_mover::plan(&spec), |plan, figures| {
                 figures.rows = Some(plan.rows);
@@ -457,6 +487,29 @@ impl Step<App> for Retire {
     }
     async fn undo(&self, _app: &App, _made: Option<()>) -> Result<(), StepError> {
         Ok(())
+    }
+}
+
+/// What the tenant's plan does not keep is written to the archives, from the closed source.
+struct ArchiveLeftBehind {
+    part: Arc<Part>,
+    plan: Arc<MovePlan>,
+}
+
+#[async_trait]
+impl Step<App> for ArchiveLeftBehind {
+    const NAME: &'static str = "archive_left_behind";
+    type Output = ();
+
+    async fn run(&self, app: &App) -> Result<(), StepError> {
+        let spec = self.part.spec(app).await?;
+        Ok(archives::left_behind(app, self.part.id, &spec, &self.plan, &*self.part).await?)
+    }
+    async fn undo(&self, _app: &App, _made: Option<()>) -> Result<(), StepError> {
+        Ok(())
+    }
+    fn retry(&self) -> Retry {
+        patient()
     }
 }
 

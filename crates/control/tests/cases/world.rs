@@ -87,20 +87,25 @@ impl World {
 
     pub async fn carry_out(&self, id: OperationId) -> OperationState {
         for _ in 0..100 {
-            let options = Options { faults: Faults::none(), ..Options::named("test") };
-            let worker = Worker::new(
-                Arc::new(self.store.clone()),
-                Arc::new(workflows::registry()),
-                Arc::new(self.app.clone()),
-                options,
-            );
-            worker.turn().await.unwrap();
+            self.turn().await;
             let state = testing::make_due(&self.store, id).await;
             if state.is_final() || state == OperationState::Stuck {
                 return state;
             }
         }
         panic!("operation {id} does not end: {:?}", self.store.show(id).await);
+    }
+
+    /// Goes on with whatever operation is due and nobody else's. Says which.
+    pub async fn turn(&self) -> Option<OperationId> {
+        let options = Options { faults: Faults::none(), ..Options::named("test") };
+        let worker = Worker::new(
+            Arc::new(self.store.clone()),
+            Arc::new(workflows::registry()),
+            Arc::new(self.app.clone()),
+            options,
+        );
+        worker.turn().await.unwrap().map(|(id, _)| id)
     }
 
     /// A second server on the same database.
@@ -134,7 +139,10 @@ impl World {
 fn app(store: &Store, fake: &Fake) -> App {
     let fake = fake.clone();
     let build = move |adapter: &str, _: &serde_json::Value| (adapter == "fake").then(|| Ok(fake.provider()));
-    App::new(store.clone(), Environment::from_iter(Vec::<(String, String)>::new()), Box::new(build))
+    let archives: berth_mover::Archives = Arc::new(object_store::memory::InMemory::new());
+    let open = move |_: Option<&berth_config::Archives>, _: &Environment| Ok(Arc::clone(&archives));
+    let environment = Environment::from_iter(Vec::<(String, String)>::new());
+    App::new(store.clone(), environment, Box::new(build), Box::new(open))
 }
 
 pub fn wanted(name: &str, plan: &str) -> wire::TenantCreate {

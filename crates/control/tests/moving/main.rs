@@ -2,6 +2,7 @@
 //! What a move promises inside the databases is tested in `berth-mover`; here it is what the journal adds to that.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod archived;
 mod crash;
 mod kept;
 mod late;

@@ -2,11 +2,12 @@
 
 use crate::try_move::{CUSTOMERS, Moving, VEHICLES};
 use crate::world::{change, read_tenant};
-use berth_control::{ControlError, Kind, moves};
+use berth_control::{ControlError, Kind, moves, workflows};
 use berth_domain::{CellName, OperationState, TenantState};
 use berth_infra::Role;
 use berth_testkit::TestPg;
-use berth_workflow::Journal;
+use berth_workflow::{Journal, testing};
+use std::time::Duration;
 
 fn told(error: &ControlError) -> (&'static str, Kind) {
     assert!(error.hint().is_some(), "no hint: {error}");
@@ -101,4 +102,33 @@ async fn the_place_of_a_move_is_held_from_the_moment_it_is_asked_for() {
     assert_eq!(moving.world.carry_out(first.id).await, OperationState::Succeeded);
     assert_eq!(moving.known("acme").await.cell, cell.id);
     assert_eq!(moving.known("beta").await.state, TenantState::Active);
+}
+
+/// One too many waits, and goes on when an earlier one is over.
+#[tokio::test]
+async fn a_fifth_move_of_a_cell_waits_its_turn() {
+    let moving = Moving::new().await;
+    let app = &moving.world.app;
+    let to = "shared-2".parse().unwrap();
+    let (names, mut started) = (["one", "two", "three", "four", "five"], Vec::new());
+    for name in names {
+        moving.tenant(name).await;
+    }
+    for name in names {
+        started.push(moves::start(app, &change(), name, Some(&to)).await.unwrap().id);
+    }
+    let fifth = *started.last().unwrap();
+    // The first four are in the hands of another server.
+    let names = workflows::registry().names();
+    for id in &started[..4] {
+        let claim = moving.world.store.claim("elsewhere", &names, Duration::from_mins(5)).await.unwrap().unwrap();
+        assert_eq!(claim.operation.id, *id);
+    }
+    assert_eq!(moving.world.turn().await, Some(fifth));
+    let (operation, steps) = moving.world.store.show(fifth).await.unwrap().unwrap();
+    assert!(!operation.state.is_final());
+    assert!(steps.iter().all(|step| step.name != "plan_move"), "it did not wait: {steps:?}");
+    testing::make_due(&moving.world.store, started[0]).await;
+    assert_eq!(moving.world.carry_out(started[0]).await, OperationState::Succeeded);
+    assert_eq!(moving.world.carry_out(fifth).await, OperationState::Succeeded);
 }

@@ -18,7 +18,8 @@ use tokio::sync::OnceCell;
 use tokio_postgres::Client;
 
 pub const VEHICLES: &str = "
-    CREATE TABLE vehicles (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), customer_id text NOT NULL REFERENCES customers ON DELETE CASCADE, label text);
+    CREATE TABLE vehicles (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), customer_id text NOT NULL REFERENCES customers ON DELETE CASCADE, label text,
+                           made_at timestamptz NOT NULL DEFAULT now());
     CREATE INDEX ON vehicles (customer_id)";
 pub const CUSTOMERS: &str =
     "CREATE TABLE customers (id text PRIMARY KEY, name text NOT NULL, suspended boolean DEFAULT false)";

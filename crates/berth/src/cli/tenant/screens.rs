@@ -5,7 +5,7 @@ use crate::cli::{
     units,
 };
 use berth_domain::Hostname;
-use berth_wire::{Move, MovePlan, Operation, SyncReport, Tenant};
+use berth_wire::{Archive, Move, MovePlan, Operation, SyncReport, Tenant};
 use jiff::Timestamp;
 
 pub fn list(tenants: &[Tenant], now: Timestamp) -> String {
@@ -78,6 +78,16 @@ pub fn move_plan(plan: &MovePlan) -> String {
         text.push('\n');
         text.push_str(&table.text());
     }
+    if !plan.left_behind.is_empty() {
+        let mut table = Table::new(&["STAYS BEHIND", "OLDER THAN", ">ROWS"]);
+        for left in &plan.left_behind {
+            let age = format!("{} before {}", left.column, left.before);
+            table.row([left.table.clone(), age, units::count_or_unknown(Some(left.rows))]);
+        }
+        text.push('\n');
+        text.push_str(&table.text());
+        text.push_str(&format!("archived to: {}\n", units::or_unknown(plan.archived_to.as_ref())));
+    }
     for unsure in &plan.unsure {
         text.push_str(&format!(
             "\nnot sure: `{}` {}; it stays\nhint: under `data`: {}\n",
@@ -113,6 +123,40 @@ pub fn settle(last: &Move) -> String {
         ("remove", format!("the tenant's rows in {}: {}", last.from, units::count_or_unknown(last.rows))),
         ("way back", "none afterwards, except another move".to_owned()),
     ])
+}
+
+pub fn archives(archives: &[Archive], now: Timestamp) -> String {
+    let mut table = Table::new(&["ARCHIVE", "MADE", "HOLDS", ">ROWS"]);
+    for archive in archives {
+        table.row([
+            archive.id.to_string(),
+            units::ago(archive.made_at, now),
+            archive.contents.replace('_', " "),
+            units::count_or_unknown(Some(archive.rows)),
+        ]);
+    }
+    table.or("No archives: `berth tenant export NAME` makes one, and a move to a smaller plan may.")
+}
+
+pub fn archive(archive: &Archive, now: Timestamp) -> String {
+    let mut text = facts(&[
+        ("archive", archive.id.to_string()),
+        ("tenant", archive.tenant.to_string()),
+        ("made", units::ago(archive.made_at, now)),
+        ("holds", archive.contents.replace('_', " ")),
+    ]);
+    let mut table = Table::new(&["TABLE", "ONLY", ">ROWS", ">AS CSV"]);
+    for row in &archive.tables {
+        table.row([
+            row.table.clone(),
+            row.before.clone().unwrap_or_else(|| "all".to_owned()),
+            units::count_or_unknown(Some(row.rows)),
+            units::bytes_or_unknown(Some(row.bytes)),
+        ]);
+    }
+    text.push('\n');
+    text.push_str(&table.text());
+    text
 }
 
 pub fn removal(tenant: &Tenant) -> String {

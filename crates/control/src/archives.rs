@@ -1,0 +1,132 @@
+//! Archives: a tenant's rows as files, made by a move down or because somebody asked, listed and brought back.
+//!
+//! They lie under `tenants/TENANT/ARCHIVE`; an archive has the id of the operation that made it. What exists is asked
+//! of the place itself, so that a copy of it can be used by another control plane.
+
+use crate::{
+    App, Change, ControlError, Permit, ReadTenant, audited,
+    operations::{self, Begun},
+    tenants, views,
+    workflows::{ArchiveInput, EXPORT_TENANT, RESTORE_ARCHIVE},
+};
+use berth_config::Stack;
+use berth_domain::{MoveId, OperationId, TenantId, TenantState};
+use berth_mover::{Archive, ArchivePath, Contents, MoveError, MovePlan, MoveSpec, Watcher};
+use berth_store::Tenant;
+use berth_wire as wire;
+use serde_json::json;
+
+/// Where a tenant's archives lie.
+pub(crate) fn folder(tenant: TenantId) -> ArchivePath {
+    ArchivePath::from_iter(["tenants".to_owned(), tenant.to_string()])
+}
+
+pub(crate) fn path(tenant: TenantId, archive: OperationId) -> ArchivePath {
+    folder(tenant).join(archive.to_string())
+}
+
+/// The place, for people.
+pub(crate) fn described(stack: &Stack) -> String {
+    match &stack.archives {
+        None => "the server's own folder".to_owned(),
+        Some(berth_config::Archives::Directory(folder)) => folder.clone(),
+        Some(berth_config::Archives::S3(place)) => format!("bucket {}", place.bucket),
+    }
+}
+
+/// What a move left behind, from its closed source. Made once; without rows that stay behind there is nothing to do.
+pub(crate) async fn left_behind(
+    app: &App,
+    id: MoveId,
+    spec: &MoveSpec,
+    plan: &MovePlan,
+    watcher: &dyn Watcher,
+) -> Result<(), ControlError> {
+    if plan.tables.iter().all(|table| table.kept.is_none()) {
+        return Ok(());
+    }
+    let Some(tenant) = app.store().move_get(id).await?.map(|known| known.tenant) else {
+        return Err(ControlError::NoOperation(OperationId::new(id.uuid())));
+    };
+    let (place, at) = (app.archives().await?, path(tenant, OperationId::new(id.uuid())));
+    let made = match berth_mover::archive(spec, plan, Contents::LeftBehind, &place, &at, watcher).await {
+        // The move was undone: nothing stays behind.
+        Err(MoveError::LivesThere) => return Ok(()),
+        other => other?,
+    };
+    tracing::info!(tenant.id = %tenant, rows = made.rows(), "{} rows that move {id} left behind are archived", made.rows());
+    Ok(())
+}
+
+/// A tenant's archives, oldest first.
+pub async fn list(
+    app: &App,
+    permit: &Permit<ReadTenant>,
+    who: &str,
+) -> Result<wire::Page<wire::Archive>, ControlError> {
+    let tenant = tenants::find(app, permit, who).await?;
+    let found = berth_mover::list_archives(&app.archives().await?, &folder(tenant.id)).await?;
+    Ok(wire::Page::whole(found.into_iter().filter_map(|(name, archive)| shown(&tenant, &name, archive)).collect()))
+}
+
+/// What else lies there is not ours.
+fn shown(tenant: &Tenant, name: &str, archive: Archive) -> Option<wire::Archive> {
+    let tables = archive.tables.iter().map(|table| wire::ArchivedTable {
+        table: table.table.to_string(),
+        rows: table.rows,
+        bytes: table.bytes,
+        before: table.before.as_ref().map(|(column, day)| format!("{column} before {day}")),
+    });
+    Some(wire::Archive {
+        id: name.parse().ok()?,
+        tenant: tenant.name.clone(),
+        contents: match archive.contents {
+            Contents::LeftBehind => "left_behind",
+            Contents::Everything => "everything",
+        }
+        .to_owned(),
+        made_at: archive.made_at,
+        rows: archive.rows(),
+        tables: tables.collect(),
+    })
+}
+
+/// All of the tenant's rows, as they are at one moment, become an archive.
+pub async fn export(app: &App, permit: &Permit<Change>, who: &str) -> Result<wire::Operation, ControlError> {
+    app.writable().await?;
+    let tenant = tenants::known(app, who).await?;
+    let id = tenants::fresh();
+    let input = ArchiveInput { tenant: tenant.id, archive: id, asked_by: permit.caller().name.clone() };
+    let operation = EXPORT_TENANT.with(id, &input).about(operations::about_tenant(&tenant.name));
+    let mut tx = app.store().begin().await?;
+    let started = operations::start(app, &mut tx, operation, Begun::Nothing).await?;
+    let after = json!({ "operation": started.id });
+    audited(&mut tx, permit, "tenant.export", &format!("tenant/{}", tenant.name), None, Some(after)).await?;
+    tx.commit().await?;
+    Ok(views::operation(started, Vec::new()))
+}
+
+/// An archive's rows come back into the cell in which the tenant lives now.
+pub async fn restore(
+    app: &App,
+    permit: &Permit<Change>,
+    who: &str,
+    archive: OperationId,
+) -> Result<wire::Operation, ControlError> {
+    app.writable().await?;
+    let tenant = tenants::known(app, who).await?;
+    if !matches!(tenant.state, TenantState::Active | TenantState::Suspended) {
+        return Err(ControlError::NotNow { tenant: tenant.name, state: tenant.state });
+    }
+    if berth_mover::read_archive(&app.archives().await?, &path(tenant.id, archive)).await?.is_none() {
+        return Err(ControlError::NoArchive { tenant: tenant.name, archive });
+    }
+    let input = ArchiveInput { tenant: tenant.id, archive, asked_by: permit.caller().name.clone() };
+    let operation = RESTORE_ARCHIVE.with(tenants::fresh(), &input).about(operations::about_tenant(&tenant.name));
+    let mut tx = app.store().begin().await?;
+    let started = operations::start(app, &mut tx, operation, Begun::Nothing).await?;
+    let after = json!({ "archive": archive, "operation": started.id });
+    audited(&mut tx, permit, "tenant.restore", &format!("tenant/{}", tenant.name), None, Some(after)).await?;
+    tx.commit().await?;
+    Ok(views::operation(started, Vec::new()))
+}

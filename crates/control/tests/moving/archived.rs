@@ -1,0 +1,111 @@
+//! A move down: what the smaller plan does not keep is listed before, archived, and comes back when it is asked for.
+
+use crate::try_move::{Moving, rows};
+use crate::world::{STACK, change, read_tenant};
+use berth_control::{archives, cells, moves, ways_back};
+use berth_domain::{CellClass, OperationState};
+use berth_infra::{CellDatabase, Role};
+use berth_testkit::{TestDatabase, TestPg};
+
+/// `acme`, small by now, in `own-1` with vehicles of two ages.
+async fn shrunk() -> (Moving, TestDatabase) {
+    let (moving, own) = (Moving::new().await, TestDatabase::new().await);
+    let schema = format!("{};{}", crate::try_move::CUSTOMERS, crate::try_move::VEHICLES);
+    own.connect(Role::Owner).await.batch_execute(&schema).await.unwrap();
+    let file = STACK
+        .replace("max_tenants: 2", "max_tenants: 90")
+        .replace("  hooks:", "  retention: { vehicles: made_at }\n  hooks:")
+        .replace("class: shared }", "class: shared, limits: { retention_days: 30 } }");
+    moving.world.apply(&file).await.unwrap();
+    moving.world.finish().await;
+    let database = CellDatabase { database: own.name().to_owned(), ..TestPg::shared().await.cell().clone() };
+    moving.world.fake.stand_on(database);
+    let new = berth_wire::CellCreate {
+        name: "own-1".parse().unwrap(),
+        class: CellClass::Dedicated,
+        provider: None,
+        region: None,
+        max_tenants: None,
+    };
+    cells::create(&moving.world.app, &change(), new).await.unwrap();
+    moving.world.finish().await;
+    let tenant = moving.created("acme", "own-1").await;
+    own.connect(Role::App)
+        .await
+        .execute(
+            "INSERT INTO vehicles (customer_id, label, made_at)
+             SELECT $1, 'v' || n, now() - make_interval(days => n) FROM generate_series(0, 99) n",
+            &[&tenant.key.as_str()],
+        )
+        .await
+        .unwrap();
+    (moving, own)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_smaller_plan_does_not_keep_is_listed_archived_and_restored() {
+    let (moving, own) = shrunk().await;
+    let app = &moving.world.app;
+    let tenant = moving.known("acme").await;
+    let whole = rows(&own.connect(Role::Mover).await, &tenant).await;
+    let to = "shared-1".parse().unwrap();
+    let plan = moves::plan(app, &read_tenant(), "acme", Some(&to)).await.unwrap();
+    assert!(plan.blockers.is_empty(), "{:?}", plan.blockers);
+    let [left] = &plan.left_behind[..] else { panic!("{:?}", plan.left_behind) };
+    assert_eq!((left.table.as_str(), left.column.as_str()), ("vehicles", "made_at"));
+    assert!((69..=70).contains(&left.rows), "{}", left.rows);
+    assert_eq!(plan.archived_to.as_deref(), Some("the server's own folder"));
+    assert!(archives::list(app, &read_tenant(), "acme").await.unwrap().items.is_empty(), "a plan changes nothing");
+
+    let started = moves::start(app, &change(), "acme", Some(&to)).await.unwrap();
+    assert_eq!(moving.world.carry_out(started.id).await, OperationState::Succeeded);
+    let target = moving.world.tenants.connect(Role::Mover).await;
+    assert_eq!(rows(&target, &tenant).await.len() as u64, whole.len() as u64 - left.rows);
+    let made = archives::list(app, &read_tenant(), "acme").await.unwrap().items;
+    assert_eq!(made.iter().map(|a| (a.id, a.rows)).collect::<Vec<_>>(), [(started.id, left.rows)]);
+
+    ways_back::settle(app, &change(), "acme").await.unwrap();
+    ways_back::clear_settled(app, &change()).await.unwrap();
+    assert!(rows(&own.connect(Role::Mover).await, &tenant).await.is_empty(), "nothing stays in the old cell");
+
+    let none = archives::restore(app, &change(), "acme", berth_domain::OperationId::new(uuid::Uuid::nil())).await;
+    assert_eq!(none.unwrap_err().code(), "no_archive");
+    let back = archives::restore(app, &change(), "acme", started.id).await.unwrap();
+    assert_eq!(moving.world.carry_out(back.id).await, OperationState::Succeeded);
+    assert_eq!(rows(&target, &tenant).await, whole, "every row is back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_not_cleared_before_their_archive_is_made() {
+    let (moving, own) = shrunk().await;
+    let app = &moving.world.app;
+    let to = "shared-1".parse().unwrap();
+    let started = moves::start(app, &change(), "acme", Some(&to)).await.unwrap();
+    moving.world.carry_out(started.id).await;
+    // The place is lost with all that was in it; another server has a new one.
+    let other = moving.world.another();
+    assert!(archives::list(&other, &read_tenant(), "acme").await.unwrap().items.is_empty());
+    ways_back::settle(&other, &change(), "acme").await.unwrap();
+    ways_back::clear_settled(&other, &change()).await.unwrap();
+    let made = archives::list(&other, &read_tenant(), "acme").await.unwrap().items;
+    assert_eq!(made.len(), 1, "made again from the rows that were still there");
+    assert!(made[0].rows >= 69);
+    assert!(rows(&own.connect(Role::Mover).await, &moving.known("acme").await).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_of_a_tenants_rows_are_exported_and_come_back() {
+    let (moving, own) = shrunk().await;
+    let app = &moving.world.app;
+    let tenant = moving.known("acme").await;
+    let client = own.connect(Role::Mover).await;
+    let whole = rows(&client, &tenant).await;
+    let exported = archives::export(app, &change(), "acme").await.unwrap();
+    assert_eq!(moving.world.carry_out(exported.id).await, OperationState::Succeeded);
+    let made = archives::list(app, &read_tenant(), "acme").await.unwrap().items;
+    assert_eq!((made[0].contents.as_str(), made[0].rows), ("everything", whole.len() as u64));
+    client.execute("DELETE FROM vehicles WHERE customer_id = $1", &[&tenant.key.as_str()]).await.unwrap();
+    let back = archives::restore(app, &change(), "acme", exported.id).await.unwrap();
+    assert_eq!(moving.world.carry_out(back.id).await, OperationState::Succeeded);
+    assert_eq!(rows(&client, &tenant).await, whole);
+}
