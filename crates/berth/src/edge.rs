@@ -2,7 +2,7 @@
 
 use crate::fail::{Failure, FailureExt as _};
 use berth_domain::EdgeName;
-use berth_edge::{EdgeConfig, EdgeErrorKind, Limits};
+use berth_edge::{EdgeConfig, EdgeErrorKind, Limits, Network};
 use clap::Args;
 use secrecy::SecretString;
 use std::{fs, net::SocketAddr, num::NonZero, path::PathBuf};
@@ -28,6 +28,9 @@ pub struct Edge {
     /// Routes and holds are kept here; one edge at a time
     #[arg(long, env = "BERTH_EDGE_DATA_DIR", default_value = "/var/lib/berth/edge", value_name = "FOLDER")]
     data_dir: PathBuf,
+    /// A load balancer or proxy in front, as `10.0.0.0/8` or one address: its X-Forwarded headers are believed
+    #[arg(long, env = "BERTH_EDGE_TRUST", value_delimiter = ',', value_name = "NETWORK")]
+    trust: Vec<Network>,
     /// Threads that serve. Default: one per core
     #[arg(long, env = "BERTH_EDGE_WORKERS", value_name = "N")]
     workers: Option<NonZero<usize>>,
@@ -57,7 +60,7 @@ pub fn run(options: Edge, url: String, key: Option<SecretString>) -> Result<(), 
         api_key,
         data_dir: options.data_dir,
         workers,
-        limits: Limits::default(),
+        limits: Limits { trusted_peers: options.trust, ..Limits::default() },
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().ours("a thread could not be started")?;

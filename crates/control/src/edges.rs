@@ -7,7 +7,10 @@ use berth_domain::{EdgeId, EdgeName, Revision, TenantState};
 use berth_store::{EdgeSaid, HoldSaid, HoldWent, Nudge, Route, WorldAhead};
 use berth_wire::{
     self as wire,
-    edge::{EdgeAck, EdgeAckAnswer, EdgeEvent, Hold, HoldOutcome, HoldPolicy, MemberAddress, RouteState, TenantRoute},
+    edge::{
+        EdgeAck, EdgeAckAnswer, EdgeEvent, Hold, HoldOutcome, HoldPolicy, MemberAddress, RouteLimit, RouteState,
+        TenantRoute,
+    },
 };
 use futures_util::Stream;
 use std::time::Duration;
@@ -28,7 +31,8 @@ pub async fn routes(
     let nudges = app.store().hub().subscribe();
     app.store().edge_seen(&edge, instance, after).await?;
     note_ahead(app, &edge, after).await?;
-    let state = Following { app: app.clone(), edge, instance, sent: after, first: true, nudges };
+    let loading = after == Revision::default();
+    let state = Following { app: app.clone(), edge, instance, sent: after, first: true, more: false, loading, nudges };
     Ok(futures_util::stream::unfold(Some(state), |state| async move {
         let mut following = state?;
         match following.next().await {
@@ -45,6 +49,10 @@ struct Following {
     instance: EdgeId,
     sent: Revision,
     first: bool,
+    /// The last page was not the last one.
+    more: bool,
+    /// The edge starts with nothing and has not had everything yet.
+    loading: bool,
     nudges: Receiver<Nudge>,
 }
 
@@ -53,16 +61,20 @@ impl Following {
         let full = self.first && self.sent == Revision::default();
         loop {
             let first = std::mem::replace(&mut self.first, false);
-            if !first && self.waited_in_vain().await {
+            if !first && !self.more && self.waited_in_vain().await {
                 // It still holds its connection: that is how it is known to live.
                 self.app.store().edge_seen(&self.edge, self.instance, Revision::default()).await?;
                 return Ok(EdgeEvent::Ping { revision: self.sent });
             }
             let changes = self.app.store().routes_after(self.sent).await?;
             self.sent = self.sent.max(changes.revision);
+            self.more = changes.more;
             let mut routes: Vec<TenantRoute> = changes.routes.into_iter().map(route).collect();
-            if full {
+            if self.loading {
                 routes.retain(|route| route.state != RouteState::Gone);
+                self.loading = changes.more;
+            }
+            if full {
                 return Ok(EdgeEvent::Routes { full, revision: self.sent, routes });
             }
             if !routes.is_empty() {
@@ -176,5 +188,10 @@ fn route(route: Route) -> TenantRoute {
         state,
         members: members.collect(),
         body_bytes: route.body_bytes,
+        limits: route
+            .requests_per_minute
+            .into_iter()
+            .map(|(class, requests)| RouteLimit { class, requests, per_s: 60 })
+            .collect(),
     }
 }

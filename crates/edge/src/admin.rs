@@ -6,6 +6,7 @@ use crate::{
     core::{CoreReport, Order},
     feed::Link,
     meter::{BUCKETS_US, Meter},
+    routes::Routes,
 };
 use berth_domain::{Revision, TenantId};
 use berth_wire::edge::{RouteState, TenantRoute};
@@ -33,6 +34,8 @@ use tokio::{
 
 /// Tenants that metrics name; the rest are one.
 pub const NAMED_TENANTS: usize = 50;
+/// Tenants that `/tenants` lists, the longest unchanged first.
+const LISTED_MAX: usize = 10_000;
 /// A core that does not answer within this is left out.
 const CORE_TIME: Duration = Duration::from_secs(2);
 
@@ -40,7 +43,7 @@ const CORE_TIME: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Facts {
     pub revision: Revision,
-    pub tenants: Vec<Arc<TenantRoute>>,
+    pub routes: Arc<Routes>,
 }
 
 struct Admin {
@@ -125,7 +128,7 @@ impl Admin {
             "name": self.link.name,
             "instance": self.link.instance,
             "revision": facts.revision,
-            "tenants": facts.tenants.len(),
+            "tenants": facts.routes.len(),
             "control_connected": self.link.connected.load(Ordering::Relaxed),
         })
         .to_string()
@@ -149,10 +152,14 @@ fn sum(reports: &[CoreReport]) -> HashMap<TenantId, Meter> {
 
 fn tenants(facts: &Facts, meters: &HashMap<TenantId, Meter>) -> String {
     let nothing = Meter::default();
-    let list: Vec<_> = facts
-        .tenants
-        .iter()
-        .map(|route| {
+    let mut all = facts.routes.all();
+    all.sort_unstable_by_key(|packed| (packed.revision, packed.tenant));
+    // A list for people and for `berth`; who routes more has them in the control plane, a page at a time.
+    let list: Vec<_> = all
+        .into_iter()
+        .take(LISTED_MAX)
+        .map(|packed| {
+            let route = packed.route();
             let meter = meters.get(&route.tenant).unwrap_or(&nothing);
             serde_json::json!({
                 "tenant": route.tenant,
@@ -160,13 +167,14 @@ fn tenants(facts: &Facts, meters: &HashMap<TenantId, Meter>) -> String {
                 "cell": route.cell,
                 "generation": route.generation,
                 "revision": route.revision,
-                "state": state(route),
+                "state": state(&route),
                 "hosts": route.hosts,
                 "requests": meter.requests(),
                 "requests_by_class": { "1xx": meter.classes[0], "2xx": meter.classes[1], "3xx": meter.classes[2], "4xx": meter.classes[3], "5xx": meter.classes[4] },
                 "received_bytes": meter.received_bytes,
                 "sent_bytes": meter.sent_bytes,
                 "parked": meter.parked,
+                "limited": meter.limited,
             })
         })
         .collect();
@@ -183,19 +191,18 @@ fn state(route: &TenantRoute) -> &'static str {
 }
 
 fn metrics(facts: &Facts, reports: &[CoreReport], connected: bool) -> String {
-    let names: HashMap<_, _> = facts.tenants.iter().map(|r| (r.tenant, r.name.as_str())).collect();
     let mut meters: Vec<_> = sum(reports).into_iter().collect();
     meters.sort_by_key(|(tenant, meter)| (std::cmp::Reverse(meter.requests()), *tenant));
-    let mut lines: Vec<(&str, Meter)> = Vec::new();
+    let mut lines: Vec<(String, Meter)> = Vec::new();
     let mut other = Meter::default();
     for (tenant, meter) in &meters {
-        match names.get(tenant) {
-            Some(name) if lines.len() < NAMED_TENANTS => lines.push((name, meter.clone())),
+        match facts.routes.get(*tenant) {
+            Some(packed) if lines.len() < NAMED_TENANTS => lines.push((packed.name().to_owned(), meter.clone())),
             _ => other += meter,
         }
     }
     if meters.len() > lines.len() {
-        lines.push(("other", other));
+        lines.push((String::from("other"), other));
     }
     let mut out = String::new();
     let mut family = |name: &str, kind: &str, help: &str, samples: &dyn Fn(&mut String)| {
@@ -211,10 +218,11 @@ fn metrics(facts: &Facts, reports: &[CoreReport], connected: bool) -> String {
         }
     });
     type Value = fn(&Meter) -> u64;
-    let per_tenant: [(&str, &str, Value); 3] = [
+    let per_tenant: [(&str, &str, Value); 4] = [
         ("berth_edge_received_bytes_total", "Bytes of request bodies.", |m| m.received_bytes),
         ("berth_edge_sent_bytes_total", "Bytes of answer bodies.", |m| m.sent_bytes),
         ("berth_edge_parked_total", "Requests parked while their tenant moved.", |m| m.parked),
+        ("berth_edge_limited_total", "Requests refused because a limit was used up.", |m| m.limited),
     ];
     for (name, help, value) in per_tenant {
         family(name, "counter", help, &|out| {
@@ -253,7 +261,7 @@ fn metrics(facts: &Facts, reports: &[CoreReport], connected: bool) -> String {
             whole(|r| r.refused),
         ),
         ("berth_edge_connections", "gauge", "Client connections open.", whole(|r| r.connections as u64)),
-        ("berth_edge_tenants", "gauge", "Tenants routed.", facts.tenants.len() as u64),
+        ("berth_edge_tenants", "gauge", "Tenants routed.", facts.routes.len() as u64),
         ("berth_edge_revision", "gauge", "Revision of the routes in force.", facts.revision.get()),
         ("berth_edge_control_connected", "gauge", "1 while routes are followed.", u64::from(connected)),
     ];

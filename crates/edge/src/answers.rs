@@ -4,7 +4,15 @@
 
 use crate::body::{AnswerBody, BodyError};
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// Whole seconds until there is a token, rounded up: who comes back then finds one.
+fn wait_s(wait_ns: u64) -> u64 {
+    wait_ns.div_ceil(1_000_000_000).max(1)
+}
 
 /// Why the edge answers by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +33,14 @@ pub enum Refusal {
     ParkFull,
     /// Parked, and nothing came in time.
     ParkOver,
+    /// The tenant's plan has none of this class of requests.
+    Forbidden,
+    /// The tenant's bucket is empty.
+    Limited {
+        requests: u64,
+        per_s: u32,
+        wait_ns: u64,
+    },
     /// Refused by the fence, and too long to be sent once more.
     Fenced,
 }
@@ -35,7 +51,8 @@ impl Refusal {
             Self::BadHost | Self::BadFraming | Self::BadBody => StatusCode::BAD_REQUEST,
             Self::Tunnel => StatusCode::METHOD_NOT_ALLOWED,
             Self::UnknownHost => StatusCode::NOT_FOUND,
-            Self::Suspended => StatusCode::FORBIDDEN,
+            Self::Suspended | Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyLate => StatusCode::REQUEST_TIMEOUT,
             Self::NoAnswer => StatusCode::BAD_GATEWAY,
@@ -62,12 +79,17 @@ impl Refusal {
             Self::NoAnswer => ("no_answer", "The service ended the connection without an answer."),
             Self::AnswerLate => ("answer_late", "The service did not answer in time."),
             Self::ParkFull | Self::ParkOver => ("moving", "The account is being moved. Try again in a moment."),
+            Self::Forbidden => ("not_in_plan", "The account's plan has no requests of this kind."),
+            Self::Limited { .. } => ("rate_limited", "The account has made as many requests as its plan allows."),
             Self::Fenced => ("moved", "The account has just been moved. Nothing was changed. Try again."),
         }
     }
 
     fn retry_after(self) -> Option<HeaderValue> {
-        (self.status() == StatusCode::SERVICE_UNAVAILABLE).then(|| HeaderValue::from_static("1"))
+        match self {
+            Self::Limited { wait_ns, .. } => Some(HeaderValue::from(wait_s(wait_ns))),
+            _ => (self.status() == StatusCode::SERVICE_UNAVAILABLE).then(|| HeaderValue::from_static("1")),
+        }
     }
 
     /// What the client sent cannot be trusted to end where we think, or has not been read.
@@ -92,6 +114,13 @@ impl Refusal {
         headers.insert(crate::headers::REQUEST_ID, request_id.clone());
         if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, seconds);
+        }
+        if let Self::Limited { requests, per_s, wait_ns } = self {
+            let policy = format!("\"limit\";q={requests};w={per_s}");
+            let now = format!("\"limit\";r=0;t={}", wait_s(wait_ns));
+            for (name, text) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, now)] {
+                headers.insert(name, HeaderValue::from_str(&text).expect("digits and quotes are a header value"));
+            }
         }
         if self.closes() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -48,6 +48,8 @@ pub struct UploadLimits {
     pub keep_bytes: usize,
     pub body_bytes: u64,
     pub idle: Duration,
+    /// A body that is kept has to be there after this, however it drips.
+    pub whole: Duration,
 }
 
 /// Reads a body, up to what may be kept.
@@ -63,8 +65,10 @@ pub async fn read(mut body: Incoming, limits: UploadLimits) -> Result<Upload, Bo
         return Ok(Upload::Longer(Bytes::new(), body));
     }
     let mut kept = Kept::default();
+    let whole = Instant::now() + limits.whole;
     loop {
-        let frame = tokio::time::timeout(limits.idle, body.frame()).await.map_err(|_| BodyError::Late)?;
+        let until = whole.min(Instant::now() + limits.idle);
+        let frame = tokio::time::timeout_at(until, body.frame()).await.map_err(|_| BodyError::Late)?;
         let Some(frame) = frame else { return Ok(Upload::Whole(kept.all())) };
         let Ok(data) = frame.map_err(|_| BodyError::Client)?.into_data() else { continue };
         kept.push(data);
@@ -264,7 +268,15 @@ impl Body for AnswerBody {
             return Poll::Ready(None);
         }
         loop {
-            let Some(frame) = ready!(Pin::new(&mut relayed.incoming).poll_frame(cx)) else {
+            let mut polled = Pin::new(&mut relayed.incoming).poll_frame(cx);
+            if polled.is_pending()
+                && let Some(lease) = &mut relayed.lease
+            {
+                // What is to come comes over the connection, which nobody else drives.
+                lease.drive(cx);
+                polled = Pin::new(&mut relayed.incoming).poll_frame(cx);
+            }
+            let Some(frame) = ready!(polled) else {
                 relayed.done();
                 return Poll::Ready(None);
             };

@@ -5,7 +5,13 @@
 use crate::snapshot::SnapshotError;
 use berth_domain::EdgeName;
 use secrecy::SecretString;
-use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 /// Everything an edge needs to know before its first route.
 #[derive(Clone, Debug)]
@@ -38,6 +44,8 @@ pub struct Limits {
     pub body_bytes: u64,
     /// A body that makes no progress for this long is given up.
     pub body_idle: Duration,
+    /// A body that is read before the request is sent has to be there after this.
+    pub body_time: Duration,
     /// Bodies up to here are read before the request is sent, so that a fenced request can be sent once more.
     pub resend_bytes: usize,
     pub connect_time: Duration,
@@ -58,6 +66,8 @@ pub struct Limits {
     pub connections: usize,
     /// The control plane's stream is taken for dead after this silence.
     pub feed_silence: Duration,
+    /// Load balancers and proxies in front of the edge: what they say about their client is believed.
+    pub trusted_peers: Vec<Network>,
     /// On shutdown requests under way have this long.
     pub drain_time: Duration,
 }
@@ -70,6 +80,7 @@ impl Default for Limits {
             header_bytes: 64 * 1024,
             body_bytes: 64 * 1024 * 1024,
             body_idle: Duration::from_secs(30),
+            body_time: Duration::from_mins(2),
             resend_bytes: 1024 * 1024,
             connect_time: Duration::from_secs(1),
             answer_time: Duration::from_mins(1),
@@ -80,8 +91,45 @@ impl Default for Limits {
             fence_park: Duration::from_secs(2),
             connections: 20_000,
             feed_silence: Duration::from_secs(30),
+            trusted_peers: Vec::new(),
             drain_time: Duration::from_secs(10),
         }
+    }
+}
+
+/// Addresses that begin alike: `10.0.0.0/8`, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    first: IpAddr,
+    bits: u8,
+}
+
+/// Text that names no network.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a network such as `10.0.0.0/8`, `2001:db8::/32` or one address")]
+pub struct BadNetwork(String);
+
+impl Network {
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let shift = |width: u32| width - u32::from(self.bits);
+        match (self.first, address.to_canonical()) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).checked_shr(shift(32)).unwrap_or(0) == 0,
+            (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).checked_shr(shift(128)).unwrap_or(0) == 0,
+            _ => false,
+        }
+    }
+}
+
+impl FromStr for Network {
+    type Err = BadNetwork;
+
+    fn from_str(text: &str) -> Result<Self, BadNetwork> {
+        let bad = || BadNetwork(text.to_owned());
+        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let first: IpAddr = address.parse().map_err(|_| bad())?;
+        let width = if first.is_ipv4() { 32 } else { 128 };
+        let bits = bits.map_or(Ok(width), |bits| bits.parse().map_err(|_| bad()))?;
+        if bits <= width { Ok(Self { first, bits }) } else { Err(bad()) }
     }
 }
 
@@ -137,6 +185,32 @@ impl EdgeError {
             Self::Snapshot(_) => "give a directory that this user may write and that no other edge uses",
             Self::Thread(_) => "raise the limit on processes of this user",
             Self::WorkerGone(_) => "start the edge again; its routes and holds are on disk. This is a fault of Berth's",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Network;
+
+    #[test]
+    fn a_network_has_the_addresses_that_begin_like_it() {
+        for (network, address, inside) in [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "127.0.0.2", false),
+            ("0.0.0.0/0", "203.0.113.9", true),
+            ("0.0.0.0/0", "::1", false),
+            ("2001:db8::/32", "2001:db8:1::7", true),
+            ("2001:db8::/32", "2001:db9::", false),
+            ("10.0.0.0/8", "::ffff:10.0.0.1", true),
+        ] {
+            let network: Network = network.parse().unwrap();
+            assert_eq!(network.contains(address.parse().unwrap()), inside, "{network:?} {address}");
+        }
+        for bad in ["", "10.0.0.0/33", "::/129", "10.0.0.0/", "ten", "10.0.0.0/-1", "10.0.0.0/8/8"] {
+            assert!(bad.parse::<Network>().is_err(), "{bad}");
         }
     }
 }

@@ -8,21 +8,23 @@ use crate::{
     admin::{self, Facts},
     book::{Book, Consequence},
     config::{EdgeConfig, EdgeError},
-    core::{News, Order},
+    core::{Common, News, Order},
     feed::{self, ControlUrl, Link},
     hold::{Budget, HoldOrder},
-    routing::{Change, Plan, Table, hold_token},
+    limits::Buckets,
+    routing::{Change, Table, hold_token},
     snapshot::{Log, SnapshotError},
     worker,
 };
-use berth_domain::TenantId;
+use berth_domain::{Revision, TenantId};
 use berth_wire::edge::{EdgeEvent, HoldOutcome, HoldPolicy, HoldReport, RouteState, TenantRoute};
 use std::{
+    collections::HashMap,
     future::Future,
     net::{SocketAddr, TcpListener as StdListener},
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     sync::{
@@ -85,7 +87,13 @@ impl Edge {
     /// Serves until `shutdown`, then lets requests under way finish.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), EdgeError> {
         let Self { config, urls, listeners, admin, log, table, .. } = self;
-        let limits = Arc::new(config.limits);
+        let limits = config.limits;
+        let common = Arc::new(Common {
+            limits: limits.clone(),
+            routes: Arc::clone(&table.routes),
+            buckets: Buckets::default(),
+            epoch: Instant::now(),
+        });
         let stop = CancellationToken::new();
         // Whoever drops this future ends the threads too.
         let _stop_on_drop = stop.clone().drop_guard();
@@ -96,7 +104,7 @@ impl Edge {
             let (orders_in, orders) = mpsc::unbounded_channel();
             cores.push(orders_in);
             starts.push(worker::Start {
-                limits: Arc::clone(&limits),
+                common: Arc::clone(&common),
                 listener,
                 orders,
                 news: news_in.clone(),
@@ -106,11 +114,12 @@ impl Edge {
         let link = Arc::new(Link::new(config.name, urls, config.api_key, limits.feed_silence, table.revision));
         let mut coordinator = Coordinator {
             cores: cores.clone(),
-            limits: Arc::clone(&limits),
+            limits,
             link: Arc::clone(&link),
             log: Some(log),
             table,
             book: Book::default(),
+            owed: HashMap::new(),
             unsure: true,
         };
         // Before the threads are there: no request is ever served from an empty table.
@@ -184,25 +193,27 @@ async fn answered(answers: Answers) -> Result<(), EdgeError> {
 
 struct Coordinator {
     cores: Vec<UnboundedSender<Order>>,
-    limits: Arc<Limits>,
+    limits: Limits,
     link: Arc<Link>,
     /// Away while it is being written.
     log: Option<Log>,
     table: Table,
     book: Book,
+    /// In force, and not on disk yet because it could not be written.
+    owed: HashMap<TenantId, Change>,
     /// Holds came from disk, and the control plane has not spoken yet.
     unsure: bool,
 }
 
 impl Coordinator {
-    /// Orders the cores what was on disk.
+    /// Orders the cores the holds that were on disk. Every other route they find when they are asked for it.
     fn restore(&mut self) -> Answers {
-        let entries: Vec<_> = self.table.oldest_first().into_iter().cloned().collect();
-        let changes: Vec<_> = entries
-            .into_iter()
-            .map(|entry| {
-                let hold = if entry.lifted.is_some() { None } else { self.hold_order(&entry.route) };
-                (Change::Put(entry.route), hold)
+        let held = self.table.oldest_first().into_iter().filter(|p| p.hold_token().is_some());
+        let changes: Vec<_> = held
+            .map(|packed| {
+                let route = Arc::new(packed.route());
+                let hold = if packed.lifted().is_some() { None } else { self.hold_order(&route) };
+                (Change::Put(route), hold)
             })
             .collect();
         self.order(&changes)
@@ -261,29 +272,32 @@ impl Coordinator {
         for tenant in &plan.refused {
             tracing::warn!(tenant.id = %tenant, "tenant {tenant}: a route of a lower generation or revision was refused");
         }
-        // A hold's end is put in force first and written down after: for those who wait, every millisecond is pause.
-        // A crash in between leaves the hold on disk, and a hold from disk serves nothing until control has spoken.
-        let (ends, rest): (Vec<_>, Vec<_>) = plan.changes.iter().cloned().partition(|c| self.ends_hold(c));
-        self.put_in_force(ends).await?;
-        if let Err(error) = self.write_down(&plan).await {
+        // What begins a hold or happens under one is on disk before it is in force, for the move goes on by what the
+        // cores then report. All else is put in force first: for those whom a hold keeps waiting every millisecond is
+        // pause, and a route that a crash forgets comes again. A hold that stays on disk serves nothing until control
+        // has spoken.
+        let (late, early): (Vec<_>, Vec<_>) = plan.changes.iter().cloned().partition(holds);
+        self.put_in_force(early.clone()).await?;
+        self.owed.extend(early.into_iter().map(|change| (change.tenant(), change)));
+        let mut batch: Vec<_> = self.owed.values().chain(&late).cloned().collect();
+        // Of two who claim a host the later one has it, also for whoever reads this.
+        batch.sort_by_key(|change| match change {
+            Change::Put(route) => (route.revision, route.tenant),
+            Change::Remove(tenant) => (Revision::default(), *tenant),
+        });
+        if let Err(error) = self.write_down(batch, plan.revision).await {
             tracing::error!(error = &error as &dyn std::error::Error, "routes could not be written down; asking again");
             self.link.again.notify_one();
             return Ok(());
         }
-        self.put_in_force(rest).await?;
-        self.table.commit(&plan);
+        self.owed.clear();
+        self.put_in_force(late).await?;
+        self.table.revision = plan.revision;
         self.become_sure();
         let reports = plan.repeated.iter().filter_map(|(tenant, _)| self.repeated(*tenant)).collect();
         self.link.say(self.table.revision, reports);
         self.shorten().await;
         Ok(())
-    }
-
-    /// The tenant's hold is on disk, and this change ends it.
-    fn ends_hold(&self, change: &Change) -> bool {
-        let Change::Put(route) = change else { return false };
-        let held = self.table.get(route.tenant).is_some_and(|e| hold_token(&e.route).is_some());
-        held && hold_token(route).is_none()
     }
 
     async fn put_in_force(&mut self, changes: Vec<Change>) -> Result<(), EdgeError> {
@@ -304,26 +318,30 @@ impl Coordinator {
                 (change, hold)
             })
             .collect::<Vec<_>>();
+        // Where cores look first, then they are told: whoever met the tenant in between hears of it.
+        for (change, _) in &ordered {
+            self.table.apply(change);
+        }
         answered(self.order(&ordered)).await
     }
 
     /// The route changed under a hold that goes on.
     fn is_same_hold(&self, route: &TenantRoute) -> bool {
         hold_token(route).is_some()
-            && self.table.get(route.tenant).is_some_and(|e| hold_token(&e.route) == hold_token(route))
+            && self.table.get(route.tenant).is_some_and(|known| known.hold_token() == hold_token(route))
     }
 
     /// The same hold again: in force it is ordered anew, which changes nothing for those parked; refused it stays so.
     fn same_hold(&mut self, route: &TenantRoute) -> Option<HoldOrder> {
-        let refused = self.table.get(route.tenant).is_some_and(|e| e.lifted.is_some());
+        let refused = self.table.get(route.tenant).is_some_and(|known| known.lifted().is_some());
         if refused { None } else { self.hold_order(route) }
     }
 
     fn repeated(&self, tenant: TenantId) -> Option<HoldReport> {
-        let entry = self.table.get(tenant)?;
-        match entry.lifted {
+        let known = self.table.get(tenant)?;
+        match known.lifted() {
             Some(in_flight) => {
-                let token = hold_token(&entry.route)?;
+                let token = known.hold_token()?;
                 Some(HoldReport { tenant, token, outcome: HoldOutcome::Refused { in_flight } })
             }
             None => self.book.repeated(tenant),
@@ -336,11 +354,10 @@ impl Coordinator {
         }
     }
 
-    async fn write_down(&mut self, plan: &Plan) -> Result<(), SnapshotError> {
-        if plan.changes.is_empty() && plan.revision == self.table.revision {
+    async fn write_down(&mut self, changes: Vec<Change>, revision: Revision) -> Result<(), SnapshotError> {
+        if changes.is_empty() && revision == self.table.revision {
             return Ok(());
         }
-        let (changes, revision) = (plan.changes.clone(), plan.revision);
         self.on_disk(move |log| log.append(&changes, revision)).await
     }
 
@@ -393,8 +410,12 @@ impl Coordinator {
     }
 
     fn answer(&self, ask: oneshot::Sender<Facts>) {
-        let tenants = self.table.oldest_first().into_iter().map(|e| Arc::clone(&e.route)).collect();
         // The one who asked has gone.
-        let _ = ask.send(Facts { revision: self.table.revision, tenants });
+        let _ = ask.send(Facts { revision: self.table.revision, routes: Arc::clone(&self.table.routes) });
     }
+}
+
+/// Whether a hold is in force by this change.
+fn holds(change: &Change) -> bool {
+    matches!(change, Change::Put(route) if hold_token(route).is_some())
 }

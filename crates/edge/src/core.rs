@@ -5,19 +5,43 @@
 use crate::{
     Limits,
     hold::{Account, HoldOrder},
+    limits::Buckets,
     meter::Meter,
+    routes::Routes,
     routing::{Change, Index},
-    tenant::Tenant,
+    tenant::{Maker, Tenant},
     upstream::Upstreams,
 };
 use berth_domain::TenantId;
+use berth_wire::edge::{RouteState, TenantRoute};
 use std::{
     cell::{Cell, RefCell},
+    collections::HashMap,
     rc::Rc,
     sync::Arc,
+    time::Instant,
 };
 use tokio::sync::{Notify, mpsc::UnboundedSender, oneshot};
 use tokio_util::sync::CancellationToken;
+
+/// Tenants that a core remembers although they have no requests.
+const MET_MAX: usize = 20_000;
+
+/// The hosts under which the tenant is found.
+fn hosts(route: &TenantRoute) -> impl Iterator<Item = &str> {
+    let hosts = if matches!(route.state, RouteState::Gone) { &[][..] } else { &route.hosts[..] };
+    hosts.iter().map(berth_domain::Hostname::as_str)
+}
+
+/// What all cores of an edge have in common.
+#[derive(Debug)]
+pub struct Common {
+    pub limits: Limits,
+    pub routes: Arc<Routes>,
+    pub buckets: Buckets,
+    /// Nanoseconds are counted from here.
+    pub epoch: Instant,
+}
 
 /// What the coordinator asks of a core.
 #[derive(Debug)]
@@ -59,8 +83,11 @@ pub struct CoreReport {
 
 /// One core.
 pub struct Core {
-    pub limits: Arc<Limits>,
-    pub index: RefCell<Index<Tenant>>,
+    pub common: Arc<Common>,
+    /// The tenants this core has met.
+    index: RefCell<Index<Tenant>>,
+    /// What was counted for tenants that this core has forgotten.
+    retired: RefCell<HashMap<TenantId, Meter>>,
     pub upstreams: Upstreams,
     pub news: UnboundedSender<News>,
     /// The edge is going: long-lived connections end.
@@ -75,11 +102,12 @@ pub struct Core {
 }
 
 impl Core {
-    pub fn new(limits: Arc<Limits>, news: UnboundedSender<News>, stop: CancellationToken) -> Self {
+    pub fn new(common: Arc<Common>, news: UnboundedSender<News>, stop: CancellationToken) -> Self {
         let (seed, _) = uuid::Uuid::new_v4().as_u64_pair();
         Self {
-            limits,
+            common,
             index: RefCell::default(),
+            retired: RefCell::default(),
             upstreams: Upstreams::default(),
             news,
             stop,
@@ -99,6 +127,46 @@ impl Core {
         let (a, b) = (self.random().to_be_bytes(), self.random().to_be_bytes());
         let bytes = [a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], b[0], b[1]];
         uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid()
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.common.limits
+    }
+
+    /// A moment of the edge's own clock.
+    pub fn ns(&self, moment: Instant) -> u64 {
+        u64::try_from(moment.saturating_duration_since(self.common.epoch).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn maker(&self) -> Maker<'_> {
+        Maker { upstreams: &self.upstreams, buckets: &self.common.buckets, stop: &self.stop }
+    }
+
+    /// Whose host this is. A tenant met for the first time is made ready for requests.
+    pub fn lookup(&self, host: &str) -> Option<Rc<Tenant>> {
+        if let Some(tenant) = self.index.borrow().lookup(host) {
+            tenant.used.set(true);
+            return Some(Rc::clone(tenant));
+        }
+        let route = self.common.routes.owner(host)?.route();
+        let tenant = Rc::new(Tenant::new(&route, self.maker()));
+        self.index.borrow_mut().put(route.tenant, &tenant, hosts(&route));
+        Some(tenant)
+    }
+
+    /// Forgets tenants without a request for a while, when more have been met than are worth their memory.
+    pub fn forget_idle(&self) {
+        let mut index = self.index.borrow_mut();
+        if index.len() <= MET_MAX {
+            return;
+        }
+        let now_ns = self.ns(Instant::now());
+        for id in index.unused(|t| !t.used.replace(false) && t.is_idle(now_ns)) {
+            let Some(tenant) = index.remove(id) else { continue };
+            if let Some(meter) = tenant.meter() {
+                *self.retired.borrow_mut().entry(id).or_default() += &meter;
+            }
+        }
     }
 
     /// Client connections open, tunnels among them.
@@ -157,16 +225,20 @@ impl Core {
             }
         };
         let known = self.index.borrow().tenant(route.tenant).cloned();
-        let tenant = known.clone().unwrap_or_else(|| Rc::new(Tenant::new(route, &self.upstreams, &self.stop)));
-        let hosts = if matches!(route.state, berth_wire::edge::RouteState::Gone) { &[][..] } else { &route.hosts[..] };
-        self.index.borrow_mut().put(route.tenant, &tenant, hosts.iter().map(berth_domain::Hostname::as_str));
+        let met = known.is_some() || self.index.borrow().knows_any(hosts(route));
+        if !met && hold.is_none() {
+            // It is found in the routes of all when its first request comes.
+            return;
+        }
+        let tenant = known.clone().unwrap_or_else(|| Rc::new(Tenant::new(route, self.maker())));
+        self.index.borrow_mut().put(route.tenant, &tenant, hosts(route));
         match hold {
             Some(order) => self.hold(&tenant, order),
             None => self.release(&tenant),
         }
         // After the gate: whoever wakes by it finds both as they are to be.
         if known.is_some() {
-            tenant.set_route(route, &self.upstreams, &self.stop);
+            tenant.set_route(route, self.maker());
         }
     }
 
@@ -213,8 +285,10 @@ impl Core {
 
     fn report(&self) -> CoreReport {
         let index = self.index.borrow();
+        let retired = self.retired.borrow();
+        let met = index.tenants().filter_map(|t| Some((t.id, t.meter()?)));
         CoreReport {
-            tenants: index.tenants().filter_map(|t| Some((t.id, t.meter()?))).collect(),
+            tenants: met.chain(retired.iter().map(|(id, meter)| (*id, meter.clone()))).collect(),
             unknown_hosts: self.unknown_hosts.get(),
             refused: self.refused.get(),
             connections: self.connections.get(),

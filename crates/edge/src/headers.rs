@@ -1,6 +1,6 @@
 //! What is taken from a request's and an answer's headers, and what is put in.
 //!
-//! Pure. Nobody in front of the edge is trusted yet, so whatever a client says about itself or about Berth goes.
+//! Pure. Whatever a client says about Berth goes; what it says about itself goes too, unless it is a trusted peer.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method,
@@ -19,11 +19,13 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Headers that end at this hop, besides those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 7] = [
+const HOP_BY_HOP: [HeaderName; 8] = [
     KEEP_ALIVE,
+    HTTP2_SETTINGS,
     PROXY_CONNECTION,
     header::TE,
     header::TRAILER,
@@ -32,22 +34,29 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     header::PROXY_AUTHENTICATE,
 ];
 
-/// The one `Host` of a request. `None`: there is none, more than one, or the request line names another.
-pub fn host(parts: &Parts) -> Option<&HeaderValue> {
+/// The one host of a request. `None`: there is none, more than one, or the request line names another.
+pub fn host(parts: &Parts) -> Option<&[u8]> {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
-    let host = hosts.next()?;
+    let host = hosts.next().map(HeaderValue::as_bytes);
     if hosts.next().is_some() {
         return None;
     }
-    match parts.uri.authority() {
-        Some(authority) if !authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) => None,
-        _ => Some(host),
+    let named = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
+    match (host, named) {
+        (Some(host), Some(named)) if !named.eq_ignore_ascii_case(host) => None,
+        // HTTP/2 names the host beside the path; in HTTP/1.1 the header is a duty.
+        (None, Some(named)) if parts.version == http::Version::HTTP_2 => Some(named),
+        (host, _) => host,
     }
 }
 
-/// The protocol that a client wants to switch to.
+/// The protocol that a client wants to switch to. WebSocket and no other: `h2c` would be a second way past every rule
+/// of this edge.
 pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let wanted = headers.get(header::UPGRADE)?;
+    if !wanted.as_bytes().eq_ignore_ascii_case(b"websocket") {
+        return None;
+    }
     let named = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
     named.flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case("upgrade")).then(|| wanted.clone())
 }
@@ -115,18 +124,69 @@ fn remove_connection(headers: &mut HeaderMap) {
 #[derive(Debug)]
 pub struct Origin<'a> {
     pub client: &'a HeaderValue,
+    /// What the peer says about its own client is believed.
+    pub trusted: bool,
     pub request_id: &'a HeaderValue,
     pub upgrade: Option<&'a HeaderValue>,
 }
 
+/// What a trusted peer says about its client.
+#[derive(Default)]
+struct Said {
+    chain: Option<HeaderValue>,
+    proto: Option<HeaderValue>,
+    host: Option<HeaderValue>,
+}
+
+/// One of each, or it is not believed: a client may have sent the other.
+fn said(headers: &HeaderMap) -> Said {
+    let one = |name: &HeaderName| {
+        let mut all = headers.get_all(name).iter();
+        all.next().filter(|_| all.next().is_none()).cloned()
+    };
+    Said {
+        chain: one(&FORWARDED_FOR),
+        proto: one(&FORWARDED_PROTO).filter(|proto| *proto == "http" || *proto == "https"),
+        host: one(&FORWARDED_HOST),
+    }
+}
+
+/// HTTP/2 may send a cookie header in pieces; HTTP/1.1 has one.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut pieces = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(_)) = (pieces.next(), pieces.next()) else { return };
+    let mut whole = first.as_bytes().to_vec();
+    for piece in headers.get_all(header::COOKIE).iter().skip(1) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(piece.as_bytes());
+    }
+    if let Ok(whole) = HeaderValue::from_bytes(&whole) {
+        headers.insert(header::COOKIE, whole);
+    }
+}
+
 /// Makes a client's request one that may be sent on.
 pub fn forward(parts: &mut Parts, origin: &Origin<'_>) {
-    let host = parts.headers.get(header::HOST).cloned();
+    let host = parts.headers.get(header::HOST).cloned().or_else(|| {
+        let named = HeaderValue::from_str(parts.uri.authority()?.as_str()).ok()?;
+        parts.headers.insert(header::HOST, named.clone());
+        Some(named)
+    });
+    let said = if origin.trusted { said(&parts.headers) } else { Said::default() };
     remove_connection(&mut parts.headers);
     remove_where(&mut parts.headers, |n| ends_here(n) || ours(n.as_str()) || *n == header::EXPECT);
-    parts.headers.insert(FORWARDED_FOR, origin.client.clone());
-    parts.headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
-    if let Some(host) = host {
+    if parts.version == http::Version::HTTP_2 {
+        join_cookies(&mut parts.headers);
+    }
+    let chain = said.chain.and_then(|said| {
+        let mut chain = said.as_bytes().to_vec();
+        chain.extend_from_slice(b", ");
+        chain.extend_from_slice(origin.client.as_bytes());
+        HeaderValue::from_bytes(&chain).ok()
+    });
+    parts.headers.insert(FORWARDED_FOR, chain.unwrap_or_else(|| origin.client.clone()));
+    parts.headers.insert(FORWARDED_PROTO, said.proto.unwrap_or(HeaderValue::from_static("http")));
+    if let Some(host) = said.host.or(host) {
         parts.headers.insert(FORWARDED_HOST, host);
     }
     parts.headers.insert(REQUEST_ID, origin.request_id.clone());

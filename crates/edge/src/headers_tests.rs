@@ -76,7 +76,7 @@ fn what_is_forwarded_has_only_the_edges_word_on_where_it_comes_from() {
             ("berth", "kept"),
         ],
     );
-    forward(&mut parts, &Origin { client: &client, request_id: &request_id, upgrade: None });
+    forward(&mut parts, &Origin { client: &client, trusted: false, request_id: &request_id, upgrade: None });
     let expected = [
         "berth",
         "content-length",
@@ -130,4 +130,54 @@ fn methods_are_what_their_definition_says() {
     ] {
         assert_eq!((safe(&method), idempotent(&method)), (is_safe, is_idempotent), "{method}");
     }
+}
+
+#[test]
+fn only_a_trusted_peer_is_believed_and_only_where_it_says_one_thing() {
+    let (client, request_id) = (HeaderValue::from_static("10.0.0.1"), HeaderValue::from_static("id"));
+    let sent = |trusted: bool, headers: &[(&str, &str)]| {
+        let mut parts = parts("/", headers);
+        forward(&mut parts, &Origin { client: &client, trusted, request_id: &request_id, upgrade: None });
+        let get = |name: &str| parts.headers.get(name).map(|v| v.to_str().unwrap().to_owned());
+        assert_eq!(parts.headers.get_all("x-forwarded-for").iter().count(), 1);
+        (get("x-forwarded-for").unwrap(), get("x-forwarded-proto").unwrap(), get("x-forwarded-host").unwrap())
+    };
+    let all = [
+        ("host", "a.test"),
+        ("x-forwarded-for", "1.2.3.4, 5.6.7.8"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "b.test"),
+    ];
+    let own = |chain: &str| (chain.to_owned(), "http".to_owned(), "a.test".to_owned());
+    assert_eq!(sent(false, &all), own("10.0.0.1"));
+    let believed = ("1.2.3.4, 5.6.7.8, 10.0.0.1".to_owned(), "https".to_owned(), "b.test".to_owned());
+    assert_eq!(sent(true, &all), believed);
+    let twice = [
+        ("host", "a.test"),
+        ("x-forwarded-for", "1.2.3.4"),
+        ("x-forwarded-for", "6.6.6.6"),
+        ("x-forwarded-proto", "gopher"),
+    ];
+    assert_eq!(sent(true, &twice), own("10.0.0.1"));
+}
+
+#[test]
+fn no_protocol_but_websocket_is_switched_to() {
+    for (protocol, wanted) in [("WebSocket", true), ("h2c", false), ("h2c, websocket", false), ("TLS/1.3", false)] {
+        let headers = parts("/", &[("connection", "upgrade"), ("upgrade", protocol)]).headers;
+        assert_eq!(upgrade(&headers).is_some(), wanted, "{protocol}");
+    }
+}
+
+#[test]
+fn http_2_names_its_host_beside_the_path_and_its_cookies_become_one_line() {
+    let mut parts = parts("https://a.test/x?y", &[("cookie", "a=1"), ("cookie", "b=2"), ("te", "trailers")]);
+    parts.version = http::Version::HTTP_2;
+    assert_eq!(host(&parts), Some(&b"a.test"[..]));
+    let (client, request_id) = (HeaderValue::from_static("1.2.3.4"), HeaderValue::from_static("id"));
+    forward(&mut parts, &Origin { client: &client, trusted: false, request_id: &request_id, upgrade: None });
+    assert_eq!(parts.headers["host"], "a.test");
+    assert_eq!(parts.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+    assert_eq!((parts.uri.to_string(), parts.version), ("/x?y".to_owned(), http::Version::HTTP_11));
+    assert!(!parts.headers.contains_key("te"));
 }

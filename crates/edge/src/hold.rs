@@ -228,6 +228,11 @@ impl Gate {
         }
     }
 
+    /// Nothing is under way.
+    pub fn is_quiet(&self) -> bool {
+        self.safe == 0 && self.writing == 0
+    }
+
     /// Serial of the hold in force.
     pub fn holding(&self) -> Option<u64> {
         self.holding.as_ref().map(|h| h.order.serial)

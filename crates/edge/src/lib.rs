@@ -4,7 +4,7 @@
 //! nothing is shared on a request's way. A coordinator beside them follows the control plane, writes routes and holds
 //! to disk, and tells the cores. Never knows the store, and serves on from its last routes when all else is down.
 //!
-//! Pure parts, tested with tables: [`routing`], `hold`, `book`, `headers`, `framing`, `frames`, `meter`,
+//! Pure parts, tested with tables: [`routing`], `routes`, `limits`, `hold`, `book`, `headers`, `framing`, `frames`, `meter`,
 //! `pulse`. The shell
 //! around them: `serve` (one request), `upstream`, `body`, `tunnel`, `worker`, `feed`, `snapshot`, `coordinator`.
 
@@ -20,8 +20,10 @@ mod frames;
 mod framing;
 mod headers;
 mod hold;
+mod limits;
 mod meter;
 mod pulse;
+mod routes;
 mod routing;
 mod serve;
 mod snapshot;
@@ -30,6 +32,6 @@ mod tunnel;
 mod upstream;
 mod worker;
 
-pub use config::{EdgeConfig, EdgeError, EdgeErrorKind, Limits};
+pub use config::{BadNetwork, EdgeConfig, EdgeError, EdgeErrorKind, Limits, Network};
 pub use coordinator::{Edge, run};
 pub use snapshot::SnapshotError;

@@ -22,6 +22,8 @@ pub struct Meter {
     pub time_us: u64,
     pub times: [u64; BUCKETS_US.len() + 1],
     pub parked: u64,
+    /// Refused because a limit was used up.
+    pub limited: u64,
 }
 
 impl Meter {
@@ -49,6 +51,7 @@ impl AddAssign<&Meter> for Meter {
         self.sent_bytes += other.sent_bytes;
         self.time_us += other.time_us;
         self.parked += other.parked;
+        self.limited += other.limited;
     }
 }
 

@@ -12,18 +12,30 @@ use std::{
     rc::Rc,
     task::{Context, Poll},
 };
+use tokio::sync::Notify;
 
 #[derive(Debug, Default)]
 pub struct Pulse {
     beats: Cell<u64>,
     waits_for_member: Cell<bool>,
+    answered: Cell<u64>,
+    /// Requests that went away before their answer began.
+    taken_back: Cell<u64>,
+    too_many: Notify,
 }
 
 impl Pulse {
     /// A request has begun.
     pub fn begin(pulse: &Rc<Self>) -> Beat {
         pulse.beat(true);
-        Beat(Rc::clone(pulse))
+        Beat { pulse: Rc::clone(pulse), answered: false }
+    }
+
+    /// Returns when the client has taken back more than this many requests, and more than it let be answered.
+    pub async fn taken_back(&self, most: u64) {
+        while self.taken_back.get() <= most.max(self.answered.get()) {
+            self.too_many.notified().await;
+        }
     }
 
     fn beat(&self, waits_for_member: bool) {
@@ -43,11 +55,27 @@ impl Pulse {
 
 /// One request under way.
 #[derive(Debug)]
-pub struct Beat(Rc<Pulse>);
+pub struct Beat {
+    pulse: Rc<Pulse>,
+    answered: bool,
+}
+
+impl Beat {
+    /// The answer begins.
+    pub fn answered(mut self) -> Self {
+        self.answered = true;
+        self.pulse.answered.set(self.pulse.answered.get() + 1);
+        self
+    }
+}
 
 impl Drop for Beat {
     fn drop(&mut self) {
-        self.0.beat(false);
+        self.pulse.beat(false);
+        if !self.answered {
+            self.pulse.taken_back.set(self.pulse.taken_back.get() + 1);
+            self.pulse.too_many.notify_one();
+        }
     }
 }
 
@@ -71,8 +99,8 @@ impl Body for Carried {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(cx);
         match polled {
-            Poll::Ready(_) => this.beat.0.beat(false),
-            Poll::Pending => this.beat.0.waits_for_member.set(true),
+            Poll::Ready(_) => this.beat.pulse.beat(false),
+            Poll::Pending => this.beat.pulse.waits_for_member.set(true),
         }
         polled
     }

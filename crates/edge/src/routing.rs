@@ -1,8 +1,9 @@
 //! Which tenant a host name belongs to.
 //!
-//! Pure: never touches a socket, a clock or a disk. [`Table`] is the whole truth, once per process, and decides which
-//! changes are taken; [`Index`] is a core's own copy for look-ups, changed tenant by tenant and never rebuilt.
+//! Pure: never touches a socket, a clock or a disk. [`Table`] decides which changes are taken; [`Index`] is a core's own
+//! look-up of the tenants it has met, changed tenant by tenant and never rebuilt.
 
+use crate::routes::{Packed, Routes};
 use berth_domain::{Revision, TenantId, Token};
 use berth_wire::edge::{RouteState, TenantRoute};
 use std::{
@@ -40,14 +41,6 @@ pub fn normal_host(header: &[u8]) -> Result<Cow<'_, str>, BadHost> {
     Ok(Cow::Borrowed(name))
 }
 
-/// One tenant as the table knows it.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    pub route: Arc<TenantRoute>,
-    /// The hold that `route` orders was refused, with that many requests in flight: nothing is parked.
-    pub lifted: Option<u32>,
-}
-
 /// One tenant's part of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -55,7 +48,16 @@ pub enum Change {
     Remove(TenantId),
 }
 
-/// What an event comes to. Nothing is changed until [`Table::commit`], so that it can be on disk before.
+impl Change {
+    pub fn tenant(&self) -> TenantId {
+        match self {
+            Self::Put(route) => route.tenant,
+            Self::Remove(tenant) => *tenant,
+        }
+    }
+}
+
+/// What an event comes to. Nothing is changed yet.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub revision: Revision,
@@ -66,11 +68,11 @@ pub struct Plan {
     pub refused: Vec<TenantId>,
 }
 
-/// All routes, and the revision they are of.
+/// All routes, and the revision that is in force and on disk.
 #[derive(Debug, Default)]
 pub struct Table {
     pub revision: Revision,
-    entries: HashMap<TenantId, Entry>,
+    pub routes: Arc<Routes>,
 }
 
 /// The token of the hold that a route orders.
@@ -82,24 +84,24 @@ pub fn hold_token(route: &TenantRoute) -> Option<Token> {
 }
 
 impl Table {
-    pub fn get(&self, tenant: TenantId) -> Option<&Entry> {
-        self.entries.get(&tenant)
+    pub fn get(&self, tenant: TenantId) -> Option<Arc<Packed>> {
+        self.routes.get(tenant)
     }
 
-    /// All entries, oldest change first: a host that two tenants claim goes to the later one on every load.
-    pub fn oldest_first(&self) -> Vec<&Entry> {
-        let mut all: Vec<_> = self.entries.values().collect();
-        all.sort_by_key(|e| (e.route.revision, e.route.tenant));
+    /// All routes, oldest change first: a host that two tenants claim goes to the later one on every load.
+    pub fn oldest_first(&self) -> Vec<Arc<Packed>> {
+        let mut all = self.routes.all();
+        all.sort_unstable_by_key(|p| (p.revision, p.tenant));
         all
     }
 
-    /// The same routes again, to be read by another thread; the routes themselves are shared.
+    /// The same routes, to be read by another thread.
     pub fn of(other: &Self) -> Self {
-        Self { revision: other.revision, entries: other.entries.clone() }
+        Self { revision: other.revision, routes: Arc::clone(&other.routes) }
     }
 
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.routes.len()
     }
 
     /// `None`: the event is from before what we have, so the control plane lost its memory; we keep ours.
@@ -116,65 +118,57 @@ impl Table {
             if full {
                 named.insert(tenant);
             }
-            let known = newest.get(&tenant).or_else(|| self.entries.get(&tenant).map(|e| &e.route));
-            let Some(known) = known else {
+            let (generation, known_revision, token, same) = if let Some(known) = newest.get(&tenant) {
+                (known.generation, known.revision, hold_token(known), **known == route)
+            } else if let Some(known) = self.get(tenant) {
+                (known.generation, known.revision, known.hold_token(), known.is(&route))
+            } else {
                 let route = Arc::new(route);
                 newest.insert(tenant, Arc::clone(&route));
                 plan.changes.push(Change::Put(route));
                 continue;
             };
-            if route.generation < known.generation || route.revision < known.revision {
+            if route.generation < generation || route.revision < known_revision {
                 plan.refused.push(tenant);
                 continue;
             }
-            if let Some(token) = hold_token(&route)
-                && hold_token(known) == Some(token)
+            if let Some(ordered) = hold_token(&route)
+                && token == Some(ordered)
             {
-                plan.repeated.push((tenant, token));
+                plan.repeated.push((tenant, ordered));
             }
-            if **known != route {
+            if !same {
                 let route = Arc::new(route);
                 newest.insert(tenant, Arc::clone(&route));
                 plan.changes.push(Change::Put(route));
             }
         }
         if full {
-            let gone = self.entries.keys().filter(|t| !named.contains(t));
-            plan.changes.extend(gone.map(|t| Change::Remove(*t)));
+            let gone = self.routes.all().into_iter().map(|p| p.tenant).filter(|t| !named.contains(t));
+            plan.changes.extend(gone.map(Change::Remove));
         }
         Some(plan)
     }
 
-    pub fn commit(&mut self, plan: &Plan) {
-        for change in &plan.changes {
-            self.apply(change);
-        }
-        self.revision = plan.revision;
-    }
-
-    pub fn apply(&mut self, change: &Change) {
+    pub fn apply(&self, change: &Change) {
         match change {
             Change::Put(route) => {
                 // A refusal belongs to its hold: the same order again is still refused, any other starts anew.
-                let lifted = self
-                    .entries
-                    .get(&route.tenant)
-                    .filter(|e| hold_token(&e.route).is_some() && hold_token(&e.route) == hold_token(route))
-                    .and_then(|e| e.lifted);
-                self.entries.insert(route.tenant, Entry { route: Arc::clone(route), lifted });
+                let lifted = hold_token(route).and_then(|token| {
+                    self.get(route.tenant).filter(|known| known.hold_token() == Some(token))?.lifted()
+                });
+                self.routes.put(route, lifted);
             }
-            Change::Remove(tenant) => {
-                self.entries.remove(tenant);
-            }
+            Change::Remove(tenant) => self.routes.remove(*tenant),
         }
     }
 
     /// Remembers that the tenant's hold was refused. A hold that has been followed by another route is not touched.
-    pub fn lift(&mut self, tenant: TenantId, token: Token, in_flight: u32) {
-        if let Some(entry) = self.entries.get_mut(&tenant)
-            && hold_token(&entry.route) == Some(token)
+    pub fn lift(&self, tenant: TenantId, token: Token, in_flight: u32) {
+        if let Some(known) = self.get(tenant)
+            && known.hold_token() == Some(token)
         {
-            entry.lifted = Some(in_flight);
+            self.routes.put(&known.route(), Some(in_flight));
         }
     }
 }
@@ -215,6 +209,24 @@ impl<T> Index<T> {
             self.hosts.insert(host.clone(), (tenant, Rc::clone(kept)));
         }
         self.tenants.insert(tenant, (hosts, Rc::clone(kept)));
+    }
+
+    /// Whether any of these hosts is known here, whoever has it.
+    pub fn knows_any<'a>(&self, mut hosts: impl Iterator<Item = &'a str>) -> bool {
+        hosts.any(|host| self.hosts.contains_key(host))
+    }
+
+    /// Tenants that nobody but this look-up has in hand, and of whom this is true.
+    pub fn unused(&self, also: impl Fn(&T) -> bool) -> Vec<TenantId> {
+        let ours = |hosts: &[Box<str>]| 1 + hosts.len();
+        let unused =
+            self.tenants.iter().filter(|(_, (hosts, kept))| also(kept) && Rc::strong_count(kept) <= ours(hosts));
+        unused.map(|(tenant, _)| *tenant).collect()
+    }
+
+    /// Tenants met.
+    pub fn len(&self) -> usize {
+        self.tenants.len()
     }
 
     pub fn remove(&mut self, tenant: TenantId) -> Option<Rc<T>> {

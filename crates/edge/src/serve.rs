@@ -3,24 +3,34 @@
 //! The order of the steps is the design; what may be sent twice, and what never, is decided here and nowhere else.
 
 use crate::{
+    Limits,
     answers::Refusal,
     body::{self, AnswerBody, Relayed, SendBody, Upload, UploadLimits},
     core::{Connected, Core},
     headers::{self, Origin},
     hold::{Parked, Stopped},
+    limits::Taken,
     routing,
     tenant::{Route, Standing, Tenant, Ticket},
     tunnel,
     upstream::{self, Attempt, Lease, SendError, Sending},
 };
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use hyper::{
+    body::{Body as _, Incoming},
+    upgrade::OnUpgrade,
+};
 use std::{
     cell::Cell,
     future::Future,
+    net::IpAddr,
     pin::Pin,
     rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -31,19 +41,27 @@ const STREAMED_ANSWER_TIME: Duration = Duration::from_hours(1);
 /// A request's own side: who sent it, on which connection.
 #[derive(Debug)]
 pub struct Client {
-    /// Its address, as `X-Forwarded-For` says it.
+    /// Address of who is at the other end, as `X-Forwarded-For` says it.
     pub address: HeaderValue,
+    /// What it says about its own client is believed.
+    pub trusted: bool,
     /// Requests on this connection so far, and the first whose framing was doubtful.
-    pub requests: Cell<u64>,
-    pub doubtful: std::sync::Arc<std::sync::atomic::AtomicU64>,
+    requests: Cell<u64>,
+    doubtful: Arc<AtomicU64>,
 }
 
 impl Client {
+    pub fn new(peer: IpAddr, limits: &Limits, doubtful: Arc<AtomicU64>) -> Self {
+        let address = HeaderValue::from_str(&peer.to_string()).expect("an address in text form is a header value");
+        let trusted = limits.trusted_peers.iter().any(|network| network.contains(peer));
+        Self { address, trusted, requests: Cell::new(0), doubtful }
+    }
+
     /// Whether the request now begun is the doubtful one, or comes after it.
     fn is_doubtful(&self) -> bool {
         let number = self.requests.get() + 1;
         self.requests.set(number);
-        let doubtful = self.doubtful.load(std::sync::atomic::Ordering::Relaxed);
+        let doubtful = self.doubtful.load(Ordering::Relaxed);
         doubtful != 0 && number >= doubtful
     }
 }
@@ -54,13 +72,37 @@ pub async fn serve(core: &Rc<Core>, client: &Client, request: Request<Incoming>)
     let id = core.request_id().hyphenated().encode_lower(&mut id);
     let id = HeaderValue::from_str(id).expect("hexadecimal digits and dashes are a header value");
     let (parts, body) = request.into_parts();
+    let manner = Manner {
+        http2: parts.version == Version::HTTP_2,
+        asked_to_switch: parts.headers.contains_key(header::UPGRADE),
+    };
     let tenant = match find(core, client, &parts) {
         Ok(tenant) => tenant,
-        Err(refusal) => return refusal.answer(&id),
+        Err(refusal) => return manner.of(refusal.answer(&id)),
     };
-    let answer = exchange(core, client, &tenant, &id, parts, body).await.unwrap_or_else(|r| r.answer(&id));
+    let answer = exchange(core, client, &tenant, &id, started, parts, body).await.unwrap_or_else(|r| r.answer(&id));
     tenant.count(answer.status().as_u16(), started.elapsed());
-    answer
+    manner.of(answer)
+}
+
+/// What a request says about how its answer goes over the connection.
+#[derive(Clone, Copy)]
+struct Manner {
+    http2: bool,
+    asked_to_switch: bool,
+}
+
+impl Manner {
+    fn of(self, mut answer: Response<AnswerBody>) -> Response<AnswerBody> {
+        if self.http2 {
+            // It has no header that speaks of the connection.
+            answer.headers_mut().remove(header::CONNECTION);
+        } else if self.asked_to_switch && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // What follows is not watched any more: for all that the watch knows it is another protocol.
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
+    }
 }
 
 /// First of all: without a tenant there is nothing to hold, to count or to send to.
@@ -76,8 +118,8 @@ fn find(core: &Core, client: &Client, parts: &Parts) -> Result<Rc<Tenant>, Refus
         return Err(refuse(Refusal::Tunnel));
     }
     let host = headers::host(parts).ok_or_else(|| refuse(Refusal::BadHost))?;
-    let host = routing::normal_host(host.as_bytes()).map_err(|_| refuse(Refusal::BadHost))?;
-    core.index.borrow().lookup(&host).cloned().ok_or_else(|| {
+    let host = routing::normal_host(host).map_err(|_| refuse(Refusal::BadHost))?;
+    core.lookup(&host).ok_or_else(|| {
         core.unknown_hosts.set(core.unknown_hosts.get() + 1);
         Refusal::UnknownHost
     })
@@ -91,24 +133,51 @@ fn standing(route: &Route) -> Result<(), Refusal> {
     }
 }
 
+/// Takes one of the tenant's tokens.
+fn within_limits(core: &Core, tenant: &Tenant, route: &Route, path: &str, now: Instant) -> Result<(), Refusal> {
+    let Some(limit) = route.limits.of(path) else { return Ok(()) };
+    let Some(rate) = &limit.rate else {
+        tenant.metered(|m| m.limited += 1);
+        return Err(Refusal::Forbidden);
+    };
+    match limit.bucket.take(rate, core.ns(now)) {
+        Taken::Token { .. } => Ok(()),
+        Taken::Empty { wait_ns } => {
+            tenant.metered(|m| m.limited += 1);
+            Err(Refusal::Limited { requests: rate.requests, per_s: rate.per_s, wait_ns })
+        }
+    }
+}
+
 async fn exchange(
     core: &Rc<Core>,
     client: &Client,
     tenant: &Rc<Tenant>,
     id: &HeaderValue,
+    started: Instant,
     mut parts: Parts,
     body: Incoming,
 ) -> Result<Response<AnswerBody>, Refusal> {
     let route = tenant.route();
     standing(&route)?;
+    // Before the body is read: refusing must stay cheap.
+    within_limits(core, tenant, &route, parts.uri.path(), started)?;
     let limits = UploadLimits {
-        keep_bytes: core.limits.resend_bytes,
-        body_bytes: route.body_bytes.unwrap_or(core.limits.body_bytes),
-        idle: core.limits.body_idle,
+        keep_bytes: core.limits().resend_bytes,
+        body_bytes: route.body_bytes.unwrap_or(core.limits().body_bytes),
+        idle: core.limits().body_idle,
+        whole: core.limits().body_time,
     };
     let protocol = headers::upgrade(&parts.headers);
+    if protocol.is_some() && !body.is_end_stream() {
+        // Where its body ends and the other protocol begins is nobody's to guess.
+        return Err(Refusal::BadFraming);
+    }
     let client_side = parts.extensions.remove::<OnUpgrade>().filter(|_| protocol.is_some());
-    headers::forward(&mut parts, &Origin { client: &client.address, request_id: id, upgrade: protocol.as_ref() });
+    headers::forward(
+        &mut parts,
+        &Origin { client: &client.address, trusted: client.trusted, request_id: id, upgrade: protocol.as_ref() },
+    );
     // Before anything is in flight: a slow upload must not stand in the way of a cut-over.
     let upload = body::read(body, limits).await?;
     let sending = Sending { idempotent: headers::idempotent(&parts.method), upgrade: client_side.is_some() };
@@ -148,7 +217,7 @@ impl Call<'_> {
             let releases = self.tenant.releases.get();
             let request = Request::from_parts(parts.clone(), SendBody::whole(body));
             let (answer, lease, ticket) =
-                match self.attempt(&route, request, ticket, self.core.limits.answer_time).await? {
+                match self.attempt(&route, request, ticket, self.core.limits().answer_time).await? {
                     Some(answered) => answered,
                     // A kept connection that ends without a word is how servers close idle ones.
                     None if self.sending.idempotent && !broken => {
@@ -236,7 +305,7 @@ impl Call<'_> {
     /// Parks a request that the fence refused, until the tenant's new place is known here, or the hold under which it
     /// was refused has ended without a move.
     async fn wait_for_generation(&mut self, moved_to: u64, releases: u64, bytes: u64) -> Result<(), Refusal> {
-        let stopped = self.tenant.park_fenced(bytes, &self.core.limits, Instant::now());
+        let stopped = self.tenant.park_fenced(bytes, self.core.limits(), Instant::now());
         self.park(Some(stopped))?;
         loop {
             let changed = self.tenant.changed.notified();
@@ -256,7 +325,7 @@ impl Call<'_> {
         mut ticket: Ticket,
         answer_time: Duration,
     ) -> Result<Option<(Response<Incoming>, Lease, Ticket)>, Refusal> {
-        let limits = &self.core.limits;
+        let limits = self.core.limits();
         let headers = request.headers_mut();
         headers.insert(headers::BERTH_TENANT, route.key.clone());
         headers.insert(headers::BERTH_PLAN, route.plan.clone());
@@ -268,9 +337,14 @@ impl Call<'_> {
             if let Some(parked) = self.parked.take() {
                 parked.sent_on(Instant::now());
             }
-            let sent = Sent::new(upstream::send(lease, request, answer_time), ticket, self.safe);
-            let (attempt, back) = sent.await;
-            ticket = back;
+            let send = upstream::send(lease, request, answer_time);
+            let attempt = if self.safe {
+                send.await
+            } else {
+                let (attempt, back) = Sent::new(send, ticket).await;
+                ticket = back;
+                attempt
+            };
             match attempt {
                 Attempt::Answered(answer, lease) => return Ok(Some((answer, lease, ticket))),
                 Attempt::Unsent(whole) if kept || !hung_up => {
@@ -303,16 +377,15 @@ fn fenced_at(answer: &Response<Incoming>) -> Option<u64> {
 
 type UnderWay = Pin<Box<dyn Future<Output = Attempt>>>;
 
-/// A request that has been sent. When its client goes away it is still in flight: it goes on in a task of its own
+/// A request that may write and has been sent. When its client goes away it is still in flight: it goes on in a task of its own
 /// until the member has answered, and only then may a hold count it as done.
 struct Sent {
     under_way: Option<(UnderWay, Ticket)>,
-    safe: bool,
 }
 
 impl Sent {
-    fn new(send: impl Future<Output = Attempt> + 'static, ticket: Ticket, safe: bool) -> Self {
-        Self { under_way: Some((Box::pin(send), ticket)), safe }
+    fn new(send: impl Future<Output = Attempt> + 'static, ticket: Ticket) -> Self {
+        Self { under_way: Some((Box::pin(send), ticket)) }
     }
 }
 
@@ -329,9 +402,7 @@ impl Future for Sent {
 
 impl Drop for Sent {
     fn drop(&mut self) {
-        if let Some((send, ticket)) = self.under_way.take()
-            && !self.safe
-        {
+        if let Some((send, ticket)) = self.under_way.take() {
             tokio::task::spawn_local(async move {
                 drop(send.await);
                 drop(ticket);
@@ -352,9 +423,8 @@ fn relay(
     ticket: Ticket,
     client_side: Option<OnUpgrade>,
 ) -> Response<AnswerBody> {
-    *answer.version_mut() = http::Version::HTTP_11;
+    *answer.version_mut() = Version::HTTP_11;
     let switching = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let asked_to_switch = client_side.is_some();
     if switching && let Some(client_side) = client_side {
         let websocket =
             answer.headers().get(header::UPGRADE).is_some_and(|p| p.as_bytes().eq_ignore_ascii_case(b"websocket"));
@@ -372,11 +442,10 @@ fn relay(
     let stream =
         answer.headers().get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"text/event-stream"));
     headers::answer(answer.headers_mut(), id, false);
-    if asked_to_switch || core.stop.is_cancelled() {
-        // What follows on this connection is not watched any more, or nobody is to follow.
+    if core.stop.is_cancelled() {
+        // Nobody is to follow on this connection.
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let left = route.left.clone();
     answer.map(|incoming| {
         AnswerBody::relayed(Relayed {
             incoming,
@@ -384,7 +453,8 @@ fn relay(
             // A safe request is over when its answer has begun; one that may write, when it is complete.
             ticket: (!ticket.is_safe()).then_some(ticket),
             tenant: Rc::clone(tenant),
-            left: stream.then(|| -> Pin<Box<dyn Future<Output = ()>>> { Box::pin(left.cancelled_owned()) }),
+            left: stream
+                .then(|| -> Pin<Box<dyn Future<Output = ()>>> { Box::pin(route.left.clone().cancelled_owned()) }),
         })
     })
 }

@@ -11,13 +11,16 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, BufRead, BufReader, Seek, SeekFrom, Write},
+    io::{self, BufRead, BufReader, BufWriter, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 /// The log is written anew when it has this many records more than twice what is alive.
 const SLACK_RECORDS: usize = 1000;
+
+/// A log written anew is cut into batches of so many, or its reader would hold all of it at once.
+const BATCH_RECORDS: usize = 5_000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
@@ -166,29 +169,37 @@ impl Log {
 
     /// Writes the log anew with what is alive. A crash leaves the old one or the new one, whole.
     pub fn compact(&mut self, table: &Table) -> Result<(), SnapshotError> {
-        let mut records = Vec::with_capacity(table.len() + 1);
-        for entry in table.oldest_first() {
-            records.push(Record::Put { route: Arc::clone(&entry.route) });
-            if let (Some(in_flight), Some(token)) = (entry.lifted, crate::routing::hold_token(&entry.route)) {
-                records.push(Record::Lifted { tenant: entry.route.tenant, token, in_flight });
-            }
-        }
-        records.push(Record::Mark { revision: table.revision });
         let path = self.dir.join("routes.log");
         let new_path = self.dir.join("routes.log.new");
-        let replaced = || -> io::Result<(File, u64)> {
-            let bytes = lines(&records)?;
-            let mut file = options().truncate(true).open(&new_path)?;
-            file.write_all(&bytes)?;
+        let replaced = || -> io::Result<(File, u64, usize)> {
+            let file = options().truncate(true).open(&new_path)?;
+            let mut out = BufWriter::new(file);
+            let mut records = 0;
+            let mut write = |record: &Record| -> io::Result<()> {
+                records += 1;
+                serde_json::to_writer(&mut out, record)?;
+                out.write_all(b"\n")
+            };
+            for (number, packed) in table.oldest_first().into_iter().enumerate() {
+                if number > 0 && number.is_multiple_of(BATCH_RECORDS) {
+                    // A part is worth nothing without the rest, so it is of no revision; but it can be read by itself.
+                    write(&Record::Mark { revision: Revision::default() })?;
+                }
+                write(&Record::Put { route: Arc::new(packed.route()) })?;
+                if let (Some(in_flight), Some(token)) = (packed.lifted(), packed.hold_token()) {
+                    write(&Record::Lifted { tenant: packed.tenant, token, in_flight })?;
+                }
+            }
+            write(&Record::Mark { revision: table.revision })?;
+            let mut file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.sync_all()?;
             fs::rename(&new_path, &path)?;
             sync_dir(&self.dir)?;
-            Ok((file, bytes.len() as u64))
+            let bytes = file.stream_position()?;
+            Ok((file, bytes, records))
         };
-        let (file, bytes) = replaced().map_err(|source| SnapshotError::Io { path, doing: "written anew", source })?;
-        self.file = file;
-        self.good_bytes = bytes;
-        self.records = records.len();
+        let replaced = replaced().map_err(|source| SnapshotError::Io { path, doing: "written anew", source })?;
+        (self.file, self.good_bytes, self.records) = replaced;
         Ok(())
     }
 }

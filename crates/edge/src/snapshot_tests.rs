@@ -20,6 +20,7 @@ fn put(tenant: u128, generation: u64) -> Change {
         state: RouteState::Held { hold },
         members: Vec::new(),
         body_bytes: Some(5),
+        limits: Vec::new(),
     }))
 }
 
@@ -30,7 +31,7 @@ fn id(tenant: u128) -> TenantId {
 /// What a table says, in a form that can be compared.
 fn told(table: &Table) -> (u64, Vec<(TenantId, u64, Option<u32>)>) {
     let entries = table.oldest_first();
-    let told = entries.iter().map(|e| (e.route.tenant, e.route.generation.get(), e.lifted));
+    let told = entries.iter().map(|e| (e.tenant, e.generation.get(), e.lifted()));
     (table.revision.get(), told.collect())
 }
 

@@ -4,6 +4,7 @@
 
 use crate::{
     hold::{Budget, Gate, HoldOrder, Stopped},
+    limits::{Buckets, TenantLimits},
     meter::Meter,
     upstream::{Member, Upstreams},
 };
@@ -26,6 +27,14 @@ pub enum Standing {
     Gone,
 }
 
+/// What a core makes its routes with.
+#[derive(Clone, Copy, Debug)]
+pub struct Maker<'a> {
+    pub upstreams: &'a Upstreams,
+    pub buckets: &'a Buckets,
+    pub stop: &'a CancellationToken,
+}
+
 /// A route, ready for use.
 #[derive(Debug)]
 pub struct Route {
@@ -36,13 +45,14 @@ pub struct Route {
     pub standing: Standing,
     pub members: Vec<Rc<Member>>,
     pub body_bytes: Option<u64>,
+    pub limits: TenantLimits,
     cell: CellName,
     /// Cancelled when the tenant is elsewhere: long-lived connections to this cell end.
     pub left: CancellationToken,
 }
 
 impl Route {
-    fn new(from: &TenantRoute, upstreams: &Upstreams, left: CancellationToken) -> Self {
+    fn new(from: &TenantRoute, maker: Maker<'_>, left: CancellationToken) -> Self {
         // A key may hold what a header may not (control characters are excluded already, so this is belt and braces).
         let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).unwrap_or(HeaderValue::from_static(""));
         Self {
@@ -55,8 +65,9 @@ impl Route {
                 RouteState::Suspended => Standing::Suspended,
                 RouteState::Gone => Standing::Gone,
             },
-            members: from.members.iter().map(|m| upstreams.member(&m.address)).collect(),
+            members: from.members.iter().map(|m| maker.upstreams.member(&m.address)).collect(),
             body_bytes: from.body_bytes,
+            limits: maker.buckets.of(from.tenant, &from.limits),
             cell: from.cell.clone(),
             left,
         }
@@ -75,20 +86,23 @@ pub struct Tenant {
     /// Holds that have ended here: a request that the fence refused under one of them may try again after it.
     pub releases: Cell<u64>,
     pub next_member: Cell<usize>,
+    /// Asked for since it was looked at last.
+    pub used: Cell<bool>,
     meter: RefCell<Option<Box<Meter>>>,
     own_budget: RefCell<Option<Arc<Budget>>>,
 }
 
 impl Tenant {
-    pub fn new(from: &TenantRoute, upstreams: &Upstreams, stop: &CancellationToken) -> Self {
+    pub fn new(from: &TenantRoute, maker: Maker<'_>) -> Self {
         Self {
             id: from.tenant,
-            route: RefCell::new(Rc::new(Route::new(from, upstreams, stop.child_token()))),
+            route: RefCell::new(Rc::new(Route::new(from, maker, maker.stop.child_token()))),
             gate: RefCell::default(),
             changed: Notify::new(),
             finished: Notify::new(),
             releases: Cell::new(0),
             next_member: Cell::new(0),
+            used: Cell::new(true),
             meter: RefCell::default(),
             own_budget: RefCell::default(),
         }
@@ -99,13 +113,13 @@ impl Tenant {
     }
 
     /// Replaces the route. Tunnels and streams into a cell that the tenant has left are told to end.
-    pub fn set_route(&self, from: &TenantRoute, upstreams: &Upstreams, stop: &CancellationToken) {
+    pub fn set_route(&self, from: &TenantRoute, maker: Maker<'_>) {
         let old = self.route();
         let stays = old.cell == from.cell
             && old.generation == from.generation
             && matches!(from.state, RouteState::Serving | RouteState::Held { .. });
-        let left = if stays { old.left.clone() } else { stop.child_token() };
-        *self.route.borrow_mut() = Rc::new(Route::new(from, upstreams, left));
+        let left = if stays { old.left.clone() } else { maker.stop.child_token() };
+        *self.route.borrow_mut() = Rc::new(Route::new(from, maker, left));
         if !stays {
             old.left.cancel();
         }
@@ -123,12 +137,19 @@ impl Tenant {
             standing: Standing::Gone,
             members: Vec::new(),
             body_bytes: None,
+            limits: old.limits.clone(),
             cell: old.cell.clone(),
             left: old.left.clone(),
         };
         *self.route.borrow_mut() = Rc::new(gone);
         old.left.cancel();
         self.changed.notify_waiters();
+    }
+
+    /// Nothing of it is under way, nothing is to be parked, and no token is owed.
+    pub fn is_idle(&self, now_ns: u64) -> bool {
+        let gate = self.gate.borrow();
+        gate.holding().is_none() && gate.is_quiet() && self.route.borrow().limits.are_full(now_ns)
     }
 
     pub fn hold(&self, order: HoldOrder) {

@@ -7,14 +7,17 @@ use crate::{Limits, body::SendBody};
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
-    client::conn::http1::{self, SendRequest},
+    client::conn::http1::{self, Connection, SendRequest},
 };
 use hyper_util::rt::TokioIo;
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    future::{Future, poll_fn},
     net::SocketAddr,
+    pin::{Pin, pin},
     rc::{Rc, Weak},
+    task::{Context, Waker},
     time::{Duration, Instant},
 };
 use tokio::{net::TcpStream, time::timeout};
@@ -43,9 +46,42 @@ pub struct Member {
     failed_at: Cell<Option<Instant>>,
 }
 
+type Driven = Connection<TokioIo<TcpStream>, SendBody>;
+
+/// One connection to a member. Whoever has a request on it drives it too, in the client's own task: handing every
+/// request to a task of the connection's and back costs two turns of the scheduler.
+struct Wire {
+    sender: SendRequest<SendBody>,
+    /// `None`: it has ended, or drives itself because it may be upgraded.
+    connection: Option<Pin<Box<Driven>>>,
+}
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wire").field("driven", &self.connection.is_some()).finish_non_exhaustive()
+    }
+}
+
+impl Wire {
+    /// Lets the connection do what it can. Its error is the error of the request on it.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(connection) = &mut self.connection
+            && connection.as_mut().poll(cx).is_ready()
+        {
+            self.connection = None;
+        }
+    }
+
+    /// Nobody waits for it, so it is asked instead whether its member has closed it.
+    fn is_alive(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        self.connection.is_some() && self.sender.is_ready()
+    }
+}
+
 #[derive(Debug)]
 struct Kept {
-    sender: SendRequest<SendBody>,
+    wire: Wire,
     since: Instant,
 }
 
@@ -53,14 +89,20 @@ struct Kept {
 #[derive(Debug)]
 pub struct Lease {
     member: Rc<Member>,
-    sender: SendRequest<SendBody>,
+    wire: Wire,
 }
 
 impl Lease {
-    pub fn give_back(self) {
+    /// Lets the connection do what it can, for whoever waits for an answer's body.
+    pub fn drive(&mut self, cx: &mut Context<'_>) {
+        self.wire.drive(cx);
+    }
+
+    pub fn give_back(mut self) {
+        let alive = self.wire.is_alive();
         let mut kept = self.member.kept.borrow_mut();
-        if !self.sender.is_closed() && kept.len() < KEPT_MAX {
-            kept.push(Kept { sender: self.sender, since: Instant::now() });
+        if alive && kept.len() < KEPT_MAX {
+            kept.push(Kept { wire: self.wire, since: Instant::now() });
         }
     }
 }
@@ -82,24 +124,20 @@ impl Member {
     /// The kept connection used last, if it was used within `age` and is alive and idle.
     fn take_kept(self: &Rc<Self>, age: Duration) -> Option<Lease> {
         let mut kept = self.kept.borrow_mut();
-        let mut at = kept.len();
-        while at > 0 {
-            at -= 1;
-            if kept[at].sender.is_closed() {
-                kept.swap_remove(at);
-            } else if kept[at].sender.is_ready() {
-                if kept[at].since.elapsed() > age {
+        while let Some(mut last) = kept.pop() {
+            if last.wire.is_alive() {
+                if last.since.elapsed() > age {
+                    kept.push(last);
                     return None;
                 }
-                let Kept { sender, .. } = kept.remove(at);
-                return Some(Lease { member: Rc::clone(self), sender });
+                return Some(Lease { member: Rc::clone(self), wire: last.wire });
             }
         }
         None
     }
 
     fn close_idle(&self, age: Duration) {
-        self.kept.borrow_mut().retain(|k| !k.sender.is_closed() && k.since.elapsed() < age);
+        self.kept.borrow_mut().retain_mut(|k| k.since.elapsed() < age && k.wire.is_alive());
     }
 
     async fn connect(self: &Rc<Self>, limits: &Limits, upgrades: bool) -> Option<Lease> {
@@ -121,13 +159,14 @@ impl Member {
             .await
             .ok()?;
         self.failed_at.set(None);
-        // Its error is the error of the request on it; an idle one that ends is seen as closed.
-        if upgrades {
+        let connection = if upgrades {
+            // It becomes the tunnel's, which is a task of its own.
             tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
+            None
         } else {
-            tokio::task::spawn_local(async move { drop(connection.await) });
-        }
-        Some(Lease { member: Rc::clone(self), sender })
+            Some(Box::pin(connection))
+        };
+        Some(Lease { member: Rc::clone(self), wire: Wire { sender, connection } })
     }
 }
 
@@ -219,9 +258,14 @@ pub fn send(
     request: Request<SendBody>,
     answer_time: Duration,
 ) -> impl Future<Output = Attempt> + 'static {
-    let sent = lease.sender.try_send_request(request);
+    let sent = lease.wire.sender.try_send_request(request);
     async move {
-        match timeout(answer_time, sent).await {
+        let mut sent = pin!(sent);
+        let answered = poll_fn(|cx| {
+            lease.wire.drive(cx);
+            sent.as_mut().poll(cx)
+        });
+        match timeout(answer_time, answered).await {
             Ok(Ok(answer)) => Attempt::Answered(answer, lease),
             Ok(Err(mut error)) => error.take_message().map_or(Attempt::Broken, Attempt::Unsent),
             Err(_) => Attempt::Late,

@@ -3,18 +3,21 @@
 //! Never decides anything about a request; bounds on connections and time limits on their silence are kept here.
 
 use crate::{
-    core::{Connected, Core, News, Order},
+    core::{Common, Connected, Core, News, Order},
     framing::Watch,
     pulse::{Carried, Pulse},
     serve::{self, Client},
 };
-use http::HeaderValue;
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
-    cell::Cell,
     convert::Infallible,
+    future::Future,
     io,
     net::{SocketAddr, TcpListener as StdListener},
     pin::Pin,
@@ -51,7 +54,7 @@ pub fn listen(address: SocketAddr) -> io::Result<StdListener> {
 
 /// What a worker thread starts with.
 pub struct Start {
-    pub limits: Arc<crate::Limits>,
+    pub common: Arc<Common>,
     pub listener: StdListener,
     pub orders: UnboundedReceiver<Order>,
     pub news: UnboundedSender<News>,
@@ -65,14 +68,15 @@ pub fn run(start: Start) -> io::Result<()> {
 }
 
 async fn serve_core(start: Start) -> io::Result<()> {
-    let Start { limits, listener, mut orders, news, stop } = start;
+    let Start { common, listener, mut orders, news, stop } = start;
     let listener = TcpListener::from_std(listener)?;
-    let core = Rc::new(Core::new(limits, news, stop.clone()));
+    let core = Rc::new(Core::new(common, news, stop.clone()));
     let tidier = Rc::clone(&core);
     tokio::task::spawn_local(async move {
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            tidier.upstreams.tidy(tidier.limits.upstream_idle);
+            tidier.upstreams.tidy(tidier.limits().upstream_idle);
+            tidier.forget_idle();
         }
     });
     loop {
@@ -83,7 +87,7 @@ async fn serve_core(start: Start) -> io::Result<()> {
                 None => break,
             },
             () = stop.cancelled() => break,
-            accepted = listener.accept(), if core.connections() < core.limits.connections => match accepted {
+            accepted = listener.accept(), if core.connections() < core.limits().connections => match accepted {
                 Ok((stream, from)) => {
                     let guard = Connected::new(&core);
                     tokio::task::spawn_local(connection(Rc::clone(&core), stream, from, guard));
@@ -94,7 +98,7 @@ async fn serve_core(start: Start) -> io::Result<()> {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             },
-            () = core.room.notified(), if core.connections() >= core.limits.connections => {}
+            () = core.room.notified(), if core.connections() >= core.limits().connections => {}
         }
     }
     drop(listener);
@@ -113,7 +117,7 @@ async fn serve_core(start: Start) -> io::Result<()> {
             }
         }
     };
-    if tokio::time::timeout(core.limits.drain_time, drained).await.is_err() {
+    if tokio::time::timeout(core.limits().drain_time, drained).await.is_err() {
         tracing::warn!(connections = core.connections(), "connections were cut at the end of the drain time");
     }
     Ok(())
@@ -126,13 +130,83 @@ struct Noticed {
     in_head: AtomicBool,
 }
 
+/// How HTTP/2 begins when a client knows beforehand that we speak it.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
+/// A client that takes its requests back is cut after so many, when it has taken back more than it waited for.
+const TAKEN_BACK_MAX: u64 = 100;
+/// Requests under way at once on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 128;
+/// An HTTP/2 request has its own buffer, so it is bounded.
+const STREAM_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Tasks of HTTP/2's requests stay on this core.
+#[derive(Clone, Copy, Debug)]
+struct OnThisCore;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for OnThisCore {
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(task);
+    }
+}
+
+/// Whether the client begins with HTTP/2. The bytes stay where they are. `None`: it said nothing in time.
+async fn speaks_http2(stream: &TcpStream, patience: Duration) -> Option<bool> {
+    let looked = async {
+        let mut seen = [0; HTTP2_PREFACE.len()];
+        loop {
+            let read = stream.peek(&mut seen).await.ok()?;
+            let (seen, wanted) = (&seen[..read], &HTTP2_PREFACE[..read.min(HTTP2_PREFACE.len())]);
+            if seen != wanted || read == 0 || read == HTTP2_PREFACE.len() {
+                return Some(read > 0 && seen == wanted);
+            }
+            // Peeking at the same bytes again answers at once.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(patience, looked).await.ok()?
+}
+
+/// A connection of either protocol, as far as its keeper cares.
+trait Served: Future {
+    fn finish_up(self: Pin<&mut Self>);
+}
+
+impl<I, S> Served for http1::UpgradeableConnection<I, S>
+where
+    Self: Future,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    S: hyper::service::HttpService<Incoming, ResBody = Carried>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn finish_up(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, S> Served for http2::Connection<I, S, OnThisCore>
+where
+    Self: Future,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S: hyper::service::HttpService<Incoming, ResBody = Carried>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    OnThisCore: hyper::rt::bounds::Http2ServerConnExec<S::Future, Carried>,
+{
+    fn finish_up(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
 async fn connection(core: Rc<Core>, stream: TcpStream, from: SocketAddr, guard: Connected) {
     // Without it small answers wait for acknowledgements; with an error nothing is lost.
     let _ = stream.set_nodelay(true);
+    let limits = core.limits();
+    let spoke = tokio::select! {
+        spoke = speaks_http2(&stream, limits.client_idle) => spoke,
+        () = core.stop.cancelled() => None,
+    };
+    let Some(http2) = spoke else { return };
     let noticed = Arc::new(Noticed::default());
-    let address = HeaderValue::from_str(&from.ip().to_canonical().to_string())
-        .expect("an address in text form is a header value");
-    let client = Rc::new(Client { address, requests: Cell::new(0), doubtful: Arc::clone(&noticed.doubtful) });
+    let client = Rc::new(Client::new(from.ip().to_canonical(), limits, Arc::clone(&noticed.doubtful)));
     let pulse = Rc::new(Pulse::default());
     let service = {
         let (core, pulse) = (Rc::clone(&core), Rc::clone(&pulse));
@@ -140,31 +214,53 @@ async fn connection(core: Rc<Core>, stream: TcpStream, from: SocketAddr, guard: 
             let (core, client, beat) = (Rc::clone(&core), Rc::clone(&client), Pulse::begin(&pulse));
             async move {
                 let answer = serve::serve(&core, &client, request).await;
-                Ok::<_, Infallible>(answer.map(|body| Carried::new(body, beat)))
+                Ok::<_, Infallible>(answer.map(|body| Carried::new(body, beat.answered())))
             }
         })
     };
-    let limits = &core.limits;
-    let io = TokioIo::new(Watched { stream, watch: Watch::default(), noticed: Arc::clone(&noticed) });
-    let connection = http1::Builder::new()
-        .max_buf_size(limits.header_bytes.max(8 * 1024))
-        .max_header_size(limits.header_bytes)
-        .header_read_timeout(None)
-        .serve_connection(io, service)
-        .with_upgrades();
+    if http2 {
+        let connection = http2::Builder::new(OnThisCore)
+            .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_send_buf_size(STREAM_BUFFER_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        keep(&core, connection, &noticed, &pulse).await;
+    } else {
+        let io = TokioIo::new(Watched { stream, watch: Watch::default(), noticed: Arc::clone(&noticed) });
+        let connection = http1::Builder::new()
+            .max_buf_size(limits.header_bytes.max(8 * 1024))
+            .max_header_size(limits.header_bytes)
+            .header_read_timeout(None)
+            .serve_connection(io, service)
+            .with_upgrades();
+        keep(&core, connection, &noticed, &pulse).await;
+    }
+    drop(guard);
+}
+
+/// Serves a connection to its end, or ends it when its client does not keep to the limits.
+async fn keep(core: &Core, connection: impl Served, noticed: &Noticed, pulse: &Pulse) {
+    let limits = core.limits();
     tokio::pin!(connection);
     let every = LOOK_MAX.min(limits.header_time / 2).min(limits.client_idle / 2);
     let look = tokio::time::sleep(every);
     tokio::pin!(look);
     let (mut quiet_since, mut head_since, mut beats) = (Instant::now(), None::<Instant>, 0);
     let mut stopping = core.stop.is_cancelled();
+    if stopping {
+        connection.as_mut().finish_up();
+    }
     loop {
         tokio::select! {
             // Its error is the client's going away, or a request that hyper has answered 400 already.
             _ = connection.as_mut() => break,
             () = core.stop.cancelled(), if !stopping => {
                 stopping = true;
-                connection.as_mut().graceful_shutdown();
+                connection.as_mut().finish_up();
+            }
+            () = pulse.taken_back(TAKEN_BACK_MAX) => {
+                tracing::debug!("a connection that took back its requests was cut");
+                break;
             }
             () = look.as_mut() => {
                 let now = Instant::now();
@@ -181,7 +277,6 @@ async fn connection(core: Rc<Core>, stream: TcpStream, from: SocketAddr, guard: 
             }
         }
     }
-    drop(guard);
 }
 
 /// A client's stream whose incoming bytes are watched before hyper has them.

@@ -14,6 +14,7 @@ use berth_domain::{
     TenantState, Token,
 };
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// One tenant as edges are to see it.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub struct Route {
     pub hold: Option<RouteHold>,
     pub members: Vec<RouteMember>,
     pub body_bytes: Option<u64>,
+    /// Of its plan, by class.
+    pub requests_per_minute: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -54,11 +57,22 @@ pub struct RouteMember {
 pub struct RouteChanges {
     pub revision: Revision,
     pub routes: Vec<Route>,
+    /// There are later ones.
+    pub more: bool,
 }
 
+/// Routes that are read at once, and those of the same revision as the last of them.
+const PAGE: i64 = 5_000;
+
 impl Store {
-    /// What changed after `after`, oldest first. From 0: everything there ever was, the gone ones too.
+    /// What changed after `after`, oldest first, a page of it. From 0: everything there ever was, the gone ones too.
     pub async fn routes_after(&self, after: Revision) -> Result<RouteChanges, StoreError> {
+        self.routes_page(after, PAGE).await
+    }
+
+    /// The same, `most` routes and those of the last one's revision: a page ends with a whole revision, so that its
+    /// reader can go on from there.
+    pub async fn routes_page(&self, after: Revision, most: i64) -> Result<RouteChanges, StoreError> {
         // One statement, so one snapshot: the rows and the highest revision among them belong together.
         let rows = sqlx::query!(
             r#"SELECT r.revision, t.id, t.name, t.key, t.plan, t.state, c.name AS cell, p.generation,
@@ -68,17 +82,20 @@ impl Store {
                                                  ORDER BY m.service, m.copy), '[]')
                        FROM members m WHERE m.cell_id = c.id AND m.service_role = 'web' AND m.state = 'healthy'
                                         AND m.wanted AND m.address IS NOT NULL) AS "members!",
-                      (pl.limits->>'body_bytes')::bigint AS body_bytes
+                      (pl.limits->>'body_bytes')::bigint AS body_bytes,
+                      coalesce(pl.limits->'requests_per_minute', '{}') AS "requests_per_minute!"
                FROM routes r
                JOIN tenants t ON t.id = r.tenant_id
                JOIN placements p ON p.tenant_id = t.id
                JOIN cells c ON c.id = p.owner
                JOIN plans pl ON pl.name = t.plan
-               WHERE r.revision > $1 ORDER BY r.revision, t.id"#,
-            after.as_i64()
+               WHERE r.revision > $1 ORDER BY r.revision FETCH FIRST $2 ROWS WITH TIES"#,
+            after.as_i64(),
+            most
         )
         .fetch_all(&self.pool)
         .await?;
+        let more = rows.len() as i64 >= most;
         let mut revision = after;
         let mut routes = Vec::with_capacity(rows.len());
         for r in rows {
@@ -102,9 +119,11 @@ impl Store {
                 hold,
                 members: serde_json::from_value(r.members)?,
                 body_bytes: r.body_bytes.and_then(|b| u64::try_from(b).ok()),
+                requests_per_minute: serde_json::from_value(r.requests_per_minute)?,
             });
         }
-        Ok(RouteChanges { revision, routes })
+        routes.sort_by_key(|route| (route.revision, route.tenant));
+        Ok(RouteChanges { revision, routes, more })
     }
 
     /// The newest revision.

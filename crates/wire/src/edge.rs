@@ -41,6 +41,19 @@ pub struct TenantRoute {
     pub members: Vec<MemberAddress>,
     /// Largest request body in bytes; none: the edge's own bound.
     pub body_bytes: Option<u64>,
+    /// Requests by class; a class that is not named is not limited.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<RouteLimit>,
+}
+
+/// How many requests of one class a tenant may make.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RouteLimit {
+    /// `api`, `upload` and `gps` as shipped.
+    pub class: String,
+    pub requests: u64,
+    /// The requests are meant for this long: 100 a minute are 100 for 60.
+    pub per_s: u32,
 }
 
 /// What the edge does with requests for a tenant.
@@ -80,7 +93,7 @@ pub enum HoldPolicy {
 }
 
 /// Where one member takes requests.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MemberAddress {
     pub member: MemberId,
     pub service: ServiceName,

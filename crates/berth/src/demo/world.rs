@@ -219,7 +219,10 @@ async fn first_key(dir: &Path) -> Result<SecretString, Failure> {
 fn stack(dir: &Path, fleet: &Path) -> StackApply {
     let program = serde_json::Value::String(fleet.to_string_lossy().into_owned());
     let root = serde_json::Value::String(dir.join("cells").to_string_lossy().into_owned());
-    let file = STACK.replace("[fleet, ", &format!("[{program}, ")).replace(
+    // One program is the users of a whole company here: what a plan allows is not what this is to show.
+    let limits =
+        STACK.replace("{ api: 100, upload: 10, gps: 1000 }", "{ api: 10000000, upload: 10000000, gps: 10000000 }");
+    let file = limits.replace("[fleet, ", &format!("[{program}, ")).replace(
         "local: { adapter: local }",
         &format!("local: {{ adapter: local, root: {root}, stop_grace_ms: 3000 }}"),
     );

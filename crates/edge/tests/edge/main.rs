@@ -5,6 +5,8 @@
 mod world;
 
 mod holds;
+mod limits;
+mod raw;
 mod restarts;
 mod serving;
 mod tunnels;

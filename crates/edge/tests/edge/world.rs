@@ -65,6 +65,7 @@ pub fn route(number: u128, generation: u64, cell: &str, members: &[&Member]) -> 
         state: RouteState::Serving,
         members: members.iter().map(|m| m.wire()).collect(),
         body_bytes: None,
+        limits: Vec::new(),
     }
 }
 

@@ -138,6 +138,32 @@ async fn revisions_become_visible_in_their_order() {
 }
 
 #[tokio::test]
+async fn a_page_of_routes_ends_with_a_whole_revision() {
+    let world = World::new().await;
+    let start = world.store.route_head().await.unwrap();
+    let mut tenants = Vec::new();
+    for name in ["a", "b", "c"] {
+        tenants.push(world.tenant(name).await);
+    }
+    let mut tx = world.store.begin().await.unwrap();
+    tx.routes_publish(&tenants[..2]).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut tx = world.store.begin().await.unwrap();
+    tx.routes_publish(&tenants[2..]).await.unwrap();
+    tx.commit().await.unwrap();
+    let (mut at, mut pages) = (start, Vec::new());
+    loop {
+        let page = world.store.routes_page(at, 1).await.unwrap();
+        at = page.revision;
+        pages.push(page.routes.len());
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(pages, [2, 1, 0], "two that changed together are never parted");
+}
+
+#[tokio::test]
 async fn edges_hear_of_a_member_that_comes_and_goes() {
     let world = World::new().await;
     let tenant = world.tenant("acme").await;

@@ -1,0 +1,110 @@
+//! What a bucket gives over time, over threads and over changes of its limit. Given moments, no clock.
+
+use super::{Bucket, Buckets, Rate, Taken};
+use berth_domain::TenantId;
+use berth_wire::edge::RouteLimit;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+fn taken(bucket: &Bucket, rate: &Rate, now_ns: u64) -> bool {
+    matches!(bucket.take(rate, now_ns), Taken::Token { .. })
+}
+
+#[test]
+fn a_full_bucket_gives_its_burst_at_once_and_then_one_token_at_a_time() {
+    let (bucket, rate) = (Bucket::default(), Rate::new(100, 60).unwrap());
+    let now = 5 * SECOND_NS;
+    let left: Vec<_> = (0..100).map(|_| bucket.take(&rate, now)).collect();
+    assert_eq!((left[0], left[99]), (Taken::Token { left: 99 }, Taken::Token { left: 0 }));
+    assert_eq!(bucket.take(&rate, now), Taken::Empty { wait_ns: 600_000_000 });
+    assert_eq!(bucket.take(&rate, now + 599_999_999), Taken::Empty { wait_ns: 1 });
+    assert_eq!(bucket.take(&rate, now + 600_000_000), Taken::Token { left: 0 });
+    assert!(!bucket.is_full(now + 60 * SECOND_NS));
+    assert!(bucket.is_full(now + 61 * SECOND_NS));
+}
+
+#[test]
+fn what_is_given_over_a_long_time_is_the_burst_and_the_rate_whatever_the_rate_is() {
+    for (requests, per_s) in [(1, 60), (7, 60), (10, 60), (100, 60), (1_000, 60), (100_000, 1), (3, 1)] {
+        let (bucket, rate) = (Bucket::default(), Rate::new(requests, per_s).unwrap());
+        let seconds = 20 * u64::from(per_s);
+        // Asked twice as often as is allowed, at moments that fall on nothing.
+        let asked = requests * 40;
+        let given = (0..asked).filter(|n| taken(&bucket, &rate, n * (seconds * SECOND_NS / asked) + 17)).count() as f64;
+        let allowed = (requests + requests * seconds / u64::from(per_s)) as f64;
+        assert!((given - allowed).abs() <= (allowed / 100.0).max(1.0), "{requests}/{per_s} s: {given} of {allowed}");
+    }
+}
+
+#[test]
+fn threads_together_get_what_one_would() {
+    let (bucket, rate) = (Bucket::default(), Rate::new(50_000, 1).unwrap());
+    let (given, clock) = (AtomicU64::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..100_000 {
+                    // All four walk through the same four seconds together.
+                    let now = clock.fetch_add(10_000, Ordering::Relaxed);
+                    given.fetch_add(u64::from(taken(&bucket, &rate, now)), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let allowed = 50_000.0 + 50_000.0 * 4.0;
+    let given = given.into_inner() as f64;
+    assert!((given - allowed).abs() <= allowed / 100.0, "{given} of {allowed}");
+}
+
+#[test]
+fn a_limit_of_none_gives_nothing_and_an_absent_one_is_none() {
+    assert_eq!(Rate::new(0, 60), None);
+    let buckets = Buckets::default();
+    let tenant = TenantId::new(uuid::Uuid::from_u128(1));
+    assert!(buckets.of(tenant, &[]).of("/").is_none());
+}
+
+fn limit(class: &str, requests: u64) -> RouteLimit {
+    RouteLimit { class: class.to_owned(), requests, per_s: 60 }
+}
+
+#[test]
+fn a_request_comes_under_the_class_that_its_path_names() {
+    let tenant = TenantId::new(uuid::Uuid::from_u128(1));
+    let limits = Buckets::default().of(tenant, &[limit("api", 1), limit("gps", 2), limit("upload", 3)]);
+    for (path, class) in [
+        ("/", "api"),
+        ("/api/v1/gps-positions", "gps"),
+        ("/gps", "gps"),
+        ("/api/uploads/7", "upload"),
+        ("/my-gps", "api"),
+        ("/api/v1/vehicles", "api"),
+    ] {
+        assert_eq!(limits.of(path).map(|l| &*l.class), Some(class), "{path}");
+    }
+}
+
+#[test]
+fn cores_share_a_tenants_bucket_and_a_changed_limit_does_not_fill_it() {
+    let (one, other) = (TenantId::new(uuid::Uuid::from_u128(1)), TenantId::new(uuid::Uuid::from_u128(2)));
+    let buckets = Buckets::default();
+    let core = buckets.of(one, &[limit("api", 10)]);
+    let limit_of = |limits: &super::TenantLimits| limits.of("/").cloned().unwrap();
+    for _ in 0..10 {
+        assert!(taken(&limit_of(&core).bucket, &limit_of(&core).rate.unwrap(), 0));
+    }
+    let same = limit_of(&buckets.of(one, &[limit("api", 10)]));
+    assert!(Arc::ptr_eq(&same.bucket, &limit_of(&core).bucket));
+    assert!(!taken(&same.bucket, &same.rate.unwrap(), 0));
+    let wider = limit_of(&buckets.of(one, &[limit("api", 20)]));
+    assert!(!taken(&wider.bucket, &wider.rate.unwrap(), 0), "sixty seconds are owed, whatever the limit is now");
+    let theirs = limit_of(&buckets.of(other, &[limit("api", 10)]));
+    assert!(taken(&theirs.bucket, &theirs.rate.unwrap(), 0), "a neighbour's bucket is its own");
+}
