@@ -17,6 +17,11 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use std::{io::Write, process::ExitCode};
 
+/// The edge's requests make many small, short-lived pieces; this takes a tenth of their processor time less than the C
+/// library's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(name = "berth", version, about = "Runs one SaaS for many tenants", disable_help_subcommand = true)]
 struct Program {

@@ -4,6 +4,7 @@
 //! the end with a checker that shares no code with what it judges. Leaves no process behind, by whatever death.
 
 mod bench;
+mod edge;
 mod idle;
 mod mover;
 mod soak;
@@ -49,6 +50,9 @@ enum Variant {
     /// The mover beside COPY and pgcopydb
     #[command(hide = true)]
     BenchMover(mover::BenchMover),
+    /// The edge beside nginx and HAProxy
+    #[command(hide = true)]
+    BenchEdge(edge::BenchEdge),
     /// The memory of a server and an edge with nothing to do
     #[command(hide = true)]
     BenchIdle(idle::BenchIdle),
@@ -82,6 +86,14 @@ fn try_run(options: &Demo, json: bool) -> Result<bool, Failure> {
             }
         });
     }
+    if let Some(Variant::BenchEdge(bench)) = &options.variant {
+        return runtime.block_on(async {
+            tokio::select! {
+                done = edge::run(bench, &options.under, json) => done,
+                _ = tokio::signal::ctrl_c() => Err(interrupted()),
+            }
+        });
+    }
     let fleet = options.fleet.canonicalize().map_err(|error| {
         let hint = "cargo build --release -p fleet";
         Failure::ours(error, format!("the fleet application {}", options.fleet.display()), hint)
@@ -109,6 +121,7 @@ async fn act(options: &Demo, world: &world::World, json: bool) -> Result<bool, F
         None => story::tell(options, world, json).await.map(|verdict| verdict.is_green()),
         Some(Variant::BenchMoves(bench)) => bench::run(bench, world, json).await,
         Some(Variant::BenchMover(bench)) => mover::run(bench, &options.under, json).await,
+        Some(Variant::BenchEdge(bench)) => edge::run(bench, &options.under, json).await,
         Some(Variant::BenchIdle(bench)) => idle::run(bench, world, json).await,
         Some(Variant::Soak(soak)) => soak::run(soak, world, json).await,
     }
