@@ -1,0 +1,356 @@
+//! What providers sell, where, for how much and with which promises, as types.
+//!
+//! A catalogue that exists has no mistakes in it: [`Catalogue::parse`] found every one of them first. Figures are
+//! somebody's claim until Berth measured them, and say which.
+
+use crate::{
+    distance::km,
+    money::{Micros, Rates},
+};
+use berth_domain::{CellClass, Cents};
+use jiff::civil::Date;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Where a figure comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trust {
+    /// By Berth, in your own cells.
+    Measured,
+    /// Somebody's word.
+    Claimed,
+    /// From a distance.
+    Computed,
+}
+
+impl Trust {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Measured => "measured",
+            Self::Claimed => "claimed",
+            Self::Computed => "computed",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Catalogue {
+    pub version: Date,
+    pub rates: Rates,
+    /// Every standard that can be asked for.
+    pub compliance: Vec<String>,
+    pub locations: Vec<Location>,
+    pub regions: Vec<Region>,
+    pub providers: BTreeMap<String, Provider>,
+    pub offers: BTreeMap<String, Offer>,
+}
+
+/// Where users are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Location {
+    pub name: String,
+    pub lat: f64,
+    pub lon: f64,
+    /// Other words for it, country codes mostly.
+    pub names: Vec<String>,
+}
+
+/// Where machines stand.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Region {
+    pub name: String,
+    pub title: String,
+    pub lat: f64,
+    pub lon: f64,
+    /// Index into [`Catalogue::locations`]: users there are near.
+    pub location: usize,
+    /// Jurisdictions in which data kept here stays.
+    pub residency: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Provider {
+    pub title: String,
+    pub currency: String,
+    /// When somebody last looked.
+    pub checked: Date,
+    pub source: String,
+    /// Indexes into [`Catalogue::compliance`], as bits.
+    pub compliance: u64,
+    pub rate_limit: Option<RateLimit>,
+    pub quotas: Vec<Quota>,
+    pub credits: Vec<Credit>,
+    /// The provider's own name of a region → what it is.
+    pub sites: BTreeMap<String, Site>,
+    pub shapes: BTreeMap<String, Shape>,
+}
+
+/// A region as one provider has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Site {
+    /// Index into [`Catalogue::regions`].
+    pub region: usize,
+    /// What a request of nearby users takes, 95th percentile. Unknown is not zero.
+    pub near_ms: Option<u32>,
+    pub trust: Trust,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    pub requests: u64,
+    pub per_s: u64,
+}
+
+/// How much of something a provider gives, per account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quota {
+    pub what: String,
+    pub amount: u64,
+    pub source: String,
+}
+
+/// Money that is not paid for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credit {
+    pub what: String,
+    pub amount: Micros,
+    /// A day, or `monthly` where it comes back.
+    pub expires: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShapeKind {
+    Server,
+    Disk,
+    Other,
+}
+
+/// One thing that is sold by the month.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    pub kind: ShapeKind,
+    /// Its own price; `None` for what costs a share of the servers beside it, or where nobody knows.
+    pub price: Option<Micros>,
+    pub currency: String,
+    /// A backup that costs a share of the servers' prices.
+    pub percent_of_servers: Option<u64>,
+    pub cpu_millis: u64,
+    pub memory_mib: u64,
+    pub disk_gib: u64,
+}
+
+/// What a place gives, as far as it is known. Unknown is not enough for whoever asks for a figure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Promises {
+    pub throughput_per_s: Option<u64>,
+    pub users: Option<u64>,
+    pub upload_bytes: Option<u64>,
+}
+
+/// A way to make a cell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Offer {
+    pub class: CellClass,
+    pub provider: String,
+    /// Each: the provider's regions of one place, the home of the Postgres first.
+    pub at: Vec<Vec<String>>,
+    pub parts: BTreeMap<String, u64>,
+    /// How many tenants.
+    pub places: u32,
+    pub promises: Promises,
+    pub trust: Trust,
+}
+
+/// One line of what a cell costs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PriceLine {
+    pub part: String,
+    pub count: u64,
+    pub currency: String,
+    /// In millionths, all of `count` together.
+    pub amount: Micros,
+}
+
+/// What one place offers, with everything that a decision asks about resolved to numbers and bits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Place {
+    pub class: CellClass,
+    pub provider: String,
+    /// As the provider names them; the home of the Postgres first.
+    pub sites: Vec<String>,
+    /// Distinct regions among them.
+    pub regions: u32,
+    pub compliance: u64,
+    /// Jurisdictions that hold all of its regions.
+    pub residency: Vec<String>,
+    /// For each location of the catalogue: the nearest region's latency.
+    pub latency_ms: Vec<(u32, Trust)>,
+    pub promises: Promises,
+    pub cpu_millis: u64,
+    pub memory_mib: u64,
+    pub disk_gib: u64,
+    pub places: u32,
+    /// The whole place per month; `None`: nobody knows.
+    pub price_cents: Option<Cents>,
+}
+
+/// Light in fibre makes 200 km in a millisecond; cables are half as long again as the great circle; there and back.
+const MS_PER_KM: f64 = 2.0 * 1.5 / 200.0;
+
+impl Catalogue {
+    /// A location by its name, or by a country or continent that people write.
+    pub fn location(&self, word: &str) -> Option<usize> {
+        let word = word.to_ascii_lowercase();
+        let named = |location: &Location| location.name == word || location.names.contains(&word);
+        self.locations.iter().position(named)
+    }
+
+    pub fn compliance_bit(&self, word: &str) -> Option<u64> {
+        let word: String = word.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
+        self.compliance.iter().position(|known| *known == word).map(|bit| 1 << bit)
+    }
+
+    pub fn compliance_words(&self, bits: u64) -> Vec<String> {
+        let held = |(bit, word): (usize, &String)| (bits & (1 << bit) != 0).then(|| word.clone());
+        self.compliance.iter().enumerate().filter_map(held).collect()
+    }
+
+    /// Every jurisdiction that some region is in.
+    pub fn residencies(&self) -> Vec<&str> {
+        let mut words: Vec<&str> =
+            self.regions.iter().flat_map(|region| region.residency.iter().map(String::as_str)).collect();
+        words.sort_unstable();
+        words.dedup();
+        words
+    }
+
+    /// What a set of parts costs a month, line by line, in the currencies of its prices. `None`: a part has no price.
+    pub fn price_lines(&self, provider: &str, parts: &BTreeMap<String, u64>) -> Option<Vec<PriceLine>> {
+        let shapes = &self.providers.get(provider)?.shapes;
+        let mut servers = Micros(0);
+        let mut lines = Vec::new();
+        // Servers first: what costs a share of them needs their sum.
+        for (part, count) in parts {
+            let shape = shapes.get(part)?;
+            if shape.percent_of_servers.is_some() {
+                continue;
+            }
+            let amount = shape.price?.times(*count);
+            if shape.kind == ShapeKind::Server {
+                servers = servers.plus(amount);
+            }
+            lines.push(PriceLine { part: part.clone(), count: *count, currency: shape.currency.clone(), amount });
+        }
+        for (part, count) in parts {
+            let Some(percent) = shapes.get(part)?.percent_of_servers else { continue };
+            let amount = servers.percent(percent).times(*count);
+            let currency = self.providers.get(provider)?.currency.clone();
+            lines.push(PriceLine { part: part.clone(), count: *count, currency, amount });
+        }
+        Some(lines)
+    }
+
+    /// The sum of the lines in US dollars, each currency rounded once.
+    pub fn price_cents(&self, provider: &str, parts: &BTreeMap<String, u64>) -> Option<Cents> {
+        let mut sums: BTreeMap<String, Micros> = BTreeMap::new();
+        for line in self.price_lines(provider, parts)? {
+            let sum = sums.entry(line.currency).or_default();
+            *sum = sum.plus(line.amount);
+        }
+        sums.iter().map(|(currency, sum)| self.rates.usd_cents(*sum, currency)).sum()
+    }
+
+    /// Every place that the offers make possible, by the offer's name.
+    pub fn places(&self) -> Vec<(String, Place)> {
+        let of = |(name, offer): (&String, &Offer)| {
+            let made: Vec<_> = offer.at.iter().map(|sites| (name.clone(), self.place_of(offer, sites))).collect();
+            made
+        };
+        self.offers.iter().flat_map(of).collect()
+    }
+
+    fn place_of(&self, offer: &Offer, sites: &[String]) -> Place {
+        let mut place = self.place_at(offer.class, &offer.provider, sites);
+        place.promises = offer.promises;
+        place.places = offer.places;
+        place.price_cents = self.price_cents(&offer.provider, &offer.parts);
+        let shapes = &self.providers[&offer.provider].shapes;
+        for (part, count) in &offer.parts {
+            let shape = &shapes[part];
+            place.cpu_millis += shape.cpu_millis * count;
+            place.memory_mib += shape.memory_mib * count;
+            place.disk_gib += shape.disk_gib * count;
+        }
+        place
+    }
+
+    /// A place of which only the provider and regions are known. A region that the catalogue does not name, or a
+    /// provider it does not, gives a place without compliance, residency or latency: unknown is not promised.
+    pub fn place_at(&self, class: CellClass, provider: &str, sites: &[String]) -> Place {
+        let known = self.providers.get(provider);
+        let found: Vec<&Site> =
+            known.map(|p| sites.iter().filter_map(|name| p.sites.get(name)).collect()).unwrap_or_default();
+        let complete = !found.is_empty() && found.len() == sites.len();
+        let mut distinct: Vec<usize> = found.iter().map(|site| site.region).collect();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let residency = self.residencies().into_iter().filter(|word| {
+            complete && found.iter().all(|site| self.regions[site.region].residency.iter().any(|r| r == word))
+        });
+        Place {
+            class,
+            provider: provider.to_owned(),
+            sites: sites.to_vec(),
+            regions: u32::try_from(distinct.len()).unwrap_or(u32::MAX).max(1),
+            compliance: if complete { known.map_or(0, |p| p.compliance) } else { 0 },
+            residency: residency.map(str::to_owned).collect(),
+            latency_ms: (0..self.locations.len()).map(|at| self.latency(&found, at)).collect(),
+            promises: Promises::default(),
+            cpu_millis: 0,
+            memory_mib: 0,
+            disk_gib: 0,
+            places: 1,
+            price_cents: None,
+        }
+    }
+
+    /// What users of a location wait for, served from the nearest of these sites.
+    fn latency(&self, sites: &[&Site], location: usize) -> (u32, Trust) {
+        let from = |site: &&Site| {
+            let region = &self.regions[site.region];
+            let Some(near) = site.near_ms else { return (u32::MAX, Trust::Claimed) };
+            if region.location == location {
+                return (near, site.trust);
+            }
+            let there = &self.locations[location];
+            let way = km((region.lat, region.lon), (there.lat, there.lon)) * MS_PER_KM;
+            (near.saturating_add(way.round() as u32), Trust::Computed)
+        };
+        sites.iter().map(from).min_by_key(|(ms, _)| *ms).unwrap_or((u32::MAX, Trust::Claimed))
+    }
+
+    /// Whether a use fits what a provider gives. `Err` carries the quota; a provider without that quota gives any amount.
+    pub fn within_quota(&self, provider: &str, what: &str, wanted: u64) -> Result<(), &Quota> {
+        let quotas = self.providers.get(provider).map(|p| p.quotas.as_slice()).unwrap_or_default();
+        quotas.iter().find(|quota| quota.what == what && quota.amount < wanted).map_or(Ok(()), Err)
+    }
+
+    /// What an answer that rests on this catalogue has to say of it.
+    pub fn assumptions(&self, today: Date) -> Vec<String> {
+        let rates = &self.rates;
+        let age = rates.age_days(today);
+        let mut said = vec![format!("prices of the catalogue of {}, exchange rates of {}", self.version, rates.as_of)];
+        if age > rates.stale_after_days {
+            said.push(format!("the exchange rates are {age} days old: give the day's in `rates`"));
+        }
+        for (name, provider) in &self.providers {
+            for credit in &provider.credits {
+                if credit.expires.parse::<Date>().is_ok_and(|day| day < today) {
+                    said.push(format!("the credit of {name} ({}) ended on {}", credit.what, credit.expires));
+                }
+            }
+        }
+        said
+    }
+}

@@ -1,0 +1,155 @@
+//! What is refused, and what is said of it: catalogues, profiles and policies that cannot be right.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use berth_domain::CellClass;
+use berth_placement::{Bounds, Catalogue, Policy, PolicyFault, Profile, Rule, When};
+use common::{TODAY, engine, engine_with, plans};
+use jiff::civil::date;
+
+fn mistakes(own: &str) -> String {
+    Catalogue::over(own, TODAY).map(|_| String::new()).unwrap_or_else(|mistakes| mistakes.to_string())
+}
+
+#[test]
+fn the_shipped_catalogue_has_no_mistakes_and_every_offer_a_price() {
+    let catalogue = Catalogue::shipped(TODAY).unwrap();
+    for (name, place) in catalogue.places() {
+        assert!(place.price_cents.is_some(), "{name}");
+        assert!(place.latency_ms.iter().all(|(ms, _)| *ms != u32::MAX), "{name}");
+    }
+}
+
+#[test]
+fn every_mistake_of_a_catalogue_is_reported_at_once() {
+    let text = mistakes(
+        "rates: { usd: { EUR: 0 } }\n\
+         regions: { moon: { title: Moon, lat: 99, lon: 0, location: luna } }\n\
+         providers:\n\
+         \x20 hetzner: { shapes: { cx22: { kind: server, price: -1 }, odd: { kind: server, price: 1, currency: CHF } } }\n\
+         \x20 nova: { title: Nova, currency: XXX, checked: soon, source: s, regions: { a: { region: nowhere } } }\n\
+         offers:\n\
+         \x20 lost: { class: shared, provider: gone, at: [[x]], parts: { y: 1 }, places: 0 }\n\
+         \x20 there: { class: dedicated, provider: fly, at: [[iad, mars]], parts: { z: 1 }, places: 2 }\n\
+         unknown: 1\n",
+    );
+    let wanted = [
+        "`unknown` is not a key here",
+        "`rates.usd.EUR`",
+        "`regions.moon.lat` is 99",
+        "`regions.moon.location` names the location `luna`",
+        "`providers.hetzner.shapes.cx22.price` is negative: -1",
+        "`providers.hetzner.shapes.odd.currency` names the currency `CHF`",
+        "`providers.nova.currency` names the currency `XXX`",
+        "`providers.nova.checked` is not a date",
+        "`providers.nova.regions.a.region` names the region `nowhere`",
+        "`offers.lost.provider` names the provider `gone`",
+        "`offers.lost.places` is 0",
+        "`offers.there.at[0][1]` names the region `mars`",
+        "`offers.there.parts.z` names the shape `z`",
+        "`offers.there.places` is 2",
+    ];
+    for part in wanted {
+        assert!(text.contains(part), "{part} is missing in:\n{text}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_said_not_guessed() {
+    for (text, part) in [
+        ("a: [", "cannot be read"),
+        ("a: 1\na: 2", "cannot be read"),
+        ("[]", "maps"),
+        (&"[".repeat(2000), "cannot be read"),
+        (&format!("a: {}", "x".repeat(2 << 20)), "bytes are more than"),
+    ] {
+        let found = mistakes(text);
+        assert!(found.contains(part) || found.contains("map of keys"), "{found}");
+    }
+    assert!(Catalogue::parse("", TODAY).is_err());
+    assert!(Catalogue::parse("version: 2026-01-01", TODAY).unwrap_err().to_string().contains("`regions` is missing"));
+}
+
+#[test]
+fn stale_rates_are_an_assumption_and_ancient_ones_an_error() {
+    assert!(!Catalogue::shipped(TODAY).unwrap().assumptions(TODAY).join(" ").contains("days old"));
+    let later = date(2027, 3, 1);
+    let said = Catalogue::shipped(later).unwrap().assumptions(later).join(" ");
+    assert!(said.contains("the exchange rates are 100 days old"), "{said}");
+    let ancient = Catalogue::shipped(date(2028, 3, 1)).unwrap_err().to_string();
+    assert!(ancient.contains("past 400 days"), "{ancient}");
+}
+
+#[test]
+fn a_price_of_your_own_replaces_the_shipped_one_and_nothing_else() {
+    let catalogue = Catalogue::over("providers: { hetzner: { shapes: { cx22: { price: 4.51 } } } }", TODAY).unwrap();
+    let shape = &catalogue.providers["hetzner"].shapes["cx22"];
+    assert_eq!((shape.price.unwrap().cents(), shape.memory_mib), (451, 4096));
+}
+
+#[test]
+fn every_fault_of_a_profile_is_reported() {
+    let profile: Profile = serde_json::from_str(
+        r#"{"locations":["atlantis"],"compliance":["iso9001"],"residency":"mars","latency_ms":0,"regions":0,
+            "quantities":{"vehicles":18446744073709551615}}"#,
+    )
+    .unwrap();
+    let faults = engine().decide("t", &profile, 1).unwrap_err();
+    let text: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    for part in ["atlantis", "iso9001", "mars", "`latency_ms` is 0", "`regions` is 0", "quantities.vehicles"] {
+        assert!(text.iter().any(|fault| fault.contains(part)), "{part}: {text:?}");
+    }
+    assert!(serde_json::from_str::<Profile>(r#"{"vehicels": 3}"#).is_err());
+    assert!(serde_json::from_str::<Profile>(r#"{"latency_ms": -3}"#).is_err());
+}
+
+fn rule(name: &str, vehicles: Bounds, allow: CellClass) -> Rule {
+    let when = When { quantities: [("vehicles".to_owned(), vehicles)].into(), ..When::default() };
+    Rule { name: name.to_owned(), when, allow: vec![allow] }
+}
+
+fn at_most(n: u64) -> Bounds {
+    Bounds { at_least: None, at_most: Some(n) }
+}
+
+fn at_least(n: u64) -> Bounds {
+    Bounds { at_least: Some(n), at_most: None }
+}
+
+#[test]
+fn the_guides_rules_are_refused_with_the_vehicles_that_nobody_thought_of() {
+    // "5 or fewer are shared, more than 10 dedicated": 6 to 10 is nobody's.
+    let rules = vec![rule("small", at_most(5), CellClass::Shared), rule("large", at_least(11), CellClass::Dedicated)];
+    let gap = Policy { rules, ..Policy::default() }.check().unwrap_err();
+    assert_eq!(gap, PolicyFault::NotTotal { profile: "(vehicles 6)".to_owned() });
+    // "More than 5 go up" and "fewer than 10 stay": 6 to 9 both.
+    let rules = vec![rule("up", at_least(6), CellClass::Dedicated), rule("stays", at_most(9), CellClass::Shared)];
+    let both = Policy { rules, ..Policy::default() }.check().unwrap_err();
+    let PolicyFault::Contradiction { rules, profile } = both else { panic!("{both}") };
+    assert_eq!((rules.len(), profile.as_str()), (2, "(vehicles 6)"));
+}
+
+#[test]
+fn a_policy_that_gives_less_for_more_is_refused() {
+    let rules = vec![rule("few", at_most(5), CellClass::Dedicated), rule("many", at_least(6), CellClass::Shared)];
+    let fault = Policy { rules, ..Policy::default() }.check().unwrap_err();
+    assert!(matches!(fault, PolicyFault::Weaker { from: CellClass::Dedicated, to: CellClass::Shared, .. }), "{fault}");
+    assert!(Policy::default().check().is_ok());
+    assert!(matches!(
+        Policy { planned_fill_percent: 0, ..Policy::default() }.check(),
+        Err(PolicyFault::OutOfRange { .. })
+    ));
+}
+
+#[test]
+fn a_policy_that_holds_is_followed() {
+    let rules = vec![rule("small", at_most(3), CellClass::Shared), rule("large", at_least(4), CellClass::Dedicated)];
+    let engine = engine_with(plans(), Vec::new(), Policy { rules, ..Policy::default() });
+    let with = |vehicles| Profile { quantities: [("vehicles".to_owned(), vehicles)].into(), ..Profile::default() };
+    assert_eq!(engine.choice(&with(3)).unwrap().class, Some(CellClass::Shared));
+    let four = engine.decide("t", &with(4), 1).unwrap();
+    assert_eq!(four.class, Some(CellClass::Dedicated));
+    assert!(four.refused.iter().any(|r| r.class.as_deref() == Some("shared") && r.has.contains("large")), "{four:#?}");
+}
