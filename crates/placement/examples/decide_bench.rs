@@ -35,7 +35,7 @@ fn main() {
         "plan_gap_pct": round(planned.gap_percent), "simulate_s": round(simulate_s),
     });
     if !json {
-        say(&format!("one decision among {} cells and every offer: {decide_us:.1} µs (goal 50)", CELLS));
+        say(&format!("one decision among {CELLS} cells and every offer: {decide_us:.1} µs (goal 50)"));
         say(&format!("with reasons, confidence and flip: {explain_us:.0} µs (goal 1000)"));
         say(&format!(
             "{TENANTS} tenants over {CELLS} cells: {plan_s:.2} s (goal 2), {} moves in {} steps, {} to {} a month, \
