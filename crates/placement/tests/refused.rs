@@ -10,7 +10,7 @@ use common::{TODAY, engine, engine_with, plans};
 use jiff::civil::date;
 
 fn mistakes(own: &str) -> String {
-    Catalogue::over(own, TODAY).map(|_| String::new()).unwrap_or_else(|mistakes| mistakes.to_string())
+    Catalogue::over(own, TODAY).map_or_else(|mistakes| mistakes.to_string(), |_| String::new())
 }
 
 #[test]
