@@ -115,3 +115,84 @@ pub trait Ownership: Send + Sync {
     /// Evaluates [`Control::after`] on the present row and stores its outcome, in one transaction.
     async fn change(&self, held: Token, change: Change) -> Verdict;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Change, Control, Refusal};
+    use berth_domain::{CellId, Generation, MovePhase as P, Token};
+    use uuid::Uuid;
+
+    /// Every change in every phase: what it leads to, or that it is refused. A change that is asked for again after a
+    /// lost answer leaves the row as it is.
+    #[test]
+    fn the_whole_table_of_changes_is_as_it_is_written_here() {
+        let (here, there, other) = (Uuid::from_u128(1), Uuid::from_u128(2), Uuid::from_u128(3));
+        let changes = [
+            ("begin", Change::Begin { target: CellId::new(there) }),
+            ("begin another", Change::Begin { target: CellId::new(other) }),
+            ("hold", Change::Hold),
+            ("release", Change::Release),
+            ("commit", Change::Commit),
+            ("abort", Change::Abort),
+            ("finish", Change::Finish),
+        ];
+        let mut table = String::new();
+        for phase in [P::Idle, P::Running, P::Committed, P::Aborting] {
+            for holding in [false, true] {
+                let target = (phase == P::Running).then(|| CellId::new(there));
+                let (owner, generation, token) = (CellId::new(here), Generation::new(4), Token::new(7));
+                let row = Control { owner, generation, token, phase, target, holding };
+                assert_eq!(row.after(token, Change::Take).map(|row| row.token), Ok(Token::new(8)));
+                let old = Token::new(6);
+                assert_eq!(row.after(old, Change::Abort), Err(Refusal::OldToken { held: old, current: token }));
+                table += if holding { "held " } else { "" };
+                table += &phase.to_string();
+                for (name, change) in changes {
+                    if let Ok(after) = row.after(token, change) {
+                        let owner = if after.owner == row.owner { "" } else { " owner" };
+                        let hold = if after.holding { " held" } else { "" };
+                        let target = if after.target.is_some() { " to" } else { "" };
+                        let parts = ["\n    ", name, ": ", after.phase.as_str(), owner, hold, target];
+                        table += &parts.concat();
+                        assert_eq!(after.generation.get(), 4 + u64::from(!owner.is_empty()));
+                        assert_eq!(after.token, row.token);
+                    }
+                }
+                table.push('\n');
+            }
+        }
+        assert_eq!(table.trim(), TABLE.trim(), "{table}");
+    }
+
+    const TABLE: &str = "
+idle
+    begin: running to
+    begin another: running to
+    finish: idle
+held idle
+    begin: running held to
+    begin another: running held to
+    finish: idle held
+running
+    begin: running to
+    hold: running held to
+    release: running to
+    abort: aborting to
+held running
+    begin: running held to
+    hold: running held to
+    release: running to
+    commit: committed owner held
+    abort: aborting held to
+committed
+    finish: idle
+held committed
+    finish: idle
+aborting
+    abort: aborting
+    finish: idle
+held aborting
+    abort: aborting held
+    finish: idle
+";
+}

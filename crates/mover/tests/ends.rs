@@ -210,3 +210,56 @@ async fn a_change_that_cannot_be_followed_ends_the_move_and_the_source_is_open_a
         assert_eq!(owner.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0, "{statement}");
     }
 }
+
+/// Ends all sessions of the mover in the target at the moment at which the owner has changed.
+struct Severing<'o> {
+    ownership: &'o MemoryOwnership,
+    target: tokio_postgres::Client,
+}
+
+#[async_trait]
+impl Ownership for Severing<'_> {
+    async fn read(&self) -> Option<Control> {
+        self.ownership.read().await
+    }
+    async fn change(&self, held: Token, change: Change) -> Verdict {
+        let verdict = self.ownership.change(held, change).await;
+        if change == Change::Commit {
+            let sql = "select pg_terminate_backend(pid, 2000) from pg_stat_activity
+                where datname = current_database() and application_name like 'berth-%' and pid <> pg_backend_pid()";
+            self.target.execute(sql, &[]).await.unwrap();
+        }
+        verdict
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_whose_sessions_end_at_the_commit_opens_all_the_same() {
+    let two = Two::shared(SCHEMA).await;
+    fill(&two, two.tenant).await;
+    let (spec, ownership) = (two.spec(), MemoryOwnership::new());
+    let (plan, _) = until_built(&spec, &ownership).await;
+    let severing = Severing { ownership: &ownership, target: two.client(&two.target, Role::Mover).await };
+    cut_over(&spec, &plan, &severing).await.unwrap();
+    assert_eq!(write(&two, &two.target, two.tenant).await, None);
+    assert_eq!(write(&two, &two.source, two.tenant).await.as_deref(), Some("BF001"));
+    berth_mover::retire(&spec, &plan, true, ownership.row().token).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_gone_is_said_to_be_lost() {
+    let two = Two::shared(SCHEMA).await;
+    fill(&two, two.tenant).await;
+    let (spec, ownership) = (two.spec(), MemoryOwnership::new());
+    let (plan, _) = until_built(&spec, &ownership).await;
+    let source = two.client(&two.source, Role::Mover).await;
+    let drop =
+        "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = current_database()";
+    assert_eq!(source.execute(drop, &[]).await.unwrap(), 1);
+    let cut = cut_over(&spec, &plan, &ownership).await;
+    assert!(matches!(cut, Err(MoveError::SlotLost { .. })), "{cut:?}");
+    assert_eq!(write(&two, &two.source, two.tenant).await, None, "the source takes writes");
+    let token = berth_mover::give_up(&spec, &ownership).await.unwrap();
+    berth_mover::retire(&spec, &plan, false, token).await.unwrap();
+    assert_eq!(ownership.row().owner, spec.source_cell);
+}
