@@ -76,7 +76,7 @@ fn verdict(output: &Output) -> Value {
 }
 
 #[test]
-fn twenty_moves_under_kill_9_have_one_owner_and_lose_and_double_nothing() {
+fn twenty_moves_under_faults_have_one_owner_and_lose_and_double_nothing() {
     let under = Under::new("soak");
     let arguments = ["soak", "--moves", "20", "--seed", "1", "--rate", "60", "--tenants", "8", "--rows", "300"];
     let output = under.demo(&arguments).output().unwrap();
@@ -88,11 +88,28 @@ fn twenty_moves_under_kill_9_have_one_owner_and_lose_and_double_nothing() {
         assert_eq!(figure(name), 0, "{name} in {outcome}");
     }
     assert!(figure("acknowledged") > 0, "{outcome}");
-    assert!(figure("kills") >= 20, "{outcome}");
+    assert!(figure("faults") >= 18, "{outcome}");
     // How many fall between prepare and keep depends on how fast this machine moves; the soak prints the share.
-    assert!(figure("kills_in_window") >= 5, "{outcome}");
+    assert!(figure("faults_in_window") >= 5, "{outcome}");
     assert!(figure("moved") > 0, "{outcome}");
     under.is_left_clean();
+}
+
+/// What the soak looks for, put there on purpose: a judge that cannot fail proves nothing.
+#[test]
+fn a_planted_violation_of_each_kind_is_found() {
+    let under = Under::new("planted");
+    let arguments =
+        ["soak", "--moves", "3", "--seed", "3", "--rate", "60", "--tenants", "4", "--rows", "300", "--plant"];
+    let output = under.demo(&arguments).output().unwrap();
+    let (said, talk) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(2), "{talk}");
+    let outcome: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    for name in ["two_owners", "missing", "duplicated"] {
+        assert!(outcome[name].as_u64() > Some(0), "{name} in {outcome}\n{talk}");
+    }
+    wait_for(|| under.processes().is_empty(), || format!("{:?}", under.processes()));
+    fs::remove_dir_all(&under.0).unwrap();
 }
 
 #[test]

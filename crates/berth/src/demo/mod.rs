@@ -7,6 +7,7 @@ mod bench;
 mod edge;
 mod idle;
 mod mover;
+mod neighbours;
 mod soak;
 mod story;
 mod world;
@@ -53,10 +54,13 @@ enum Variant {
     /// The edge beside nginx and HAProxy
     #[command(hide = true)]
     BenchEdge(edge::BenchEdge),
+    /// How long neighbours wait for a move, at most
+    #[command(hide = true)]
+    BenchNeighbours(neighbours::BenchNeighbours),
     /// The memory of a server and an edge with nothing to do
     #[command(hide = true)]
     BenchIdle(idle::BenchIdle),
-    /// Moves under `kill -9`: one owner, nothing lost, nothing twice
+    /// Moves under faults: one owner, nothing lost, nothing twice
     Soak(soak::Soak),
 }
 
@@ -78,10 +82,10 @@ fn try_run(options: &Demo, json: bool) -> Result<bool, Failure> {
         .enable_all()
         .build()
         .ours("threads could not be started")?;
-    if let Some(Variant::BenchMover(bench)) = &options.variant {
+    if let Some(Variant::BenchMover(_) | Variant::BenchNeighbours(_)) = &options.variant {
         return runtime.block_on(async {
             tokio::select! {
-                done = mover::run(bench, &options.under, json) => done,
+                done = servers_alone(options, json) => done,
                 _ = tokio::signal::ctrl_c() => Err(interrupted()),
             }
         });
@@ -116,12 +120,21 @@ fn try_run(options: &Demo, json: bool) -> Result<bool, Failure> {
     })
 }
 
+/// What needs two servers and no world around them.
+async fn servers_alone(options: &Demo, json: bool) -> Result<bool, Failure> {
+    match &options.variant {
+        Some(Variant::BenchMover(bench)) => Box::pin(mover::run(bench, &options.under, json)).await,
+        Some(Variant::BenchNeighbours(bench)) => Box::pin(neighbours::run(bench, &options.under, json)).await,
+        _ => Ok(false),
+    }
+}
+
 async fn act(options: &Demo, world: &world::World, json: bool) -> Result<bool, Failure> {
     match &options.variant {
         None => story::tell(options, world, json).await.map(|verdict| verdict.is_green()),
         Some(Variant::BenchMoves(bench)) => bench::run(bench, world, json).await,
-        Some(Variant::BenchMover(bench)) => mover::run(bench, &options.under, json).await,
         Some(Variant::BenchEdge(bench)) => edge::run(bench, &options.under, json).await,
+        Some(Variant::BenchMover(_) | Variant::BenchNeighbours(_)) => servers_alone(options, json).await,
         Some(Variant::BenchIdle(bench)) => idle::run(bench, world, json).await,
         Some(Variant::Soak(soak)) => soak::run(soak, world, json).await,
     }

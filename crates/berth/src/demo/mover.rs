@@ -16,7 +16,7 @@ use clap::Args;
 use futures_util::{SinkExt as _, StreamExt as _};
 use secrecy::ExposeSecret as _;
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use tokio_postgres::{Client, NoTls};
@@ -32,13 +32,13 @@ pub struct BenchMover {
     transactions: u64,
 }
 
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
     create table customers (id uuid not null, name text not null);
     create table vehicles (id uuid not null, customer_id uuid not null, label text not null);
     create table positions (id uuid not null, customer_id uuid not null, vehicle_id uuid not null,
         at timestamptz not null, lat double precision not null, lon double precision not null, speed real);";
 /// Three indexes and two foreign keys on the large table.
-const KEYS: &str = "
+pub(super) const KEYS: &str = "
     alter table customers add primary key (id);
     alter table vehicles add primary key (id);
     alter table positions add primary key (id);
@@ -51,12 +51,21 @@ const VEHICLES: u64 = 200;
 /// Tenants before the neighbours' data is doubled, and as many are added then.
 const TENANTS: usize = 4;
 
-struct Servers {
-    source: EmbeddedPostgres,
-    target: EmbeddedPostgres,
+pub(super) struct Servers {
+    pub source: EmbeddedPostgres,
+    pub target: EmbeddedPostgres,
 }
 
 pub async fn run(options: &BenchMover, under: &Path, json: bool) -> Result<bool, Failure> {
+    let (servers, dir) = servers(under).await?;
+    let figures = measure(options, &servers, &dir).await?;
+    let text = if json { format!("{figures}\n") } else { format!("{figures:#}\n") };
+    std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes()).ours("stdout")?;
+    Ok(true)
+}
+
+/// Two servers in a folder of their own, which a janitor clears away.
+pub(super) async fn servers(under: &Path) -> Result<(Servers, PathBuf), Failure> {
     let dir = under.join(format!("berth-bench-{}", Uuid::new_v4().simple()));
     let roots = [dir.join("source"), dir.join("target"), dir.clone()];
     std::fs::create_dir_all(&dir).ours("the bench's folder")?;
@@ -66,11 +75,7 @@ pub async fn run(options: &BenchMover, under: &Path, json: bool) -> Result<bool,
         let (root, options) = (root.to_owned(), EmbeddedOptions { shape, ..EmbeddedOptions::default() });
         async move { EmbeddedPostgres::start_with(&root, "app", options).await.ours("a Postgres could not be started") }
     };
-    let servers = Servers { source: start(&roots[0]).await?, target: start(&roots[1]).await? };
-    let figures = measure(options, &servers, &dir).await?;
-    let text = if json { format!("{figures}\n") } else { format!("{figures:#}\n") };
-    std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes()).ours("stdout")?;
-    Ok(true)
+    Ok((Servers { source: start(&roots[0]).await?, target: start(&roots[1]).await? }, dir))
 }
 
 async fn measure(options: &BenchMover, servers: &Servers, dir: &Path) -> Result<serde_json::Value, Failure> {
@@ -124,7 +129,7 @@ async fn measure(options: &BenchMover, servers: &Servers, dir: &Path) -> Result<
     }))
 }
 
-async fn client(cell: &CellDatabase, database: &str) -> Result<Client, Failure> {
+pub(super) async fn client(cell: &CellDatabase, database: &str) -> Result<Client, Failure> {
     let login = cell.login(Role::Mover);
     let mut config = tokio_postgres::Config::new();
     config
@@ -142,12 +147,12 @@ async fn client(cell: &CellDatabase, database: &str) -> Result<Client, Failure> 
     Ok(client)
 }
 
-async fn run_sql(client: &Client, sql: &str) -> Result<(), Failure> {
+pub(super) async fn run_sql(client: &Client, sql: &str) -> Result<(), Failure> {
     client.batch_execute(sql).await.ours("a statement of the bench")
 }
 
 /// The tenants' rows lie mixed, as they do where tenants write at the same time.
-async fn fill(client: &Client, rows: u64) -> Result<Vec<Uuid>, Failure> {
+pub(super) async fn fill(client: &Client, rows: u64) -> Result<Vec<Uuid>, Failure> {
     let tenants: Vec<Uuid> = (0..TENANTS).map(|_| Uuid::new_v4()).collect();
     for tenant in &tenants {
         run_sql(
@@ -256,7 +261,7 @@ async fn pgcopydb(source: &CellDatabase, target: &CellDatabase, dir: &Path) -> R
     Ok(seconds)
 }
 
-struct Moved {
+pub(super) struct Moved {
     total_s: f64,
     phases: serde_json::Value,
     capture_tx_per_s: Option<f64>,
@@ -281,7 +286,7 @@ impl Watcher for Stopwatch {
 
 /// Moves one tenant into a fresh database, with capture and every row compared. `transactions`: as many are written
 /// between load and following.
-async fn moved(
+pub(super) async fn moved(
     source: &CellDatabase,
     target: &CellDatabase,
     tenant: Uuid,

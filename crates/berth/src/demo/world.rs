@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const STACK: &str = include_str!("../../../../examples/fleet/berth.yaml");
@@ -34,7 +35,14 @@ pub struct World {
     pub edge_pid: u32,
     /// How `serve` and `edge` were started, for who has to start them again.
     programs: [(&'static str, Vec<String>, Vec<EnvVar>); 2],
-    local: Local,
+    cells: Cells,
+}
+
+/// The way to the cells' databases, for tasks that outlive a look at the world.
+#[derive(Clone)]
+pub struct Cells {
+    local: Arc<Local>,
+    dir: PathBuf,
 }
 
 impl World {
@@ -104,8 +112,9 @@ impl World {
         }
         say(format!("an edge listens on {edge}"));
         let local = Local::new(LocalOptions::under(dir.join("cells"))).ours("the cells' folder")?;
+        let cells = Cells { local: Arc::new(local), dir: dir.clone() };
         let programs = [("serve", serve.to_vec(), Vec::new()), ("edge", command.to_vec(), edge_env)];
-        Ok(Self { dir, client, url, edge, serve_pid, edge_pid, programs, local })
+        Ok(Self { dir, client, url, edge, serve_pid, edge_pid, programs, cells })
     }
 
     /// Starts `serve` or `edge` as it was started first: same ports, same folders.
@@ -120,6 +129,31 @@ impl World {
         self.database_as(cell, Role::Mover).await
     }
 
+    pub async fn database_as(&self, cell: &CellName, role: Role) -> Result<tokio_postgres::Config, Failure> {
+        self.cells.database_as(cell, role).await
+    }
+
+    pub fn cells(&self) -> Cells {
+        self.cells.clone()
+    }
+
+    /// Ends everything. What a demo that went wrong has written stays, for who wants to know why.
+    pub fn end(&self, good: bool) {
+        for root in roots(&self.dir) {
+            if let Err(error) = end_all(&root, Afterwards::Keep) {
+                say(format!("{}: {error}; the janitor ends what is left", root.display()));
+            }
+        }
+        if good {
+            // Left to the janitor if it fails: that deletes the folder too.
+            let _ = std::fs::remove_dir_all(&self.dir);
+        } else {
+            keep(&self.dir);
+        }
+    }
+}
+
+impl Cells {
     pub async fn database_as(&self, cell: &CellName, role: Role) -> Result<tokio_postgres::Config, Failure> {
         let databases = self.local.provider().database.expect("the local adapter makes databases");
         let found = databases.observe_database(&DatabaseName::of(cell)).await.ours("looking at a cell")?;
@@ -136,21 +170,6 @@ impl World {
             .password(login.password.expose_secret())
             .application_name("berth-demo");
         Ok(config)
-    }
-
-    /// Ends everything. What a demo that went wrong has written stays, for who wants to know why.
-    pub fn end(&self, good: bool) {
-        for root in roots(&self.dir) {
-            if let Err(error) = end_all(&root, Afterwards::Keep) {
-                say(format!("{}: {error}; the janitor ends what is left", root.display()));
-            }
-        }
-        if good {
-            // Left to the janitor if it fails: that deletes the folder too.
-            let _ = std::fs::remove_dir_all(&self.dir);
-        } else {
-            keep(&self.dir);
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Asks the databases themselves, past the edge, as the application's role. What it writes it never commits.
 
 use super::super::world::{World, refused};
-use super::kill::runs;
+use super::init::runs;
 use crate::fail::{Failure, FailureExt as _};
 use berth_domain::{CellName, CellState, MemberState};
 use berth_infra::Role;

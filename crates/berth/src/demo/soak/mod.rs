@@ -1,12 +1,14 @@
-//! `berth demo soak`: randomised moves under traffic, each with a `kill -9` or two, and what became of them.
+//! `berth demo soak`: randomised moves under traffic, each with a fault or two, and what became of them.
 //!
-//! Acts from outside: the API starts moves, a process of its own kills, a supervisor does what init would, and the
-//! judge reads the databases. A request that fails while something is down is counted; a lost or doubled
+//! Acts from outside: the API starts moves, processes of their own do the damage, a supervisor does what init would,
+//! and the judge reads the databases. A request that fails while something is down is counted; a lost or doubled
 //! write, two owners or a move that does not end is red.
 
+mod faults;
+mod init;
 mod judge;
-mod kill;
 mod plan;
+mod plant;
 
 use super::story::{Tenant, cell_name, filled, finished, tenant_in};
 use super::{
@@ -15,14 +17,14 @@ use super::{
 };
 use crate::fail::{Failure, FailureExt as _};
 use berth_client::{Client, ClientError, Fault};
-use berth_domain::{CellClass, CellName, CellState, OperationId, OperationState};
+use berth_domain::{CellClass, CellName, CellState, MoveId, OperationId, OperationState};
 use berth_wire::{Abandon, CellCreate, Operation, TenantMove};
 use berth_workload::{Amounts, Class, Ledger, Load, LoadConfig, Target, TenantPlace, check, vehicle_ids};
 use clap::Args;
+use faults::{Able, Scene};
 use jiff::Timestamp;
 use judge::{Owner, Watched};
-use kill::Scene;
-use plan::{Dice, From, Place};
+use plan::{Dice, From, Place, Way};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -35,13 +37,19 @@ pub struct Soak {
     /// So many moves at most; without --minutes 20
     #[arg(long, value_name = "N")]
     moves: Option<u32>,
-    /// Decides who moves, what is killed and when
+    /// Decides who moves, what goes wrong and when
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
+    /// The move to begin with, where an earlier run of this seed ended
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    from: u32,
+    /// After the first move breaks what has to hold, to see whether the judge finds it
+    #[arg(long, hide = true)]
+    plant: bool,
     /// Requests a second, all tenants together
     #[arg(long, default_value_t = 300.0, value_name = "N")]
     rate: f64,
-    /// Fresh tenants at a time, all under traffic
+    /// Tenants, all under traffic
     #[arg(long, default_value_t = 12, value_name = "N")]
     tenants: usize,
     /// Positions of each when it is made
@@ -52,15 +60,13 @@ pub struct Soak {
     check_every: u32,
 }
 
-/// A move under kills ends within its operation's own patience, or it never will.
+/// A move under faults ends within its operation's own patience, or it never will.
 const MOVE_LIMIT: Duration = Duration::from_mins(5);
 /// How long the control plane may be away.
 const API_LIMIT: Duration = Duration::from_mins(2);
 const LOOK_EVERY: Duration = Duration::from_millis(15);
 /// Each is a Postgres and a member, about 100 MB.
 const DEDICATED_MOST: usize = 4;
-/// Under traffic at a time, those with a cell of their own not counted.
-const ACTIVE_MOST: usize = 40;
 /// Makes the dice of an undo others than those of its move.
 const UNDO: u64 = 0x5eed_bac4;
 const SHARED: [&str; 2] = ["shared-1", "shared-2"];
@@ -69,13 +75,19 @@ const SHARED: [&str; 2] = ["shared-1", "shared-2"];
 #[derive(Debug, Default, Serialize)]
 struct Outcome {
     moves: u32,
-    kills: u32,
-    kills_in_window: u32,
+    /// The number to give to `--from` to go on.
+    next: u32,
+    faults: u32,
+    faults_in_window: u32,
+    /// Moves that met two faults.
+    pairs: u32,
     moved: u32,
     given_up: u32,
     /// Moves that were undone after they had succeeded, and undos that were given up.
     undone: u32,
     undo_given_up: u32,
+    /// Undos that were drawn and refused, because the slot of the way back had been lost.
+    no_way_back: u32,
     acknowledged: u64,
     missing: u64,
     duplicated: u64,
@@ -88,7 +100,9 @@ struct Outcome {
     requests: u64,
     /// While something was down, or a move waited for it.
     failed_requests: u64,
-    victims: BTreeMap<&'static str, u32>,
+    /// Those that succeeded, by where they went.
+    ways: BTreeMap<&'static str, u32>,
+    struck: BTreeMap<&'static str, u32>,
 }
 
 impl Outcome {
@@ -97,29 +111,33 @@ impl Outcome {
     }
 }
 
-/// A tenant, and the shared cells in which rows of it lie.
+/// A tenant, and the shared cells in which rows of it lay.
 struct Mover {
     tenant: Tenant,
     cell: CellName,
     been: BTreeSet<CellName>,
     /// The last shared cell that it left: every row there must be at its new place too.
     former: Option<CellName>,
+    /// The shared cell that it left last can still be gone back to, so it cannot be moved there.
+    way_back: bool,
 }
 
 impl Mover {
-    fn may_cross(&self) -> bool {
-        SHARED.iter().any(|shared| !self.been.contains(&cell_name(shared)))
-    }
-
     fn in_shared(&self) -> bool {
         SHARED.contains(&self.cell.as_str())
+    }
+
+    /// The shared cell that it can be moved to.
+    fn may_enter(&self) -> Option<CellName> {
+        let closed = |shared: &CellName| self.way_back && self.former.as_ref() == Some(shared);
+        SHARED.iter().map(|shared| cell_name(shared)).find(|shared| *shared != self.cell && !closed(shared))
     }
 }
 
 pub async fn run(options: &Soak, world: &World, json: bool) -> Result<bool, Failure> {
     let outcome = tokio::select! {
         outcome = soak(options, world) => outcome?,
-        failure = kill::supervise(world) => return Err(failure),
+        never = init::supervise(world) => match never {},
     };
     let text = if json {
         format!("{}\n", serde_json::to_string(&outcome).ours("the figures")?)
@@ -145,53 +163,53 @@ async fn soak(options: &Soak, world: &World) -> Result<Outcome, Failure> {
     let made = made.map_err(|error| refused(error, "making the second shared cell"))?;
     finished(&world.client, made.id, "making the second shared cell", |_| {}).await?;
 
-    let mut outcome = Outcome::default();
+    let able = Able::here(world);
+    if let Some(lacks) = able.lacks() {
+        say(lacks);
+    }
+    let mut outcome = Outcome { next: options.from, ..Outcome::default() };
     let mut movers: Vec<Mover> = Vec::new();
     let mut ledger = Ledger::in_memory();
     let over = |moves: u32| moves >= most || until.is_some_and(|until| Instant::now() > until);
+    fresh(options, world, &mut movers).await?;
     for round in 0_u64.. {
-        top_up(options, world, &mut movers).await?;
         let load = Load::start(load_config(options, world, &movers, round)).ours("the load")?;
         let last = outcome.moves.saturating_add(options.check_every.max(1));
-        while outcome.moves < last && !over(outcome.moves) {
-            one_move(options, world, &mut movers, &mut outcome).await?;
+        let mut planted = None;
+        while outcome.moves < last && !over(outcome.moves) && planted.is_none() {
+            planted = one_move(options, world, &able, &mut movers, &mut outcome).await?;
         }
         let report = load.stop().await.ours("the load")?;
         outcome.requests += report.requests;
         outcome.failed_requests += report.failed;
         ledger.merge(&report.ledger);
+        if let Some(who) = planted {
+            plant::lost_and_doubled(world, &movers[who].cell, movers[who].tenant.key, &ledger).await?;
+        }
         look(world, &movers, &ledger, &mut outcome).await?;
         if over(outcome.moves) || !outcome.is_green() {
             break;
         }
     }
+    say(format!("go on with --seed {} --from {}", options.seed, outcome.next));
     Ok(outcome)
 }
 
-/// Fresh tenants for those that have nowhere left to go but into a cell of their own.
-async fn top_up(options: &Soak, world: &World, movers: &mut Vec<Mover>) -> Result<(), Failure> {
-    let ready = movers.iter().filter(|mover| mover.may_cross() && mover.in_shared()).count();
+async fn fresh(options: &Soak, world: &World, movers: &mut Vec<Mover>) -> Result<(), Failure> {
     let mut fresh = Vec::new();
-    for nth in movers.len()..movers.len() + options.tenants.saturating_sub(ready) {
+    for nth in 0..options.tenants.max(1) {
         fresh.push(tenant_in(&world.client, &format!("soak-{nth:03}"), "starter", SHARED[0]).await?);
     }
-    if !fresh.is_empty() {
-        filled(world, &fresh, |_| options.rows, options.seed).await?;
-    }
+    filled(world, &fresh, |_| options.rows, options.seed).await?;
+    let cell = cell_name(SHARED[0]);
     movers.extend(fresh.into_iter().map(|tenant| Mover {
         tenant,
-        cell: cell_name(SHARED[0]),
-        been: BTreeSet::from([cell_name(SHARED[0])]),
+        cell: cell.clone(),
+        been: BTreeSet::from([cell.clone()]),
         former: None,
+        way_back: false,
     }));
     Ok(())
-}
-
-/// Who gets traffic and may move. The others have come to rest: they are only looked at, or a long soak would grow
-/// with its tenants.
-fn active(movers: &[Mover]) -> impl Iterator<Item = (usize, &Mover)> {
-    let resting = movers.len().saturating_sub(ACTIVE_MOST);
-    movers.iter().enumerate().filter(move |(nth, mover)| *nth >= resting || !mover.in_shared())
 }
 
 fn load_config(options: &Soak, world: &World, movers: &[Mover], round: u64) -> LoadConfig {
@@ -204,37 +222,45 @@ fn load_config(options: &Soak, world: &World, movers: &[Mover], round: u64) -> L
         vehicles: vehicle_ids(tenant.key, options.seed, Amounts::default().vehicles),
     };
     let seed = options.seed.wrapping_mul(1_000_003).wrapping_add(round);
-    LoadConfig::new(world.edge, options.rate, active(movers).map(|(_, mover)| target(mover)).collect(), seed)
+    LoadConfig::new(world.edge, options.rate, movers.iter().map(target).collect(), seed)
 }
 
-async fn one_move(options: &Soak, world: &World, movers: &mut [Mover], outcome: &mut Outcome) -> Result<(), Failure> {
+/// Answers who moved when something was planted.
+async fn one_move(
+    options: &Soak,
+    world: &World,
+    able: &Able,
+    movers: &mut [Mover],
+    outcome: &mut Outcome,
+) -> Result<Option<usize>, Failure> {
     let client = &world.client;
-    let nth = outcome.moves;
+    let nth = outcome.next;
     outcome.moves += 1;
+    outcome.next += 1;
     let dice = Dice::of(options.seed, nth);
     let cells = patiently("looking at the cells", || client.cells()).await?;
     let dedicated = cells.iter().filter(|cell| cell.class == CellClass::Dedicated && lives(cell.state)).count();
-    let place = |mover: &Mover| Place { cell: mover.cell.to_string(), may_cross: mover.may_cross() };
-    let (open, places): (Vec<usize>, Vec<Place>) = active(movers).map(|(nth, mover)| (nth, place(mover))).unzip();
-    let (who, upward) = plan::choose(&dice, &places, dedicated, DEDICATED_MOST)
+    let place = |mover: &Mover| Place { shared: mover.in_shared(), may_enter: mover.may_enter().is_some() };
+    let places: Vec<Place> = movers.iter().map(place).collect();
+    let (who, way) = plan::choose(&dice, &places, dedicated, DEDICATED_MOST)
         .ok_or_else(|| Failure::request("no tenant can move any more", "more of them with --tenants"))?;
-    let mover = &mut movers[open[who]];
-    let other = SHARED.iter().map(|shared| cell_name(shared)).find(|shared| *shared != mover.cell);
-    let wanted = TenantMove { to: other.filter(|_| !upward) };
+    let mover = &mut movers[who];
+    let wanted = if way == Way::Up { None } else { mover.may_enter() };
     let name = mover.tenant.name.clone();
-    let operation = client.tenant_move(&name, &wanted).await.map_err(|error| refused(error, "starting a move"))?;
-    let moves = patiently("looking at the move", || client.moves(Some(&name))).await?;
-    let target = moves.into_iter().find(|one| one.operation == operation.id).map(|one| one.to);
-    let target = target.ok_or_else(|| Failure::request(format!("the move of `{name}` is not listed"), ""))?;
-    let scene = Scene { world, source: mover.cell.clone(), target };
+    let (id, target) = begun(client, &name, wanted).await?;
+    let of = MoveId::new(id.uuid());
+    let scene = Scene { world, able, source: mover.cell.clone(), target, of };
 
-    let now = carried_out(options, world, (mover, &scene), (nth, "move"), operation.id, &dice, outcome).await?;
-    let now = if now == scene.target && dice.undone && outcome.is_green() {
-        // Back again, under kills of its own.
-        let operation = client.tenant_undo_move(&name).await.map_err(|error| refused(error, "undoing a move"))?;
-        let again = Scene { world, source: scene.target.clone(), target: scene.source.clone() };
+    let now = carried_out(options, (mover, &scene), (nth, way.as_str()), id, &dice, outcome).await?;
+    let moved = now == scene.target;
+    *outcome.ways.entry(way.as_str()).or_default() += u32::from(moved);
+    let back = if moved && dice.undone && outcome.is_green() { undo(client, &name).await? } else { None };
+    outcome.no_way_back += u32::from(moved && dice.undone && back.is_none() && outcome.is_green());
+    let now = if let Some(id) = back {
+        // Back again, under faults of its own.
+        let again = Scene { world, able, source: scene.target.clone(), target: scene.source.clone(), of };
         let dice = Dice::of(options.seed ^ UNDO, nth);
-        let now = carried_out(options, world, (mover, &again), (nth, "undo"), operation.id, &dice, outcome).await?;
+        let now = carried_out(options, (mover, &again), (nth, "undo"), id, &dice, outcome).await?;
         if now == scene.source && !SHARED.contains(&scene.target.as_str()) {
             removed(client, &scene.target).await?;
         }
@@ -247,15 +273,56 @@ async fn one_move(options: &Soak, world: &World, movers: &mut [Mover], outcome: 
         mover.been.insert(mover.cell.clone());
     }
     if left == mover.cell {
-        return Ok(());
+        return Ok(None);
     }
     if SHARED.contains(&left.as_str()) {
         mover.former = Some(left);
+        mover.way_back = !dice.settled;
+        if dice.settled {
+            settled(client, &name).await?;
+        }
     } else {
-        patiently("settling a move", || client.tenant_settle_move(&name)).await?;
+        mover.way_back = false;
+        settled(client, &name).await?;
         removed(client, &left).await?;
     }
-    Ok(())
+    Ok(options.plant.then_some(who))
+}
+
+/// Starts a move. What the tenant left there is being removed, or it would not have been chosen.
+async fn begun(client: &Client, name: &str, to: Option<CellName>) -> Result<(OperationId, CellName), Failure> {
+    let until = Instant::now() + MOVE_LIMIT;
+    let wanted = TenantMove { to };
+    let operation = loop {
+        match client.tenant_move(name, &wanted).await {
+            Err(ClientError::Refused(problem)) if problem.code == "rows_left_behind" && Instant::now() < until => {}
+            Err(error) if error.fault() == Fault::Server && Instant::now() < until => {}
+            answer => break answer.map_err(|error| refused(error, "starting a move"))?,
+        }
+        tokio::time::sleep(LOOK_EVERY * 4).await;
+    };
+    let moves = patiently("looking at the move", || client.moves(Some(name))).await?;
+    let target = moves.into_iter().find(|one| one.operation == operation.id).map(|one| one.to);
+    let target = target.ok_or_else(|| Failure::request(format!("the move of `{name}` is not listed"), ""))?;
+    Ok((operation.id, target))
+}
+
+/// `None`: its slot was lost, and with it the way back.
+async fn undo(client: &Client, name: &str) -> Result<Option<OperationId>, Failure> {
+    match patiently("undoing a move", || client.tenant_undo_move(name)).await {
+        Ok(operation) => Ok(Some(operation.id)),
+        Err(failure) if failure.screen().contains("no_way_back") => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The move stays. Its way back may be closed already, when its slot was lost.
+async fn settled(client: &Client, name: &str) -> Result<(), Failure> {
+    match patiently("settling a move", || client.tenant_settle_move(name)).await {
+        Ok(_) => Ok(()),
+        Err(failure) if failure.screen().contains("no_way_back") => Ok(()),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Removes a cell of one tenant's own, when what the tenant left in it is gone.
@@ -272,27 +339,26 @@ async fn removed(client: &Client, cell: &CellName) -> Result<(), Failure> {
     finished(client, removing.id, "removing a cell", |_| {}).await
 }
 
-/// Follows an operation under the kills that are drawn for it, and judges what became of it. Answers where the tenant
+/// Follows an operation under the faults that are drawn for it, and judges what became of it. Answers where the tenant
 /// is then.
 async fn carried_out(
     options: &Soak,
-    world: &World,
     (mover, scene): (&Mover, &Scene<'_>),
     (nth, what): (u32, &str),
     id: OperationId,
     dice: &Dice,
     outcome: &mut Outcome,
 ) -> Result<CellName, Failure> {
-    let client = &world.client;
+    let (world, client) = (scene.world, &scene.world.client);
     let name = mover.tenant.name.clone();
     let begun = Instant::now();
     let (first, from, delay) = dice.first;
     // An undo has no copy to strike into.
     let from = if what == "undo" && from != From::Step("cut_over") { From::Step("begin_undo") } else { from };
     reached(client, id, from).await?;
-    let mut killers = vec![scene.send(first, delay)?];
-    if let Some((victim, later)) = dice.second {
-        killers.push(scene.send(victim, delay + later)?);
+    let mut strikers = vec![scene.send(first, delay)?];
+    if let Some((fault, later)) = dice.second {
+        strikers.push(scene.send(fault, delay + later)?);
     }
     let mut watched = Watched::default();
     let ended = tokio::select! {
@@ -300,21 +366,24 @@ async fn carried_out(
         never = judge::watch(world, mover.tenant.key, (&scene.source, &scene.target), &mut watched) => match never {},
     };
     let took = begun.elapsed();
-    let mut kills = Vec::new();
-    for killer in killers {
-        let (victim, at) = killer.struck().await?;
+    let mut faults = Vec::new();
+    let mut struck = 0;
+    for striker in strikers {
+        let (fault, at) = striker.struck().await?;
         let Some(at) = at else {
-            kills.push(format!("{} did not run", victim.as_str()));
+            faults.push(format!("{}: nothing there", fault.as_str()));
             continue;
         };
         let (step, inside) = step_at(&ended, at);
-        outcome.kills += 1;
-        outcome.kills_in_window += u32::from(inside);
-        *outcome.victims.entry(victim.as_str()).or_default() += 1;
-        kills.push(format!("{} in {step} at {at}", victim.as_str()));
+        struck += 1;
+        outcome.faults += 1;
+        outcome.faults_in_window += u32::from(inside);
+        *outcome.struck.entry(fault.as_str()).or_default() += 1;
+        faults.push(format!("{} in {step} at {at}", fault.as_str()));
     }
+    outcome.pairs += u32::from(struck == 2);
     if dice.given_up.is_some() {
-        kills.push("asked to give up".to_owned());
+        faults.push("asked to give up".to_owned());
     }
     let away = judge::all_back(world).await?;
     let tenant = patiently("looking at the tenant", || client.tenant(&name)).await?;
@@ -334,6 +403,9 @@ async fn carried_out(
     let mut asked = mover.been.clone();
     asked.extend([scene.source.clone(), scene.target.clone(), now.clone()]);
     asked.retain(alive);
+    if options.plant && now == scene.target {
+        plant::second_owner(world, &scene.source, mover.tenant.key).await?;
+    }
     match judge::owner(world, mover.tenant.key, &now, &asked).await {
         Owner::One => {}
         Owner::Two(cells) => {
@@ -346,11 +418,11 @@ async fn carried_out(
         }
     }
     say(format!(
-        "seed {} {what} {nth}: {name} {} -> {}: kill -9 {}: {told} after {:.1} s",
+        "seed {} {what} {nth}: {name} {} -> {}: {}: {told} after {:.1} s",
         options.seed,
         scene.source,
         scene.target,
-        kills.join(", "),
+        faults.join(", "),
         took.as_secs_f64()
     ));
     Ok(now)
