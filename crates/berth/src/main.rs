@@ -59,7 +59,12 @@ fn main() -> ExitCode {
         return print(cli::OVERVIEW);
     };
     match command {
-        Command::Api(command) => api(command, program.common),
+        Command::Api(mut command) => {
+            if let ApiCommand::Check(check) = &mut command {
+                check.variables = check_variables();
+            }
+            api(command, program.common)
+        }
         Command::Serve(options) => role(|| serve::run(&options, serve_variables())),
         Command::Edge(options) => role(|| edge::run(options, program.common.url, api_key())),
         Command::Demo(options) => demo::run(&options, program.common.json),
@@ -139,6 +144,13 @@ fn mover_variables() -> mover::Variables {
         to: secret("BERTH_TO"),
         to_password: secret("BERTH_TO_PASSWORD"),
     }
+}
+
+/// The servers that `berth check --live` asks when no file names them.
+#[expect(clippy::disallowed_methods, reason = "configuration is resolved here and nowhere below")]
+fn check_variables() -> cli::CheckVariables {
+    let secret = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty()).map(SecretString::from);
+    cli::CheckVariables { database: secret("DATABASE_URL"), redis: secret("REDIS_URL") }
 }
 
 fn fail(error: &CliError) -> ExitCode {

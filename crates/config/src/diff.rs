@@ -45,7 +45,22 @@ fn tree(stack: &Stack) -> Value {
 }
 
 fn section(key: &str) -> usize {
-    const ORDER: &[&str] = &["stack", "services", "data", "plans", "providers", "cells", "edges", "archives"];
+    const ORDER: &[&str] = &[
+        "stack",
+        "services",
+        "data",
+        "plans",
+        "providers",
+        "cells",
+        "edges",
+        "archives",
+        "quotas",
+        "budget",
+        "alerts",
+        "backups",
+        "failover",
+        "check",
+    ];
     ORDER.iter().position(|section| key.split('.').next() == Some(section)).unwrap_or(ORDER.len())
 }
 

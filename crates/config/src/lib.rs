@@ -6,17 +6,28 @@
 
 mod diff;
 mod environment;
+mod facts;
 mod mistake;
+mod over;
 mod read;
 mod section;
+mod show;
+mod span;
 mod stack;
-mod tree;
+pub mod tree;
+
+/// JSON Schema of the stack file, for editors.
+pub const SCHEMA: &str = include_str!("stack.schema.json");
 
 pub use diff::{Change, Difference, diff};
 pub use environment::{Environment, MissingVariable, Template};
+pub use facts::{Alert, Alerts, Backups, Budget, Failover, Poll, Quota, Silence};
 pub use mistake::{Mistake, Mistakes, Problem};
-pub use section::{FILE_BYTES_MAX, Files, no_files, parse};
+pub use over::{find, json, over};
+pub use section::{FILE_BYTES_MAX, Files, no_files, parse, parse_layers};
+pub use show::{Layer, MASK, Shown, show};
+pub use span::{BadSpan, Span};
 pub use stack::{
-    Archives, Cell, Data, DataLink, HoldPolicy, Hook, Hooks, Plan, Provider, Run, S3Place, Service, Shape, Stack,
-    TableRef,
+    Archives, Cell, Check, Data, DataLink, HoldPolicy, Hook, Hooks, Plan, Provider, Run, S3Place, Service, Shape,
+    Stack, TableRef,
 };

@@ -12,6 +12,8 @@ pub struct Mistake {
     pub key: String,
     /// Counted from 1; absent where the file has no line to point at.
     pub line: Option<u64>,
+    /// The file over the stack file that says it, if it is not the stack file itself.
+    pub file: Option<String>,
     pub problem: Problem,
 }
 
@@ -50,6 +52,8 @@ pub enum Problem {
     UnreadableFile { path: String, reason: String },
     #[error("cannot stand beside `{other}`")]
     Excludes { other: &'static str, why: &'static str },
+    #[error("would have no effect: {why}")]
+    NotYet { why: &'static str },
 }
 
 impl Problem {
@@ -73,6 +77,7 @@ impl Problem {
             Self::Dangling { known, .. } => Some(format!("there are {}", list(known))),
             Self::Malformed { hint, .. } | Self::Excludes { why: hint, .. } => Some((*hint).to_owned()),
             Self::MissingVariable { name } => Some(format!("set `{name}`, or write `$$` for a dollar sign")),
+            Self::NotYet { .. } => Some("leave it out; a key without effect is refused rather than ignored".to_owned()),
             Self::NotYaml { .. }
             | Self::WrongType { .. }
             | Self::OutOfRange { .. }
@@ -89,6 +94,9 @@ fn list<T: AsRef<str>>(names: &[T]) -> String {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{file} ")?;
+        }
         if let Some(line) = self.line {
             write!(f, "line {line}: ")?;
         }
@@ -106,12 +114,22 @@ pub struct Mistakes(Vec<Mistake>);
 impl Mistakes {
     /// `Err` with the mistakes, unless there are none.
     pub(crate) fn none_in(mut mistakes: Vec<Mistake>) -> Result<(), Self> {
-        mistakes.sort_by(|a, b| (a.line.unwrap_or(u64::MAX), &a.key).cmp(&(b.line.unwrap_or(u64::MAX), &b.key)));
+        mistakes.sort_by(|a, b| {
+            (&a.file, a.line.unwrap_or(u64::MAX), &a.key).cmp(&(&b.file, b.line.unwrap_or(u64::MAX), &b.key))
+        });
         if mistakes.is_empty() { Ok(()) } else { Err(Self(mistakes)) }
     }
 
     pub(crate) fn one(problem: Problem, line: Option<u64>) -> Self {
-        Self(vec![Mistake { key: String::new(), line, problem }])
+        Self(vec![Mistake { key: String::new(), line, file: None, problem }])
+    }
+
+    /// The same, said by a file over the stack file.
+    pub(crate) fn of(mut self, file: Option<&str>) -> Self {
+        for mistake in &mut self.0 {
+            mistake.file = file.map(str::to_owned);
+        }
+        self
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Mistake> {

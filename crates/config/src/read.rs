@@ -65,7 +65,7 @@ impl<'a> Section<'a> {
 
 impl Reader {
     pub fn note(&mut self, key: String, line: Option<u64>, problem: Problem) {
-        self.mistakes.push(Mistake { key, line, problem });
+        self.mistakes.push(Mistake { key, line, file: None, problem });
     }
 
     /// Notes a problem with a value.
@@ -80,9 +80,19 @@ impl Reader {
 
     /// A map with these keys and no others.
     pub fn section<'a>(&mut self, at: &At<'a>, known: &[&'static str]) -> Option<Section<'a>> {
+        self.section_but(at, known, &[])
+    }
+
+    /// The same, where others are known too and judged by the caller.
+    pub fn section_but<'a>(
+        &mut self,
+        at: &At<'a>,
+        known: &[&'static str],
+        others: &[&'static str],
+    ) -> Option<Section<'a>> {
         let section = self.open_section(at)?;
         for entry in section.entries {
-            if !known.contains(&entry.key.as_str()) {
+            if !known.contains(&entry.key.as_str()) && !others.contains(&entry.key.as_str()) {
                 let problem = Problem::UnknownKey { known: known.to_vec() };
                 self.note(join(&at.key, &entry.key), Some(entry.line), problem);
             }
@@ -150,6 +160,13 @@ impl Reader {
             Value::Int(number) => Some(number.to_string()),
             Value::Bool(truth) => Some(truth.to_string()),
             _ => self.wrong_type(at, "text"),
+        }
+    }
+
+    pub fn truth(&mut self, at: &At<'_>) -> Option<bool> {
+        match at.node.value {
+            Value::Bool(truth) => Some(truth),
+            _ => self.wrong_type(at, "true or false"),
         }
     }
 

@@ -6,11 +6,13 @@
 mod archives;
 mod cells;
 mod data;
+mod facts;
+mod later;
 mod plans;
 mod services;
 
 use crate::{
-    Environment, Mistakes, Problem, Stack,
+    Check, Environment, Mistakes, Problem, Stack,
     read::{At, Reader},
     tree,
 };
@@ -30,26 +32,76 @@ pub fn no_files(path: &str) -> io::Result<String> {
 
 /// Reads a stack file. `environment: None` leaves variables unchecked, for whoever will not start the services.
 pub fn parse(text: &str, environment: Option<&Environment>, files: Files<'_>) -> Result<Stack, Mistakes> {
-    if text.len() > FILE_BYTES_MAX {
-        return Err(Mistakes::one(Problem::TooLarge { bytes: text.len() }, None));
+    parse_layers(&[("", text)], environment, files)
+}
+
+/// Reads a stack file and the files that lie over it, each with its name: `berth.yaml`, then `berth.staging.yaml`.
+/// A mistake names the file that says it, except the first.
+pub fn parse_layers(
+    layers: &[(&str, &str)],
+    environment: Option<&Environment>,
+    files: Files<'_>,
+) -> Result<Stack, Mistakes> {
+    let mut trees = Vec::new();
+    for (n, (name, text)) in layers.iter().enumerate() {
+        let file = (n > 0).then(|| (*name).to_owned());
+        if text.len() > FILE_BYTES_MAX {
+            return Err(Mistakes::one(Problem::TooLarge { bytes: text.len() }, None).of(file.as_deref()));
+        }
+        let tree = tree::parse(text).map_err(|mistakes| mistakes.of(file.as_deref()))?;
+        if n > 0 && !matches!(tree.value, tree::Value::Map(_) | tree::Value::Null) {
+            let problem = Problem::WrongType { wanted: "a map of keys and values", found: tree.value.kind() };
+            return Err(Mistakes::one(problem, Some(tree.line)).of(file.as_deref()));
+        }
+        trees.push((file, tree));
     }
-    let tree = tree::parse(text)?;
+    let mut upper = trees.iter().filter(|(_, tree)| tree.value != tree::Value::Null);
+    let first = upper.next().or(trees.first()).map(|(_, tree)| tree.clone());
+    let empty = tree::Node { line: 1, value: tree::Value::Null };
+    let tree = upper.fold(first.unwrap_or(empty), |lower, (_, upper)| crate::over(lower, upper));
     let mut reader = Reader::default();
     let stack = stack(&mut reader, &At { key: String::new(), node: &tree }, environment, files);
+    for mistake in &mut reader.mistakes {
+        let said = trees.iter().rev().find(|(_, tree)| crate::find(tree, &mistake.key).is_some());
+        mistake.file = said.and_then(|(file, _)| file.clone());
+    }
     Mistakes::none_in(reader.mistakes)?;
     Ok(stack.expect("a section is left out only after a mistake was noted"))
 }
 
-const KEYS: &[&str] = &["stack", "services", "data", "plans", "cells", "providers", "edges", "archives"];
+const KEYS: &[&str] = &[
+    "stack",
+    "services",
+    "data",
+    "plans",
+    "limits",
+    "cells",
+    "providers",
+    "edges",
+    "archives",
+    "quotas",
+    "budget",
+    "alerts",
+    "backups",
+    "failover",
+    "check",
+];
 
 fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, files: Files<'_>) -> Option<Stack> {
-    let section = reader.section(root, KEYS)?;
+    let section = reader.section_but(root, KEYS, later::SECTIONS)?;
+    for name in later::SECTIONS {
+        if let Some(at) = section.get(name) {
+            later::refuse(reader, &at);
+        }
+    }
     let name = section.need("stack", "stack: fleet", reader).and_then(|at| reader.name(&at));
-    let services = section
-        .need("services", "services: { web: { command: [./web], health: /health } }", reader)
-        .map(|at| services::read(reader, &at, environment));
+    let services =
+        section.need("services", "services: { web: { command: [./web], health: /health } }", reader).map(|at| {
+            services::read(reader, &at, environment, &section.get("quotas").map(|at| names(&at)).unwrap_or_default())
+        });
     let data = section.get("data").map_or_else(|| Some(crate::Data::default()), |at| data::read(reader, &at, files));
-    let plans = section.get("plans").map(|at| plans::read(reader, &at)).unwrap_or_default();
+    let limits = section.get("limits").map(|at| plans::limits(reader, &at)).unwrap_or_default();
+    let plans = section.get("plans").map(|at| plans::read(reader, &at, &limits)).unwrap_or_default();
     // References are checked against the names a person wrote, right or wrong inside, so that one mistake in a
     // provider is not reported once more for each of its cells.
     let declared: Vec<ProviderName> =
@@ -58,6 +110,12 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
     let cells = section.get("cells").map(|at| cells::read(reader, &at, &declared)).unwrap_or_default();
     let edges = section.get("edges").map(|at| edges(reader, &at)).unwrap_or_default();
     let archives = section.get("archives").and_then(|at| archives::read(reader, &at, environment));
+    let quotas = section.get("quotas").map(|at| facts::quotas(reader, &at)).unwrap_or_default();
+    let budget = section.get("budget").and_then(|at| facts::budget(reader, &at));
+    let alerts = section.get("alerts").and_then(|at| facts::alerts(reader, &at));
+    let backups = section.get("backups").and_then(|at| facts::backups(reader, &at));
+    let failover = section.get("failover").and_then(|at| facts::failover(reader, &at));
+    let silence = section.get("check").map(|at| facts::silences(reader, &at)).unwrap_or_default();
 
     let services = services?;
     if services.is_empty() && reader.mistakes.is_empty() {
@@ -72,7 +130,22 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
         };
         reader.wrong(&at, problem);
     }
-    Some(Stack { stack: name?, services, data: data?, plans, cells, providers, edges, archives })
+    Some(Stack {
+        stack: name?,
+        services,
+        data: data?,
+        plans,
+        cells,
+        providers,
+        edges,
+        archives,
+        quotas,
+        budget,
+        alerts,
+        backups,
+        failover,
+        check: Check { silence },
+    })
 }
 
 fn names(at: &At<'_>) -> Vec<String> {

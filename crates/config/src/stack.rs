@@ -3,7 +3,7 @@
 //! Their JSON form has the file's own keys, so that a stored revision reads like the file it came from. Never holds
 //! a resolved secret: values of `env` keep their `${VARIABLE}` until a process is started.
 
-use crate::{Environment, MissingVariable, Template};
+use crate::{Alerts, Backups, Budget, Environment, Failover, MissingVariable, Poll, Quota, Silence, Template};
 use berth_domain::{
     CellClass, CellName, Cents, EdgeName, PlanLimits, PlanName, ProviderName, ServiceName, ServiceRole, StackName,
 };
@@ -29,6 +29,19 @@ pub struct Stack {
     /// Where rows go that leave a tenant's cell for good. Absent: a folder beside the server's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archives: Option<Archives>,
+    /// What providers let through; services draw on it by `polls`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub quotas: BTreeMap<String, Quota>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alerts: Option<Alerts>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backups: Option<Backups>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover: Option<Failover>,
+    #[serde(default, skip_serializing_if = "Check::is_empty")]
+    pub check: Check,
 }
 
 /// Where archives are kept.
@@ -56,6 +69,19 @@ pub struct S3Place {
     pub secret_access_key: Template,
 }
 
+/// How `berth check` looks at this stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    #[serde(default)]
+    pub silence: Vec<Silence>,
+}
+
+impl Check {
+    pub const fn is_empty(&self) -> bool {
+        self.silence.is_empty()
+    }
+}
+
 /// A program of the stack; every cell runs `copies` of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
@@ -79,6 +105,9 @@ pub struct Service {
     pub shape: Shape,
     #[serde(default)]
     pub hold: HoldPolicy,
+    /// What it draws on a provider's quota by the clock alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub polls: Vec<Poll>,
 }
 
 impl Service {
@@ -254,6 +283,9 @@ pub struct Cell {
     /// Of its database.
     #[serde(default, skip_serializing_if = "Shape::is_empty")]
     pub shape: Shape,
+    /// Of the machine that carries its database and members, where one machine carries them all.
+    #[serde(default, skip_serializing_if = "Shape::is_empty")]
+    pub server: Shape,
 }
 
 /// An adapter and its own settings, which only the adapter understands.

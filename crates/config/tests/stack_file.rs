@@ -1,6 +1,6 @@
 //! What a stack file means, what is wrong with bad ones, and that nothing makes the reader fall over.
 
-use berth_config::{Change, Environment, Hook, Run, Stack, diff, no_files, parse};
+use berth_config::{Change, Environment, Hook, Run, Stack, diff, json, no_files, over, parse, parse_layers, tree};
 use berth_domain::{CellClass, Cents, PlanName};
 use proptest::prelude::*;
 use std::{fs, path::Path};
@@ -111,7 +111,7 @@ services:
     speed: 9
   web: { image: a, command: [b] }
   job: { role: worker }
-  tick: { command: [a], role: cron, copies: 2 }
+  tick: { command: [a], role: cron, copies: 2, polls: [{ of: cache, every: 5, amount: 2 }] }
 data:
   root: a.b.c
   leave_out: [x, public.x]
@@ -133,6 +133,25 @@ providers:
   local: { adaptor: local }
 edges: [e, e, E]
 archives: { s3: { bucket: '', endpoint: ftp://x, secret_access_key: plain, keys: 1 } }
+limits: { body_bytes: -1 }
+quotas: { redis: { amount: 0, per: 1 day, unit: commands } }
+budget: { amount: -50, currency: XYZ, warning: 1.005 }
+alerts:
+  cpu_percent: { warning: 120, critical: many, for: 5 minutes }
+  mood: {}
+backups: { by: cron, every: daily, to: [b2], rpo: 0s }
+failover: { by: Patroni, automatic: maybe }
+check:
+  silence:
+    - { rule: moving-tag, reason: because }
+    - { rule: moving-tag }
+registries: { ghcr.io: { username: bot } }
+modes: { multi_tenant: { pool_size: 20 } }
+cluster: { enabled: true, redis_address: cache, geo_routing: true }
+tenants: { region_routing: { enabled: true } }
+billing: { provider: stripe, enabled: true, apiKey: sk_test, exportFormat: json, exportSchedule: daily }
+oidc: { provider: keycloak, clientSecret: x, claimMappings: { tenantId: t, roles: r } }
+orchestration: { inCluster: true, chartPath: ./c, defaults: { resourceLimits: { cpuLimit: 1 }, autoscaling: { enabled: true } } }
 ";
     let found = mistakes(text);
     let expected = include_str!("every_mistake.txt");
@@ -201,6 +220,42 @@ fn a_difference_names_each_key_that_changes_and_nothing_else() {
     assert_eq!(first[0].to_string(), "+ stack: fleet", "the file's order of sections");
 }
 
+#[test]
+fn an_environments_file_says_only_what_differs() {
+    let upper = "services: { web: { copies: 3, migrate: [./web, migrate] } }\nedges: [e]\n";
+    let stack = parse_layers(&[("berth.yaml", GOOD), ("berth.staging.yaml", upper)], None, &no_files)
+        .unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let web = stack.services.values().next().unwrap();
+    assert_eq!((web.copies, web.health.as_deref(), stack.edges.len()), (3, Some("/health"), 1));
+
+    let wrong = "services:\n  web: { copies: 0 }\n  job: { role: worker }\n  job: { role: cron }\nfoo: 1\n";
+    let mistakes = parse_layers(&[("berth.yaml", GOOD), ("berth.staging.yaml", wrong)], None, &no_files).unwrap_err();
+    let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        lines,
+        [
+            "line 3: `services.job.command`: missing",
+            "berth.staging.yaml line 2: `services.web.copies`: should be a whole number from 1 to 64, is 0",
+            "berth.staging.yaml line 4: `services.job`: the key is there twice, first in line 3",
+            "berth.staging.yaml line 5: `foo`: unknown key",
+        ]
+    );
+    for upper in ["", "# nothing differs\n"] {
+        assert!(parse_layers(&[("berth.yaml", GOOD), ("berth.staging.yaml", upper)], None, &no_files).is_ok());
+    }
+    let mistakes = parse_layers(&[("berth.yaml", GOOD), ("berth.staging.yaml", "- a\n")], None, &no_files).unwrap_err();
+    assert!(mistakes.to_string().starts_with("berth.staging.yaml line 1: should be a map"), "{mistakes}");
+}
+
+#[test]
+fn a_joined_file_sent_as_json_is_the_same_stack() {
+    let upper = "services: { web: { env: { RATE: \"1.50\", N: 5, ON: true } } }\n";
+    let files = [("berth.yaml", GOOD), ("berth.staging.yaml", upper)];
+    let joined = parse_layers(&files, None, &no_files).unwrap();
+    let tree = over(tree::parse(GOOD).unwrap(), &tree::parse(upper).unwrap());
+    assert_eq!(parse(&json(&tree).to_string(), None, &no_files).unwrap_or_else(|m| panic!("{m}")), joined);
+}
+
 /// Lines of a stack file, right and wrong, to be thrown together.
 fn line() -> impl Strategy<Value = String> {
     let key = prop::sample::select(vec![
@@ -248,12 +303,71 @@ fn line() -> impl Strategy<Value = String> {
     (0_usize..5, key, value).prop_map(|(indent, key, value)| format!("{}{key}: {value}\n", "  ".repeat(indent)))
 }
 
+#[test]
+fn impossible_numbers_and_deep_nesting_are_mistakes_with_a_line() {
+    for (text, expected) in [
+        (
+            "services: { web: { command: [a], health: /h, copies: 99999999999999999999999999999999999999999 } }",
+            "copies",
+        ),
+        ("services: { web: { command: [a], health: /h, port: 8e3 } }", "should be a whole number, is a fraction"),
+        ("services: { web: { command: [a], health: /h, port: .inf } }", "should be a whole number, is text"),
+        ("services: { web: { command: [a], health: /h, port: -0 } }", "should be a whole number from 1 to 65535, is 0"),
+        ("limits: { body_bytes: 9007199254740993 }", "should be a whole number from 1 to 9007199254740991"),
+        ("cells: { a: { max_tenants: 4294967297 } }", "should be a whole number from 1 to 100000"),
+    ] {
+        let found = mistakes(&format!("stack: s\n{text}\n"));
+        assert!(found.contains(expected) && found.contains("line 2"), "{text} gave: {found}");
+    }
+    // 1 MiB of nesting is looked at; 10 MiB is refused by its length alone.
+    for levels in [200_000, 5_000_000] {
+        let found = mistakes(&format!("a: {}{}", "[".repeat(levels), "]".repeat(levels)));
+        assert!(found.contains("too much") || found.contains("bytes long"), "{found}");
+    }
+}
+
+/// The example with something in it changed: cut off, a character swapped or slipped in, lines doubled or lost.
+fn damaged() -> impl Strategy<Value = String> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/webhost/berth.yaml"))
+        .expect("the example is part of the repository");
+    (0_usize..6, any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<char>()).prop_map(
+        move |(how, at, other, c)| {
+            let mut chars: Vec<char> = text.chars().collect();
+            let mut lines: Vec<&str> = text.lines().collect();
+            let (at, from, to) = (at.index(chars.len()), at.index(lines.len()), other.index(lines.len()));
+            match how {
+                0 => chars.truncate(at),
+                1 => chars[at] = c,
+                2 => chars.insert(at, c),
+                3 => lines.swap(from, to),
+                4 => lines.insert(to, lines[from]),
+                _ => {
+                    lines.remove(from);
+                }
+            }
+            if how < 3 { chars.into_iter().collect() } else { lines.join("\n") }
+        },
+    )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_text_makes_the_reader_panic(text in "\\PC{0,200}") {
         let _ = parse(&text, Some(&Environment::default()), &no_files);
+    }
+
+    #[test]
+    fn no_damage_to_a_file_makes_the_reader_panic(text in damaged()) {
+        match parse(&text, None, &no_files) {
+            // What is taken can be stored and read again.
+            Ok(stack) => {
+                let json = serde_json::to_string(&stack).unwrap();
+                prop_assert_eq!(parse(&json, None, &no_files).unwrap(), stack);
+            }
+            Err(mistakes) => prop_assert!(mistakes.iter().all(|mistake| !mistake.problem.to_string().is_empty())),
+        }
     }
 
     #[test]

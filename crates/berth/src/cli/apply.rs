@@ -1,6 +1,7 @@
 //! `berth apply`.
 
 use super::{CliError, Context, watch};
+use berth_config::{Stack, json, over, parse_layers, tree};
 use berth_wire::{DifferenceKind, StackApplied, StackApply};
 use clap::Args;
 use std::{
@@ -15,6 +16,9 @@ pub struct Apply {
     /// The stack file
     #[arg(long, short = 'f', default_value = "berth.yaml", value_name = "FILE")]
     file: PathBuf,
+    /// With the file of this environment over it: `staging` is `berth.staging.yaml`
+    #[arg(long, short = 'e', value_name = "NAME")]
+    environment: Option<String>,
     /// Show the difference and stop
     #[arg(long)]
     dry_run: bool,
@@ -25,7 +29,7 @@ pub struct Apply {
 
 impl Apply {
     pub async fn run(self, cx: &Context) -> Result<(), CliError> {
-        let mut wanted = read(&self.file)?;
+        let mut wanted = read(&self.file, self.environment.as_deref())?;
         let shown = cx.client.stack_apply(&wanted).await?;
         if self.dry_run || shown.differences.is_empty() {
             return cx.show(&shown, screen);
@@ -42,19 +46,64 @@ impl Apply {
     }
 }
 
-/// Reads the file and those it names. Mistakes are found here already, all at once, without asking a server; the
-/// server checks again, with its own environment.
-fn read(path: &Path) -> Result<StackApply, CliError> {
-    let file = fs::read_to_string(path).map_err(|source| CliError::File { path: path.to_owned(), source })?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let files = RefCell::new(BTreeMap::new());
-    let take = |name: &str| {
-        let text = fs::read_to_string(folder.join(name))?;
-        files.borrow_mut().insert(name.to_owned(), text.clone());
-        Ok(text)
-    };
-    berth_config::parse(&file, None, &take).map_err(|mistakes| CliError::Stack { path: path.to_owned(), mistakes })?;
-    Ok(StackApply { file, files: files.into_inner(), dry_run: true })
+/// The stack file, the file of an environment over it, and those they name.
+pub struct StackFiles {
+    path: PathBuf,
+    /// Names and texts: the stack file first.
+    pub layers: Vec<(String, String)>,
+    files: RefCell<BTreeMap<String, String>>,
+}
+
+impl StackFiles {
+    pub fn read(path: &Path, environment: Option<&str>) -> Result<Self, CliError> {
+        let mut paths = vec![path.to_owned()];
+        paths.extend(environment.map(|name| of_environment(path, name)));
+        let mut layers = Vec::new();
+        for path in paths {
+            let text = fs::read_to_string(&path).map_err(|source| CliError::File { path: path.clone(), source })?;
+            let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+            layers.push((name, text));
+        }
+        Ok(Self { path: path.to_owned(), layers, files: RefCell::default() })
+    }
+
+    /// Mistakes are found here already, all at once, without asking a server; the server checks again, with its own
+    /// environment.
+    pub fn parse(&self) -> Result<Stack, CliError> {
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let take = |name: &str| {
+            let text = fs::read_to_string(folder.join(name))?;
+            self.files.borrow_mut().insert(name.to_owned(), text.clone());
+            Ok(text)
+        };
+        let layers: Vec<_> = self.layers.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        parse_layers(&layers, None, &take).map_err(|mistakes| CliError::Stack { path: self.path.clone(), mistakes })
+    }
+
+    /// What a server is sent: the stack file as it is, or joined with its environment's.
+    fn joined(&self) -> String {
+        let [(_, only)] = self.layers.as_slice() else {
+            let trees = self.layers.iter().map(|(_, text)| tree::parse(text).expect("it was read a moment ago"));
+            let upper =
+                |lower, upper: tree::Node| if upper.value == tree::Value::Null { lower } else { over(lower, &upper) };
+            return trees.reduce(upper).map_or_else(String::new, |tree| json(&tree).to_string());
+        };
+        only.clone()
+    }
+}
+
+/// `berth.yaml` and `staging` are `berth.staging.yaml`.
+fn of_environment(path: &Path, name: &str) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let ending = path.extension().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{stem}.{name}.{ending}"))
+}
+
+fn read(path: &Path, environment: Option<&str>) -> Result<StackApply, CliError> {
+    let files = StackFiles::read(path, environment)?;
+    files.parse()?;
+    let file = files.joined();
+    Ok(StackApply { file, files: files.files.into_inner(), dry_run: true })
 }
 
 fn screen(applied: &StackApplied) -> String {
@@ -83,7 +132,7 @@ fn screen(applied: &StackApplied) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{read, screen};
+    use super::{of_environment, read, screen};
     use crate::cli::CliError;
     use berth_wire::{Difference, DifferenceKind, StackApplied};
 
@@ -120,8 +169,15 @@ mod tests {
     }
 
     #[test]
+    fn an_environments_file_lies_beside_the_stack_file() {
+        let path = |text: &str| std::path::PathBuf::from(text);
+        assert_eq!(of_environment(&path("a/berth.yaml"), "staging"), path("a/berth.staging.yaml"));
+        assert_eq!(of_environment(&path("shop.yml"), "test"), path("shop.test.yml"));
+    }
+
+    #[test]
     fn a_missing_file_is_the_callers_mistake() {
-        let error = read(std::path::Path::new("/nowhere/berth.yaml")).unwrap_err();
+        let error = read(std::path::Path::new("/nowhere/berth.yaml"), None).unwrap_err();
         assert!(matches!(error, CliError::File { .. }));
         assert_eq!(error.exit_status(), 1);
     }

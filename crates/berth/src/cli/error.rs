@@ -22,6 +22,9 @@ pub enum CliError {
     NobodyToAsk,
     #[error("nothing was changed")]
     Declined,
+    /// Said by the report already.
+    #[error("{errors} found")]
+    Found { errors: usize },
     #[error("the terminal is gone")]
     Output {
         #[source]
@@ -46,7 +49,12 @@ impl CliError {
                 Fault::Caller => 1,
                 Fault::Server => 2,
             },
-            Self::Request { .. } | Self::File { .. } | Self::Stack { .. } | Self::NobodyToAsk | Self::Declined => 1,
+            Self::Request { .. }
+            | Self::File { .. }
+            | Self::Stack { .. }
+            | Self::NobodyToAsk
+            | Self::Declined
+            | Self::Found { .. } => 1,
             Self::Output { .. } | Self::Ended { .. } => 2,
             Self::StillRunning { .. } => 3,
         }
@@ -67,12 +75,15 @@ impl CliError {
             Self::StillRunning { operation } => Some(format!(
                 "watch it with `berth operation watch {operation}`, stop it with `berth operation abandon {operation}`"
             )),
-            Self::Declined | Self::Output { .. } => None,
+            Self::Declined | Self::Found { .. } | Self::Output { .. } => None,
         }
     }
 
     /// `error: …` and `hint: …`, as stderr shows them.
     pub fn screen(&self) -> String {
+        if matches!(self, Self::Found { .. }) {
+            return String::new();
+        }
         let word = if matches!(self, Self::StillRunning { .. } | Self::Declined) { "note" } else { "error" };
         let mut text = format!("{word}: {self}\n");
         let mut source = self.source();

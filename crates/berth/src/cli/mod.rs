@@ -8,6 +8,8 @@
 mod apply;
 mod audit;
 mod cell;
+mod check;
+mod config;
 mod context;
 mod error;
 mod key;
@@ -22,6 +24,7 @@ mod tenant;
 mod units;
 mod watch;
 
+pub use check::Variables as CheckVariables;
 pub use context::{Connection, Context};
 pub use error::CliError;
 pub use overview::OVERVIEW;
@@ -47,6 +50,11 @@ pub struct Common {
 pub enum ApiCommand {
     /// Apply the stack file `berth.yaml`
     Apply(apply::Apply),
+    /// What is wrong with the stack file, variables, compose file, proxy and their like
+    Check(check::Check),
+    /// What the stack file comes to, and its schema
+    #[command(subcommand)]
+    Config(config::Config),
     /// Is everybody served, what moves, what needs a person
     Status,
     /// What a cell's processes wrote last
@@ -75,6 +83,8 @@ pub enum ApiCommand {
 pub async fn run(command: ApiCommand, cx: &Context) -> Result<(), CliError> {
     match command {
         ApiCommand::Apply(apply) => apply.run(cx).await,
+        ApiCommand::Check(check) => check.run(cx).await,
+        ApiCommand::Config(config) => config.run(cx),
         ApiCommand::Status => status::run(cx).await,
         ApiCommand::Logs(logs) => logs.run(cx).await,
         ApiCommand::Audit(audit) => audit.run(cx).await,

@@ -7,6 +7,7 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
             berth logs                      what a cell's processes wrote last
             berth audit                     who changed what, and when
   stack     berth apply                     apply berth.yaml; shows the difference and asks
+            berth check                     what is wrong with it      berth config show schema
             berth plan      list show       prices, and the limits that come with them
   tenants   berth tenant    create list show hosts sync suspend resume delete archives export restore
             berth tenant    plan-move move  what a move would do; move it, under traffic

@@ -1,6 +1,6 @@
 //! `cells` and `providers`: where tenants may live. Never knows an adapter's settings, and passes them on as they are.
 
-use super::{plans::CLASSES, services::shape};
+use super::{plans::CLASSES, services::shape as read_shape};
 use crate::{
     Cell, Problem, Provider,
     read::{At, Reader},
@@ -9,7 +9,7 @@ use crate::{
 use berth_domain::{CellClass, CellName, ProviderName};
 use std::collections::BTreeMap;
 
-const KEYS: &[&str] = &["class", "provider", "region", "max_tenants", "shape"];
+const KEYS: &[&str] = &["class", "provider", "region", "max_tenants", "shape", "server"];
 /// How many tenants a shared cell takes unless it says otherwise (the guides' `MAX_CUSTOMERS_PER_SERVER`).
 const SHARED_TENANTS: u32 = 150;
 const TENANTS_MAX: u32 = 100_000;
@@ -50,8 +50,9 @@ fn cell(reader: &mut Reader, at: &At<'_>, providers: &[ProviderName]) -> Option<
             }
         })
     });
-    let shape = section.get("shape").map(|at| shape(reader, &at)).unwrap_or_default();
-    Some(Cell { class: class?, provider: provider?, region, max_tenants: max_tenants?, shape })
+    let shape = section.get("shape").map(|at| read_shape(reader, &at)).unwrap_or_default();
+    let server = section.get("server").map(|at| read_shape(reader, &at)).unwrap_or_default();
+    Some(Cell { class: class?, provider: provider?, region, max_tenants: max_tenants?, shape, server })
 }
 
 pub fn read_providers(reader: &mut Reader, at: &At<'_>) -> BTreeMap<ProviderName, Provider> {

@@ -15,26 +15,27 @@ const LIMITS: &[&str] = &["requests_per_minute", "body_bytes", "retention_days",
 /// What a JSON reader that knows only doubles still holds exactly.
 const QUANTITY_MAX: u64 = (1 << 53) - 1;
 
-pub fn read(reader: &mut Reader, at: &At<'_>) -> BTreeMap<PlanName, Plan> {
+pub fn read(reader: &mut Reader, at: &At<'_>, usual: &PlanLimits) -> BTreeMap<PlanName, Plan> {
     let mut plans = BTreeMap::new();
     for (name, at) in reader.named::<PlanName>(at) {
-        if let Some(plan) = plan(reader, &at) {
+        if let Some(plan) = plan(reader, &at, usual) {
             plans.insert(name, plan);
         }
     }
     plans
 }
 
-fn plan(reader: &mut Reader, at: &At<'_>) -> Option<Plan> {
+fn plan(reader: &mut Reader, at: &At<'_>, usual: &PlanLimits) -> Option<Plan> {
     let section = reader.section(at, &["price", "class", "limits"])?;
     let price = section.need("price", "price: 149", reader).and_then(|at| read_price(reader, &at));
     let class = section.need("class", "class: shared", reader).and_then(|at| reader.one_of(&at, CLASSES));
     let limits = section.get("limits").map(|at| limits(reader, &at)).unwrap_or_default();
+    let limits = over(usual, limits);
     Some(Plan { price: price?, class: class?, limits })
 }
 
 /// `149`, `149.5` or `"149.50"`: dollars a month.
-fn read_price(reader: &mut Reader, at: &At<'_>) -> Option<Cents> {
+pub fn read_price(reader: &mut Reader, at: &At<'_>) -> Option<Cents> {
     let text = match &at.node.value {
         Value::Int(number) => number.to_string(),
         // The shortest text that reads back as the same number: the digits that were written.
@@ -47,13 +48,27 @@ fn read_price(reader: &mut Reader, at: &At<'_>) -> Option<Cents> {
     };
     let price = price::parse(&text);
     if price.is_none() {
-        let wanted = "a price in dollars from 0 to 9999999.99 with at most two decimals".to_owned();
+        let wanted = "a price from 0 to 9999999.99 with at most two decimals".to_owned();
         reader.wrong(at, Problem::OutOfRange { wanted, found: format!("`{text}`") });
     }
     price
 }
 
-fn limits(reader: &mut Reader, at: &At<'_>) -> PlanLimits {
+/// The stack's `limits`, where the plan says nothing of its own. Maps are joined word by word.
+fn over(usual: &PlanLimits, mut own: PlanLimits) -> PlanLimits {
+    let join = |own: &mut BTreeMap<String, u64>, usual: &BTreeMap<String, u64>| {
+        for (name, amount) in usual {
+            own.entry(name.clone()).or_insert(*amount);
+        }
+    };
+    join(&mut own.requests_per_minute, &usual.requests_per_minute);
+    join(&mut own.quantities, &usual.quantities);
+    own.body_bytes = own.body_bytes.or(usual.body_bytes);
+    own.retention_days = own.retention_days.or(usual.retention_days);
+    own
+}
+
+pub fn limits(reader: &mut Reader, at: &At<'_>) -> PlanLimits {
     let Some(section) = reader.section(at, LIMITS) else { return PlanLimits::default() };
     PlanLimits {
         requests_per_minute: section.get("requests_per_minute").map(|at| amounts(reader, &at)).unwrap_or_default(),

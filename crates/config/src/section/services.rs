@@ -1,5 +1,6 @@
 //! `services`: what runs in every cell. Starts nothing, and does not look whether a command exists.
 
+use super::facts::polls;
 use crate::{
     Environment, HoldPolicy, Problem, Run, Service, Shape, Template,
     environment::is_variable,
@@ -8,22 +9,28 @@ use crate::{
 use berth_domain::{ServiceName, ServiceRole};
 use std::collections::BTreeMap;
 
-const KEYS: &[&str] = &["command", "image", "migrate", "role", "port", "health", "copies", "env", "shape", "hold"];
+const KEYS: &[&str] =
+    &["command", "image", "migrate", "role", "port", "health", "copies", "env", "shape", "hold", "polls"];
 const COPIES_MAX: u16 = 64;
 /// Set by Berth for every process; a service that set them itself would run against another cell's database.
 const RESERVED: &[&str] = &["DATABASE_URL", "DEPLOYMENT_MODE", "INFRASTRUCTURE_PROVIDER", "PORT", "BERTH_CELL"];
 
-pub fn read(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>) -> BTreeMap<ServiceName, Service> {
+pub fn read(
+    reader: &mut Reader,
+    at: &At<'_>,
+    environment: Option<&Environment>,
+    quotas: &[String],
+) -> BTreeMap<ServiceName, Service> {
     let mut services = BTreeMap::new();
     for (name, at) in reader.named::<ServiceName>(at) {
-        if let Some(service) = service(reader, &at, environment) {
+        if let Some(service) = service(reader, &at, environment, quotas) {
             services.insert(name, service);
         }
     }
     services
 }
 
-fn service(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>) -> Option<Service> {
+fn service(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>, quotas: &[String]) -> Option<Service> {
     let section = reader.section(at, KEYS)?;
     let run = run(reader, at, &section);
     let role = match section.get("role") {
@@ -39,6 +46,7 @@ fn service(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>) 
     let copies = section.get("copies").map_or(Some(1), |at| reader.number(&at, 1..=COPIES_MAX));
     let env = section.get("env").map(|at| env(reader, &at, environment)).unwrap_or_default();
     let shape = section.get("shape").map(|at| shape(reader, &at)).unwrap_or_default();
+    let polls = section.get("polls").map(|at| polls(reader, &at, quotas)).unwrap_or_default();
     let hold = section.get("hold").map_or(Some(HoldPolicy::default()), |at| {
         reader.one_of(&at, &[("unsafe", HoldPolicy::Unsafe), ("all", HoldPolicy::All)])
     });
@@ -54,7 +62,7 @@ fn service(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>) 
             reader.wrong(&at, Problem::Excludes { other: "port", why });
         }
     }
-    Some(Service { run: run?, role: role?, migrate, port, health, copies: copies?, env, shape, hold: hold? })
+    Some(Service { run: run?, role: role?, migrate, port, health, copies: copies?, env, shape, hold: hold?, polls })
 }
 
 fn run(reader: &mut Reader, at: &At<'_>, section: &Section<'_>) -> Option<Run> {

@@ -1,0 +1,301 @@
+//! What `berth check --live` asks: a database, a Redis, names and the certificates behind them. Each is asked once and
+//! for a few seconds at most. Only asks; what an answer means is for `berth_check::live`.
+
+use berth_check::{
+    Finding,
+    live::{Database, Host, Judge, Login, Redis},
+};
+use jiff::Timestamp;
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use std::{
+    io::{self, ErrorKind},
+    net::{IpAddr, TcpStream, ToSocketAddrs as _},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::timeout;
+use tokio_postgres::{Client, Config, NoTls, config::SslMode};
+
+const LIMIT: Duration = Duration::from_secs(5);
+const HTTPS: u16 = 443;
+
+/// What is asked.
+pub struct Targets {
+    pub database: Option<SecretString>,
+    pub login: Login,
+    /// What all processes of the stack may open together, from its files.
+    pub wanted: Option<i64>,
+    pub redis: Option<SecretString>,
+    /// `name` or `name:port`.
+    pub hosts: Vec<String>,
+}
+
+/// Findings, and what could not be asked and why.
+pub struct Answers {
+    pub findings: Vec<Finding>,
+    pub asked: Vec<String>,
+    pub left_out: Vec<String>,
+}
+
+pub async fn ask(targets: Targets, now: Timestamp) -> Answers {
+    let mut answers = Answers { findings: Vec::new(), asked: Vec::new(), left_out: Vec::new() };
+    if let Some(url) = &targets.database {
+        match url.expose_secret().parse::<Config>() {
+            Ok(config) if config.get_ssl_mode() == SslMode::Require => {
+                answers.left_out.push("DATABASE_URL asks for TLS, which this check does not speak".to_owned());
+            }
+            parsed => {
+                let mut judge = Judge::of("DATABASE_URL");
+                let asked = match parsed {
+                    Ok(config) => database(config).await,
+                    Err(error) => Err(error.to_string()),
+                };
+                match asked {
+                    Ok(facts) => judge.database(&facts, targets.login, targets.wanted),
+                    Err(why) => judge.note("live-database-unreachable", why),
+                }
+                answers.asked.push(judge.what.to_owned());
+                answers.findings.append(&mut judge.found);
+            }
+        }
+    }
+    if let Some(url) = &targets.redis {
+        if url.expose_secret().starts_with("rediss://") {
+            answers.left_out.push("REDIS_URL asks for TLS, which this check does not speak".to_owned());
+        } else {
+            let mut judge = Judge::of("REDIS_URL");
+            match redis_facts(url).await {
+                Ok(facts) => judge.redis(&facts),
+                Err(why) => judge.note("live-redis-unreachable", why),
+            }
+            answers.asked.push(judge.what.to_owned());
+            answers.findings.append(&mut judge.found);
+        }
+    }
+    for name in &targets.hosts {
+        let mut judge = Judge::of(name);
+        let asked = name.clone();
+        match timeout(LIMIT + LIMIT, tokio::task::spawn_blocking(move || host(&asked))).await {
+            Ok(Ok(facts)) => judge.host(&facts, now),
+            _ => judge.note("live-certificate", "it did not answer within 10 s"),
+        }
+        answers.asked.push(name.clone());
+        answers.findings.append(&mut judge.found);
+    }
+    answers
+}
+
+/// Every cause in one line: the driver's own text says only that something failed.
+fn whole(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+async fn database(mut config: Config) -> Result<Database, String> {
+    config.connect_timeout(LIMIT).application_name("berth-check").options("-c statement_timeout=5s");
+    let connected = timeout(LIMIT, config.connect(NoTls)).await;
+    let (client, connection) =
+        connected.map_err(|_| "no answer within 5 s".to_owned())?.map_err(|error| whole(&error))?;
+    let speaking = tokio::spawn(connection);
+    let facts = timeout(LIMIT, database_facts(&client)).await;
+    speaking.abort();
+    facts.map_err(|_| "no answer within 5 s".to_owned())?.map_err(|error| whole(&error))
+}
+
+async fn database_facts(client: &Client) -> Result<Database, tokio_postgres::Error> {
+    let row = client
+        .query_one(
+            "select current_setting('server_version_num')::bigint, current_setting('wal_level'),
+                    (select count(*) from pg_replication_slots), current_setting('max_replication_slots')::bigint,
+                    (select count(*) from pg_stat_replication), current_setting('max_wal_senders')::bigint,
+                    (select count(*) from pg_stat_activity where backend_type = 'client backend'),
+                    current_setting('max_connections')::bigint,
+                    current_setting('superuser_reserved_connections')::bigint,
+                    (select rolsuper from pg_roles where rolname = session_user),
+                    (select coalesce(max(extract(epoch from now() - state_change)), 0)::bigint
+                       from pg_stat_activity where state like 'idle in transaction%'),
+                    (extract(epoch from clock_timestamp()) * 1000)::bigint",
+            &[],
+        )
+        .await?;
+    let here_ms = Timestamp::now().as_millisecond();
+    let slots = client
+        .query(
+            "select slot_name::text, coalesce(pg_wal_lsn_diff(
+                        case when pg_is_in_recovery() then pg_last_wal_receive_lsn() else pg_current_wal_lsn() end,
+                        restart_lsn), 0)::bigint
+               from pg_replication_slots where not active order by 1",
+            &[],
+        )
+        .await?;
+    let dead = client
+        .query(
+            "select schemaname || '.' || relname, n_dead_tup * 100 / (n_live_tup + n_dead_tup)
+               from pg_stat_user_tables
+              where n_live_tup + n_dead_tup >= 10000 and n_dead_tup * 100 >= 30 * (n_live_tup + n_dead_tup)
+              order by 1",
+            &[],
+        )
+        .await?;
+    Ok(Database {
+        version_num: row.get(0),
+        wal_level: row.get(1),
+        slots_used: row.get(2),
+        slots_max: row.get(3),
+        senders_used: row.get(4),
+        senders_max: row.get(5),
+        idle_slots: slots.iter().map(|row| (row.get(0), row.get(1))).collect(),
+        connections: row.get(6),
+        connections_max: row.get(7),
+        connections_reserved: row.get(8),
+        superuser: row.get(9),
+        idle_in_transaction_s: row.get(10),
+        dead_rows: dead.iter().map(|row| (row.get(0), row.get(1))).collect(),
+        ahead_ms: row.get::<_, i64>(11) - here_ms,
+    })
+}
+
+async fn redis_facts(url: &SecretString) -> Result<Redis, String> {
+    let info = redis::IntoConnectionInfo::into_connection_info(url.expose_secret()).map_err(|error| whole(&error))?;
+    let address = info.addr().clone();
+    let loopback = match &address {
+        redis::ConnectionAddr::Tcp(host, _) => {
+            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        }
+        _ => true,
+    };
+    // First without a password: whoever else can reach it has none either.
+    let bare = address.into_connection_info_without_login();
+    let open = match bare {
+        Some(bare) => ping(bare).await.is_ok(),
+        None => false,
+    };
+    let asked = timeout(LIMIT, redis_answers(info)).await.map_err(|_| "no answer within 5 s".to_owned())?;
+    let (policy, max_bytes, used_bytes, ahead_ms) = asked.map_err(|error| whole(&error))?;
+    Ok(Redis { open, loopback, policy, used_bytes, max_bytes, ahead_ms })
+}
+
+/// The same server, nobody in particular.
+trait WithoutLogin {
+    fn into_connection_info_without_login(self) -> Option<redis::ConnectionInfo>;
+}
+
+impl WithoutLogin for redis::ConnectionAddr {
+    fn into_connection_info_without_login(self) -> Option<redis::ConnectionInfo> {
+        let text = match self {
+            Self::Tcp(host, port) if host.contains(':') => format!("redis://[{host}]:{port}/"),
+            Self::Tcp(host, port) => format!("redis://{host}:{port}/"),
+            _ => return None,
+        };
+        redis::IntoConnectionInfo::into_connection_info(text).ok()
+    }
+}
+
+async fn ping(info: redis::ConnectionInfo) -> Result<(), String> {
+    let asked = async {
+        let client = redis::Client::open(info)?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        redis::cmd("PING").query_async::<String>(&mut connection).await
+    };
+    timeout(LIMIT, asked).await.map_err(|_| String::new())?.map(|_| ()).map_err(|error| whole(&error))
+}
+
+type RedisAnswers = (Option<String>, u64, u64, i64);
+
+async fn redis_answers(info: redis::ConnectionInfo) -> Result<RedisAnswers, redis::RedisError> {
+    let client = redis::Client::open(info)?;
+    let mut connection = client.get_multiplexed_async_connection().await?;
+    let memory: String = redis::cmd("INFO").arg("memory").query_async(&mut connection).await?;
+    let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut connection).await?;
+    let ahead_ms = seconds * 1000 + micros / 1000 - Timestamp::now().as_millisecond();
+    let fact = |name: &str| memory.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    let number = |name: &str| fact(name).and_then(|n| n.parse().ok()).unwrap_or_default();
+    Ok((fact("maxmemory_policy").map(str::to_owned), number("maxmemory"), number("used_memory"), ahead_ms))
+}
+
+/// Blocking: the resolver of the system is, too.
+fn host(target: &str) -> Host {
+    let (name, port) = target.rsplit_once(':').and_then(|(n, p)| Some((n, p.parse().ok()?))).unwrap_or((target, HTTPS));
+    let addresses: Vec<_> = (name, port).to_socket_addrs().map(Iterator::collect).unwrap_or_default();
+    // A name may have addresses of both families, of which one answers.
+    let connect = |address| TcpStream::connect_timeout(address, LIMIT / 2);
+    let mut tried = addresses.iter().map(connect);
+    let first = tried.next().unwrap_or_else(|| Err(ErrorKind::AddrNotAvailable.into()));
+    let connected = first.or_else(|error| tried.find_map(Result::ok).ok_or(error));
+    let certificate =
+        connected.and_then(|stream| certificate_end(stream, name)).map_err(|error| format!("port {port}: {error}"));
+    Host { name: name.to_owned(), addresses: addresses.len(), certificate }
+}
+
+fn certificate_end(mut stream: TcpStream, name: &str) -> io::Result<Timestamp> {
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    let other = |message: &str| io::Error::new(ErrorKind::InvalidData, message.to_owned());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Looking(provider)))
+        .with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned()).map_err(|_| other("this is no host name"))?;
+    let mut tls = ClientConnection::new(Arc::new(config), name.clone()).map_err(io::Error::other)?;
+    while tls.is_handshaking() {
+        tls.complete_io(&mut stream)?;
+    }
+    let certificate = tls.peer_certificates().and_then(|all| all.first()).ok_or_else(|| other("no certificate"))?;
+    let parsed = rustls::server::ParsedCertificate::try_from(certificate).map_err(io::Error::other)?;
+    rustls::client::verify_server_name(&parsed, &name).map_err(|_| other("the certificate is for another name"))?;
+    berth_check::live::certificate_end(certificate).ok_or_else(|| other("its certificate cannot be read"))
+}
+
+/// Takes every certificate, for nothing is sent: what is wanted is its end, also of one that has ended or that a
+/// private authority signed. The handshake's signature is checked, so that it is the server's own.
+#[derive(Debug)]
+struct Looking(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Looking {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,104 @@
+//! `berth check`: rules over the texts of a stack, its variables, proxy, compose file and their like.
+//!
+//! Pure: texts and the present moment in, findings out. Never reads a file, never opens a connection, never changes
+//! anything, and never repeats a value that may be a secret. Each rule is explained by one page of `docs/check`, whose
+//! examples are its tests.
+
+mod finding;
+pub mod live;
+mod node;
+mod page;
+mod read;
+mod rules;
+mod silence;
+mod world;
+
+pub use finding::{Finding, Looked, Report, Severity, Silenced};
+pub use page::{Example, Page};
+pub use read::{Kind, Source};
+pub use rules::{RULES, Rule};
+
+use jiff::Timestamp;
+use world::{Out, World};
+
+/// What to look for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Against which the end of certificates and tokens is held.
+    pub now: Timestamp,
+    /// These rules alone; all when empty.
+    pub only: Vec<String>,
+}
+
+/// Looks at all files together.
+pub fn check(sources: &[Source], options: &Options) -> Report {
+    let mut files = Vec::new();
+    let mut out = Out::default();
+    let mut report = Report::default();
+    for source in sources {
+        let text = match &source.text {
+            Ok(text) => text,
+            Err(line) => {
+                out.unreadable(&source.path, Some(*line), "it is not in UTF-8");
+                continue;
+            }
+        };
+        let Some(kind) = Kind::of(&source.path, text) else {
+            out.unreadable(&source.path, None, "nothing is known about a file of this name");
+            continue;
+        };
+        report.files.push(Looked { path: source.path.clone(), kind: kind.as_str() });
+        match read::read(&source.path, text, kind) {
+            Ok(file) => files.push(file),
+            Err(why) => out.unreadable(&source.path, why.line, &why.message),
+        }
+    }
+    let world = World { files: &files, now: options.now };
+    for rule in RULES {
+        out.begin(rule);
+        (rule.run)(&world, &mut out);
+    }
+    // A mistake that a rule explains is not said twice.
+    let mut found = out.findings;
+    let explained: Vec<(String, Option<u64>)> =
+        found.iter().filter(|f| f.rule != "stack-file").map(|f| (f.file.clone(), f.line)).collect();
+    found.retain(|f| f.rule != "stack-file" || f.line.is_none() || !explained.contains(&(f.file.clone(), f.line)));
+    silence::apply(&world, found, &options.only, &mut report);
+    let wanted = |rule: &str| options.only.is_empty() || options.only.iter().any(|only| only == rule);
+    report.findings.retain(|finding| wanted(finding.rule));
+    report.silenced.retain(|silenced| wanted(silenced.finding.rule));
+    report.findings.sort_by(|a, b| (&a.file, a.line, a.rule, &a.key).cmp(&(&b.file, b.line, b.rule, &b.key)));
+    report.findings.dedup();
+    report
+}
+
+/// What a live check needs of the files.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    pub database: Option<String>,
+    pub redis: Option<String>,
+    /// Connections that all processes of the stack may open together.
+    pub connections: Option<i64>,
+}
+
+/// The servers that the `.env` files name. URLs hold passwords: not to be printed.
+pub fn named(sources: &[Source]) -> Named {
+    let read = |source: &Source| {
+        let text = source.text.as_ref().ok()?;
+        read::read(&source.path, text, Kind::of(&source.path, text)?).ok()
+    };
+    let files: Vec<_> = sources.iter().filter_map(read).collect();
+    let world = World { files: &files, now: Timestamp::UNIX_EPOCH };
+    let variables = world.variables();
+    let url = |name: &str| {
+        let own = variables.iter().filter(|v| v.file.kind == Kind::Environment && v.name == name);
+        own.map(|v| v.value.clone()).find(|value| value.contains("://") && !value.contains("${"))
+    };
+    let connections = rules::wanted(&world).map(|wanted| wanted as i64);
+    Named { database: url("DATABASE_URL"), redis: url("REDIS_URL"), connections }
+}
+
+/// The rule of that name.
+pub fn rule(id: &str) -> Option<&'static Rule> {
+    RULES.iter().find(|rule| rule.id == id)
+}

@@ -1,0 +1,194 @@
+//! What the world can reach and should not.
+
+use crate::{
+    Kind,
+    node::Ask,
+    world::{Out, World},
+};
+use berth_config::tree::Node;
+use nginx_lint_parser::ast::{Argument, Directive};
+
+/// By image.
+const STORES: &[&str] = &[
+    "postgres",
+    "timescaledb",
+    "timescaledb-ha",
+    "postgis",
+    "pgvector",
+    "redis",
+    "valkey",
+    "keydb",
+    "dragonfly",
+    "mysql",
+    "mariadb",
+    "mongo",
+    "mongodb",
+    "memcached",
+    "elasticsearch",
+    "opensearch",
+    "meilisearch",
+    "rabbitmq",
+    "clickhouse-server",
+    "cockroach",
+    "etcd",
+];
+/// By the port inside, for images of one's own.
+const STORE_PORTS: &[u32] = &[5432, 6379, 3306, 27_017, 11_211, 9200, 7700, 5672, 26_257, 2379];
+const PROXIES: &[&str] = &["nginx", "traefik", "caddy", "haproxy", "envoy"];
+
+/// One entry of `ports`.
+struct Port {
+    line: u64,
+    address: Option<String>,
+    inside: Option<u32>,
+}
+
+impl Port {
+    /// Without an address Docker listens on all, before any firewall of the host.
+    fn to_the_world(&self) -> bool {
+        let Some(address) = &self.address else { return true };
+        let address = address.trim_matches(['[', ']']);
+        let shared_private = address
+            .strip_prefix("172.")
+            .and_then(|rest| rest.split('.').next()?.parse::<u8>().ok())
+            .is_some_and(|second| (16..32).contains(&second));
+        let private =
+            ["127.", "10.", "192.168.", "100.64.", "fd", "fe80:"].iter().any(|start| address.starts_with(start));
+        !(private || shared_private || address == "localhost" || address == "::1" || address.contains('$'))
+    }
+}
+
+fn ports(service: &Node) -> Vec<Port> {
+    let Some(ports) = service.entry("ports") else { return Vec::new() };
+    let read = |item: &Node| {
+        if !item.entries().is_empty() {
+            return Port {
+                line: item.line,
+                address: item.at(&["host_ip"]).and_then(Ask::text),
+                inside: item.at(&["target"]).and_then(Ask::number).map(|n| n as u32),
+            };
+        }
+        let text = item.text().unwrap_or_default();
+        let text = text.split('/').next().unwrap_or_default();
+        let (before, inside) = text.rsplit_once(':').unwrap_or(("", text));
+        let address = before.rsplit_once(':').map(|(address, _)| address.to_owned());
+        Port { line: item.line, address, inside: inside.split('-').next().and_then(|n| n.parse().ok()) }
+    };
+    ports.value.items().iter().map(read).collect()
+}
+
+/// `timescale/timescaledb:latest-pg15` is `timescaledb`.
+pub fn image_name(service: &Node) -> Option<String> {
+    let image = service.at(&["image"])?.text()?;
+    let path = image.split('@').next().unwrap_or(&image).rsplit('/').next().unwrap_or_default().to_owned();
+    Some(path.split(':').next().unwrap_or_default().to_ascii_lowercase())
+}
+
+fn is(service: &Node, names: &[&str]) -> bool {
+    image_name(service).is_some_and(|name| names.contains(&name.as_str()))
+}
+
+pub fn published_database(world: &World<'_>, out: &mut Out) {
+    for file in world.of(Kind::Compose) {
+        for (name, service, _) in World::services(file) {
+            for port in ports(service) {
+                let store = is(service, STORES) || port.inside.is_some_and(|inside| STORE_PORTS.contains(&inside));
+                if !store || !port.to_the_world() {
+                    continue;
+                }
+                let what = image_name(service).unwrap_or_else(|| name.to_owned());
+                let inside = port.inside.map_or_else(String::new, |port| format!(" on port {port}"));
+                out.note(
+                    file,
+                    port.line,
+                    &format!("services.{name}.ports"),
+                    format!("`{what}`{inside} is open to every address that reaches this host; Docker opens it before the host's own firewall"),
+                    "take `ports` out: services of one file reach each other by name; for a look from outside publish `127.0.0.1:PORT:PORT` and come through SSH",
+                );
+            }
+        }
+    }
+}
+
+pub fn proxy_bypass(world: &World<'_>, out: &mut Out) {
+    for file in world.of(Kind::Compose) {
+        let services = World::services(file);
+        let proxy = services.iter().find(|(_, service, _)| is(service, PROXIES) && !ports(service).is_empty());
+        let Some((proxy, ..)) = proxy else { continue };
+        for (name, service, _) in &services {
+            if name == proxy || is(service, STORES) || is(service, PROXIES) {
+                continue;
+            }
+            for port in ports(service).into_iter().filter(Port::to_the_world) {
+                if port.inside.is_some_and(|inside| STORE_PORTS.contains(&inside)) {
+                    continue;
+                }
+                out.note(
+                    file,
+                    port.line,
+                    &format!("services.{name}.ports"),
+                    format!("`{name}` can be reached around `{proxy}`: without TLS, without its limits, with whatever paths it hides"),
+                    format!("take `ports` out; `{proxy}` reaches `{name}` by its name"),
+                );
+            }
+        }
+    }
+}
+
+pub fn open_metrics(world: &World<'_>, out: &mut Out) {
+    const REMEDY: &str = "ask for a token there, or listen on an address that only the collector reaches";
+    for file in world.of(Kind::Elixir) {
+        for (path, map) in file.tree.maps() {
+            let metrics = path.to_ascii_lowercase();
+            let about = metrics.contains("prometheus") || metrics.contains("metrics");
+            if let Some(auth) =
+                map.entry("auth").filter(|entry| about && entry.value.text().as_deref() == Some("false"))
+            {
+                let where_ = map.at(&["path"]).and_then(Ask::text).unwrap_or_else(|| "/metrics".to_owned());
+                let key = format!("{path}.auth");
+                out.note(file, auth.line, &key, format!("`{where_}` answers everybody who asks"), REMEDY);
+            }
+        }
+    }
+    for variable in world.variables() {
+        let name = variable.name.as_str();
+        if matches!(name, "METRICS_AUTH" | "METRICS_AUTH_ENABLED" | "PROMETHEUS_AUTH") && variable.value == "false" {
+            out.note(variable.file, variable.line, &variable.key, "metrics answer everybody who asks", REMEDY);
+        }
+    }
+    for file in world.of(Kind::Nginx) {
+        let Some(config) = &file.nginx else { continue };
+        for directive in config.all_directives().filter(|d| d.is("location")) {
+            let path = directive.args.iter().map(Argument::as_str).find(|arg| arg.contains("metrics"));
+            let Some((path, block)) = path.zip(directive.block.as_ref()) else { continue };
+            let guarded = |d: &Directive| match d.name.as_str() {
+                "auth_basic" => d.first_arg() != Some("off"),
+                "auth_request" | "auth_jwt" | "internal" => true,
+                "deny" => d.first_arg() == Some("all"),
+                "return" => d.first_arg().is_some_and(|code| code.starts_with('4')),
+                _ => false,
+            };
+            if !block.directives().any(guarded) {
+                let line = directive.name_span.start.line as u64;
+                out.note(file, line, "", format!("`location {path}` lets everybody read the metrics"), REMEDY);
+            }
+        }
+    }
+    for file in world.of(Kind::Fly) {
+        let port = file.tree.at(&["metrics", "port"]).and_then(Ask::number);
+        let Some(port) = port else { continue };
+        let public = file.tree.leaves().into_iter().find(|leaf| {
+            leaf.name() == "internal_port" && leaf.path.contains("service") && leaf.node.number() == Some(port)
+        });
+        if let Some(public) = public {
+            let message = format!("port {port} serves the metrics and is a public service as well");
+            out.note(
+                file,
+                public.line,
+                &public.path,
+                message,
+                "serve metrics on a port of their own: Fly reads it from inside",
+            );
+        }
+    }
+}
