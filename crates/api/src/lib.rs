@@ -9,8 +9,10 @@ mod archives;
 mod audit;
 mod auth;
 mod cells;
+mod decisions;
 mod edges;
 mod extract;
+mod guide;
 mod keys;
 mod layers;
 mod metrics;
@@ -133,6 +135,13 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(edges::list))
         .routes(routes!(edges::routes))
         .routes(routes!(edges::acknowledge))
+        .routes(routes!(decisions::decide))
+        .routes(routes!(decisions::of_tenant))
+        .routes(routes!(decisions::profile, decisions::set_profile))
+        .routes(routes!(decisions::fleet_plan))
+        .routes(routes!(decisions::fleet_apply))
+        .routes(routes!(decisions::fleet_simulate))
+        .routes(routes!(guide::evaluate))
         .routes(routes!(recovery::show, recovery::recover))
 }
 

@@ -3,9 +3,10 @@
 use crate::{Client, ClientError, Events, Lines};
 use berth_domain::{EdgeName, KeyId, OperationId, OperationState, TenantState};
 use berth_wire::{
-    Abandon, Archive, AuditEntry, Cell, CellCreate, EdgeView, Entitlements, Key, KeyCreate, KeyCreated, LogLine, Move,
-    MovePlan, Operation, OperationEvent, Overview, Page, PlanView, Recovery, Stack, StackApplied, StackApply,
-    SyncReport, Tenant, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
+    Abandon, Archive, AuditEntry, Cell, CellCreate, Decision, DecisionAsk, EdgeView, Entitlements, FleetApplied,
+    FleetApply, FleetMonth, FleetPlan, FleetSimulate, Key, KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation,
+    OperationEvent, Overview, Page, PlanView, Profile, Recovery, Stack, StackApplied, StackApply, SyncReport, Tenant,
+    TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
     edge::{EdgeAck, EdgeAckAnswer},
 };
 use http::Method;
@@ -168,6 +169,26 @@ impl Client {
 
     pub async fn plan(&self, plan: &str) -> Result<PlanView, ClientError> {
         self.get(&format!("/v1/plans/{}", escaped(plan))).await
+    }
+
+    pub async fn decide(&self, asked: &DecisionAsk) -> Result<Decision, ClientError> {
+        self.write(Method::POST, "/v1/decisions", asked).await
+    }
+
+    pub async fn tenant_set_profile(&self, tenant: &str, profile: &Profile) -> Result<Profile, ClientError> {
+        self.write(Method::PUT, &format!("/v1/tenants/{}/profile", escaped(tenant)), profile).await
+    }
+
+    pub async fn fleet_plan(&self) -> Result<FleetPlan, ClientError> {
+        self.get("/v1/fleet/plan").await
+    }
+
+    pub async fn fleet_apply(&self, wanted: &FleetApply) -> Result<FleetApplied, ClientError> {
+        self.write(Method::POST, "/v1/fleet/apply", wanted).await
+    }
+
+    pub async fn fleet_simulate(&self, wanted: &FleetSimulate) -> Result<Vec<FleetMonth>, ClientError> {
+        self.write::<Page<FleetMonth>>(Method::POST, "/v1/fleet/simulate", wanted).await.map(|page| page.items)
     }
 
     pub async fn keys(&self) -> Result<Vec<Key>, ClientError> {

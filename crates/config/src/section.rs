@@ -85,6 +85,7 @@ const KEYS: &[&str] = &[
     "backups",
     "failover",
     "check",
+    "placement",
 ];
 
 fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, files: Files<'_>) -> Option<Stack> {
@@ -117,6 +118,8 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
     let failover = section.get("failover").and_then(|at| facts::failover(reader, &at));
     let silence = section.get("check").map(|at| facts::silences(reader, &at)).unwrap_or_default();
 
+    let placement = section.get("placement").map(|at| cells::read_placement(reader, &at)).unwrap_or_default();
+
     let services = services?;
     if services.is_empty() && reader.mistakes.is_empty() {
         let at = section.get("services")?;
@@ -139,6 +142,7 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
         providers,
         edges,
         archives,
+        placement,
         quotas,
         budget,
         alerts,

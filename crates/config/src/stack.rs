@@ -42,6 +42,9 @@ pub struct Stack {
     pub failover: Option<Failover>,
     #[serde(default, skip_serializing_if = "Check::is_empty")]
     pub check: Check,
+    /// `policy` and `catalogue` of the placement engine, which alone understands and checks them.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub placement: serde_json::Map<String, serde_json::Value>,
 }
 
 /// Where archives are kept.
@@ -258,6 +261,9 @@ pub struct Plan {
     pub class: CellClass,
     #[serde(default)]
     pub limits: PlanLimits,
+    /// The least that a cell of its tenant's own has.
+    #[serde(default, skip_serializing_if = "Shape::is_empty")]
+    pub shape: Shape,
 }
 
 impl Plan {
@@ -280,6 +286,9 @@ pub struct Cell {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     pub max_tenants: u32,
+    /// What it costs a month, whole, in US dollars. Otherwise what the catalogue says.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "price::maybe")]
+    pub price: Option<Cents>,
     /// Of its database.
     #[serde(default, skip_serializing_if = "Shape::is_empty")]
     pub shape: Shape,
@@ -358,6 +367,24 @@ pub(crate) mod price {
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Cents, D::Error> {
         let text = String::deserialize(from)?;
         parse(&text).ok_or_else(|| D::Error::custom(format!("`{text}` is not a price")))
+    }
+
+    /// The same where a price may be absent.
+    pub mod maybe {
+        use super::{Cents, Deserialize, Deserializer, Error, Serializer, parse};
+
+        #[expect(clippy::ref_option, reason = "serde calls it with a reference")]
+        pub fn serialize<S: Serializer>(price: &Option<Cents>, to: S) -> Result<S::Ok, S::Error> {
+            match price {
+                Some(price) => super::serialize(price, to),
+                None => to.serialize_none(),
+            }
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cents>, D::Error> {
+            let Some(text) = Option::<String>::deserialize(from)? else { return Ok(None) };
+            parse(&text).map(Some).ok_or_else(|| D::Error::custom(format!("`{text}` is not a price")))
+        }
     }
 
     /// `149` or `149.00`: dollars, not negative, at most two decimals, below ten million.

@@ -43,6 +43,10 @@ pub enum ControlError {
     Forbidden { what: &'static str, scope: Scope },
     #[error("{0}")]
     BadStackFile(Mistakes),
+    #[error("`{key}` of the stack file is not right:\n{says}")]
+    BadPlacement { key: String, says: String },
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    BadProfile(Vec<berth_placement::BadProfile>),
     #[error("no stack file has been applied yet")]
     NoStack,
     #[error("cell `{cell}` is {what} and cannot become {wanted}")]
@@ -207,6 +211,8 @@ impl ControlError {
                 Kind::NotFound
             }
             Self::BadStackFile(_)
+            | Self::BadPlacement { .. }
+            | Self::BadProfile(_)
             | Self::CellFixed { .. }
             | Self::OtherStack { .. }
             | Self::NoPlan(_)
@@ -264,6 +270,8 @@ impl ControlError {
             Self::UnknownKey => "unknown_key",
             Self::Forbidden { .. } => "forbidden",
             Self::BadStackFile(_) => "bad_stack_file",
+            Self::BadPlacement { .. } => "bad_placement",
+            Self::BadProfile(_) => "bad_profile",
             Self::NoStack => "no_stack",
             Self::CellFixed { .. } => "cell_fixed",
             Self::OtherStack { .. } => "other_stack",
@@ -324,6 +332,8 @@ impl ControlError {
         let text = match self {
             Self::UnknownKey => "send `Authorization: Bearer bk_…`; `berth key create` makes one",
             Self::Forbidden { .. } => "use a key with the scope `admin`",
+            Self::BadPlacement { .. } => "`docs/decide.md` describes policy and catalogue",
+            Self::BadProfile(faults) => return faults.first().map(|fault| fault.hint().to_owned()),
             Self::NoStack => "`berth apply` takes the stack file",
             Self::CellFixed { .. } => "declare a cell under another name and move its tenants there",
             Self::OtherStack { .. } => "each stack has a control plane of its own",

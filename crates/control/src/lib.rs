@@ -18,6 +18,8 @@
 //! keys::{create(Change, &KeyCreate), list, revoke(Change, id), create_for_berth(app, name, scope), none_yet(app)}
 //! operations::{list(ReadTenant, &OperationFilter), show(ReadTenant, id), watch(ReadTenant, id) -> Stream, retry(Change, id),
 //!              abandon(Change, id, reason, force)}
+//! decide::{decide(Read, &DecisionAsk), of_tenant(Read, who), profile(Read, who), set_profile(Change, who, Profile)}
+//! fleet::{plan(Read), apply(Change, &FleetApply), simulate(Read, &FleetSimulate)}
 //! audit::list(Read, tenant, after, limit)                        status::overview(Read)
 //! edges::{routes(Follow, edge, instance, after) -> Stream, acknowledge(Follow, edge, ack), list(Read)}
 //! recover::{show(Read), recover(Change)}                         idempotency::{begin(app, &caller, key, hash) -> Once, finish}
@@ -39,7 +41,9 @@ mod views;
 pub mod archives;
 pub mod audit;
 pub mod cells;
+pub mod decide;
 pub mod edges;
+pub mod fleet;
 pub mod idempotency;
 pub mod keys;
 pub mod moves;

@@ -189,6 +189,11 @@ impl When {
 }
 
 impl Policy {
+    /// From YAML or JSON; what is absent is as shipped.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        serde_saphyr::from_str(text).map_err(|error| error.to_string())
+    }
+
     /// Whether it answers for every profile, and the profile for which it does not.
     pub fn check(&self) -> Result<(), PolicyFault> {
         for (key, found, least, most) in [

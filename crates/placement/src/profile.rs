@@ -80,6 +80,14 @@ const QUANTITIES_MAX: usize = 64;
 pub(crate) const USUAL_ERROR_PERCENT: u32 = 10;
 
 impl Profile {
+    /// From YAML or JSON. The message names the key and the line.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        serde_saphyr::from_str(text).map_err(|error| error.to_string())
+    }
+
     /// Everything that is wrong with it, against what the catalogue knows.
     pub fn faults(&self, catalogue: &Catalogue) -> Vec<BadProfile> {
         let mut faults = Vec::new();

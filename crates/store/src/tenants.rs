@@ -244,6 +244,19 @@ impl Tx {
         if changed.rows_affected() == 0 { Err(StoreError::Stale("tenant")) } else { Ok(()) }
     }
 
+    /// What the tenant needs, as its decisions ask for it.
+    pub async fn tenant_set_profile(&mut self, id: TenantId, profile: &Value) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE tenants SET settings = jsonb_set(settings, '{profile}', $2), version = version + 1,
+                    changed_at = now() WHERE id = $1",
+            id.uuid(),
+            profile
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
     /// Raises the version for a change of what belongs to the tenant (its hosts). `Stale` as above.
     pub async fn tenant_touch(&mut self, id: TenantId, version: i64) -> Result<(), StoreError> {
         let changed = sqlx::query!(

@@ -11,6 +11,7 @@ pub mod edge;
 mod archive;
 mod audit;
 mod cell;
+mod decide;
 mod key;
 mod moves;
 mod operation;
@@ -24,6 +25,10 @@ mod tenant;
 pub use archive::{Archive, ArchivedTable};
 pub use audit::AuditEntry;
 pub use cell::{Cell, CellCreate, LogLine, Member};
+pub use decide::{
+    Decision, DecisionAsk, FleetApplied, FleetApply, FleetMonth, FleetMove, FleetOpened, FleetPlan, FleetSimulate,
+    FleetStarted, FleetStep, Flip, Profile, Refusal,
+};
 pub use key::{Key, KeyCreate, KeyCreated};
 pub use moves::{Move, MoveBlocker, MoveLeft, MovePlan, MovePlanTable, MoveUnsure, WayBack};
 pub use operation::{

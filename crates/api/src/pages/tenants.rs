@@ -18,7 +18,7 @@ use axum::{
 };
 use berth_domain::{CellClass, CellState, OperationId, TenantState, WayBackState};
 use berth_wire::{
-    Archive, AuditEntry, Cell, Move, MoveBlocker, MovePlan, MoveUnsure, Operation, Page, PlanView, Tenant,
+    Archive, AuditEntry, Cell, Decision, Move, MoveBlocker, MovePlan, MoveUnsure, Operation, Page, PlanView, Tenant,
     TenantCreate, TenantMove,
 };
 use jiff::Timestamp;
@@ -101,6 +101,41 @@ impl LastMove {
     }
 }
 
+/// Where the placement engine would put it.
+struct DecisionShown {
+    place: String,
+    money: String,
+    confidence: String,
+    reasons: Vec<String>,
+    flip: String,
+    refused: Vec<berth_wire::Refusal>,
+}
+
+impl DecisionShown {
+    fn of(decision: &Decision) -> Self {
+        let place = match (&decision.class, &decision.plan, &decision.provider) {
+            (Some(class), Some(plan), Some(provider)) => {
+                let cell = decision.cell.clone().unwrap_or_else(|| "a new cell".to_owned());
+                format!("{cell}: {class}, plan {plan}, at {provider} ({})", decision.regions.join(", "))
+            }
+            _ => "nothing fits".to_owned(),
+        };
+        let flip = decision.flip.as_ref();
+        Self {
+            place,
+            money: format!(
+                "costs {}, leaves {}",
+                or_unknown(decision.monthly_cost_cents, money),
+                or_unknown(decision.margin_cents, money)
+            ),
+            confidence: format!("{:.0} %", decision.confidence * 100.0),
+            reasons: decision.reasons.clone(),
+            flip: flip.map(|f| format!("{} {} instead of {}: {}", f.field, f.to, f.from, f.then)).unwrap_or_default(),
+            refused: decision.refused.clone(),
+        }
+    }
+}
+
 #[derive(Template)]
 #[template(path = "pages/tenant.html")]
 struct TenantPage {
@@ -114,6 +149,7 @@ struct TenantPage {
     limits: Vec<(String, String)>,
     cell: Option<String>,
     why_here: String,
+    decision: Option<DecisionShown>,
     mode: String,
     generation: u64,
     hosts: Vec<String>,
@@ -147,6 +183,7 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
         Some(cell) => may_be_absent(session.get(&format!("/v1/cells/{cell}")).await)?,
         None => None,
     };
+    let decision: Option<Decision> = may_be_absent(session.get(&format!("/v1/tenants/{of}/decision")).await)?;
     let operations: Vec<Operation> = session.list(&format!("/v1/operations?tenant={of}"), 20).await?;
     let trail: Vec<AuditEntry> =
         may_be_absent(session.list(&format!("/v1/audit?tenant={of}"), 20).await)?.unwrap_or_default();
@@ -165,6 +202,7 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
         state: tenant_state(tenant.state),
         price: or_unknown(plan.as_ref(), |plan| money(plan.price_cents)),
         limits: plan.as_ref().map(limits).unwrap_or_default(),
+        decision: decision.map(|decision| DecisionShown::of(&decision)),
         why_here: why_here(plan.as_ref(), cell.as_ref()),
         plan: tenant.plan.to_string(),
         cell: tenant.cell.as_ref().map(ToString::to_string),

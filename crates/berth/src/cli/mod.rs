@@ -11,7 +11,9 @@ mod cell;
 mod check;
 mod config;
 mod context;
+mod decide;
 mod error;
+mod fleet;
 mod key;
 mod logs;
 mod operation;
@@ -67,6 +69,11 @@ pub enum ApiCommand {
     /// The places where tenants live
     #[command(subcommand)]
     Cell(cell::Cell),
+    /// Where a tenant belongs, why, and what that costs
+    Decide(decide::Decide),
+    /// All tenants to cells: planned, carried out, grown on paper
+    #[command(subcommand)]
+    Fleet(fleet::Fleet),
     /// Prices and the limits that come with them
     #[command(subcommand)]
     Plan(plan::Plan),
@@ -90,6 +97,8 @@ pub async fn run(command: ApiCommand, cx: &Context) -> Result<(), CliError> {
         ApiCommand::Audit(audit) => audit.run(cx).await,
         ApiCommand::Tenant(tenant) => tenant.run(cx).await,
         ApiCommand::Cell(cell) => cell.run(cx).await,
+        ApiCommand::Decide(decide) => decide.run(cx).await,
+        ApiCommand::Fleet(fleet) => fleet.run(cx).await,
         ApiCommand::Plan(plan) => plan.run(cx).await,
         ApiCommand::Key(key) => key.run(cx).await,
         ApiCommand::Operation(operation) => operation.run(cx).await,

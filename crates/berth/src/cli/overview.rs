@@ -13,6 +13,7 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
             berth tenant    plan-move move  what a move would do; move it, under traffic
             berth tenant    undo-move settle-move   bring it back; or let the move stay
   cells     berth cell      create list show drain remove
+  placing   berth decide, berth fleet plan apply simulate   where a tenant belongs; where all do
   work      berth operation list show watch retry abandon
   access    berth key       create list revoke
   mover     berth mover     discover rights plan run compare keep undo give-up settle  (no server)

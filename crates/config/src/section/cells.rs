@@ -1,6 +1,9 @@
 //! `cells` and `providers`: where tenants may live. Never knows an adapter's settings, and passes them on as they are.
 
-use super::{plans::CLASSES, services::shape as read_shape};
+use super::{
+    plans::{CLASSES, read_price},
+    services::shape as read_shape,
+};
 use crate::{
     Cell, Problem, Provider,
     read::{At, Reader},
@@ -9,7 +12,7 @@ use crate::{
 use berth_domain::{CellClass, CellName, ProviderName};
 use std::collections::BTreeMap;
 
-const KEYS: &[&str] = &["class", "provider", "region", "max_tenants", "shape", "server"];
+const KEYS: &[&str] = &["class", "provider", "region", "max_tenants", "price", "shape", "server"];
 /// How many tenants a shared cell takes unless it says otherwise (the guides' `MAX_CUSTOMERS_PER_SERVER`).
 const SHARED_TENANTS: u32 = 150;
 const TENANTS_MAX: u32 = 100_000;
@@ -52,7 +55,8 @@ fn cell(reader: &mut Reader, at: &At<'_>, providers: &[ProviderName]) -> Option<
     });
     let shape = section.get("shape").map(|at| read_shape(reader, &at)).unwrap_or_default();
     let server = section.get("server").map(|at| read_shape(reader, &at)).unwrap_or_default();
-    Some(Cell { class: class?, provider: provider?, region, max_tenants: max_tenants?, shape, server })
+    let price = section.get("price").and_then(|at| read_price(reader, &at));
+    Some(Cell { class: class?, provider: provider?, region, max_tenants: max_tenants?, price, shape, server })
 }
 
 pub fn read_providers(reader: &mut Reader, at: &At<'_>) -> BTreeMap<ProviderName, Provider> {
@@ -75,6 +79,12 @@ fn provider(reader: &mut Reader, at: &At<'_>) -> Option<Provider> {
         }
     }
     Some(Provider { adapter: adapter?.into(), settings })
+}
+
+/// Policy and catalogue: the placement engine reads them, and says what is wrong with them.
+pub fn read_placement(reader: &mut Reader, at: &At<'_>) -> serde_json::Map<String, serde_json::Value> {
+    let Some(section) = reader.section(at, &["policy", "catalogue"]) else { return serde_json::Map::new() };
+    section.values().into_iter().map(|(key, at)| (key, json(reader, &at))).collect()
 }
 
 fn json(reader: &mut Reader, at: &At<'_>) -> serde_json::Value {

@@ -26,12 +26,13 @@ pub fn read(reader: &mut Reader, at: &At<'_>, usual: &PlanLimits) -> BTreeMap<Pl
 }
 
 fn plan(reader: &mut Reader, at: &At<'_>, usual: &PlanLimits) -> Option<Plan> {
-    let section = reader.section(at, &["price", "class", "limits"])?;
+    let section = reader.section(at, &["price", "class", "limits", "shape"])?;
     let price = section.need("price", "price: 149", reader).and_then(|at| read_price(reader, &at));
     let class = section.need("class", "class: shared", reader).and_then(|at| reader.one_of(&at, CLASSES));
     let limits = section.get("limits").map(|at| limits(reader, &at)).unwrap_or_default();
     let limits = over(usual, limits);
-    Some(Plan { price: price?, class: class?, limits })
+    let shape = section.get("shape").map(|at| super::services::shape(reader, &at)).unwrap_or_default();
+    Some(Plan { price: price?, class: class?, limits, shape })
 }
 
 /// `149`, `149.5` or `"149.50"`: dollars a month.

@@ -1,0 +1,177 @@
+//! Where a tenant belongs: the placement engine over the stack, the cells and the profiles that there are.
+//!
+//! Never decides itself and never moves anybody: an answer is an answer until somebody acts on it.
+
+use crate::{App, Change, ControlError, Permit, Read, app::StackInForce, audited, tenants};
+use berth_config::Stack;
+use berth_domain::{CellClass, CellState, ProviderName};
+use berth_placement::{Catalogue, CellFacts, Engine, PlanFacts, Policy, Profile};
+use berth_store::{Cell, Tenant};
+use berth_wire as wire;
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
+use serde_json::json;
+use std::collections::BTreeSet;
+
+/// Confidence is counted over neighbours drawn by it: a fixed one, so that the same question has the same answer.
+const SEED: u64 = 1;
+
+pub async fn decide(
+    app: &App,
+    _permit: &Permit<Read>,
+    asked: &wire::DecisionAsk,
+) -> Result<wire::Decision, ControlError> {
+    let engine = engine(app).await?;
+    let mut profile = asked.profile.clone().map(engine_profile).transpose()?.unwrap_or_default();
+    let name = match &asked.tenant {
+        Some(name) => {
+            let tenant = tenants::known(app, name.as_str()).await?;
+            profile = over(profile_of(&tenant)?, profile);
+            tenant.name.to_string()
+        }
+        None => String::new(),
+    };
+    answer(&engine, &name, &profile)
+}
+
+/// Where a tenant that there is belongs, by the profile it has.
+pub async fn of_tenant(app: &App, _permit: &Permit<Read>, who: &str) -> Result<wire::Decision, ControlError> {
+    let tenant = tenants::known(app, who).await?;
+    let engine = engine(app).await?;
+    answer(&engine, tenant.name.as_str(), &profile_of(&tenant)?)
+}
+
+pub async fn profile(app: &App, _permit: &Permit<Read>, who: &str) -> Result<wire::Profile, ControlError> {
+    let tenant = tenants::known(app, who).await?;
+    Ok(serde_json::from_value(serde_json::to_value(profile_of(&tenant)?)?)?)
+}
+
+/// Replaces what a tenant needs. A profile that nobody could be placed by is refused, with everything wrong in it.
+pub async fn set_profile(
+    app: &App,
+    permit: &Permit<Change>,
+    who: &str,
+    wanted: wire::Profile,
+) -> Result<wire::Profile, ControlError> {
+    app.writable().await?;
+    let tenant = tenants::known(app, who).await?;
+    let profile = Profile { cell: None, ..engine_profile(wanted)? };
+    let faults = profile.faults(engine(app).await?.catalogue());
+    if !faults.is_empty() {
+        return Err(ControlError::BadProfile(faults));
+    }
+    let after = serde_json::to_value(&profile)?;
+    let mut tx = app.store().begin().await?;
+    tx.tenant_set_profile(tenant.id, &after).await?;
+    let before = tenant.settings.get("profile").cloned();
+    audited(&mut tx, permit, "tenant.profile", &format!("tenant/{}", tenant.name), before, Some(after.clone())).await?;
+    tx.commit().await?;
+    Ok(serde_json::from_value(after)?)
+}
+
+fn answer(engine: &Engine, tenant: &str, profile: &Profile) -> Result<wire::Decision, ControlError> {
+    let decision = engine.decide(tenant, profile, SEED).map_err(ControlError::BadProfile)?;
+    Ok(serde_json::from_value(serde_json::to_value(decision)?)?)
+}
+
+fn engine_profile(profile: wire::Profile) -> Result<Profile, ControlError> {
+    Ok(serde_json::from_value(serde_json::to_value(profile)?)?)
+}
+
+/// What the tenant needs, and where it is.
+pub(crate) fn profile_of(tenant: &Tenant) -> Result<Profile, ControlError> {
+    let stored = tenant.settings.get("profile").cloned().unwrap_or_else(|| json!({}));
+    let profile: Profile = serde_json::from_value(stored)?;
+    Ok(Profile { cell: Some(tenant.cell_name.to_string()), ..profile })
+}
+
+/// What was said now stands before what is stored.
+fn over(stored: Profile, now: Profile) -> Profile {
+    let or = |now: Vec<String>, stored: Vec<String>| if now.is_empty() { stored } else { now };
+    let mut quantities = stored.quantities;
+    quantities.extend(now.quantities);
+    let mut errors = stored.forecast_error_percent;
+    errors.extend(now.forecast_error_percent);
+    Profile {
+        budget_cents: now.budget_cents.or(stored.budget_cents),
+        quantities,
+        locations: or(now.locations, stored.locations),
+        regions: now.regions.or(stored.regions),
+        compliance: or(now.compliance, stored.compliance),
+        residency: now.residency.or(stored.residency),
+        latency_ms: now.latency_ms.or(stored.latency_ms),
+        throughput_per_s: now.throughput_per_s.or(stored.throughput_per_s),
+        users: now.users.or(stored.users),
+        upload_bytes: now.upload_bytes.or(stored.upload_bytes),
+        growth_percent_per_month: now.growth_percent_per_month.or(stored.growth_percent_per_month),
+        forecast_error_percent: errors,
+        cell: now.cell.or(stored.cell),
+    }
+}
+
+fn today() -> Date {
+    Timestamp::now().to_zoned(TimeZone::UTC).date()
+}
+
+/// What the stack file says of placing, checked. Mistakes are the stack file's.
+pub(crate) fn settings(stack: &Stack) -> Result<(Catalogue, Policy), ControlError> {
+    let text = |key: &str| stack.placement.get(key).map(ToString::to_string);
+    let bad = |key: &str, says: String| ControlError::BadPlacement { key: format!("placement.{key}"), says };
+    let catalogue = Catalogue::over(text("catalogue").as_deref().unwrap_or("{}"), today())
+        .map_err(|mistakes| bad("catalogue", mistakes.to_string()))?;
+    let policy = match text("policy") {
+        Some(policy) => Policy::parse(&policy).map_err(|says| bad("policy", says))?,
+        None => Policy::default(),
+    };
+    policy.check().map_err(|fault| bad("policy", format!("{fault} ({})", fault.hint())))?;
+    Ok((catalogue, policy))
+}
+
+/// The engine over everything that is known now.
+pub(crate) async fn engine(app: &App) -> Result<Engine, ControlError> {
+    let in_force = app.stack().await?;
+    let (catalogue, policy) = settings(&in_force.stack)?;
+    let stored = app.store().plan_list().await?;
+    let plans = stored.into_iter().filter(|plan| !plan.retired).map(|stored| {
+        let shape = in_force.stack.plans.get(&stored.plan.name).map(|plan| plan.shape).unwrap_or_default();
+        PlanFacts {
+            name: stored.plan.name.to_string(),
+            price_cents: stored.plan.price_cents,
+            class: Some(stored.plan.class),
+            quantities: stored.plan.limits.quantities,
+            body_bytes: stored.plan.limits.body_bytes,
+            cpu_millis: shape.cpu_millis.unwrap_or(0).into(),
+            memory_mib: shape.memory_mib.unwrap_or(0).into(),
+            disk_gib: shape.disk_gib.unwrap_or(0).into(),
+        }
+    });
+    let cells = app.store().cell_list().await?;
+    let cells = cells.into_iter().map(|cell| facts(&in_force, &catalogue, cell)).collect();
+    let adapters: BTreeSet<&String> = in_force.stack.providers.values().map(|provider| &provider.adapter).collect();
+    let providers: Vec<String> = adapters.into_iter().cloned().collect();
+    Engine::new(catalogue, plans.collect(), cells, policy, Some(&providers), today()).map_err(|fault| {
+        ControlError::BadPlacement { key: "placement.policy".to_owned(), says: format!("{fault} ({})", fault.hint()) }
+    })
+}
+
+fn facts(in_force: &StackInForce, catalogue: &Catalogue, cell: Cell) -> CellFacts {
+    let stack = &in_force.stack;
+    let section = ProviderName::new(&cell.provider).ok().and_then(|name| stack.providers.get(&name));
+    let provider = section.map_or_else(|| cell.provider.clone(), |section| section.adapter.clone());
+    // A provider with one region needs none named.
+    let only = catalogue.providers.get(&provider).filter(|known| known.sites.len() == 1);
+    let sites = cell.region.or_else(|| only.and_then(|known| known.sites.keys().next().cloned()));
+    let declared = stack.cells.get(&cell.name);
+    // A cell that was made for one tenant costs what its model in the stack file costs.
+    let model = || stack.cells.values().find(|model| cell.class == CellClass::Dedicated && model.class == cell.class);
+    CellFacts {
+        price_cents: declared.or_else(model).and_then(|cell| cell.price),
+        name: cell.name.to_string(),
+        class: cell.class,
+        provider,
+        sites: sites.into_iter().collect(),
+        tenants: u32::try_from(cell.tenants).unwrap_or(u32::MAX),
+        max_tenants: u32::try_from(cell.max_tenants).unwrap_or(0),
+        takes_tenants: cell.state == CellState::Ready,
+        promises: None,
+    }
+}
