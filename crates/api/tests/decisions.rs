@@ -1,0 +1,149 @@
+//! Decisions and fleets as their callers meet them: real sockets, real control, real Postgres.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+
+#[allow(dead_code, reason = "each test file uses its part")]
+mod world;
+
+use berth_domain::{CellClass, Cents};
+use berth_wire::{DecisionAsk, FleetApply, FleetSimulate, Profile, TenantCreate, TenantMove};
+use world::{World, apply, refused};
+
+const STACK: &str = "\
+stack: fleet
+services:
+  web: { command: [fleet, serve], migrate: [fleet, migrate], health: /health }
+plans:
+  hobby: { price: 15.00, class: shared, limits: { quantities: { vehicles: 5 } } }
+  starter: { price: 49.00, class: dedicated, limits: { quantities: { vehicles: 25 } }, shape: { memory_mib: 512 } }
+providers:
+  here: { adapter: fake }
+cells:
+  shared-1: { class: shared, max_tenants: 3, price: 90.00 }
+  shared-2: { class: shared, max_tenants: 3, price: 60.00 }
+placement:
+  policy: { planned_fill_percent: 100 }
+";
+
+async fn world() -> World {
+    let world = World::empty().await;
+    let applied = world.client().stack_apply(&apply(STACK)).await.unwrap();
+    for operation in applied.operations {
+        world.finishes(operation).await;
+    }
+    world
+}
+
+async fn tenant(world: &World, name: &str, cell: &str) {
+    let wanted = TenantCreate {
+        name: name.parse().unwrap(),
+        plan: "hobby".parse().unwrap(),
+        hosts: vec![format!("{name}.test").parse().unwrap()],
+        key: None,
+        cell: Some(cell.parse().unwrap()),
+    };
+    let begun = world.client().tenant_create(&wanted).await.unwrap();
+    world.finishes(begun.id).await;
+}
+
+fn ask(profile: Profile) -> DecisionAsk {
+    DecisionAsk { tenant: None, profile: Some(profile) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_is_decided_about_with_price_reasons_and_refusals() {
+    let world = world().await;
+    let client = world.client();
+    let small = Profile { quantities: [("vehicles".to_owned(), 4)].into(), ..Profile::default() };
+    let decision = client.decide(&ask(small)).await.unwrap();
+    assert_eq!((decision.class, decision.plan.as_deref()), (Some(CellClass::Shared), Some("hobby")));
+    // Both have room and are of one kind but for the price: 60 dollars over 3 tenants.
+    assert_eq!((decision.cell.as_deref(), decision.monthly_cost_cents), (Some("shared-2"), Some(Cents::new(2000))));
+    assert_eq!(decision.margin_cents, Some(Cents::new(-500)));
+    assert_eq!(decision.flip.as_ref().unwrap().field, "vehicles", "{:?}", decision.flip);
+
+    let large = Profile { quantities: [("vehicles".to_owned(), 30)].into(), ..Profile::default() };
+    let decision = client.decide(&ask(large)).await.unwrap();
+    assert_eq!((decision.class, decision.plan), (None, None), "no plan holds 30 vehicles");
+    assert!(decision.refused.iter().any(|r| r.class.as_deref() == Some("dedicated") && r.constraint == "vehicles"));
+
+    let wrong =
+        Profile { compliance: vec!["iso9001".to_owned()], residency: Some("mars".to_owned()), ..Profile::default() };
+    let problem = refused(client.decide(&ask(wrong)).await);
+    assert_eq!((problem.status, problem.code.as_str()), (422, "bad_profile"));
+    assert!(problem.detail.contains("iso9001") && problem.detail.contains("mars"), "{}", problem.detail);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_profile_is_kept_and_the_guides_question_has_the_same_answer() {
+    let world = world().await;
+    let client = world.client();
+    tenant(&world, "acme", "shared-1").await;
+    let profile = Profile { quantities: [("vehicles".to_owned(), 4)].into(), ..Profile::default() };
+    client.tenant_set_profile("acme", &profile).await.unwrap();
+    let asked = DecisionAsk { tenant: Some("acme".parse().unwrap()), profile: None };
+    let decision = client.decide(&asked).await.unwrap();
+    assert_eq!(decision.cell.as_deref(), Some("shared-2"), "ten dollars a month are worth a move");
+    let entries = client.audit(&berth_client::AuditFilter::default()).await.unwrap();
+    assert!(entries.iter().any(|entry| entry.action == "tenant.profile"));
+
+    let regulated = Profile { compliance: vec!["hipaa".to_owned()], ..Profile::default() };
+    client.tenant_set_profile("acme", &regulated).await.unwrap();
+    let decision = client.decide(&asked).await.unwrap();
+    assert_eq!(decision.class, None, "nothing here is for regulated data: {decision:?}");
+
+    let body = br#"{"customer_id": "nova", "vehicle_count": 3, "latency_requirement": 60000}"#;
+    let head = "POST /api/admin/deployment/evaluate HTTP/1.1\r\nContent-Type: application/json";
+    let (status, answer) = world.raw(head, body).await;
+    assert_eq!(status, 200, "{answer}");
+    // The provider of this world is in no catalogue, so its latency is unknown, and unknown is not fast enough.
+    assert!(answer.contains(r#""recommended":null"#), "{answer}");
+    let (status, _) = world.raw(head, br#"{"customer": "nova"}"#).await;
+    assert_eq!(status, 422);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_is_planned_carried_out_and_grown() {
+    let world = world().await;
+    let client = world.client();
+    tenant(&world, "acme", "shared-1").await;
+    tenant(&world, "nova", "shared-2").await;
+    let plan = client.fleet_plan().await.unwrap();
+    assert_eq!(
+        (plan.before_cents, plan.after_cents, plan.bound_cents),
+        (Cents::new(15000), Cents::new(6000), Cents::new(6000))
+    );
+    assert_eq!(plan.steps.len(), 1, "{plan:?}");
+    let months = client.fleet_simulate(&FleetSimulate { growth_percent: 100, months: 1 }).await.unwrap();
+    assert_eq!(
+        (months[1].tenants, months[1].nowhere),
+        (4, 1),
+        "one cell is closed and nothing can be bought: {months:?}"
+    );
+
+    let done = client.fleet_apply(&FleetApply { moves: Some(1) }).await.unwrap();
+    let started = &done.started[0];
+    assert_eq!((started.tenant.as_str(), started.to.as_str()), ("acme", "shared-2"));
+    assert!(started.operation.is_some(), "{started:?}");
+    assert_eq!(client.cell("shared-1").await.unwrap().state.to_string(), "draining");
+    let again = client.tenant_move("acme", &TenantMove { to: None }).await;
+    assert_eq!(refused(again).code, "already_moving");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_cannot_hold_is_refused_when_it_is_applied() {
+    let world = world().await;
+    let gap = STACK.replace(
+        "policy: { planned_fill_percent: 100 }",
+        "policy: { rules: [{ name: small, when: { quantities: { vehicles: { at_most: 5 } } }, allow: [shared] }] }",
+    );
+    let problem = refused(world.client().stack_apply(&apply(&gap)).await);
+    assert_eq!((problem.status, problem.code.as_str()), (422, "bad_placement"));
+    assert!(problem.detail.contains("(vehicles 6)"), "{}", problem.detail);
+    let negative = STACK.replace(
+        "policy: { planned_fill_percent: 100 }",
+        "catalogue: { providers: { fly: { shapes: { ipv4: { price: -2 } } } } }",
+    );
+    let problem = refused(world.client().stack_apply(&apply(&negative)).await);
+    assert!(problem.detail.contains("`providers.fly.shapes.ipv4.price` is negative: -2"), "{}", problem.detail);
+}
