@@ -17,8 +17,7 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use std::{io::Write, process::ExitCode};
 
-/// The edge's requests make many small, short-lived pieces; this takes a tenth of their processor time less than the C
-/// library's.
+/// The edge's requests make many small, short-lived pieces.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -60,6 +60,7 @@ fn section(key: &str) -> usize {
         "backups",
         "failover",
         "check",
+        "placement",
     ];
     ORDER.iter().position(|section| key.split('.').next() == Some(section)).unwrap_or(ORDER.len())
 }

@@ -18,6 +18,7 @@ use object_store::buffered::{BufReader, BufWriter};
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::Client;
@@ -395,7 +396,11 @@ async fn pass_the_fence(tx: &tokio_postgres::Transaction<'_>, tenant: &TenantKey
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Into a String nothing fails.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn unfit(why: String) -> MoveError {

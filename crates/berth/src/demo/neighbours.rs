@@ -31,6 +31,7 @@ pub struct BenchNeighbours {
 const WRITERS: usize = 4;
 const READERS: usize = 2;
 const LONG: usize = 1;
+const CLIENTS: usize = WRITERS + READERS + LONG;
 /// Between two statements of a neighbour: about 500 a second all together, which leaves the cores to those who wait.
 const THINKS: Duration = Duration::from_millis(8);
 /// Who waits, how long already, and whether anybody it waits for is the mover: also one that only stands before it in the
@@ -108,7 +109,7 @@ async fn at_work(
     over: &Arc<AtomicBool>,
 ) -> Result<JoinSet<Result<Vec<f64>, Failure>>, Failure> {
     let mut work = JoinSet::new();
-    for nth in 0..WRITERS + READERS + LONG {
+    for nth in 0..CLIENTS {
         let session = client(source, "app").await?;
         run_sql(&session, "set application_name = 'neighbour'").await?;
         let (t, over) = (neighbours[nth % neighbours.len()], Arc::clone(over));

@@ -281,6 +281,8 @@ id          0197a000-0000-7000-8000-000000000001
                 says: "may refer to `orders` by `order_id`".into(),
                 line: "links: [{ table: comments, column: order_id, to: orders }]".into(),
             }],
+            left_behind: Vec::new(),
+            archived_to: None,
             blockers: vec![MoveBlocker {
                 code: "target_full".into(),
                 detail: "cell `fra-2` has 3 GiB free, 41 GiB needed".into(),

@@ -61,7 +61,7 @@ impl Feed {
         }
     }
 
-    pub async fn publish(&self, nth: usize) -> Result<(), Failure> {
+    pub fn publish(&self, nth: usize) -> Result<(), Failure> {
         let line = event(nth, nth + 1, self.shared.origin).ours("a route")?;
         self.shared.lines.send(Arc::new(line)).map(drop).map_err(|_| Failure::request("no edge is listening", ""))
     }

@@ -186,7 +186,7 @@ async fn visible_us(program: &Path, dir: &Path, origin: u16) -> Result<Vec<f64>,
             }
         }
         let sent = Instant::now();
-        feed.publish(HOSTS + nth).await?;
+        feed.publish(HOSTS + nth)?;
         // Every connection has to have seen it once: who has is asked no more.
         let mut seen = 0;
         while seen < clients.len() {
