@@ -4,14 +4,13 @@ pub const OVERVIEW: &str = "\
 berth: runs one SaaS for many tenants, and moves a tenant while its users keep working
 
   see       berth status                    is everybody served, what moves, what needs a person
-            berth logs                      what a cell's processes wrote last
-            berth audit                     who changed what, and when
+            berth logs, berth audit         what its processes wrote; who changed what, and when
   stack     berth apply                     apply berth.yaml; shows the difference and asks
             berth check                     what is wrong with it      berth config show schema
             berth plan      list show       prices, and the limits that come with them
-  tenants   berth tenant    create list show hosts sync suspend resume delete archives export restore
+  tenants   berth tenant    create list show hosts sync suspend resume delete archives export
             berth tenant    plan-move move  what a move would do; move it, under traffic
-            berth tenant    undo-move settle-move   bring it back; or let the move stay
+            berth tenant    undo-move settle-move restore   back again; let it stay; from an archive
   cells     berth cell      create list show drain remove
   placing   berth decide, berth fleet plan apply simulate   where a tenant belongs; where all do
   work      berth operation list show watch retry abandon
