@@ -352,7 +352,7 @@ async fn a_table_that_says_nothing_of_its_deleted_rows_is_refused_by_name() {
     );
 }
 
-/// `BERTH_ZOO_ROWS=1000000` is what the documentation's figure was taken with.
+/// `BERTH_ZOO_ROWS=1000000` makes it a large one.
 #[expect(clippy::disallowed_methods, reason = "a test has no binary that could resolve it")]
 #[tokio::test(flavor = "multi_thread")]
 async fn transactions_of_very_many_rows_at_the_size_of_the_machine_arrive_whole() {

@@ -49,7 +49,7 @@ impl World {
         let store = Store::open(&control.url(Role::Owner), Sealer::ephemeral(), 8).await.unwrap();
         let provider = fake.provider();
         let build = move |name: &str, _: &serde_json::Value| (name == "fake").then(|| Ok(provider.clone()));
-        let archives: berth_mover::Archives = Arc::new(object_store::memory::InMemory::new());
+        let archives: Arc<dyn object_store::ObjectStore> = Arc::new(object_store::memory::InMemory::new());
         let open = move |_: Option<&berth_config::Archives>, _: &Environment| Ok(Arc::clone(&archives));
         let app = App::new(store, Environment::default(), Box::new(build), Box::new(open));
         let admin = keys::create_for_berth(&app, "test", Scope::Admin).await.unwrap();
