@@ -160,7 +160,11 @@ impl Obstacle {
                 format!("add `{column}` to `{table}`, not null, in a release")
             }
             Self::KeyForm { stored, .. } => format!("use `{stored}`"),
-            Self::NoIdentity { table } => format!("add a primary key to `{table}`"),
+            Self::NoIdentity { table } => {
+                format!(
+                    "add a primary key to `{table}`; where it has one: ALTER TABLE {table} REPLICA IDENTITY DEFAULT"
+                )
+            }
             Self::Unlogged { table } => format!("ALTER TABLE {table} SET LOGGED"),
             Self::LargeObjects { .. } => "store them as bytea or in object storage".into(),
             Self::AlwaysTrigger { trigger, table } => format!("ALTER TABLE {table} ENABLE TRIGGER {trigger}"),

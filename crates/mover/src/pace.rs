@@ -163,7 +163,7 @@ async fn has_neighbours(client: &Client, side: Side) -> Result<bool, MoveError> 
     let row = client
         .query_one(
             "select exists (select from pg_stat_activity where backend_type = 'client backend'
-                            and application_name not like 'berth-%'
+                            and (usename <> session_user or application_name not like 'berth-%')
                             and (state = 'active' or state_change > clock_timestamp() - interval '1 second'))",
             &[],
         )
