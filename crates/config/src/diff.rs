@@ -45,24 +45,8 @@ fn tree(stack: &Stack) -> Value {
 }
 
 fn section(key: &str) -> usize {
-    const ORDER: &[&str] = &[
-        "stack",
-        "services",
-        "data",
-        "plans",
-        "providers",
-        "cells",
-        "edges",
-        "archives",
-        "quotas",
-        "budget",
-        "alerts",
-        "backups",
-        "failover",
-        "check",
-        "placement",
-    ];
-    ORDER.iter().position(|section| key.split('.').next() == Some(section)).unwrap_or(ORDER.len())
+    use crate::section::KEYS;
+    KEYS.iter().position(|section| key.split('.').next() == Some(section)).unwrap_or(KEYS.len())
 }
 
 fn walk(key: &str, old: &Value, new: &Value, found: &mut Vec<Difference>) {

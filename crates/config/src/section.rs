@@ -69,7 +69,8 @@ pub fn parse_layers(
     Ok(stack.expect("a section is left out only after a mistake was noted"))
 }
 
-const KEYS: &[&str] = &[
+/// In the order in which a file says them, and its differences are shown.
+pub(crate) const KEYS: &[&str] = &[
     "stack",
     "services",
     "data",
