@@ -317,3 +317,31 @@ pub(crate) async fn held_back(client: &tokio_postgres::Client, slot: &str, most:
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Replication;
+    use bytes::BytesMut;
+    use tokio::io::AsyncWriteExt;
+
+    /// A server's packets end where they like: each message is cut at every byte once, also before its last.
+    #[tokio::test]
+    async fn a_message_in_two_pieces_is_read_whole() {
+        let message = [b'd', 0, 0, 0, 9, 1, 2, 3, 4, 5];
+        for cut in 1..=message.len() {
+            let (mut server, wire) = tokio::io::duplex(64);
+            let mut session = Replication { wire: Box::new(wire), buffer: BytesMut::new() };
+            let (first, rest) = message.split_at(cut);
+            let send = async {
+                server.write_all(first).await.unwrap();
+                tokio::task::yield_now().await;
+                server.write_all(rest).await.unwrap();
+                server.write_all(&message).await.unwrap();
+            };
+            let read = async { (session.receive().await.unwrap(), session.receive().await.unwrap()) };
+            let ((), (one, two)) = tokio::join!(send, read);
+            assert_eq!((one.0, one.1.as_ref()), (b'd', [1, 2, 3, 4, 5].as_slice()), "cut after {cut}");
+            assert_eq!(one, two);
+        }
+    }
+}

@@ -449,3 +449,26 @@ async fn rows_of_others_that_refer_to_the_tenants_are_never_taken_along() {
         "the neighbour's two, and the trigger's row"
     );
 }
+
+/// References between the tenant's own rows are looked through for rows of two tenants; those by which a row belongs to
+/// its tenant cannot lead to another's.
+#[tokio::test(flavor = "multi_thread")]
+async fn references_within_a_tenant_are_all_known_and_those_to_its_owner_are_not_among_them() {
+    let two = Two::with(
+        "create table customers (id uuid primary key);
+         create table orders (id uuid primary key, customer_id uuid not null references customers);
+         create table lines (id uuid primary key, order_id uuid not null references orders);
+         create table notes (id uuid primary key, order_id uuid references orders, line_id uuid references lines);
+         create table returns (id uuid primary key, customer_id uuid not null references customers, order_id uuid references orders);
+         create table parts (id uuid primary key, line_id uuid not null references lines, goes_with uuid references parts)",
+    )
+    .await;
+    let client = two.client(&two.source, Role::Mover).await;
+    client.execute("insert into customers values ($1)", &[&two.tenant]).await.unwrap();
+    let plan = berth_mover::plan(&two.spec()).await.unwrap();
+    let mut inner: Vec<String> =
+        plan.inner.iter().map(|r| format!("{}.{} {}", r.table, r.columns.join("+"), r.to)).collect();
+    inner.sort();
+    // A note is the tenant's by its order, which is nearer to the tenant than its line.
+    assert_eq!(inner, ["notes.line_id lines", "parts.goes_with parts", "returns.order_id orders"]);
+}

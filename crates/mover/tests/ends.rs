@@ -263,3 +263,73 @@ async fn a_slot_that_is_gone_is_said_to_be_lost() {
     berth_mover::retire(&spec, &plan, false, token).await.unwrap();
     assert_eq!(ownership.row().owner, spec.source_cell);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_another_session_reads_is_not_taken_for_lost() {
+    let two = Two::filled(200).await;
+    let ownership = MemoryOwnership::new();
+    let spec = two.spec();
+    let (plan, _) = until_built(&spec, &ownership).await;
+    let source = two.client(&two.source, Role::Mover).await;
+    let slot: String = source.query_one("select slot_name from pg_replication_slots", &[]).await.unwrap().get(0);
+    let Some(program) = berth_testkit::postgres_program("pg_recvlogical") else {
+        eprintln!("skipped: `pg_recvlogical` is not installed here");
+        return;
+    };
+    let endpoint = two.endpoint(&two.source);
+    let mut reader = std::process::Command::new(program)
+        .args(["-h", &endpoint.host, "-p", &endpoint.port.to_string(), "-U", &endpoint.user, "-d", &endpoint.database])
+        .args(["-S", &slot, "--start", "--no-loop", "-f", "/dev/null", "-o", "proto_version=1"])
+        .args(["-o", &format!("publication_names={slot}")])
+        .env("PGPASSWORD", secrecy::ExposeSecret::expose_secret(&endpoint.password))
+        .spawn()
+        .unwrap();
+    let active = "select active from pg_replication_slots";
+    berth_testkit::wait_until(
+        "the slot is read",
+        async || source.query_one(active, &[]).await.unwrap().get::<_, bool>(0),
+        |active| *active,
+    )
+    .await;
+    let met = cut_over(&spec, &plan, &ownership).await.unwrap_err();
+    reader.kill().unwrap();
+    reader.wait().unwrap();
+    assert!(matches!(&met, MoveError::StreamRefused { code, .. } if code == "55006"), "{met:?}");
+    assert_eq!(met.fault(), berth_mover::Fault::Passing);
+    let freed = async || !source.query_one(active, &[]).await.unwrap().get::<_, bool>(0);
+    berth_testkit::wait_until("the slot is free", freed, |free| *free).await;
+    cut_over(&spec, &plan, &ownership).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_up_may_be_retired_again_when_somebody_dropped_the_bookkeeping() {
+    let two = Two::filled(50).await;
+    let ownership = MemoryOwnership::new();
+    let spec = two.spec();
+    let (plan, _) = until_built(&spec, &ownership).await;
+    let token = berth_mover::give_up(&spec, &ownership).await.unwrap();
+    berth_mover::retire(&spec, &plan, false, token).await.unwrap();
+    let source = two.client(&two.source, Role::Mover).await;
+    source.batch_execute("drop schema berth cascade").await.unwrap();
+    berth_mover::retire(&spec, &plan, false, token).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_tenants_moves_leave_each_others_sessions_alone() {
+    let two = Two::filled(300).await;
+    let (one, other) = (
+        two.spec(),
+        MoveSpec { tenant: berth_domain::TenantKey::new(two.neighbour.to_string()).unwrap(), ..two.spec() },
+    );
+    let (one, other) = (MoveSpec { alone: false, ..one }, MoveSpec { alone: false, ..other });
+    let (first, second) = (MemoryOwnership::new(), MemoryOwnership::new());
+    let (plan, _) = until_built(&one, &first).await;
+    let (plan_of_other, _) = until_built(&other, &second).await;
+    // Each takes its move up once more while the other is at it, which ends the sessions of its own earlier worker only.
+    let (a, b) = tokio::join!(cut_over(&one, &plan, &first), async {
+        let row = berth_mover::begin(&other, &second).await?;
+        berth_mover::prepare(&other, &plan_of_other, row.generation, row.token).await?;
+        cut_over(&other, &plan_of_other, &second).await
+    });
+    assert_eq!((a.unwrap().generation.get(), b.unwrap().generation.get()), (2, 2));
+}

@@ -29,6 +29,8 @@ async fn a_quiet_tenant_arrives_whole_and_its_neighbour_stays() {
     let expected: i64 =
         source.query_one("select count(*) from pg_indexes where schemaname = 'public'", &[]).await.unwrap().get(0);
     assert_eq!(indexes, expected, "the bare load put every index back");
+    let analysed = "select last_analyze is not null from pg_stat_user_tables where relname = 'positions'";
+    assert!(target.query_one(analysed, &[]).await.unwrap().get::<_, bool>(0), "a table loaded bare has no statistics");
     let slots: i64 = source.query_one("select count(*) from pg_replication_slots", &[]).await.unwrap().get(0);
     assert_eq!(slots, 0);
 }

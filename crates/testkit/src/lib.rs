@@ -2,7 +2,9 @@
 //! Never part of a program: a dev-dependency only.
 
 mod pg;
+mod redis;
 mod wait;
 
-pub use pg::{TestDatabase, TestPg};
+pub use pg::{TestDatabase, TestPg, postgres_program};
+pub use redis::TestRedis;
 pub use wait::{free_port, seeded, wait_until};

@@ -208,6 +208,16 @@ fn hire_janitor(dir: &Path, linger_s: u32, mode: &str) {
         .expect("`setsid` and `sh` are on every machine that has Postgres");
 }
 
+/// A client program of Postgres, where Debian puts it or on the path; `None` where there is none.
+pub fn postgres_program(name: &str) -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut places: Vec<_> = versions.map(|version| version.path().join("bin")).collect();
+    places.sort();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    places.extend(std::env::split_paths(&path));
+    places.into_iter().map(|place| place.join(name)).find(|program| program.is_file())
+}
+
 #[cfg(test)]
 mod tests {
     use super::{TestDatabase, TestPg};
