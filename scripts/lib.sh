@@ -32,6 +32,25 @@ missing_packages() {
     command -v pkg-config >/dev/null 2>&1 || echo pkg-config
 }
 
+# What only some tests need; where it cannot be installed they say that they were skipped.
+missing_for_tests() {
+    command -v redis-server >/dev/null 2>&1 || echo redis-server
+}
+
+# install_quietly PACKAGE...: installs programs and starts none of them. Debian asks this file before it starts a server.
+install_quietly() {
+    local policy=/usr/sbin/policy-rc.d made=
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+        made=yes
+    fi
+    DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2 || true
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2 ||
+        say "could not install $*; the tests that need it will be skipped."
+    [ -z "$made" ] || rm -f "$policy"
+}
+
 is_debian() {
     [ -r /etc/os-release ] || return 1
     # shellcheck disable=SC1091

@@ -184,11 +184,32 @@ pub struct Data {
     /// `retention_days` does not travel on a move down, and is archived.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub retention: BTreeMap<TableRef, String>,
+    /// The tenant's keys in the cell's Redis, which is made with the cell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis: Option<DataRedis>,
+    /// The tenant's objects in the cell's object storage, which is made with the cell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objects: Option<DataObjects>,
     /// For how long a move can be undone, in days; 0 to 30. The old cell keeps the tenant's rows for that long.
     #[serde(default = "Data::shipped_way_back_days")]
     pub way_back_days: u32,
     #[serde(default)]
     pub hooks: Hooks,
+}
+
+/// Keys that are one tenant's, by prefix: `{tenant}` stands for the tenant's key in the root table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataRedis {
+    pub prefixes: Vec<String>,
+    /// What is in it is kept nowhere else.
+    #[serde(default)]
+    pub store: bool,
+}
+
+/// Objects that are one tenant's, by prefix: `{tenant}` stands for the tenant's key in the root table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataObjects {
+    pub prefixes: Vec<String>,
 }
 
 impl Data {
@@ -209,6 +230,8 @@ impl Default for Data {
             shared: Vec::new(),
             links: Vec::new(),
             retention: BTreeMap::new(),
+            redis: None,
+            objects: None,
             way_back_days: Self::shipped_way_back_days(),
             hooks: Hooks::default(),
         }

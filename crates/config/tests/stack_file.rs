@@ -121,6 +121,8 @@ data:
     - { table: comments, to: orders }
     - { table: comments, columns: [], to: orders, if: b }
   retention: { customers.x.y: at, a.b: '' }
+  redis: { prefixes: ['t:{tenant}', 'x:', 't:{tenant}:', 't:{tenant}:'], store: maybe }
+  objects: { prefixes: ['{tenant}/', '/a/{tenant}/', 'a/{tenant}-b/', '../{tenant}/'], bucket: b }
   hooks:
     create: { sql: select 1, url: /x }
     delete: { file: gone.sql }
@@ -284,6 +286,9 @@ fn line() -> impl Strategy<Value = String> {
         "shared",
         "links",
         "retention",
+        "redis",
+        "objects",
+        "prefixes",
         "archives",
         "s3",
         "bucket",

@@ -129,6 +129,17 @@ impl App {
         opened.map_err(|source| ControlError::BadProvider { name: "archives".to_owned(), source })
     }
 
+    /// A cell's place for objects, by its URL.
+    pub(crate) fn objects_at(&self, url: &str) -> Result<Archives, ControlError> {
+        let failed = |source| ControlError::BadProvider { name: "objects".to_owned(), source };
+        let Some(folder) = url.strip_prefix("file://") else {
+            let reason = format!("`{url}` is no place for objects that this version speaks to");
+            return Err(failed(ProviderError::Refused { what: "the cell's objects".to_owned(), reason }));
+        };
+        let place = berth_config::Archives::Directory(folder.to_owned());
+        (self.inner.archives)(Some(&place), &self.inner.environment).map_err(failed)
+    }
+
     /// Where a cell's database is made, by its provider.
     pub async fn database_of(&self, cell: &Cell) -> Result<Arc<dyn Database>, ControlError> {
         let missing = || ControlError::NotOffered { provider: cell.provider.clone(), what: "database" };

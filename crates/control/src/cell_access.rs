@@ -23,6 +23,10 @@ struct Stored {
     database: String,
     logins: BTreeMap<Role, (String, String)>,
     version: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    redis: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    objects: Option<String>,
 }
 
 /// Equal for two looks at the same database: free disk space is not part of it.
@@ -37,6 +41,8 @@ pub(crate) fn write(database: &CellDatabase) -> Result<SecretString, ControlErro
         database: database.database.clone(),
         logins: database.logins.iter().map(login).collect(),
         version: database.version,
+        redis: database.redis.as_ref().map(|url| url.expose_secret().to_owned()),
+        objects: database.objects.clone(),
     };
     Ok(serde_json::to_string(&stored)?.into())
 }
@@ -53,6 +59,8 @@ pub(crate) fn read(text: &SecretString) -> Result<CellDatabase, ControlError> {
         logins: stored.logins.into_iter().map(login).collect(),
         version: stored.version,
         free_disk_bytes: None,
+        redis: stored.redis.map(SecretString::from),
+        objects: stored.objects,
     })
 }
 
@@ -111,9 +119,12 @@ mod tests {
             logins: Role::ALL.map(login).into(),
             version: 150_014,
             free_disk_bytes: Some(5),
+            redis: Some("redis://:pw@127.0.0.1:6380/0".into()),
+            objects: Some("file:///srv/objects".into()),
         };
         let back = read(&write(&database).unwrap()).unwrap();
         assert_eq!(back.url(Role::App).expose_secret(), database.url(Role::App).expose_secret());
+        assert_eq!(back.redis.unwrap().expose_secret(), "redis://:pw@127.0.0.1:6380/0");
         assert_eq!((back.socket_dir, back.version), (database.socket_dir.clone(), database.version));
         let fuller = CellDatabase { free_disk_bytes: None, ..database.clone() };
         assert_eq!(write(&fuller).unwrap().expose_secret(), write(&database).unwrap().expose_secret());

@@ -99,6 +99,8 @@ pub enum ControlError {
     SameCell { tenant: TenantName, cell: CellName },
     #[error("tenant `{0}` has no move that could be undone")]
     NoWayBack(TenantName),
+    #[error("cell `{cell}` has no {what}, which the stack file's `data` asks for")]
+    LacksBeside { cell: CellName, what: &'static str },
     #[error("tenant `{tenant}` has no archive {archive}")]
     NoArchive { tenant: TenantName, archive: OperationId },
     #[error("tenant `{tenant}` is {state}")]
@@ -249,6 +251,7 @@ impl ControlError {
             | Self::StillUnderWay
             | Self::Operation(_)
             | Self::Hook { .. }
+            | Self::LacksBeside { .. }
             | Self::NoDatabase(_) => Kind::Conflict,
             Self::NoRoom { .. } | Self::CellFull { .. } => Kind::Full,
             Self::Stale(_) => Kind::Stale,
@@ -298,6 +301,7 @@ impl ControlError {
             Self::CellNotEmpty { .. } => "cell_not_empty",
             Self::SameCell { .. } => "same_cell",
             Self::NoWayBack(_) => "no_way_back",
+            Self::LacksBeside { .. } => "cell_lacks",
             Self::NoArchive { .. } => "no_archive",
             Self::LeftBehind { .. } => "rows_left_behind",
             Self::CellKeeps { .. } => "cell_keeps_rows",
@@ -367,6 +371,9 @@ impl ControlError {
             Self::NoRootTable { .. } => "name them in the stack file, under `data.root` and `data.key`",
             Self::OtherSchema { .. } => "run the missing release's migration in the target cell first",
             Self::AlreadyMoving { .. } => "`berth operation watch` follows it; `berth operation abandon` gives it up",
+            Self::LacksBeside { .. } => {
+                "where the provider can make it, it comes by itself within seconds; `berth cell show` tells what keeps it"
+            }
             Self::NoArchive { .. } => "`berth tenant archives` lists those there are",
             Self::TenantState { .. } | Self::NotNow { .. } => "`berth tenant show` tells what is being done with it",
             Self::Stale(_) => "read it again, then decide again",

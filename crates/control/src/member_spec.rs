@@ -4,7 +4,9 @@
 use crate::{App, ControlError};
 use berth_config::{Run, Service};
 use berth_domain::{CellName, ServiceName};
-use berth_infra::{CellDatabase, CellSpec, DatabaseName, EnvVar, MemberName, MemberSpec, Role, RunSpec, Shape};
+use berth_infra::{
+    CellDatabase, CellSpec, DatabaseName, EnvVar, MemberName, MemberSpec, RedisUse, Role, RunSpec, Shape,
+};
 use berth_store::{Cell, Member};
 use std::time::Duration;
 
@@ -21,9 +23,15 @@ pub(crate) fn shape(wanted: berth_config::Shape) -> Shape {
     }
 }
 
-pub(crate) fn cell_spec(cell: &Cell) -> Result<CellSpec, ControlError> {
+pub(crate) fn cell_spec(cell: &Cell, data: &berth_config::Data) -> Result<CellSpec, ControlError> {
     let wanted: berth_config::Shape = serde_json::from_value(cell.shape.clone())?;
-    Ok(CellSpec { name: DatabaseName::of(&cell.name), cell: cell.name.clone(), shape: shape(wanted) })
+    Ok(CellSpec {
+        name: DatabaseName::of(&cell.name),
+        cell: cell.name.clone(),
+        shape: shape(wanted),
+        redis: data.redis.as_ref().map(|redis| if redis.store { RedisUse::Store } else { RedisUse::Cache }),
+        objects: data.objects.is_some(),
+    })
 }
 
 pub(crate) fn member_name(cell: &CellName, member: &Member) -> MemberName {
@@ -92,6 +100,8 @@ fn environment(
         EnvVar::new("INFRASTRUCTURE_PROVIDER", cell.provider.clone()),
         EnvVar::new("BERTH_CELL", cell.name.to_string()),
     ];
+    env.extend(database.redis.clone().map(|url| EnvVar::new("REDIS_URL", url)));
+    env.extend(database.objects.clone().map(|url| EnvVar::new("OBJECTS_URL", url)));
     env.extend(service.resolved_env(app.environment())?.into_iter().map(|(name, value)| EnvVar { name, value }));
     Ok(env)
 }

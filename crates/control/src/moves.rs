@@ -8,7 +8,10 @@ use crate::{
     workflows::{MOVE_TENANT, MoveTenant, reserved},
 };
 use berth_domain::{CellClass, CellName, MoveId, OperationId, OperationState, TenantEvent};
-use berth_mover::{DataRules, LinkRule, MoveError, MoveSpec, TableName, Tuning, Way};
+use berth_infra::CellDatabase;
+use berth_mover::{
+    Beside, DataRules, KeysBeside, LinkRule, MoveError, MoveSpec, ObjectsBeside, TableName, Tuning, Way,
+};
 use berth_store::{Cell, Tenant};
 use berth_wire as wire;
 use berth_workflow::{Journal, StepError};
@@ -41,6 +44,7 @@ pub async fn plan(
         shared: Vec::new(),
         unsure: Vec::new(),
         left_behind: Vec::new(),
+        beside: Vec::new(),
         archived_to: None,
         blockers: Vec::new(),
     };
@@ -74,6 +78,7 @@ pub async fn plan(
             shown.bytes = whole(found.bytes);
             shown.duration_s = Some(found.estimated_s);
             left_behind(app, &in_force.stack, &mut shown, &found.tables).await?;
+            shown.beside = found.beside.iter().map(beside_shown).collect();
             belonging(&mut shown, &found.tables, &found.shared, found.unsure, true);
         }
         Err(MoveError::Obstacles(obstacles)) => {
@@ -112,6 +117,20 @@ fn belonging(
     let unsure =
         unsure.into_iter().map(|u| wire::MoveUnsure { table: u.table.to_string(), says: u.says, line: u.line });
     shown.unsure = unsure.collect();
+}
+
+fn beside_shown(found: &berth_mover::BesidePlan) -> wire::MoveBeside {
+    let what = match found.what {
+        berth_mover::BesideKind::RedisKeys => "redis_keys",
+        berth_mover::BesideKind::Objects => "objects",
+    };
+    wire::MoveBeside {
+        what: what.to_owned(),
+        prefix: found.prefix.clone(),
+        found: found.found,
+        bytes: found.bytes,
+        says: found.what.says().to_owned(),
+    }
 }
 
 /// What the tenant's plan does not keep, and where it goes; that it can go there is tried.
@@ -259,6 +278,7 @@ pub(crate) async fn spec(
 ) -> Result<MoveSpec, ControlError> {
     let in_force = app.stack().await?;
     let data = &in_force.stack.data;
+    let source_database = app.cell_database(source).await?;
     let target_database = app.cell_database(target).await?;
     // A provider that does not say how much room there is leaves that check to the copy itself.
     let observed = app.database_of(target).await?.observe_database(&target_database.name).await;
@@ -268,7 +288,7 @@ pub(crate) async fn spec(
         keep_from: keep_from(app, tenant, source, target).await?,
         tenant: tenant.key.clone(),
         rules: rules(data),
-        source: cell_access::endpoint(&app.cell_database(source).await?),
+        source: cell_access::endpoint(&source_database),
         target: cell_access::endpoint(&target_database),
         source_cell: source.id,
         target_cell: target.id,
@@ -276,9 +296,41 @@ pub(crate) async fn spec(
         alone: target.class == CellClass::Dedicated,
         way_back: data.way_back_days > 0,
         way: Way::There,
+        beside: beside(app, data, (source, &source_database), (target, &target_database))?,
         tuning: Tuning { drain_ms: crate::HOLD_DRAIN_MS, ..Tuning::default() },
         ahead: berth_mover::ReadAhead::default(),
     })
+}
+
+/// Keys and objects that travel with the rows.
+fn beside(
+    app: &App,
+    data: &berth_config::Data,
+    (source, from): (&Cell, &CellDatabase),
+    (target, to): (&Cell, &CellDatabase),
+) -> Result<Beside, ControlError> {
+    let lacks = |cell: &Cell, what| ControlError::LacksBeside { cell: cell.name.clone(), what };
+    let mut beside = Beside::default();
+    if let Some(redis) = &data.redis {
+        beside.keys = Some(KeysBeside {
+            source: from.redis.clone().ok_or_else(|| lacks(source, "Redis"))?,
+            target: to.redis.clone().ok_or_else(|| lacks(target, "Redis"))?,
+            prefixes: redis.prefixes.clone(),
+            store: redis.store,
+            alone: target.class == CellClass::Dedicated,
+        });
+    }
+    if let Some(objects) = &data.objects {
+        let place = |cell, known: &CellDatabase| {
+            app.objects_at(known.objects.as_deref().ok_or_else(|| lacks(cell, "place for objects"))?)
+        };
+        beside.objects = Some(ObjectsBeside {
+            source: place(source, from)?,
+            target: place(target, to)?,
+            prefixes: objects.prefixes.clone(),
+        });
+    }
+    Ok(beside)
 }
 
 /// The first day that the tenant's plan keeps; none where it keeps everything, and on any way but down.

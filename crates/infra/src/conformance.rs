@@ -31,6 +31,8 @@ pub fn cell(name: &str) -> CellSpec {
         name: DatabaseName::new(name).expect("a test's name is one"),
         cell: CellName::new(name).expect("a test's name is one"),
         shape: Shape::default(),
+        redis: None,
+        objects: false,
     }
 }
 

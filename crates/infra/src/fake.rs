@@ -141,6 +141,8 @@ impl World {
             logins: Role::ALL.map(login).into(),
             version: 150_000,
             free_disk_bytes: Some(u64::from(database.spec.shape.disk_gb) << 30),
+            redis: None,
+            objects: None,
             name,
         }
     }

@@ -27,6 +27,20 @@ pub struct CellSpec {
     /// The label under which a sweep finds it again.
     pub cell: CellName,
     pub shape: Shape,
+    /// A Redis beside it.
+    pub redis: Option<RedisUse>,
+    /// A place for objects beside it.
+    pub objects: bool,
+}
+
+/// What a cell's Redis is to the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RedisUse {
+    /// What is in it can be had again: the least used goes when it is full, and nothing outlives a restart.
+    Cache,
+    /// The only place of what is in it: nothing is evicted, every write is on disk before it is acknowledged.
+    Store,
 }
 
 /// Who connects to a cell's Postgres, and for what.
@@ -75,6 +89,10 @@ pub struct CellDatabase {
     pub version: u32,
     /// Free space where the data lies; `None` where the provider does not say.
     pub free_disk_bytes: Option<u64>,
+    /// `redis://` address of the cell's Redis, its password in it, where there is one.
+    pub redis: Option<SecretString>,
+    /// Where the cell's objects lie, as a URL (`file:///…`), where there is such a place.
+    pub objects: Option<String>,
 }
 
 impl CellDatabase {
@@ -243,6 +261,8 @@ mod tests {
             logins: Role::ALL.map(login).into(),
             version: 150_000,
             free_disk_bytes: None,
+            redis: None,
+            objects: None,
         };
         assert_eq!(
             database.url(Role::App).expose_secret(),

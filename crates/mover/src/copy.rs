@@ -52,6 +52,8 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
     crate::bare::strip(spec, plan, &mut target, token).await?;
     crate::sequence::jump(&source, &target, plan).await?;
 
+    // Before there is a slot, which would hold the server's log for as long.
+    crate::beside::copy(spec).await?;
     // Before the load: what is usual for the neighbours is how they fare without it.
     let pace = Pace::begin(spec, &spec.session_name(token)).await?;
     let mut maker = Replication::connect(&spec.source, &spec.session_name(token)).await?;

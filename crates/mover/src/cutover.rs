@@ -11,7 +11,7 @@ use crate::prepare::{Fences, fences};
 use crate::sql::connect;
 use crate::{
     Change, Control, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Refusal, Side, Verdict, Watcher,
-    catalog, sequence, shared,
+    beside, catalog, sequence, shared,
 };
 use async_trait::async_trait;
 use berth_domain::{EdgeName, Generation, MovePhase, Token};
@@ -205,6 +205,7 @@ struct CutOverRun<'m> {
     comparer: Comparer<'m>,
     source: Client,
     target: Client,
+    beside: beside::Followers,
     token: Token,
     /// The token that the hold of the last attempt named.
     hold_token: Token,
@@ -262,6 +263,7 @@ impl<'m> CutOverRun<'m> {
             comparer,
             source: connect(&spec.source, Side::Source, &name).await?,
             target: connect(&spec.target, Side::Target, &name).await?,
+            beside: beside::Followers::start(spec, row.token).await?,
             token: row.token,
             hold_token: row.token,
             clock: Clock::start(),
@@ -347,6 +349,9 @@ impl<'m> CutOverRun<'m> {
         if let Some(table) = bare.first() {
             return Err(MoveError::SchemaChanged { what: format!("a trigger of the fence on {table} is off") });
         }
+        if let Some(why) = self.beside.catch_up().await? {
+            return Ok(Some(why));
+        }
         // Each round leaves what changed while it ran; the last rounds are the shortest.
         let mut open = usize::MAX;
         for _ in 0..OPEN_KEY_ROUNDS {
@@ -388,14 +393,18 @@ impl<'m> CutOverRun<'m> {
             self.comparer.last_counts().await?;
             Ok(true)
         };
-        let (caught_up, ours, theirs, ahead) = tokio::try_join!(
+        let (caught_up, beside, ours, theirs, ahead) = tokio::try_join!(
             caught_up,
+            self.beside.last(left()),
             catalog::fingerprint(&self.source, Side::Source, &self.plan.tables),
             catalog::fingerprint(&self.target, Side::Target, &self.plan.tables),
             sequence::ahead(&self.source, &self.target, self.plan),
         )?;
         if !caught_up {
             return Ok(Attempt::NotYet("the target did not catch up within the pause".into()));
+        }
+        if !beside {
+            return Ok(Attempt::NotYet("keys or objects were not brought within the pause".into()));
         }
         if !self.follower.nobodys(|n| n.is_quiet()) {
             return Ok(Attempt::NotYet("rows of nobody that the tenant refers to changed".into()));

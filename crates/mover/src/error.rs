@@ -107,6 +107,10 @@ pub enum Obstacle {
         "{rows} keys ({columns}) of the tenant's rows in `{table}` are taken by other rows in the target, the first is {first_key}"
     )]
     KeyTaken { table: TableName, columns: String, rows: i64, first_key: String },
+    #[error(
+        "{rows} rows of `{to}`, which is left out, are not in the target, and the tenant's rows in `{table}` refer to them by `{columns}`; the first is {first_key}"
+    )]
+    LeftOutMissing { table: TableName, columns: String, to: TableName, rows: i64, first_key: String },
     #[error("`{table}.{column}` ({type_name}) says whose a row is by `{to}`, whose key is {key_type}")]
     LinkTypes { table: TableName, column: String, type_name: String, to: TableName, key_type: String },
     #[error("`wal_level` of the {side} is `{found}`, `logical` is needed")]
@@ -127,6 +131,18 @@ pub enum Obstacle {
     Pooler { side: Side },
     #[error("the mover's role `{role}` in the {side} lacks {right}")]
     Rights { side: Side, role: String, right: String },
+    #[error("the tenant's keys in Redis are kept nowhere else, and the target is shared with other tenants")]
+    KeysOfAStore,
+    #[error("the target's Redis may evict what the tenant keeps nowhere else (`maxmemory-policy` is `{policy}`)")]
+    KeysEvicted { policy: String },
+    #[error("the {side}'s Redis is a cluster, whose keys cannot be followed over one connection")]
+    KeysInCluster { side: Side },
+    #[error("the target's Redis is version {target} and cannot take keys from version {source_version}")]
+    KeysVersion { source_version: String, target: String },
+    #[error(
+        "under the prefix `{prefix}` the tenant `{key}` cannot be told from others: its key holds what ends it there"
+    )]
+    PrefixOfOthers { prefix: String, key: String },
 }
 
 impl Obstacle {
@@ -172,6 +188,9 @@ impl Obstacle {
             Self::KeyTaken { table, .. } => {
                 format!("choose a cell of its own, or give `{table}` a uuid key or one with the tenant column")
             }
+            Self::LeftOutMissing { to, .. } => format!(
+                "put those rows of `{to}` into the target first, as every cell is to have them, or list `{to}` under `data.shared`: then they travel"
+            ),
             Self::LinkTypes { table, column, key_type, .. } => {
                 format!(
                     "ALTER TABLE {table} ALTER COLUMN {column} TYPE {key_type} in a release, or add the tenant column"
@@ -190,6 +209,18 @@ impl Obstacle {
             }
             Self::Pooler { .. } => "give the address of the server itself".into(),
             Self::Rights { role, right, .. } => format!("ALTER ROLE {role} {right}"),
+            Self::KeysOfAStore => {
+                "move it into a cell of its own, or into Postgres; `data.redis.store: false` where it is a cache".into()
+            }
+            Self::KeysEvicted { .. } => "CONFIG SET maxmemory-policy noeviction".into(),
+            Self::KeysInCluster { .. } => {
+                "give the cell a single Redis, or take `data.redis` out of the stack file: then its keys stay behind"
+                    .into()
+            }
+            Self::KeysVersion { .. } => "Redis 6 or later, and in the target no older than in the source".into(),
+            Self::PrefixOfOthers { .. } => {
+                "end the tenant's key in the prefix with a character that no tenant's key holds".into()
+            }
         }
     }
 }
@@ -271,6 +302,13 @@ pub enum MoveError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error("what the tenant has beside its rows could not be had in the {side} while {doing}")]
+    Beside {
+        side: Side,
+        doing: &'static str,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("the archive does not fit: {why}")]
     ArchiveUnfit { why: String },
     #[error("the tenant does not live in the database whose fence was to go")]
@@ -315,6 +353,7 @@ impl MoveError {
             | Self::Fenced { .. }
             | Self::ControlSilent
             | Self::Archive { .. }
+            | Self::Beside { .. }
             | Self::NoMoment { .. } => Fault::Passing,
             Self::Refused(_)
             | Self::Decode(_)
@@ -348,6 +387,10 @@ impl MoveError {
             Self::LivesThere | Self::LivesElsewhere => "nothing was removed".into(),
             Self::Archive { .. } => {
                 "look at the place of archives; it is tried again, and nothing is removed before".into()
+            }
+            Self::Beside { .. } => {
+                "look at the cell's Redis and object storage; it is tried again, and the tenant goes on where it is"
+                    .into()
             }
             Self::ArchiveUnfit { .. } => "nothing was changed".into(),
             Self::TooMuchWal { .. } => "move again when fewer writes go on in the source; nothing was moved".into(),
@@ -388,6 +431,7 @@ impl MoveError {
             Self::LivesElsewhere => "lives_elsewhere",
             Self::ReferredTo { .. } => "referred_to",
             Self::Archive { .. } => "archive_unreachable",
+            Self::Beside { .. } => "beside_unreachable",
             Self::ArchiveUnfit { .. } => "archive_unfit",
             Self::TooMuchWal { .. } => "too_much_wal",
             Self::Cancelled => "cancelled",

@@ -10,6 +10,7 @@ mod alone;
 mod archive;
 mod back;
 mod bare;
+mod beside;
 mod catalog;
 mod closure;
 mod compare;
@@ -44,6 +45,9 @@ pub use archive::{
 };
 pub use back::{close_way_back, keep, release};
 pub use bare::build;
+pub use beside::{
+    Beside, BesideKind, BesidePlan, KeysBeside, ObjectsBeside, PLACE_OF_KEY, bring_late_objects, remove_all,
+};
 pub use catalog::schema_fingerprint;
 pub use control_table::{ControlTable, NoEdges};
 pub use copy::{Copied, copy};

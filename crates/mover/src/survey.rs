@@ -5,7 +5,7 @@ use crate::closure::{Closure, closure};
 use crate::sql::{Doing, connect, ident, idents};
 use crate::{
     DataRules, Endpoint, InnerReference, MoveError, MovePlan, MoveSpec, Obstacle, PlannedSequence, PlannedTable,
-    SharedTable, Side, TableName, Unsure, retention, shared, taken,
+    SharedTable, Side, TableName, Unsure, beside, retention, shared, taken,
 };
 use tokio_postgres::Client;
 
@@ -53,6 +53,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
         shared,
         inner,
         unsure,
+        beside: Vec::new(),
         sequences: Vec::new(),
         rows: 0,
         bytes: 0,
@@ -60,6 +61,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
         estimated_s: 0.0,
     };
     retention::plan(spec, &mut plan, &mut obstacles);
+    plan.beside = beside::plan(spec, &mut obstacles).await?;
     // The root first, and alone: without it the other questions have no answer.
     let known = match plan.tables.first() {
         Some(_) => measure(spec, &mut plan, 0..1, &source, &target, &theirs, &mut obstacles).await?,
@@ -84,6 +86,9 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     {
         obstacles.push(Obstacle::NoTenant { table: root.table.clone(), key: spec.tenant.to_string() });
     }
+    if obstacles.is_empty() {
+        ends_of_keys(spec, &source, &mut obstacles).await?;
+    }
     plan.rows = plan.tables.iter().map(|t| t.rows).sum();
     plan.bytes = plan.tables.iter().map(|t| t.bytes).sum();
     plan.estimated_s = 1.0 + plan.rows as f64 / ESTIMATED_ROWS_PER_S;
@@ -97,6 +102,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     if obstacles.is_empty() {
         shared::measure(spec, &mut plan, &source, &target, &mut obstacles).await?;
         taken::keys(spec, &plan, &source, &mut target, &mut obstacles).await?;
+        taken::left_out(spec, &plan, &source, &mut target, &mut obstacles).await?;
     }
     if !obstacles.is_empty() {
         return Err(MoveError::Obstacles(obstacles));
@@ -105,6 +111,20 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     plan.sequences = sequences(&source, &plan.tables).await?;
     plan.fingerprint = fingerprint(&source, Side::Source, &plan.tables).await?;
     Ok(plan)
+}
+
+/// A tenant `1:2` beside the prefix `t:{tenant}:` has its keys under those of tenant `1`.
+async fn ends_of_keys(spec: &MoveSpec, source: &Client, obstacles: &mut Vec<Obstacle>) -> Result<(), MoveError> {
+    for (prefix, end) in beside::ends(spec) {
+        let key = ident(&spec.rules.key_column);
+        let sql =
+            format!("select {key}::text from {} where position($1 in {key}::text) > 0 limit 1", spec.rules.root.sql());
+        let row = source.query_opt(&sql, &[&end.to_string()]).await.doing(Side::Source, "reading the tenants' keys")?;
+        if let Some(row) = row {
+            obstacles.push(Obstacle::PrefixOfOthers { prefix, key: row.get(0) });
+        }
+    }
+    Ok(())
 }
 
 pub(crate) async fn servers(

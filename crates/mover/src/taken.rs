@@ -1,11 +1,12 @@
 //! Keys of the tenant that rows of others in the target have already: numbers from a sequence, addresses that are
-//! unique in the whole table. Looked for before anything is touched.
+//! unique in the whole table; and keys of rows that stay behind and are not in the target. Looked for before anything is
+//! touched.
 //!
 //! Keys with a uuid or with the tenant in them cannot collide and are not looked at. What only a type's own notion of
 //! equality would call equal is compared by that: the target's index decides.
 
-use crate::sql::Doing;
-use crate::{MoveError, MovePlan, MoveSpec, Obstacle, PlannedTable, Side};
+use crate::sql::{Doing, ident, idents};
+use crate::{MoveError, MovePlan, MoveSpec, Obstacle, PlannedTable, Side, TableName};
 use bytes::Bytes;
 use futures_util::{SinkExt, TryStreamExt};
 use tokio_postgres::Client;
@@ -31,7 +32,11 @@ pub(crate) async fn keys(
     }
     for table in &plan.tables {
         for unique in uniques(table, target).await? {
-            if let (rows, Some(first_key)) = taken(spec, plan, table, &unique, source, target).await? {
+            let only = unique.only.as_ref().map(|only| format!(" and ({only})")).unwrap_or_default();
+            let (name, keys) = (table.table.sql(), unique.keys.join(", "));
+            let question = |brought: &str| format!("exists (select from {name} where ({keys}) = ({brought}){only})");
+            let ours = Keys { table, columns: &unique.keys, which: &only, distinct: false };
+            if let (rows, Some(first_key)) = ours.asked(spec, plan, source, target, question).await? {
                 let (table, columns) = (table.table.clone(), unique.keys.join(", "));
                 obstacles.push(Obstacle::KeyTaken { table, columns, rows, first_key });
             }
@@ -56,53 +61,105 @@ async fn uniques(table: &PlannedTable, target: &Client) -> Result<Vec<Unique>, M
     Ok(open.map(|row| Unique { keys: row.get(0), only: row.get(1) }).collect())
 }
 
-/// How many of the tenant's rows find their key in the target, and the least of them.
-async fn taken(
+/// Adds an obstacle for each foreign key to a table that is left out, by which the tenant's rows name rows that the target
+/// does not have: rows are loaded there without their foreign keys being looked at.
+pub(crate) async fn left_out(
     spec: &MoveSpec,
     plan: &MovePlan,
-    table: &PlannedTable,
-    unique: &Unique,
     source: &Client,
     target: &mut Client,
-) -> Result<(i64, Option<String>), MoveError> {
-    let stopped = |source| MoveError::Copy { table: table.table.clone(), source };
-    let what = "looking for keys that are taken";
-    let name = table.table.sql();
-    let keys = unique.keys.join(", ");
-    let only = unique.only.as_ref().map(|only| format!(" and ({only})")).unwrap_or_default();
-    let columns: Vec<String> = (1..=unique.keys.len()).map(|n| format!("k{n}")).collect();
-    let columns = columns.join(", ");
-    // The application's functions in an index may be named without their schema.
-    source.batch_execute("begin read only").await.doing(Side::Source, what)?;
-    source.batch_execute(crate::back::APPLICATIONS_PATH).await.doing(Side::Source, what)?;
-    let tx = target.transaction().await.doing(Side::Target, what)?;
-    tx.batch_execute(crate::back::APPLICATIONS_PATH).await.doing(Side::Target, what)?;
-    tx.batch_execute(&format!(
-        "create temporary table berth_keys ({columns}) on commit drop as select {keys} from {name} with no data"
-    ))
-    .await
-    .doing(Side::Target, what)?;
-    let out =
-        format!("copy (select {keys} from {name} where {}{only}) to stdout", plan.travelling(table, &spec.tenant));
-    let rows = source.copy_out(&out).await.map_err(stopped)?;
-    let sink = tx.copy_in::<_, Bytes>("copy pg_temp.berth_keys from stdin").await.map_err(stopped)?;
-    tokio::pin!(rows, sink);
-    while let Some(chunk) = rows.try_next().await.map_err(stopped)? {
-        sink.feed(chunk).await.map_err(stopped)?;
+    obstacles: &mut Vec<Obstacle>,
+) -> Result<(), MoveError> {
+    let left_out: Vec<String> = spec.rules.leave_out.iter().map(TableName::sql).collect();
+    for table in &plan.tables {
+        let rows = target
+            .query(
+                "select n.nspname, t.relname,
+                        array(select a.attname::text from unnest(c.conkey) with ordinality k(num, nth)
+                              join pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.num order by nth),
+                        array(select a.attname::text from unnest(c.confkey) with ordinality k(num, nth)
+                              join pg_attribute a on a.attrelid = c.confrelid and a.attnum = k.num order by nth)
+                 from pg_constraint c join pg_class t on t.oid = c.confrelid join pg_namespace n on n.oid = t.relnamespace
+                 where c.contype = 'f' and c.conrelid = $1::text::regclass
+                   and c.confrelid in (select to_regclass(name)::oid from unnest($2::text[]) name)",
+                &[&table.table.sql(), &left_out],
+            )
+            .await
+            .doing(Side::Target, "reading references to what is left out")?;
+        for row in rows {
+            let to = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+            let (columns, to_columns): (Vec<String>, Vec<String>) = (row.get(2), row.get(3));
+            let keys: Vec<String> = columns.iter().map(|c| ident(c)).collect();
+            let named = keys.iter().map(|key| format!("{key} is not null")).collect::<Vec<_>>().join(" and ");
+            let there = idents(&to_columns);
+            let question =
+                |brought: &str| format!("not exists (select from {} where ({there}) = ({brought}))", to.sql());
+            let from = Keys { table, columns: &keys, which: &format!(" and {named}"), distinct: true };
+            if let (rows, Some(first_key)) = from.asked(spec, plan, source, target, question).await? {
+                let (table, columns) = (table.table.clone(), columns.join(", "));
+                obstacles.push(Obstacle::LeftOutMissing { table, columns, to, rows, first_key });
+            }
+        }
     }
-    sink.as_mut().finish().await.map_err(stopped)?;
-    source.batch_execute("commit").await.doing(Side::Source, what)?;
-    tx.batch_execute("analyze pg_temp.berth_keys").await.doing(Side::Target, what)?;
-    let found = tx
-        .query_one(
-            &format!(
-                "select count(*), (array_agg(concat_ws(', ', {columns}) order by {columns}))[1]
-                 from pg_temp.berth_keys where exists (select from {name} where ({keys}) = ({columns}){only})"
-            ),
-            &[],
-        )
+    Ok(())
+}
+
+/// Keys of the tenant's rows, to be asked about in the target.
+struct Keys<'k> {
+    table: &'k PlannedTable,
+    /// Or expressions.
+    columns: &'k [String],
+    /// A further condition, beginning with ` and `, or nothing.
+    which: &'k str,
+    distinct: bool,
+}
+
+impl Keys<'_> {
+    /// Of how many keys the target says yes to `question`, which is given the names of the key's columns; and the least.
+    async fn asked(
+        &self,
+        spec: &MoveSpec,
+        plan: &MovePlan,
+        source: &Client,
+        target: &mut Client,
+        question: impl Fn(&str) -> String,
+    ) -> Result<(i64, Option<String>), MoveError> {
+        let Self { table, which, .. } = *self;
+        let stopped = |source| MoveError::Copy { table: table.table.clone(), source };
+        let what = "looking for keys in the target";
+        let name = table.table.sql();
+        let keys = self.columns.join(", ");
+        let columns: Vec<String> = (1..=self.columns.len()).map(|n| format!("k{n}")).collect();
+        let columns = columns.join(", ");
+        // The application's functions in an index may be named without their schema.
+        source.batch_execute("begin read only").await.doing(Side::Source, what)?;
+        source.batch_execute(crate::back::APPLICATIONS_PATH).await.doing(Side::Source, what)?;
+        let tx = target.transaction().await.doing(Side::Target, what)?;
+        tx.batch_execute(crate::back::APPLICATIONS_PATH).await.doing(Side::Target, what)?;
+        tx.batch_execute(&format!(
+            "create temporary table berth_keys ({columns}) on commit drop as select {keys} from {name} with no data"
+        ))
         .await
         .doing(Side::Target, what)?;
-    tx.rollback().await.doing(Side::Target, what)?;
-    Ok((found.get(0), found.get(1)))
+        let distinct = if self.distinct { "distinct " } else { "" };
+        let travelling = plan.travelling(table, &spec.tenant);
+        let out = format!("copy (select {distinct}{keys} from {name} where {travelling}{which}) to stdout");
+        let rows = source.copy_out(&out).await.map_err(stopped)?;
+        let sink = tx.copy_in::<_, Bytes>("copy pg_temp.berth_keys from stdin").await.map_err(stopped)?;
+        tokio::pin!(rows, sink);
+        while let Some(chunk) = rows.try_next().await.map_err(stopped)? {
+            sink.feed(chunk).await.map_err(stopped)?;
+        }
+        sink.as_mut().finish().await.map_err(stopped)?;
+        source.batch_execute("commit").await.doing(Side::Source, what)?;
+        tx.batch_execute("analyze pg_temp.berth_keys").await.doing(Side::Target, what)?;
+        let sql = format!(
+            "select count(*), (array_agg(concat_ws(', ', {columns}) order by {columns}))[1]
+             from pg_temp.berth_keys where {}",
+            question(&columns)
+        );
+        let found = tx.query_one(&sql, &[]).await.doing(Side::Target, what)?;
+        tx.rollback().await.doing(Side::Target, what)?;
+        Ok((found.get(0), found.get(1)))
+    }
 }

@@ -114,3 +114,36 @@ async fn what_a_server_refuses_for_good_is_not_tried_again() {
     let copied = berth_mover::copy(&spec, &plan, token, &common::Watch::default()).await.unwrap_err();
     assert_eq!(copied.fault(), Fault::Ours, "{copied:?}");
 }
+
+#[tokio::test]
+async fn rows_that_are_left_out_have_to_be_in_the_target_when_they_are_referred_to() {
+    let two = Two::with(
+        "create table countries (code text, region int, name text, primary key (code, region));
+         create table customers (id uuid primary key);
+         create table sites (id bigint generated always as identity primary key, customer_id uuid not null references customers,
+            country text, region int, foreign key (country, region) references countries)",
+    )
+    .await;
+    let client = two.client(&two.source, Role::Mover).await;
+    let sites = "insert into countries values ('de', 1, 'here'), ('fr', 1, 'there'), ('it', 2, 'unused');
+         insert into customers values ('T');
+         insert into sites (customer_id, country, region) values ('T', 'fr', 1), ('T', 'de', 1), ('T', 'fr', 1), ('T', null, 1)";
+    client.batch_execute(&sites.replace("'T'", &format!("'{}'", two.tenant))).await.unwrap();
+    let target = two.client(&two.target, Role::Mover).await;
+    target.batch_execute("insert into countries values ('de', 1, 'here'), ('fr', 2, 'another')").await.unwrap();
+    let mut spec = two.spec();
+    spec.rules.leave_out = vec![TableName::parse("countries")];
+    for alone in [true, false] {
+        let all = obstacles(&MoveSpec { alone, ..spec.clone() }).await;
+        let missing = Obstacle::LeftOutMissing {
+            table: TableName::parse("sites"),
+            columns: "country, region".into(),
+            to: TableName::parse("countries"),
+            rows: 1,
+            first_key: "fr, 1".into(),
+        };
+        assert_eq!(all, [missing]);
+    }
+    target.batch_execute("insert into countries values ('fr', 1, 'there')").await.unwrap();
+    berth_mover::plan(&spec).await.unwrap();
+}

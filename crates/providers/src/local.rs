@@ -3,6 +3,7 @@
 //! Everything lies under one folder and lives on when we die; what runs is written down there, and whoever comes next
 //! finds it. Nothing is restarted here: `control` sees that a member died and asks for it again.
 
+mod beside;
 mod binaries;
 mod cgroup;
 mod cluster;
@@ -112,7 +113,7 @@ impl Local {
             stop_grace: Duration::from_millis(options.stop_grace_ms),
             user,
         };
-        let clusters = Clusters { root, bin_dir: options.postgres_bin, durable: options.durable };
+        let clusters = Clusters { root, bin_dir: options.postgres_bin, durable: options.durable, member_user: user };
         Ok(Self { clusters, members })
     }
 
@@ -128,8 +129,10 @@ impl Local {
 #[async_trait]
 impl Database for Local {
     async fn ensure_database(&self, spec: &CellSpec) -> Result<CellDatabase, ProviderError> {
-        let CellSpec { name, cell, shape } = spec;
-        self.clusters.ensure(Wanted { name, label: cell.as_str(), database: DATABASE, shape: *shape }).await
+        let CellSpec { name, cell, shape, redis, objects } = spec;
+        let (redis, objects) = (*redis, *objects);
+        let label = cell.as_str();
+        self.clusters.ensure(Wanted { name, label, database: DATABASE, shape: *shape, redis, objects }).await
     }
     async fn observe_database(&self, name: &DatabaseName) -> Result<Observed<CellDatabase>, ProviderError> {
         self.clusters.observe(name).await

@@ -30,7 +30,7 @@ pub use decide::{
     FleetStarted, FleetStep, Flip, Profile, Refusal,
 };
 pub use key::{Key, KeyCreate, KeyCreated};
-pub use moves::{Move, MoveBlocker, MoveLeft, MovePlan, MovePlanTable, MoveUnsure, WayBack};
+pub use moves::{Move, MoveBeside, MoveBlocker, MoveLeft, MovePlan, MovePlanTable, MoveUnsure, WayBack};
 pub use operation::{
     Abandon, Fault, Operation, OperationEvent, OperationEventKind, OperationResult, Progress, StepState, StepView,
 };

@@ -37,6 +37,9 @@ pub struct MovePlan {
     /// Where they are archived.
     #[serde(default)]
     pub archived_to: Option<String>,
+    /// What travels besides rows, and is not fenced. Empty: nothing does.
+    #[serde(default)]
+    pub beside: Vec<MoveBeside>,
     /// Why it cannot start. Empty: it can.
     pub blockers: Vec<MoveBlocker>,
 }
@@ -59,6 +62,18 @@ pub struct MoveLeft {
     /// Rows from before this day, in UTC: `2026-10-22`.
     pub before: String,
     pub rows: u64,
+}
+
+/// Keys or objects of a tenant under one prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MoveBeside {
+    /// `redis_keys` or `objects`.
+    pub what: String,
+    pub prefix: String,
+    pub found: u64,
+    pub bytes: Option<u64>,
+    /// What a person has to know before the move.
+    pub says: String,
 }
 
 /// What the catalogue of the database does not say for sure.

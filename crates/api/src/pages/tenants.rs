@@ -328,6 +328,8 @@ struct MovePage {
     unsure: Vec<MoveUnsure>,
     left_behind: Vec<(String, String, String)>,
     archived_to: String,
+    /// What, prefix, how many, how large, and what to know.
+    beside: Vec<(String, String, String, String, String)>,
     may_start: bool,
 }
 
@@ -389,6 +391,11 @@ pub async fn plan_move(
             .map(|left| (left.table.clone(), format!("{} before {}", left.column, left.before), count(left.rows)))
             .collect(),
         archived_to: plan.archived_to.unwrap_or_default(),
+        beside: plan
+            .beside
+            .into_iter()
+            .map(|it| (it.what.replace('_', " "), it.prefix, count(it.found), or_unknown(it.bytes, bytes), it.says))
+            .collect(),
     })
 }
 

@@ -318,6 +318,7 @@ pub(super) async fn moved(
         way_back: false,
         way: Way::There,
         tuning: Tuning::default(),
+        beside: berth_mover::Beside::default(),
         ahead: ReadAhead::default(),
     };
     let ownership = ControlTable::open(&spec).await.ours("the control row")?;

@@ -177,6 +177,7 @@ fn spec(id: Uuid, tenant: &str, rules: DataRules, sides: BothSides, how: How) ->
         way_back: how.way_back,
         way: Way::There,
         tuning: Tuning::default(),
+        beside: berth_mover::Beside::default(),
         ahead: ReadAhead::default(),
     })
 }

@@ -1,7 +1,7 @@
 //! `data`: what belongs to a tenant. Never looks into a database: whether a table exists is for the mover to say.
 
 use crate::{
-    Data, DataLink, Hook, Hooks, Problem, TableRef,
+    Data, DataLink, DataObjects, DataRedis, Hook, Hooks, Problem, TableRef,
     read::{At, Reader},
     section::Files,
     stack::is_column,
@@ -17,6 +17,8 @@ const KEYS: &[&str] = &[
     "shared",
     "links",
     "retention",
+    "redis",
+    "objects",
     "way_back_days",
     "hooks",
 ];
@@ -35,6 +37,8 @@ pub fn read(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Option<Data> 
     let shared = section.get("shared").map(|at| tables(reader, &at)).unwrap_or_default();
     let links = section.get("links").map(|at| links(reader, &at)).unwrap_or_default();
     let retention = section.get("retention").map(|at| columns_of_tables(reader, &at)).unwrap_or_default();
+    let redis = section.get("redis").and_then(|at| redis(reader, &at));
+    let objects = section.get("objects").and_then(|at| objects(reader, &at));
     let way_back_days = section
         .get("way_back_days")
         .map_or(Some(shipped.way_back_days), |at| reader.number(&at, 0..=WAY_BACK_DAYS_MAX));
@@ -82,6 +86,8 @@ pub fn read(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Option<Data> 
         shared,
         links,
         retention,
+        redis,
+        objects,
         way_back_days: way_back_days?,
         hooks,
     })
@@ -167,6 +173,62 @@ fn links(reader: &mut Reader, at: &At<'_>) -> Vec<DataLink> {
         links.push(DataLink { table: from, columns, to, when });
     }
     links
+}
+
+/// `{ prefixes: ["t:{tenant}:"], store: false }`.
+fn redis(reader: &mut Reader, at: &At<'_>) -> Option<DataRedis> {
+    let section = reader.section(at, &["prefixes", "store"])?;
+    let store = section.get("store").map_or(Some(false), |at| reader.truth(&at));
+    let example = "prefixes: [\"t:{tenant}:\"]";
+    let prefixes = section.need("prefixes", example, reader).map(|at| prefixes(reader, &at, &|_| None));
+    Some(DataRedis { prefixes: prefixes.filter(|all| !all.is_empty())?, store: store? })
+}
+
+/// `{ prefixes: ["tenants/{tenant}/"] }`.
+fn objects(reader: &mut Reader, at: &At<'_>) -> Option<DataObjects> {
+    let section = reader.section(at, &["prefixes"])?;
+    let wrong = |prefix: &str| {
+        let parts = prefix.strip_suffix('/')?.split('/');
+        let whole = parts.clone().all(|part| !part.is_empty() && part != "." && part != "..");
+        (whole && parts.clone().any(|part| part == PLACE_OF_KEY)).then_some(())
+    };
+    let wrong = |prefix: &str| match wrong(prefix) {
+        Some(()) => None,
+        None => Some("folders, one of them `{tenant}`, with a `/` after each: `tenants/{tenant}/`"),
+    };
+    let example = "prefixes: [\"tenants/{tenant}/\"]";
+    let prefixes = section.need("prefixes", example, reader).map(|at| prefixes(reader, &at, &wrong));
+    Some(DataObjects { prefixes: prefixes.filter(|all| !all.is_empty())? })
+}
+
+/// Where the tenant's key stands in a prefix.
+const PLACE_OF_KEY: &str = "{tenant}";
+
+/// `wrong`: what else is asked of one.
+fn prefixes(reader: &mut Reader, at: &At<'_>, wrong: &dyn Fn(&str) -> Option<&'static str>) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for item in reader.list(at).unwrap_or_default() {
+        let Some(text) = reader.text(&item).map(ToOwned::to_owned) else { continue };
+        let around = text.split_once(PLACE_OF_KEY);
+        let ended = around.is_some_and(|(_, rest)| {
+            !rest.contains(PLACE_OF_KEY) && rest.chars().next().is_some_and(|c| c.is_ascii_punctuation() && c != '-')
+        });
+        let hint = match wrong(&text) {
+            _ if text.len() > 200 => Some("200 bytes at most"),
+            // Tenant `1` must not own what begins with `12`.
+            None if !ended => Some("`{tenant}` once, and after it a character that ends the key: `t:{tenant}:`"),
+            hint => hint,
+        };
+        if let Some(hint) = hint {
+            let problem = Problem::Malformed { message: "this prefix does not tell tenants apart", hint };
+            reader.wrong(&item, problem);
+        } else if all.contains(&text) {
+            reader.wrong(&item, Problem::NamedTwice { name: text });
+        } else {
+            all.push(text);
+        }
+    }
+    all
 }
 
 fn hooks(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Hooks {

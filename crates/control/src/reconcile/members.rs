@@ -5,7 +5,7 @@ use super::{Loop, seen};
 use crate::{App, ControlError, cell_access, member_spec};
 use async_trait::async_trait;
 use berth_domain::{CellId, CellState, MemberId, MemberState};
-use berth_infra::{DatabaseName, Observed};
+use berth_infra::{CellDatabase, CellSpec, DatabaseName, Observed};
 use berth_store::{Cell, Member, Seen};
 use jiff::{SignedDuration, Timestamp};
 use secrecy::ExposeSecret;
@@ -107,7 +107,13 @@ async fn start_again(app: &App, cell: &Cell, member: &Member, replace: bool) -> 
 async fn database(app: &App, cell: &Cell) -> Result<(), ControlError> {
     let provider = app.database_of(cell).await?;
     let failed = |source| ControlError::Provider { cell: cell.name.clone(), source };
+    let wanted = member_spec::cell_spec(cell, &app.stack().await?.stack.data)?;
     let found = match provider.observe_database(&DatabaseName::of(&cell.name)).await.map_err(failed)? {
+        // The stack file has come to ask for a Redis or objects after the cell was made.
+        Observed::Present(known) if lacks(&wanted, &known) => {
+            info!(cell = %cell.name, "cell {} gets what the stack file asks for beside its database", cell.name);
+            provider.ensure_database(&wanted).await.map_err(failed)?
+        }
         Observed::Present(database) => database,
         Observed::Absent => {
             // Never made anew by itself: an empty database in place of a lost one would look like a cell that works.
@@ -115,7 +121,7 @@ async fn database(app: &App, cell: &Cell) -> Result<(), ControlError> {
         }
         Observed::Unknown { reason } => {
             info!(cell = %cell.name, why = reason, "the database of cell {} is started again", cell.name);
-            provider.ensure_database(&member_spec::cell_spec(cell)?).await.map_err(failed)?
+            provider.ensure_database(&wanted).await.map_err(failed)?
         }
     };
     let access = cell_access::write(&found)?;
@@ -124,6 +130,10 @@ async fn database(app: &App, cell: &Cell) -> Result<(), ControlError> {
         app.store().cell_set_access(cell.id, &access).await?;
     }
     Ok(())
+}
+
+fn lacks(wanted: &CellSpec, known: &CellDatabase) -> bool {
+    (wanted.redis.is_some() && known.redis.is_none()) || (wanted.objects && known.objects.is_none())
 }
 
 /// Whether it is worth a write: something changed, or the last look is so old that people would wonder.

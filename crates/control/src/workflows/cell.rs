@@ -68,7 +68,7 @@ impl Step<App> for EnsureDatabase {
 
     async fn run(&self, app: &App) -> Result<(), StepError> {
         let cell = app.cell(self.cell).await?;
-        let spec = member_spec::cell_spec(&cell)?;
+        let spec = member_spec::cell_spec(&cell, &app.stack().await?.stack.data)?;
         let database = app.database_of(&cell).await?.ensure_database(&spec).await;
         let database = database.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
         app.store().cell_set_access(cell.id, &cell_access::write(&database)?).await.map_err(store)

@@ -7,7 +7,9 @@ use super::{MoveTenant, done, provision_cell, store, tenant::tenant};
 use crate::{App, archives, move_edges::TenantEdges, moves};
 use async_trait::async_trait;
 use berth_domain::{CellId, MoveId, MovePhase, TenantEvent, TenantId, WayBackState};
-use berth_mover::{CutOver, Fault, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Watcher, Way};
+use berth_mover::{
+    BesideKind, CutOver, Fault, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Watcher, Way,
+};
 use berth_store::{MoveFigures, MoveOutcome, MovePhaseTime, Tx};
 use berth_wire::OperationResult;
 use berth_workflow::{Cancelled, Reporter, Retry, Run, Step, StepError, TxStep};
@@ -43,6 +45,9 @@ pub(super) async fn run(run: &mut Run<App>, input: MoveTenant) -> Result<Operati
     let days = run.step(Retention).await?;
     let way_back = WayBackRow { cells: (part.input.source, part.input.target), plan: Arc::clone(&plan), days };
     run.tx(RecordMove { tenant: part.input.tenant, id, way_back }).await?;
+    if plan.beside.iter().any(|found| found.what == BesideKind::Objects) {
+        run.step(BringLateObjects { part: Arc::clone(&part) }).await?;
+    }
     run.step(Retire { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
     if plan.tables.iter().any(|table| table.kept.is_some()) {
         run.step(ArchiveLeftBehind { part: Arc::clone(&part), plan }).await?;
@@ -365,6 +370,28 @@ impl Step<App> for Build {
         self.part.timed(app, Phase::Build, work, |(), _| {}).await
     }
     async fn undo(&self, _app: &App, _made: Option<()>) -> Result<(), StepError> {
+        Ok(())
+    }
+    fn retry(&self) -> Retry {
+        patient()
+    }
+}
+
+/// Objects that were written in the last moment before the cut-over and could not be listed within it.
+pub(super) struct BringLateObjects {
+    pub part: Arc<Part>,
+}
+
+#[async_trait]
+impl Step<App> for BringLateObjects {
+    const NAME: &'static str = "bring_late_objects";
+    type Output = u64;
+
+    async fn run(&self, app: &App) -> Result<u64, StepError> {
+        let spec = self.part.spec(app).await?;
+        berth_mover::bring_late_objects(&spec).await.map_err(|error| failed(&error))
+    }
+    async fn undo(&self, _app: &App, _made: Option<u64>) -> Result<(), StepError> {
         Ok(())
     }
     fn retry(&self) -> Retry {

@@ -140,7 +140,11 @@ fn app(store: &Store, fake: &Fake) -> App {
     let fake = fake.clone();
     let build = move |adapter: &str, _: &serde_json::Value| (adapter == "fake").then(|| Ok(fake.provider()));
     let archives: berth_mover::Archives = Arc::new(object_store::memory::InMemory::new());
-    let open = move |_: Option<&berth_config::Archives>, _: &Environment| Ok(Arc::clone(&archives));
+    let open = move |place: Option<&berth_config::Archives>, _: &Environment| -> Result<berth_mover::Archives, _> {
+        let Some(berth_config::Archives::Directory(folder)) = place else { return Ok(Arc::clone(&archives)) };
+        std::fs::create_dir_all(folder).unwrap();
+        Ok(Arc::new(object_store::local::LocalFileSystem::new_with_prefix(folder).unwrap()))
+    };
     let environment = Environment::from_iter(Vec::<(String, String)>::new());
     App::new(store.clone(), environment, Box::new(build), Box::new(open))
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod archived;
+mod beside;
 mod crash;
 mod kept;
 mod late;

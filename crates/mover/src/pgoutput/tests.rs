@@ -29,6 +29,7 @@ fn plan() -> MovePlan {
         shared: vec![],
         inner: vec![],
         unsure: vec![],
+        beside: vec![],
         sequences: vec![],
         rows: 0,
         bytes: 0,

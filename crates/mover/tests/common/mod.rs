@@ -106,6 +106,7 @@ impl Two {
             way_back: false,
             way: berth_mover::Way::There,
             tuning: Tuning { bare_load_rows: 1_000, ..Tuning::default() },
+            beside: berth_mover::Beside::default(),
             ahead: berth_mover::ReadAhead::default(),
         }
     }

@@ -4,11 +4,12 @@
 //! and give all cells one system identifier, by which backups and standbys tell clusters apart.
 
 use super::{
+    beside::RedisRecord,
     binaries,
     files::{self, Root},
     process::{self, Kind, Launch, Process, User},
 };
-use berth_infra::{CellDatabase, DatabaseName, EnvVar, Login, Observed, ProviderError, Role, Shape};
+use berth_infra::{CellDatabase, DatabaseName, EnvVar, Login, Observed, ProviderError, RedisUse, Role, Shape};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -26,7 +27,7 @@ const STOP_GRACE: Duration = Duration::from_mins(1);
 
 /// What we know of a cluster. Written before anything of it exists.
 #[derive(Clone, Serialize, Deserialize)]
-struct Record {
+pub(super) struct Record {
     /// The sweep's label: the cell it belongs to.
     label: String,
     database: String,
@@ -39,6 +40,10 @@ struct Record {
     initialised: bool,
     /// It has accepted us once; its roles and database stand.
     configured: bool,
+    #[serde(default)]
+    pub(super) redis: Option<RedisRecord>,
+    #[serde(default)]
+    pub(super) objects: bool,
 }
 
 /// In clear, in a file that only we can read: the cluster must start again when the control plane's database, which
@@ -71,6 +76,8 @@ pub(super) struct Wanted<'a> {
     /// The application's database in the cluster.
     pub database: &'a str,
     pub shape: Shape,
+    pub redis: Option<RedisUse>,
+    pub objects: bool,
 }
 
 #[derive(Clone)]
@@ -79,6 +86,8 @@ pub(super) struct Clusters {
     pub bin_dir: Option<PathBuf>,
     /// Off only for tests' throw-away clusters: a power cut may then lose what was acknowledged.
     pub durable: bool,
+    /// Who members are, and so who writes objects.
+    pub member_user: Option<User>,
 }
 
 impl Clusters {
@@ -90,6 +99,10 @@ impl Clusters {
     }
     fn record(&self, name: &DatabaseName) -> Result<Option<Record>, ProviderError> {
         files::read_record(&self.record_file(name), &format!("database {name}"))
+    }
+
+    pub(super) fn write_record(&self, name: &DatabaseName, record: &Record) -> Result<(), ProviderError> {
+        files::write_record(&self.record_file(name), record)
     }
 
     pub async fn ensure(&self, wanted: Wanted<'_>) -> Result<CellDatabase, ProviderError> {
@@ -122,8 +135,9 @@ impl Clusters {
                 log: String::new(),
             })?;
             record.configured = true;
-            files::write_record(&self.record_file(name), &record)?;
         }
+        self.ensure_beside(name, &mut record, wanted.redis, wanted.objects, wanted.shape.memory_mb).await?;
+        files::write_record(&self.record_file(name), &record)?;
         Ok(self.describe(name, &record, version))
     }
 
@@ -161,6 +175,8 @@ impl Clusters {
             shape: wanted.shape,
             initialised: false,
             configured: false,
+            redis: None,
+            objects: false,
         })
     }
 
@@ -371,6 +387,8 @@ impl Clusters {
             logins: Role::ALL.map(login).into(),
             version,
             free_disk_bytes: space.map(|space| space.f_bavail * space.f_frsize),
+            redis: record.redis.as_ref().map(RedisRecord::url),
+            objects: record.objects.then(|| format!("file://{}", self.objects(name).display())),
         }
     }
 
@@ -382,6 +400,9 @@ impl Clusters {
         }
         if self.running(name).is_none() {
             return unknown("it does not run".to_owned());
+        }
+        if record.redis.is_some() && !self.redis_runs(name) {
+            return unknown("its Redis does not run".to_owned());
         }
         match tokio::time::timeout(Duration::from_secs(5), self.version_of(&record)).await {
             Ok(Ok(version)) => Ok(Observed::Present(self.describe(name, &record, version))),
@@ -406,7 +427,8 @@ impl Clusters {
         if let Some(process) = Process::read(&file) {
             process.end(Signal::INT, STOP_GRACE).await;
         }
-        files::forget(&file)
+        files::forget(&file)?;
+        self.end_redis(name).await
     }
 
     pub async fn remove(&self, name: &DatabaseName) -> Result<(), ProviderError> {
@@ -418,9 +440,12 @@ impl Clusters {
         }
         let dir = self.root.database(name.as_str());
         // The record goes last: while anything is left, a list still names it.
-        files::remove_folder(&dir.join("data")).await?;
+        for part in ["data", "redis", "objects"] {
+            files::remove_folder(&dir.join(part)).await?;
+        }
         files::remove_folder(&dir).await?;
         if let Some(record) = record {
+            self.forget_redis(&record);
             self.root.release_port(record.port);
         }
         Ok(())
@@ -488,7 +513,7 @@ fn config(record: &Record, role: Role, database: &str) -> tokio_postgres::Config
 }
 
 /// `None` when we may run Postgres as ourselves. It refuses to run as root, so then it runs as its package's user.
-fn postgres_user() -> Result<Option<User>, ProviderError> {
+pub(super) fn postgres_user() -> Result<Option<User>, ProviderError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }

@@ -45,9 +45,10 @@ impl EmbeddedPostgres {
 
     pub async fn start_with(dir: &Path, database: &str, options: EmbeddedOptions) -> Result<Self, ProviderError> {
         let EmbeddedOptions { postgres_bin, shape, durable } = options;
-        let clusters = Clusters { root: Root::open(dir)?, bin_dir: postgres_bin, durable };
+        let clusters = Clusters { root: Root::open(dir)?, bin_dir: postgres_bin, durable, member_user: None };
         let name = DatabaseName::new(NAME).expect("the constant is a name");
-        let database = clusters.ensure(Wanted { name: &name, label: NAME, database, shape }).await?;
+        let database =
+            clusters.ensure(Wanted { name: &name, label: NAME, database, shape, redis: None, objects: false }).await?;
         Ok(Self { clusters, database, shape })
     }
 
@@ -67,7 +68,9 @@ impl EmbeddedPostgres {
             return Ok(false);
         }
         let CellDatabase { name, database, .. } = &self.database;
-        self.clusters.ensure(Wanted { name, label: NAME, database, shape: self.shape }).await?;
+        self.clusters
+            .ensure(Wanted { name, label: NAME, database, shape: self.shape, redis: None, objects: false })
+            .await?;
         Ok(true)
     }
 

@@ -2,8 +2,8 @@
 
 use super::{Afterwards, Local, LocalOptions, end_all, process, run_janitor};
 use berth_infra::{
-    CellDatabase, Compute, Confinement, Database, EnvVar, ErrorKind, Health, Member, MemberName, MemberSpec, Observed,
-    Provider, ProviderError, Role,
+    CellDatabase, CellSpec, Compute, Confinement, Database, EnvVar, ErrorKind, Health, Member, MemberName, MemberSpec,
+    Observed, Provider, ProviderError, RedisUse, Role,
     conformance::{Subject, cell, member},
 };
 use process::{Kind, Process};
@@ -291,6 +291,45 @@ async fn a_killed_postgres_comes_back_with_its_rows() {
     assert_eq!(after.port, database.port);
     let row = connect(&after, Role::App).await.query_one("SELECT n FROM t", &[]).await.unwrap();
     assert_eq!(row.get::<_, i32>(0), 7);
+}
+
+/// What its Redis answers to `PING` with the password that it was given.
+async fn ping(database: &CellDatabase) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let url = database.redis.as_ref().unwrap().expose_secret().to_owned();
+    let (password, address) = url.strip_prefix("redis://:").unwrap().split_once('@').unwrap();
+    let mut stream = tokio::net::TcpStream::connect(address.trim_end_matches("/0")).await.unwrap();
+    let mut answer = String::new();
+    for command in [format!("AUTH {password}\r\nPING\r\n"), "PING\r\nQUIT\r\n".to_owned()] {
+        stream.write_all(command.as_bytes()).await.unwrap();
+    }
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_cell_has_the_redis_and_the_folder_that_are_asked_for() {
+    if !std::path::Path::new("/usr/bin/redis-server").is_file() {
+        eprintln!("skipped: `redis-server` is not installed here");
+        return;
+    }
+    let here = Here::new();
+    let plain = cell("c");
+    let database = here.local.ensure_database(&plain).await.unwrap();
+    assert!(database.redis.is_none() && database.objects.is_none());
+    let wanted = CellSpec { redis: Some(RedisUse::Store), objects: true, ..plain.clone() };
+    let database = here.local.ensure_database(&wanted).await.unwrap();
+    assert_eq!(ping(&database).await, "+OK\r\n+PONG\r\n+PONG\r\n+OK\r\n");
+    let folder = database.objects.as_deref().unwrap().strip_prefix("file://").unwrap();
+    assert!(std::path::Path::new(folder).is_dir());
+    kill(Process::read(&here.root.join("run/redis.c")).unwrap().pid);
+    let look = async || here.local.observe_database(&plain.name).await.unwrap();
+    until("its end is seen", look, |seen| matches!(seen, Observed::Unknown { reason } if reason.contains("Redis")))
+        .await;
+    let after = here.local.ensure_database(&wanted).await.unwrap();
+    assert_eq!(after.redis.unwrap().expose_secret(), database.redis.as_ref().unwrap().expose_secret());
+    here.local.remove_database(&plain.name).await.unwrap();
+    assert!(!std::path::Path::new(folder).exists() && !here.root.join("run/redis.c").exists());
 }
 
 #[tokio::test]

@@ -88,6 +88,25 @@ pub fn move_plan(plan: &MovePlan) -> String {
         text.push_str(&table.text());
         text.push_str(&format!("archived to: {}\n", units::or_unknown(plan.archived_to.as_ref())));
     }
+    if !plan.beside.is_empty() {
+        let mut table = Table::new(&["TRAVELS TOO", "PREFIX", ">FOUND", ">SIZE"]);
+        for it in &plan.beside {
+            let what = it.what.replace('_', " ");
+            table.row([
+                what,
+                it.prefix.clone(),
+                units::count_or_unknown(Some(it.found)),
+                units::bytes_or_unknown(it.bytes),
+            ]);
+        }
+        text.push('\n');
+        text.push_str(&table.text());
+        let mut said: Vec<&str> = plan.beside.iter().map(|it| it.says.as_str()).collect();
+        said.dedup();
+        for says in said {
+            text.push_str(&format!("note: {says}\n"));
+        }
+    }
     for unsure in &plan.unsure {
         text.push_str(&format!(
             "\nnot sure: `{}` {}; it stays\nhint: under `data`: {}\n",
@@ -196,7 +215,7 @@ fn joined(hosts: &[Hostname]) -> String {
 mod tests {
     use super::{list, move_plan, one, removal, sync};
     use berth_domain::{Cents, Generation, Mode, TenantState};
-    use berth_wire::{MoveBlocker, MovePlan, MovePlanTable, MoveUnsure, SyncReport, SyncTenant, Tenant};
+    use berth_wire::{MoveBeside, MoveBlocker, MovePlan, MovePlanTable, MoveUnsure, SyncReport, SyncTenant, Tenant};
     use jiff::Timestamp;
 
     fn now() -> Timestamp {
@@ -283,6 +302,13 @@ id          0197a000-0000-7000-8000-000000000001
             }],
             left_behind: Vec::new(),
             archived_to: None,
+            beside: vec![MoveBeside {
+                what: "redis_keys".into(),
+                prefix: "t:7:".into(),
+                found: 12,
+                bytes: None,
+                says: "held at the edge, not fenced".into(),
+            }],
             blockers: vec![MoveBlocker {
                 code: "target_full".into(),
                 detail: "cell `fra-2` has 3 GiB free, 41 GiB needed".into(),
@@ -301,6 +327,10 @@ price     ? a month, now $3.50
 TABLE          BELONGS BY                ROWS  SIZE
 gps_positions  column customer_id   1,000,000     ?
 plans          nobody, referred to          1     ?
+
+TRAVELS TOO  PREFIX  FOUND  SIZE
+redis keys   t:7:       12     ?
+note: held at the edge, not fenced
 
 not sure: `comments` may refer to `orders` by `order_id`; it stays
 hint: under `data`: links: [{ table: comments, column: order_id, to: orders }]

@@ -1,0 +1,329 @@
+//! A tenant's keys in Redis: copied by `DUMP` and `RESTORE`, followed by the server's own invalidation messages
+//! (`CLIENT TRACKING … BCAST`, Redis 6 and later, <https://redis.io/docs/latest/develop/reference/client-side-caching/>).
+//!
+//! Never looks at values, and never at keys outside the tenant's prefixes.
+
+use super::{BesideKind, BesidePlan, KeysBeside, prefix_of, trouble};
+use crate::{MoveError, Obstacle, Side};
+use berth_domain::{TenantKey, Token};
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisError, Value,
+};
+use secrecy::{ExposeSecret, SecretString};
+use std::collections::HashSet;
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+const LIMIT: Duration = Duration::from_secs(5);
+/// Keys of one round trip.
+const BATCH: usize = 200;
+/// The pause may begin with so many keys still to be copied: two round trips.
+const LAST_MOST: usize = 2 * BATCH;
+const ROUNDS: u32 = 8;
+
+type Key = Vec<u8>;
+
+fn redis(side: Side, doing: &'static str) -> impl Fn(RedisError) -> MoveError {
+    move |error| trouble(side, doing)(Box::new(error))
+}
+
+/// A connection, and what the server says by itself.
+async fn connect(
+    url: &SecretString,
+    side: Side,
+) -> Result<(MultiplexedConnection, UnboundedReceiver<PushInfo>), MoveError> {
+    let failed = redis(side, "connecting to its Redis");
+    let info = url.expose_secret().into_connection_info().map_err(&failed)?;
+    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    let client = Client::open(info.set_redis_settings(settings)).map_err(&failed)?;
+    let (pushed, messages) = unbounded_channel();
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(LIMIT))
+        .set_response_timeout(Some(LIMIT))
+        .set_push_sender(pushed);
+    let connection = client.get_multiplexed_async_connection_with_config(&config).await.map_err(&failed)?;
+    Ok((connection, messages))
+}
+
+/// What is between the two sides and a copy.
+pub(super) async fn plan(
+    keys: &KeysBeside,
+    tenant: &TenantKey,
+    found: &mut Vec<BesidePlan>,
+    obstacles: &mut Vec<Obstacle>,
+) -> Result<(), MoveError> {
+    if keys.store && !keys.alone {
+        obstacles.push(Obstacle::KeysOfAStore);
+    }
+    let (mut source, _) = connect(&keys.source, Side::Source).await?;
+    let (mut target, _) = connect(&keys.target, Side::Target).await?;
+    let (ours, theirs) = (facts(&mut source, Side::Source).await?, facts(&mut target, Side::Target).await?);
+    for (facts, side) in [(&ours, Side::Source), (&theirs, Side::Target)] {
+        if facts.cluster {
+            obstacles.push(Obstacle::KeysInCluster { side });
+        }
+    }
+    // A dump is read by the same major version or a later one.
+    if theirs.major() < ours.major() || ours.major() < 6 {
+        obstacles.push(Obstacle::KeysVersion { source_version: ours.version, target: theirs.version });
+    }
+    if keys.store && theirs.policy != "noeviction" {
+        obstacles.push(Obstacle::KeysEvicted { policy: theirs.policy });
+    }
+    for prefix in &keys.prefixes {
+        let there = scan(&mut source, Side::Source, &prefix_of(prefix, tenant)).await?;
+        found.push(BesidePlan {
+            what: BesideKind::RedisKeys,
+            prefix: prefix_of(prefix, tenant),
+            found: there.len() as u64,
+            bytes: None,
+        });
+    }
+    Ok(())
+}
+
+struct Facts {
+    version: String,
+    cluster: bool,
+    policy: String,
+}
+
+impl Facts {
+    fn major(&self) -> u32 {
+        self.version.split('.').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+    }
+}
+
+async fn facts(connection: &mut MultiplexedConnection, side: Side) -> Result<Facts, MoveError> {
+    let info: String =
+        redis::cmd("INFO").query_async(connection).await.map_err(redis(side, "asking Redis about itself"))?;
+    let line = |name: &str| {
+        info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim().to_owned()
+    };
+    Ok(Facts {
+        version: line("redis_version"),
+        cluster: line("cluster_enabled") == "1",
+        policy: line("maxmemory_policy"),
+    })
+}
+
+/// Every key that begins with `prefix`.
+async fn scan(connection: &mut MultiplexedConnection, side: Side, prefix: &str) -> Result<HashSet<Key>, MoveError> {
+    let mut pattern = String::with_capacity(prefix.len() + 1);
+    for c in prefix.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern.push('*');
+    let mut found = HashSet::new();
+    let mut cursor = 0_u64;
+    loop {
+        let (next, keys): (u64, Vec<Key>) = redis::cmd("SCAN")
+            .arg(cursor)
+            .arg("MATCH")
+            .arg(&pattern)
+            .arg("COUNT")
+            .arg(1_000)
+            .query_async(connection)
+            .await
+            .map_err(redis(side, "listing keys"))?;
+        found.extend(keys);
+        if next == 0 {
+            return Ok(found);
+        }
+        cursor = next;
+    }
+}
+
+/// A tenant's keys in one server, to be taken away.
+pub(super) struct There {
+    connection: MultiplexedConnection,
+    side: Side,
+    keys: Vec<Key>,
+}
+
+impl There {
+    pub async fn of(
+        url: &SecretString,
+        side: Side,
+        prefixes: &[String],
+        tenant: &TenantKey,
+    ) -> Result<Self, MoveError> {
+        let (mut connection, _) = connect(url, side).await?;
+        let mut keys = Vec::new();
+        for prefix in prefixes {
+            keys.extend(scan(&mut connection, side, &prefix_of(prefix, tenant)).await?);
+        }
+        Ok(Self { connection, side, keys })
+    }
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+    /// Absent ones are gone already.
+    pub async fn remove_some(&mut self) -> Result<(), MoveError> {
+        let rest = self.keys.len().saturating_sub(BATCH);
+        unlink(&mut self.connection, self.side, &self.keys[rest..]).await?;
+        self.keys.truncate(rest);
+        Ok(())
+    }
+}
+
+async fn unlink(connection: &mut MultiplexedConnection, side: Side, keys: &[Key]) -> Result<(), MoveError> {
+    for batch in keys.chunks(BATCH) {
+        let mut command = redis::cmd("UNLINK");
+        for key in batch {
+            command.arg(key);
+        }
+        command.query_async::<u64>(connection).await.map_err(redis(side, "removing keys"))?;
+    }
+    Ok(())
+}
+
+/// Names this session and ends those of earlier workers of the move: one that was taken for dead must not write an old
+/// value over a new one. It is no fence: what such a worker had sent before is done.
+async fn become_the_one(target: &mut MultiplexedConnection, sessions: &str, token: Token) -> Result<(), MoveError> {
+    let failed = redis(Side::Target, "ending sessions of earlier workers");
+    let name = format!("{sessions}{token}");
+    redis::cmd("CLIENT").arg("SETNAME").arg(&name).query_async::<()>(target).await.map_err(&failed)?;
+    let list: String = redis::cmd("CLIENT").arg("LIST").query_async(target).await.map_err(&failed)?;
+    for line in list.lines() {
+        let field = |key: &str| line.split(' ').find_map(|field| field.strip_prefix(key)?.strip_prefix('='));
+        let (Some(id), Some(theirs)) = (field("id"), field("name")) else { continue };
+        if theirs.starts_with(sessions) && theirs != name {
+            redis::cmd("CLIENT").arg("KILL").arg("ID").arg(id).query_async::<u64>(target).await.map_err(&failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies, and knows what changed since.
+pub(super) struct Follower {
+    source: MultiplexedConnection,
+    target: MultiplexedConnection,
+    messages: UnboundedReceiver<PushInfo>,
+    prefixes: Vec<String>,
+    changed: HashSet<Key>,
+    /// The server forgot what it tracked (`FLUSHALL`), so all keys have to be looked at.
+    all: bool,
+}
+
+impl Follower {
+    /// `sessions`: what this move's sessions are called; those of an earlier worker end here.
+    pub async fn start(keys: &KeysBeside, tenant: &TenantKey, sessions: &str, token: Token) -> Result<Self, MoveError> {
+        let (mut source, messages) = connect(&keys.source, Side::Source).await?;
+        let (mut target, _) = connect(&keys.target, Side::Target).await?;
+        become_the_one(&mut target, sessions, token).await?;
+        let prefixes: Vec<String> = keys.prefixes.iter().map(|prefix| prefix_of(prefix, tenant)).collect();
+        let mut track = redis::cmd("CLIENT");
+        track.arg("TRACKING").arg("ON").arg("BCAST");
+        for prefix in &prefixes {
+            track.arg("PREFIX").arg(prefix);
+        }
+        // Before the first key is read: what changes while all are copied is told of.
+        track.query_async::<()>(&mut source).await.map_err(redis(Side::Source, "following its keys"))?;
+        let mut follower = Self { source, target, messages, prefixes, changed: HashSet::new(), all: true };
+        follower.bring_all().await?;
+        Ok(follower)
+    }
+
+    /// All keys, and none in the target that the source does not have: an earlier move may have left some.
+    async fn bring_all(&mut self) -> Result<(), MoveError> {
+        for prefix in self.prefixes.clone() {
+            let ours = scan(&mut self.source, Side::Source, &prefix).await?;
+            let theirs = scan(&mut self.target, Side::Target, &prefix).await?;
+            let gone: Vec<Key> = theirs.difference(&ours).cloned().collect();
+            unlink(&mut self.target, Side::Target, &gone).await?;
+            let ours: Vec<Key> = ours.into_iter().collect();
+            self.bring(&ours).await?;
+        }
+        self.all = false;
+        Ok(())
+    }
+
+    async fn bring(&mut self, keys: &[Key]) -> Result<(), MoveError> {
+        for batch in keys.chunks(BATCH) {
+            let mut read = redis::pipe();
+            for key in batch {
+                read.cmd("DUMP").arg(key).cmd("PTTL").arg(key);
+            }
+            let answers: Vec<Value> =
+                read.query_async(&mut self.source).await.map_err(redis(Side::Source, "reading keys"))?;
+            let mut write = redis::pipe();
+            for (key, answer) in batch.iter().zip(answers.chunks_exact(2)) {
+                match answer {
+                    // -2: it went between the two commands; its message follows.
+                    [Value::BulkString(value), Value::Int(ttl)] if *ttl != -2 => {
+                        // 0 means none to RESTORE, and is what PTTL says of the last millisecond.
+                        let ttl = if *ttl == -1 { 0 } else { (*ttl).max(1) };
+                        write.cmd("RESTORE").arg(key).arg(ttl).arg(value).arg("REPLACE").ignore();
+                    }
+                    _ => {
+                        write.cmd("UNLINK").arg(key).ignore();
+                    }
+                }
+            }
+            // A dump has a checksum, which RESTORE compares.
+            write.query_async::<()>(&mut self.target).await.map_err(redis(Side::Target, "writing keys"))?;
+        }
+        Ok(())
+    }
+
+    /// Reads what the server has said, and that it has said all there was to say: messages about a command go out with
+    /// the turn of the server's loop in which it ran, which may also be the turn of our first PING.
+    async fn hear(&mut self) -> Result<(), MoveError> {
+        for _ in 0..2 {
+            let ping = redis::cmd("PING").query_async::<String>(&mut self.source).await;
+            ping.map_err(redis(Side::Source, "following its keys"))?;
+        }
+        while let Ok(message) = self.messages.try_recv() {
+            match (message.kind, message.data.as_slice()) {
+                (PushKind::Invalidate, [Value::Array(keys)]) => {
+                    let keys = keys.iter().filter_map(|key| match key {
+                        Value::BulkString(key) => Some(key.clone()),
+                        _ => None,
+                    });
+                    self.changed.extend(keys);
+                }
+                (PushKind::Invalidate, _) => self.all = true,
+                (PushKind::Disconnection, _) => {
+                    let lost = std::io::Error::other("the connection ended, and with it what it followed");
+                    return Err(trouble(Side::Source, "following its keys")(Box::new(lost)));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns how many keys were brought. One that is given up midway brings them again next time.
+    async fn round(&mut self) -> Result<usize, MoveError> {
+        self.hear().await?;
+        let keys: Vec<Key> = self.changed.iter().cloned().collect();
+        if self.all {
+            self.bring_all().await?;
+        } else {
+            self.bring(&keys).await?;
+        }
+        // What changed meanwhile has not been heard yet.
+        self.changed.clear();
+        Ok(keys.len())
+    }
+
+    pub async fn catch_up(&mut self) -> Result<Option<String>, MoveError> {
+        let mut many = usize::MAX;
+        for _ in 0..ROUNDS {
+            many = self.round().await?;
+            if many <= LAST_MOST {
+                return Ok(None);
+            }
+        }
+        Ok(Some(format!("{many} keys in Redis changed while they were copied")))
+    }
+
+    pub async fn last(&mut self) -> Result<(), MoveError> {
+        self.round().await.map(drop)
+    }
+}
