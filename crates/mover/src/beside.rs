@@ -164,8 +164,10 @@ impl Followers {
     /// Copies all keys; returns when what changed since is known from now on.
     pub async fn start(spec: &MoveSpec, token: Token) -> Result<Self, MoveError> {
         let keys = match &spec.beside.keys {
-            Some(keys) => Some(keys::Follower::start(keys, &spec.tenant, &spec.session_prefix(), token).await?),
-            None => None,
+            Some(keys) if !keys::same_place(keys).await? => {
+                Some(keys::Follower::start(keys, &spec.tenant, &spec.session_prefix(), token).await?)
+            }
+            _ => None,
         };
         let objects = spec.beside.objects.as_ref().map(|o| objects::Follower::new(o, &spec.tenant));
         Ok(Self { keys, objects })
@@ -222,7 +224,9 @@ pub async fn bring_late_objects(spec: &MoveSpec) -> Result<u64, MoveError> {
 /// each batch it is looked at whether that is still so.
 pub(crate) async fn clear_target(spec: &MoveSpec, client: &mut Client, token: Token) -> Result<(), MoveError> {
     let what = "holding the target's fence";
-    if let Some(keys) = &spec.beside.keys {
+    if let Some(keys) = &spec.beside.keys
+        && !keys::same_place(keys).await?
+    {
         let mut there = keys::There::of(&keys.target, Side::Target, &keys.prefixes, &spec.tenant).await?;
         while !there.is_empty() {
             let tx = client.transaction().await.doing(Side::Target, what)?;

@@ -247,14 +247,17 @@ async fn objects_move_there_and_back_with_what_changed_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_that_both_cells_share_loses_nothing() {
+async fn a_redis_and_a_bucket_that_both_cells_share_lose_nothing() {
+    let Some(redis) = TestRedis::start(&[]).await else { return };
     let two = Two::filled(50).await;
     let (_one, place) = folder();
-    let at = format!("files/{}/1.bin", two.tenant);
+    let (at, prefix) = (format!("files/{}/1.bin", two.tenant), format!("t:{}:", two.tenant));
     put(&place, &at, vec![1]).await;
+    fill(&redis, &two.tenant.to_string(), &two.neighbour.to_string()).await;
     let objects =
         ObjectsBeside { source: place.clone(), target: place.clone(), prefixes: vec!["files/{tenant}/".to_owned()] };
-    let spec = MoveSpec { way_back: true, beside: Beside { keys: None, objects: Some(objects) }, ..two.spec() };
+    let mut spec = with_keys(MoveSpec { way_back: true, ..two.spec() }, &redis, &redis);
+    spec.beside.objects = Some(objects);
     let ownership = Arc::new(MemoryOwnership::new());
     let (plan, token) = until_built(&spec, &*ownership).await;
     cut_over(&spec, &plan, &*ownership).await.unwrap();
@@ -262,4 +265,5 @@ async fn a_bucket_that_both_cells_share_loses_nothing() {
     berth_mover::close_way_back(&spec).await.unwrap();
     berth_mover::release(&spec, &plan, &*ownership, &Watch::default()).await.unwrap();
     assert_eq!(paths(&place).await.into_keys().collect::<Vec<_>>(), [at]);
+    assert_eq!(keys_under(&redis, &prefix).await.len(), 3_008);
 }

@@ -83,7 +83,21 @@ pub(super) async fn plan(
     Ok(())
 }
 
+/// Both sides are one database of one server: nothing has to travel, and nothing may be taken away.
+pub(super) async fn same_place(keys: &KeysBeside) -> Result<bool, MoveError> {
+    let database =
+        |url: &SecretString| url.expose_secret().into_connection_info().ok().map(|i| i.redis_settings().db());
+    if database(&keys.source) != database(&keys.target) {
+        return Ok(false);
+    }
+    let (mut source, _) = connect(&keys.source, Side::Source).await?;
+    let (mut target, _) = connect(&keys.target, Side::Target).await?;
+    Ok(facts(&mut source, Side::Source).await?.run == facts(&mut target, Side::Target).await?.run)
+}
+
 struct Facts {
+    /// Another one at each start of a server, whatever its address.
+    run: String,
     version: String,
     cluster: bool,
     policy: String,
@@ -102,6 +116,7 @@ async fn facts(connection: &mut MultiplexedConnection, side: Side) -> Result<Fac
         info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim().to_owned()
     };
     Ok(Facts {
+        run: line("run_id"),
         version: line("redis_version"),
         cluster: line("cluster_enabled") == "1",
         policy: line("maxmemory_policy"),
