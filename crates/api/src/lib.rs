@@ -9,6 +9,7 @@ mod archives;
 mod audit;
 mod auth;
 mod cells;
+mod costs;
 mod decisions;
 mod edges;
 mod extract;
@@ -141,6 +142,12 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(decisions::fleet_plan))
         .routes(routes!(decisions::fleet_apply))
         .routes(routes!(decisions::fleet_simulate))
+        .routes(routes!(costs::show))
+        .routes(routes!(costs::months))
+        .routes(routes!(costs::import))
+        .routes(routes!(costs::forget))
+        .routes(routes!(costs::phase))
+        .routes(routes!(costs::plan_price))
         .routes(routes!(guide::evaluate))
         .routes(routes!(recovery::show, recovery::recover))
 }

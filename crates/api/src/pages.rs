@@ -11,7 +11,9 @@
 mod assets;
 mod audit;
 mod cells;
+mod costs;
 mod failure;
+mod fleet;
 mod inner;
 mod live;
 mod login;
@@ -59,6 +61,8 @@ pub fn router(v1: Router, settings: PagesSettings) -> Router {
         .route("/cells/new", get(cells::new))
         .route("/cells/{cell}", get(cells::one))
         .route("/cells/{cell}/{change}", get(cells::ask).post(cells::change))
+        .route("/costs", get(costs::page))
+        .route("/fleet", get(fleet::page).post(fleet::apply))
         .route("/operations", get(operations::list))
         .route("/operations/{operation}", get(operations::one))
         .route("/operations/{operation}/live", get(live::operation))

@@ -27,6 +27,9 @@ const PAGES: &[&str] = &[
     "/cells/shared-1",
     "/cells/shared-1/drain",
     "/cells/shared-1/remove",
+    "/costs",
+    "/costs?month=2026-10",
+    "/fleet",
     "/operations",
     "/operations?open=true",
     "/operations/01980000-0000-7000-8000-000000000001",
@@ -108,6 +111,8 @@ async fn an_empty_berth_says_what_to_do_first() {
         ("/", "berth apply"),
         ("/tenants", "/tenants/new"),
         ("/cells", "/cells/new"),
+        ("/costs", "nothing has cost anything"),
+        ("/fleet", "Nothing to do"),
         ("/operations", "Nothing has been done"),
         ("/audit", "Nothing has been changed"),
     ];

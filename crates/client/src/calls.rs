@@ -3,10 +3,11 @@
 use crate::{Client, ClientError, Events, Lines};
 use berth_domain::{EdgeName, KeyId, OperationId, OperationState, TenantState};
 use berth_wire::{
-    Abandon, Archive, AuditEntry, Cell, CellCreate, Decision, DecisionAsk, EdgeView, Entitlements, FleetApplied,
-    FleetApply, FleetMonth, FleetPlan, FleetSimulate, Key, KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation,
-    OperationEvent, Overview, Page, PlanView, Profile, Recovery, Stack, StackApplied, StackApply, SyncReport, Tenant,
-    TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
+    Abandon, Archive, AuditEntry, Cell, CellCreate, CostInvoice, CostMonth, Costs, Decision, DecisionAsk, EdgeView,
+    Entitlements, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate, InvoiceImport, Key, KeyCreate,
+    KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent, Overview, Page, PhaseAnswer, PhaseAsk, PlanPrice,
+    PlanView, Profile, Recovery, Stack, StackApplied, StackApply, SyncReport, Tenant, TenantChange, TenantCreate,
+    TenantHosts, TenantMove, TenantSync,
     edge::{EdgeAck, EdgeAckAnswer},
 };
 use http::Method;
@@ -177,6 +178,34 @@ impl Client {
 
     pub async fn tenant_set_profile(&self, tenant: &str, profile: &Profile) -> Result<Profile, ClientError> {
         self.write(Method::PUT, &format!("/v1/tenants/{}/profile", escaped(tenant)), profile).await
+    }
+
+    /// `month`: `2026-11`; this one otherwise.
+    pub async fn costs(&self, month: Option<&str>) -> Result<Costs, ClientError> {
+        let mut query = Query::default();
+        query.add("month", month);
+        self.get(&format!("/v1/costs{}", query.0)).await
+    }
+
+    pub async fn cost_months(&self, last: u32) -> Result<Vec<CostMonth>, ClientError> {
+        self.get::<Page<CostMonth>>(&format!("/v1/costs/months?last={last}")).await.map(|page| page.items)
+    }
+
+    pub async fn invoice_import(&self, invoice: &InvoiceImport) -> Result<CostInvoice, ClientError> {
+        self.write(Method::PUT, "/v1/costs/invoices", invoice).await
+    }
+
+    pub async fn invoice_forget(&self, month: &str, provider: &str) -> Result<Costs, ClientError> {
+        let path = format!("/v1/costs/invoices/{}/{}", escaped(month), escaped(provider));
+        self.write(Method::DELETE, &path, &NOTHING).await
+    }
+
+    pub async fn growth_phase(&self, asked: &PhaseAsk) -> Result<PhaseAnswer, ClientError> {
+        self.write(Method::POST, "/v1/costs/phase", asked).await
+    }
+
+    pub async fn tenant_plan_price(&self, tenant: &str, plan: &str) -> Result<PlanPrice, ClientError> {
+        self.get(&format!("/v1/tenants/{}/plan-price?plan={}", escaped(tenant), escaped(plan))).await
     }
 
     pub async fn fleet_plan(&self) -> Result<FleetPlan, ClientError> {

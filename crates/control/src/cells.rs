@@ -3,7 +3,9 @@
 use crate::{
     App, Change, ControlError, Permit, Read,
     app::StackInForce,
-    audited, member_spec,
+    audited,
+    costs::prices,
+    member_spec,
     operations::{self, Begun, open_operation},
     placing, tenants, views,
     workflows::{CREATE_CELL, CellInput, REMOVE_CELL, reserved},
@@ -99,10 +101,12 @@ pub(crate) fn declared(
 pub async fn list(app: &App, _permit: &Permit<Read>) -> Result<wire::Page<wire::Cell>, ControlError> {
     let cells = app.store().cell_list().await?;
     let mut members = app.store().member_list(None).await?;
+    let prices = prices::of_cells(app).await?;
     let mut items = Vec::with_capacity(cells.len());
     for cell in cells {
         let own = members.extract_if(.., |member| member.cell == cell.id).collect();
-        items.push(views::cell(cell, own, None)?);
+        let price = prices.get(&cell.name).copied();
+        items.push(views::cell(cell, own, None, price)?);
     }
     Ok(wire::Page::whole(items))
 }
@@ -115,7 +119,8 @@ pub async fn show(app: &App, _permit: &Permit<Read>, who: &str) -> Result<wire::
 async fn view(app: &App, cell: Cell) -> Result<wire::Cell, ControlError> {
     let members = app.store().member_list(Some(cell.id)).await?;
     let operation = open_operation(app, &operations::about_cell(&cell.name)).await?;
-    views::cell(cell, members, operation)
+    let price = prices::of_cells(app).await?.get(&cell.name).copied();
+    views::cell(cell, members, operation, price)
 }
 
 /// No new tenants from now on; those in it stay until they are moved. Done twice it is done once.

@@ -2,9 +2,9 @@
 //!
 //! Never decides itself and never moves anybody: an answer is an answer until somebody acts on it.
 
-use crate::{App, Change, ControlError, Permit, Read, app::StackInForce, audited, tenants};
+use crate::{App, Change, ControlError, Permit, Read, app::StackInForce, audited, costs::prices, tenants};
 use berth_config::Stack;
-use berth_domain::{CellClass, CellState, ProviderName};
+use berth_domain::{CellClass, CellName, CellState, Cents};
 use berth_placement::{Catalogue, CellFacts, Engine, PlanFacts, Policy, Profile};
 use berth_store::{Cell, Tenant};
 use berth_wire as wire;
@@ -153,22 +153,36 @@ pub(crate) async fn engine(app: &App) -> Result<Engine, ControlError> {
     })
 }
 
-fn facts(in_force: &StackInForce, catalogue: &Catalogue, cell: Cell) -> CellFacts {
-    let stack = &in_force.stack;
-    let section = ProviderName::new(&cell.provider).ok().and_then(|name| stack.providers.get(&name));
-    let provider = section.map_or_else(|| cell.provider.clone(), |section| section.adapter.clone());
+/// A provider as the catalogue names it, and where it stands there.
+pub(crate) fn place(
+    stack: &Stack,
+    catalogue: &Catalogue,
+    provider: &str,
+    region: Option<&str>,
+) -> (String, Vec<String>) {
+    let provider = prices::adapter(stack, provider);
     // A provider with one region needs none named.
     let only = catalogue.providers.get(&provider).filter(|known| known.sites.len() == 1);
-    let sites = cell.region.or_else(|| only.and_then(|known| known.sites.keys().next().cloned()));
-    let declared = stack.cells.get(&cell.name);
+    let site = region.map(str::to_owned).or_else(|| only.and_then(|known| known.sites.keys().next().cloned()));
+    (provider, site.into_iter().collect())
+}
+
+/// What the stack file says that a cell costs.
+pub(crate) fn declared_price(stack: &Stack, name: &CellName, class: CellClass) -> Option<Cents> {
     // A cell that was made for one tenant costs what its model in the stack file costs.
-    let model = || stack.cells.values().find(|model| cell.class == CellClass::Dedicated && model.class == cell.class);
+    let model = || stack.cells.values().find(|model| class == CellClass::Dedicated && model.class == class);
+    stack.cells.get(name).or_else(model).and_then(|cell| cell.price)
+}
+
+fn facts(in_force: &StackInForce, catalogue: &Catalogue, cell: Cell) -> CellFacts {
+    let stack = &in_force.stack;
+    let (provider, sites) = place(stack, catalogue, &cell.provider, cell.region.as_deref());
     CellFacts {
-        price_cents: declared.or_else(model).and_then(|cell| cell.price),
+        price_cents: declared_price(stack, &cell.name, cell.class),
         name: cell.name.to_string(),
         class: cell.class,
         provider,
-        sites: sites.into_iter().collect(),
+        sites,
         tenants: u32::try_from(cell.tenants).unwrap_or(u32::MAX),
         max_tenants: u32::try_from(cell.max_tenants).unwrap_or(0),
         takes_tenants: cell.state == CellState::Ready,

@@ -127,6 +127,14 @@ pub enum ControlError {
     Stale(&'static str),
     #[error("`{0}` is no scope")]
     BadScope(String),
+    #[error("{0}")]
+    BadMonth(String),
+    #[error("the invoice cannot be taken: {0}")]
+    BadInvoice(String),
+    #[error("no invoice of `{provider}` was imported for {month}")]
+    NoInvoice { month: String, provider: String },
+    #[error("{0}")]
+    BadFigure(String),
     #[error("a key's name is 1 to 80 characters")]
     BadKeyName,
     #[error("this idempotency key was used for another request")]
@@ -209,9 +217,12 @@ impl ControlError {
         match self {
             Self::UnknownKey => Kind::Unauthenticated,
             Self::Forbidden { .. } => Kind::Forbidden,
-            Self::NoTenant(_) | Self::NoCell(_) | Self::NoKey(_) | Self::NoOperation(_) | Self::NoArchive { .. } => {
-                Kind::NotFound
-            }
+            Self::NoTenant(_)
+            | Self::NoCell(_)
+            | Self::NoKey(_)
+            | Self::NoOperation(_)
+            | Self::NoArchive { .. }
+            | Self::NoInvoice { .. } => Kind::NotFound,
             Self::BadStackFile(_)
             | Self::BadPlacement { .. }
             | Self::BadProfile(_)
@@ -226,6 +237,9 @@ impl ControlError {
             | Self::NotOffered { .. }
             | Self::BadScope(_)
             | Self::BadKeyName
+            | Self::BadMonth(_)
+            | Self::BadInvoice(_)
+            | Self::BadFigure(_)
             | Self::KeyReused
             | Self::SameCell { .. }
             | Self::NoWayBack(_)
@@ -312,6 +326,10 @@ impl ControlError {
             Self::Stale(_) => "stale",
             Self::BadScope(_) => "bad_scope",
             Self::BadKeyName => "bad_key_name",
+            Self::BadMonth(_) => "bad_month",
+            Self::BadInvoice(_) => "bad_invoice",
+            Self::NoInvoice { .. } => "no_invoice",
+            Self::BadFigure(_) => "bad_figure",
             Self::KeyReused => "idempotency_key_reused",
             Self::StillUnderWay => "still_under_way",
             Self::Name(_) => "bad_name",
@@ -378,6 +396,10 @@ impl ControlError {
             Self::TenantState { .. } | Self::NotNow { .. } => "`berth tenant show` tells what is being done with it",
             Self::Stale(_) => "read it again, then decide again",
             Self::BadScope(_) => "write `admin`, `read`, `edge` or `tenant:ID`",
+            Self::BadMonth(_) => "months are written like 2026-11, in UTC",
+            Self::BadInvoice(_) => "docs/costs.md describes what an invoice has to say",
+            Self::NoInvoice { .. } => "`berth cost` names the invoices of a month and where they come from",
+            Self::BadFigure(_) => "docs/costs.md lists phases and triggers",
             Self::KeyReused => "use a new key for another request",
             Self::StillUnderWay => "ask again in a moment",
             Self::WorldAhead => {

@@ -19,6 +19,8 @@
 //! operations::{list(ReadTenant, &OperationFilter), show(ReadTenant, id), watch(ReadTenant, id) -> Stream, retry(Change, id),
 //!              abandon(Change, id, reason, force)}
 //! decide::{decide(Read, &DecisionAsk), of_tenant(Read, who), profile(Read, who), set_profile(Change, who, Profile)}
+//! costs::{show(Read, month), months(Read, last), phase(Read, &PhaseAsk), import(Change, &InvoiceImport), forget(Change, month, provider),
+//!         plan_price(ReadTenant, who, &plan)}
 //! fleet::{plan(Read), apply(Change, &FleetApply), simulate(Read, &FleetSimulate)}
 //! audit::list(Read, tenant, after, limit)                        status::overview(Read)
 //! edges::{routes(Follow, edge, instance, after) -> Stream, acknowledge(Follow, edge, ack), list(Read)}
@@ -41,6 +43,7 @@ mod views;
 pub mod archives;
 pub mod audit;
 pub mod cells;
+pub mod costs;
 pub mod decide;
 pub mod edges;
 pub mod fleet;

@@ -2,6 +2,7 @@
 
 use crate::{
     App, Change, ControlError, Permit, Read, ReadTenant, archives, audited, cell_access,
+    costs::prices,
     operations::{self, Begun},
     placing::{self, Place, Wanted},
     tenants, views, ways_back,
@@ -30,6 +31,7 @@ pub async fn plan(
     let plan = app.store().plan_get(&tenant.plan).await?.ok_or_else(|| ControlError::NoPlan(tenant.plan.clone()))?;
     let wanted = Wanted { class: plan.plan.class, tenant: &tenant.name, named: to, from: Some(&source) };
     let place = placing::choose(app, &in_force, &wanted).await?;
+    let (price_before_cents, price_after_cents) = prices::before_and_after(app, &in_force, &source, &place).await?;
     let mut shown = wire::MovePlan {
         tenant: tenant.name.clone(),
         from: source.name.clone(),
@@ -37,9 +39,8 @@ pub async fn plan(
         rows: None,
         bytes: None,
         duration_s: None,
-        // Prices of cells come with the catalogue of the placement engine; until then they are not known.
-        price_before_cents: None,
-        price_after_cents: None,
+        price_before_cents,
+        price_after_cents,
         tables: Vec::new(),
         shared: Vec::new(),
         unsure: Vec::new(),

@@ -1,6 +1,6 @@
 //! Everything at a glance: is everybody served, what moves, what needs a person.
 
-use crate::{App, ControlError, Permit, Read, edges};
+use crate::{App, ControlError, Permit, Read, costs::prices, edges};
 use berth_domain::{CellState, Cents, MemberState, OperationState, TenantState};
 use berth_store::Store;
 use berth_wire as wire;
@@ -26,6 +26,9 @@ pub async fn overview(app: &App, _permit: &Permit<Read>) -> Result<wire::Overvie
     let reads_only = store.world_ahead_any().await?;
     let revenue = plans.iter().map(|plan| Cents::new(plan.plan.price_cents.get() * plan.tenants)).sum();
 
+    let prices = prices::of_cells(app).await?;
+    // A sum that leaves some out would be a wrong number.
+    let cost_month_cents = cells.iter().map(|cell| prices.get(&cell.name).copied()).sum::<Option<Cents>>();
     let mut attention = Vec::new();
     if reads_only {
         attention.push(wire::Attention {
@@ -79,8 +82,7 @@ pub async fn overview(app: &App, _permit: &Permit<Read>) -> Result<wire::Overvie
         attention,
         edges,
         revenue_month_cents: revenue,
-        // No cell has a price yet; a sum that leaves some out would be a wrong number.
-        cost_month_cents: None,
+        cost_month_cents,
         reads_only,
         at: Timestamp::now(),
     })

@@ -1,6 +1,6 @@
 //! Rows as the API shows them. Never decides anything.
 
-use berth_domain::{OperationId, OperationState};
+use berth_domain::{Cents, OperationId, OperationState};
 use berth_store as store;
 use berth_wire as wire;
 use berth_workflow::{Operation, StepRecord, StepState};
@@ -41,6 +41,7 @@ pub(crate) fn cell(
     c: store::Cell,
     members: Vec<store::Member>,
     operation: Option<OperationId>,
+    price_cents: Option<Cents>,
 ) -> Result<wire::Cell, crate::ControlError> {
     Ok(wire::Cell {
         id: c.id,
@@ -51,7 +52,7 @@ pub(crate) fn cell(
         region: c.region,
         tenants: u32::try_from(c.tenants).unwrap_or(0),
         max_tenants: u32::try_from(c.max_tenants).unwrap_or(0),
-        price_cents: None,
+        price_cents,
         database_bytes: None,
         operation,
         members: members.into_iter().map(member).collect(),

@@ -261,6 +261,34 @@ impl Catalogue {
         sums.iter().map(|(currency, sum)| self.rates.usd_cents(*sum, currency)).sum()
     }
 
+    /// What a cell like this costs a month, line by line: what the offer of its provider, class and regions is made of.
+    pub fn lines_of_cell(&self, class: CellClass, provider: &str, sites: &[String]) -> Option<Vec<PriceLine>> {
+        let alike = |offer: &&Offer| {
+            offer.class == class && offer.provider == provider && offer.at.iter().any(|at| at.as_slice() == sites)
+        };
+        let offer = self.offers.values().find(alike)?;
+        self.price_lines(&offer.provider, &offer.parts)
+    }
+
+    /// The cheapest machine of a provider that has at least this, and its price a month.
+    pub fn cheapest_server(
+        &self,
+        provider: &str,
+        cpu_millis: u64,
+        memory_mib: u64,
+        disk_gib: u64,
+    ) -> Option<(&str, Cents)> {
+        let servers = self.providers.get(provider)?.shapes.iter().filter(|(_, shape)| {
+            shape.kind == ShapeKind::Server
+                && shape.cpu_millis >= cpu_millis
+                && shape.memory_mib >= memory_mib
+                && shape.disk_gib >= disk_gib
+        });
+        let priced = servers
+            .filter_map(|(name, shape)| Some((name.as_str(), self.rates.usd_cents(shape.price?, &shape.currency)?)));
+        priced.min_by_key(|(name, price)| (*price, *name))
+    }
+
     /// Every place that the offers make possible, by the offer's name.
     pub fn places(&self) -> Vec<(String, Place)> {
         let of = |(name, offer): (&String, &Offer)| {

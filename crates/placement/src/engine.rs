@@ -192,6 +192,11 @@ impl Engine {
         self.kinds[self.kind_of_cell[*self.by_name.get(cell)?]].place.price_cents
     }
 
+    /// What one tenant in a cell costs a month, at the planned fill.
+    pub fn tenant_cost(&self, cell: &str) -> Option<Cents> {
+        self.kinds[self.kind_of_cell[*self.by_name.get(cell)?]].cost_cents
+    }
+
     /// How far a cell is from users, and where the figure comes from, by location.
     pub fn cell_latency(&self, cell: &str) -> Vec<(String, u32, Trust)> {
         let Some(at) = self.by_name.get(cell) else { return Vec::new() };

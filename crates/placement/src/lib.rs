@@ -14,6 +14,7 @@ mod distance;
 mod engine;
 mod explain;
 pub mod fleet;
+pub mod guides;
 mod money;
 mod policy;
 mod profile;

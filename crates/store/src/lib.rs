@@ -15,6 +15,7 @@
 
 mod audit;
 mod cells;
+mod costs;
 mod edges;
 mod error;
 mod guard;
@@ -38,6 +39,7 @@ mod ways_back;
 
 pub use audit::{AuditEntry, NewAudit};
 pub use cells::{Cell, NewCell};
+pub use costs::{CellSpan, Invoice, InvoiceLine, InvoiceSource, Stay};
 pub use edges::{Edge, EdgeSaid, HoldSaid, HoldWent};
 pub use error::{StoreError, Taken};
 pub use guard::{SeenFence, WorldAhead};

@@ -11,6 +11,7 @@ pub mod edge;
 mod archive;
 mod audit;
 mod cell;
+mod cost;
 mod decide;
 mod key;
 mod moves;
@@ -25,6 +26,10 @@ mod tenant;
 pub use archive::{Archive, ArchivedTable};
 pub use audit::AuditEntry;
 pub use cell::{Cell, CellCreate, LogLine, Member};
+pub use cost::{
+    CostAdvice, CostBudget, CostCell, CostForecast, CostInvoice, CostMonth, CostRow, Costs, InvoiceImport, InvoiceLine,
+    PhaseAnswer, PhaseAsk, PhaseTrigger, PlanPrice, PlanSide,
+};
 pub use decide::{
     Decision, DecisionAsk, FleetApplied, FleetApply, FleetMonth, FleetMove, FleetOpened, FleetPlan, FleetSimulate,
     FleetStarted, FleetStep, Flip, Profile, Refusal,

@@ -89,10 +89,51 @@ impl Fake {
             ["operations", _, "events"] => {
                 ([(header::CONTENT_TYPE, "text/event-stream")], Body::from(events())).into_response()
             }
+            ["costs"] => Json(self.costs()).into_response(),
+            ["costs", "months"] => {
+                list(vec![cost_month("2026-10", true), cost_month("2026-11", false)]).into_response()
+            }
+            ["fleet", "plan"] => Json(self.fleet_plan()).into_response(),
             ["moves"] => list(vec![moved()]).into_response(),
             ["audit"] => list(vec![audit()]).into_response(),
             _ => problem(404, "not_found", "nothing here"),
         }
+    }
+
+    fn costs(&self) -> Value {
+        let row = |name: &str| {
+            json!({ "name": name, "cost_cents": 100, "revenue_cents": 1500, "margin_cents": 1400, "idle_cents": 0, "tenants": 1,
+                    "plan": "hobby", "cell": "shared-1" })
+        };
+        let cell = json!({
+            "name": "shared-1", "class": "shared", "provider": "local", "cost_cents": 8800, "idle_cents": 8700, "revenue_cents": 1500,
+            "margin_cents": -7300, "taken_percent": 1.1, "tenants": 1, "places": 150, "shared_by": "places", "month_cents": 9219,
+            "break_even": 7
+        });
+        let all = |it: Value| if self.empty { json!([]) } else { json!([it]) };
+        json!({
+            "month": "2026-11", "until": now(0), "over": false, "cost_cents": 8800, "revenue_cents": 1500, "margin_cents": -7300,
+            "idle_cents": 8700, "common_cents": 0, "unknown": all(json!("acme-1")),
+            "invoices": all(json!({ "provider": "local", "source": "computed", "cost_cents": 8800, "amounts": ["80.00 EUR"],
+                                    "lines": 4, "rates_of": "2026-11-21" })),
+            "tenants": all(row("acme")), "plans": all(row("hobby")), "providers": all(row("local")), "cells": all(cell),
+            "forecast": { "cost_cents": 9219, "revenue_cents": 1500, "margin_cents": -7719 },
+            "budget": { "currency": "EUR", "amount_cents": 5000, "forecast_cents": 8381, "left_cents": -3381, "level": "over" },
+            "advice": all(json!({ "code": "cell_thin", "about": "cell shared-1", "says": "1 of 150 <b>places</b>", "saves_cents": 7,
+                                  "command": "berth fleet plan" })),
+            "assumptions": ["prices of the catalogue"]
+        })
+    }
+
+    fn fleet_plan(&self) -> Value {
+        let step = json!({ "why": "empty", "opens": [{ "cell": "new-1", "offer": "fly-own", "price_cents": 1000 }],
+                           "moves": [{ "tenant": "acme", "from": "shared-1", "to": "new-1" }], "closes": ["acme-1"],
+                           "saves_cents": 5000 });
+        json!({
+            "steps": if self.empty { json!([]) } else { json!([step]) }, "before_cents": 9219, "after_cents": 4219,
+            "bound_cents": 4200, "gap_percent": 0.5, "moves": 1, "cells_before": 2, "cells_after": 2, "wrong_before": 0,
+            "wrong_after": 0, "nowhere": []
+        })
     }
 
     fn status(&self) -> Value {
@@ -199,6 +240,11 @@ fn moved() -> Value {
         "state": "running", "phase": "copy", "generation": null, "rows": 1_000_000, "bytes": 158_000_000, "duration_s": null,
         "rows_per_s": null, "pause_ms": 12.4, "held_requests": 7, "rows_verified": 1_000_000, "started_at": now(-10), "ended_at": null
     })
+}
+
+fn cost_month(month: &str, over: bool) -> Value {
+    json!({ "month": month, "over": over, "cost_cents": 8800, "revenue_cents": 1500, "margin_cents": -7300, "idle_cents": 8700,
+            "tenants": 1, "unknown": 0 })
 }
 
 fn plan_move() -> Value {

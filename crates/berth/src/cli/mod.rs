@@ -11,6 +11,7 @@ mod cell;
 mod check;
 mod config;
 mod context;
+mod cost;
 mod decide;
 mod error;
 mod fleet;
@@ -74,6 +75,8 @@ pub enum ApiCommand {
     /// All tenants to cells: planned, carried out, grown on paper
     #[command(subcommand)]
     Fleet(fleet::Fleet),
+    /// What a month cost, who bore it, and what is left
+    Cost(cost::Cost),
     /// Prices and the limits that come with them
     #[command(subcommand)]
     Plan(plan::Plan),
@@ -99,6 +102,7 @@ pub async fn run(command: ApiCommand, cx: &Context) -> Result<(), CliError> {
         ApiCommand::Cell(cell) => cell.run(cx).await,
         ApiCommand::Decide(decide) => decide.run(cx).await,
         ApiCommand::Fleet(fleet) => fleet.run(cx).await,
+        ApiCommand::Cost(cost) => cost.run(cx).await,
         ApiCommand::Plan(plan) => plan.run(cx).await,
         ApiCommand::Key(key) => key.run(cx).await,
         ApiCommand::Operation(operation) => operation.run(cx).await,

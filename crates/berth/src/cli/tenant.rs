@@ -5,7 +5,7 @@ mod screens;
 use super::{CliError, Context, watch};
 use berth_client::OperationFilter;
 use berth_domain::{CellName, Hostname, OperationId, PlanName, TenantKey, TenantName, TenantState, WayBackState};
-use berth_wire::{TenantCreate, TenantHosts, TenantMove, TenantSync};
+use berth_wire::{TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync};
 use clap::{Args, Subcommand};
 
 #[derive(Subcommand, Debug)]
@@ -24,6 +24,8 @@ pub enum Tenant {
     Hosts(Hosts),
     /// Compare a cell's root table with what Berth knows
     Sync(Sync),
+    /// Put a tenant on another plan; shows first what that costs and brings
+    Plan(ChangePlan),
     /// What a move would do; changes nothing
     PlanMove(Target),
     /// Move a tenant to another cell while its users keep working
@@ -97,6 +99,16 @@ pub struct Sync {
     #[arg(long, value_name = "PLAN")]
     take_in: Option<PlanName>,
     /// List only, whatever else is asked
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ChangePlan {
+    tenant: String,
+    /// One of `berth plan list`
+    plan: PlanName,
+    /// Show what it would cost and bring, and stop
     #[arg(long)]
     dry_run: bool,
 }
@@ -192,6 +204,7 @@ impl Tenant {
             Self::Show { tenant } => show(cx, &tenant).await,
             Self::Hosts(hosts) => hosts.run(cx).await,
             Self::Sync(sync) => sync.run(cx).await,
+            Self::Plan(plan) => plan.run(cx).await,
             Self::PlanMove(target) => {
                 let plan = cx.client.tenant_plan_move(&target.tenant, &target.wanted()).await?;
                 cx.show(&plan, screens::move_plan)
@@ -282,6 +295,18 @@ impl Sync {
         cx.agree(&screens::sync(&found), "Take in what Berth does not know?")?;
         let done = cx.client.tenant_sync(&TenantSync { cell: self.cell, take_in: self.take_in }).await?;
         cx.show(&done, screens::sync)
+    }
+}
+
+impl ChangePlan {
+    async fn run(self, cx: &Context) -> Result<(), CliError> {
+        let price = cx.client.tenant_plan_price(&self.tenant, self.plan.as_str()).await?;
+        if self.dry_run {
+            return cx.show(&price, screens::plan_price);
+        }
+        cx.agree(&screens::plan_price(&price), "Change the plan?")?;
+        let changed = cx.client.tenant_change(&self.tenant, &TenantChange { plan: self.plan }, None).await?;
+        cx.show(&changed, |changed| screens::one(changed, &[], cx.now))
     }
 }
 

@@ -2,6 +2,7 @@
 //! a time: two that share a database share the work by leases.
 
 mod members;
+mod months;
 mod sweep;
 mod ways_back;
 
@@ -29,6 +30,7 @@ trait Loop: Send {
 pub async fn run(app: &App, shutdown: watch::Receiver<bool>) {
     tokio::join!(
         keep(app, members::Members::default(), shutdown.clone()),
+        keep(app, months::Months, shutdown.clone()),
         keep(app, sweep::Sweep::default(), shutdown.clone()),
         keep(app, ways_back::WaysBack::default(), shutdown)
     );

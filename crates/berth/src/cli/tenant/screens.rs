@@ -5,7 +5,7 @@ use crate::cli::{
     units,
 };
 use berth_domain::Hostname;
-use berth_wire::{Archive, Move, MovePlan, Operation, SyncReport, Tenant};
+use berth_wire::{Archive, Move, MovePlan, Operation, PlanPrice, SyncReport, Tenant};
 use jiff::Timestamp;
 
 pub fn list(tenants: &[Tenant], now: Timestamp) -> String {
@@ -48,6 +48,27 @@ pub fn hosts(hosts: &[Hostname]) -> String {
         return "No host routes to it: `--add HOST` adds one.\n".to_owned();
     }
     hosts.iter().map(|host| format!("{host}\n")).collect()
+}
+
+pub fn plan_price(price: &PlanPrice) -> String {
+    let mut table = Table::new(&["", "PLAN", "CELL", ">PRICE/MONTH", ">COSTS/MONTH", ">LEAVES"]);
+    for (when, side) in [("now", &price.now), ("then", &price.then)] {
+        let cell = side.cell.as_ref().map(ToString::to_string).unwrap_or_default();
+        table.row([
+            when.to_owned(),
+            side.plan.to_string(),
+            if side.new_cell { format!("{cell} (new)") } else { cell },
+            side.price_cents.to_string(),
+            units::or_unknown(side.cost_cents),
+            units::or_unknown(side.margin_cents),
+        ]);
+    }
+    let next = if price.moves {
+        format!("Limits change at once; `berth tenant move {}` brings it there.\n", price.tenant)
+    } else {
+        "It stays where it is.\n".to_owned()
+    };
+    table.text() + &next
 }
 
 pub fn move_plan(plan: &MovePlan) -> String {

@@ -1,0 +1,156 @@
+//! What a month cost, who bore it, and what is left: invoices joined with who lived where.
+//!
+//! How costs are spread is a rule of `berth-usage`, what places cost one of `berth-placement`; here both meet the store.
+//! Where a provider's invoice was imported it stands; else the month is computed from prices and hours. A month that is
+//! over is closed once: its computed invoices are stored, so that later prices change no past month.
+
+mod assemble;
+mod import;
+pub(crate) mod prices;
+mod screen;
+
+pub use import::{forget, import};
+pub use prices::plan_price;
+
+use crate::{App, ControlError, Permit, Read, fleet};
+use assemble::Books;
+use berth_domain::Cents;
+use berth_usage::cost::{self, Month, Trigger};
+use berth_wire as wire;
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+
+/// Months that one answer goes back at most.
+const MONTHS_MOST: u32 = 60;
+/// Beyond this many tenants the plan of the whole fleet is asked for by itself, and not for every look at the costs.
+const FLEET_MOST: usize = 20_000;
+
+pub async fn show(app: &App, permit: &Permit<Read>, month: Option<&str>) -> Result<wire::Costs, ControlError> {
+    let now = Timestamp::now();
+    let month = wanted(month, now)?;
+    let books = Books::open(app, month, now).await?;
+    let mut costs = screen::costs(&books)?;
+    // What would be cheaper is a question of now.
+    if month == Month::of(now) {
+        costs.advice = screen::advice(&books);
+        if books.stays.len() <= FLEET_MOST {
+            costs.advice.extend(cheaper_fleet(app, permit).await?);
+        }
+    }
+    Ok(costs)
+}
+
+/// The last months, the oldest first; none from before the first cell.
+pub async fn months(app: &App, _permit: &Permit<Read>, last: u32) -> Result<wire::Page<wire::CostMonth>, ControlError> {
+    let now = Timestamp::now();
+    let Some(first) = app.store().cells_since().await? else { return Ok(wire::Page::whole(Vec::new())) };
+    let (first, mut month) = (Month::of(first), Month::of(now));
+    let mut shown = Vec::new();
+    for _ in 0..last.clamp(1, MONTHS_MOST) {
+        let books = Books::open(app, month, now).await?;
+        shown.push(screen::month(&books)?);
+        if month <= first {
+            break;
+        }
+        month = month.before();
+    }
+    shown.reverse();
+    Ok(wire::Page::whole(shown))
+}
+
+/// Whether it is time for the next of the growth phases. What is not said is unknown, but for the revenue.
+pub async fn phase(
+    app: &App,
+    _permit: &Permit<Read>,
+    asked: &wire::PhaseAsk,
+) -> Result<wire::PhaseAnswer, ControlError> {
+    let mut figures = BTreeMap::new();
+    for (name, figure) in &asked.figures {
+        let trigger: Trigger = name.parse().map_err(ControlError::BadFigure)?;
+        if !figure.is_finite() || *figure < 0.0 {
+            return Err(ControlError::BadFigure(format!("`{name}` is {figure}")));
+        }
+        figures.insert(trigger, *figure);
+    }
+    if let std::collections::btree_map::Entry::Vacant(free) = figures.entry(Trigger::RevenueEuro) {
+        let now = Timestamp::now();
+        let books = Books::open(app, Month::of(now), now).await?;
+        if let Some(euro) = screen::forecast(&books)?.revenue_in("EUR", &books.catalogue.rates) {
+            free.insert(euro as f64 / 100.0);
+        }
+    }
+    let bad = || ControlError::BadFigure(format!("there is no phase {}: they are 1 to 5", asked.phase));
+    let advice = cost::next_phase(asked.phase, &figures).ok_or_else(bad)?;
+    Ok(wire::PhaseAnswer {
+        phase: advice.now.number,
+        infrastructure: advice.now.infrastructure.to_owned(),
+        euro_cents: advice.now.euro_cents,
+        next: advice.next.map(|next| next.number),
+        next_infrastructure: advice.next.map(|next| next.infrastructure.to_owned()),
+        next_euro_cents: advice.next.map(|next| next.euro_cents),
+        triggers: advice
+            .triggers
+            .iter()
+            .map(|t| wire::PhaseTrigger {
+                trigger: t.trigger.to_string(),
+                threshold: t.threshold,
+                has: t.has,
+                holds: t.holds,
+            })
+            .collect(),
+        held: advice.held as u64,
+        unknown: advice.unknown as u64,
+        go: advice.go,
+    })
+}
+
+/// Stores the computed invoices of the months that are over and not closed yet, the oldest first. Says how many.
+pub(crate) async fn close_months(app: &App, now: Timestamp) -> Result<u32, ControlError> {
+    let Some(first) = app.store().cells_since().await? else { return Ok(0) };
+    let (first, mut month, mut open) = (Month::of(first), Month::of(now).before(), Vec::new());
+    while month >= first && open.len() < MONTHS_MOST as usize {
+        if app.store().month_is_closed(&month.to_string()).await? {
+            break;
+        }
+        open.push(month);
+        month = month.before();
+    }
+    let mut closed = 0;
+    for month in open.into_iter().rev() {
+        let books = Books::open(app, month, now).await?;
+        let mut tx = app.store().begin().await?;
+        for invoice in books.computed() {
+            tx.invoice_put(&invoice).await?;
+        }
+        tx.month_close(&month.to_string()).await?;
+        tx.commit().await?;
+        closed += 1;
+    }
+    Ok(closed)
+}
+
+/// A cheaper arrangement of all tenants, if there is one.
+async fn cheaper_fleet(app: &App, permit: &Permit<Read>) -> Result<Option<wire::CostAdvice>, ControlError> {
+    let plan = match fleet::plan(app, permit).await {
+        Ok(plan) => plan,
+        // A profile that cannot be placed by is its own trouble, and `berth decide` says it.
+        Err(ControlError::BadProfile(_)) => return Ok(None),
+        Err(other) => return Err(other),
+    };
+    let saves = plan.before_cents - plan.after_cents;
+    Ok((saves > Cents::new(0)).then(|| wire::CostAdvice {
+        code: "cheaper_fleet".to_owned(),
+        about: "fleet".to_owned(),
+        says: format!(
+            "{} moves and {} cells instead of {} cost {} a month instead of {}",
+            plan.moves, plan.cells_after, plan.cells_before, plan.after_cents, plan.before_cents
+        ),
+        saves_cents: Some(saves),
+        command: Some("berth fleet plan".to_owned()),
+    }))
+}
+
+pub(crate) fn wanted(month: Option<&str>, now: Timestamp) -> Result<Month, ControlError> {
+    let Some(text) = month else { return Ok(Month::of(now)) };
+    text.parse().map_err(|error: cost::BadMonth| ControlError::BadMonth(error.to_string()))
+}
