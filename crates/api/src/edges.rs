@@ -17,11 +17,11 @@ use berth_control::{ControlError, Follow, Read, edges};
 use berth_domain::{EdgeId, EdgeName, Revision};
 use berth_wire::{
     EdgeView, Page,
-    edge::{EdgeAck, EdgeAckAnswer},
+    edge::{EdgeAck, EdgeAckAnswer, SPEAKS},
 };
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use http::header;
+use http::{HeaderMap, header};
 use serde::Deserialize;
 
 /// All edges that ever called. Always the whole list.
@@ -54,9 +54,11 @@ pub async fn routes(
     By(caller): By,
     Path(edge): Path<EdgeName>,
     Query(from): Query<From>,
+    headers: HeaderMap,
 ) -> ApiResult<Response> {
     let permit = caller.may(Follow)?;
-    let events = edges::routes(&api.app, &permit, edge, from.instance, from.after).await?;
+    let settings = headers.get(SPEAKS).is_some_and(|spoken| spoken == "2");
+    let events = edges::routes(&api.app, &permit, edge, from.instance, from.after, settings).await?;
     let lines = events.map(|event| {
         let mut line = serde_json::to_vec(&event?)?;
         line.push(b'\n');

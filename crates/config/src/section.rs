@@ -6,6 +6,7 @@
 mod archives;
 mod cells;
 mod data;
+mod edge;
 mod facts;
 mod later;
 mod plans;
@@ -99,7 +100,10 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
     let name = section.need("stack", "stack: fleet", reader).and_then(|at| reader.name(&at));
     let services =
         section.need("services", "services: { web: { command: [./web], health: /health } }", reader).map(|at| {
-            services::read(reader, &at, environment, &section.get("quotas").map(|at| names(&at)).unwrap_or_default())
+            let quotas = section.get("quotas").map(|at| names(&at)).unwrap_or_default();
+            let services = services::read(reader, &at, environment, &quotas);
+            edge::agree(reader, &at, &services);
+            services
         });
     let data = section.get("data").map_or_else(|| Some(crate::Data::default()), |at| data::read(reader, &at, files));
     let limits = section.get("limits").map(|at| plans::limits(reader, &at)).unwrap_or_default();

@@ -3,9 +3,10 @@
 //! Their JSON form has the file's own keys, so that a stored revision reads like the file it came from. Never holds
 //! a resolved secret: values of `env` keep their `${VARIABLE}` until a process is started.
 
-use crate::{Alerts, Backups, Budget, Environment, Failover, MissingVariable, Poll, Quota, Silence, Template};
+use crate::{Alerts, Backups, Budget, Environment, Failover, MissingVariable, Poll, Quota, Silence, Span, Template};
 use berth_domain::{
-    CellClass, CellName, Cents, EdgeName, PlanLimits, PlanName, ProviderName, ServiceName, ServiceRole, StackName,
+    Balance, CellClass, CellName, Cents, EdgeName, PlanLimits, PlanName, ProviderName, ServiceName, ServiceRole,
+    StackName,
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -111,6 +112,61 @@ pub struct Service {
     /// What it draws on a provider's quota by the clock alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub polls: Vec<Poll>,
+    /// How edges send to its members.
+    #[serde(default, skip_serializing_if = "ServiceEdge::is_usual")]
+    pub edge: ServiceEdge,
+}
+
+/// How edges spread requests over the members of a web service, and tell which of them are well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceEdge {
+    #[serde(default)]
+    pub balance: Balance,
+    /// A member's share beside members of the stack's other web services.
+    pub weight: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<EdgeCheck>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eject: Option<Eject>,
+}
+
+/// What edges ask each member by themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeCheck {
+    pub path: String,
+    pub every: Span,
+    pub timeout: Span,
+    pub rise: u32,
+    pub fall: u32,
+    /// Absent: any 2xx.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+}
+
+/// When a member that fails requests is passed over, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Eject {
+    pub failures: u32,
+    #[serde(rename = "for")]
+    pub lasting: Span,
+}
+
+impl Default for ServiceEdge {
+    fn default() -> Self {
+        Self { balance: Balance::default(), weight: 1, check: None, eject: Some(Eject::default()) }
+    }
+}
+
+impl Default for Eject {
+    fn default() -> Self {
+        Self { failures: 5, lasting: Span::from_ms(10_000) }
+    }
+}
+
+impl ServiceEdge {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Service {

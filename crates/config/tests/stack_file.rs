@@ -112,6 +112,8 @@ services:
   web: { image: a, command: [b] }
   job: { role: worker }
   tick: { command: [a], role: cron, copies: 2, polls: [{ of: cache, every: 5, amount: 2 }] }
+  shop: { command: [a], health: /, edge: { balance: random, weight: 0, check: { path: up, every: 5, rise: 0, status: 99 } } }
+  crew: { command: [a], role: worker, edge: { eject: { failures: -1, for: ever } } }
 data:
   root: a.b.c
   leave_out: [x, public.x]
@@ -382,4 +384,19 @@ proptest! {
             prop_assert!(!mistakes.to_string().is_empty());
         }
     }
+}
+
+#[test]
+fn web_services_that_are_balanced_in_different_ways_are_a_mistake() {
+    let stack = |other: &str| {
+        format!(
+            "stack: s\nservices:\n  api: {{ command: [a], health: /, edge: {{ balance: sticky, weight: 3 }} }}\n  web: {{ command: [b], health: /, edge: {{ balance: {other} }} }}\n"
+        )
+    };
+    let found = mistakes(&stack("two_choices"));
+    assert!(
+        found.contains("`services.web.edge.balance`: the web services of a stack are balanced in one way"),
+        "{found}"
+    );
+    assert!(parse(&stack("sticky"), None, &no_files).is_ok());
 }

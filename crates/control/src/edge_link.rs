@@ -29,7 +29,7 @@ pub(crate) async fn await_routed(app: &App, tenant: TenantId, limit: Duration) -
             match tokio::time::timeout_at(until, answers.recv()).await {
                 Err(_) | Ok(Err(RecvError::Closed)) => return Ok(late),
                 Ok(Ok(Nudge::Acked(_) | Nudge::Missed) | Err(RecvError::Lagged(_))) => break,
-                Ok(Ok(Nudge::Routes(_) | Nudge::Operation(_))) => {}
+                Ok(Ok(Nudge::Routes(_) | Nudge::Operation(_) | Nudge::Settings)) => {}
             }
         }
     }

@@ -2,14 +2,14 @@
 //!
 //! Never decides what an edge does with a request: the route says how the tenant is, the edge acts on it.
 
-use crate::{App, ControlError, Follow, Permit, Read, edge_link::SILENT_MS};
+use crate::{App, ControlError, Follow, Permit, Read, edge_link::SILENT_MS, edge_settings};
 use berth_domain::{EdgeId, EdgeName, Revision, TenantState};
 use berth_store::{EdgeSaid, HoldSaid, HoldWent, Nudge, Route, WorldAhead};
 use berth_wire::{
     self as wire,
     edge::{
-        EdgeAck, EdgeAckAnswer, EdgeEvent, Hold, HoldOutcome, HoldPolicy, MemberAddress, RouteLimit, RouteState,
-        TenantRoute,
+        EdgeAck, EdgeAckAnswer, EdgeEvent, EdgeSettings, Hold, HoldOutcome, HoldPolicy, MemberAddress, RouteLimit,
+        RouteState, TenantRoute,
     },
 };
 use futures_util::Stream;
@@ -19,20 +19,32 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 /// A silent stream is pinged this often, so that a dead connection is noticed on both sides.
 const PING_EVERY: Duration = Duration::from_secs(5);
 
-/// The stream for one edge. `after`: what it has in force; 0 for one that starts with nothing.
+/// The stream for one edge. `after`: what it has in force; 0 for one that starts with nothing. `settings`: it
+/// understands what is said beside routes.
 pub async fn routes(
     app: &App,
     _permit: &Permit<Follow>,
     edge: EdgeName,
     instance: EdgeId,
     after: Revision,
+    settings: bool,
 ) -> Result<impl Stream<Item = Result<EdgeEvent, ControlError>> + Send + use<>, ControlError> {
     // Subscribed before the first look, so that no change falls between.
     let nudges = app.store().hub().subscribe();
     app.store().edge_seen(&edge, instance, after).await?;
     note_ahead(app, &edge, after).await?;
     let loading = after == Revision::default();
-    let state = Following { app: app.clone(), edge, instance, sent: after, first: true, more: false, loading, nudges };
+    let state = Following {
+        app: app.clone(),
+        edge,
+        instance,
+        sent: after,
+        first: true,
+        more: false,
+        loading,
+        settings: settings.then(Told::default),
+        nudges,
+    };
     Ok(futures_util::stream::unfold(Some(state), |state| async move {
         let mut following = state?;
         match following.next().await {
@@ -53,18 +65,50 @@ struct Following {
     more: bool,
     /// The edge starts with nothing and has not had everything yet.
     loading: bool,
+    /// `None`: the edge would not understand them.
+    settings: Option<Told>,
     nudges: Receiver<Nudge>,
+}
+
+/// The settings that an edge has.
+struct Told {
+    settings: Option<EdgeSettings>,
+    /// They may have changed.
+    look: bool,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self { settings: None, look: true }
+    }
+}
+
+/// Why a stream goes on.
+enum Woken {
+    Routes,
+    Settings,
+    /// Nothing happened for as long as a ping may wait.
+    Nothing,
 }
 
 impl Following {
     async fn next(&mut self) -> Result<EdgeEvent, ControlError> {
         let full = self.first && self.sent == Revision::default();
         loop {
+            if let Some(settings) = self.changed_settings().await? {
+                return Ok(EdgeEvent::Settings { settings });
+            }
             let first = std::mem::replace(&mut self.first, false);
-            if !first && !self.more && self.waited_in_vain().await {
-                // It still holds its connection: that is how it is known to live.
-                self.app.store().edge_seen(&self.edge, self.instance, Revision::default()).await?;
-                return Ok(EdgeEvent::Ping { revision: self.sent });
+            if !first && !self.more {
+                match self.woken().await {
+                    Woken::Routes => {}
+                    Woken::Settings => continue,
+                    Woken::Nothing => {
+                        // It still holds its connection: that is how it is known to live.
+                        self.app.store().edge_seen(&self.edge, self.instance, Revision::default()).await?;
+                        return Ok(EdgeEvent::Ping { revision: self.sent });
+                    }
+                }
             }
             let changes = self.app.store().routes_after(self.sent).await?;
             self.sent = self.sent.max(changes.revision);
@@ -86,19 +130,44 @@ impl Following {
         }
     }
 
-    /// Whether nothing happened for as long as a ping may wait.
-    async fn waited_in_vain(&mut self) -> bool {
+    /// Those that the edge does not have yet.
+    async fn changed_settings(&mut self) -> Result<Option<EdgeSettings>, ControlError> {
+        let Some(told) = &mut self.settings else { return Ok(None) };
+        if !std::mem::take(&mut told.look) {
+            return Ok(None);
+        }
+        let now = edge_settings::of(&self.app).await?;
+        if told.settings.as_ref() == Some(&now) {
+            return Ok(None);
+        }
+        told.settings = Some(now.clone());
+        Ok(Some(now))
+    }
+
+    async fn woken(&mut self) -> Woken {
+        let (nudges, sent, told) = (&mut self.nudges, self.sent, &mut self.settings);
         let heard = async {
             loop {
-                match self.nudges.recv().await {
-                    Ok(Nudge::Routes(revision)) if revision > self.sent => return,
-                    Ok(Nudge::Missed) | Err(RecvError::Lagged(_)) => return,
+                match nudges.recv().await {
+                    Ok(Nudge::Routes(revision)) if revision > sent => return Woken::Routes,
+                    Ok(Nudge::Settings) => {
+                        if let Some(told) = told.as_mut() {
+                            told.look = true;
+                            return Woken::Settings;
+                        }
+                    }
+                    Ok(Nudge::Missed) | Err(RecvError::Lagged(_)) => {
+                        if let Some(told) = told.as_mut() {
+                            told.look = true;
+                        }
+                        return Woken::Routes;
+                    }
                     Ok(_) => {}
                     Err(RecvError::Closed) => std::future::pending().await,
                 }
             }
         };
-        tokio::time::timeout(PING_EVERY, heard).await.is_err()
+        tokio::time::timeout(PING_EVERY, heard).await.unwrap_or(Woken::Nothing)
     }
 }
 

@@ -32,6 +32,7 @@ mod app;
 mod caller;
 mod cell_access;
 mod edge_link;
+mod edge_settings;
 mod error;
 mod hook;
 mod member_spec;

@@ -46,7 +46,7 @@ impl TenantEdges {
                 Err(_) => return Heard::Late,
                 Ok(Ok(Nudge::Acked(said))) => return Heard::Said(said),
                 Ok(Ok(Nudge::Missed) | Err(RecvError::Lagged(_))) => return Heard::Look,
-                Ok(Ok(Nudge::Routes(_) | Nudge::Operation(_))) => {}
+                Ok(Ok(Nudge::Routes(_) | Nudge::Operation(_) | Nudge::Settings)) => {}
                 // The hub is gone with its program: nothing more will be heard.
                 Ok(Err(RecvError::Closed)) => {
                     tokio::time::sleep_until(until.into()).await;

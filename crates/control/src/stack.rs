@@ -72,6 +72,7 @@ pub async fn apply(
     // Limits are part of what edges see: every route of a plan that changed is published again.
     let moved = changed_plans(before.as_deref(), &in_force.stack);
     tx.routes_publish_plans(&moved).await?;
+    tx.settings_publish().await?;
     tx.commit().await?;
     Ok(wire::StackApplied {
         revision: u64::try_from(in_force.revision).unwrap_or(0),

@@ -42,6 +42,13 @@ macro_rules! states {
     )+};
 }
 
+#[expect(clippy::derivable_impls, reason = "the enum is written by a macro that knows no default")]
+impl Default for Balance {
+    fn default() -> Self {
+        Self::RoundRobin
+    }
+}
+
 states! {
     /// Where a tenant is in its life.
     TenantState, "tenant state" {
@@ -81,6 +88,19 @@ states! {
         Web = "web",
         Worker = "worker",
         Cron = "cron",
+    }
+    /// How an edge chooses among the members that take a cell's requests.
+    Balance, "way of balancing" {
+        RoundRobin = "round_robin",
+        /// By turns, a service of weight 3 three times as often as one of weight 1.
+        Weighted = "weighted",
+        LeastConnections = "least_connections",
+        /// The less busy of two that are drawn.
+        TwoChoices = "two_choices",
+        /// The same client's address, the same member.
+        ClientAddress = "client_address",
+        /// The member that the client's signed cookie names.
+        Sticky = "sticky",
     }
     /// Which part a member plays among its service's copies.
     MemberRole, "member role" {

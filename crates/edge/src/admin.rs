@@ -3,7 +3,7 @@
 //! Never changes anything. Cores are asked for their counters when somebody reads them, and not before.
 
 use crate::{
-    core::{CoreReport, Order},
+    core::{Common, CoreReport, Order},
     feed::Link,
     meter::{BUCKETS_US, Meter},
     routes::Routes,
@@ -50,6 +50,7 @@ struct Admin {
     link: Arc<Link>,
     cores: Vec<UnboundedSender<Order>>,
     asks: Sender<oneshot::Sender<Facts>>,
+    common: Arc<Common>,
 }
 
 pub async fn serve(
@@ -57,9 +58,10 @@ pub async fn serve(
     link: Arc<Link>,
     cores: Vec<UnboundedSender<Order>>,
     asks: Sender<oneshot::Sender<Facts>>,
+    common: Arc<Common>,
 ) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
-    let admin = Arc::new(Admin { link, cores, asks });
+    let admin = Arc::new(Admin { link, cores, asks, common });
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -97,11 +99,29 @@ impl Admin {
             "/metrics" => text(
                 StatusCode::OK,
                 "text/plain; version=0.0.4",
-                metrics(&facts, &self.reports().await, self.link.connected.load(Ordering::Relaxed)),
+                metrics(&facts, &self.reports().await, self.link.connected.load(Ordering::Relaxed)) + &self.members(),
             ),
             "/tenants" => text(StatusCode::OK, "application/json", tenants(&facts, &sum(&self.reports().await))),
             _ => text(StatusCode::OK, "application/json", self.health(&facts)),
         }
+    }
+
+    /// What this edge itself found out about the members.
+    fn members(&self) -> String {
+        let mut out = String::from(
+            "# HELP berth_edge_member_up 1 unless this edge's own checks say otherwise.\n# TYPE berth_edge_member_up gauge\n",
+        );
+        let mut ejections = String::from(
+            "# HELP berth_edge_member_ejections_total Times that a member was passed over for failing requests.\n# TYPE berth_edge_member_ejections_total counter\n",
+        );
+        for member in self.common.routes.members() {
+            let vital = self.common.vitals.of(&member.address);
+            let labels = format!("service=\"{}\",address=\"{}\"", member.service, member.address);
+            // Writing to a string cannot fail.
+            let _ = writeln!(out, "berth_edge_member_up{{{labels}}} {}", u8::from(!vital.is_down()));
+            let _ = writeln!(ejections, "berth_edge_member_ejections_total{{{labels}}} {}", vital.ejections());
+        }
+        out + &ejections
     }
 
     async fn facts(&self) -> Option<Facts> {

@@ -7,21 +7,25 @@ use crate::{
     Limits,
     admin::{self, Facts},
     book::{Book, Consequence},
+    checks,
     config::{EdgeConfig, EdgeError},
     core::{Common, News, Order},
     feed::{self, ControlUrl, Link},
     hold::{Budget, HoldOrder},
     limits::Buckets,
     routing::{Change, Table, hold_token},
+    settings,
     snapshot::{Log, SnapshotError},
     worker,
 };
+use arc_swap::ArcSwap;
 use berth_domain::{Revision, TenantId};
-use berth_wire::edge::{EdgeEvent, HoldOutcome, HoldPolicy, HoldReport, RouteState, TenantRoute};
+use berth_wire::edge::{EdgeEvent, EdgeSettings, HoldOutcome, HoldPolicy, HoldReport, RouteState, TenantRoute};
 use std::{
     collections::HashMap,
     future::Future,
     net::{SocketAddr, TcpListener as StdListener},
+    path::PathBuf,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -92,6 +96,8 @@ impl Edge {
             limits: limits.clone(),
             routes: Arc::clone(&table.routes),
             buckets: Buckets::default(),
+            vitals: Arc::default(),
+            settings: ArcSwap::from_pointee(settings::load(&config.data_dir)),
             epoch: Instant::now(),
         });
         let stop = CancellationToken::new();
@@ -114,6 +120,8 @@ impl Edge {
         let link = Arc::new(Link::new(config.name, urls, config.api_key, limits.feed_silence, table.revision));
         let mut coordinator = Coordinator {
             cores: cores.clone(),
+            common: Arc::clone(&common),
+            dir: config.data_dir,
             limits,
             link: Arc::clone(&link),
             log: Some(log),
@@ -144,7 +152,8 @@ impl Edge {
             tasks.spawn(feed::follow(Arc::clone(&link), events_in.clone()));
             tasks.spawn(feed::acknowledge(Arc::clone(&link)));
         }
-        tasks.spawn(admin::serve(admin, Arc::clone(&link), cores, asks_in.clone()));
+        tasks.spawn(checks::run(Arc::clone(&common)));
+        tasks.spawn(admin::serve(admin, Arc::clone(&link), cores, asks_in.clone(), common));
         tokio::pin!(shutdown);
         let (mut stopping, mut left) = (false, config.workers);
         while left > 0 {
@@ -193,6 +202,8 @@ async fn answered(answers: Answers) -> Result<(), EdgeError> {
 
 struct Coordinator {
     cores: Vec<UnboundedSender<Order>>,
+    common: Arc<Common>,
+    dir: PathBuf,
     limits: Limits,
     link: Arc<Link>,
     /// Away while it is being written.
@@ -263,6 +274,10 @@ impl Coordinator {
                 self.link.say(self.table.revision, Vec::new());
                 return Ok(());
             }
+            EdgeEvent::Settings { settings } => {
+                self.set(settings).await;
+                return Ok(());
+            }
         };
         let Some(plan) = self.table.plan(full, revision, routes) else {
             tracing::warn!(ours = %self.table.revision, theirs = %revision, "routes older than ours were refused");
@@ -298,6 +313,22 @@ impl Coordinator {
         self.link.say(self.table.revision, reports);
         self.shorten().await;
         Ok(())
+    }
+
+    /// Settings are in force at once, and on disk for the next start.
+    async fn set(&self, settings: EdgeSettings) {
+        if **self.common.settings.load() == settings {
+            return;
+        }
+        let settings = Arc::new(settings);
+        self.common.settings.store(Arc::clone(&settings));
+        self.tell(|| Order::Settings);
+        tracing::info!("the control plane's settings are in force");
+        let dir = self.dir.clone();
+        let saved = tokio::task::spawn_blocking(move || settings::save(&dir, &settings));
+        if let Err(error) = saved.await.expect("writing settings does not panic, and nobody cancels it") {
+            tracing::warn!(%error, "settings could not be written down; a restart begins with the ones before");
+        }
     }
 
     async fn put_in_force(&mut self, changes: Vec<Change>) -> Result<(), EdgeError> {

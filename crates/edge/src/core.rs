@@ -4,16 +4,20 @@
 
 use crate::{
     Limits,
+    balance::{GOLDEN, mix},
+    health::Vitals,
     hold::{Account, HoldOrder},
     limits::Buckets,
     meter::Meter,
     routes::Routes,
     routing::{Change, Index},
+    sticky::Cookies,
     tenant::{Maker, Tenant},
     upstream::Upstreams,
 };
+use arc_swap::ArcSwap;
 use berth_domain::TenantId;
-use berth_wire::edge::{RouteState, TenantRoute};
+use berth_wire::edge::{EdgeSettings, RouteState, TenantRoute};
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -39,6 +43,8 @@ pub struct Common {
     pub limits: Limits,
     pub routes: Arc<Routes>,
     pub buckets: Buckets,
+    pub vitals: Arc<Vitals>,
+    pub settings: ArcSwap<EdgeSettings>,
     /// Nanoseconds are counted from here.
     pub epoch: Instant,
 }
@@ -58,6 +64,8 @@ pub enum Order {
     },
     /// The control plane has spoken: holds from disk are sure.
     Sure,
+    /// The common settings have changed.
+    Settings,
     Report(oneshot::Sender<CoreReport>),
 }
 
@@ -89,6 +97,8 @@ pub struct Core {
     /// What was counted for tenants that this core has forgotten.
     retired: RefCell<HashMap<TenantId, Meter>>,
     pub upstreams: Upstreams,
+    /// `None`: no member is remembered for anybody.
+    cookies: RefCell<Option<Rc<Cookies>>>,
     pub news: UnboundedSender<News>,
     /// The edge is going: long-lived connections end.
     pub stop: CancellationToken,
@@ -104,11 +114,12 @@ pub struct Core {
 impl Core {
     pub fn new(common: Arc<Common>, news: UnboundedSender<News>, stop: CancellationToken) -> Self {
         let (seed, _) = uuid::Uuid::new_v4().as_u64_pair();
-        Self {
-            common,
+        let core = Self {
             index: RefCell::default(),
             retired: RefCell::default(),
-            upstreams: Upstreams::default(),
+            upstreams: Upstreams::new(Arc::clone(&common.vitals), common.epoch),
+            cookies: RefCell::default(),
+            common,
             news,
             stop,
             unknown_hosts: Cell::new(0),
@@ -116,7 +127,19 @@ impl Core {
             connections: Cell::new(0),
             room: Notify::new(),
             random: Cell::new(seed),
-        }
+        };
+        core.set_settings();
+        core
+    }
+
+    fn set_settings(&self) {
+        let settings = self.common.settings.load_full();
+        *self.cookies.borrow_mut() = Cookies::new(settings.cookie_key.expose()).map(Rc::new);
+        self.upstreams.set(settings);
+    }
+
+    pub fn cookies(&self) -> Option<Rc<Cookies>> {
+        self.cookies.borrow().clone()
     }
 
     /// A request id: unique, in order of time, not secret. The generator is this core's own (splitmix64), because
@@ -174,12 +197,10 @@ impl Core {
         self.connections.get()
     }
 
-    fn random(&self) -> u64 {
-        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.random.set(state);
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+    pub fn random(&self) -> u64 {
+        let state = self.random.get();
+        self.random.set(state.wrapping_add(GOLDEN));
+        mix(state)
     }
 
     pub fn obey(self: &Rc<Self>, order: Order) {
@@ -206,6 +227,7 @@ impl Core {
                     tenant.changed.notify_waiters();
                 }
             }
+            Order::Settings => self.set_settings(),
             Order::Report(answer) => {
                 let _ = answer.send(self.report());
             }

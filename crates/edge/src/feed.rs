@@ -5,7 +5,7 @@
 
 use crate::config::EdgeError;
 use berth_domain::{EdgeId, EdgeName, Revision};
-use berth_wire::edge::{EdgeAck, EdgeAckAnswer, EdgeEvent, HoldReport};
+use berth_wire::edge::{EdgeAck, EdgeAckAnswer, EdgeEvent, HoldReport, SPEAKS};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -154,7 +154,8 @@ impl Link {
             .uri(uri)
             .header(header::HOST, url.authority.clone())
             .header(header::AUTHORIZATION, key)
-            .header(header::CONTENT_TYPE, "application/json");
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(SPEAKS, "2");
         Ok(request.body(Full::new(body))?)
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Pure. Whatever a client says about Berth goes; what it says about itself goes too, unless it is a trusted peer.
 
+use crate::balance::digest;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method,
     header::{self, Entry},
@@ -16,7 +17,7 @@ pub const BERTH_GENERATION: HeaderName = HeaderName::from_static("berth-generati
 pub const BERTH_FENCED: HeaderName = HeaderName::from_static("berth-fenced");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -199,6 +200,15 @@ pub fn forward(parts: &mut Parts, origin: &Origin<'_>) {
         parts.uri = Uri::from(path);
     }
     parts.version = http::Version::HTTP_11;
+}
+
+/// A number for the client's address, of a request that is ready to be sent on: of the client that the peer names, where
+/// the peer is trusted, or every client behind one load balancer would be the same.
+pub fn client_digest(headers: &HeaderMap) -> u64 {
+    let chain = headers.get(FORWARDED_FOR).map_or(&b""[..], HeaderValue::as_bytes);
+    let mut parts = chain.rsplit(|byte| *byte == b',');
+    let peer = parts.next().unwrap_or_default();
+    digest(parts.next().unwrap_or(peer).trim_ascii())
 }
 
 /// Makes a member's answer one that a client may see.

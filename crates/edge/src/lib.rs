@@ -4,14 +4,16 @@
 //! nothing is shared on a request's way. A coordinator beside them follows the control plane, writes routes and holds
 //! to disk, and tells the cores. Never knows the store, and serves on from its last routes when all else is down.
 //!
-//! Pure parts, tested with tables: [`routing`], `routes`, `limits`, `hold`, `book`, `headers`, `framing`, `frames`, `meter`,
-//! `pulse`. The shell
-//! around them: `serve` (one request), `upstream`, `body`, `tunnel`, `worker`, `feed`, `snapshot`, `coordinator`.
+//! Pure parts, tested with tables: [`routing`], `routes`, `limits`, `balance`, `health`, `sticky`, `hold`, `book`, `headers`,
+//! `framing`, `frames`, `meter`, `pulse`. The shell around them: `serve` (one request), `pool`, `upstream`, `checks`, `body`,
+//! `tunnel`, `worker`, `feed`, `snapshot`, `settings`, `coordinator`.
 
 mod admin;
 mod answers;
+mod balance;
 mod body;
 mod book;
+mod checks;
 mod config;
 mod coordinator;
 mod core;
@@ -19,14 +21,18 @@ mod feed;
 mod frames;
 mod framing;
 mod headers;
+mod health;
 mod hold;
 mod limits;
 mod meter;
+mod pool;
 mod pulse;
 mod routes;
 mod routing;
 mod serve;
+mod settings;
 mod snapshot;
+mod sticky;
 mod tenant;
 mod tunnel;
 mod upstream;

@@ -210,6 +210,16 @@ impl Routes {
         read!(shard(&self.hosts, hash)).find(hash, |o| o.is(hash, host)).map(|o| Arc::clone(&o.owner))
     }
 
+    /// The members of the cells that tenants are in, one for each address.
+    pub fn members(&self) -> Vec<MemberAddress> {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = shared.all.iter().filter(|common| Arc::strong_count(common) > 1);
+        let mut members: Vec<_> = used.flat_map(|common| common.members.iter().cloned()).collect();
+        members.sort_unstable_by(|one, other| one.address.cmp(&other.address));
+        members.dedup_by(|one, other| one.address == other.address);
+        members
+    }
+
     /// All of them, in no order.
     pub fn all(&self) -> Vec<Arc<Packed>> {
         let mut all = Vec::with_capacity(self.len());

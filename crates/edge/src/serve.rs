@@ -5,6 +5,7 @@
 use crate::{
     Limits,
     answers::Refusal,
+    balance::Wish,
     body::{self, AnswerBody, Relayed, SendBody, Upload, UploadLimits},
     core::{Connected, Core},
     headers::{self, Origin},
@@ -15,8 +16,9 @@ use crate::{
     tunnel,
     upstream::{self, Attempt, Lease, SendError, Sending},
 };
+use berth_domain::{Balance, MemberId};
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::{
     body::{Body as _, Incoming},
     upgrade::OnUpgrade,
@@ -182,7 +184,7 @@ async fn exchange(
     let upload = body::read(body, limits).await?;
     let sending = Sending { idempotent: headers::idempotent(&parts.method), upgrade: client_side.is_some() };
     let safe = headers::safe(&parts.method);
-    let mut call = Call { core, tenant, sending, safe, parked: None, deadline: None };
+    let mut call = Call { core, tenant, sending, safe, parked: None, deadline: None, cookie: None };
     let (answer, lease, ticket, route) = match upload {
         Upload::Whole(bytes) => {
             if !bytes.is_empty() {
@@ -192,7 +194,11 @@ async fn exchange(
         }
         Upload::Longer(prefix, rest) => call.send_streamed(parts, prefix, rest, limits).await?,
     };
-    Ok(relay(core, tenant, &route, id, answer, lease, ticket, client_side))
+    let mut answer = relay(core, tenant, &route, id, answer, lease, ticket, client_side);
+    if let Some(cookie) = call.cookie {
+        answer.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    Ok(answer)
 }
 
 /// One request's way to a member.
@@ -204,6 +210,8 @@ struct Call<'a> {
     parked: Option<Parked>,
     /// Parked at most until then, however often.
     deadline: Option<tokio::time::Instant>,
+    /// Tells the client which member it has from now on.
+    cookie: Option<HeaderValue>,
 }
 
 type Answered = (Response<Incoming>, Lease, Ticket, Rc<Route>);
@@ -317,6 +325,26 @@ impl Call<'_> {
         }
     }
 
+    /// What the way of balancing wants to know of the client.
+    fn wish(&self, route: &Route, headers: &HeaderMap) -> Wish {
+        match route.pool.balance() {
+            Balance::ClientAddress => Wish { client: headers::client_digest(headers), sticky: None },
+            Balance::Sticky => {
+                let named = self.core.cookies().and_then(|cookies| cookies.read(self.tenant.id, headers));
+                Wish { client: 0, sticky: named.and_then(|member| route.pool.place(member)) }
+            }
+            _ => Wish::default(),
+        }
+    }
+
+    /// `None`: the client has the right one already, or needs none.
+    fn new_cookie(&self, route: &Route, wish: Wish, member: MemberId, secure: bool) -> Option<HeaderValue> {
+        if route.pool.balance() != Balance::Sticky || wish.sticky == route.pool.place(member) {
+            return None;
+        }
+        Some(self.core.cookies()?.give(self.tenant.id, member, secure))
+    }
+
     /// Sends until something is written, once. `None`: written, and the connection ended without an answer.
     async fn attempt(
         &mut self,
@@ -330,9 +358,11 @@ impl Call<'_> {
         headers.insert(headers::BERTH_TENANT, route.key.clone());
         headers.insert(headers::BERTH_PLAN, route.plan.clone());
         headers.insert(headers::BERTH_GENERATION, route.generation_text.clone());
+        let wish = self.wish(route, headers);
+        let secure = headers.get(headers::FORWARDED_PROTO).is_some_and(|proto| proto == "https");
         let mut hung_up = false;
         loop {
-            let leased = upstream::lease(&route.members, &self.tenant.next_member, limits, self.sending).await;
+            let leased = upstream::lease(&route.pool, wish, limits, self.sending, || self.core.random()).await;
             let (lease, kept) = leased.map_err(refusal)?;
             if let Some(parked) = self.parked.take() {
                 parked.sent_on(Instant::now());
@@ -346,7 +376,10 @@ impl Call<'_> {
                 attempt
             };
             match attempt {
-                Attempt::Answered(answer, lease) => return Ok(Some((answer, lease, ticket))),
+                Attempt::Answered(answer, lease) => {
+                    self.cookie = self.new_cookie(route, wish, lease.member(), secure);
+                    return Ok(Some((answer, lease, ticket)));
+                }
                 Attempt::Unsent(whole) if kept || !hung_up => {
                     // A new connection that is closed before a word was said: once is a restart, twice is its habit.
                     hung_up |= !kept;
@@ -431,7 +464,7 @@ fn relay(
         let member_side = hyper::upgrade::on(&mut answer);
         let ends = tunnel::Ends { client: client_side, member: member_side, websocket };
         let open = Connected::new(core);
-        tokio::task::spawn_local(tunnel::run(ends, Rc::clone(tenant), route.left.clone(), open));
+        tokio::task::spawn_local(tunnel::run(ends, Rc::clone(tenant), route.left.clone(), open, lease.into_busy()));
         headers::answer(answer.headers_mut(), id, true);
         return answer.map(|_| AnswerBody::empty());
     }

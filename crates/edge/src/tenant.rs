@@ -6,7 +6,8 @@ use crate::{
     hold::{Budget, Gate, HoldOrder, Stopped},
     limits::{Buckets, TenantLimits},
     meter::Meter,
-    upstream::{Member, Upstreams},
+    pool::Pool,
+    upstream::Upstreams,
 };
 use berth_domain::{CellName, Generation, TenantId};
 use berth_wire::edge::{RouteState, TenantRoute};
@@ -43,7 +44,7 @@ pub struct Route {
     pub generation: Generation,
     pub generation_text: HeaderValue,
     pub standing: Standing,
-    pub members: Vec<Rc<Member>>,
+    pub pool: Rc<Pool>,
     pub body_bytes: Option<u64>,
     pub limits: TenantLimits,
     cell: CellName,
@@ -65,7 +66,7 @@ impl Route {
                 RouteState::Suspended => Standing::Suspended,
                 RouteState::Gone => Standing::Gone,
             },
-            members: from.members.iter().map(|m| maker.upstreams.member(&m.address)).collect(),
+            pool: maker.upstreams.pool(&from.members),
             body_bytes: from.body_bytes,
             limits: maker.buckets.of(from.tenant, &from.limits),
             cell: from.cell.clone(),
@@ -85,7 +86,6 @@ pub struct Tenant {
     pub finished: Notify,
     /// Holds that have ended here: a request that the fence refused under one of them may try again after it.
     pub releases: Cell<u64>,
-    pub next_member: Cell<usize>,
     /// Asked for since it was looked at last.
     pub used: Cell<bool>,
     meter: RefCell<Option<Box<Meter>>>,
@@ -101,7 +101,6 @@ impl Tenant {
             changed: Notify::new(),
             finished: Notify::new(),
             releases: Cell::new(0),
-            next_member: Cell::new(0),
             used: Cell::new(true),
             meter: RefCell::default(),
             own_budget: RefCell::default(),
@@ -135,7 +134,7 @@ impl Tenant {
             generation: old.generation,
             generation_text: old.generation_text.clone(),
             standing: Standing::Gone,
-            members: Vec::new(),
+            pool: Rc::clone(&old.pool),
             body_bytes: None,
             limits: old.limits.clone(),
             cell: old.cell.clone(),

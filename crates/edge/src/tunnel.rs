@@ -5,6 +5,7 @@
 use crate::{
     core::Connected,
     frames::{CLOSE_RESTART, Frames},
+    pool::Busy,
     tenant::Tenant,
 };
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -28,7 +29,7 @@ pub struct Ends {
 }
 
 /// Carries until it ends, and counts what was carried.
-pub async fn run(ends: Ends, tenant: Rc<Tenant>, left: CancellationToken, _open: Connected) {
+pub async fn run(ends: Ends, tenant: Rc<Tenant>, left: CancellationToken, _open: Connected, _busy: Busy) {
     let (Ok(client), Ok(member)) = tokio::join!(ends.client, ends.member) else { return };
     // Either side going away is the ordinary end.
     let _ = carry(client, member, ends.websocket, &tenant, &left).await;

@@ -1,9 +1,17 @@
-//! One core's connections to members: kept, checked, balanced.
+//! One core's connections to members: made, kept, checked before they are used again.
 //!
 //! Never sends twice what may be sent once only: a kept connection that died before hyper wrote to it gives the
 //! request back, and that is the only way in which a writing request is ever sent on another connection.
 
-use crate::{Limits, body::SendBody};
+use crate::{
+    Limits,
+    balance::Wish,
+    body::SendBody,
+    health::{Vital, Vitals},
+    pool::{Busy, Pool},
+};
+use berth_domain::MemberId;
+use berth_wire::edge::{EdgeSettings, MemberAddress};
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
@@ -17,20 +25,19 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     rc::{Rc, Weak},
+    sync::Arc,
     task::{Context, Waker},
     time::{Duration, Instant},
 };
 use tokio::{net::TcpStream, time::timeout};
 
-/// A member whose connect failed is passed over for this long while others are there.
-const PASSED_OVER: Duration = Duration::from_secs(1);
 /// Kept connections per member and core.
 const KEPT_MAX: usize = 256;
 
 /// A request could not be sent.
 #[derive(Debug)]
 pub enum SendError {
-    /// The tenant's cell has no member.
+    /// The tenant's cell has no member that is well.
     NoMember,
     /// No member took a connection. Nothing was sent.
     Connect,
@@ -44,6 +51,9 @@ pub struct Member {
     socket: Option<SocketAddr>,
     kept: RefCell<Vec<Kept>>,
     failed_at: Cell<Option<Instant>>,
+    vital: Arc<Vital>,
+    /// Requests and tunnels that it has from this core.
+    pub busy: Cell<u32>,
 }
 
 type Driven = Connection<TokioIo<TcpStream>, SendBody>;
@@ -88,8 +98,10 @@ struct Kept {
 /// A connection in use. Dropped: closed. Given back: kept for the next request.
 #[derive(Debug)]
 pub struct Lease {
-    member: Rc<Member>,
+    busy: Busy,
     wire: Wire,
+    /// Never used before.
+    new: bool,
 }
 
 impl Lease {
@@ -98,9 +110,19 @@ impl Lease {
         self.wire.drive(cx);
     }
 
+    /// Whose connection it is.
+    pub fn member(&self) -> MemberId {
+        self.busy.id()
+    }
+
+    /// What remains of it when the connection has become a tunnel's.
+    pub fn into_busy(self) -> Busy {
+        self.busy
+    }
+
     pub fn give_back(mut self) {
         let alive = self.wire.is_alive();
-        let mut kept = self.member.kept.borrow_mut();
+        let mut kept = self.busy.member().kept.borrow_mut();
         if alive && kept.len() < KEPT_MAX {
             kept.push(Kept { wire: self.wire, since: Instant::now() });
         }
@@ -108,21 +130,32 @@ impl Lease {
 }
 
 impl Member {
-    fn new(address: &str) -> Self {
+    fn new(address: &str, vital: Arc<Vital>) -> Self {
         Self {
             address: address.into(),
             socket: address.parse().ok(),
             kept: RefCell::default(),
             failed_at: Cell::default(),
+            vital,
+            busy: Cell::new(0),
         }
     }
 
-    fn passed_over(&self, now: Instant) -> bool {
-        self.failed_at.get().is_some_and(|at| now.saturating_duration_since(at) < PASSED_OVER)
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub fn vital(&self) -> &Arc<Vital> {
+        &self.vital
+    }
+
+    /// Its last connect failed, not longer ago than this.
+    pub fn failed_within(&self, time: Duration) -> bool {
+        self.failed_at.get().is_some_and(|at| at.elapsed() < time)
     }
 
     /// The kept connection used last, if it was used within `age` and is alive and idle.
-    fn take_kept(self: &Rc<Self>, age: Duration) -> Option<Lease> {
+    fn take_kept(&self, age: Duration) -> Option<Wire> {
         let mut kept = self.kept.borrow_mut();
         while let Some(mut last) = kept.pop() {
             if last.wire.is_alive() {
@@ -130,7 +163,7 @@ impl Member {
                     kept.push(last);
                     return None;
                 }
-                return Some(Lease { member: Rc::clone(self), wire: last.wire });
+                return Some(last.wire);
             }
         }
         None
@@ -140,7 +173,7 @@ impl Member {
         self.kept.borrow_mut().retain_mut(|k| k.since.elapsed() < age && k.wire.is_alive());
     }
 
-    async fn connect(self: &Rc<Self>, limits: &Limits, upgrades: bool) -> Option<Lease> {
+    async fn connect(&self, limits: &Limits, upgrades: bool) -> Option<Wire> {
         let connected = timeout(limits.connect_time, async {
             match self.socket {
                 Some(socket) => TcpStream::connect(socket).await,
@@ -166,26 +199,55 @@ impl Member {
         } else {
             Some(Box::pin(connection))
         };
-        Some(Lease { member: Rc::clone(self), wire: Wire { sender, connection } })
+        Some(Wire { sender, connection })
     }
 }
 
 /// All members that this core sends to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Upstreams {
     members: RefCell<HashMap<Box<str>, Weak<Member>>>,
+    pools: RefCell<HashMap<Vec<MemberAddress>, Weak<Pool>>>,
+    settings: RefCell<Arc<EdgeSettings>>,
+    vitals: Arc<Vitals>,
+    epoch: Instant,
 }
 
 impl Upstreams {
+    pub fn new(vitals: Arc<Vitals>, epoch: Instant) -> Self {
+        let (members, pools) = (RefCell::default(), RefCell::default());
+        Self { members, pools, settings: RefCell::default(), vitals, epoch }
+    }
+
     /// The member at an address, the same for all tenants who share it.
     pub fn member(&self, address: &str) -> Rc<Member> {
         let mut members = self.members.borrow_mut();
         if let Some(member) = members.get(address).and_then(Weak::upgrade) {
             return member;
         }
-        let member = Rc::new(Member::new(address));
+        let member = Rc::new(Member::new(address, self.vitals.of(address)));
         members.insert(address.into(), Rc::downgrade(&member));
         member
+    }
+
+    /// The pool of these members, the same for all tenants of their cell.
+    pub fn pool(&self, members: &[MemberAddress]) -> Rc<Pool> {
+        let mut pools = self.pools.borrow_mut();
+        if let Some(pool) = pools.get(members).and_then(Weak::upgrade) {
+            return pool;
+        }
+        let pool = Rc::new(Pool::new(members, self, self.epoch));
+        pool.set(&self.settings.borrow());
+        pools.insert(members.to_vec(), Rc::downgrade(&pool));
+        pool
+    }
+
+    /// Puts settings in force for the pools there are and those to come.
+    pub fn set(&self, settings: Arc<EdgeSettings>) {
+        for pool in self.pools.borrow().values().filter_map(Weak::upgrade) {
+            pool.set(&settings);
+        }
+        *self.settings.borrow_mut() = settings;
     }
 
     /// Closes what has been idle for too long, and forgets members that no route names.
@@ -195,6 +257,7 @@ impl Upstreams {
             member.close_idle(age);
             true
         });
+        self.pools.borrow_mut().retain(|_, pool| pool.strong_count() > 0);
     }
 }
 
@@ -207,39 +270,31 @@ pub struct Sending {
     pub upgrade: bool,
 }
 
-/// The members in the order they are tried: round robin, those that just failed last.
-pub fn order(members: &[Rc<Member>], next: &Cell<usize>) -> impl Iterator<Item = Rc<Member>> {
-    let start = next.get();
-    next.set(start.wrapping_add(1));
-    let turn = move |i: usize| start.wrapping_add(i) % members.len();
-    let now = Instant::now();
-    let fresh = (0..members.len()).map(turn).filter(move |i| !members[*i].passed_over(now));
-    let failed = (0..members.len()).map(turn).filter(move |i| members[*i].passed_over(now));
-    fresh.chain(failed).map(|i| Rc::clone(&members[i]))
-}
-
 /// A connection that is ready for a request, and whether it had been used before.
 pub async fn lease(
-    members: &[Rc<Member>],
-    next: &Cell<usize>,
+    pool: &Rc<Pool>,
+    wish: Wish,
     limits: &Limits,
     sending: Sending,
+    mut random: impl FnMut() -> u64,
 ) -> Result<(Lease, bool), SendError> {
-    if members.is_empty() {
-        return Err(SendError::NoMember);
-    }
     let age = if sending.idempotent { limits.upstream_idle } else { limits.upstream_fresh };
-    for member in order(members, next) {
+    let mut tried = Vec::new();
+    loop {
+        let Some(busy) = pool.choose(wish, &tried, &mut random) else {
+            return Err(if tried.is_empty() { SendError::NoMember } else { SendError::Connect });
+        };
         if !sending.upgrade
-            && let Some(lease) = member.take_kept(age)
+            && let Some(wire) = busy.member().take_kept(age)
         {
-            return Ok((lease, true));
+            return Ok((Lease { busy, wire, new: false }, true));
         }
-        if let Some(lease) = member.connect(limits, sending.upgrade).await {
-            return Ok((lease, false));
+        if let Some(wire) = busy.member().connect(limits, sending.upgrade).await {
+            return Ok((Lease { busy, wire, new: true }, false));
         }
+        busy.failed();
+        tried.push(busy.place());
     }
-    Err(SendError::Connect)
 }
 
 /// How one attempt on one connection ended.
@@ -266,25 +321,18 @@ pub fn send(
             sent.as_mut().poll(cx)
         });
         match timeout(answer_time, answered).await {
-            Ok(Ok(answer)) => Attempt::Answered(answer, lease),
-            Ok(Err(mut error)) => error.take_message().map_or(Attempt::Broken, Attempt::Unsent),
+            Ok(Ok(answer)) => {
+                lease.busy.answered();
+                Attempt::Answered(answer, lease)
+            }
+            Ok(Err(mut error)) => {
+                // A kept connection may end at any time; a new one that ends without a word is a fault.
+                if lease.new {
+                    lease.busy.failed();
+                }
+                error.take_message().map_or(Attempt::Broken, Attempt::Unsent)
+            }
             Err(_) => Attempt::Late,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Member, order};
-    use std::{cell::Cell, rc::Rc, time::Instant};
-
-    #[test]
-    fn members_take_turns_and_one_that_just_failed_comes_last() {
-        let members: Vec<_> = ["a:1", "b:1", "c:1"].iter().map(|a| Rc::new(Member::new(a))).collect();
-        let next = Cell::new(0);
-        let turn = || order(&members, &next).map(|m| m.address.to_string()).collect::<Vec<_>>().join(" ");
-        assert_eq!([turn(), turn(), turn(), turn()], ["a:1 b:1 c:1", "b:1 c:1 a:1", "c:1 a:1 b:1", "a:1 b:1 c:1"]);
-        members[1].failed_at.set(Some(Instant::now()));
-        assert_eq!([turn(), turn()], ["c:1 a:1 b:1", "c:1 a:1 b:1"]);
     }
 }

@@ -17,6 +17,7 @@ pub(crate) const ROUTES: &str = "berth_routes";
 pub(crate) const ACKS: &str = "berth_acks";
 pub(crate) const OPERATIONS: &str = "berth_operations";
 pub(crate) const WORK: &str = "berth_work";
+pub(crate) const SETTINGS: &str = "berth_settings";
 
 /// More than a burst of changes; who falls further behind is told so and looks at everything.
 const BACKLOG: usize = 1024;
@@ -30,6 +31,8 @@ pub enum Nudge {
     Acked(Arc<EdgeSaid>),
     /// An operation's state, steps or progress changed.
     Operation(OperationId),
+    /// What edges are told beside routes may have changed.
+    Settings,
     /// The connection was lost for a while: anything may have changed.
     Missed,
 }
@@ -134,6 +137,7 @@ impl Hub {
             OPERATIONS => payload.parse().ok().map(Nudge::Operation),
             // Too long for a notification, it was sent as nothing: look at the table.
             ACKS => serde_json::from_str(payload).ok().map(|said| Nudge::Acked(Arc::new(said))),
+            SETTINGS => Some(Nudge::Settings),
             WORK => return self.work_came(),
             _ => None,
         };
@@ -143,7 +147,7 @@ impl Hub {
 
 async fn connect(pool: &PgPool) -> Result<PgListener, StoreError> {
     let mut listener = PgListener::connect_with(pool).await?;
-    listener.listen_all([ROUTES, ACKS, OPERATIONS, WORK]).await?;
+    listener.listen_all([ROUTES, ACKS, OPERATIONS, WORK, SETTINGS]).await?;
     Ok(listener)
 }
 

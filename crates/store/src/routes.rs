@@ -13,6 +13,7 @@ use berth_domain::{
     CellId, CellName, Generation, Hostname, MemberId, PlanName, Revision, ServiceName, TenantId, TenantKey, TenantName,
     TenantState, Token,
 };
+use secrecy::SecretString;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -126,6 +127,11 @@ impl Store {
         Ok(RouteChanges { revision, routes, more })
     }
 
+    /// What the cookies of sticky sessions are signed with, the same on every server.
+    pub fn cookie_key(&self) -> SecretString {
+        self.sealer.derived("edge.cookie")
+    }
+
     /// The newest revision.
     pub async fn route_head(&self) -> Result<Revision, StoreError> {
         let head = sqlx::query_scalar!("SELECT revision FROM route_head").fetch_one(&self.pool).await?;
@@ -157,6 +163,12 @@ impl Tx {
         .fetch_one(&mut *self.inner)
         .await?;
         Ok(Revision::from_i64(head.revision))
+    }
+
+    /// What edges are told beside routes changes with this transaction.
+    pub async fn settings_publish(&mut self) -> Result<(), StoreError> {
+        sqlx::query!(r#"SELECT pg_notify($1, '')::text AS told"#, hub::SETTINGS).fetch_one(&mut *self.inner).await?;
+        Ok(())
     }
 
     /// The same for all tenants that a cell owns, where they have been published before.

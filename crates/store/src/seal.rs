@@ -5,7 +5,9 @@
 //! not open. Never logs, prints or compares what it opens.
 
 use chacha20poly1305::{Key, KeyInit, XChaCha20Poly1305, XNonce, aead::Aead, aead::Payload};
+use hmac::{Hmac, Mac};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use sha2::Sha256;
 use std::{
     fs, io,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
@@ -109,6 +111,13 @@ impl Sealer {
             .decrypt(XNonce::from_slice(nonce), Payload { msg: text, aad: aad.as_bytes() })
             .map_err(|_| SealError::DoesNotOpen)?;
         String::from_utf8(opened).map(SecretString::from).map_err(|_| SealError::DoesNotOpen)
+    }
+
+    /// A key for another purpose, the same on every server that has this key file. It says nothing about the key.
+    pub(crate) fn derived(&self, purpose: &str) -> SecretString {
+        let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(self.key.expose_secret()).expect("any length is a key");
+        mac.update(purpose.as_bytes());
+        hex(&mac.finalize().into_bytes()).into()
     }
 
     fn cipher(&self) -> XChaCha20Poly1305 {

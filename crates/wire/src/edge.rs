@@ -3,13 +3,18 @@
 //! An edge opens `GET /v1/edges/{name}/routes?instance=…&after=REVISION` and reads one JSON object a line
 //! ([`EdgeEvent`]) for as long as the connection lives; it answers with `POST /v1/edges/{name}/acks`
 //! ([`EdgeAck`]). Revisions only rise. A tenant's route replaces its earlier one whole; a route whose
-//! `generation` or `revision` is lower than what the edge has is refused by the edge.
+//! `generation` or `revision` is lower than what the edge has is refused by the edge. An edge that sends the header
+//! [`SPEAKS`] is told [`EdgeEvent::Settings`] too; an older one would not understand them.
 
 use berth_domain::{
-    CellName, EdgeId, Generation, Hostname, MemberId, PlanName, Revision, ServiceName, TenantId, TenantKey, TenantName,
-    Token,
+    Balance, CellName, EdgeId, Generation, Hostname, MemberId, PlanName, Revision, ServiceName, TenantId, TenantKey,
+    TenantName, Token,
 };
 use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt};
+
+/// The header by which an edge says which events it understands: 2 for all of these.
+pub const SPEAKS: &str = "berth-edge-speaks";
 
 /// One line of the stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +24,96 @@ pub enum EdgeEvent {
     Routes { full: bool, revision: Revision, routes: Vec<TenantRoute> },
     /// Sent when nothing happened for a while, so that a dead connection is noticed.
     Ping { revision: Revision },
+    /// Sent first, and again when it changed.
+    Settings { settings: EdgeSettings },
+}
+
+/// What is the same for all tenants: a change of it touches no route.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeSettings {
+    /// Of the services that take requests; one that is not named has what is usual.
+    #[serde(default)]
+    pub services: BTreeMap<ServiceName, ServiceSettings>,
+    /// Signs the cookies of sticky sessions, the same at every edge. Empty: nobody gets one.
+    #[serde(default)]
+    pub cookie_key: Hidden,
+}
+
+/// How requests are spread over the members of a service, and how an edge finds out which of them are well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceSettings {
+    /// The same for all services of one cell.
+    #[serde(default)]
+    pub balance: Balance,
+    /// A member's share beside members of other services.
+    #[serde(default = "ServiceSettings::usual_weight")]
+    pub weight: u32,
+    /// What the edge asks each member by itself; none: it believes the control plane.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<HealthCheck>,
+    /// When a member that fails requests is passed over; none: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eject: Option<Ejection>,
+}
+
+impl ServiceSettings {
+    const fn usual_weight() -> u32 {
+        1
+    }
+}
+
+impl Default for ServiceSettings {
+    fn default() -> Self {
+        Self {
+            balance: Balance::default(),
+            weight: 1,
+            check: None,
+            eject: Some(Ejection { failures: 5, for_ms: 10_000 }),
+        }
+    }
+}
+
+/// A request that an edge makes of a member over and over.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HealthCheck {
+    pub path: String,
+    pub every_ms: u64,
+    pub timeout_ms: u64,
+    /// So many good answers in a row bring a member back.
+    pub rise: u32,
+    /// So many bad ones take it out.
+    pub fall: u32,
+    /// The good answer's status; none: any 2xx.
+    pub status: Option<u16>,
+}
+
+/// A member that took no connection, or ended a new one without an answer, so many times in a row is passed over for
+/// this long, twice as long each further time, as long as there is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ejection {
+    pub failures: u32,
+    pub for_ms: u64,
+}
+
+/// Text that no log shows.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Hidden(String);
+
+impl Hidden {
+    pub const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("********")
+    }
 }
 
 /// How requests for one tenant are served.

@@ -10,7 +10,7 @@ use berth_domain::{ServiceName, ServiceRole};
 use std::collections::BTreeMap;
 
 const KEYS: &[&str] =
-    &["command", "image", "migrate", "role", "port", "health", "copies", "env", "shape", "hold", "polls"];
+    &["command", "image", "migrate", "role", "port", "health", "copies", "env", "shape", "hold", "polls", "edge"];
 const COPIES_MAX: u16 = 64;
 /// Set by Berth for every process; a service that set them itself would run against another cell's database.
 const RESERVED: &[&str] = &["DATABASE_URL", "DEPLOYMENT_MODE", "INFRASTRUCTURE_PROVIDER", "PORT", "BERTH_CELL"];
@@ -50,6 +50,8 @@ fn service(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>, 
     let hold = section.get("hold").map_or(Some(HoldPolicy::default()), |at| {
         reader.one_of(&at, &[("unsafe", HoldPolicy::Unsafe), ("all", HoldPolicy::All)])
     });
+    let edge =
+        section.get("edge").map(|at| super::edge::read(reader, &at, role, health.as_deref())).unwrap_or_default();
     if let (Some(at), Some(2..)) = (section.get("copies"), copies) {
         if role == Some(ServiceRole::Cron) {
             let problem = Problem::Malformed {
@@ -62,7 +64,8 @@ fn service(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>, 
             reader.wrong(&at, Problem::Excludes { other: "port", why });
         }
     }
-    Some(Service { run: run?, role: role?, migrate, port, health, copies: copies?, env, shape, hold: hold?, polls })
+    let (run, role, copies, hold) = (run?, role?, copies?, hold?);
+    Some(Service { run, role, migrate, port, health, copies, env, shape, hold, polls, edge })
 }
 
 fn run(reader: &mut Reader, at: &At<'_>, section: &Section<'_>) -> Option<Run> {
@@ -115,12 +118,16 @@ fn health(reader: &mut Reader, section: &Section<'_>, role: Option<ServiceRole>)
         (None, Some(ServiceRole::Web)) => section.need("health", "health: /health", reader)?,
         (None, _) => return None,
     };
-    let path = reader.text(&at)?;
+    path(reader, &at)
+}
+
+pub fn path(reader: &mut Reader, at: &At<'_>) -> Option<String> {
+    let path = reader.text(at)?;
     let clean = path.starts_with('/') && path.len() <= 1024 && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
     if !clean {
         let problem =
             Problem::Malformed { message: "this is not a path", hint: "a path begins with `/`, as in `/health`" };
-        reader.wrong(&at, problem);
+        reader.wrong(at, problem);
         return None;
     }
     Some(path.to_owned())

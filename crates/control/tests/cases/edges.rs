@@ -1,8 +1,8 @@
 //! What an edge follows.
 
-use crate::world::{World, change, follow, read};
+use crate::world::{STACK, World, change, follow, read};
 use berth_control::{edges, status, tenants};
-use berth_domain::{EdgeId, EdgeName, Revision};
+use berth_domain::{Balance, EdgeId, EdgeName, Revision, ServiceName};
 use berth_wire::edge::{EdgeAck, EdgeEvent, RouteState, TenantRoute};
 use futures_util::{Stream, StreamExt};
 use std::{pin::Pin, time::Duration};
@@ -13,7 +13,7 @@ struct Following(Pin<Box<dyn Stream<Item = Result<EdgeEvent, berth_control::Cont
 impl Following {
     async fn new(world: &World, after: Revision) -> Self {
         let instance = EdgeId::new(Uuid::now_v7());
-        Self(Box::pin(edges::routes(&world.app, &follow(), edge(), instance, after).await.unwrap()))
+        Self(Box::pin(edges::routes(&world.app, &follow(), edge(), instance, after, false).await.unwrap()))
     }
 
     async fn next(&mut self) -> EdgeEvent {
@@ -77,7 +77,7 @@ async fn a_deletion_waits_for_the_edge_and_goes_on_when_it_answers() {
     let world = World::new().await;
     world.create("acme", "hobby").await;
     let instance = EdgeId::new(Uuid::now_v7());
-    let stream = edges::routes(&world.app, &follow(), edge(), instance, Revision::default()).await.unwrap();
+    let stream = edges::routes(&world.app, &follow(), edge(), instance, Revision::default(), false).await.unwrap();
     let mut following = Following(Box::pin(stream));
     following.routes().await;
     let operation = tenants::delete(&world.app, &change(), "acme").await.unwrap();
@@ -93,4 +93,32 @@ async fn a_deletion_waits_for_the_edge_and_goes_on_when_it_answers() {
     assert!(world.root_rows().await.is_empty());
     let seen = status::overview(&world.app, &read()).await.unwrap().edges;
     assert!(seen[0].alive && seen[0].revision > Revision::default());
+}
+
+#[tokio::test]
+async fn an_edge_that_understands_settings_gets_them_first_and_again_when_the_stack_file_changes_them() {
+    let world = World::new().await;
+    let (instance, web) = (EdgeId::new(Uuid::now_v7()), ServiceName::new("web").unwrap());
+    let stream = edges::routes(&world.app, &follow(), edge(), instance, Revision::default(), true).await.unwrap();
+    let mut following = Following(Box::pin(stream));
+    let EdgeEvent::Settings { settings: first } = following.next().await else { panic!("settings come first") };
+    assert_eq!(first.services.keys().map(ToString::to_string).collect::<Vec<_>>(), ["web"]);
+    assert_eq!((first.services[&web].balance, first.cookie_key.expose().len()), (Balance::RoundRobin, 64));
+    assert!(matches!(following.next().await, EdgeEvent::Routes { full: true, .. }));
+
+    // A change that edges see nothing of is not told.
+    let other = STACK.replace("price: 15", "price: 16");
+    world.apply(&other).await.unwrap();
+    let sticky = other.replace("copies: 2 }", "copies: 2, edge: { balance: sticky, eject: { failures: 0 } } }");
+    assert_ne!(sticky, other);
+    world.apply(&sticky).await.unwrap();
+    let second = loop {
+        match following.next().await {
+            EdgeEvent::Settings { settings } => break settings,
+            EdgeEvent::Routes { routes, .. } => assert!(routes.is_empty()),
+            EdgeEvent::Ping { .. } => {}
+        }
+    };
+    assert_eq!((second.services[&web].balance, second.services[&web].eject), (Balance::Sticky, None));
+    assert_eq!(second.cookie_key, first.cookie_key);
 }

@@ -4,6 +4,7 @@
 
 mod world;
 
+mod balance;
 mod holds;
 mod limits;
 mod raw;

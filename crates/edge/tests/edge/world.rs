@@ -6,7 +6,8 @@ use berth_domain::{
 };
 use berth_edge::{Edge, EdgeConfig, EdgeError, Limits};
 use berth_wire::edge::{
-    EdgeAck, EdgeAckAnswer, EdgeEvent, Hold, HoldOutcome, HoldPolicy, MemberAddress, RouteState, TenantRoute,
+    EdgeAck, EdgeAckAnswer, EdgeEvent, EdgeSettings, Hidden, Hold, HoldOutcome, HoldPolicy, MemberAddress, RouteState,
+    SPEAKS, ServiceSettings, TenantRoute,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
@@ -22,7 +23,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -86,6 +87,7 @@ struct ControlShared {
     routes: Mutex<BTreeMap<TenantId, TenantRoute>>,
     revision: AtomicU64,
     lines: broadcast::Sender<Bytes>,
+    settings: Mutex<Option<EdgeSettings>>,
     acks: Mutex<Vec<EdgeAck>>,
     streams: AtomicUsize,
     asked_after: Mutex<Vec<u64>>,
@@ -103,6 +105,7 @@ impl Control {
             routes: Mutex::default(),
             revision: AtomicU64::new(0),
             lines: broadcast::channel(1024).0,
+            settings: Mutex::default(),
             acks: Mutex::default(),
             streams: AtomicUsize::new(0),
             asked_after: Mutex::default(),
@@ -143,6 +146,18 @@ impl Control {
         socket.bind(self.address).unwrap();
         let listener = socket.listen(64).unwrap();
         *self.server.lock().unwrap() = Some(tokio::spawn(Self::serve(listener, Arc::clone(&self.shared))));
+    }
+
+    /// Says what is the same for all tenants, now and to every edge that comes.
+    pub fn set(&self, settings: EdgeSettings) {
+        *self.shared.settings.lock().unwrap() = Some(settings.clone());
+        let _ = self.shared.lines.send(line(&EdgeEvent::Settings { settings }));
+    }
+
+    /// Settings of the service `web`.
+    pub fn set_web(&self, web: ServiceSettings) {
+        let services = [(ServiceName::new("web").unwrap(), web)].into();
+        self.set(EdgeSettings { services, cookie_key: Hidden::new("a key".into()) });
     }
 
     /// Publishes routes under the next revision, which is returned.
@@ -235,8 +250,12 @@ impl ControlShared {
         let all = self.routes.lock().unwrap();
         let routes = all.values().filter(|r| r.revision.get() > after).cloned().collect();
         let revision = Revision::new(self.revision.load(Ordering::SeqCst));
-        let first = line(&EdgeEvent::Routes { full: after == 0, revision, routes });
+        let mut first = line(&EdgeEvent::Routes { full: after == 0, revision, routes });
         drop(all);
+        assert_eq!(request.headers()[SPEAKS], "2");
+        if let Some(settings) = self.settings.lock().unwrap().clone() {
+            first = [line(&EdgeEvent::Settings { settings }), first].concat().into();
+        }
         self.streams.fetch_add(1, Ordering::SeqCst);
         let rest = stream::unfold(lines, |mut lines| async { lines.recv().await.ok().map(|l| (l, lines)) });
         let all = stream::once(async { first }).chain(rest);
@@ -262,6 +281,8 @@ pub struct MemberState {
     /// Not 0: every request but GET is refused by the fence at this generation.
     pub fenced: AtomicU64,
     pub refused: AtomicUsize,
+    /// What `/health` is answered.
+    pub health: AtomicU16,
 }
 
 impl Member {
@@ -275,6 +296,7 @@ impl Member {
             waiting: AtomicUsize::new(0),
             fenced: AtomicU64::new(0),
             refused: AtomicUsize::new(0),
+            health: AtomicU16::new(200),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -337,6 +359,10 @@ impl MemberState {
                 let _ = tokio::io::copy(&mut read, &mut write).await;
             });
             let answer = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "websocket");
+            return Ok(answer.body(Full::default().boxed_unsync()).unwrap());
+        }
+        if request.uri().path() == "/health" {
+            let answer = Response::builder().status(self.health.load(Ordering::SeqCst));
             return Ok(answer.body(Full::default().boxed_unsync()).unwrap());
         }
         if request.uri().path() == "/events" {

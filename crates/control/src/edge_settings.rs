@@ -1,0 +1,40 @@
+//! What edges are told beside routes: how the stack file wants them to send. Never anything of one tenant.
+
+use crate::{App, ControlError};
+use berth_config::{EdgeCheck, ServiceEdge};
+use berth_domain::ServiceRole;
+use berth_wire::edge::{EdgeSettings, Ejection, HealthCheck, Hidden, ServiceSettings};
+use secrecy::ExposeSecret as _;
+
+pub(crate) async fn of(app: &App) -> Result<EdgeSettings, ControlError> {
+    let in_force = match app.stack().await {
+        Ok(in_force) => in_force,
+        Err(ControlError::NoStack) => return Ok(EdgeSettings::default()),
+        Err(error) => return Err(error),
+    };
+    let web = in_force.stack.services.iter().filter(|(_, service)| service.role == ServiceRole::Web);
+    Ok(EdgeSettings {
+        services: web.map(|(name, own)| (name.clone(), service(&own.edge))).collect(),
+        cookie_key: Hidden::new(app.store().cookie_key().expose_secret().to_owned()),
+    })
+}
+
+fn service(from: &ServiceEdge) -> ServiceSettings {
+    ServiceSettings {
+        balance: from.balance,
+        weight: from.weight,
+        check: from.check.as_ref().map(check),
+        eject: from.eject.map(|eject| Ejection { failures: eject.failures, for_ms: eject.lasting.ms() }),
+    }
+}
+
+fn check(from: &EdgeCheck) -> HealthCheck {
+    HealthCheck {
+        path: from.path.clone(),
+        every_ms: from.every.ms(),
+        timeout_ms: from.timeout.ms(),
+        rise: from.rise,
+        fall: from.fall,
+        status: from.status,
+    }
+}

@@ -1,0 +1,241 @@
+//! The members of one cell as a core sees them: who may be chosen, who is chosen, and what came of it.
+//!
+//! One pool for all tenants of a cell, so turns and counts are the cell's. Never opens a connection itself.
+
+use crate::{
+    balance::{Choice, Chooser, Wish, digest},
+    upstream::{Member, Upstreams},
+};
+use berth_domain::{Balance, MemberId, ServiceName};
+use berth_wire::edge::{EdgeSettings, Ejection, MemberAddress, ServiceSettings};
+use std::{
+    cell::Cell,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+/// A member whose connect failed on this core is passed over for this long while others are there.
+const PASSED_OVER: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub struct Pool {
+    entries: Box<[Entry]>,
+    balance: Cell<Balance>,
+    chooser: Chooser,
+    /// Nanoseconds are counted from here.
+    epoch: Instant,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: MemberId,
+    service: ServiceName,
+    member: Rc<Member>,
+    seed: u64,
+    weight: Cell<u32>,
+    eject: Cell<Option<Ejection>>,
+}
+
+impl Pool {
+    pub fn new(members: &[MemberAddress], upstreams: &Upstreams, epoch: Instant) -> Self {
+        let entry = |from: &MemberAddress| Entry {
+            id: from.member,
+            service: from.service.clone(),
+            member: upstreams.member(&from.address),
+            seed: digest(from.member.uuid().as_bytes()),
+            weight: Cell::new(1),
+            eject: Cell::new(None),
+        };
+        let entries = members.iter().map(entry).collect();
+        Self { entries, balance: Cell::default(), chooser: Chooser::default(), epoch }
+    }
+
+    /// Puts settings in force. Who is being served by whom stays.
+    pub fn set(&self, settings: &EdgeSettings) {
+        let usual = ServiceSettings::default();
+        for entry in &self.entries {
+            let own = settings.services.get(&entry.service).unwrap_or(&usual);
+            entry.weight.set(own.weight);
+            entry.eject.set(own.eject);
+            // The same for all services of a cell: the stack file is refused otherwise.
+            self.balance.set(own.balance);
+        }
+    }
+
+    pub fn balance(&self) -> Balance {
+        self.balance.get()
+    }
+
+    /// Place of the member with this id.
+    pub fn place(&self, id: MemberId) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.id == id)
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// One that has not been tried for this request. Whoever failed lately comes last; who is down never.
+    pub fn choose(self: &Rc<Self>, wish: Wish, tried: &[usize], random: &mut impl FnMut() -> u64) -> Option<Busy> {
+        let well = Among { pool: self, tried, last_resort: false };
+        let rest = Among { pool: self, tried, last_resort: true };
+        let mut choose = |among| self.chooser.choose(self.balance(), among, wish, random);
+        let at = choose(&well).or_else(|| choose(&rest))?;
+        Some(Busy::new(self, at))
+    }
+}
+
+/// The members that one choice is made among.
+struct Among<'a> {
+    pool: &'a Pool,
+    tried: &'a [usize],
+    /// Nobody else is left, so those that failed lately are tried too.
+    last_resort: bool,
+}
+
+impl Choice for Among<'_> {
+    fn number(&self) -> usize {
+        self.pool.entries.len()
+    }
+
+    fn may(&self, at: usize) -> bool {
+        let member = &self.pool.entries[at].member;
+        let failed_lately = || member.failed_within(PASSED_OVER) || member.vital().is_ejected(|| self.pool.now_ns());
+        !member.vital().is_down() && !self.tried.contains(&at) && (self.last_resort || !failed_lately())
+    }
+
+    fn weight(&self, at: usize) -> u32 {
+        self.pool.entries[at].weight.get()
+    }
+
+    fn busy(&self, at: usize) -> u32 {
+        self.pool.entries[at].member.busy.get()
+    }
+
+    fn seed(&self, at: usize) -> u64 {
+        self.pool.entries[at].seed
+    }
+}
+
+/// A request or a tunnel at a member, counted while this lives.
+#[derive(Debug)]
+pub struct Busy {
+    pool: Rc<Pool>,
+    at: usize,
+}
+
+impl Busy {
+    fn new(pool: &Rc<Pool>, at: usize) -> Self {
+        let busy = &pool.entries[at].member.busy;
+        busy.set(busy.get() + 1);
+        Self { pool: Rc::clone(pool), at }
+    }
+
+    fn entry(&self) -> &Entry {
+        &self.pool.entries[self.at]
+    }
+
+    pub fn member(&self) -> &Rc<Member> {
+        &self.entry().member
+    }
+
+    pub fn id(&self) -> MemberId {
+        self.entry().id
+    }
+
+    pub fn place(&self) -> usize {
+        self.at
+    }
+
+    pub fn answered(&self) {
+        self.member().vital().answered();
+    }
+
+    /// It took no connection, or ended a new one without an answer.
+    pub fn failed(&self) {
+        let (entry, member) = (self.entry(), self.member());
+        if member.vital().failed(entry.eject.get(), self.pool.now_ns()) {
+            tracing::warn!(
+                service = %entry.service,
+                address = member.address(),
+                "a member of `{}` failed several requests and is passed over",
+                entry.service
+            );
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let busy = &self.member().busy;
+        busy.set(busy.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Pool;
+    use crate::{balance::Wish, health::Vitals, upstream::Upstreams};
+    use berth_domain::{MemberId, ServiceName};
+    use berth_wire::edge::{Ejection, MemberAddress};
+    use std::{rc::Rc, sync::Arc, time::Instant};
+
+    fn pool(upstreams: &Upstreams) -> Rc<Pool> {
+        let member = |n: u128| MemberAddress {
+            member: MemberId::new(uuid::Uuid::from_u128(n)),
+            service: ServiceName::new("web").unwrap(),
+            address: format!("10.0.0.{n}:80"),
+        };
+        upstreams.pool(&[member(1), member(2), member(3)])
+    }
+
+    fn turns(pool: &Rc<Pool>, number: usize) -> String {
+        let mut text = String::new();
+        for _ in 0..number {
+            let busy = pool.choose(Wish::default(), &[], &mut || 0);
+            text.push_str(&busy.map_or_else(|| "-".to_owned(), |busy| busy.place().to_string()));
+        }
+        text
+    }
+
+    #[test]
+    fn who_failed_lately_comes_last_and_who_is_down_never() {
+        let upstreams = Upstreams::new(Arc::new(Vitals::default()), Instant::now());
+        let pool = pool(&upstreams);
+        assert_eq!(turns(&pool, 6), "012012");
+        let tried = pool.choose(Wish::default(), &[0, 1], &mut || 0).unwrap();
+        assert_eq!(tried.place(), 2);
+        assert!(pool.choose(Wish::default(), &[0, 1, 2], &mut || 0).is_none());
+
+        let vitals: Vec<_> = (0..3).map(|at| Arc::clone(pool.entries[at].member.vital())).collect();
+        let rule = Some(Ejection { failures: 1, for_ms: 600_000 });
+        assert!(vitals[1].failed(rule, pool.now_ns()));
+        assert!(!turns(&pool, 6).contains('1'));
+        assert!(vitals[0].failed(rule, pool.now_ns()) && vitals[2].failed(rule, pool.now_ns()));
+        assert!(turns(&pool, 6).contains('1'), "with nobody else left they are tried");
+        for vital in &vitals {
+            vital.set_well(false);
+        }
+        assert_eq!(turns(&pool, 3), "---");
+        vitals[2].set_well(true);
+        assert_eq!(turns(&pool, 3), "222");
+    }
+
+    #[test]
+    fn what_is_under_way_is_counted_while_it_lives() {
+        let upstreams = Upstreams::new(Arc::new(Vitals::default()), Instant::now());
+        let pool = pool(&upstreams);
+        let busy: Vec<_> = (0..6).map(|_| pool.choose(Wish::default(), &[], &mut || 0).unwrap()).collect();
+        assert!(pool.entries.iter().all(|entry| entry.member.busy.get() == 2));
+        drop(busy);
+        assert!(pool.entries.iter().all(|entry| entry.member.busy.get() == 0));
+    }
+
+    #[test]
+    fn tenants_of_a_cell_share_its_pool() {
+        let upstreams = Upstreams::new(Arc::new(Vitals::default()), Instant::now());
+        let (one, other) = (pool(&upstreams), pool(&upstreams));
+        assert!(Rc::ptr_eq(&one, &other));
+        assert_eq!((turns(&one, 1), turns(&other, 1)), ("0".to_owned(), "1".to_owned()));
+    }
+}

@@ -1,0 +1,192 @@
+//! Which member gets a request: by the settings, by what checks and requests found out.
+
+use crate::world::{Answer, Client, Member, World, eventually, route};
+use berth_domain::Balance;
+use berth_wire::edge::{Ejection, HealthCheck, ServiceSettings};
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
+use std::{collections::BTreeSet, sync::atomic::Ordering};
+
+fn balanced(balance: Balance) -> ServiceSettings {
+    ServiceSettings { balance, ..ServiceSettings::default() }
+}
+
+/// One core, `old` and `new` behind one tenant, and these settings in force.
+async fn world(settings: ServiceSettings) -> World {
+    let world = World::with(|c| c.workers = 1).await;
+    world.control.set_web(settings);
+    // Events are taken in their order, so that this one's acknowledgement speaks for the settings too.
+    world.control.put(vec![route(1, 1, "shared", &[&world.old, &world.new])]).await;
+    world
+}
+
+async fn members_of(client: &mut Client, requests: usize) -> Vec<String> {
+    let mut by = Vec::new();
+    for _ in 0..requests {
+        let answer = client.ask(Method::GET, "t1.test", "/", "").await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+        by.push(answer.by().to_owned());
+    }
+    by
+}
+
+async fn up(world: &World, member: &Member, wanted: u8) {
+    let line = format!("address=\"{}\"}} {wanted}", member.address);
+    let look = async || world.edge.admin("/metrics").await;
+    let has = |text: &String| text.lines().any(|l| l.starts_with("berth_edge_member_up{") && l.ends_with(&line));
+    eventually("a member's state", look, has).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_fails_its_checks_gets_no_request_and_comes_back_and_without_any_503_is_said_at_once() {
+    let check =
+        HealthCheck { path: "/health".into(), every_ms: 10, timeout_ms: 2_000, rise: 2, fall: 2, status: Some(200) };
+    let world = world(ServiceSettings { check: Some(check), ..ServiceSettings::default() }).await;
+    up(&world, &world.old, 1).await;
+    let mut client = world.edge.client().await;
+    world.old.state.health.store(204, Ordering::SeqCst);
+    up(&world, &world.old, 0).await;
+    assert_eq!(members_of(&mut client, 10).await, ["new"; 10]);
+
+    world.new.state.health.store(500, Ordering::SeqCst);
+    up(&world, &world.new, 0).await;
+    let connections = world.new.state.connections.load(Ordering::SeqCst);
+    let answer = client.ask(Method::GET, "t1.test", "/", "").await;
+    assert_eq!(
+        (answer.status, answer.headers["retry-after"].to_str().unwrap()),
+        (StatusCode::SERVICE_UNAVAILABLE, "1")
+    );
+    assert!(answer.body.contains(r#""code":"no_member""#), "{}", answer.body);
+    assert!(connections > 0);
+
+    world.old.state.health.store(200, Ordering::SeqCst);
+    up(&world, &world.old, 1).await;
+    assert_eq!(members_of(&mut client, 10).await, ["old"; 10]);
+    // Without checks the control plane's word counts.
+    world.control.set_web(ServiceSettings::default());
+    up(&world, &world.new, 1).await;
+    assert_eq!(members_of(&mut client, 10).await.iter().filter(|by| *by == "new").count(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_ends_connections_without_an_answer_is_passed_over_and_returns_when_its_time_is_over() {
+    let eject = Some(Ejection { failures: 1, for_ms: 700 });
+    let world = world(ServiceSettings { eject, ..ServiceSettings::default() }).await;
+    let mut client = world.edge.client().await;
+    let answer = client.ask(Method::POST, "t1.test", "/hang-up", "").await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    let (failed, other) = if world.old.writes() == 1 { ("old", "new") } else { ("new", "old") };
+    let metrics = world.edge.admin("/metrics").await;
+    let ejected = |text: &str| text.lines().any(|l| l.contains("ejections_total{") && l.ends_with("} 1"));
+    assert!(ejected(&metrics), "{metrics}");
+    // Its time may end between two of these, on a slow machine: then they were enough.
+    let seen = members_of(&mut client, 5).await;
+    assert!(seen[..2].iter().all(|by| by == other), "{seen:?}");
+    let back = async || members_of(&mut world.edge.client().await, 2).await;
+    eventually("the member is back", back, |seen| seen.iter().any(|by| by == failed)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_of_the_last_member_eject_nobody() {
+    let eject = Some(Ejection { failures: 1, for_ms: 600_000 });
+    let world = world(ServiceSettings { eject, ..ServiceSettings::default() }).await;
+    let mut client = world.edge.client().await;
+    for _ in 0..4 {
+        assert_eq!(client.ask(Method::POST, "t1.test", "/hang-up", "").await.status, StatusCode::BAD_GATEWAY);
+    }
+    assert_eq!(members_of(&mut client, 4).await.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_least_busy_member_is_chosen_and_counts_return_to_zero() {
+    let world = world(balanced(Balance::LeastConnections)).await;
+    let waiting: Vec<_> = (0..6).map(|_| world.edge.later(Method::GET, "t1.test", "/wait", "")).collect();
+    world.old.has_waiting(3).await;
+    world.new.has_waiting(3).await;
+    world.old.state.open.send(true).unwrap();
+    world.old.has_waiting(0).await;
+    let mut client = world.edge.client().await;
+    // Three wait at `new`, nobody at `old`.
+    assert_eq!(members_of(&mut client, 3).await, ["old"; 3]);
+    world.new.state.open.send(true).unwrap();
+    for answer in waiting {
+        assert_eq!(answer.await.unwrap().status, StatusCode::OK);
+    }
+    let look = async || members_of(&mut world.edge.client().await, 2).await.into_iter().collect::<BTreeSet<_>>();
+    eventually("equally busy, they take turns", look, |seen| seen.len() == 2).await;
+}
+
+async fn with_cookie(client: &mut Client, cookie: &str) -> Answer {
+    let request = Request::builder().uri("/").header("host", "t1.test").header("cookie", cookie);
+    client.send(request.body(Full::<Bytes>::default()).unwrap()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sticky_client_stays_over_unrelated_changes_and_is_given_another_member_only_when_its_own_goes() {
+    let world = world(balanced(Balance::Sticky)).await;
+    let mut client = world.edge.client().await;
+    let first = client.ask(Method::GET, "t1.test", "/", "").await;
+    let cookie = first.headers["set-cookie"].to_str().unwrap().to_owned();
+    assert!(cookie.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{cookie}");
+    let pair = cookie.split(';').next().unwrap();
+    let stays = async |client: &mut Client| {
+        for _ in 0..20 {
+            let answer = with_cookie(client, &format!("theme=dark; {pair}")).await;
+            assert_eq!(answer.by(), first.by());
+            assert!(!answer.headers.contains_key("set-cookie"), "it has the right one");
+            // Others come and go in between.
+            client.ask(Method::GET, "t1.test", "/", "").await;
+        }
+    };
+    stays(&mut client).await;
+    let third = Member::start("third").await;
+    let all = route(1, 1, "shared", &[&third, &world.old, &world.new]);
+    world.control.put(vec![all, route(2, 1, "other", &[&third])]).await;
+    stays(&mut client).await;
+    world.control.set_web(ServiceSettings { weight: 3, ..balanced(Balance::Sticky) });
+    stays(&mut client).await;
+
+    // One that another tenant's member signed, or nobody did, is worth nothing.
+    for forged in ["berth_member=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "berth_member=old"] {
+        assert!(with_cookie(&mut client, forged).await.headers.contains_key("set-cookie"), "{forged}");
+    }
+    let left = if first.by() == "old" { &world.new } else { &world.old };
+    world.control.put(vec![route(1, 1, "shared", &[left])]).await;
+    let moved = with_cookie(&mut client, pair).await;
+    assert_eq!((moved.status, moved.by()), (StatusCode::OK, left.state.name.as_str()));
+    assert!(moved.headers.contains_key("set-cookie"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_behind_a_trusted_load_balancer_are_told_apart_and_each_keeps_its_member() {
+    let world = World::with(|c| {
+        c.workers = 1;
+        c.limits.trusted_peers = vec!["127.0.0.1".parse().unwrap()];
+    })
+    .await;
+    world.control.set_web(balanced(Balance::ClientAddress));
+    world.control.put(vec![route(1, 1, "shared", &[&world.old, &world.new])]).await;
+    let mut client = world.edge.client().await;
+    let mut seen = BTreeSet::new();
+    for number in 0..40 {
+        let mut by = BTreeSet::new();
+        for _ in 0..3 {
+            let from = format!("10.9.8.7, 198.51.100.{number}");
+            let request = Request::builder().uri("/").header("host", "t1.test").header("x-forwarded-for", from);
+            by.insert(client.send(request.body(Full::<Bytes>::default()).unwrap()).await.by().to_owned());
+        }
+        assert_eq!(by.len(), 1, "client {number}");
+        seen.extend(by);
+    }
+    assert_eq!(seen.len(), 2, "40 clients fall on both members");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_are_in_force_after_a_restart_without_a_control_plane() {
+    let mut world = world(balanced(Balance::Sticky)).await;
+    world.edge.stop().await;
+    world.control.die().await;
+    let again = crate::world::Running::start(crate::world::config(&world.control, world.dir.path()));
+    assert!(again.get("t1.test", "/").await.headers.contains_key("set-cookie"));
+}
