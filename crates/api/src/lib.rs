@@ -11,6 +11,7 @@ mod auth;
 mod cells;
 mod costs;
 mod decisions;
+mod drains;
 mod edges;
 mod extract;
 mod guide;
@@ -148,7 +149,14 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(costs::forget))
         .routes(routes!(costs::phase))
         .routes(routes!(costs::plan_price))
+        .routes(routes!(drains::show_tenant, drains::tenant, drains::undo_tenant))
+        .routes(routes!(drains::show_member, drains::member, drains::undo_member))
+        .routes(routes!(drains::show_edge, drains::edge, drains::undo_edge))
         .routes(routes!(guide::evaluate))
+        .routes(routes!(guide::drain_edge))
+        .routes(routes!(guide::drained_tenant, guide::drain_tenant, guide::undrain_tenant))
+        .routes(routes!(guide::set_domains))
+        .routes(routes!(guide::tenant_status))
         .routes(routes!(recovery::show, recovery::recover))
 }
 

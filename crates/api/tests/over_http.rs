@@ -4,6 +4,7 @@
 
 mod world;
 
+use berth_client::Drainable;
 use berth_control::Scope;
 use berth_domain::{EdgeId, OperationId, OperationState, Revision, TenantState};
 use berth_wire::{
@@ -337,4 +338,53 @@ async fn without_a_stack_file_the_answer_says_what_to_do_first() {
     let shown = world.client().stack_apply(&wanted).await.unwrap();
     assert!(!shown.differences.is_empty() && shown.operations.is_empty());
     assert!(world.client().cells().await.unwrap().is_empty(), "a dry run changes nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_guides_drain_domains_and_status_are_calls_of_v1() {
+    let world = World::new().await;
+    let begun = world.client().tenant_create(&tenant("acme")).await.unwrap();
+    world.finishes(begun.id).await;
+    let ask = async |head: &str, body: &str| {
+        let head = format!("{head} HTTP/1.1\r\nContent-Type: application/json");
+        let (status, answer) = world.raw(&head, body.as_bytes()).await;
+        let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned();
+        (status, serde_json::from_str::<serde_json::Value>(&body).unwrap_or_else(|_| panic!("{answer}")))
+    };
+    let (status, shown) = ask("GET /api/tenants/acme/status", "").await;
+    assert_eq!((status, shown["status"].as_str(), shown["mode"].as_str()), (200, Some("active"), Some("shared")));
+
+    let (status, drained) = ask("POST /api/tenants/acme/drain", "").await;
+    assert_eq!(status, 200, "{drained}");
+    assert!(["draining", "drained"].contains(&drained["status"].as_str().unwrap()), "{drained}");
+    let drain = world.client().drain_show(&Drainable::Tenant("acme".into())).await.unwrap();
+    assert_eq!((drain.draining, drain.grace_s), (true, Some(30)));
+    assert_ne!(ask("GET /api/tenants/acme/status", "").await.1["status"], "active");
+    assert_eq!(ask("DELETE /api/tenants/acme/drain", "").await.1["status"], "active");
+    assert_eq!(ask("GET /api/tenants/acme/drain", "").await.1["status"], "active");
+
+    let (status, set) = ask("PUT /api/tenants/acme/domains", r#"{"domains":["api.acme.test"],"mode":"shared"}"#).await;
+    assert_eq!((status, &set["domains"]), (200, &serde_json::json!(["api.acme.test"])));
+    let (status, refused) =
+        ask("PUT /api/tenants/acme/domains", r#"{"domains":["api.acme.test"],"mode":"dedicated"}"#).await;
+    assert_eq!((status, refused["code"].as_str()), (409, Some("other_mode")), "{refused}");
+    assert_eq!(ask("PUT /api/tenants/acme/domains", r#"{"domains":[],"mode":"mixed"}"#).await.0, 422);
+
+    let (status, none) = ask("POST /admin/drain", "").await;
+    assert_eq!((status, none["code"].as_str()), (422, Some("which_edge")), "{none}");
+    let edge = world.client_with(&world.key(Scope::Edge).await);
+    let _lines =
+        edge.edge_routes(&"fra".parse().unwrap(), EdgeId::new(Uuid::now_v7()), Revision::default()).await.unwrap();
+    assert_eq!(
+        ask("POST /admin/drain", "").await,
+        (
+            200,
+            serde_json::json!({
+                "status": "draining", "message": "nothing new comes in; what is open is ending"
+            })
+        )
+    );
+    let fra = Drainable::Edge("fra".parse().unwrap());
+    assert!(world.client().drain_show(&fra).await.unwrap().draining);
+    assert!(!world.client().drain_undo(&fra).await.unwrap().draining);
 }

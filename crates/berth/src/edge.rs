@@ -1,6 +1,9 @@
 //! `berth edge`: the proxy. Resolves its options and hands over; everything else is the edge's own.
 
-use crate::fail::{Failure, FailureExt as _};
+use crate::{
+    cli::EdgeCommand,
+    fail::{Failure, FailureExt as _},
+};
 use berth_domain::EdgeName;
 use berth_edge::{EdgeConfig, EdgeErrorKind, Limits, Network};
 use clap::Args;
@@ -10,6 +13,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Args, Debug)]
 pub struct Edge {
+    /// Without one, this is an edge
+    #[command(subcommand)]
+    pub verb: Option<EdgeCommand>,
     /// The same over its restarts
     #[arg(long, env = "BERTH_EDGE_NAME", default_value = "edge")]
     name: EdgeName,

@@ -65,7 +65,10 @@ fn main() -> ExitCode {
             api(command, program.common)
         }
         Command::Serve(options) => role(|| serve::run(&options, serve_variables())),
-        Command::Edge(options) => role(|| edge::run(options, program.common.url, api_key())),
+        Command::Edge(mut options) => match options.verb.take() {
+            Some(verb) => api(ApiCommand::Edge(verb), program.common),
+            None => role(|| edge::run(options, program.common.url, api_key())),
+        },
         Command::Demo(options) => demo::run(&options, program.common.json),
         Command::Mover(command) => mover::run(command, program.common.json, &mover_variables()),
         Command::Janitor(options) => role(|| janitor::run(&options)),

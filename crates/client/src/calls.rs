@@ -1,13 +1,13 @@
 //! One method a call. Tenants, cells and operations are named as people name them: by name or by id.
 
 use crate::{Client, ClientError, Events, Lines};
-use berth_domain::{EdgeName, KeyId, OperationId, OperationState, TenantState};
+use berth_domain::{EdgeName, KeyId, MemberId, OperationId, OperationState, TenantState};
 use berth_wire::{
-    Abandon, Archive, AuditEntry, Cell, CellCreate, CostInvoice, CostMonth, Costs, Decision, DecisionAsk, EdgeView,
-    Entitlements, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate, InvoiceImport, Key, KeyCreate,
-    KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent, Overview, Page, PhaseAnswer, PhaseAsk, PlanPrice,
-    PlanView, Profile, Recovery, Stack, StackApplied, StackApply, SyncReport, Tenant, TenantChange, TenantCreate,
-    TenantHosts, TenantMove, TenantSync,
+    Abandon, Archive, AuditEntry, Cell, CellCreate, CostInvoice, CostMonth, Costs, Decision, DecisionAsk, Drain,
+    DrainAsk, EdgeView, Entitlements, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate, InvoiceImport,
+    Key, KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent, Overview, Page, PhaseAnswer,
+    PhaseAsk, PlanPrice, PlanView, Profile, Recovery, Stack, StackApplied, StackApply, SyncReport, Tenant,
+    TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
     edge::{EdgeAck, EdgeAckAnswer},
 };
 use http::Method;
@@ -29,6 +29,24 @@ pub struct OperationFilter {
     /// Only those that are not at their end.
     pub open: bool,
     pub limit: Option<u32>,
+}
+
+/// What can be drained.
+#[derive(Clone, Debug)]
+pub enum Drainable {
+    Tenant(String),
+    Member { cell: String, member: MemberId },
+    Edge(EdgeName),
+}
+
+impl Drainable {
+    fn path(&self) -> String {
+        match self {
+            Self::Tenant(tenant) => format!("/v1/tenants/{}/drain", escaped(tenant)),
+            Self::Member { cell, member } => format!("/v1/cells/{}/members/{member}/drain", escaped(cell)),
+            Self::Edge(edge) => format!("/v1/edges/{edge}/drain"),
+        }
+    }
 }
 
 const NOTHING: serde_json::Value = serde_json::Value::Null;
@@ -281,6 +299,18 @@ impl Client {
 
     pub async fn edge_ack(&self, edge: &EdgeName, ack: &EdgeAck) -> Result<EdgeAckAnswer, ClientError> {
         self.write(Method::POST, &format!("/v1/edges/{edge}/acks"), ack).await
+    }
+
+    pub async fn drain(&self, what: &Drainable, asked: &DrainAsk) -> Result<Drain, ClientError> {
+        self.write(Method::POST, &what.path(), asked).await
+    }
+
+    pub async fn drain_show(&self, what: &Drainable) -> Result<Drain, ClientError> {
+        self.get(&what.path()).await
+    }
+
+    pub async fn drain_undo(&self, what: &Drainable) -> Result<Drain, ClientError> {
+        self.write(Method::DELETE, &what.path(), &NOTHING).await
     }
 
     pub async fn recovery(&self) -> Result<Recovery, ClientError> {

@@ -9,7 +9,7 @@ mod error;
 mod stream;
 mod transport;
 
-pub use calls::{AuditFilter, OperationFilter};
+pub use calls::{AuditFilter, Drainable, OperationFilter};
 pub use error::{ClientError, Fault};
 pub use stream::{Events, Lines};
 

@@ -1,21 +1,25 @@
-//! What edges are told beside routes: how the stack file wants them to send. Never anything of one tenant.
+//! What an edge is told beside routes: how the stack file wants it to send, and whether it is drained. Never anything of
+//! one tenant.
 
 use crate::{App, ControlError};
 use berth_config::{EdgeCheck, ServiceEdge};
-use berth_domain::ServiceRole;
+use berth_domain::{EdgeName, ServiceRole};
+use berth_store::Drained;
 use berth_wire::edge::{EdgeSettings, Ejection, HealthCheck, Hidden, ServiceSettings};
 use secrecy::ExposeSecret as _;
 
-pub(crate) async fn of(app: &App) -> Result<EdgeSettings, ControlError> {
+pub(crate) async fn of(app: &App, edge: &EdgeName) -> Result<EdgeSettings, ControlError> {
+    let draining_ms = app.store().drain_get(&Drained::Edge(edge.clone())).await?.map(|drain| drain.grace_ms);
     let in_force = match app.stack().await {
         Ok(in_force) => in_force,
-        Err(ControlError::NoStack) => return Ok(EdgeSettings::default()),
+        Err(ControlError::NoStack) => return Ok(EdgeSettings { draining_ms, ..EdgeSettings::default() }),
         Err(error) => return Err(error),
     };
     let web = in_force.stack.services.iter().filter(|(_, service)| service.role == ServiceRole::Web);
     Ok(EdgeSettings {
         services: web.map(|(name, own)| (name.clone(), service(&own.edge))).collect(),
         cookie_key: Hidden::new(app.store().cookie_key().expose_secret().to_owned()),
+        draining_ms,
     })
 }
 

@@ -114,6 +114,9 @@ impl Following {
             self.sent = self.sent.max(changes.revision);
             self.more = changes.more;
             let mut routes: Vec<TenantRoute> = changes.routes.into_iter().map(route).collect();
+            if self.settings.is_none() {
+                routes.iter_mut().for_each(in_old_words);
+            }
             if self.loading {
                 routes.retain(|route| route.state != RouteState::Gone);
                 self.loading = changes.more;
@@ -136,7 +139,7 @@ impl Following {
         if !std::mem::take(&mut told.look) {
             return Ok(None);
         }
-        let now = edge_settings::of(&self.app).await?;
+        let now = edge_settings::of(&self.app, &self.edge).await?;
         if told.settings.as_ref() == Some(&now) {
             return Ok(None);
         }
@@ -224,6 +227,14 @@ pub(crate) async fn views(app: &App) -> Result<Vec<wire::EdgeView>, ControlError
     Ok(edges.collect())
 }
 
+/// For an edge that does not know what draining is: no new requests all the same, though its words for it are others.
+fn in_old_words(route: &mut TenantRoute) {
+    if matches!(route.state, RouteState::Draining { .. }) {
+        route.state = RouteState::Suspended;
+    }
+    route.members.retain(|member| member.draining_ms.is_none());
+}
+
 fn route(route: Route) -> TenantRoute {
     let state = match (route.state, route.hold) {
         (TenantState::Active | TenantState::Moving, Some(hold)) => RouteState::Held {
@@ -234,7 +245,9 @@ fn route(route: Route) -> TenantRoute {
                 park_ms: hold.park_ms,
             },
         },
-        (TenantState::Active | TenantState::Moving, None) => RouteState::Serving,
+        (TenantState::Active | TenantState::Moving, None) => {
+            route.draining_ms.map_or(RouteState::Serving, |grace_ms| RouteState::Draining { grace_ms })
+        }
         (TenantState::Suspended, _) => RouteState::Suspended,
         (TenantState::Provisioning | TenantState::Deleting | TenantState::Deleted | TenantState::Failed, _) => {
             RouteState::Gone
@@ -244,6 +257,7 @@ fn route(route: Route) -> TenantRoute {
         member: member.member,
         service: member.service,
         address: member.address,
+        draining_ms: member.draining_ms,
     });
     TenantRoute {
         tenant: route.tenant,

@@ -3,7 +3,8 @@
 
 use berth_config::{MissingVariable, Mistakes};
 use berth_domain::{
-    BadName, CellClass, CellName, CellState, IllegalTransition, KeyId, OperationId, PlanName, TenantName, TenantState,
+    BadName, CellClass, CellName, CellState, IllegalTransition, KeyId, MemberId, Mode, OperationId, PlanName,
+    TenantName, TenantState,
 };
 use berth_infra::ProviderError;
 use berth_mover::MoveError;
@@ -59,6 +60,16 @@ pub enum ControlError {
     NoTenant(String),
     #[error("there is no cell `{0}`")]
     NoCell(String),
+    #[error("there is no edge `{0}`")]
+    NoEdge(String),
+    #[error("an edge has to be named: there are {}", list(.0))]
+    WhichEdge(Vec<String>),
+    #[error("cell `{cell}` has no member {member}")]
+    NoMember { cell: CellName, member: MemberId },
+    #[error("it is the last member of cell `{0}` that takes requests")]
+    LastMember(CellName),
+    #[error("tenant `{tenant}` is {is}, not {wanted}")]
+    OtherMode { tenant: TenantName, is: Mode, wanted: Mode },
     #[error("there is no plan `{0}`")]
     NoPlan(PlanName),
     #[error("plan `{0}` is no longer in the stack file and takes no new tenants")]
@@ -219,6 +230,8 @@ impl ControlError {
             Self::Forbidden { .. } => Kind::Forbidden,
             Self::NoTenant(_)
             | Self::NoCell(_)
+            | Self::NoEdge(_)
+            | Self::NoMember { .. }
             | Self::NoKey(_)
             | Self::NoOperation(_)
             | Self::NoArchive { .. }
@@ -233,6 +246,7 @@ impl ControlError {
             | Self::NoProvider(_)
             | Self::NoService(_)
             | Self::WhichProvider(_)
+            | Self::WhichEdge(_)
             | Self::NoAdapter(_)
             | Self::NotOffered { .. }
             | Self::BadScope(_)
@@ -258,6 +272,8 @@ impl ControlError {
             | Self::CellNotReady { .. }
             | Self::CellState { .. }
             | Self::CellNotEmpty { .. }
+            | Self::LastMember(_)
+            | Self::OtherMode { .. }
             | Self::NoRootTable { .. }
             | Self::AlreadyMoving { .. }
             | Self::TenantState { .. }
@@ -295,6 +311,11 @@ impl ControlError {
             Self::AppliedMeanwhile => "applied_meanwhile",
             Self::NoTenant(_) => "no_tenant",
             Self::NoCell(_) => "no_cell",
+            Self::NoEdge(_) => "no_edge",
+            Self::WhichEdge(_) => "which_edge",
+            Self::NoMember { .. } => "no_member",
+            Self::LastMember(_) => "last_member",
+            Self::OtherMode { .. } => "other_mode",
             Self::NoPlan(_) => "no_plan",
             Self::PlanRetired(_) => "plan_retired",
             Self::NoKey(_) => "no_key",
@@ -361,6 +382,10 @@ impl ControlError {
             Self::AppliedMeanwhile => "run `berth apply --dry-run` again and look at the difference",
             Self::NoTenant(_) => "`berth tenant list` shows those there are",
             Self::NoCell(_) => "`berth cell list` shows those there are",
+            Self::NoEdge(_) | Self::WhichEdge(_) => "`berth edge list` shows those that ever called",
+            Self::NoMember { .. } => "`berth cell show` lists its members",
+            Self::LastMember(_) => "give its service more `copies`, or drain its tenants: `berth tenant drain`",
+            Self::OtherMode { .. } => "move it first: `berth tenant move`",
             Self::NoPlan(_) | Self::PlanRetired(_) => "`berth plan list` shows those there are",
             Self::NoKey(_) => "`berth key list` shows those there are",
             Self::NoOperation(_) => "`berth operation list` shows those there are",

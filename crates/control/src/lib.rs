@@ -23,7 +23,8 @@
 //!         plan_price(ReadTenant, who, &plan)}
 //! fleet::{plan(Read), apply(Change, &FleetApply), simulate(Read, &FleetSimulate)}
 //! audit::list(Read, tenant, after, limit)                        status::overview(Read)
-//! edges::{routes(Follow, edge, instance, after) -> Stream, acknowledge(Follow, edge, ack), list(Read)}
+//! edges::{routes(Follow, edge, instance, after, settings) -> Stream, acknowledge(Follow, edge, ack), list(Read)}
+//! drains::{tenant, undo_tenant(Change, who), show_tenant(ReadTenant, who)}, and the same of a member and an edge
 //! recover::{show(Read), recover(Change)}                         idempotency::{begin(app, &caller, key, hash) -> Once, finish}
 //! ```
 //! `who` is a name or an id.
@@ -46,6 +47,7 @@ pub mod audit;
 pub mod cells;
 pub mod costs;
 pub mod decide;
+pub mod drains;
 pub mod edges;
 pub mod fleet;
 pub mod idempotency;

@@ -10,7 +10,7 @@ use crate::{
         self, CREATE_TENANT, DELETE_TENANT, PLAN_TENANT, RESUME_TENANT, SUSPEND_TENANT, TenantInput, reserved,
     },
 };
-use berth_domain::{Hostname, OperationId, PlanName, TenantEvent, TenantId, TenantKey, TenantName, TenantState};
+use berth_domain::{Hostname, Mode, OperationId, PlanName, TenantEvent, TenantId, TenantKey, TenantName, TenantState};
 use berth_store::{NewTenant, StoreError, Taken, Tenant, Tx};
 use berth_wire as wire;
 use berth_workflow::NewOperation;
@@ -141,6 +141,21 @@ pub async fn entitlements(
     let tenant = find(app, permit, who).await?;
     let plan = app.store().plan_get(&tenant.plan).await?.ok_or_else(|| ControlError::NoPlan(tenant.plan.clone()))?;
     Ok(wire::Entitlements { tenant: tenant.name, plan: tenant.plan, limits: plan.plan.limits })
+}
+
+/// The same as [`set_all_hosts`] for a caller who also says how the tenant is isolated: refused when it is not so yet.
+pub async fn set_domains(
+    app: &App,
+    permit: &Permit<Change>,
+    who: &str,
+    hosts: &[Hostname],
+    mode: Option<Mode>,
+) -> Result<wire::Tenant, ControlError> {
+    let tenant = known(app, who).await?;
+    if let Some(wanted) = mode.filter(|wanted| *wanted != tenant.cell_class.mode()) {
+        return Err(ControlError::OtherMode { tenant: tenant.name, is: tenant.cell_class.mode(), wanted });
+    }
+    set_all_hosts(app, permit, who, hosts, None).await
 }
 
 /// All its host names; those left out no longer route to it. `version`: the one that was read, if it matters.
@@ -330,7 +345,7 @@ fn expected(tenant: &Tenant, version: Option<u64>) -> Result<i64, ControlError> 
 }
 
 /// Edges know of it.
-fn is_routed(state: TenantState) -> bool {
+pub(crate) fn is_routed(state: TenantState) -> bool {
     matches!(state, TenantState::Active | TenantState::Moving | TenantState::Suspended)
 }
 

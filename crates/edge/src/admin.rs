@@ -102,6 +102,7 @@ impl Admin {
                 metrics(&facts, &self.reports().await, self.link.connected.load(Ordering::Relaxed)) + &self.members(),
             ),
             "/tenants" => text(StatusCode::OK, "application/json", tenants(&facts, &sum(&self.reports().await))),
+            _ if self.draining() => text(StatusCode::SERVICE_UNAVAILABLE, "application/json", self.health(&facts)),
             _ => text(StatusCode::OK, "application/json", self.health(&facts)),
         }
     }
@@ -143,12 +144,17 @@ impl Admin {
         reports
     }
 
+    fn draining(&self) -> bool {
+        self.common.settings.load().draining_ms.is_some()
+    }
+
     fn health(&self, facts: &Facts) -> String {
         serde_json::json!({
             "name": self.link.name,
             "instance": self.link.instance,
             "revision": facts.revision,
             "tenants": facts.routes.len(),
+            "draining": self.draining(),
             "control_connected": self.link.connected.load(Ordering::Relaxed),
         })
         .to_string()
@@ -205,6 +211,7 @@ fn state(route: &TenantRoute) -> &'static str {
     match route.state {
         RouteState::Serving => "serving",
         RouteState::Held { .. } => "held",
+        RouteState::Draining { .. } => "draining",
         RouteState::Suspended => "suspended",
         RouteState::Gone => "gone",
     }

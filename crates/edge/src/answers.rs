@@ -23,6 +23,8 @@ pub enum Refusal {
     Tunnel,
     UnknownHost,
     Suspended,
+    /// The tenant gets nothing new.
+    Draining,
     TooLarge,
     BodyLate,
     NoMember,
@@ -57,7 +59,7 @@ impl Refusal {
             Self::BodyLate => StatusCode::REQUEST_TIMEOUT,
             Self::NoAnswer => StatusCode::BAD_GATEWAY,
             Self::AnswerLate => StatusCode::GATEWAY_TIMEOUT,
-            Self::NoMember | Self::Unreachable | Self::ParkFull | Self::ParkOver | Self::Fenced => {
+            Self::NoMember | Self::Unreachable | Self::ParkFull | Self::ParkOver | Self::Fenced | Self::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -72,6 +74,7 @@ impl Refusal {
             Self::Tunnel => ("method_not_allowed", "CONNECT is not offered here."),
             Self::UnknownHost => ("not_found", "There is nothing at this address."),
             Self::Suspended => ("suspended", "This account is suspended."),
+            Self::Draining => ("draining", "The account takes no requests at the moment. Try again in a while."),
             Self::TooLarge => ("body_too_large", "The request's body is larger than allowed."),
             Self::BodyLate => ("body_late", "The request's body did not arrive in time."),
             Self::NoMember => ("no_member", "The service is not running at the moment."),
@@ -96,7 +99,13 @@ impl Refusal {
     fn closes(self) -> bool {
         matches!(
             self,
-            Self::BadHost | Self::BadFraming | Self::BadBody | Self::TooLarge | Self::BodyLate | Self::Tunnel
+            Self::BadHost
+                | Self::BadFraming
+                | Self::BadBody
+                | Self::TooLarge
+                | Self::BodyLate
+                | Self::Tunnel
+                | Self::Draining
         )
     }
 

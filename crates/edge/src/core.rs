@@ -97,6 +97,10 @@ pub struct Core {
     /// What was counted for tenants that this core has forgotten.
     retired: RefCell<HashMap<TenantId, Meter>>,
     pub upstreams: Upstreams,
+    /// This edge is drained: long-lived connections end within this time.
+    draining_ms: Cell<Option<u32>>,
+    /// Cancelled when the drain in force began; a new one when it was taken back.
+    winding_down: RefCell<CancellationToken>,
     /// `None`: no member is remembered for anybody.
     cookies: RefCell<Option<Rc<Cookies>>>,
     pub news: UnboundedSender<News>,
@@ -118,6 +122,8 @@ impl Core {
             index: RefCell::default(),
             retired: RefCell::default(),
             upstreams: Upstreams::new(Arc::clone(&common.vitals), common.epoch),
+            draining_ms: Cell::new(None),
+            winding_down: RefCell::default(),
             cookies: RefCell::default(),
             common,
             news,
@@ -135,7 +141,33 @@ impl Core {
     fn set_settings(&self) {
         let settings = self.common.settings.load_full();
         *self.cookies.borrow_mut() = Cookies::new(settings.cookie_key.expose()).map(Rc::new);
+        let draining_ms = settings.draining_ms;
         self.upstreams.set(settings);
+        let before = self.draining_ms.replace(draining_ms);
+        if before.is_none() && draining_ms.is_some() {
+            self.winding_down.borrow().cancel();
+        } else if before.is_some() && draining_ms.is_none() {
+            self.winding_down.take();
+        }
+        if before != draining_ms {
+            for tenant in self.index.borrow().tenants() {
+                tenant.changed.notify_waiters();
+            }
+        }
+    }
+
+    pub fn draining_ms(&self) -> Option<u32> {
+        self.draining_ms.get()
+    }
+
+    /// Cancelled when kept connections are to end with their request.
+    pub fn winding_down(&self) -> CancellationToken {
+        self.winding_down.borrow().clone()
+    }
+
+    /// Nobody is to follow on a connection that is answered now.
+    pub fn is_going(&self) -> bool {
+        self.draining_ms.get().is_some() || self.stop.is_cancelled()
     }
 
     pub fn cookies(&self) -> Option<Rc<Cookies>> {

@@ -5,7 +5,7 @@
 //! to disk, and tells the cores. Never knows the store, and serves on from its last routes when all else is down.
 //!
 //! Pure parts, tested with tables: [`routing`], `routes`, `limits`, `balance`, `health`, `sticky`, `hold`, `book`, `headers`,
-//! `framing`, `frames`, `meter`, `pulse`. The shell around them: `serve` (one request), `pool`, `upstream`, `checks`, `body`,
+//! `framing`, `frames`, `meter`, `pulse`. The shell around them: `serve` (one request), `pool`, `upstream`, `checks`, `body`, `drain`,
 //! `tunnel`, `worker`, `feed`, `snapshot`, `settings`, `coordinator`.
 
 mod admin;
@@ -17,6 +17,7 @@ mod checks;
 mod config;
 mod coordinator;
 mod core;
+mod drain;
 mod feed;
 mod frames;
 mod framing;

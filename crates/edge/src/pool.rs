@@ -32,6 +32,7 @@ struct Entry {
     service: ServiceName,
     member: Rc<Member>,
     seed: u64,
+    draining_ms: Option<u32>,
     weight: Cell<u32>,
     eject: Cell<Option<Ejection>>,
 }
@@ -43,6 +44,7 @@ impl Pool {
             service: from.service.clone(),
             member: upstreams.member(&from.address),
             seed: digest(from.member.uuid().as_bytes()),
+            draining_ms: from.draining_ms,
             weight: Cell::new(1),
             eject: Cell::new(None),
         };
@@ -69,6 +71,11 @@ impl Pool {
     /// Place of the member with this id.
     pub fn place(&self, id: MemberId) -> Option<usize> {
         self.entries.iter().position(|entry| entry.id == id)
+    }
+
+    /// `None`: it is not drained, or not here.
+    pub fn draining_ms(&self, id: MemberId) -> Option<u32> {
+        self.entries.iter().find(|entry| entry.id == id)?.draining_ms
     }
 
     fn now_ns(&self) -> u64 {
@@ -99,9 +106,12 @@ impl Choice for Among<'_> {
     }
 
     fn may(&self, at: usize) -> bool {
-        let member = &self.pool.entries[at].member;
+        let Entry { member, draining_ms, .. } = &self.pool.entries[at];
         let failed_lately = || member.failed_within(PASSED_OVER) || member.vital().is_ejected(|| self.pool.now_ns());
-        !member.vital().is_down() && !self.tried.contains(&at) && (self.last_resort || !failed_lately())
+        draining_ms.is_none()
+            && !member.vital().is_down()
+            && !self.tried.contains(&at)
+            && (self.last_resort || !failed_lately())
     }
 
     fn weight(&self, at: usize) -> u32 {
@@ -185,6 +195,7 @@ mod tests {
             member: MemberId::new(uuid::Uuid::from_u128(n)),
             service: ServiceName::new("web").unwrap(),
             address: format!("10.0.0.{n}:80"),
+            draining_ms: None,
         };
         upstreams.pool(&[member(1), member(2), member(3)])
     }

@@ -35,6 +35,7 @@ enum State {
     Serving,
     Suspended,
     Gone,
+    Draining(u32),
     /// With the number of requests in flight when the hold was refused: then nothing is parked.
     Held(Box<(Hold, Option<u32>)>),
 }
@@ -64,7 +65,7 @@ impl Packed {
     pub fn hold_token(&self) -> Option<Token> {
         match &self.state {
             State::Held(hold) => Some(hold.0.token),
-            State::Serving | State::Suspended | State::Gone => None,
+            State::Serving | State::Suspended | State::Gone | State::Draining(_) => None,
         }
     }
 
@@ -72,7 +73,7 @@ impl Packed {
     pub fn lifted(&self) -> Option<u32> {
         match &self.state {
             State::Held(hold) => hold.1,
-            State::Serving | State::Suspended | State::Gone => None,
+            State::Serving | State::Suspended | State::Gone | State::Draining(_) => None,
         }
     }
 
@@ -94,6 +95,7 @@ impl Packed {
                 State::Serving => RouteState::Serving,
                 State::Suspended => RouteState::Suspended,
                 State::Gone => RouteState::Gone,
+                State::Draining(grace_ms) => RouteState::Draining { grace_ms: *grace_ms },
                 State::Held(hold) => RouteState::Held { hold: hold.0.clone() },
             },
             members: self.common.members.clone(),
@@ -106,6 +108,7 @@ impl Packed {
     pub fn is(&self, route: &TenantRoute) -> bool {
         let same_state = match (&self.state, &route.state) {
             (State::Held(held), RouteState::Held { hold }) => held.0 == *hold,
+            (State::Draining(known), RouteState::Draining { grace_ms }) => known == grace_ms,
             (State::Serving, RouteState::Serving)
             | (State::Suspended, RouteState::Suspended)
             | (State::Gone, RouteState::Gone) => true,
@@ -240,6 +243,7 @@ impl Routes {
                 RouteState::Serving => State::Serving,
                 RouteState::Suspended => State::Suspended,
                 RouteState::Gone => State::Gone,
+                RouteState::Draining { grace_ms } => State::Draining(*grace_ms),
                 RouteState::Held { hold } => State::Held(Box::new((hold.clone(), lifted))),
             },
             text: text(route).into(),

@@ -79,7 +79,7 @@ pub struct Table {
 pub fn hold_token(route: &TenantRoute) -> Option<Token> {
     match &route.state {
         RouteState::Held { hold } => Some(hold.token),
-        RouteState::Serving | RouteState::Suspended | RouteState::Gone => None,
+        RouteState::Serving | RouteState::Suspended | RouteState::Gone | RouteState::Draining { .. } => None,
     }
 }
 

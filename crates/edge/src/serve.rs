@@ -8,6 +8,7 @@ use crate::{
     balance::Wish,
     body::{self, AnswerBody, Relayed, SendBody, Upload, UploadLimits},
     core::{Connected, Core},
+    drain,
     headers::{self, Origin},
     hold::{Parked, Stopped},
     limits::Taken,
@@ -130,6 +131,7 @@ fn find(core: &Core, client: &Client, parts: &Parts) -> Result<Rc<Tenant>, Refus
 fn standing(route: &Route) -> Result<(), Refusal> {
     match route.standing {
         Standing::Served => Ok(()),
+        Standing::Draining => Err(Refusal::Draining),
         Standing::Suspended => Err(Refusal::Suspended),
         Standing::Gone => Err(Refusal::UnknownHost),
     }
@@ -464,7 +466,9 @@ fn relay(
         let member_side = hyper::upgrade::on(&mut answer);
         let ends = tunnel::Ends { client: client_side, member: member_side, websocket };
         let open = Connected::new(core);
-        tokio::task::spawn_local(tunnel::run(ends, Rc::clone(tenant), route.left.clone(), open, lease.into_busy()));
+        let busy = lease.into_busy();
+        let farewell = drain::farewell(Rc::clone(core), Rc::clone(tenant), busy.id(), route.left.clone());
+        tokio::task::spawn_local(tunnel::run(ends, Rc::clone(tenant), farewell, open, busy));
         headers::answer(answer.headers_mut(), id, true);
         return answer.map(|_| AnswerBody::empty());
     }
@@ -475,10 +479,11 @@ fn relay(
     let stream =
         answer.headers().get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"text/event-stream"));
     headers::answer(answer.headers_mut(), id, false);
-    if core.stop.is_cancelled() {
+    if core.is_going() {
         // Nobody is to follow on this connection.
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    let member = lease.member();
     answer.map(|incoming| {
         AnswerBody::relayed(Relayed {
             incoming,
@@ -486,8 +491,10 @@ fn relay(
             // A safe request is over when its answer has begun; one that may write, when it is complete.
             ticket: (!ticket.is_safe()).then_some(ticket),
             tenant: Rc::clone(tenant),
-            left: stream
-                .then(|| -> Pin<Box<dyn Future<Output = ()>>> { Box::pin(route.left.clone().cancelled_owned()) }),
+            left: stream.then(|| -> Pin<Box<dyn Future<Output = ()>>> {
+                let left = route.left.clone();
+                Box::pin(drain::farewell(Rc::clone(core), Rc::clone(tenant), member, left))
+            }),
         })
     })
 }

@@ -9,7 +9,7 @@ use crate::{
     pool::Pool,
     upstream::Upstreams,
 };
-use berth_domain::{CellName, Generation, TenantId};
+use berth_domain::{CellName, Generation, MemberId, TenantId};
 use berth_wire::edge::{RouteState, TenantRoute};
 use http::HeaderValue;
 use std::{
@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     Served,
+    /// Nothing new; what is under way goes on.
+    Draining,
     Suspended,
     Gone,
 }
@@ -48,6 +50,8 @@ pub struct Route {
     pub body_bytes: Option<u64>,
     pub limits: TenantLimits,
     cell: CellName,
+    /// Long-lived connections end within this time.
+    draining_ms: Option<u32>,
     /// Cancelled when the tenant is elsewhere: long-lived connections to this cell end.
     pub left: CancellationToken,
 }
@@ -63,6 +67,7 @@ impl Route {
             generation_text: HeaderValue::from(from.generation.get()),
             standing: match from.state {
                 RouteState::Serving | RouteState::Held { .. } => Standing::Served,
+                RouteState::Draining { .. } => Standing::Draining,
                 RouteState::Suspended => Standing::Suspended,
                 RouteState::Gone => Standing::Gone,
             },
@@ -70,8 +75,19 @@ impl Route {
             body_bytes: from.body_bytes,
             limits: maker.buckets.of(from.tenant, &from.limits),
             cell: from.cell.clone(),
+            draining_ms: match from.state {
+                RouteState::Draining { grace_ms } => Some(grace_ms),
+                RouteState::Serving | RouteState::Held { .. } | RouteState::Suspended | RouteState::Gone => None,
+            },
             left,
         }
+    }
+}
+
+impl Route {
+    /// Within this time a long-lived connection to this member is to end, because it or the tenant is drained.
+    pub fn draining_ms(&self, member: MemberId) -> Option<u32> {
+        self.draining_ms.or_else(|| self.pool.draining_ms(member))
     }
 }
 
@@ -116,7 +132,7 @@ impl Tenant {
         let old = self.route();
         let stays = old.cell == from.cell
             && old.generation == from.generation
-            && matches!(from.state, RouteState::Serving | RouteState::Held { .. });
+            && matches!(from.state, RouteState::Serving | RouteState::Held { .. } | RouteState::Draining { .. });
         let left = if stays { old.left.clone() } else { maker.stop.child_token() };
         *self.route.borrow_mut() = Rc::new(Route::new(from, maker, left));
         if !stays {
@@ -138,6 +154,7 @@ impl Tenant {
             body_bytes: None,
             limits: old.limits.clone(),
             cell: old.cell.clone(),
+            draining_ms: None,
             left: old.left.clone(),
         };
         *self.route.borrow_mut() = Rc::new(gone);

@@ -1,4 +1,4 @@
-//! Connections that have switched to another protocol: bytes both ways, until one side ends or the tenant moves.
+//! Connections that have switched to another protocol: bytes both ways, until one side ends, the tenant moves or is drained.
 //!
 //! Never reads what is said; of a WebSocket it follows the frames, to end it between two of them.
 
@@ -10,12 +10,17 @@ use crate::{
 };
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use std::{io, rc::Rc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    pin::{Pin, pin},
+    rc::Rc,
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
 
 /// How long a frame may take to end, and a client to answer a close.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
@@ -29,10 +34,10 @@ pub struct Ends {
 }
 
 /// Carries until it ends, and counts what was carried.
-pub async fn run(ends: Ends, tenant: Rc<Tenant>, left: CancellationToken, _open: Connected, _busy: Busy) {
+pub async fn run(ends: Ends, tenant: Rc<Tenant>, farewell: impl Future<Output = ()>, _open: Connected, _busy: Busy) {
     let (Ok(client), Ok(member)) = tokio::join!(ends.client, ends.member) else { return };
     // Either side going away is the ordinary end.
-    let _ = carry(client, member, ends.websocket, &tenant, &left).await;
+    let _ = carry(client, member, ends.websocket, &tenant, pin!(farewell)).await;
 }
 
 async fn carry(
@@ -40,7 +45,7 @@ async fn carry(
     member: Upgraded,
     websocket: bool,
     tenant: &Tenant,
-    left: &CancellationToken,
+    farewell: Pin<&mut impl Future<Output = ()>>,
 ) -> io::Result<()> {
     let (mut client_read, mut client_write) = tokio::io::split(TokioIo::new(client));
     let (mut member_read, mut member_write) = tokio::io::split(TokioIo::new(member));
@@ -53,7 +58,7 @@ async fn carry(
             member_write.shutdown().await?;
             carried
         };
-        let down = down(&mut member_read, &mut client_write, &mut frames, tenant, left);
+        let down = down(&mut member_read, &mut client_write, &mut frames, tenant, farewell);
         tokio::pin!(up, down);
         tokio::select! {
             moved = &mut down => moved?,
@@ -73,19 +78,19 @@ async fn carry(
     client_write.shutdown().await
 }
 
-/// Member to client. `true`: ended because the tenant has left.
+/// Member to client. `true`: ended because it was to end.
 async fn down(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     frames: &mut Frames,
     tenant: &Tenant,
-    left: &CancellationToken,
+    mut farewell: Pin<&mut impl Future<Output = ()>>,
 ) -> io::Result<bool> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let read = tokio::select! {
             biased;
-            () = left.cancelled() => break,
+            () = farewell.as_mut() => break,
             read = from.read(&mut buffer) => read?,
         };
         if read == 0 {

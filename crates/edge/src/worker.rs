@@ -250,12 +250,19 @@ async fn keep(core: &Core, connection: impl Served, noticed: &Noticed, pulse: &P
     if stopping {
         connection.as_mut().finish_up();
     }
+    // One that comes while the edge is drained is answered once; ending it here would be before its request.
+    let winding_down = core.winding_down();
+    let mut winding = winding_down.is_cancelled();
     loop {
         tokio::select! {
             // Its error is the client's going away, or a request that hyper has answered 400 already.
             _ = connection.as_mut() => break,
             () = core.stop.cancelled(), if !stopping => {
                 stopping = true;
+                connection.as_mut().finish_up();
+            }
+            () = winding_down.cancelled(), if !winding => {
+                winding = true;
                 connection.as_mut().finish_up();
             }
             () = pulse.taken_back(TAKEN_BACK_MAX) => {

@@ -16,6 +16,7 @@
 mod audit;
 mod cells;
 mod costs;
+mod drains;
 mod edges;
 mod error;
 mod guard;
@@ -40,6 +41,7 @@ mod ways_back;
 pub use audit::{AuditEntry, NewAudit};
 pub use cells::{Cell, NewCell};
 pub use costs::{CellSpan, Invoice, InvoiceLine, InvoiceSource, Stay};
+pub use drains::{Drain, Drained};
 pub use edges::{Edge, EdgeSaid, HoldSaid, HoldWent};
 pub use error::{StoreError, Taken};
 pub use guard::{SeenFence, WorldAhead};

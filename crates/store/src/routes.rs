@@ -31,6 +31,8 @@ pub struct Route {
     pub hosts: Vec<Hostname>,
     /// Edges are to park what may write.
     pub hold: Option<RouteHold>,
+    /// No new requests; what is open is closed over this time.
+    pub draining_ms: Option<u32>,
     pub members: Vec<RouteMember>,
     pub body_bytes: Option<u64>,
     /// Of its plan, by class.
@@ -51,6 +53,8 @@ pub struct RouteMember {
     pub member: MemberId,
     pub service: ServiceName,
     pub address: String,
+    /// No new requests; what is open is closed over this time.
+    pub draining_ms: Option<u32>,
 }
 
 /// Routes that changed after some revision, and how far that brings their reader.
@@ -79,10 +83,12 @@ impl Store {
             r#"SELECT r.revision, t.id, t.name, t.key, t.plan, t.state, c.name AS cell, p.generation,
                       p.holding, p.hold_token, p.hold_policy, p.drain_ms, p.park_ms,
                       ARRAY(SELECT host FROM hosts h WHERE h.tenant_id = t.id ORDER BY host) AS "hosts!",
-                      (SELECT coalesce(jsonb_agg(jsonb_build_object('member', m.id, 'service', m.service, 'address', m.address)
+                      (SELECT coalesce(jsonb_agg(jsonb_build_object('member', m.id, 'service', m.service, 'address', m.address,
+                                                 'draining_ms', (SELECT grace_ms FROM drains WHERE kind = 'member' AND subject = m.id::text))
                                                  ORDER BY m.service, m.copy), '[]')
                        FROM members m WHERE m.cell_id = c.id AND m.service_role = 'web' AND m.state = 'healthy'
                                         AND m.wanted AND m.address IS NOT NULL) AS "members!",
+                      (SELECT grace_ms FROM drains WHERE kind = 'tenant' AND subject = t.id::text) AS draining_ms,
                       (pl.limits->>'body_bytes')::bigint AS body_bytes,
                       coalesce(pl.limits->'requests_per_minute', '{}') AS "requests_per_minute!"
                FROM routes r
@@ -118,6 +124,7 @@ impl Store {
                 revision: Revision::from_i64(r.revision),
                 hosts: r.hosts.into_iter().map(Hostname::new).collect::<Result<_, _>>()?,
                 hold,
+                draining_ms: r.draining_ms.map(i32::cast_unsigned),
                 members: serde_json::from_value(r.members)?,
                 body_bytes: r.body_bytes.and_then(|b| u64::try_from(b).ok()),
                 requests_per_minute: serde_json::from_value(r.requests_per_minute)?,
@@ -172,7 +179,7 @@ impl Tx {
     }
 
     /// The same for all tenants that a cell owns, where they have been published before.
-    pub(crate) async fn routes_publish_cell(&mut self, cell: CellId) -> Result<(), StoreError> {
+    pub async fn routes_publish_cell(&mut self, cell: CellId) -> Result<(), StoreError> {
         // The lock first: a tenant that arrives in this cell publishes either before, and is among those selected
         // below, or after our commit, and then sees what we stored.
         sqlx::query_scalar!("SELECT revision FROM route_head FOR UPDATE").fetch_one(&mut *self.inner).await?;

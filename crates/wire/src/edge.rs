@@ -37,6 +37,9 @@ pub struct EdgeSettings {
     /// Signs the cookies of sticky sessions, the same at every edge. Empty: nobody gets one.
     #[serde(default)]
     pub cookie_key: Hidden,
+    /// This edge is to lose its connections over this time: kept ones end after their request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining_ms: Option<u32>,
 }
 
 /// How requests are spread over the members of a service, and how an edge finds out which of them are well.
@@ -160,6 +163,10 @@ pub enum RouteState {
     Held {
         hold: Hold,
     },
+    /// New requests are answered 503; WebSockets and event streams are closed, spread over this time.
+    Draining {
+        grace_ms: u32,
+    },
     /// Answered 403 by the edge.
     Suspended,
     /// Answered 404, as if it had never been.
@@ -194,6 +201,9 @@ pub struct MemberAddress {
     pub service: ServiceName,
     /// `host:port`, plain HTTP inside one host or private network.
     pub address: String,
+    /// Gets no new requests; its WebSockets and event streams are closed, spread over this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining_ms: Option<u32>,
 }
 
 /// What an edge tells control: how far it is, and how holds went.

@@ -13,6 +13,7 @@ mod audit;
 mod cell;
 mod cost;
 mod decide;
+mod drain;
 mod key;
 mod moves;
 mod operation;
@@ -34,6 +35,7 @@ pub use decide::{
     Decision, DecisionAsk, FleetApplied, FleetApply, FleetMonth, FleetMove, FleetOpened, FleetPlan, FleetSimulate,
     FleetStarted, FleetStep, Flip, Profile, Refusal,
 };
+pub use drain::{Drain, DrainAsk};
 pub use key::{Key, KeyCreate, KeyCreated};
 pub use moves::{Move, MoveBeside, MoveBlocker, MoveLeft, MovePlan, MovePlanTable, MoveUnsure, WayBack};
 pub use operation::{

@@ -2,11 +2,13 @@
 
 use super::{
     CliError, Context,
+    drain::Drain,
     table::{Table, facts},
     tenant::Wait,
     units,
 };
-use berth_domain::{CellClass, CellName, ProviderName};
+use berth_client::Drainable;
+use berth_domain::{CellClass, CellName, MemberId, ProviderName};
 use berth_wire::{Cell as Shown, CellCreate};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
@@ -21,6 +23,14 @@ pub enum Cell {
     Show { cell: String },
     /// Let no new tenants in
     Drain { cell: String },
+    /// Give a member no new requests and let what is open end
+    DrainMember {
+        cell: String,
+        /// Its id, or its address as `berth cell show` lists it
+        member: String,
+        #[command(flatten)]
+        how: Drain,
+    },
     /// Remove an empty cell with its database
     Remove(Remove),
 }
@@ -75,9 +85,24 @@ impl Cell {
                     )
                 })
             }
+            Self::DrainMember { cell, member, how } => {
+                let member = find_member(cx, &cell, &member).await?;
+                how.run(cx, Drainable::Member { cell, member }).await
+            }
             Self::Remove(remove) => remove.run(cx).await,
         }
     }
+}
+
+async fn find_member(cx: &Context, cell: &str, which: &str) -> Result<MemberId, CliError> {
+    let members = cx.client.cell(cell).await?.members;
+    let is = |member: &&berth_wire::Member| member.id.to_string() == which || member.address.as_deref() == Some(which);
+    members.iter().find(is).map(|member| member.id).ok_or_else(|| {
+        CliError::request(
+            format!("cell `{cell}` has no member `{which}`"),
+            format!("`berth cell show {cell}` lists them with their addresses"),
+        )
+    })
 }
 
 impl Create {

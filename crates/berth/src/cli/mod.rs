@@ -13,6 +13,8 @@ mod config;
 mod context;
 mod cost;
 mod decide;
+mod drain;
+mod edge;
 mod error;
 mod fleet;
 mod key;
@@ -29,6 +31,7 @@ mod watch;
 
 pub use check::Variables as CheckVariables;
 pub use context::{Connection, Context};
+pub use edge::Edge as EdgeCommand;
 pub use error::CliError;
 pub use overview::OVERVIEW;
 
@@ -86,6 +89,9 @@ pub enum ApiCommand {
     /// Long work: created, moving, undoing, stuck
     #[command(subcommand)]
     Operation(operation::Operation),
+    /// Edges as the control plane knows them; the role `berth edge` carries these verbs
+    #[command(skip)]
+    Edge(edge::Edge),
     /// After the control database was restored from a backup: raise its counters above what the world has seen
     Recover(recover::Recover),
 }
@@ -106,6 +112,7 @@ pub async fn run(command: ApiCommand, cx: &Context) -> Result<(), CliError> {
         ApiCommand::Plan(plan) => plan.run(cx).await,
         ApiCommand::Key(key) => key.run(cx).await,
         ApiCommand::Operation(operation) => operation.run(cx).await,
+        ApiCommand::Edge(edge) => edge.run(cx).await,
         ApiCommand::Recover(recover) => recover.run(cx).await,
     }
 }

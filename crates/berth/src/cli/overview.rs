@@ -8,17 +8,17 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
   stack     berth apply                     apply berth.yaml; shows the difference and asks
             berth check                     what is wrong with it      berth config show schema
             berth plan      list show       prices, and the limits that come with them
-  tenants   berth tenant    create list show hosts sync suspend resume delete archives export
+  tenants   berth tenant    create list show hosts sync drain suspend resume delete archives export
             berth tenant    plan plan-move move   its plan and price; what a move would do; move it
             berth tenant    undo-move settle-move restore   back again; let it stay; from an archive
-  cells     berth cell      create list show drain remove
+  cells     berth cell      create list show drain drain-member remove
   placing   berth decide, berth fleet plan apply simulate   where a tenant belongs; where all do
             berth cost      months import forget phase guides   what a month cost, and who bore it
   work      berth operation list show watch retry abandon     access  berth key create list revoke
   mover     berth mover     discover rights plan run compare keep undo give-up settle  (no server)
   roles     berth demo      soak            the whole job on this machine; moves under kill -9
             berth serve                     API, dashboard, reconcilers, workers
-            berth edge                      the proxy in front of the cells
+            berth edge                      the proxy in front of the cells; `list`, `drain`
             berth recover                   after the control database came back from a backup
             berth completions SHELL         for your shell
 

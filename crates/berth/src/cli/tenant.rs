@@ -2,8 +2,8 @@
 
 mod screens;
 
-use super::{CliError, Context, watch};
-use berth_client::OperationFilter;
+use super::{CliError, Context, drain::Drain, watch};
+use berth_client::{Drainable, OperationFilter};
 use berth_domain::{CellName, Hostname, OperationId, PlanName, TenantKey, TenantName, TenantState, WayBackState};
 use berth_wire::{TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync};
 use clap::{Args, Subcommand};
@@ -40,6 +40,12 @@ pub enum Tenant {
     Export(Waited),
     /// Bring an archive's rows back; rows that are there stay as they are
     Restore(Restore),
+    /// Answer the tenant's new requests with 503 and let what is open end
+    Drain {
+        tenant: String,
+        #[command(flatten)]
+        how: Drain,
+    },
     /// Answer the tenant's requests with 403 until it is resumed
     Suspend(Waited),
     /// Serve a suspended tenant again
@@ -221,6 +227,7 @@ impl Tenant {
                 what.wait.finish(cx, begun).await
             }
             Self::Restore(what) => what.run(cx).await,
+            Self::Drain { tenant, how } => how.run(cx, Drainable::Tenant(tenant)).await,
             Self::Suspend(what) => {
                 let begun = cx.client.tenant_suspend(&what.tenant).await?;
                 what.wait.finish(cx, begun).await

@@ -1,9 +1,12 @@
 //! What an edge follows.
 
-use crate::world::{STACK, World, change, follow, read};
-use berth_control::{edges, status, tenants};
+use crate::world::{STACK, World, change, follow, read, read_tenant};
+use berth_control::{drains, edges, status, tenants};
 use berth_domain::{Balance, EdgeId, EdgeName, Revision, ServiceName};
-use berth_wire::edge::{EdgeAck, EdgeEvent, RouteState, TenantRoute};
+use berth_wire::{
+    DrainAsk,
+    edge::{EdgeAck, EdgeEvent, RouteState, TenantRoute},
+};
 use futures_util::{Stream, StreamExt};
 use std::{pin::Pin, time::Duration};
 use uuid::Uuid;
@@ -121,4 +124,80 @@ async fn an_edge_that_understands_settings_gets_them_first_and_again_when_the_st
     };
     assert_eq!((second.services[&web].balance, second.services[&web].eject), (Balance::Sticky, None));
     assert_eq!(second.cookie_key, first.cookie_key);
+}
+
+#[tokio::test]
+async fn a_drain_of_a_tenant_reaches_edges_in_words_that_they_know_and_is_taken_back() {
+    let world = World::new().await;
+    world.create("acme", "hobby").await;
+    let instance = EdgeId::new(Uuid::now_v7());
+    let stream = edges::routes(&world.app, &follow(), edge(), instance, Revision::default(), true).await.unwrap();
+    let mut new = Following(Box::pin(stream));
+    let mut old = Following::new(&world, Revision::default()).await;
+    new.routes().await;
+    old.routes().await;
+
+    let asked = DrainAsk { grace_s: Some(0) };
+    let drain = drains::tenant(&world.app, &change(), "acme", &asked).await.unwrap();
+    assert!(drain.draining && !drain.done, "{drain:?}");
+    assert_eq!(drain.waiting_for, [edge()]);
+    let (_, revision, routes) = new.routes().await;
+    assert_eq!(routes[0].state, RouteState::Draining { grace_ms: 0 });
+    assert_eq!(old.routes().await.2[0].state, RouteState::Suspended);
+    let ack = EdgeAck { instance, revision, holds: Vec::new() };
+    edges::acknowledge(&world.app, &follow(), edge(), ack).await.unwrap();
+    let shown = drains::show_tenant(&world.app, &read_tenant(), "acme").await.unwrap();
+    assert!(shown.done && shown.waiting_for.is_empty(), "{shown:?}");
+
+    let undone = drains::undo_tenant(&world.app, &change(), "acme").await.unwrap();
+    assert!(!undone.draining);
+    assert_eq!(new.routes().await.2[0].state, RouteState::Serving);
+    assert!(!drains::undo_tenant(&world.app, &change(), "acme").await.unwrap().draining, "twice is once");
+}
+
+#[tokio::test]
+async fn a_member_is_drained_unless_it_is_the_last_one() {
+    let world = World::new().await;
+    world.create("acme", "hobby").await;
+    let instance = EdgeId::new(Uuid::now_v7());
+    let stream = edges::routes(&world.app, &follow(), edge(), instance, Revision::default(), true).await.unwrap();
+    let mut following = Following(Box::pin(stream));
+    let members = following.routes().await.2.remove(0).members;
+    let (one, other) = (members[0].member, members[1].member);
+    let asked = DrainAsk::default();
+    drains::member(&world.app, &change(), "shared-1", one, &asked).await.unwrap();
+    let draining: Vec<_> = following.routes().await.2[0].members.iter().map(|m| m.draining_ms).collect();
+    assert_eq!(draining, [Some(30_000), None]);
+    let mut old = Following::new(&world, Revision::default()).await;
+    assert_eq!(old.routes().await.2[0].members.len(), 1, "an edge of an older version does not see it");
+    let refused = drains::member(&world.app, &change(), "shared-1", other, &asked).await.unwrap_err();
+    assert_eq!(refused.code(), "last_member");
+    drains::undo_member(&world.app, &change(), "shared-1", one).await.unwrap();
+    assert!(following.routes().await.2[0].members.iter().all(|m| m.draining_ms.is_none()));
+    drains::member(&world.app, &change(), "shared-1", other, &asked).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_edge_is_drained_and_the_others_hear_nothing_of_it() {
+    let world = World::new().await;
+    let stream = |name: &str| {
+        let (name, instance) = (name.parse().unwrap(), EdgeId::new(Uuid::now_v7()));
+        let app = world.app.clone();
+        async move { edges::routes(&app, &follow(), name, instance, Revision::default(), true).await.unwrap() }
+    };
+    let mut one = Following(Box::pin(stream("one").await));
+    assert!(matches!(one.next().await, EdgeEvent::Settings { settings } if settings.draining_ms.is_none()));
+    one.next().await;
+    // Without a name it is the only one there is; with two it has to be said.
+    let drain = drains::edge(&world.app, &change(), None, &DrainAsk { grace_s: Some(7) }).await.unwrap();
+    assert_eq!((drain.draining, drain.grace_s), (true, Some(7)));
+    assert!(matches!(one.next().await, EdgeEvent::Settings { settings } if settings.draining_ms == Some(7_000)));
+    let mut two = Following(Box::pin(stream("two").await));
+    assert!(matches!(two.next().await, EdgeEvent::Settings { settings } if settings.draining_ms.is_none()));
+    let refused = drains::edge(&world.app, &change(), None, &DrainAsk::default()).await.unwrap_err();
+    assert_eq!(refused.code(), "which_edge");
+    let nobody = drains::edge(&world.app, &change(), Some(&edge()), &DrainAsk::default()).await.unwrap_err();
+    assert_eq!(nobody.code(), "no_edge");
+    drains::undo_edge(&world.app, &change(), &"one".parse().unwrap()).await.unwrap();
+    assert!(matches!(one.next().await, EdgeEvent::Settings { settings } if settings.draining_ms.is_none()));
 }

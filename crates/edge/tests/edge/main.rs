@@ -5,6 +5,7 @@
 mod world;
 
 mod balance;
+mod drains;
 mod holds;
 mod limits;
 mod raw;

@@ -157,7 +157,7 @@ impl Control {
     /// Settings of the service `web`.
     pub fn set_web(&self, web: ServiceSettings) {
         let services = [(ServiceName::new("web").unwrap(), web)].into();
-        self.set(EdgeSettings { services, cookie_key: Hidden::new("a key".into()) });
+        self.set(EdgeSettings { services, cookie_key: Hidden::new("a key".into()), ..EdgeSettings::default() });
     }
 
     /// Publishes routes under the next revision, which is returned.
@@ -327,6 +327,7 @@ impl Member {
             member: MemberId::new(uuid::Uuid::from_u128(u128::from(self.address.port()))),
             service: ServiceName::new("web").unwrap(),
             address: self.address.to_string(),
+            draining_ms: None,
         }
     }
 
@@ -502,6 +503,10 @@ impl Client {
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         Self { sender }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
     }
 
     pub async fn ask(&mut self, method: Method, host: &str, path: &str, body: &str) -> Answer {

@@ -5,7 +5,7 @@ use berth_domain::{
     CellClass, CellState, MemberRole, MemberState, MovePhase, OperationState, ServiceRole, TenantState, WayBackState,
 };
 use berth_infra::Role;
-use berth_store::{HoldWent, InvoiceSource, MoveOutcome, Scope};
+use berth_store::{Drained, HoldWent, InvoiceSource, MoveOutcome, Scope};
 use berth_workflow::StepState;
 use std::collections::BTreeSet;
 
@@ -35,6 +35,7 @@ async fn every_check_lists_the_states_of_its_enum_and_no_other() {
         ("api_keys", "scope", Scope::WORDS),
         ("moves", "outcome", MoveOutcome::WORDS),
         ("invoices", "source", InvoiceSource::WORDS),
+        ("drains", "kind", Drained::WORDS),
         ("placements", "hold_policy", &["unsafe", "all"]),
     ] {
         wanted.push((table, column, words.iter().map(|w| (*w).to_owned()).collect()));

@@ -93,6 +93,7 @@ fn route(nth: usize, origin: u16) -> TenantRoute {
             member: MemberId::new(Uuid::from_u128(1)),
             service: name("web").parse().expect("a name"),
             address: format!("127.0.0.1:{origin}"),
+            draining_ms: None,
         }],
         body_bytes: Some(1 << 30),
         limits: vec![RouteLimit { class: name("api"), requests: 100_000, per_s: 1 }],
