@@ -112,6 +112,10 @@ pub enum ControlError {
     NoWayBack(TenantName),
     #[error("cell `{cell}` has no {what}, which the stack file's `data` asks for")]
     LacksBeside { cell: CellName, what: &'static str },
+    #[error("cell `{cell}` has an object that cannot travel by its name: {path:?}")]
+    OddObject { cell: CellName, path: String },
+    #[error("`data.redis.store` cannot become true while cells have a Redis that is a cache")]
+    CacheBecomesStore,
     #[error("tenant `{tenant}` has no archive {archive}")]
     NoArchive { tenant: TenantName, archive: OperationId },
     #[error("tenant `{tenant}` is {state}")]
@@ -282,6 +286,8 @@ impl ControlError {
             | Self::Operation(_)
             | Self::Hook { .. }
             | Self::LacksBeside { .. }
+            | Self::OddObject { .. }
+            | Self::CacheBecomesStore
             | Self::NoDatabase(_) => Kind::Conflict,
             Self::NoRoom { .. } | Self::CellFull { .. } => Kind::Full,
             Self::Stale(_) => Kind::Stale,
@@ -337,6 +343,8 @@ impl ControlError {
             Self::SameCell { .. } => "same_cell",
             Self::NoWayBack(_) => "no_way_back",
             Self::LacksBeside { .. } => "cell_lacks",
+            Self::OddObject { .. } => "object_name",
+            Self::CacheBecomesStore => "cache_becomes_store",
             Self::NoArchive { .. } => "no_archive",
             Self::LeftBehind { .. } => "rows_left_behind",
             Self::CellKeeps { .. } => "cell_keeps_rows",
@@ -416,6 +424,10 @@ impl ControlError {
             Self::AlreadyMoving { .. } => "`berth operation watch` follows it; `berth operation abandon` gives it up",
             Self::LacksBeside { .. } => {
                 "where the provider can make it, it comes by itself within seconds; `berth cell show` tells what keeps it"
+            }
+            Self::OddObject { .. } => "give it a name without a link, control characters or `#` and digits at its end",
+            Self::CacheBecomesStore => {
+                "what is in a cache is written nowhere and would be gone at its next start: keep it in Postgres, or begin with new cells"
             }
             Self::NoArchive { .. } => "`berth tenant archives` lists those there are",
             Self::TenantState { .. } | Self::NotNow { .. } => "`berth tenant show` tells what is being done with it",

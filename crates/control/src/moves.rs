@@ -62,6 +62,12 @@ pub async fn plan(
             let found = berth_mover::discover(&database, &rules(&in_force.stack.data)).await?;
             belonging(&mut shown, &found.tables, &found.shared, found.unsure, false);
             shown.blockers.extend(found.obstacles.iter().map(obstacle));
+            // Counted where they are: the other side does not exist yet.
+            let known = app.cell_database(&source).await?;
+            let here = beside(app, &in_force.stack.data, &known, (&known, true))?;
+            let (counted, obstacles) = berth_mover::count_beside(&here, &tenant.key).await?;
+            shown.beside = counted.iter().map(beside_shown).collect();
+            shown.blockers.extend(obstacles.iter().map(obstacle));
             return Ok(shown);
         }
     };
@@ -71,6 +77,7 @@ pub async fn plan(
         return Ok(shown);
     }
     let id = MoveId::new(tenants::fresh().uuid());
+    must_have_beside(app, [&source, &target]).await?;
     let spec = spec(app, id, &tenant, &source, &target).await?;
     match berth_mover::plan(&spec).await {
         Ok(found) => {
@@ -297,41 +304,85 @@ pub(crate) async fn spec(
         alone: target.class == CellClass::Dedicated,
         way_back: data.way_back_days > 0,
         way: Way::There,
-        beside: beside(app, data, (source, &source_database), (target, &target_database))?,
+        beside: beside(app, data, &source_database, (&target_database, target.class == CellClass::Dedicated))?,
         tuning: Tuning { drain_ms: crate::HOLD_DRAIN_MS, ..Tuning::default() },
         ahead: berth_mover::ReadAhead::default(),
     })
 }
 
-/// Keys and objects that travel with the rows.
-fn beside(
+/// The places of keys and objects in both cells, and the stack file's prefixes. A move goes on with those of its plan, so
+/// that a stack file applied meanwhile changes nothing of it.
+pub(crate) fn beside(
     app: &App,
     data: &berth_config::Data,
-    (source, from): (&Cell, &CellDatabase),
-    (target, to): (&Cell, &CellDatabase),
+    from: &CellDatabase,
+    (to, alone): (&CellDatabase, bool),
 ) -> Result<Beside, ControlError> {
-    let lacks = |cell: &Cell, what| ControlError::LacksBeside { cell: cell.name.clone(), what };
-    let mut beside = Beside::default();
-    if let Some(redis) = &data.redis {
-        beside.keys = Some(KeysBeside {
-            source: from.redis.clone().ok_or_else(|| lacks(source, "Redis"))?,
-            target: to.redis.clone().ok_or_else(|| lacks(target, "Redis"))?,
-            prefixes: redis.prefixes.clone(),
-            store: redis.store,
-            alone: target.class == CellClass::Dedicated,
-        });
+    let keys = from.redis.clone().zip(to.redis.clone()).map(|(source, target)| KeysBeside {
+        source,
+        target,
+        prefixes: data.redis.as_ref().map(|redis| redis.prefixes.clone()).unwrap_or_default(),
+        store: data.redis.as_ref().is_some_and(|redis| redis.store),
+        alone,
+    });
+    let objects = match (&from.objects, &to.objects) {
+        (Some(source), Some(target)) => Some(ObjectsBeside {
+            source: app.objects_at(source)?,
+            target: app.objects_at(target)?,
+            prefixes: data.objects.as_ref().map(|objects| objects.prefixes.clone()).unwrap_or_default(),
+        }),
+        _ => None,
+    };
+    Ok(Beside { keys, objects })
+}
+
+/// Refuses a plan between cells of which one lacks what the stack file asks for.
+pub(crate) async fn must_have_beside(app: &App, cells: [&Cell; 2]) -> Result<(), ControlError> {
+    let in_force = app.stack().await?;
+    let data = &in_force.stack.data;
+    for cell in cells {
+        let known = app.cell_database(cell).await?;
+        let lacks = |what| Err(ControlError::LacksBeside { cell: cell.name.clone(), what });
+        if data.redis.is_some() && known.redis.is_none() {
+            return lacks("Redis");
+        }
+        if data.objects.is_some() && known.objects.is_none() {
+            return lacks("place for objects");
+        }
+        if let Some(folder) = known.objects.as_deref().and_then(|url| url.strip_prefix("file://"))
+            && let Some(path) = odd_name(folder.to_owned()).await
+        {
+            return Err(ControlError::OddObject { cell: cell.name.clone(), path });
+        }
     }
-    if let Some(objects) = &data.objects {
-        let place = |cell, known: &CellDatabase| {
-            app.objects_at(known.objects.as_deref().ok_or_else(|| lacks(cell, "place for objects"))?)
-        };
-        beside.objects = Some(ObjectsBeside {
-            source: place(source, from)?,
-            target: place(target, to)?,
-            prefixes: objects.prefixes.clone(),
-        });
+    Ok(())
+}
+
+/// A file that a listing of objects would pass over or fail at: links, names that are not text, and those with only
+/// digits after a `#`, which are how parts of files are called while they are written.
+async fn odd_name(folder: String) -> Option<String> {
+    fn find(folder: &std::path::Path) -> Option<std::path::PathBuf> {
+        for entry in std::fs::read_dir(folder).ok()?.flatten() {
+            let name = entry.file_name();
+            let plain = name.to_str().is_some_and(|name| {
+                let part = name
+                    .split_once('#')
+                    .is_some_and(|(_, rest)| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()));
+                !part && !name.chars().any(char::is_control)
+            });
+            let kind = entry.file_type().ok()?;
+            if !plain || kind.is_symlink() {
+                return Some(entry.path());
+            }
+            let below = if kind.is_dir() { find(&entry.path()) } else { None };
+            if below.is_some() {
+                return below;
+            }
+        }
+        None
     }
-    Ok(beside)
+    let found = tokio::task::spawn_blocking(move || find(std::path::Path::new(&folder))).await;
+    found.ok().flatten().map(|path| path.display().to_string())
 }
 
 /// The first day that the tenant's plan keeps; none where it keeps everything, and on any way but down.

@@ -98,7 +98,12 @@ async fn check(app: &App, before: Option<&StackInForce>, new: &Stack) -> Result<
     for name in new.providers.keys() {
         app.provider_of(new, name.as_str())?;
     }
-    for cell in app.store().cell_list().await? {
+    let cells = app.store().cell_list().await?;
+    let store = |stack: &Stack| stack.data.redis.as_ref().map(|redis| redis.store);
+    if before.and_then(|before| store(&before.stack)) == Some(false) && store(new) == Some(true) && !cells.is_empty() {
+        return Err(ControlError::CacheBecomesStore);
+    }
+    for cell in cells {
         let Some(declared) = new.cells.get(&cell.name) else { continue };
         let is = format!("{} at {}", cell.class, cell.provider);
         let wanted = format!("{} at {}", declared.class, declared.provider);

@@ -46,7 +46,9 @@ pub async fn create(
     tx.tenant_insert(&new).await.map_err(|error| taken(error, &new))?;
     tx.placement_insert(id, cell).await?;
     set_hosts(&mut tx, id, &wanted.hosts).await?;
-    let holds_all = in_force.stack.services.values().any(|service| service.hold == berth_config::HoldPolicy::All);
+    // What a request that reads writes to Redis in the pause is fenced by nothing; of a cache that is no loss.
+    let holds_all = in_force.stack.data.redis.as_ref().is_some_and(|redis| redis.store)
+        || in_force.stack.services.values().any(|service| service.hold == berth_config::HoldPolicy::All);
     tx.placement_set_hold(id, holds_all, crate::HOLD_DRAIN_MS, crate::HOLD_PARK_MS).await?;
     let input = workflows::CreateTenant {
         tenant: id,

@@ -172,7 +172,7 @@ pub async fn release(
         }
         open = waiting;
     }
-    crate::beside::clear_target(&left, &mut client, row.token).await?;
+    Box::pin(crate::beside::clear_target(&left, plan, &mut client, row.token)).await?;
     let tables: Vec<_> = plan.tables.iter().map(|t| t.table.clone()).collect();
     fence.remove_triggers(&client, &tables, Duration::from_millis(spec.tuning.lock_wait_ms)).await?;
     fence::remove(&mut client, &fence).await?;

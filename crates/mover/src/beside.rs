@@ -7,9 +7,11 @@
 mod keys;
 mod objects;
 
+pub(crate) use objects::Known;
+
 use crate::prepare::hold_closed;
-use crate::sql::Doing;
-use crate::{Archives, MoveError, MoveSpec, Obstacle, Side};
+use crate::sql::{Doing, connect, ident};
+use crate::{Archives, DataRules, Endpoint, MoveError, MovePlan, MoveSpec, Obstacle, Side};
 use berth_domain::{TenantKey, Token};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -93,7 +95,7 @@ impl BesideKind {
     pub const fn says(self) -> &'static str {
         match self {
             Self::RedisKeys => {
-                "held at the edge, not fenced: a process that writes past the edge may lose what it writes in the pause"
+                "held at the edge, not fenced: what a process past the edge writes to the old Redis from the pause on is lost"
             }
             Self::Objects => {
                 "held at the edge, not fenced; where listing them takes over 20 ms, those written in the last moment follow after the cut-over"
@@ -118,16 +120,23 @@ fn trouble(side: Side, doing: &'static str) -> impl Fn(Box<dyn std::error::Error
 
 /// Looks at both sides: what is there, and what stands in the way. Changes nothing.
 pub(crate) async fn plan(spec: &MoveSpec, obstacles: &mut Vec<Obstacle>) -> Result<Vec<BesidePlan>, MoveError> {
-    let mut found = Vec::new();
-    if let Some(keys) = &spec.beside.keys {
-        ambiguous(&keys.prefixes, &spec.tenant, obstacles);
-        keys::plan(keys, &spec.tenant, &mut found, obstacles).await?;
-    }
-    if let Some(objects) = &spec.beside.objects {
-        ambiguous(&objects.prefixes, &spec.tenant, obstacles);
-        objects::plan(objects, &spec.tenant, &mut found).await?;
-    }
+    let (found, mut in_the_way) = count_beside(&spec.beside, &spec.tenant).await?;
+    obstacles.append(&mut in_the_way);
     Ok(found)
+}
+
+/// What lies in one cell, and what would be in the way of any move.
+pub async fn count_beside(beside: &Beside, tenant: &TenantKey) -> Result<(Vec<BesidePlan>, Vec<Obstacle>), MoveError> {
+    let (mut found, mut obstacles) = (Vec::new(), Vec::new());
+    if let Some(keys) = &beside.keys {
+        ambiguous(&keys.prefixes, tenant, &mut obstacles);
+        keys::plan(keys, tenant, &mut found, &mut obstacles).await?;
+    }
+    if let Some(objects) = &beside.objects {
+        ambiguous(&objects.prefixes, tenant, &mut obstacles);
+        objects::plan(objects, tenant, &mut found).await?;
+    }
+    Ok((found, obstacles))
 }
 
 fn ambiguous(prefixes: &[String], tenant: &TenantKey, obstacles: &mut Vec<Obstacle>) {
@@ -139,19 +148,74 @@ fn ambiguous(prefixes: &[String], tenant: &TenantKey, obstacles: &mut Vec<Obstac
     }
 }
 
-/// The keys that end in another tenant's prefix, of all keys in the root table: `1:2` beside the prefix `t:{tenant}:`.
-pub(crate) fn ends(spec: &MoveSpec) -> Vec<(String, char)> {
-    let keys = spec.beside.keys.iter().flat_map(|k| &k.prefixes);
-    let objects = spec.beside.objects.iter().flat_map(|o| &o.prefixes);
-    keys.chain(objects).filter_map(|prefix| Some((prefix.clone(), end_of_key(prefix)?))).collect()
+/// Looks through the tenants' keys of a database for one that holds what ends the key in a prefix: the keys of a tenant
+/// `1:2` lie under those of tenant `1` where the prefix is `t:{tenant}:`. Asked before anything is brought or removed.
+pub(crate) async fn must_be_told_apart(
+    client: &Client,
+    side: Side,
+    rules: &DataRules,
+    beside: &Beside,
+    obstacles: &mut Vec<Obstacle>,
+) -> Result<(), MoveError> {
+    let what = "reading the tenants' keys";
+    let keys = beside.keys.iter().flat_map(|k| &k.prefixes);
+    let objects = beside.objects.iter().flat_map(|o| &o.prefixes);
+    for prefix in keys.chain(objects) {
+        let Some(end) = end_of_key(prefix) else { continue };
+        let (root, key) = (rules.root.sql(), ident(&rules.key_column));
+        let there = client.query_one("select to_regclass($1) is not null", &[&root]).await.doing(side, what)?;
+        if !there.get::<_, bool>(0) {
+            continue;
+        }
+        let sql = format!("select {key}::text from {root} where position($1 in {key}::text) > 0 limit 1");
+        let row = client.query_opt(&sql, &[&end.to_string()]).await.doing(side, what)?;
+        obstacles.extend(row.map(|row| Obstacle::PrefixOfOthers { prefix: prefix.clone(), key: row.get(0) }));
+    }
+    Ok(())
 }
 
-/// The objects' first copy, beside that of the rows: what is there already in the same size and no older stays.
-pub(crate) async fn copy(spec: &MoveSpec) -> Result<(), MoveError> {
-    match &spec.beside.objects {
-        Some(objects) => objects::Follower::new(objects, &spec.tenant).round().await.map(drop),
-        None => Ok(()),
+async fn told_apart(spec: &MoveSpec, client: &Client, side: Side) -> Result<(), MoveError> {
+    let mut obstacles = Vec::new();
+    must_be_told_apart(client, side, &spec.rules, &spec.beside, &mut obstacles).await?;
+    if obstacles.is_empty() { Ok(()) } else { Err(MoveError::Obstacles(obstacles)) }
+}
+
+/// The prefixes of the plan: what was planned travels and goes, whatever the stack file says meanwhile.
+fn planned(plan: &MovePlan, what: BesideKind) -> Vec<String> {
+    plan.beside.iter().filter(|found| found.what == what).map(|found| found.prefix.clone()).collect()
+}
+
+fn gone(side: Side) -> MoveError {
+    let lost = std::io::Error::other("the plan says that something travels, and the cell has no place for it any more");
+    trouble(side, "looking for its place")(Box::new(lost))
+}
+
+fn keys_of<'s>(spec: &'s MoveSpec, plan: &MovePlan) -> Result<Option<(&'s KeysBeside, Vec<String>)>, MoveError> {
+    let prefixes = planned(plan, BesideKind::RedisKeys);
+    match &spec.beside.keys {
+        _ if prefixes.is_empty() => Ok(None),
+        Some(keys) => Ok(Some((keys, prefixes))),
+        None => Err(gone(Side::Target)),
     }
+}
+
+fn objects_of<'s>(spec: &'s MoveSpec, plan: &MovePlan) -> Result<Option<(&'s ObjectsBeside, Vec<String>)>, MoveError> {
+    let prefixes = planned(plan, BesideKind::Objects);
+    match &spec.beside.objects {
+        _ if prefixes.is_empty() => Ok(None),
+        Some(objects) => Ok(Some((objects, prefixes))),
+        None => Err(gone(Side::Target)),
+    }
+}
+
+/// The objects' first copy, before that of the rows. What it saw, the cut-over goes on from in the same process.
+pub(crate) async fn copy(spec: &MoveSpec, plan: &MovePlan) -> Result<(), MoveError> {
+    if let Some((objects, prefixes)) = objects_of(spec, plan)? {
+        let mut follower = objects::Follower::new(objects, prefixes, None);
+        follower.round().await?;
+        spec.ahead.keep_objects(follower.known());
+    }
+    Ok(())
 }
 
 /// Both, followed up to the cut-over.
@@ -162,14 +226,25 @@ pub(crate) struct Followers {
 
 impl Followers {
     /// Copies all keys; returns when what changed since is known from now on.
-    pub async fn start(spec: &MoveSpec, token: Token) -> Result<Self, MoveError> {
-        let keys = match &spec.beside.keys {
-            Some(keys) if !keys::same_place(keys).await? => {
-                Some(keys::Follower::start(keys, &spec.tenant, &spec.session_prefix(), token).await?)
+    pub async fn start(
+        spec: &MoveSpec,
+        plan: &MovePlan,
+        token: Token,
+        source: &Client,
+        target: &Client,
+    ) -> Result<Self, MoveError> {
+        if !plan.beside.is_empty() {
+            told_apart(spec, source, Side::Source).await?;
+            told_apart(spec, target, Side::Target).await?;
+        }
+        let keys = match keys_of(spec, plan)? {
+            Some((keys, prefixes)) if !keys::same_place(keys).await? => {
+                Some(keys::Follower::start(keys, prefixes, &spec.session_prefix(), token).await?)
             }
             _ => None,
         };
-        let objects = spec.beside.objects.as_ref().map(|o| objects::Follower::new(o, &spec.tenant));
+        let known = spec.ahead.take_objects();
+        let objects = objects_of(spec, plan)?.map(|(o, prefixes)| objects::Follower::new(o, prefixes, known));
         Ok(Self { keys, objects })
     }
 
@@ -199,8 +274,8 @@ impl Followers {
         };
         let objects = async {
             match objects {
-                // A listing that takes longer comes after the cut-over: see `sweep`.
-                Some(objects) if objects.listing() <= objects::IN_THE_PAUSE => objects.round().await.map(drop),
+                // A listing that takes longer comes after the cut-over: see `bring_late_objects`.
+                Some(objects) if objects.listing() <= objects::IN_THE_PAUSE => objects.last().await,
                 _ => Ok(()),
             }
         };
@@ -210,24 +285,41 @@ impl Followers {
             Err(_) => Ok(false),
         }
     }
+
+    /// When the last listing began, if that was before the pause: objects from then on may be missing.
+    pub fn late_since(&self) -> Option<jiff::Timestamp> {
+        self.objects.as_ref().and_then(objects::Follower::late_since)
+    }
 }
 
-/// After the cut-over: objects that were written in the last moment before it. Of two, the newer stays.
-pub async fn bring_late_objects(spec: &MoveSpec) -> Result<u64, MoveError> {
-    match &spec.beside.objects {
-        Some(objects) => objects::sweep(objects, &spec.tenant).await,
+/// After the cut-over and before anything else: objects that were written from `since` on, when the last listing before
+/// it began. Of two, the newer stays; what is there already is not written again.
+pub async fn bring_late_objects(spec: &MoveSpec, plan: &MovePlan, since: jiff::Timestamp) -> Result<u64, MoveError> {
+    match objects_of(spec, plan)? {
+        Some((objects, prefixes)) => objects::sweep(objects, &prefixes, since).await,
         None => Ok(0),
     }
 }
 
 /// Takes the tenant's keys and objects away from the target, which does not own it. `client`: a session there; before
 /// each batch it is looked at whether that is still so.
-pub(crate) async fn clear_target(spec: &MoveSpec, client: &mut Client, token: Token) -> Result<(), MoveError> {
+pub(crate) async fn clear_target(
+    spec: &MoveSpec,
+    plan: &MovePlan,
+    client: &mut Client,
+    token: Token,
+) -> Result<(), MoveError> {
     let what = "holding the target's fence";
-    if let Some(keys) = &spec.beside.keys
+    if plan.beside.is_empty() {
+        return Ok(());
+    }
+    told_apart(spec, client, Side::Target).await?;
+    // Whoever waits for the fence's row must not wait for a store that hangs.
+    client.batch_execute("set idle_in_transaction_session_timeout = '30s'").await.doing(Side::Target, what)?;
+    if let Some((keys, prefixes)) = keys_of(spec, plan)?
         && !keys::same_place(keys).await?
     {
-        let mut there = keys::There::of(&keys.target, Side::Target, &keys.prefixes, &spec.tenant).await?;
+        let mut there = keys::There::of(&keys.target, Side::Target, &prefixes).await?;
         while !there.is_empty() {
             let tx = client.transaction().await.doing(Side::Target, what)?;
             hold_closed(spec, &tx, token).await?;
@@ -235,10 +327,10 @@ pub(crate) async fn clear_target(spec: &MoveSpec, client: &mut Client, token: To
             tx.commit().await.doing(Side::Target, what)?;
         }
     }
-    if let Some(objects) = &spec.beside.objects
-        && !objects::same_place(objects, &spec.tenant).await?
+    if let Some((objects, prefixes)) = objects_of(spec, plan)?
+        && !objects::same_place(objects, &prefixes).await?
     {
-        let there = objects::There::of(&objects.target, Side::Target, &objects.prefixes, &spec.tenant).await?;
+        let there = objects::There::of(&objects.target, Side::Target, &prefixes).await?;
         for batch in there.batches() {
             let tx = client.transaction().await.doing(Side::Target, what)?;
             hold_closed(spec, &tx, token).await?;
@@ -249,20 +341,31 @@ pub(crate) async fn clear_target(spec: &MoveSpec, client: &mut Client, token: To
     Ok(())
 }
 
-/// A tenant that is deleted: its keys and objects where it lived.
+/// A tenant that is deleted: its keys and objects where it lived, which is `source` of both.
 pub async fn remove_all(
-    keys: Option<(&SecretString, &[String])>,
-    objects: Option<(&Archives, &[String])>,
+    endpoint: &Endpoint,
+    rules: &DataRules,
+    beside: &Beside,
     tenant: &TenantKey,
 ) -> Result<(), MoveError> {
-    if let Some((url, prefixes)) = keys {
-        let mut there = keys::There::of(url, Side::Source, prefixes, tenant).await?;
+    if beside.is_empty() {
+        return Ok(());
+    }
+    let client = connect(endpoint, Side::Source, "berth-remove").await?;
+    let mut obstacles = Vec::new();
+    must_be_told_apart(&client, Side::Source, rules, beside, &mut obstacles).await?;
+    if !obstacles.is_empty() {
+        return Err(MoveError::Obstacles(obstacles));
+    }
+    let of_tenant = |prefixes: &[String]| prefixes.iter().map(|p| prefix_of(p, tenant)).collect::<Vec<_>>();
+    if let Some(keys) = &beside.keys {
+        let mut there = keys::There::of(&keys.source, Side::Source, &of_tenant(&keys.prefixes)).await?;
         while !there.is_empty() {
             there.remove_some().await?;
         }
     }
-    if let Some((place, prefixes)) = objects {
-        let there = objects::There::of(place, Side::Source, prefixes, tenant).await?;
+    if let Some(objects) = &beside.objects {
+        let there = objects::There::of(&objects.source, Side::Source, &of_tenant(&objects.prefixes)).await?;
         for batch in there.batches() {
             there.remove(batch).await?;
         }

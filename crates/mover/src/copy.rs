@@ -53,7 +53,7 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
     crate::sequence::jump(&source, &target, plan).await?;
 
     // Before there is a slot, which would hold the server's log for as long.
-    crate::beside::copy(spec).await?;
+    Box::pin(crate::beside::copy(spec, plan)).await?;
     // Before the load: what is usual for the neighbours is how they fare without it.
     let pace = Pace::begin(spec, &spec.session_name(token)).await?;
     let mut maker = Replication::connect(&spec.source, &spec.session_name(token)).await?;

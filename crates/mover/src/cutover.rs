@@ -84,6 +84,9 @@ pub struct CutOver {
     /// When each part of the pause was over, in milliseconds from its beginning.
     #[serde(default)]
     pub timeline: Vec<(String, f64)>,
+    /// Objects from then on may not have been brought: see [`crate::bring_late_objects`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_objects_since: Option<jiff::Timestamp>,
 }
 
 /// Becomes the one worker that may act on this tenant. Also how a lost answer is settled: whatever an earlier token
@@ -133,7 +136,11 @@ pub async fn cut_over(
     let row = begin(spec, ownership).await?;
     match (row.phase, row.owner == spec.target_cell) {
         (MovePhase::Idle | MovePhase::Committed, true) => {
-            return forward(spec, ownership, edges, row, Record::default()).await;
+            // What the worker saw that committed is not known: everything of the last hour is looked at.
+            let hour = jiff::SignedDuration::from_hours(1);
+            let since = jiff::Timestamp::now().saturating_sub(hour).ok().filter(|_| !plan.beside.is_empty());
+            let record = Record { late_objects_since: since, ..Record::default() };
+            return forward(spec, ownership, edges, row, record).await;
         }
         (MovePhase::Running, false) => {}
         (phase, _) => return Err(Refusal::WrongPhase { phase }.into()),
@@ -169,6 +176,7 @@ pub async fn cut_over(
                     attempts: attempt,
                     clock: Some(cut.clock),
                     hold_token: Some(cut.hold_token),
+                    late_objects_since: cut.beside.as_ref().and_then(beside::Followers::late_since),
                     ready: Some((cut.fences.target, cut.target)),
                 };
                 return forward(spec, ownership, edges, row, record).await;
@@ -205,7 +213,8 @@ struct CutOverRun<'m> {
     comparer: Comparer<'m>,
     source: Client,
     target: Client,
-    beside: beside::Followers,
+    /// Keys and objects; none until they are followed, and none again when that broke off.
+    beside: Option<beside::Followers>,
     token: Token,
     /// The token that the hold of the last attempt named.
     hold_token: Token,
@@ -263,7 +272,7 @@ impl<'m> CutOverRun<'m> {
             comparer,
             source: connect(&spec.source, Side::Source, &name).await?,
             target: connect(&spec.target, Side::Target, &name).await?,
-            beside: beside::Followers::start(spec, row.token).await?,
+            beside: None,
             token: row.token,
             hold_token: row.token,
             clock: Clock::start(),
@@ -349,8 +358,14 @@ impl<'m> CutOverRun<'m> {
         if let Some(table) = bare.first() {
             return Err(MoveError::SchemaChanged { what: format!("a trigger of the fence on {table} is off") });
         }
-        if let Some(why) = self.beside.catch_up().await? {
-            return Ok(Some(why));
+        match Box::pin(self.catch_up_beside()).await {
+            Ok(None) => {}
+            Ok(Some(why)) => return Ok(Some(why)),
+            Err(error) if error.fault() == crate::Fault::Passing => {
+                self.beside = None;
+                return Ok(Some(error.to_string()));
+            }
+            Err(error) => return Err(error),
         }
         // Each round leaves what changed while it ran; the last rounds are the shortest.
         let mut open = usize::MAX;
@@ -375,6 +390,18 @@ impl<'m> CutOverRun<'m> {
         }
     }
 
+    async fn catch_up_beside(&mut self) -> Result<Option<String>, MoveError> {
+        if self.beside.is_none() && !self.plan.beside.is_empty() {
+            let followers =
+                beside::Followers::start(self.spec, self.plan, self.token, &self.source, &self.target).await?;
+            self.beside = Some(followers);
+        }
+        match &mut self.beside {
+            Some(beside) => beside.catch_up().await,
+            None => Ok(None),
+        }
+    }
+
     /// From the hold in force to the commit point.
     async fn pause(&mut self) -> Result<Attempt, MoveError> {
         let most = Duration::from_millis(self.spec.tuning.pause_most_ms);
@@ -393,9 +420,17 @@ impl<'m> CutOverRun<'m> {
             self.comparer.last_counts().await?;
             Ok(true)
         };
+        let limit = left();
+        let followers = &mut self.beside;
+        let last_beside = async {
+            match followers {
+                Some(followers) => Box::pin(followers.last(limit)).await,
+                None => Ok(true),
+            }
+        };
         let (caught_up, beside, ours, theirs, ahead) = tokio::try_join!(
             caught_up,
-            self.beside.last(left()),
+            last_beside,
             catalog::fingerprint(&self.source, Side::Source, &self.plan.tables),
             catalog::fingerprint(&self.target, Side::Target, &self.plan.tables),
             sequence::ahead(&self.source, &self.target, self.plan),
@@ -454,6 +489,7 @@ struct Record {
     attempts: u32,
     clock: Option<Clock>,
     hold_token: Option<Token>,
+    late_objects_since: Option<jiff::Timestamp>,
     /// A session in the target that is there already: making one takes milliseconds that users would wait.
     ready: Option<(Fence, Client)>,
 }
@@ -495,6 +531,7 @@ async fn forward(
         hold,
         late_edges,
         timeline,
+        late_objects_since: record.late_objects_since,
     })
 }
 

@@ -135,6 +135,8 @@ pub enum Obstacle {
     KeysOfAStore,
     #[error("the target's Redis may evict what the tenant keeps nowhere else (`maxmemory-policy` is `{policy}`)")]
     KeysEvicted { policy: String },
+    #[error("the target's Redis does not write what it is given to disk, and the tenant keeps it nowhere else")]
+    KeysNotKept,
     #[error("the {side}'s Redis is a cluster, whose keys cannot be followed over one connection")]
     KeysInCluster { side: Side },
     #[error("the target's Redis is version {target} and cannot take keys from version {source_version}")]
@@ -213,6 +215,7 @@ impl Obstacle {
                 "move it into a cell of its own, or into Postgres; `data.redis.store: false` where it is a cache".into()
             }
             Self::KeysEvicted { .. } => "CONFIG SET maxmemory-policy noeviction".into(),
+            Self::KeysNotKept => "CONFIG SET appendonly yes, and the same in its configuration".into(),
             Self::KeysInCluster { .. } => {
                 "give the cell a single Redis, or take `data.redis` out of the stack file: then its keys stay behind"
                     .into()

@@ -107,7 +107,7 @@ pub async fn retire(spec: &MoveSpec, plan: &MovePlan, moved: bool, token: Token)
     fence.register(&target, token).await?;
     fence::end_older_sessions(&target, Side::Target, &spec.session_prefix()).await?;
     clear_target(spec, plan, &mut target, token).await?;
-    crate::beside::clear_target(spec, &mut target, token).await?;
+    Box::pin(crate::beside::clear_target(spec, plan, &mut target, token)).await?;
     crate::bare::build_on(spec, plan, &target).await?;
     fence.remove_triggers(&target, &tables, lock_wait).await
 }

@@ -3,6 +3,7 @@
 //! Read under the snapshot of the copy, from which the stream goes on. So it may be compared with the target at any
 //! later time by whoever has followed the stream from its beginning: every key that has changed since is known.
 
+use crate::beside::Known;
 use crate::compare::{Pair, Snapshot, scan};
 use crate::sql::Doing;
 use crate::wal::Lsn;
@@ -13,7 +14,7 @@ use tokio_postgres::Client;
 /// The rows of a move's source as its copy found them, or the reading of them. Empty where another process copied: then
 /// the comparison reads them itself.
 #[derive(Clone, Default)]
-pub struct ReadAhead(Arc<Mutex<Option<Reading>>>);
+pub struct ReadAhead(Arc<Mutex<Option<Reading>>>, Arc<Mutex<Option<Known>>>);
 
 struct Reading {
     from: Lsn,
@@ -30,6 +31,17 @@ impl Drop for Reading {
 pub(crate) struct Rows {
     pub snapshot: Snapshot,
     pub tables: Vec<Vec<Pair>>,
+}
+
+impl ReadAhead {
+    /// Objects that the copy brought, for the cut-over to go on from.
+    pub(crate) fn keep_objects(&self, known: Option<Known>) {
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = known;
+    }
+
+    pub(crate) fn take_objects(&self) -> Option<Known> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl std::fmt::Debug for ReadAhead {

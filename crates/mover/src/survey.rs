@@ -61,7 +61,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
         estimated_s: 0.0,
     };
     retention::plan(spec, &mut plan, &mut obstacles);
-    plan.beside = beside::plan(spec, &mut obstacles).await?;
+    plan.beside = Box::pin(beside::plan(spec, &mut obstacles)).await?;
     // The root first, and alone: without it the other questions have no answer.
     let known = match plan.tables.first() {
         Some(_) => measure(spec, &mut plan, 0..1, &source, &target, &theirs, &mut obstacles).await?,
@@ -87,7 +87,8 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
         obstacles.push(Obstacle::NoTenant { table: root.table.clone(), key: spec.tenant.to_string() });
     }
     if obstacles.is_empty() {
-        ends_of_keys(spec, &source, &mut obstacles).await?;
+        beside::must_be_told_apart(&source, Side::Source, &spec.rules, &spec.beside, &mut obstacles).await?;
+        beside::must_be_told_apart(&target, Side::Target, &spec.rules, &spec.beside, &mut obstacles).await?;
     }
     plan.rows = plan.tables.iter().map(|t| t.rows).sum();
     plan.bytes = plan.tables.iter().map(|t| t.bytes).sum();
@@ -111,20 +112,6 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     plan.sequences = sequences(&source, &plan.tables).await?;
     plan.fingerprint = fingerprint(&source, Side::Source, &plan.tables).await?;
     Ok(plan)
-}
-
-/// A tenant `1:2` beside the prefix `t:{tenant}:` has its keys under those of tenant `1`.
-async fn ends_of_keys(spec: &MoveSpec, source: &Client, obstacles: &mut Vec<Obstacle>) -> Result<(), MoveError> {
-    for (prefix, end) in beside::ends(spec) {
-        let key = ident(&spec.rules.key_column);
-        let sql =
-            format!("select {key}::text from {} where position($1 in {key}::text) > 0 limit 1", spec.rules.root.sql());
-        let row = source.query_opt(&sql, &[&end.to_string()]).await.doing(Side::Source, "reading the tenants' keys")?;
-        if let Some(row) = row {
-            obstacles.push(Obstacle::PrefixOfOthers { prefix, key: row.get(0) });
-        }
-    }
-    Ok(())
 }
 
 pub(crate) async fn servers(

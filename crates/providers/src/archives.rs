@@ -27,7 +27,7 @@ pub fn folder(path: &Path) -> Result<Arc<dyn ObjectStore>, ProviderError> {
     let wrong = |error: &dyn std::error::Error| refused(format!("{}: {error}", path.display()));
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| wrong(&error))?;
     let store = LocalFileSystem::new_with_prefix(path).map_err(|error| wrong(&error))?;
-    Ok(Arc::new(store.with_automatic_cleanup(false)))
+    Ok(Arc::new(store.with_automatic_cleanup(false).with_fsync(true)))
 }
 
 #[cfg(feature = "s3")]

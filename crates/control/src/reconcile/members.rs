@@ -112,7 +112,11 @@ async fn database(app: &App, cell: &Cell) -> Result<(), ControlError> {
         // The stack file has come to ask for a Redis or objects after the cell was made.
         Observed::Present(known) if lacks(&wanted, &known) => {
             info!(cell = %cell.name, "cell {} gets what the stack file asks for beside its database", cell.name);
-            provider.ensure_database(&wanted).await.map_err(failed)?
+            // Its members are looked after all the same.
+            provider.ensure_database(&wanted).await.unwrap_or_else(|error| {
+                warn!(cell = %cell.name, %error, "cell {} does not get it; moves out of it and into it are refused", cell.name);
+                known
+            })
         }
         Observed::Present(database) => database,
         Observed::Absent => {

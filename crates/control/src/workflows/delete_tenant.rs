@@ -9,13 +9,13 @@ use super::{
 };
 use crate::{
     App, ControlError,
-    cell_access::{connect, failed},
-    ways_back,
+    cell_access::{self, connect, failed},
+    moves, ways_back,
 };
 use async_trait::async_trait;
 use berth_config::TableRef;
-use berth_domain::{TenantEvent, TenantId, TenantKey, WayBackState};
-use berth_infra::{CellDatabase, Role};
+use berth_domain::{TenantEvent, TenantId, WayBackState};
+use berth_infra::Role;
 use berth_store::Tx;
 use berth_wire::OperationResult;
 use berth_workflow::{Run, Step, StepError, TxStep, Workflow};
@@ -77,7 +77,11 @@ impl Step<App> for DeleteRows {
         if data.hooks.delete.is_some() {
             call(app, self.tenant, Call::Delete).await?;
         }
-        remove_beside(app, data, &database, &about.key).await?;
+        // Keys and objects go by prefix: nothing cascades to them.
+        let beside = moves::beside(app, data, &database, (&database, true))?;
+        let (endpoint, rules) = (cell_access::endpoint(&database), moves::rules(data));
+        let removed = berth_mover::remove_all(&endpoint, &rules, &beside, &about.key).await;
+        removed.map_err(ControlError::from)?;
         // A hook that left the root row has not deleted the tenant, whatever it answered.
         let client = connect(&cell.name, &database, Role::Mover).await?;
         let root = quoted(&data.root);
@@ -98,19 +102,6 @@ impl Step<App> for DeleteRows {
     async fn undo(&self, _app: &App, _made: Option<()>) -> Result<(), StepError> {
         Ok(())
     }
-}
-
-/// Keys and objects go by prefix: nothing cascades to them.
-async fn remove_beside(
-    app: &App,
-    data: &berth_config::Data,
-    database: &CellDatabase,
-    tenant: &TenantKey,
-) -> Result<(), StepError> {
-    let keys = data.redis.as_ref().and_then(|redis| Some((database.redis.as_ref()?, redis.prefixes.as_slice())));
-    let place = database.objects.as_deref().map(|url| app.objects_at(url)).transpose()?;
-    let objects = data.objects.as_ref().and_then(|objects| Some((place.as_ref()?, objects.prefixes.as_slice())));
-    berth_mover::remove_all(keys, objects, tenant).await.map_err(|error| ControlError::from(error).into())
 }
 
 fn quoted(table: &TableRef) -> String {

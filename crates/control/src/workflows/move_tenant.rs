@@ -7,9 +7,7 @@ use super::{MoveTenant, done, provision_cell, store, tenant::tenant};
 use crate::{App, archives, move_edges::TenantEdges, moves};
 use async_trait::async_trait;
 use berth_domain::{CellId, MoveId, MovePhase, TenantEvent, TenantId, WayBackState};
-use berth_mover::{
-    BesideKind, CutOver, Fault, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Watcher, Way,
-};
+use berth_mover::{CutOver, Fault, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Watcher, Way};
 use berth_store::{MoveFigures, MoveOutcome, MovePhaseTime, Tx};
 use berth_wire::OperationResult;
 use berth_workflow::{Cancelled, Reporter, Retry, Run, Step, StepError, TxStep};
@@ -42,12 +40,13 @@ pub(super) async fn run(run: &mut Run<App>, input: MoveTenant) -> Result<Operati
     // The owner changes inside this step: from its record on nobody can give the move up, and what is asked before
     // that is decided by the owner, in the undo of `Prepare`.
     let cut = run.step_of_no_return(CutOverStep { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
+    // Before there is a way back whose end would take them away.
+    if let Some(since) = cut.late_objects_since {
+        run.step(BringLateObjects { part: Arc::clone(&part), plan: Arc::clone(&plan), since }).await?;
+    }
     let days = run.step(Retention).await?;
     let way_back = WayBackRow { cells: (part.input.source, part.input.target), plan: Arc::clone(&plan), days };
     run.tx(RecordMove { tenant: part.input.tenant, id, way_back }).await?;
-    if plan.beside.iter().any(|found| found.what == BesideKind::Objects) {
-        run.step(BringLateObjects { part: Arc::clone(&part) }).await?;
-    }
     run.step(Retire { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
     if plan.tables.iter().any(|table| table.kept.is_some()) {
         run.step(ArchiveLeftBehind { part: Arc::clone(&part), plan }).await?;
@@ -106,7 +105,10 @@ impl Part {
         let ownership = app.store().ownership(tenant);
         let edges = TenantEdges::new(app.store().clone(), tenant);
         let forward = berth_mover::cut_over(spec, plan, &ownership, &edges, self).await;
-        forward.map_err(|error| failed(&error))?;
+        let cut = forward.map_err(|error| failed(&error))?;
+        if let Some(since) = cut.late_objects_since {
+            berth_mover::bring_late_objects(spec, plan, since).await.map_err(|error| failed(&error))?;
+        }
         let in_force = app.stack().await?;
         let mut tx = app.store().begin().await.map_err(store)?;
         tx.move_end(self.id, MoveOutcome::Moved, None).await.map_err(store)?;
@@ -261,6 +263,8 @@ impl Step<App> for PlanMove {
     type Output = MovePlan;
 
     async fn run(&self, app: &App) -> Result<MovePlan, StepError> {
+        let (source, target) = (app.cell(self.part.input.source).await?, app.cell(self.part.input.target).await?);
+        moves::must_have_beside(app, [&source, &target]).await?;
         let spec = self.part.spec(app).await?;
         self.part.progress(Progress::of(Phase::Plan));
         if spec.keep_from.is_some() && !spec.rules.retention.is_empty() {
@@ -380,6 +384,9 @@ impl Step<App> for Build {
 /// Objects that were written in the last moment before the cut-over and could not be listed within it.
 pub(super) struct BringLateObjects {
     pub part: Arc<Part>,
+    pub plan: Arc<MovePlan>,
+    /// When they were last listed.
+    pub since: Timestamp,
 }
 
 #[async_trait]
@@ -389,7 +396,7 @@ impl Step<App> for BringLateObjects {
 
     async fn run(&self, app: &App) -> Result<u64, StepError> {
         let spec = self.part.spec(app).await?;
-        berth_mover::bring_late_objects(&spec).await.map_err(|error| failed(&error))
+        berth_mover::bring_late_objects(&spec, &self.plan, self.since).await.map_err(|error| failed(&error))
     }
     async fn undo(&self, _app: &App, _made: Option<u64>) -> Result<(), StepError> {
         Ok(())

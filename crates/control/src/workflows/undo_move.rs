@@ -9,7 +9,7 @@ use super::{
 use crate::{App, ways_back::Unwatched};
 use async_trait::async_trait;
 use berth_domain::{MoveId, TenantEvent, TenantId, WayBackState};
-use berth_mover::{BesideKind, MovePlan, Ownership, Phase, Progress, Watcher, Way};
+use berth_mover::{MovePlan, Ownership, Phase, Progress, Watcher, Way};
 use berth_store::{MoveOutcome, Tx};
 use berth_wire::OperationResult;
 use berth_workflow::{Retry, Run, Step, StepError, TxStep};
@@ -34,10 +34,10 @@ pub(super) async fn run(run: &mut Run<App>, input: UndoMove) -> Result<Operation
     });
     run.step(BeginUndo { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
     let cut = run.step_of_no_return(CutOverStep { part: Arc::clone(&part), plan: Arc::clone(&plan) }).await?;
-    run.tx(RecordUndo { tenant: input.tenant, id, of: input.of }).await?;
-    if plan.beside.iter().any(|found| found.what == BesideKind::Objects) {
-        run.step(BringLateObjects { part: Arc::clone(&part) }).await?;
+    if let Some(since) = cut.late_objects_since {
+        run.step(BringLateObjects { part: Arc::clone(&part), plan: Arc::clone(&plan), since }).await?;
     }
+    run.tx(RecordUndo { tenant: input.tenant, id, of: input.of }).await?;
     run.step(ClearNewSide { part: Arc::clone(&part), plan }).await?;
     Ok(outcome(&part, &cut, "the tenant is back where it was", ""))
 }

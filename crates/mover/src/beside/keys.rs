@@ -15,9 +15,13 @@ use std::collections::HashSet;
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-const LIMIT: Duration = Duration::from_secs(5);
-/// Keys of one round trip.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// A key of hundreds of megabytes takes its time.
+const ANSWER_LIMIT: Duration = Duration::from_mins(1);
+/// Keys of one round trip, at most.
 const BATCH: usize = 200;
+/// Bytes that the keys of one round trip have together, if there is more than one of them.
+const BATCH_BYTES: u64 = 8 << 20;
 /// The pause may begin with so many keys still to be copied: two round trips.
 const LAST_MOST: usize = 2 * BATCH;
 const ROUNDS: u32 = 8;
@@ -39,8 +43,8 @@ async fn connect(
     let client = Client::open(info.set_redis_settings(settings)).map_err(&failed)?;
     let (pushed, messages) = unbounded_channel();
     let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(LIMIT))
-        .set_response_timeout(Some(LIMIT))
+        .set_connection_timeout(Some(CONNECT_LIMIT))
+        .set_response_timeout(Some(ANSWER_LIMIT))
         .set_push_sender(pushed);
     let connection = client.get_multiplexed_async_connection_with_config(&config).await.map_err(&failed)?;
     Ok((connection, messages))
@@ -53,6 +57,9 @@ pub(super) async fn plan(
     found: &mut Vec<BesidePlan>,
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<(), MoveError> {
+    if keys.prefixes.is_empty() {
+        return Ok(());
+    }
     if keys.store && !keys.alone {
         obstacles.push(Obstacle::KeysOfAStore);
     }
@@ -64,12 +71,15 @@ pub(super) async fn plan(
             obstacles.push(Obstacle::KeysInCluster { side });
         }
     }
-    // A dump is read by the same major version or a later one.
-    if theirs.major() < ours.major() || ours.major() < 6 {
+    // A dump is read by the version that wrote it and by later ones.
+    if theirs.release() < ours.release() || ours.release() < (6, 0) {
         obstacles.push(Obstacle::KeysVersion { source_version: ours.version, target: theirs.version });
     }
     if keys.store && theirs.policy != "noeviction" {
         obstacles.push(Obstacle::KeysEvicted { policy: theirs.policy });
+    }
+    if keys.store && !theirs.on_disk {
+        obstacles.push(Obstacle::KeysNotKept);
     }
     for prefix in &keys.prefixes {
         let there = scan(&mut source, Side::Source, &prefix_of(prefix, tenant)).await?;
@@ -92,7 +102,13 @@ pub(super) async fn same_place(keys: &KeysBeside) -> Result<bool, MoveError> {
     }
     let (mut source, _) = connect(&keys.source, Side::Source).await?;
     let (mut target, _) = connect(&keys.target, Side::Target).await?;
-    Ok(facts(&mut source, Side::Source).await?.run == facts(&mut target, Side::Target).await?.run)
+    let ours = facts(&mut source, Side::Source).await?.run;
+    let theirs = facts(&mut target, Side::Target).await?.run;
+    if ours.is_empty() || theirs.is_empty() {
+        let hidden = std::io::Error::other("it does not say its `run_id`, so two places cannot be told from one");
+        return Err(trouble(Side::Source, "asking Redis about itself")(Box::new(hidden)));
+    }
+    Ok(ours == theirs)
 }
 
 struct Facts {
@@ -101,11 +117,14 @@ struct Facts {
     version: String,
     cluster: bool,
     policy: String,
+    /// Every write goes to a file.
+    on_disk: bool,
 }
 
 impl Facts {
-    fn major(&self) -> u32 {
-        self.version.split('.').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+    fn release(&self) -> (u32, u32) {
+        let mut parts = self.version.split('.').map(|n| n.parse().unwrap_or(0));
+        (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
     }
 }
 
@@ -120,6 +139,7 @@ async fn facts(connection: &mut MultiplexedConnection, side: Side) -> Result<Fac
         version: line("redis_version"),
         cluster: line("cluster_enabled") == "1",
         policy: line("maxmemory_policy"),
+        on_disk: line("aof_enabled") == "1",
     })
 }
 
@@ -161,16 +181,11 @@ pub(super) struct There {
 }
 
 impl There {
-    pub async fn of(
-        url: &SecretString,
-        side: Side,
-        prefixes: &[String],
-        tenant: &TenantKey,
-    ) -> Result<Self, MoveError> {
+    pub async fn of(url: &SecretString, side: Side, prefixes: &[String]) -> Result<Self, MoveError> {
         let (mut connection, _) = connect(url, side).await?;
         let mut keys = Vec::new();
         for prefix in prefixes {
-            keys.extend(scan(&mut connection, side, &prefix_of(prefix, tenant)).await?);
+            keys.extend(scan(&mut connection, side, prefix).await?);
         }
         Ok(Self { connection, side, keys })
     }
@@ -207,7 +222,11 @@ async fn become_the_one(target: &mut MultiplexedConnection, sessions: &str, toke
     for line in list.lines() {
         let field = |key: &str| line.split(' ').find_map(|field| field.strip_prefix(key)?.strip_prefix('='));
         let (Some(id), Some(theirs)) = (field("id"), field("name")) else { continue };
-        if theirs.starts_with(sessions) && theirs != name {
+        let Some(other) = theirs.strip_prefix(sessions).and_then(|token| token.parse::<i64>().ok()) else { continue };
+        if other > token.as_i64() {
+            return Err(MoveError::Fenced { side: Side::Target, held: token });
+        }
+        if other < token.as_i64() {
             redis::cmd("CLIENT").arg("KILL").arg("ID").arg(id).query_async::<u64>(target).await.map_err(&failed)?;
         }
     }
@@ -227,11 +246,18 @@ pub(super) struct Follower {
 
 impl Follower {
     /// `sessions`: what this move's sessions are called; those of an earlier worker end here.
-    pub async fn start(keys: &KeysBeside, tenant: &TenantKey, sessions: &str, token: Token) -> Result<Self, MoveError> {
+    pub async fn start(
+        keys: &KeysBeside,
+        prefixes: Vec<String>,
+        sessions: &str,
+        token: Token,
+    ) -> Result<Self, MoveError> {
         let (mut source, messages) = connect(&keys.source, Side::Source).await?;
         let (mut target, _) = connect(&keys.target, Side::Target).await?;
         become_the_one(&mut target, sessions, token).await?;
-        let prefixes: Vec<String> = keys.prefixes.iter().map(|prefix| prefix_of(prefix, tenant)).collect();
+        // The server refuses a prefix that begins with another one, which is followed by that one already.
+        let outer = |one: &String| !prefixes.iter().any(|other| other != one && one.starts_with(other.as_str()));
+        let prefixes: Vec<String> = prefixes.iter().filter(|one| outer(one)).cloned().collect();
         let mut track = redis::cmd("CLIENT");
         track.arg("TRACKING").arg("ON").arg("BCAST");
         for prefix in &prefixes {
@@ -259,31 +285,52 @@ impl Follower {
     }
 
     async fn bring(&mut self, keys: &[Key]) -> Result<(), MoveError> {
-        for batch in keys.chunks(BATCH) {
-            let mut read = redis::pipe();
-            for key in batch {
-                read.cmd("DUMP").arg(key).cmd("PTTL").arg(key);
+        for some in keys.chunks(BATCH) {
+            let mut ask = redis::pipe();
+            for key in some {
+                ask.cmd("MEMORY").arg("USAGE").arg(key);
             }
-            let answers: Vec<Value> =
-                read.query_async(&mut self.source).await.map_err(redis(Side::Source, "reading keys"))?;
-            let mut write = redis::pipe();
-            for (key, answer) in batch.iter().zip(answers.chunks_exact(2)) {
-                match answer {
-                    // -2: it went between the two commands; its message follows.
-                    [Value::BulkString(value), Value::Int(ttl)] if *ttl != -2 => {
-                        // 0 means none to RESTORE, and is what PTTL says of the last millisecond.
-                        let ttl = if *ttl == -1 { 0 } else { (*ttl).max(1) };
-                        write.cmd("RESTORE").arg(key).arg(ttl).arg(value).arg("REPLACE").ignore();
-                    }
-                    _ => {
-                        write.cmd("UNLINK").arg(key).ignore();
-                    }
+            let sizes: Vec<Option<u64>> =
+                ask.query_async(&mut self.source).await.map_err(redis(Side::Source, "reading keys"))?;
+            let mut rest = some;
+            let mut sizes = sizes.into_iter().map(Option::unwrap_or_default).peekable();
+            while !rest.is_empty() {
+                let (mut bytes, mut many) = (0, 0);
+                while let Some(size) = sizes.next_if(|size| many == 0 || bytes + size <= BATCH_BYTES) {
+                    bytes += size;
+                    many += 1;
                 }
+                let (batch, after) = rest.split_at(many.clamp(1, rest.len()));
+                self.bring_batch(batch).await?;
+                rest = after;
             }
-            // A dump has a checksum, which RESTORE compares.
-            write.query_async::<()>(&mut self.target).await.map_err(redis(Side::Target, "writing keys"))?;
         }
         Ok(())
+    }
+
+    async fn bring_batch(&mut self, batch: &[Key]) -> Result<(), MoveError> {
+        let mut read = redis::pipe();
+        for key in batch {
+            read.cmd("DUMP").arg(key).cmd("PTTL").arg(key);
+        }
+        let answers: Vec<Value> =
+            read.query_async(&mut self.source).await.map_err(redis(Side::Source, "reading keys"))?;
+        let mut write = redis::pipe();
+        for (key, answer) in batch.iter().zip(answers.chunks_exact(2)) {
+            match answer {
+                // -2: it went between the two commands; its message follows.
+                [Value::BulkString(value), Value::Int(ttl)] if *ttl != -2 => {
+                    // 0 means none to RESTORE, and is what PTTL says of the last millisecond.
+                    let ttl = if *ttl == -1 { 0 } else { (*ttl).max(1) };
+                    write.cmd("RESTORE").arg(key).arg(ttl).arg(value).arg("REPLACE").ignore();
+                }
+                _ => {
+                    write.cmd("UNLINK").arg(key).ignore();
+                }
+            }
+        }
+        // A dump has a checksum, which RESTORE compares.
+        write.query_async::<()>(&mut self.target).await.map_err(redis(Side::Target, "writing keys"))
     }
 
     /// Reads what the server has said, and that it has said all there was to say: messages about a command go out with

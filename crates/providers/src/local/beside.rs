@@ -57,7 +57,7 @@ impl Clusters {
         Process::read(&run_file(&self.root, name)).is_some_and(|process| process.alive())
     }
 
-    /// Makes what the record lacks and starts what stands still. Members write objects, as whoever they are.
+    /// Makes what the record lacks and starts what stands still.
     pub(super) async fn ensure_beside(
         &self,
         name: &DatabaseName,
@@ -66,16 +66,23 @@ impl Clusters {
         objects: bool,
         memory_mb: u32,
     ) -> Result<(), ProviderError> {
+        if objects && self.member_user.is_some() {
+            // We are root, and would follow links that a member made.
+            return Err(ProviderError::Refused {
+                what: format!("a folder for the objects of {name}"),
+                reason:
+                    "members run as `member_user`: a folder that another user writes to is not read and written as root"
+                        .to_owned(),
+            });
+        }
         if objects {
             let folder = self.objects(name);
             files::folder(&folder, 0o700)?;
-            if let Some(user) = self.member_user {
-                chown(&folder, Some(user.uid), Some(user.gid))
-                    .map_err(ProviderError::io(format!("giving away `{}`", folder.display())))?;
-            }
             record.objects = true;
         }
-        if let Some(uses) = redis {
+        // One that is there is kept up, also when nobody asks for it any more: members have its address.
+        if let Some(uses) = redis.or_else(|| record.redis.as_ref().map(|known| known.uses)) {
+            program()?;
             let known = match record.redis.take() {
                 Some(known) => RedisRecord { uses, ..known },
                 None => RedisRecord {
