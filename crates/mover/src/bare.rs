@@ -107,7 +107,8 @@ pub async fn build(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn
         .await?
         .ok_or(MoveError::Fenced { side: Side::Target, held: token })?;
     fence.register(&target, token).await?;
-    fence.ensure_triggers(&target, plan, Duration::from_millis(spec.tuning.lock_wait_ms)).await?;
+    let lock_wait = Duration::from_millis(spec.tuning.lock_wait_ms);
+    fence.ensure_triggers(&target, plan, lock_wait, crate::fence::Firing::Always).await?;
     if spec.way_back { crate::back::open(spec, plan, &target, token).await } else { Ok(()) }
 }
 

@@ -100,6 +100,15 @@ fn triggers_on(table: &PlannedTable) -> i64 {
     1 + if table.tenant_column.is_some() { 4 } else { 0 } + if table.through.is_empty() { 0 } else { 3 }
 }
 
+/// For whom the fence's triggers fire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Firing {
+    /// For everybody, whatever a session is set to.
+    Always,
+    /// For everybody but sessions of replication, as the mover's are that load: a trigger a row would cost them dear.
+    ButForTheMover,
+}
+
 impl Fence {
     /// The tenant's fence, made if there is none yet: `gate` and `generation` only count then.
     pub async fn ensure(
@@ -182,6 +191,7 @@ impl Fence {
         client: &Client,
         plan: &MovePlan,
         lock_wait: Duration,
+        firing: Firing,
     ) -> Result<(), MoveError> {
         for table in &plan.tables {
             let mut tries = 0_u32;
@@ -189,7 +199,7 @@ impl Fence {
                 fence_rows::ensure_function(self, client, plan, table).await?;
             }
             loop {
-                match self.try_triggers(client, table, lock_wait).await {
+                match self.try_triggers(client, table, lock_wait, firing).await {
                     Ok(()) => break,
                     Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) && tries < 2_000 => {
                         client.batch_execute("rollback").await.doing(self.side, "making the fence's triggers")?;
@@ -214,30 +224,38 @@ impl Fence {
         client: &Client,
         table: &PlannedTable,
         lock_wait: Duration,
+        firing: Firing,
     ) -> Result<(), tokio_postgres::Error> {
         let prefix = format!("berth_{}", self.number);
-        let there: i64 = client
-            .query_one(
-                "select count(*) from pg_trigger where tgrelid = to_regclass($1) and tgname like $2",
+        let there = client
+            .query(
+                "select tgname::text, tgenabled = 'A' from pg_trigger where tgrelid = to_regclass($1) and tgname like $2",
                 &[&table.table.sql(), &format!("{}\\_%", prefix.replace('_', "\\_"))],
             )
-            .await?
-            .get(0);
-        if there >= triggers_on(table) {
-            return Ok(());
-        }
+            .await?;
         let on = table.table.sql();
+        let begin = format!("begin; set local lock_timeout = {};", lock_wait.as_millis());
+        let enable = |name: &str| format!("alter table {on} enable always trigger {};", ident(name));
+        if there.len() as i64 >= triggers_on(table) {
+            let weak: String = there.iter().filter(|t| !t.get::<_, bool>(1)).map(|t| enable(t.get(0))).collect();
+            if weak.is_empty() || firing == Firing::ButForTheMover {
+                return Ok(());
+            }
+            return client.batch_execute(&format!("{begin}{weak}commit")).await;
+        }
         let call = format!(
             "execute function berth.fence({}, {}, {})",
             self.number,
             self.sequence_oid,
             literal(self.tenant.as_str())
         );
-        let mut sql = format!("begin; set local lock_timeout = {};", lock_wait.as_millis());
+        let mut sql = begin;
         let mut trigger = |name: &str, event: &str, when: &str, call: &str| {
-            sql.extend([format!(
-                "create trigger {prefix}_{name} {event} on {on} {when} {call}; alter table {on} enable always trigger {prefix}_{name};"
-            )]);
+            let name = format!("{prefix}_{name}");
+            sql.extend([format!("create trigger {name} {event} on {on} {when} {call};")]);
+            if firing == Firing::Always {
+                sql.push_str(&enable(&name));
+            }
         };
         if let Some(column) = &table.tenant_column {
             let is = |row: &str| {

@@ -2,7 +2,7 @@
 //!
 //! Takes no lock that a neighbour waits for longer than the tuning says.
 
-use crate::fence::{self, Fence, Gate};
+use crate::fence::{self, Fence, Firing, Gate};
 use crate::sql::{Doing, connect, idents, literal};
 use crate::{MoveError, MovePlan, MoveSpec, Side, wal};
 use berth_domain::{Generation, Token};
@@ -45,9 +45,10 @@ pub async fn prepare(spec: &MoveSpec, plan: &MovePlan, generation: Generation, t
     let fences = fences(spec, &mut source, &mut target, generation, token).await?;
     let lock_wait = Duration::from_millis(spec.tuning.lock_wait_ms);
     fence::install_ddl_watch(&source).await?;
-    fences.source.ensure_triggers(&source, plan, lock_wait).await?;
-    // The target's triggers come after the load: until then nobody but the mover writes this tenant's rows there,
-    // and five triggers a table would be dead weight. An app that tried would be met by the check of `build`.
+    fences.source.ensure_triggers(&source, plan, lock_wait, Firing::Always).await?;
+    // Before the first row arrives: a worker of the target that polls a table of jobs sees them when they are copied, and
+    // would do the work that the source still does.
+    fences.target.ensure_triggers(&target, plan, lock_wait, Firing::ButForTheMover).await?;
     publish(spec, plan, &source, Side::Source).await
 }
 

@@ -131,3 +131,29 @@ async fn tenants_that_move_at_once_do_not_take_each_others_markers() {
         assert_eq!(there.get::<_, i64>(0), 300 + written);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_of_the_target_cannot_touch_rows_that_only_arrive() {
+    let two = Two::filled(200).await;
+    let spec = two.spec();
+    let ownership = MemoryOwnership::new();
+    let plan = berth_mover::plan(&spec).await.unwrap();
+    let row = berth_mover::begin(&spec, &ownership).await.unwrap();
+    berth_mover::prepare(&spec, &plan, row.generation, row.token).await.unwrap();
+    berth_mover::copy(&spec, &plan, row.token, &Watch::default()).await.unwrap();
+    let worker = two.client(&two.target, Role::App).await;
+    let see = "select count(*) from counters where customer_id = $1";
+    assert_eq!(worker.query_one(see, &[&two.tenant]).await.unwrap().get::<_, i64>(0), 5, "what it polls is there");
+    for sql in [
+        "update counters set amount = 100 where customer_id = $1",
+        "delete from counters where customer_id = $1",
+        "insert into counters (customer_id) values ($1)",
+    ] {
+        let refused = worker.execute(sql, &[&two.tenant]).await.unwrap_err();
+        assert_eq!(refused.code().unwrap().code(), "BF001", "{sql}");
+    }
+    // And the move goes on as if nobody had tried.
+    berth_mover::build(&spec, &plan, row.token, &Watch::default()).await.unwrap();
+    let moved = berth_mover::cut_over(&spec, &plan, &ownership, &common::NoEdges, &Watch::default()).await;
+    assert_eq!(moved.unwrap().rows_verified, plan.rows as u64);
+}
