@@ -8,8 +8,8 @@ use crate::{
     problem::{ApiResult, Problems},
 };
 use axum::{Json, extract::State};
-use berth_control::{Change, Read, cells};
-use berth_wire::{Cell, CellCreate, LogLine, Operation, Page};
+use berth_control::{Change, Read, cells, endpoints};
+use berth_wire::{Cell, CellAbilities, CellCreate, EndpointAdd, LogLine, Operation, Page};
 use serde::Deserialize;
 
 /// All cells with their members. Always the whole list.
@@ -41,6 +41,27 @@ pub struct Whole {
 pub async fn create(State(api): State<Api>, By(caller): By, Body(wanted): Body<CellCreate>) -> ApiResult<Accepted> {
     let permit = caller.may(Change)?;
     Ok(Accepted(cells::create(&api.app, &permit, wanted).await?))
+}
+
+/// Takes in a cell that exists already: looked at first, and never changed or removed.
+#[utoipa::path(post, path = "/v1/endpoints", tag = "cells", request_body = EndpointAdd,
+    params(("Idempotency-Key" = Option<String>, Header, description = "Carried out once under one key.")),
+    responses((status = 202, body = Operation), Problems))]
+pub async fn add(State(api): State<Api>, By(caller): By, Body(wanted): Body<EndpointAdd>) -> ApiResult<Accepted> {
+    let permit = caller.may(Change)?;
+    Ok(Accepted(endpoints::add(&api.app, &permit, wanted).await?))
+}
+
+/// What a cell's database lets Berth do, tried now: nothing of it stays there.
+#[utoipa::path(get, path = "/v1/cells/{cell}/abilities", tag = "cells", params(("cell" = String, Path)),
+    responses((status = 200, body = CellAbilities), Problems))]
+pub async fn abilities(
+    State(api): State<Api>,
+    By(caller): By,
+    Path(who): Path<String>,
+) -> ApiResult<Json<CellAbilities>> {
+    let permit = caller.may(Read)?;
+    Ok(Json(endpoints::abilities(&api.app, &permit, &who).await?))
 }
 
 /// One cell, by name or id.

@@ -126,6 +126,8 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(cells::show, cells::remove))
         .routes(routes!(cells::drain))
         .routes(routes!(cells::logs))
+        .routes(routes!(cells::abilities))
+        .routes(routes!(cells::add))
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::revoke))
         .routes(routes!(operations::list))

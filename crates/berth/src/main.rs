@@ -7,6 +7,7 @@ mod cli;
 mod demo;
 mod edge;
 mod fail;
+mod init;
 mod janitor;
 mod mover;
 mod serve;
@@ -34,6 +35,8 @@ struct Program {
 enum Command {
     #[command(flatten)]
     Api(ApiCommand),
+    /// The stack file of an application that runs already, from a look at its database
+    Init(init::Init),
     /// The control plane: API, dashboard, reconcilers, workers
     Serve(serve::Serve),
     /// The proxy in front of the cells
@@ -62,8 +65,12 @@ fn main() -> ExitCode {
             if let ApiCommand::Check(check) = &mut command {
                 check.variables = check_variables();
             }
+            if let ApiCommand::Cell(cli::Cell::Add(add)) = &mut command {
+                add.database = cell_database();
+            }
             api(command, program.common)
         }
+        Command::Init(options) => init::run(&options, program.common.json, &mover_variables()),
         Command::Serve(options) => role(|| serve::run(&options, serve_variables())),
         Command::Edge(mut options) => match options.verb.take() {
             Some(verb) => api(ApiCommand::Edge(verb), program.common),
@@ -136,7 +143,7 @@ fn api_key() -> Option<SecretString> {
     std::env::var("BERTH_API_KEY").ok().filter(|key| !key.is_empty()).map(SecretString::from)
 }
 
-/// Where the two sides of `berth mover` are, and the passwords there.
+/// Where the two sides of `berth mover` are, one of which `berth init` looks at, and the passwords there.
 #[expect(clippy::disallowed_methods, reason = "configuration is resolved here and nowhere below")]
 fn mover_variables() -> mover::Variables {
     let secret = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty()).map(SecretString::from);
@@ -153,6 +160,12 @@ fn mover_variables() -> mover::Variables {
 fn check_variables() -> cli::CheckVariables {
     let secret = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty()).map(SecretString::from);
     cli::CheckVariables { database: secret("DATABASE_URL"), redis: secret("REDIS_URL") }
+}
+
+/// The connection string of a cell that is taken in, where no file has it.
+#[expect(clippy::disallowed_methods, reason = "configuration is resolved here and nowhere below")]
+fn cell_database() -> Option<SecretString> {
+    std::env::var("BERTH_CELL_DATABASE").ok().filter(|url| !url.is_empty()).map(SecretString::from)
 }
 
 fn fail(error: &CliError) -> ExitCode {

@@ -3,11 +3,11 @@
 use crate::{Client, ClientError, Events, Lines};
 use berth_domain::{EdgeName, KeyId, MemberId, OperationId, OperationState, TenantState};
 use berth_wire::{
-    Abandon, Archive, AuditEntry, Cell, CellCreate, CostInvoice, CostMonth, Costs, Decision, DecisionAsk, Drain,
-    DrainAsk, EdgeView, Entitlements, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate, InvoiceImport,
-    Key, KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent, Overview, Page, PhaseAnswer,
-    PhaseAsk, PlanPrice, PlanView, Profile, Recovery, Stack, StackApplied, StackApply, SyncReport, Tenant,
-    TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
+    Abandon, Archive, AuditEntry, Cell, CellAbilities, CellCreate, CostInvoice, CostMonth, Costs, Decision,
+    DecisionAsk, Drain, DrainAsk, EdgeView, EndpointAdd, Entitlements, FleetApplied, FleetApply, FleetMonth, FleetPlan,
+    FleetSimulate, InvoiceImport, Key, KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent,
+    Overview, Page, PhaseAnswer, PhaseAsk, PlanPrice, PlanView, Profile, Recovery, Stack, StackApplied, StackApply,
+    SyncReport, Tenant, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
     edge::{EdgeAck, EdgeAckAnswer},
 };
 use http::Method;
@@ -164,6 +164,14 @@ impl Client {
 
     pub async fn cell_create(&self, wanted: &CellCreate) -> Result<Operation, ClientError> {
         self.write(Method::POST, "/v1/cells", wanted).await
+    }
+
+    pub async fn endpoint_add(&self, wanted: &EndpointAdd) -> Result<Operation, ClientError> {
+        self.write(Method::POST, "/v1/endpoints", wanted).await
+    }
+
+    pub async fn cell_abilities(&self, cell: &str) -> Result<CellAbilities, ClientError> {
+        self.get(&format!("/v1/cells/{}/abilities", escaped(cell))).await
     }
 
     pub async fn cell_drain(&self, cell: &str) -> Result<Cell, ClientError> {

@@ -3,11 +3,12 @@
 //! Sees the contracts of infrastructure and no adapter: the binary hands over how one is built.
 
 use crate::{ControlError, cell_access};
-use berth_config::{Environment, Stack};
-use berth_domain::{CellId, ProviderName};
+use berth_config::{Environment, Stack, Template};
+use berth_domain::{CellId, CellName, ProviderName};
 use berth_infra::{CellDatabase, Compute, Database, Provider, ProviderError};
 use berth_mover::Archives;
 use berth_store::{Cell, Store, Tx};
+use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use std::{
     collections::HashMap,
@@ -103,13 +104,27 @@ impl App {
     /// The provider of this name in the stack in force.
     pub async fn provider(&self, name: &str) -> Result<Provider, ControlError> {
         let in_force = self.stack().await?;
-        self.provider_of(&in_force.stack, name)
+        self.provider_of(&in_force.stack, name).await
     }
 
-    pub(crate) fn provider_of(&self, stack: &Stack, name: &str) -> Result<Provider, ControlError> {
+    pub(crate) async fn provider_of(&self, stack: &Stack, name: &str) -> Result<Provider, ControlError> {
         let section = ProviderName::new(name).ok().and_then(|name| stack.providers.get(&name));
         let section = section.ok_or_else(|| ControlError::NoProvider(name.to_owned()))?;
-        let settings = Value::Object(section.settings.clone());
+        let mut settings = section.settings.clone();
+        for setting in settings.values_mut() {
+            self.resolve(setting)?;
+        }
+        // What was said of single cells over the API stands beside what the stack file says of them.
+        let told = self.store().cell_settings(name).await?;
+        if !told.is_empty() {
+            let cells = settings.entry("cells").or_insert_with(|| Value::Object(serde_json::Map::new()));
+            for (cell, told) in told {
+                if let Some(cells) = cells.as_object_mut() {
+                    cells.insert(cell.to_string(), serde_json::from_str(told.expose_secret())?);
+                }
+            }
+        }
+        let settings = Value::Object(settings);
         let key = format!("{} {settings}", section.adapter);
         let mut built = self.inner.built.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(provider) = built.get(&key) {
@@ -120,6 +135,37 @@ impl App {
             .map_err(|source| ControlError::BadProvider { name: name.to_owned(), source })?;
         built.insert(key, provider.clone());
         Ok(provider)
+    }
+
+    /// A provider of the stack as it would be with these settings of one more cell. Not kept.
+    pub(crate) fn with_cell(
+        &self,
+        stack: &Stack,
+        provider: &ProviderName,
+        cell: &CellName,
+        settings: &Value,
+    ) -> Result<Provider, ProviderError> {
+        let refused =
+            |reason: &str| ProviderError::Refused { what: format!("provider `{provider}`"), reason: reason.to_owned() };
+        let section = stack.providers.get(provider).ok_or_else(|| refused("the stack file does not name it"))?;
+        let alone = serde_json::json!({ "cells": { cell.as_str(): settings } });
+        (self.inner.build)(&section.adapter, &alone).unwrap_or_else(|| Err(refused("it has no adapter")))
+    }
+
+    /// Puts variables in where a setting of an adapter names them: its passwords need not stand in the file.
+    fn resolve(&self, setting: &mut Value) -> Result<(), ControlError> {
+        match setting {
+            Value::String(text) if text.contains("${") => {
+                // What is no template is for the adapter to refuse.
+                if let Ok(template) = Template::new(text.clone()) {
+                    template.resolve(self.environment())?.expose_secret().clone_into(text);
+                }
+                Ok(())
+            }
+            Value::Array(items) => items.iter_mut().try_for_each(|item| self.resolve(item)),
+            Value::Object(settings) => settings.values_mut().try_for_each(|item| self.resolve(item)),
+            _ => Ok(()),
+        }
     }
 
     /// Where rows go that leave a tenant's cell for good.
@@ -150,6 +196,11 @@ impl App {
     pub async fn compute_of(&self, cell: &Cell) -> Result<Arc<dyn Compute>, ControlError> {
         let missing = || ControlError::NotOffered { provider: cell.provider.clone(), what: "compute" };
         self.provider(&cell.provider).await?.compute.ok_or_else(missing)
+    }
+
+    /// Whether a cell is run by somebody else: looked at and used, never made, changed or removed.
+    pub async fn is_foreign(&self, cell: &Cell) -> Result<bool, ControlError> {
+        Ok(self.provider(&cell.provider).await?.foreign)
     }
 
     /// How to log in to a cell's database, from the sealed record: it needs no answer of the provider.

@@ -188,6 +188,10 @@ pub enum ControlError {
     Hook { cell: CellName, hook: &'static str, message: String },
     #[error("cell `{0}` has no database yet")]
     NoDatabase(CellName),
+    #[error("cell `{cell}` is run by somebody else, and its database does not answer: {reason}")]
+    ForeignSilent { cell: CellName, reason: String },
+    #[error("the stack file has no provider for cells that exist already")]
+    NoEndpoints,
     #[error("the control database")]
     Store(#[source] StoreError),
     #[error("the journal")]
@@ -253,6 +257,7 @@ impl ControlError {
             | Self::WhichEdge(_)
             | Self::NoAdapter(_)
             | Self::NotOffered { .. }
+            | Self::NoEndpoints
             | Self::BadScope(_)
             | Self::BadKeyName
             | Self::BadMonth(_)
@@ -296,7 +301,7 @@ impl ControlError {
                 berth_mover::Fault::Passing => Kind::Provider,
                 berth_mover::Fault::Ours => Kind::Ours,
             },
-            Self::Provider { .. } | Self::CellDatabase { .. } => Kind::Provider,
+            Self::Provider { .. } | Self::CellDatabase { .. } | Self::ForeignSilent { .. } => Kind::Provider,
             Self::Store(error) if error.passes_by_itself() => Kind::Unavailable,
             Self::WorldAhead | Self::Journal(JournalError::Unreachable(_)) => Kind::Unavailable,
             Self::Store(_) | Self::Journal(_) | Self::Document(_) => Kind::Ours,
@@ -371,6 +376,8 @@ impl ControlError {
             Self::CellDatabase { .. } => "cell_database",
             Self::Hook { .. } => "hook_failed",
             Self::NoDatabase(_) => "no_database",
+            Self::ForeignSilent { .. } => "foreign_silent",
+            Self::NoEndpoints => "no_endpoints",
             Self::Store(_) => "control_database",
             Self::Journal(error) => error.kind(),
             Self::Document(_) => "damaged_document",
@@ -444,6 +451,8 @@ impl ControlError {
             }
             Self::Environment(_) => "set it where `berth serve` is started",
             Self::NoDatabase(_) => "wait until the cell is ready",
+            Self::ForeignSilent { .. } => "it is looked at again every second; whoever runs it starts it",
+            Self::NoEndpoints => "add `existing: { adapter: endpoint }` to `providers` and apply it",
             Self::Hook { .. } => "hooks are in the stack file under `data.hooks`; they have to bear being run twice",
             Self::BadStackFile(mistakes) => {
                 return Some(

@@ -18,6 +18,7 @@
 //! keys::{create(Change, &KeyCreate), list, revoke(Change, id), create_for_berth(app, name, scope), none_yet(app)}
 //! operations::{list(ReadTenant, &OperationFilter), show(ReadTenant, id), watch(ReadTenant, id) -> Stream, retry(Change, id),
 //!              abandon(Change, id, reason, force)}
+//! endpoints::{add(Change, EndpointAdd), abilities(Read, who)}
 //! decide::{decide(Read, &DecisionAsk), of_tenant(Read, who), profile(Read, who), set_profile(Change, who, Profile)}
 //! costs::{show(Read, month), months(Read, last), phase(Read, &PhaseAsk), import(Change, &InvoiceImport), forget(Change, month, provider),
 //!         plan_price(ReadTenant, who, &plan)}
@@ -49,6 +50,7 @@ pub mod costs;
 pub mod decide;
 pub mod drains;
 pub mod edges;
+pub mod endpoints;
 pub mod fleet;
 pub mod idempotency;
 pub mod keys;

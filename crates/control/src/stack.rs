@@ -96,7 +96,7 @@ async fn check(app: &App, before: Option<&StackInForce>, new: &Stack) -> Result<
         return Err(ControlError::OtherStack { runs, given });
     }
     for name in new.providers.keys() {
-        app.provider_of(new, name.as_str())?;
+        app.provider_of(new, name.as_str()).await?;
     }
     let cells = app.store().cell_list().await?;
     let store = |stack: &Stack| stack.data.redis.as_ref().map(|redis| redis.store);

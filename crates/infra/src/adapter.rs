@@ -9,6 +9,9 @@ pub struct Provider {
     pub database: Option<Arc<dyn Database>>,
     pub compute: Option<Arc<dyn Compute>>,
     pub reach: Option<Arc<dyn Reach>>,
+    /// What it shows was made by somebody else and is run by them: nothing is created, migrated, started, stopped or
+    /// deleted there, whatever is called.
+    pub foreign: bool,
 }
 
 impl fmt::Debug for Provider {
@@ -17,6 +20,7 @@ impl fmt::Debug for Provider {
             .field("database", &self.database.is_some())
             .field("compute", &self.compute.is_some())
             .field("reach", &self.reach.is_some())
+            .field("foreign", &self.foreign)
             .finish()
     }
 }

@@ -232,6 +232,125 @@ pub async fn a_run_keeps_its_output_and_its_time_limit(subject: impl Subject) {
     assert_eq!(slow.output, "begun\n");
 }
 
+/// A foreign adapter on trial: one cell exists at its place, and Berth did not make it.
+pub trait Existing: Send + Sync {
+    fn provider(&self) -> Provider;
+    fn cell(&self) -> CellSpec;
+    /// Its web member; the command is never run.
+    fn member(&self) -> MemberSpec {
+        let CellSpec { cell, shape, .. } = self.cell();
+        let service = ServiceName::new("web").expect("a test's name is one");
+        MemberSpec {
+            name: MemberName::of(&cell, &service, 0),
+            cell,
+            service,
+            index: 0,
+            command: vec!["nobody-runs-this".to_owned()],
+            env: Vec::new(),
+            port: 0,
+            health_path: Some("/health".to_owned()),
+            shape,
+        }
+    }
+}
+
+pub async fn what_nobody_declared_is_absent_and_not_made(there: impl Existing) {
+    let provider = there.provider();
+    let (database, compute) = (provider.database.unwrap(), provider.compute.unwrap());
+    let ghost = cell("ghost");
+    assert!(database.observe_database(&ghost.name).await.unwrap().is_absent());
+    let refused = database.ensure_database(&ghost).await.unwrap_err();
+    assert!(matches!(refused, ProviderError::Refused { .. }), "{refused}");
+    database.remove_database(&ghost.name).await.unwrap();
+    database.stop_database(&ghost.name).await.unwrap();
+    let name = MemberName::of(&ghost.cell, &there.member().service, 0);
+    assert!(compute.observe_member(&name).await.unwrap().is_absent());
+    let refused = compute.ensure_member(&MemberSpec { name, cell: ghost.cell, ..there.member() }).await.unwrap_err();
+    assert!(matches!(refused, ProviderError::Refused { .. }), "{refused}");
+}
+
+pub async fn what_exists_is_found_the_same_also_when_answers_are_lost(there: impl Existing) {
+    let faults = Faults::default();
+    let line = unreliable(there.provider(), &faults);
+    let (database, compute) = (line.database.unwrap(), line.compute.unwrap());
+    let spec = there.cell();
+    faults.next(Call::EnsureDatabase, Fault::LoseAnswer);
+    assert!(matches!(database.ensure_database(&spec).await, Err(ProviderError::NoAnswer { .. })));
+    faults.next(Call::EnsureDatabase, Fault::Twice);
+    let (a, b) = tokio::join!(database.ensure_database(&spec), database.ensure_database(&spec));
+    let (a, b) = (a.unwrap(), b.unwrap());
+    for role in Role::ALL {
+        assert_eq!(a.url(role).expose_secret(), b.url(role).expose_secret(), "{role:?}");
+    }
+    let Observed::Present(seen) = database.observe_database(&spec.name).await.unwrap() else { panic!("it is there") };
+    assert_eq!((seen.port, seen.version), (a.port, a.version));
+    let member = there.member();
+    let first = compute.ensure_member(&member).await.unwrap();
+    let healthy = until_healthy(&*compute, &member.name).await;
+    assert_eq!((&first.host, first.port, first.starts), (&healthy.host, healthy.port, 1));
+    assert_eq!(faults.left(), []);
+}
+
+pub async fn what_exists_is_never_stopped_or_removed_and_nothing_is_run_there(there: impl Existing) {
+    let provider = there.provider();
+    assert!(provider.foreign);
+    let (database, compute) = (provider.database.unwrap(), provider.compute.unwrap());
+    let (spec, member) = (there.cell(), there.member());
+    assert!(database.stop_database(&spec.name).await.is_err());
+    database.remove_database(&spec.name).await.unwrap();
+    compute.remove_member(&member.name).await.unwrap();
+    assert!(matches!(database.observe_database(&spec.name).await.unwrap(), Observed::Present(_)));
+    assert!(matches!(compute.observe_member(&member.name).await.unwrap(), Observed::Present(_)));
+    let run = RunSpec {
+        what: "migrate".to_owned(),
+        cell: spec.cell,
+        command: vec!["true".to_owned()],
+        env: Vec::new(),
+        time_limit: Duration::from_secs(5),
+        shape: Shape::default(),
+    };
+    assert!(matches!(compute.run_once(&run).await, Err(ProviderError::Refused { .. })));
+    // What a sweep would find, it would remove.
+    assert_eq!(database.list_databases().await.unwrap(), []);
+    assert_eq!(compute.list_members().await.unwrap(), []);
+}
+
+pub async fn reach_ends_inside_what_exists(there: impl Existing) {
+    let reach = there.provider().reach.unwrap();
+    let member = there.member();
+    let mut stream = reach.reach(ReachTarget::Member(&member.name), 0).await.unwrap();
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    let mut stream = reach.reach(ReachTarget::Database(&there.cell().name), 0).await.unwrap();
+    // Whether it speaks TLS: Postgres answers with one letter.
+    stream.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await.unwrap();
+    let mut letter = [0; 1];
+    stream.read_exact(&mut letter).await.unwrap();
+    assert!(letter == *b"N" || letter == *b"S", "{letter:?}");
+}
+
+/// The same for what is foreign.
+#[macro_export]
+macro_rules! conformance_foreign {
+    ($existing:path) => {
+        $crate::conformance_foreign!(@each $existing;
+            what_nobody_declared_is_absent_and_not_made
+            what_exists_is_found_the_same_also_when_answers_are_lost
+            what_exists_is_never_stopped_or_removed_and_nothing_is_run_there
+            reach_ends_inside_what_exists);
+    };
+    (@each $existing:path; $($promise:ident)+) => {
+        mod conformance {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $promise() {
+                $crate::conformance::$promise($existing().await).await;
+            })+
+        }
+    };
+}
+
 /// One test of each promise, of the subject that the given async function makes.
 #[macro_export]
 macro_rules! conformance {

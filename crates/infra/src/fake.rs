@@ -51,8 +51,11 @@ impl Fake {
     }
 
     pub fn provider(&self) -> Provider {
-        let inner =
-            Provider { database: Some(Arc::new(self.clone())), compute: Some(Arc::new(self.clone())), reach: None };
+        let inner = Provider {
+            database: Some(Arc::new(self.clone())),
+            compute: Some(Arc::new(self.clone())),
+            ..Provider::default()
+        };
         unreliable(inner, &self.faults)
     }
 

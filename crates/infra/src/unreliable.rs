@@ -94,6 +94,7 @@ pub fn unreliable(provider: Provider, faults: &Faults) -> Provider {
         database: provider.database.map(|inner| Arc::new(Line { inner, faults: faults() }) as Arc<dyn Database>),
         compute: provider.compute.map(|inner| Arc::new(Line { inner, faults: faults() }) as Arc<dyn Compute>),
         reach: provider.reach,
+        foreign: provider.foreign,
     }
 }
 

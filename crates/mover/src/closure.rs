@@ -412,7 +412,7 @@ fn unsure(
 }
 
 /// What one row of a table is called in a column's name: `companies` has `company_id`.
-fn names_of_one(table: &str) -> Vec<String> {
+pub(crate) fn names_of_one(table: &str) -> Vec<String> {
     let table = table.to_lowercase();
     let mut names = vec![table.clone()];
     if let Some(stem) = table.strip_suffix("ies") {

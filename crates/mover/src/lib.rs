@@ -6,6 +6,7 @@
 //!
 //! Never knows `store`: who owns a tenant is asked and changed through [`Ownership`], edges through [`Edges`].
 
+mod abilities;
 mod alone;
 mod archive;
 mod back;
@@ -22,6 +23,7 @@ mod fence;
 mod fence_rows;
 mod follow;
 mod hash;
+mod look;
 mod owned;
 mod ownership;
 mod pace;
@@ -38,6 +40,7 @@ mod survey;
 mod taken;
 mod wal;
 
+pub use abilities::{Ability, abilities};
 pub use alone::{TableComparison, compare, forget, lacks, place, unfence};
 pub use archive::{
     Archive, ArchivedColumn, ArchivedTable, Archives, Contents, Restored, archive, export, list as list_archives,
@@ -55,6 +58,7 @@ pub use copy::{Copied, copy};
 pub use cutover::{CutOver, EdgeTrouble, Edges, HoldFigures, begin, cut_over, give_up, take};
 pub use error::{Fault, MoveError, Obstacle, Side, TableName, refusal_detail};
 pub use fence::fences;
+pub use look::{HostColumn, Look, RootGuess, ServerSeen, TableSeen, look};
 pub use object_store::path::Path as ArchivePath;
 pub use ownership::{Change, Control, Ownership, Refusal, Verdict};
 pub use plan::{

@@ -122,6 +122,7 @@ impl Local {
             database: Some(Arc::new(self.clone())),
             compute: Some(Arc::new(self.clone())),
             reach: Some(Arc::new(self.clone())),
+            foreign: false,
         }
     }
 }

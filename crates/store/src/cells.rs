@@ -8,6 +8,7 @@ use serde_json::Value;
 
 /// Where a sealed access belongs, see `seal.rs`.
 const ACCESS: &str = "cells.access";
+const SETTINGS: &str = "cells.settings";
 
 #[derive(Clone, Debug)]
 pub struct Cell {
@@ -127,6 +128,19 @@ impl Store {
         Ok(Some(self.sealer.open(ACCESS, id.uuid(), &Sealed { bytes, key_version })?))
     }
 
+    /// What the adapter of a provider was told of single cells, unsealed, by their names.
+    pub async fn cell_settings(&self, provider: &str) -> Result<Vec<(CellName, SecretString)>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT id, name, settings_sealed AS "bytes!", settings_key_version AS "key_version!" FROM cells
+               WHERE provider = $1 AND settings_sealed IS NOT NULL AND state NOT IN ('removed', 'failed') ORDER BY name"#,
+            provider
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let open = |id, bytes, key_version| self.sealer.open(SETTINGS, id, &Sealed { bytes, key_version });
+        rows.into_iter().map(|r| Ok((CellName::new(r.name)?, open(r.id, r.bytes, r.key_version)?))).collect()
+    }
+
     /// Stored outside a transaction of the caller's, since it follows a remote change and is itself repeatable.
     pub async fn cell_set_access(&self, id: CellId, access: &SecretString) -> Result<(), StoreError> {
         let sealed = self.sealer.seal(ACCESS, id.uuid(), access);
@@ -173,6 +187,25 @@ impl Tx {
         Ok(())
     }
 
+    /// What the adapter is to know of a cell that was just inserted, sealed under the store's key.
+    pub async fn cell_set_settings(
+        &mut self,
+        store: &Store,
+        id: CellId,
+        settings: &SecretString,
+    ) -> Result<(), StoreError> {
+        let sealed = store.sealer.seal(SETTINGS, id.uuid(), settings);
+        sqlx::query!(
+            "UPDATE cells SET settings_sealed = $2, settings_key_version = $3 WHERE id = $1",
+            id.uuid(),
+            sealed.bytes,
+            sealed.key_version
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
     /// The cell, locked until the transaction ends: nobody else places a tenant in it, drains or removes it
     /// meanwhile. Whoever counts tenants to decide on room calls this first.
     pub async fn cell_lock(&mut self, id: CellId) -> Result<Option<Cell>, StoreError> {
@@ -212,9 +245,14 @@ impl Tx {
 
     /// Forgets how to log in: the database is gone, and its passwords need not outlive it.
     pub async fn cell_clear_access(&mut self, id: CellId) -> Result<(), StoreError> {
-        sqlx::query!("UPDATE cells SET access_sealed = NULL, access_key_version = NULL WHERE id = $1", id.uuid())
-            .execute(&mut *self.inner)
-            .await?;
+        sqlx::query!(
+            "UPDATE cells SET access_sealed = NULL, access_key_version = NULL, settings_sealed = NULL,
+                              settings_key_version = NULL
+             WHERE id = $1",
+            id.uuid()
+        )
+        .execute(&mut *self.inner)
+        .await?;
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use berth_domain::{
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use utoipa::ToSchema;
 
 /// `POST /v1/cells`.
@@ -28,6 +29,64 @@ pub struct CellCreate {
     #[serde(default)]
     #[schema(minimum = 1, maximum = 100_000)]
     pub max_tenants: Option<u32>,
+}
+
+/// `POST /v1/endpoints`: a cell that exists already and is run by somebody else.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointAdd {
+    #[schema(schema_with = schema::name)]
+    pub name: CellName,
+    #[schema(schema_with = schema::cell_class)]
+    pub class: CellClass,
+    /// Where its application answers: scheme, host and port.
+    #[schema(min_length = 1, max_length = 300)]
+    pub url: String,
+    /// Its Postgres as a connection string with the password. Kept sealed, and never answered.
+    #[schema(min_length = 1, max_length = 2000)]
+    pub database: String,
+    /// The path that proves that the application is well; absent: that of the stack's web service.
+    #[serde(default)]
+    #[schema(max_length = 1024)]
+    pub health: Option<String>,
+    /// A provider of the stack file with the adapter `endpoint`; absent: its only one.
+    #[serde(default)]
+    #[schema(schema_with = schema::name_or_none, required = false)]
+    pub provider: Option<ProviderName>,
+    #[serde(default)]
+    #[schema(max_length = 40)]
+    pub region: Option<String>,
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 100_000)]
+    pub max_tenants: Option<u32>,
+}
+
+impl fmt::Debug for EndpointAdd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndpointAdd").field("name", &self.name).field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+/// `GET /v1/cells/{cell}/abilities`: what a cell's database lets Berth do, tried at that moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CellAbilities {
+    #[schema(schema_with = schema::name)]
+    pub cell: CellName,
+    pub items: Vec<CellAbility>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CellAbility {
+    /// A stable word, such as `reads_changes`.
+    pub ability: String,
+    /// What it is for.
+    pub means: String,
+    pub can: bool,
+    /// Why not.
+    pub because: Option<String>,
+    /// What gives it.
+    pub remedy: Option<String>,
 }
 
 /// A cell as it is now.

@@ -1,7 +1,7 @@
 //! What Berth says over the wire: public requests and answers, and the stream that edges follow.
 //!
 //! The only types we promise to others: they change compatibly. No behaviour here, and no secret except an API
-//! key in the one answer that shows it. Requests refuse keys they do not know, so that a typing mistake is an
+//! key in the one answer that shows it and the connection string of an endpoint in the one request that takes it in. Requests refuse keys they do not know, so that a typing mistake is an
 //! error and never a silent default; answers may grow, so clients must not.
 //!
 //! A figure that nobody measured or computed is absent (`null`), never 0.
@@ -26,7 +26,7 @@ mod tenant;
 
 pub use archive::{Archive, ArchivedTable};
 pub use audit::AuditEntry;
-pub use cell::{Cell, CellCreate, LogLine, Member};
+pub use cell::{Cell, CellAbilities, CellAbility, CellCreate, EndpointAdd, LogLine, Member};
 pub use cost::{
     CostAdvice, CostBudget, CostCell, CostForecast, CostInvoice, CostMonth, CostRow, Costs, InvoiceImport, InvoiceLine,
     PhaseAnswer, PhaseAsk, PhaseTrigger, PlanPrice, PlanSide,

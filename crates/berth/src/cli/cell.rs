@@ -9,18 +9,24 @@ use super::{
 };
 use berth_client::Drainable;
 use berth_domain::{CellClass, CellName, MemberId, ProviderName};
-use berth_wire::{Cell as Shown, CellCreate};
+use berth_wire::{Cell as Shown, CellAbilities, CellCreate, EndpointAdd};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
+use secrecy::{ExposeSecret as _, SecretString};
+use std::{fs, io, path::PathBuf};
 
 #[derive(Subcommand, Debug)]
 pub enum Cell {
     /// Make a cell: a Postgres of its own and a member for each service
     Create(Create),
+    /// Take in a cell that exists: its application's URL and its Postgres, looked at and never changed
+    Add(Add),
     /// All cells
     List,
     /// One cell with its members
     Show { cell: String },
+    /// What a cell's database lets Berth do, found out by trying; nothing of it stays there
+    Abilities { cell: String },
     /// Let no new tenants in
     Drain { cell: String },
     /// Give a member no new requests and let what is open end
@@ -54,6 +60,39 @@ pub struct Create {
 }
 
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  berth cell add existing-1 --endpoint http://10.0.0.5:8000 --database-file /run/secrets/shop\n  BERTH_CELL_DATABASE=postgres://… berth cell add existing-1 --endpoint http://10.0.0.5:8000"
+)]
+pub struct Add {
+    name: CellName,
+    /// Where its application answers, as http://host:port
+    #[arg(long, value_name = "URL")]
+    endpoint: String,
+    /// The file with its connection string, `-` for standard input; or all of it in BERTH_CELL_DATABASE
+    #[arg(long, value_name = "FILE")]
+    database_file: Option<PathBuf>,
+    /// The path that proves it is well; otherwise that of the stack's web service
+    #[arg(long, value_name = "PATH")]
+    health: Option<String>,
+    /// shared, pool or dedicated
+    #[arg(long, default_value = "shared")]
+    class: CellClass,
+    /// A provider of the stack file with the adapter `endpoint`; not needed where there is only one
+    #[arg(long)]
+    provider: Option<ProviderName>,
+    #[arg(long)]
+    region: Option<String>,
+    /// How many tenants fit
+    #[arg(long)]
+    max_tenants: Option<u32>,
+    #[command(flatten)]
+    wait: Wait,
+    /// Never an argument: every user of the machine could read it. Resolved by `main`.
+    #[arg(skip)]
+    pub database: Option<SecretString>,
+}
+
+#[derive(Args, Debug)]
 pub struct Remove {
     cell: String,
     /// Show what would be removed and stop
@@ -67,6 +106,11 @@ impl Cell {
     pub async fn run(self, cx: &Context) -> Result<(), CliError> {
         match self {
             Self::Create(create) => create.run(cx).await,
+            Self::Add(add) => add.run(cx).await,
+            Self::Abilities { cell } => {
+                let abilities = cx.client.cell_abilities(&cell).await?;
+                cx.show(&abilities, can)
+            }
             Self::List => {
                 let cells = cx.client.cells().await?;
                 cx.show(&cells, |cells| list(cells))
@@ -117,6 +161,52 @@ impl Create {
         let begun = cx.client.cell_create(&wanted).await?;
         self.wait.finish(cx, begun).await
     }
+}
+
+impl Add {
+    async fn run(self, cx: &Context) -> Result<(), CliError> {
+        let database = match &self.database_file {
+            Some(path) if path.as_os_str() == "-" => io::read_to_string(io::stdin()),
+            Some(path) => fs::read_to_string(path),
+            None => match &self.database {
+                Some(database) => Ok(database.expose_secret().to_owned()),
+                None => {
+                    let hint = "name a file with `--database-file`, or set BERTH_CELL_DATABASE";
+                    return Err(CliError::request("where is its database?", hint));
+                }
+            },
+        };
+        let path = self.database_file.unwrap_or_default();
+        let database = database.map_err(|source| CliError::Read { path, source })?;
+        let wanted = EndpointAdd {
+            name: self.name,
+            class: self.class,
+            url: self.endpoint,
+            database: database.trim().to_owned(),
+            health: self.health,
+            provider: self.provider,
+            region: self.region,
+            max_tenants: self.max_tenants,
+        };
+        let begun = cx.client.endpoint_add(&wanted).await?;
+        self.wait.finish(cx, begun).await
+    }
+}
+
+fn can(abilities: &CellAbilities) -> String {
+    let mut table = Table::new(&["ABILITY", "CAN", "FOR"]);
+    for item in &abilities.items {
+        table.row([item.ability.clone(), if item.can { "yes" } else { "no" }.to_owned(), item.means.clone()]);
+    }
+    let mut text = table.text();
+    for item in abilities.items.iter().filter(|item| !item.can) {
+        let because = item.because.as_deref().unwrap_or("?");
+        text.push_str(&format!("\n{}: {because}\n", item.ability));
+        if let Some(remedy) = &item.remedy {
+            text.push_str(&format!("hint: {remedy}\n"));
+        }
+    }
+    text
 }
 
 impl Remove {

@@ -16,6 +16,12 @@ pub enum CliError {
         #[source]
         source: io::Error,
     },
+    #[error("the file {} cannot be read", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("{} is not a stack file:\n{mistakes}", path.display())]
     Stack { path: PathBuf, mistakes: berth_config::Mistakes },
     #[error("this changes more than one thing, and there is no terminal to ask at")]
@@ -51,6 +57,7 @@ impl CliError {
             },
             Self::Request { .. }
             | Self::File { .. }
+            | Self::Read { .. }
             | Self::Stack { .. }
             | Self::NobodyToAsk
             | Self::Declined
@@ -75,7 +82,7 @@ impl CliError {
             Self::StillRunning { operation } => Some(format!(
                 "watch it with `berth operation watch {operation}`, stop it with `berth operation abandon {operation}`"
             )),
-            Self::Declined | Self::Found { .. } | Self::Output { .. } => None,
+            Self::Read { .. } | Self::Declined | Self::Found { .. } | Self::Output { .. } => None,
         }
     }
 

@@ -29,6 +29,7 @@ mod tenant;
 mod units;
 mod watch;
 
+pub use cell::Cell;
 pub use check::Variables as CheckVariables;
 pub use context::{Connection, Context};
 pub use edge::Edge as EdgeCommand;
@@ -72,7 +73,7 @@ pub enum ApiCommand {
     Tenant(tenant::Tenant),
     /// The places where tenants live
     #[command(subcommand)]
-    Cell(cell::Cell),
+    Cell(Cell),
     /// Where a tenant belongs, why, and what that costs
     Decide(decide::Decide),
     /// All tenants to cells: planned, carried out, grown on paper

@@ -7,7 +7,7 @@ mod journal;
 mod options;
 mod screens;
 
-pub use options::Variables;
+pub use options::{From, Variables};
 
 use crate::fail::{Failure, FailureExt as _};
 use berth_domain::{MoveId, TenantKey};
@@ -17,7 +17,7 @@ use berth_mover::{
 };
 use clap::Subcommand;
 use journal::{Journal, Reached, Record};
-use options::{BothSides, From, JournalAt, Rules, Sides, Whose, address};
+use options::{BothSides, JournalAt, Rules, Sides, Whose, address};
 use serde_json::{Value, json};
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -142,7 +142,7 @@ impl Mover {
     }
 }
 
-fn stopped(error: MoveError) -> Failure {
+pub fn stopped(error: MoveError) -> Failure {
     let hint = error.hint();
     match error.fault() {
         Fault::Caller => Failure::request(causes(&error), hint),

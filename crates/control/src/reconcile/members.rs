@@ -66,6 +66,7 @@ async fn round(app: &App, looks: &mut Members) -> Result<(), ControlError> {
 async fn keep(app: &App, cell: &Cell, members: &[&Member], looks: &mut Members) -> Result<(), ControlError> {
     database(app, cell).await?;
     let compute = app.compute_of(cell).await?;
+    let foreign = app.is_foreign(cell).await?;
     let failed = |source| ControlError::Provider { cell: cell.name.clone(), source };
     for member in members {
         let name = member_spec::member_name(&cell.name, member);
@@ -73,7 +74,8 @@ async fn keep(app: &App, cell: &Cell, members: &[&Member], looks: &mut Members) 
         let mut now = seen(&observed, false);
         let unhealthy = looks.unhealthy.entry(member.id).or_default();
         *unhealthy = if now.state == MemberState::Unhealthy { *unhealthy + 1 } else { 0 };
-        if now.state == MemberState::Stopped || *unhealthy >= PATIENCE {
+        // What somebody else runs is theirs to start again.
+        if !foreign && (now.state == MemberState::Stopped || *unhealthy >= PATIENCE) {
             // Told to the edges before anything is tried: starting again may take a while, or fail.
             app.store().member_observed(member.id, &now).await?;
             info!(cell = %cell.name, member = %name, why = now.detail, "member {name} is started again");
@@ -122,6 +124,9 @@ async fn database(app: &App, cell: &Cell) -> Result<(), ControlError> {
         Observed::Absent => {
             // Never made anew by itself: an empty database in place of a lost one would look like a cell that works.
             return Err(ControlError::NoDatabase(cell.name.clone()));
+        }
+        Observed::Unknown { reason } if app.is_foreign(cell).await? => {
+            return Err(ControlError::ForeignSilent { cell: cell.name.clone(), reason });
         }
         Observed::Unknown { reason } => {
             info!(cell = %cell.name, why = reason, "the database of cell {} is started again", cell.name);

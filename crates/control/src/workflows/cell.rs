@@ -92,6 +92,9 @@ impl Step<App> for Migrate {
 
     async fn run(&self, app: &App) -> Result<(), StepError> {
         let cell = app.cell(self.cell).await?;
+        if app.is_foreign(&cell).await? {
+            return Ok(());
+        }
         let in_force = app.stack().await?;
         let database = app.cell_database(&cell).await?;
         let compute = app.compute_of(&cell).await?;
@@ -146,8 +149,13 @@ impl Step<App> for PlanMembers {
 
     async fn run(&self, app: &App) -> Result<Vec<PlannedMember>, StepError> {
         let in_force = app.stack().await?;
-        let copies = in_force.stack.services.iter().flat_map(|(service, what)| {
-            (0..i32::from(what.copies)).map(move |copy| PlannedMember {
+        let foreign = app.is_foreign(&app.cell(self.cell).await?).await?;
+        // Of what somebody else runs only the address is known, and only web services have one.
+        let known = |role: ServiceRole| !foreign || role == ServiceRole::Web;
+        let services = in_force.stack.services.iter().filter(|(_, what)| known(what.role));
+        let copies = services.flat_map(|(service, what)| {
+            let copies = if foreign { 1 } else { i32::from(what.copies) };
+            (0..copies).map(move |copy| PlannedMember {
                 id: MemberId::new(Uuid::now_v7()),
                 service: service.clone(),
                 copy,

@@ -1,0 +1,362 @@
+//! An application that knows nothing of Berth is taken in as it runs, and a tenant of it is moved and moved back under
+//! load, with the commands that people type: no request fails, no row is lost, no job is done twice.
+#![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+
+use berth_infra::Role;
+use berth_testkit::{TestPg, wait_until};
+use secrecy::ExposeSecret as _;
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+use uuid::Uuid;
+
+const BERTH: &str = env!("CARGO_BIN_EXE_berth");
+const NORTH: &str = "north.desk.test";
+const SOUTH: &str = "south.desk.test";
+/// Two organizations, users who are members of both, 100,000 rows in all.
+const ROWS: &str = "
+    insert into organizations (subdomain, name) values ('north', 'N'), ('south', 'S');
+    insert into users (email) select 'u' || n || '@example.com' from generate_series(1, 500) n;
+    insert into memberships select 1 + n % 2, 1 + n / 2 from generate_series(0, 999) n;
+    insert into tickets (organization_id, author_id, title)
+        select 1 + n % 2, (select user_id from memberships m where m.organization_id = 1 + n % 2 order by user_id offset n % 400 limit 1), 'old ' || n
+        from generate_series(1, 30000) n;
+    insert into comments (ticket_id, body) select id, repeat('c', 20) from tickets, generate_series(1, 2);
+    insert into jobs (organization_id, ticket_id, done_at) select organization_id, id, now() from tickets where id % 4 = 0;
+    insert into deliveries (organization_id, ticket_id) select organization_id, ticket_id from jobs;
+    analyze;";
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The application's program; Cargo builds it beside the tests.
+fn desk() -> PathBuf {
+    Path::new(BERTH).with_file_name("examples").join("desk")
+}
+
+/// Everything that the test started, ended with it.
+struct World {
+    dir: PathBuf,
+    pg: TestPg,
+    children: Vec<Child>,
+    url: String,
+    key: String,
+}
+
+impl World {
+    /// The foreign application, as it runs before anybody thinks of Berth.
+    #[expect(clippy::zombie_processes, reason = "the janitor is there to outlive us")]
+    async fn new() -> (Self, u16) {
+        let pg = TestPg::new().await;
+        let dir = PathBuf::from(format!("/tmp/berth-test-{}", Uuid::new_v4().simple()));
+        fs::create_dir_all(dir.join("serve/postgres")).unwrap();
+        fs::create_dir_all(dir.join("cells")).unwrap();
+        let own = std::process::id().to_string();
+        let mut janitor = Command::new(BERTH);
+        janitor.args(["janitor", "--delete", "--owner", &own]);
+        for root in ["cells", "serve/postgres", ""] {
+            janitor.arg("--root").arg(dir.join(root));
+        }
+        janitor.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut world = Self { dir, pg, children: Vec::new(), url: String::new(), key: String::new() };
+        let owner = world.pg.cell().url(Role::Owner);
+        let migrated = Command::new(desk()).arg("migrate").env("DATABASE_URL", owner.expose_secret()).status().unwrap();
+        assert!(migrated.success());
+        world.pg.connect(Role::Mover).await.batch_execute(ROWS).await.unwrap();
+        let port = free_port();
+        let database = world.pg.cell().url(Role::App).expose_secret().to_owned();
+        let port_text = port.to_string();
+        let files = world.dir.join("files").to_string_lossy().into_owned();
+        let env = [("DATABASE_URL", database.as_str()), ("PORT", &port_text), ("FILES_DIR", &files)];
+        world.start("desk-serve", desk(), &["serve"], &env);
+        world.start("desk-worker", desk(), &["worker"], &env);
+        let look = async || TcpStream::connect(("127.0.0.1", port)).is_ok();
+        wait_until("the application listens", look, |up| *up).await;
+        (world, port)
+    }
+
+    fn start(&mut self, name: &str, program: impl AsRef<Path>, arguments: &[&str], env: &[(&str, &str)]) {
+        let log = fs::File::create(self.dir.join(name).with_extension("log")).unwrap();
+        let child = Command::new(program.as_ref())
+            .args(arguments)
+            .env_remove("DATABASE_URL")
+            .env_remove("BERTH_API_KEY")
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.children.push(child);
+    }
+
+    fn log(&self, name: &str) -> String {
+        fs::read_to_string(self.dir.join(name).with_extension("log")).unwrap_or_default()
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(BERTH)
+            .args(arguments)
+            .current_dir(&self.dir)
+            .env("BERTH_URL", &self.url)
+            .env("BERTH_API_KEY", &self.key)
+            .env("BERTH_FROM_PASSWORD", self.password())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    fn good(&self, arguments: &[&str]) -> Value {
+        let whole: Vec<&str> = ["--json", "--yes"].iter().chain(arguments).copied().collect();
+        let done = self.run(&whole);
+        assert!(
+            done.status.success(),
+            "{arguments:?}: {}{}\n{}",
+            text(&done.stdout),
+            text(&done.stderr),
+            self.log("serve")
+        );
+        serde_json::from_slice(done.stdout.split(|b| *b == b'\n').rfind(|line| !line.is_empty()).unwrap()).unwrap()
+    }
+
+    fn password(&self) -> String {
+        self.pg.cell().login(Role::Mover).password.expose_secret().to_owned()
+    }
+
+    async fn serve(&mut self) {
+        let data = self.dir.join("serve").to_string_lossy().into_owned();
+        let at = ["serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--data-dir", &data];
+        self.start("serve", BERTH, &at, &[]);
+        let look = async || self.log("serve");
+        let log = wait_until("the server listens", look, |log: &String| log.contains("serving on http://")).await;
+        let url = log.split("serving on ").nth(1).unwrap().split_whitespace().next();
+        self.url = url.unwrap().into();
+        self.key = fs::read_to_string(self.dir.join("serve/admin.key")).unwrap().trim().into();
+    }
+
+    async fn edge(&mut self) -> u16 {
+        let key = self.good(&["key", "create", "edge-1", "--scope", "edge"]);
+        let key = key["secret"].as_str().unwrap().to_owned();
+        let port = free_port();
+        let (listen, admin) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{}", free_port()));
+        let (data, url) = (self.dir.join("edge").to_string_lossy().into_owned(), self.url.clone());
+        let mut at = vec!["edge", "--name", "edge-1", "--listen", &listen, "--admin", &admin];
+        at.extend(["--control", &url, "--data-dir", &data]);
+        self.start("edge", BERTH, &at, &[("BERTH_API_KEY", &key)]);
+        let look = async || ask(port, NORTH, "GET", "/up", "").unwrap_or_default().0;
+        wait_until("the edge routes to the application", look, |status| *status == 200).await;
+        port
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            // One that has ended by itself is what this is for, too.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for root in ["cells", "serve/postgres"] {
+            let afterwards = berth_providers::local::Afterwards::Delete;
+            let _ = berth_providers::local::end_all(&self.dir.join(root), afterwards);
+        }
+        if !thread::panicking() {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// One request on a connection of its own: status and body, `None` where there was no answer.
+fn ask(port: u16, host: &str, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
+/// Tickets opened until it is told to stop: what was acknowledged, by title, and what failed.
+struct Load {
+    stop: Arc<AtomicBool>,
+    threads: Vec<thread::JoinHandle<()>>,
+    opened: Arc<Mutex<BTreeMap<String, (String, i64)>>>,
+    failed: Arc<Mutex<Vec<String>>>,
+}
+
+impl Load {
+    fn start(edge: u16) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (opened, failed) = (Arc::new(Mutex::default()), Arc::new(Mutex::new(Vec::new())));
+        let mut threads = Vec::new();
+        for (host, who) in [(NORTH, "n1"), (NORTH, "n2"), (SOUTH, "s1"), (SOUTH, "s2")] {
+            let (stop, opened, failed) = (stop.clone(), Arc::clone(&opened), Arc::clone(&failed));
+            threads.push(thread::spawn(move || {
+                for n in 0.. {
+                    if stop.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let title = format!("{who} {n}");
+                    let put = ask(edge, host, "POST", "/tickets", &title);
+                    match put {
+                        Some((200, id)) => {
+                            let whose: &mut BTreeMap<String, (String, i64)> = &mut opened.lock().unwrap();
+                            whose.insert(title.clone(), (host.to_owned(), id.parse().unwrap()));
+                        }
+                        other => failed.lock().unwrap().push(format!("POST {title}: {other:?}")),
+                    }
+                    match ask(edge, host, "GET", "/tickets", "") {
+                        Some((200, _)) => {}
+                        other => failed.lock().unwrap().push(format!("GET after {title}: {other:?}")),
+                    }
+                    thread::sleep(Duration::from_millis(15));
+                }
+            }));
+        }
+        Self { stop, threads, opened, failed }
+    }
+
+    fn count(&self) -> usize {
+        self.opened.lock().unwrap().len()
+    }
+
+    fn end(self) -> (BTreeMap<String, (String, i64)>, Vec<String>) {
+        self.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+        (Arc::into_inner(self.opened).unwrap().into_inner().unwrap(), self.failed.lock().unwrap().clone())
+    }
+}
+
+/// The stack file that `init` wrote, with its questions answered.
+fn answered(file: &str, dir: &Path) -> String {
+    let program = Value::from(desk().to_string_lossy()).to_string();
+    let cells = Value::from(dir.join("cells").to_string_lossy()).to_string();
+    let files = Value::from(dir.join("files").to_string_lossy()).to_string();
+    let env = format!("env: {{ FILES_DIR: {files} }}");
+    let mut file = file.to_owned();
+    for (asked, answer) in [
+        ("command: [./start-web]", format!("command: [{program}, serve]\n    {env}")),
+        ("# migrate: [./migrate]", format!("migrate: [{program}, migrate]")),
+        (
+            "# worker: { command: [./start-worker], role: worker }",
+            format!("worker: {{ command: [{program}, worker], role: worker, {env} }}"),
+        ),
+        ("# hooks:", "shared: [users]\n  leave_out: [schema_migrations]\n  # hooks:".to_owned()),
+        ("local: { adapter: local }", format!("local: {{ adapter: local, root: {cells}, stop_grace_ms: 2000 }}")),
+    ] {
+        assert!(file.contains(asked), "{asked}\n{file}");
+        file = file.replace(asked, &answer);
+    }
+    file
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_application_is_adopted_and_a_tenant_moves_and_comes_back_under_load() {
+    let (mut world, port) = World::new().await;
+    let app = format!("http://127.0.0.1:{port}");
+    let whole = world.pg.cell().url(Role::Mover).expose_secret().to_owned();
+    let from = whole.replacen(&format!(":{}@", world.password()), "@", 1);
+    world.good(&["init", "--from", &from, "--app", &app]);
+    let path = world.dir.join("berth.yaml");
+    let file = answered(&fs::read_to_string(&path).unwrap(), &world.dir);
+    fs::write(&path, &file).unwrap();
+
+    world.serve().await;
+    world.good(&["apply"]);
+    let secret = world.dir.join("connection");
+    fs::write(&secret, "postgres://nobody:wrong@127.0.0.1:1/app").unwrap();
+    let refused = world.run(&["cell", "add", "existing-1", "--endpoint", &app, "--database-file", "connection"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("existing-1"), "{}", text(&refused.stderr));
+    fs::write(&secret, format!("{whole}\n")).unwrap();
+    world.good(&["cell", "add", "existing-1", "--endpoint", &app, "--database-file", "connection"]);
+    let abilities = world.good(&["cell", "abilities", "existing-1"]);
+    let can: BTreeMap<&str, bool> = abilities["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| (item["ability"].as_str().unwrap(), item["can"].as_bool().unwrap()))
+        .collect();
+    assert!(can["reads_changes"] && can["makes_fences"] && can["serves"] && !can["is_run_by_berth"], "{can:?}");
+
+    let report = world.good(&["tenant", "sync", "--cell", "existing-1", "--take-in", "standard"]);
+    assert_eq!(report["taken_in"], 2, "{report}");
+    world.good(&["tenant", "hosts", "1", "--add", NORTH]);
+    world.good(&["tenant", "hosts", "2", "--add", SOUTH]);
+    let edge = world.edge().await;
+    assert_eq!(ask(edge, NORTH, "PUT", "/files/logo", "north's").unwrap().0, 200);
+
+    let load = Load::start(edge);
+    let more = async |than: usize| wait_until("traffic flows", async || load.count(), |n| *n > than + 100).await;
+    more(0).await;
+    world.good(&["cell", "create", "own-1", "--class", "shared", "--provider", "local"]);
+    world.good(&["tenant", "move", "1", "--to", "own-1"]);
+    let moved = world.good(&["tenant", "show", "1"]);
+    assert_eq!(moved["cell"], "own-1", "{moved}");
+    more(load.count()).await;
+    assert_eq!(ask(edge, NORTH, "GET", "/files/logo", "").unwrap(), (200, "north's".to_owned()));
+    world.good(&["tenant", "undo-move", "1"]);
+    assert_eq!(world.good(&["tenant", "show", "1"])["cell"], "existing-1");
+    more(load.count()).await;
+    let (opened, failed) = load.end();
+    assert!(failed.is_empty(), "{} failed, the first: {}", failed.len(), failed[0]);
+
+    // Everything is back where it began: read there, past Berth and the application.
+    let client = world.pg.connect(Role::Mover).await;
+    let open = "select count(*) from jobs where done_at is null";
+    let look = async || client.query_one(open, &[]).await.unwrap().get::<_, i64>(0);
+    wait_until("the worker is through", look, |open| *open == 0).await;
+    let sql = "select t.title, t.id, o.subdomain || '.desk.test',
+                      (select count(*) from deliveries d where d.ticket_id = t.id and d.organization_id = t.organization_id),
+                      (select count(*) from comments c where c.ticket_id = t.id)
+               from tickets t join organizations o on o.id = t.organization_id where t.title not like 'old %'";
+    let mut found = BTreeMap::new();
+    for row in client.query(sql, &[]).await.unwrap() {
+        let title: String = row.get(0);
+        assert_eq!(
+            (row.get::<_, i64>(3), row.get::<_, i64>(4)),
+            (1, 1),
+            "`{title}` was delivered or commented more or less than once"
+        );
+        assert!(
+            found.insert(title, (row.get::<_, String>(2), row.get::<_, i64>(1))).is_none(),
+            "a ticket is there twice"
+        );
+    }
+    assert_eq!(found.len(), opened.len());
+    assert!(found == opened, "what was acknowledged is not what is there");
+    let old: i64 = client.query_one("select count(*) from tickets where title like 'old %'", &[]).await.unwrap().get(0);
+    assert_eq!(old, 30_000);
+
+    for log in ["serve", "edge"] {
+        assert!(!world.log(log).contains(&world.password()), "the password stands in the log of `{log}`");
+    }
+    assert!(!text(&world.run(&["audit"]).stdout).contains(&world.password()));
+    // It is forgotten, not removed: whoever runs it notices nothing.
+    let refused = world.run(&["--yes", "cell", "remove", "existing-1"]);
+    assert_eq!(refused.status.code(), Some(1), "it still has tenants");
+}
