@@ -22,6 +22,12 @@ pub enum CliError {
         #[source]
         source: io::Error,
     },
+    #[error("the file {} cannot be written", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("{} is not a stack file:\n{mistakes}", path.display())]
     Stack { path: PathBuf, mistakes: berth_config::Mistakes },
     #[error("this changes more than one thing, and there is no terminal to ask at")]
@@ -58,6 +64,7 @@ impl CliError {
             Self::Request { .. }
             | Self::File { .. }
             | Self::Read { .. }
+            | Self::Write { .. }
             | Self::Stack { .. }
             | Self::NobodyToAsk
             | Self::Declined
@@ -82,7 +89,7 @@ impl CliError {
             Self::StillRunning { operation } => Some(format!(
                 "watch it with `berth operation watch {operation}`, stop it with `berth operation abandon {operation}`"
             )),
-            Self::Read { .. } | Self::Declined | Self::Found { .. } | Self::Output { .. } => None,
+            Self::Read { .. } | Self::Write { .. } | Self::Declined | Self::Found { .. } | Self::Output { .. } => None,
         }
     }
 

