@@ -6,6 +6,8 @@ use berth_wire::{Drain as Shown, DrainAsk};
 use clap::Args;
 
 #[derive(Args, Debug)]
+// The commands that take these options are called `Drain` too, and a group of a name may be there once.
+#[group(skip)]
 pub struct Drain {
     /// Open WebSockets and event streams are closed one by one over this many seconds. Default: 30
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=3600))]
