@@ -48,7 +48,8 @@ fn planned(fleet: &Fleet, order: Order) -> FleetPlan {
     // What was replaced may make room for another; more than a few rounds never found anything.
     for _ in 0..ROUNDS {
         run.empty_cells(order);
-        if !run.replace_cells() {
+        let replaced = run.replace_cells();
+        if !run.disband_cells() && !replaced {
             break;
         }
     }
@@ -372,6 +373,117 @@ impl Run<'_> {
         let closes = closed.iter().map(|(cell, _)| self.state.cells[*cell as usize].name.clone()).collect();
         self.step(StepWhy::Replace, opens, moves, closes, saves);
         true
+    }
+
+    /// Gives up cells of dear places for as many others as their tenants need, of whatever kinds: what one new cell cannot
+    /// replace, since the tenants may not all live in it or are too many for it. True when anything was given up.
+    fn disband_cells(&mut self) -> bool {
+        /// Cells that are given up together at most: one of them alone often does not pay for what two would fill.
+        const TOGETHER: usize = 6;
+        /// Of one kind, before the others of it are not tried.
+        const FAILURES: usize = 3;
+        let mut dear: Vec<u32> = (0..self.state.cells.len() as u32)
+            .filter(|cell| {
+                self.state.cells[*cell as usize].open && !self.state.cells[*cell as usize].tenants.is_empty()
+            })
+            .collect();
+        dear.sort_by_key(|cell| {
+            let live = &self.state.cells[*cell as usize];
+            (-live.rate(), live.used, *cell)
+        });
+        let mut failures: HashMap<u32, usize> = HashMap::new();
+        let (mut at, mut any) = (0, false);
+        while let Some(cell) = dear.get(at) {
+            let kind = self.state.cells[*cell as usize].kind;
+            let tired = failures.get(&kind).is_some_and(|failures| *failures >= FAILURES);
+            let gone = if tired { 0 } else { self.disband(&dear[at..dear.len().min(at + TOGETHER)]) };
+            any |= gone > 0;
+            if gone == 0 {
+                *failures.entry(kind).or_default() += 1;
+            }
+            at += gone.max(1);
+        }
+        any
+    }
+
+    /// Gives up the first so many of these cells that it pays. How many; 0: none, and nothing was changed.
+    fn disband(&mut self, cells: &[u32]) -> usize {
+        let (checkpoint, idle) = (self.made.len(), self.idle.clone());
+        let (mut moves, mut opens, mut closed, mut used) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut gone, mut cost) = (0, 0);
+        for (n, cell) in cells.iter().copied().enumerate() {
+            let Live { takes, price, open, .. } = self.state.cells[cell as usize];
+            let mut tenants = self.state.cells[cell as usize].tenants.clone();
+            if !open || tenants.is_empty() {
+                continue;
+            }
+            tenants.sort_by_key(|t| (std::cmp::Reverse(self.state.weight(*t)), *t));
+            self.state.set_takes(cell, false);
+            closed.push((cell, takes));
+            for (done, tenant) in tenants.iter().copied().enumerate() {
+                if let Some(made) = self.settle(tenant) {
+                    moves.extend(made);
+                } else if let Some(target) = self.target_instead(cell, &tenants[done..]) {
+                    cost += target.price;
+                    let (to, opened) = self.use_target(&target);
+                    opens.extend(opened);
+                    used.push((target.cell, to));
+                    moves.push(self.shift(tenant, to));
+                } else {
+                    // Nowhere cheaper: these cells stay.
+                    gone = i64::MIN;
+                    break;
+                }
+            }
+            if gone == i64::MIN {
+                break;
+            }
+            self.state.close(cell);
+            gone += price;
+            if gone > cost + self.worth_of(moves.len()) {
+                let saves = gone - opens.iter().map(|opened: &super::Opened| opened.price_cents.get()).sum::<i64>();
+                let closes = closed.iter().map(|(cell, _)| self.state.cells[*cell as usize].name.clone()).collect();
+                self.step(StepWhy::Replace, opens, moves, closes, saves);
+                return n + 1;
+            }
+        }
+        self.undo_to(checkpoint);
+        for (cell, takes) in closed.into_iter().rev() {
+            self.state.reopen(cell, takes);
+        }
+        self.idle = idle;
+        for (existing, to) in used.into_iter().rev() {
+            match existing {
+                Some(cell) => self.state.set_takes(cell, false),
+                None => self.state.close(to),
+            }
+        }
+        0
+    }
+
+    /// The cheapest to fill for the first of these tenants and those after it that may live there too, if it is cheaper
+    /// than the cell they leave.
+    fn target_instead(&self, left: u32, tenants: &[u32]) -> Option<Target> {
+        let live = &self.state.cells[left as usize];
+        let fleet = self.state.fleet;
+        let group = |t: u32| &fleet.groups[fleet.tenants[t as usize].group as usize];
+        let first = *tenants.first()?;
+        let least = self.state.weight(first);
+        let fitting = self.targets().into_iter().filter(|target| {
+            let cheaper = target.rate() < live.rate() || target.price < live.price;
+            cheaper && target.places >= least && group(first).may(target.kind)
+        });
+        fitting.min_by_key(|target| {
+            let others = tenants.iter().filter(|t| group(**t).may(target.kind));
+            let wanted: u64 = others.map(|t| self.state.weight(*t)).sum();
+            let used = wanted.min(target.places).max(1);
+            (
+                i128::from(target.price) * 1_000_000 / i128::from(used),
+                target.rate(),
+                target.cell.is_none(),
+                target.number(),
+            )
+        })
     }
 
     fn step(
