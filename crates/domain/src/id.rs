@@ -58,4 +58,6 @@ ids! {
     KeyId,
     /// One edge process's lifetime: a restarted edge has a new one under the same name.
     EdgeId,
+    /// A proposal that waits for a person.
+    ApprovalId,
 }

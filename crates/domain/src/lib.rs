@@ -11,13 +11,13 @@ mod plan;
 mod state;
 
 pub use counter::{Generation, Revision, Token};
-pub use id::{CellId, EdgeId, KeyId, MemberId, MoveId, OperationId, TenantId};
+pub use id::{ApprovalId, CellId, EdgeId, KeyId, MemberId, MoveId, OperationId, TenantId};
 pub use money::Cents;
 pub use name::{
     BadName, CellName, EdgeName, Hostname, PlanName, ProviderName, ServiceName, StackName, TenantKey, TenantName,
 };
 pub use plan::{Plan, PlanLimits};
 pub use state::{
-    BadState, Balance, CellClass, CellState, IllegalTransition, MemberRole, MemberState, Mode, MovePhase,
-    OperationState, ServiceRole, TenantEvent, TenantState, WayBackState,
+    ApprovalState, BadState, Balance, CellClass, CellState, IllegalTransition, MemberRole, MemberState, Mode, MovePhase,
+    OperationState, ServiceRole, TenantEvent, TenantState, UsagePeriod, WayBackState,
 };

@@ -135,6 +135,28 @@ states! {
         Closing = "closing",
         Closed = "closed",
     }
+    /// Over how long usage is added up, in UTC.
+    UsagePeriod, "usage period" {
+        Hour = "hour",
+        Day = "day",
+        Month = "month",
+    }
+    /// A proposal to put a tenant elsewhere, and what became of it.
+    ApprovalState, "state of an approval" {
+        /// Waits for a person.
+        Open = "open",
+        /// Agreed to, and being carried out.
+        Approved = "approved",
+        /// The plan is changed and the move started.
+        CarriedOut = "carried_out",
+        Rejected = "rejected",
+        /// Nobody agreed in time.
+        Expired = "expired",
+        /// A newer judgement says something else.
+        Superseded = "superseded",
+        /// Agreed to, and no longer possible.
+        Failed = "failed",
+    }
     /// A workflow as its caller sees it.
     OperationState, "operation state" {
         /// Waits for a worker or for its next try.
