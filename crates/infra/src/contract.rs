@@ -1,7 +1,8 @@
 //! The contracts themselves. Object safe, so that `control` holds them without knowing who stands behind.
 
 use crate::{
-    CellDatabase, CellSpec, DatabaseName, Listed, Member, MemberName, MemberSpec, ProviderError, RunOutcome, RunSpec,
+    CellDatabase, CellSpec, DatabaseName, Listed, Member, MemberLoad, MemberName, MemberSpec, ProviderError,
+    RunOutcome, RunSpec,
 };
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -62,6 +63,10 @@ pub trait Compute: Send + Sync {
     async fn run_once(&self, spec: &RunSpec) -> Result<RunOutcome, ProviderError>;
     /// The last lines the member wrote, oldest first.
     async fn member_logs(&self, name: &MemberName, lines: usize) -> Result<Vec<String>, ProviderError>;
+    /// What it has used. `None`: it does not run, or this provider does not tell.
+    async fn member_load(&self, _name: &MemberName) -> Result<Option<MemberLoad>, ProviderError> {
+        Ok(None)
+    }
 }
 
 /// Bytes to and from something inside a cell.

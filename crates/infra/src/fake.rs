@@ -3,12 +3,14 @@
 
 use crate::{
     CellDatabase, CellSpec, Compute, Confinement, Database, DatabaseName, EnvVar, Faults, Health, Listed, Login,
-    Member, MemberName, MemberSpec, Observed, Provider, ProviderError, Role, RunOutcome, RunSpec, unreliable,
+    Member, MemberLoad, MemberName, MemberSpec, Observed, Provider, ProviderError, Role, RunOutcome, RunSpec,
+    unreliable,
 };
 use async_trait::async_trait;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 /// The fake's world. A clone is the same world.
@@ -28,6 +30,8 @@ struct World {
     run_outcomes: Vec<RunOutcome>,
     server: Option<CellDatabase>,
     next_port: u16,
+    /// What every member uses: thousandths of a core, and bytes.
+    load: Option<(u64, u64)>,
 }
 
 struct FakeDatabase {
@@ -43,6 +47,7 @@ struct FakeMember {
     port: u16,
     starts: u32,
     health: Health,
+    since: Instant,
 }
 
 impl Fake {
@@ -100,6 +105,11 @@ impl Fake {
         if let Some(member) = self.world().members.get_mut(name) {
             member.health = health;
         }
+    }
+
+    /// Every member uses so many thousandths of a core and so much memory from now on, as if it always had.
+    pub fn set_load(&self, cpu_millis: u64, memory_bytes: u64) {
+        self.world().load = Some((cpu_millis, memory_bytes));
     }
 
     /// The environment a member was last given.
@@ -218,7 +228,8 @@ impl Compute for Fake {
         if !world.members.contains_key(&spec.name) {
             let port = if spec.port == 0 { world.free_port() } else { spec.port };
             world.made.push(format!("member {}", spec.name));
-            let member = FakeMember { spec: spec.clone(), port, starts: 1, health: Health::Healthy };
+            let member =
+                FakeMember { spec: spec.clone(), port, starts: 1, health: Health::Healthy, since: Instant::now() };
             world.members.insert(spec.name.clone(), member);
         }
         let member = world.members.get_mut(&spec.name).expect("it is there or was put there above");
@@ -250,6 +261,15 @@ impl Compute for Fake {
         world.runs.push(spec.clone());
         let quiet = RunOutcome { exit_code: Some(0), timed_out: false, output: String::new() };
         Ok(if world.run_outcomes.is_empty() { quiet } else { world.run_outcomes.remove(0) })
+    }
+
+    async fn member_load(&self, name: &MemberName) -> Result<Option<MemberLoad>, ProviderError> {
+        let world = self.world();
+        let Some(((cpu_millis, memory_bytes), member)) = world.load.zip(world.members.get(name)) else {
+            return Ok(None);
+        };
+        let time_ms = u64::try_from(member.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(Some(MemberLoad { cpu_ms: time_ms * cpu_millis / 1000, memory_bytes }))
     }
 
     async fn member_logs(&self, name: &MemberName, _lines: usize) -> Result<Vec<String>, ProviderError> {

@@ -192,6 +192,15 @@ pub enum Health {
     },
 }
 
+/// What a member has used. Both are of everything that it started as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberLoad {
+    /// Processor time since the process began.
+    pub cpu_ms: u64,
+    /// Memory that it holds now.
+    pub memory_bytes: u64,
+}
+
 /// A member as it was last seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {

@@ -2,8 +2,8 @@
 //! Never fails by itself: each fault is asked for, once, by a test.
 
 use crate::{
-    CellDatabase, CellSpec, Compute, Database, DatabaseName, Listed, Member, MemberName, MemberSpec, Observed,
-    Provider, ProviderError, RunOutcome, RunSpec,
+    CellDatabase, CellSpec, Compute, Database, DatabaseName, Listed, Member, MemberLoad, MemberName, MemberSpec,
+    Observed, Provider, ProviderError, RunOutcome, RunSpec,
 };
 use async_trait::async_trait;
 use std::{
@@ -143,5 +143,8 @@ impl Compute for Line<dyn Compute> {
     }
     async fn member_logs(&self, name: &MemberName, lines: usize) -> Result<Vec<String>, ProviderError> {
         self.inner.member_logs(name, lines).await
+    }
+    async fn member_load(&self, name: &MemberName) -> Result<Option<MemberLoad>, ProviderError> {
+        self.inner.member_load(name).await
     }
 }

@@ -18,6 +18,7 @@ pub mod guides;
 mod money;
 mod policy;
 mod profile;
+mod rank;
 mod read_catalogue;
 mod reader;
 

@@ -22,8 +22,8 @@ pub use janitor::{Afterwards, end_all, record_program, run_janitor, start_progra
 use async_trait::async_trait;
 use berth_domain::CellName;
 use berth_infra::{
-    Adapter, CellDatabase, CellSpec, Compute, Database, DatabaseName, Listed, Member, MemberName, MemberSpec, Observed,
-    Provider, ProviderError, Reach, ReachTarget, RunOutcome, RunSpec, Stream,
+    Adapter, CellDatabase, CellSpec, Compute, Database, DatabaseName, Listed, Member, MemberLoad, MemberName,
+    MemberSpec, Observed, Provider, ProviderError, Reach, ReachTarget, RunOutcome, RunSpec, Stream,
 };
 use cluster::{Clusters, Wanted};
 use files::Root;
@@ -175,6 +175,9 @@ impl Compute for Local {
     }
     async fn member_logs(&self, name: &MemberName, lines: usize) -> Result<Vec<String>, ProviderError> {
         self.members.logs(name, lines)
+    }
+    async fn member_load(&self, name: &MemberName) -> Result<Option<MemberLoad>, ProviderError> {
+        Ok(self.members.load(name))
     }
 }
 

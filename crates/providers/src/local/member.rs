@@ -9,8 +9,8 @@ use super::{
 };
 use berth_domain::{CellName, ServiceName};
 use berth_infra::{
-    Confinement, EnvVar, Health, Listed, Member, MemberName, MemberSpec, Observed, ProviderError, RunOutcome, RunSpec,
-    Shape,
+    Confinement, EnvVar, Health, Listed, Member, MemberLoad, MemberName, MemberSpec, Observed, ProviderError,
+    RunOutcome, RunSpec, Shape,
 };
 use rustix::process::Signal;
 use secrecy::ExposeSecret;
@@ -182,6 +182,10 @@ impl Members {
     /// `None`: no such member. Reads only what is written down.
     pub fn port(&self, name: &MemberName) -> Result<Option<u16>, ProviderError> {
         Ok(self.record(name)?.map(|record| record.port))
+    }
+
+    pub fn load(&self, name: &MemberName) -> Option<MemberLoad> {
+        self.running(name)?.load()
     }
 
     pub async fn observe(&self, name: &MemberName) -> Result<Observed<Member>, ProviderError> {

@@ -5,7 +5,7 @@
 //! when we die before that. So there is no instant in which something runs that no record names.
 
 use super::{cgroup, files};
-use berth_infra::{Confinement, EnvVar, ProviderError, Shape};
+use berth_infra::{Confinement, EnvVar, MemberLoad, ProviderError, Shape};
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 use secrecy::ExposeSecret;
 use std::{
@@ -83,6 +83,8 @@ struct Stat {
     state: char,
     session: u32,
     start: u64,
+    /// Clock ticks of it and of those it waited for.
+    cpu: u64,
 }
 
 fn stat(pid: u32) -> Option<Stat> {
@@ -94,7 +96,18 @@ fn stat(pid: u32) -> Option<Stat> {
         state: fields.first()?.chars().next()?,
         session: fields.get(3)?.parse().ok()?,
         start: fields.get(19)?.parse().ok()?,
+        cpu: (11..=14).map(|at| fields.get(at)?.parse::<u64>().ok()).sum::<Option<u64>>()?,
     })
+}
+
+/// What Linux tells programs as a clock tick, whatever its own is.
+const TICK_MS: u64 = 10;
+
+/// Pages that several processes share count for each.
+fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 impl Process {
@@ -128,6 +141,17 @@ impl Process {
                 let _ = rustix::process::kill_process(pid, signal);
             }
         }
+    }
+
+    /// What it and everything of its session have used.
+    pub fn load(&self) -> Option<MemberLoad> {
+        let pids = self.session();
+        if pids.is_empty() {
+            return None;
+        }
+        let ticks: u64 = pids.iter().filter_map(|pid| stat(*pid)).map(|stat| stat.cpu).sum();
+        let memory_bytes = pids.iter().filter_map(|pid| resident_bytes(*pid)).sum();
+        Some(MemberLoad { cpu_ms: ticks * TICK_MS, memory_bytes })
     }
 
     /// Whether it or anything of its session still runs.
