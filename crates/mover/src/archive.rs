@@ -86,6 +86,18 @@ pub struct Restored {
 }
 
 impl Archive {
+    /// Without a table yet.
+    pub(crate) fn begun(spec: &MoveSpec, contents: Contents, fingerprint: String) -> Self {
+        Self {
+            format: FORMAT,
+            tenant: spec.tenant.to_string(),
+            contents,
+            made_at: jiff::Timestamp::now(),
+            fingerprint,
+            tables: Vec::new(),
+        }
+    }
+
     pub fn rows(&self) -> u64 {
         self.tables.iter().map(|t| t.rows).sum()
     }
@@ -115,14 +127,23 @@ pub async fn archive(
         (Contents::Everything, true) => return Err(MoveError::LivesElsewhere),
         (Contents::LeftBehind, true) | (Contents::Everything, false) => {}
     }
-    let mut made = Archive {
-        format: FORMAT,
-        tenant: spec.tenant.to_string(),
-        contents,
-        made_at: jiff::Timestamp::now(),
-        fingerprint: plan.fingerprint.clone(),
-        tables: Vec::new(),
-    };
+    let made = Archive::begun(spec, contents, plan.fingerprint.clone());
+    let made = write(&source, spec, plan, made, store, at, watcher).await?;
+    source.batch_execute("commit").await.doing(Side::Source, "ending a snapshot")?;
+    Ok(made)
+}
+
+/// Writes the archive's tables as the session's snapshot has them, and its manifest last.
+pub(crate) async fn write(
+    source: &Client,
+    spec: &MoveSpec,
+    plan: &MovePlan,
+    mut made: Archive,
+    store: &Archives,
+    at: &Path,
+    watcher: &dyn Watcher,
+) -> Result<Archive, MoveError> {
+    let contents = made.contents;
     for table in &plan.tables {
         let rows = match contents {
             Contents::Everything => Some(plan.filter(table, &spec.tenant)),
@@ -132,11 +153,10 @@ pub async fn archive(
         if watcher.cancelled() {
             return Err(MoveError::Cancelled);
         }
-        let done = write_table(&source, table, &rows, contents, store, at).await?;
+        let done = write_table(source, table, &rows, contents, store, at).await?;
         made.tables.push(done);
         watcher.progress(Progress { rows_done: Some(made.rows()), ..Progress::of(Phase::Keep) });
     }
-    source.batch_execute("commit").await.doing(Side::Source, "ending a snapshot")?;
     let text = serde_json::to_vec_pretty(&made).map_err(|error| failed("writing the manifest")(error.into()))?;
     store.put(&at.clone().join(MANIFEST), text.into()).await.map_err(stored("writing the manifest"))?;
     Ok(made)
@@ -230,7 +250,7 @@ pub async fn restore(
 }
 
 /// Whether the tenant has left the source for good.
-async fn is_closed(spec: &MoveSpec, source: &Client) -> Result<bool, MoveError> {
+pub(crate) async fn is_closed(spec: &MoveSpec, source: &Client) -> Result<bool, MoveError> {
     if existing(source, Side::Source, spec).await?.is_none() {
         return Ok(false);
     }

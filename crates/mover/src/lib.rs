@@ -31,6 +31,7 @@ mod pgoutput;
 mod plan;
 mod prepare;
 mod progress;
+mod purge;
 mod read_ahead;
 mod retention;
 mod sequence;
@@ -67,6 +68,7 @@ pub use plan::{
 };
 pub use prepare::{prepare, retire};
 pub use progress::{Phase, Progress, Watcher};
+pub use purge::{Old, OldRows, old_rows, purge};
 pub use read_ahead::ReadAhead;
 pub use retention::Kept;
 pub use sql::Endpoint;
