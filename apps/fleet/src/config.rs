@@ -7,11 +7,15 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
+use crate::usage::Platform;
+
 pub struct Settings {
     pub listen: SocketAddr,
     pub database: tokio_postgres::Config,
     pub pool_size: usize,
     pub place: Place,
+    /// Where usage is reported; without it nothing is.
+    pub platform: Option<Platform>,
 }
 
 /// Where this copy runs, as the platform says it; shown by `GET /api/v1/status`, never decided upon.
@@ -61,6 +65,16 @@ impl Settings {
                 .filter(|size| (1..=1000).contains(size))
                 .with_context(|| format!("{pool_variable} is `{text}`, not a number from 1 to 1000"))?,
         };
+        let platform = match (variable("BERTH_URL"), variable("BERTH_USAGE_KEY")) {
+            (Some(url), Some(key)) => {
+                let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/').to_owned());
+                let authority = authority.filter(|rest| rest.contains(':') && !rest.contains('/'));
+                let authority = authority.with_context(|| format!("BERTH_URL is `{url}`, not http://HOST:PORT"))?;
+                Some(Platform { authority, key })
+            }
+            (None, None) => None,
+            _ => anyhow::bail!("BERTH_URL and BERTH_USAGE_KEY come together"),
+        };
         let port = variable("PORT").unwrap_or_else(|| "4000".into());
         let port = port.parse().with_context(|| format!("PORT is `{port}`, not a port"))?;
         let address = variable("BIND").unwrap_or_else(|| "127.0.0.1".into());
@@ -74,6 +88,7 @@ impl Settings {
                 provider: variable("INFRASTRUCTURE_PROVIDER").unwrap_or_else(|| "unknown".into()),
                 cell: variable("BERTH_CELL").unwrap_or_else(|| "unknown".into()),
             },
+            platform,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! The fleet application: vehicles and their GPS positions, for many customers at once.
 //!
 //! It stands for anybody's SaaS. It knows the contract between a platform and an application (environment,
-//! `Berth-*` headers, `BF001`) and nothing else of the platform: no crate of it, no table of it.
+//! `Berth-*` headers, `BF001`, usage and entitlements) and nothing else of the platform: no crate of it, no table of it.
 
 mod config;
 mod database;
@@ -12,6 +12,7 @@ mod problem;
 mod server;
 mod status;
 mod tenant;
+mod usage;
 mod vehicles;
 
 use anyhow::Context;

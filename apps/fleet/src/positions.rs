@@ -101,6 +101,7 @@ pub async fn ingest(
         return Err(Problem::Invalid(format!("a batch has 1 to {BATCH_LIMIT} positions, this one {}", new.len())));
     }
     let accepted = new.len();
+    app.usage.may_add_points(tenant.0, accepted as u64).await?;
     let mut batch = Columns::default();
     for (index, position) in new.into_iter().enumerate() {
         batch.push(index, position)?;
@@ -125,7 +126,10 @@ pub async fn ingest(
         )
         .await;
     match stored {
-        Ok(_) => Ok((StatusCode::CREATED, Answer(Accepted { accepted }))),
+        Ok(_) => {
+            app.usage.added_points(tenant.0, accepted as u64);
+            Ok((StatusCode::CREATED, Answer(Accepted { accepted })))
+        }
         Err(refused) => Err(app.database.explain(tenant, refused).await),
     }
 }

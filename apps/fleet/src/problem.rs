@@ -32,6 +32,8 @@ pub enum Problem {
     NoSuchPath,
     #[error("this path does not take that method")]
     NoSuchMethod,
+    #[error("the plan allows {limit} {what}, and they are used{}", again(*.resets_at))]
+    Spent { what: &'static str, limit: u64, resets_at: Option<jiff::Timestamp> },
     /// Nothing was committed: the tenant's writes belong to another database now.
     #[error("the tenant moved to generation {generation}")]
     Fenced { generation: u64 },
@@ -57,12 +59,17 @@ impl Problem {
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
             Self::NoSuchPath => (StatusCode::NOT_FOUND, "no_such_path"),
             Self::NoSuchMethod => (StatusCode::METHOD_NOT_ALLOWED, "no_such_method"),
+            Self::Spent { .. } => (StatusCode::FORBIDDEN, "quota_spent"),
             Self::Fenced { .. } => (StatusCode::SERVICE_UNAVAILABLE, "fenced"),
             Self::DatabaseLost => (StatusCode::SERVICE_UNAVAILABLE, "database_lost"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }
     }
+}
+
+fn again(resets_at: Option<jiff::Timestamp>) -> String {
+    resets_at.map(|at| format!("; more can be sent from {at} on")).unwrap_or_default()
 }
 
 impl IntoResponse for Problem {

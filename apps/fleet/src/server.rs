@@ -26,7 +26,9 @@ use crate::{
     database::Database,
     geofences, positions,
     problem::Problem,
-    status, vehicles,
+    status,
+    usage::Usage,
+    vehicles,
 };
 
 /// Enough for the largest batch of positions; more is refused before it is read whole.
@@ -39,6 +41,7 @@ const DRAIN: Duration = Duration::from_secs(25);
 pub struct App {
     pub database: Database,
     pub place: Arc<Place>,
+    pub usage: Usage,
     generation: Arc<AtomicU64>,
 }
 
@@ -69,8 +72,14 @@ fn router(app: App) -> Router {
 
 pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let database = Database::new(&settings)?;
-    let app =
-        App { database: database.clone(), place: Arc::new(settings.place), generation: Arc::new(AtomicU64::new(0)) };
+    let usage = Usage::new(settings.platform);
+    let app = App {
+        database: database.clone(),
+        place: Arc::new(settings.place),
+        usage: usage.clone(),
+        generation: Arc::new(AtomicU64::new(0)),
+    };
+    tokio::spawn(usage.clone().report());
     let listener =
         TcpListener::bind(settings.listen).await.with_context(|| format!("listening on {}", settings.listen))?;
     let address = listener.local_addr()?;
@@ -94,6 +103,7 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
         ended = server => ended.context("serving")?,
         () = too_late => tracing::warn!("requests still open after {DRAIN:?} are cut off"),
     }
+    usage.last().await;
     database.close();
     tracing::info!("ended as asked");
     Ok(())

@@ -83,6 +83,8 @@ pub async fn list(State(app): State<App>, tenant: Tenant) -> Result<Answer<Vec<V
     Ok(Answer(rows.iter().map(Vehicle::from).collect()))
 }
 
+const COUNT: &str = "select count(*) from vehicles where customer_id = $1";
+
 const INSERT: &str = "insert into vehicles (id, customer_id, name, vehicle_identifier, vehicle_type)
     values (coalesce($1, gen_random_uuid()), $2, $3, $4, $5)
     returning id, name, vehicle_identifier, vehicle_type, status, driver_id";
@@ -95,13 +97,22 @@ pub async fn create(
     if new.name.trim().is_empty() || new.vehicle_identifier.trim().is_empty() {
         return Err(Problem::Invalid("`name` and `vehicle_identifier` must not be empty".into()));
     }
+    let mut there = 0;
+    if app.usage.is_counted() {
+        let counted = app.database.as_tenant(tenant, COUNT, &[&tenant.0]).await?;
+        there = u64::try_from(counted[0].get::<_, i64>(0)).unwrap_or(0);
+        app.usage.may_add_vehicle(tenant.0, there).await?;
+    }
     let vehicle_type = new.vehicle_type.as_str();
     let inserted = app
         .database
         .as_tenant(tenant, INSERT, &[&new.id, &tenant.0, &new.name, &new.vehicle_identifier, &vehicle_type])
         .await;
     match inserted {
-        Ok(rows) => Ok((StatusCode::CREATED, Answer(Vehicle::from(&rows[0])))),
+        Ok(rows) => {
+            app.usage.has_vehicles(tenant.0, there + 1);
+            Ok((StatusCode::CREATED, Answer(Vehicle::from(&rows[0]))))
+        }
         Err(refused) => Err(app.database.explain(tenant, refused).await),
     }
 }

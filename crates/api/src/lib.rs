@@ -29,6 +29,7 @@ mod server;
 mod stack;
 mod status;
 mod tenants;
+mod usage;
 
 pub use metrics::router as metrics_router;
 pub use server::serve;
@@ -111,7 +112,15 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(tenants::sync))
         .routes(routes!(tenants::show, tenants::change, tenants::delete))
         .routes(routes!(tenants::set_hosts))
-        .routes(routes!(tenants::entitlements))
+        .routes(routes!(usage::entitlements))
+        .routes(routes!(usage::of_tenant))
+        .routes(routes!(usage::list, usage::record))
+        .routes(routes!(usage::plan_purge))
+        .routes(routes!(usage::purge))
+        .routes(routes!(usage::approval_list))
+        .routes(routes!(usage::approval))
+        .routes(routes!(usage::approve))
+        .routes(routes!(usage::reject))
         .routes(routes!(tenants::suspend))
         .routes(routes!(tenants::resume))
         .routes(routes!(moves::plan))
@@ -139,6 +148,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(edges::list))
         .routes(routes!(edges::routes))
         .routes(routes!(edges::acknowledge))
+        .routes(routes!(usage::edge_meters))
         .routes(routes!(decisions::decide))
         .routes(routes!(decisions::of_tenant))
         .routes(routes!(decisions::profile, decisions::set_profile))

@@ -8,6 +8,7 @@
 //! `SameSite=Strict`. In the demo the pages are open to this machine; then the `Host` header has to name it, or any
 //! page on the internet could talk to them through a name that resolves to loopback.
 
+mod approvals;
 mod assets;
 mod audit;
 mod cells;
@@ -67,6 +68,9 @@ pub fn router(v1: Router, settings: PagesSettings) -> Router {
         .route("/operations/{operation}", get(operations::one))
         .route("/operations/{operation}/live", get(live::operation))
         .route("/operations/{operation}/{change}", post(operations::change))
+        .route("/approvals", get(approvals::list))
+        .route("/approvals/{approval}", get(approvals::one))
+        .route("/approvals/{approval}/{answer}", post(approvals::answer))
         .route("/audit", get(audit::list))
         .layer(middleware::map_response(guard))
         .with_state(Pages { v1, open: settings.open })

@@ -14,9 +14,7 @@ use berth_control::{
     tenants::{self, TenantFilter},
 };
 use berth_domain::{CellName, PlanName, TenantName, TenantState};
-use berth_wire::{
-    Entitlements, Operation, Page, SyncReport, Tenant, TenantChange, TenantCreate, TenantHosts, TenantSync,
-};
+use berth_wire::{Operation, Page, SyncReport, Tenant, TenantChange, TenantCreate, TenantHosts, TenantSync};
 use serde::Deserialize;
 
 /// Which tenants, and how many.
@@ -130,18 +128,6 @@ pub async fn set_hosts(
 ) -> ApiResult<Tagged> {
     let permit = caller.may(Change)?;
     Ok(Tagged(tenants::set_all_hosts(&api.app, &permit, &who, &wanted.hosts, version).await?))
-}
-
-/// The limits of the tenant's plan, for the application.
-#[utoipa::path(get, path = "/v1/tenants/{tenant}/entitlements", tag = "tenants", params(("tenant" = String, Path)),
-    responses((status = 200, body = Entitlements), Problems))]
-pub async fn entitlements(
-    State(api): State<Api>,
-    By(caller): By,
-    Path(who): Path<String>,
-) -> ApiResult<Json<Entitlements>> {
-    let permit = caller.may(ReadTenant)?;
-    Ok(Json(tenants::entitlements(&api.app, &permit, &who).await?))
 }
 
 /// Answers the tenant's requests with 403 until it is resumed.

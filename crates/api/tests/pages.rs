@@ -33,6 +33,9 @@ const PAGES: &[&str] = &[
     "/operations",
     "/operations?open=true",
     "/operations/01980000-0000-7000-8000-000000000001",
+    "/approvals",
+    "/approvals?all=true",
+    "/approvals/01980000-0000-7000-8000-000000000001",
     "/audit",
     "/audit?tenant=acme",
 ];

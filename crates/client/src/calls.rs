@@ -1,14 +1,17 @@
 //! One method a call. Tenants, cells and operations are named as people name them: by name or by id.
 
 use crate::{Client, ClientError, Events, Lines};
-use berth_domain::{EdgeName, KeyId, MemberId, OperationId, OperationState, TenantState};
+use berth_domain::{
+    ApprovalId, ApprovalState, EdgeName, KeyId, MemberId, OperationId, OperationState, TenantState, UsagePeriod,
+};
 use berth_wire::{
-    Abandon, Archive, AuditEntry, Cell, CellAbilities, CellCreate, CostInvoice, CostMonth, Costs, Decision,
-    DecisionAsk, Drain, DrainAsk, EdgeView, EndpointAdd, Entitlements, FleetApplied, FleetApply, FleetMonth, FleetPlan,
-    FleetSimulate, InvoiceImport, Key, KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent,
-    Overview, Page, PhaseAnswer, PhaseAsk, PlanPrice, PlanView, Profile, Recovery, Stack, StackApplied, StackApply,
-    SyncReport, Tenant, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
-    edge::{EdgeAck, EdgeAckAnswer},
+    Abandon, Approval, ApprovalReject, Archive, AuditEntry, Cell, CellAbilities, CellCreate, CostInvoice, CostMonth,
+    Costs, Decision, DecisionAsk, Drain, DrainAsk, EdgeView, EndpointAdd, Entitlements, FleetApplied, FleetApply,
+    FleetMonth, FleetPlan, FleetSimulate, InvoiceImport, Key, KeyCreate, KeyCreated, LogLine, Move, MovePlan,
+    Operation, OperationEvent, Overview, Page, PhaseAnswer, PhaseAsk, PlanPrice, PlanView, Profile, PurgePlan,
+    Recovery, Stack, StackApplied, StackApply, SyncReport, Tenant, TenantChange, TenantCreate, TenantHosts, TenantMove,
+    TenantSync, TenantUsage, Usage, UsageCounted, UsageEvent,
+    edge::{EdgeAck, EdgeAckAnswer, EdgeMeters, EdgeMetersAnswer},
 };
 use http::Method;
 use serde::de::DeserializeOwned;
@@ -100,6 +103,57 @@ impl Client {
 
     pub async fn tenant_entitlements(&self, tenant: &str) -> Result<Entitlements, ClientError> {
         self.get(&format!("/v1/tenants/{}/entitlements", escaped(tenant))).await
+    }
+
+    pub async fn tenant_plan_purge(&self, tenant: &str) -> Result<PurgePlan, ClientError> {
+        self.write(Method::POST, &format!("/v1/tenants/{}/plan-purge", escaped(tenant)), &NOTHING).await
+    }
+
+    pub async fn tenant_purge(&self, tenant: &str) -> Result<Operation, ClientError> {
+        self.write(Method::POST, &format!("/v1/tenants/{}/purge", escaped(tenant)), &NOTHING).await
+    }
+
+    /// Without a key of its own: events have theirs, so sending them again is safe as it is.
+    pub async fn usage_record(&self, events: &[UsageEvent]) -> Result<UsageCounted, ClientError> {
+        self.write(Method::POST, "/v1/usage", &events).await
+    }
+
+    /// What all tenants used in the running period.
+    pub async fn usage(&self, period: UsagePeriod) -> Result<Vec<Usage>, ClientError> {
+        let page: Page<Usage> = self.get(&format!("/v1/usage?period={period}")).await?;
+        Ok(page.items)
+    }
+
+    pub async fn tenant_usage(&self, tenant: &str, period: UsagePeriod) -> Result<TenantUsage, ClientError> {
+        self.get(&format!("/v1/tenants/{}/usage?period={period}", escaped(tenant))).await
+    }
+
+    pub async fn edge_meters(&self, edge: &EdgeName, said: &EdgeMeters) -> Result<EdgeMetersAnswer, ClientError> {
+        self.write(Method::POST, &format!("/v1/edges/{edge}/meters"), said).await
+    }
+
+    pub async fn approvals(
+        &self,
+        tenant: Option<&str>,
+        state: Option<ApprovalState>,
+    ) -> Result<Vec<Approval>, ClientError> {
+        let mut query = Query::default();
+        query.add("tenant", tenant);
+        query.add("state", state);
+        let page: Page<Approval> = self.get(&format!("/v1/approvals{}", query.0)).await?;
+        Ok(page.items)
+    }
+
+    pub async fn approval(&self, id: ApprovalId) -> Result<Approval, ClientError> {
+        self.get(&format!("/v1/approvals/{id}")).await
+    }
+
+    pub async fn approval_approve(&self, id: ApprovalId) -> Result<Approval, ClientError> {
+        self.write(Method::POST, &format!("/v1/approvals/{id}/approve"), &NOTHING).await
+    }
+
+    pub async fn approval_reject(&self, id: ApprovalId, said: &ApprovalReject) -> Result<Approval, ClientError> {
+        self.write(Method::POST, &format!("/v1/approvals/{id}/reject"), said).await
     }
 
     pub async fn tenant_sync(&self, wanted: &TenantSync) -> Result<SyncReport, ClientError> {

@@ -29,5 +29,5 @@ pub use show::{Layer, MASK, Shown, show};
 pub use span::{BadSpan, Span};
 pub use stack::{
     Archives, Cell, Check, Data, DataLink, DataObjects, DataRedis, EdgeCheck, Eject, HoldPolicy, Hook, Hooks, Plan,
-    Provider, Run, S3Place, Service, ServiceEdge, Shape, Stack, TableRef,
+    Provider, Purge, Run, S3Place, Scale, Service, ServiceEdge, Shape, Stack, TableRef, UsageRules,
 };

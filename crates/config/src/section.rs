@@ -11,6 +11,7 @@ mod facts;
 mod later;
 mod plans;
 mod services;
+mod usage;
 
 use crate::{
     Check, Environment, Mistakes, Problem, Stack,
@@ -87,6 +88,7 @@ pub(crate) const KEYS: &[&str] = &[
     "backups",
     "failover",
     "check",
+    "usage",
     "placement",
 ];
 
@@ -125,6 +127,8 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
 
     let placement = section.get("placement").map(|at| cells::read_placement(reader, &at)).unwrap_or_default();
 
+    let usage = section.get("usage").map(|at| usage::read(reader, &at, &plans)).unwrap_or_default();
+
     let services = services?;
     if services.is_empty() && reader.mistakes.is_empty() {
         let at = section.get("services")?;
@@ -154,6 +158,7 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
         backups,
         failover,
         check: Check { silence },
+        usage,
     })
 }
 

@@ -43,6 +43,9 @@ pub struct Stack {
     pub failover: Option<Failover>,
     #[serde(default, skip_serializing_if = "Check::is_empty")]
     pub check: Check,
+    /// What follows from what tenants use.
+    #[serde(default)]
+    pub usage: UsageRules,
     /// `policy` and `catalogue` of the placement engine, which alone understands and checks them.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub placement: serde_json::Map<String, serde_json::Value>,
@@ -71,6 +74,63 @@ pub struct S3Place {
     pub prefix: Option<String>,
     pub access_key_id: Template,
     pub secret_access_key: Template,
+}
+
+/// When usage of a plan's limits means something, and what may follow from it without a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UsageRules {
+    /// Percent of a limit: above it a larger plan is proposed, below it a smaller one.
+    pub upgrade_at_percent: u32,
+    pub downgrade_below_percent: u32,
+    /// How far usage has to come back before either ends.
+    pub band_percent: u32,
+    /// How often a tenant is judged of which nothing new is known.
+    pub judge_every: Span,
+    /// Proposals that meet the approval rule are carried out without a person.
+    pub automatic: bool,
+    /// A proposal that nobody decides about ends after this many days.
+    pub approval_days: u32,
+    /// The class of requests that edges refuse while a quantity of the plan is spent.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub stop: BTreeMap<String, String>,
+}
+
+impl Default for UsageRules {
+    fn default() -> Self {
+        Self {
+            upgrade_at_percent: 80,
+            downgrade_below_percent: 20,
+            band_percent: 10,
+            judge_every: Span::from_ms(86_400_000),
+            automatic: false,
+            approval_days: 14,
+            stop: BTreeMap::new(),
+        }
+    }
+}
+
+/// How many copies of a service run, by what they use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scale {
+    pub min: u16,
+    pub max: u16,
+    /// What members should use of the processor time and memory that they are promised, in percent.
+    pub cpu: u32,
+    pub memory: u32,
+    pub cooldown_s: u32,
+    /// Of one more copy, a month: with it copies stay within `budget`.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "price::maybe")]
+    pub price: Option<Cents>,
+}
+
+/// What becomes of rows that are older than a tenant's plan keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purge {
+    /// They are archived, then deleted.
+    Archive,
+    Delete,
 }
 
 /// How `berth check` looks at this stack.
@@ -102,7 +162,10 @@ pub struct Service {
     /// A path that proves its database with a 2xx answer. Every web service has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<String>,
+    /// How many run at first; without `scale`, always.
     pub copies: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<Scale>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, Template>,
     #[serde(default, skip_serializing_if = "Shape::is_empty")]
@@ -246,6 +309,9 @@ pub struct Data {
     /// The tenant's objects in the cell's object storage, which is made with the cell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub objects: Option<DataObjects>,
+    /// Rows that are too old for the plan go while the tenant stays where it is. Absent: they stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purge: Option<Purge>,
     /// For how long a move can be undone, in days; 0 to 30. The old cell keeps the tenant's rows for that long.
     #[serde(default = "Data::shipped_way_back_days")]
     pub way_back_days: u32,
@@ -288,6 +354,7 @@ impl Default for Data {
             retention: BTreeMap::new(),
             redis: None,
             objects: None,
+            purge: None,
             way_back_days: Self::shipped_way_back_days(),
             hooks: Hooks::default(),
         }

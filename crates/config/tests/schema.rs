@@ -56,6 +56,8 @@ fn reader_and_schema_know_the_same_keys_everywhere() {
         &["services", "web", "edge"],
         &["services", "web", "edge", "check"],
         &["services", "web", "edge", "eject"],
+        &["services", "web", "scale"],
+        &["usage"],
         &["data"],
         &["data", "hooks"],
         &["data", "links", "[]"],

@@ -43,6 +43,10 @@ actions! {
     Read: "read this" => Scope::Admin | Scope::Read,
     /// Seeing one tenant. A tenant's own key sees that tenant, and the others as if they did not exist.
     ReadTenant: "read this" => Scope::Admin | Scope::Read | Scope::Tenant(_),
+    /// Seeing what a tenant may have.
+    ReadEntitlements: "read this" => Scope::Admin | Scope::Read | Scope::Usage | Scope::Tenant(_),
+    /// Saying what was used.
+    Report: "report usage" => Scope::Admin | Scope::Usage,
     /// Changing anything.
     Change: "change this" => Scope::Admin,
     /// Following routes and acknowledging them.
@@ -83,7 +87,7 @@ impl<A> Permit<A> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Caller, Change, Follow, Read, ReadTenant};
+    use super::{Caller, Change, Follow, Read, ReadEntitlements, ReadTenant, Report};
     use berth_domain::TenantId;
     use berth_store::Scope;
 
@@ -97,12 +101,15 @@ mod tests {
                 caller.may(ReadTenant).is_ok(),
                 caller.may(Change).is_ok(),
                 caller.may(Follow).is_ok(),
+                caller.may(ReadEntitlements).is_ok(),
+                caller.may(Report).is_ok(),
             ]
         };
-        assert_eq!(may(Scope::Admin), [true, true, true, true]);
-        assert_eq!(may(Scope::Read), [true, true, false, false]);
-        assert_eq!(may(Scope::Tenant(own)), [false, true, false, false]);
-        assert_eq!(may(Scope::Edge), [false, false, false, true]);
+        assert_eq!(may(Scope::Admin), [true; 6]);
+        assert_eq!(may(Scope::Read), [true, true, false, false, true, false]);
+        assert_eq!(may(Scope::Tenant(own)), [false, true, false, false, true, false]);
+        assert_eq!(may(Scope::Edge), [false, false, false, true, false, false]);
+        assert_eq!(may(Scope::Usage), [false, false, false, false, true, true]);
     }
 
     #[test]

@@ -10,10 +10,13 @@ use berth_store::{Cell, Tenant};
 use berth_wire as wire;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
 
 /// Confidence is counted over neighbours drawn by it: a fixed one, so that the same question has the same answer.
-const SEED: u64 = 1;
+pub(crate) const SEED: u64 = 1;
 
 pub async fn decide(
     app: &App,
@@ -112,8 +115,29 @@ fn today() -> Date {
     Timestamp::now().to_zoned(TimeZone::UTC).date()
 }
 
+/// What was read last, of which section and on which day.
+type LastRead = (serde_json::Map<String, serde_json::Value>, Date, Catalogue, Policy);
+
 /// What the stack file says of placing, checked. Mistakes are the stack file's.
+///
+/// Read once a day and stack file: every new tenant asks for it, and reading the catalogue is most of the answer's time.
 pub(crate) fn settings(stack: &Stack) -> Result<(Catalogue, Policy), ControlError> {
+    static KNOWN: Mutex<Option<Box<LastRead>>> = Mutex::new(None);
+    let day = today();
+    let known = |known: &Option<Box<LastRead>>| {
+        let (section, of, catalogue, policy) = &**known.as_ref()?;
+        (*section == stack.placement && *of == day).then(|| (catalogue.clone(), policy.clone()))
+    };
+    if let Some(settings) = known(&KNOWN.lock().unwrap_or_else(PoisonError::into_inner)) {
+        return Ok(settings);
+    }
+    let (catalogue, policy) = read_settings(stack)?;
+    let read = Box::new((stack.placement.clone(), day, catalogue.clone(), policy.clone()));
+    *KNOWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
+    Ok((catalogue, policy))
+}
+
+fn read_settings(stack: &Stack) -> Result<(Catalogue, Policy), ControlError> {
     let text = |key: &str| stack.placement.get(key).map(ToString::to_string);
     let bad = |key: &str, says: String| ControlError::BadPlacement { key: format!("placement.{key}"), says };
     let catalogue = Catalogue::over(text("catalogue").as_deref().unwrap_or("{}"), today())

@@ -3,8 +3,8 @@
 
 use berth_config::{MissingVariable, Mistakes};
 use berth_domain::{
-    BadName, CellClass, CellName, CellState, IllegalTransition, KeyId, MemberId, Mode, OperationId, PlanName,
-    TenantName, TenantState,
+    ApprovalId, ApprovalState, BadName, CellClass, CellName, CellState, IllegalTransition, KeyId, MemberId, Mode,
+    OperationId, PlanName, TenantName, TenantState,
 };
 use berth_infra::ProviderError;
 use berth_mover::MoveError;
@@ -48,6 +48,12 @@ pub enum ControlError {
     BadPlacement { key: String, says: String },
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     BadProfile(Vec<berth_placement::BadProfile>),
+    #[error("{}", bad_lines(.0))]
+    BadUsage(Vec<crate::usage::BadLine>),
+    #[error("there is no approval {0}")]
+    NoApproval(ApprovalId),
+    #[error("the approval for tenant `{tenant}` is {state}")]
+    ApprovalState { tenant: TenantName, state: ApprovalState },
     #[error("no stack file has been applied yet")]
     NoStack,
     #[error("cell `{cell}` is {what} and cannot become {wanted}")]
@@ -207,6 +213,18 @@ fn no_room(class: CellClass, already_in: Option<&CellName>) -> String {
     }
 }
 
+/// More lines than people read at once are counted.
+const LINES_SHOWN: usize = 20;
+
+fn bad_lines(lines: &[crate::usage::BadLine]) -> String {
+    let mut text: Vec<String> =
+        lines.iter().take(LINES_SHOWN).map(|bad| format!("event {}: {}", bad.line, bad.says)).collect();
+    if lines.len() > LINES_SHOWN {
+        text.push(format!("and {} more", lines.len() - LINES_SHOWN));
+    }
+    text.join("; ")
+}
+
 fn list(names: &[String]) -> String {
     names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
 }
@@ -243,10 +261,12 @@ impl ControlError {
             | Self::NoKey(_)
             | Self::NoOperation(_)
             | Self::NoArchive { .. }
-            | Self::NoInvoice { .. } => Kind::NotFound,
+            | Self::NoInvoice { .. }
+            | Self::NoApproval(_) => Kind::NotFound,
             Self::BadStackFile(_)
             | Self::BadPlacement { .. }
             | Self::BadProfile(_)
+            | Self::BadUsage(_)
             | Self::CellFixed { .. }
             | Self::OtherStack { .. }
             | Self::NoPlan(_)
@@ -287,6 +307,7 @@ impl ControlError {
             | Self::AlreadyMoving { .. }
             | Self::TenantState { .. }
             | Self::NotNow { .. }
+            | Self::ApprovalState { .. }
             | Self::StillUnderWay
             | Self::Operation(_)
             | Self::Hook { .. }
@@ -316,6 +337,9 @@ impl ControlError {
             Self::BadStackFile(_) => "bad_stack_file",
             Self::BadPlacement { .. } => "bad_placement",
             Self::BadProfile(_) => "bad_profile",
+            Self::BadUsage(_) => "bad_usage",
+            Self::NoApproval(_) => "no_approval",
+            Self::ApprovalState { .. } => "approval_state",
             Self::NoStack => "no_stack",
             Self::CellFixed { .. } => "cell_fixed",
             Self::OtherStack { .. } => "other_stack",
@@ -391,6 +415,10 @@ impl ControlError {
             Self::Forbidden { .. } => "use a key with the scope `admin`",
             Self::BadPlacement { .. } => "`docs/decide.md` describes policy and catalogue",
             Self::BadProfile(faults) => return faults.first().map(|fault| fault.hint().to_owned()),
+            Self::BadUsage(_) => {
+                "nothing of the report was counted: leave these events out or correct them, and send it again"
+            }
+            Self::NoApproval(_) | Self::ApprovalState { .. } => "`berth approval list` shows those there are",
             Self::NoStack => "`berth apply` takes the stack file",
             Self::CellFixed { .. } => "declare a cell under another name and move its tenants there",
             Self::OtherStack { .. } => "each stack has a control plane of its own",
@@ -439,7 +467,7 @@ impl ControlError {
             Self::NoArchive { .. } => "`berth tenant archives` lists those there are",
             Self::TenantState { .. } | Self::NotNow { .. } => "`berth tenant show` tells what is being done with it",
             Self::Stale(_) => "read it again, then decide again",
-            Self::BadScope(_) => "write `admin`, `read`, `edge` or `tenant:ID`",
+            Self::BadScope(_) => "write `admin`, `read`, `edge`, `usage` or `tenant:ID`",
             Self::BadMonth(_) => "months are written like 2026-11, in UTC",
             Self::BadInvoice(_) => "docs/costs.md describes what an invoice has to say",
             Self::NoInvoice { .. } => "`berth cost` names the invoices of a month and where they come from",

@@ -83,6 +83,7 @@ async fn scope(app: &App, text: &str) -> Result<Scope, ControlError> {
         "admin" => Ok(Scope::Admin),
         "read" => Ok(Scope::Read),
         "edge" => Ok(Scope::Edge),
+        "usage" => Ok(Scope::Usage),
         _ => {
             let id = text.strip_prefix("tenant:").and_then(|id| id.parse::<TenantId>().ok());
             let id = id.ok_or_else(|| ControlError::BadScope(text.to_owned()))?;

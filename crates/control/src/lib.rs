@@ -8,11 +8,14 @@
 //! Knows the contracts of infrastructure and no adapter; never speaks HTTP.
 //!
 //! ```text
-//! keys::caller(app, &secret, request_id) -> Caller               caller.may(Read | ReadTenant | Change | Follow)? -> Permit
+//! keys::caller(app, &secret, request_id) -> Caller               caller.may(Read | ReadTenant | ReadEntitlements | Report | Change | Follow)? -> Permit
 //! stack::{apply(Change, &StackApply), show(Read)}                plans::{list(Read), show(Read, &name)}
-//! tenants::{create(Change, TenantCreate), list(ReadTenant, &TenantFilter), show(ReadTenant, who), entitlements(ReadTenant, who),
+//! tenants::{create(Change, TenantCreate), list(ReadTenant, &TenantFilter), show(ReadTenant, who),
 //!           set_all_hosts(Change, who, &hosts, version), set_plan(Change, who, &plan, version), suspend, resume, delete(Change, who)}
 //! moves::{plan(ReadTenant, who, to), start(Change, who, to), list(Read, tenant, limit), show(Read, operation)}
+//! usage::{record(Report, events), of_tenant(ReadTenant, who, period, from), list(Read, period), entitlements(ReadEntitlements, who),
+//!         edge_meters(Follow, edge, counters)}          approvals::{list(Read, tenant, state), show(Read, id), approve(Change, id), reject(Change, id, reason)}
+//! purge::{plan(ReadTenant, who), start(Change, who)}
 //! archives::{list(ReadTenant, who), export(Change, who), restore(Change, who, archive)}
 //! sync::run(Change, &TenantSync)                                 cells::{create, list, show, drain, remove, logs(Read, who, service, last)}
 //! keys::{create(Change, &KeyCreate), list, revoke(Change, id), create_for_berth(app, name, scope), none_yet(app)}
@@ -37,12 +40,14 @@ mod edge_link;
 mod edge_settings;
 mod error;
 mod hook;
+mod judge;
 mod member_spec;
 mod move_edges;
 mod placing;
 mod reconcile;
 mod views;
 
+pub mod approvals;
 pub mod archives;
 pub mod audit;
 pub mod cells;
@@ -57,19 +62,21 @@ pub mod keys;
 pub mod moves;
 pub mod operations;
 pub mod plans;
+pub mod purge;
 pub mod recover;
 pub mod serve;
 pub mod stack;
 pub mod status;
 pub mod sync;
 pub mod tenants;
+pub mod usage;
 pub mod ways_back;
 pub mod workflows;
 
 pub use app::{App, BuildAdapter, OpenArchives, StackInForce};
 pub use berth_store::Scope;
 pub use berth_workflow::Options as WorkerOptions;
-pub use caller::{Action, Caller, Change, Follow, Permit, Read, ReadTenant};
+pub use caller::{Action, Caller, Change, Follow, Permit, Read, ReadEntitlements, ReadTenant, Report};
 pub use error::{ControlError, Kind};
 
 pub(crate) use audit::audited;

@@ -3,6 +3,7 @@
 use crate::{
     App, Change, ControlError, Permit, Read, ReadTenant, archives, audited, cell_access,
     costs::prices,
+    decide,
     operations::{self, Begun},
     placing::{self, Place, Wanted},
     tenants, views, ways_back,
@@ -29,7 +30,15 @@ pub async fn plan(
     let in_force = app.stack().await?;
     let source = app.cell(tenant.cell).await?;
     let plan = app.store().plan_get(&tenant.plan).await?.ok_or_else(|| ControlError::NoPlan(tenant.plan.clone()))?;
-    let wanted = Wanted { class: plan.plan.class, tenant: &tenant.name, named: to, from: Some(&source) };
+    let profile = decide::profile_of(&tenant)?;
+    let wanted = Wanted {
+        class: plan.plan.class,
+        plan: &tenant.plan,
+        tenant: &tenant.name,
+        profile: &profile,
+        named: to,
+        from: Some(&source),
+    };
     let place = placing::choose(app, &in_force, &wanted).await?;
     let (price_before_cents, price_after_cents) = prices::before_and_after(app, &in_force, &source, &place).await?;
     let mut shown = wire::MovePlan {
@@ -205,7 +214,15 @@ pub async fn start(
     let in_force = app.stack().await?;
     let source = app.cell(tenant.cell).await?;
     let plan = app.store().plan_get(&tenant.plan).await?.ok_or_else(|| ControlError::NoPlan(tenant.plan.clone()))?;
-    let wanted = Wanted { class: plan.plan.class, tenant: &tenant.name, named: to, from: Some(&source) };
+    let profile = decide::profile_of(&tenant)?;
+    let wanted = Wanted {
+        class: plan.plan.class,
+        plan: &tenant.plan,
+        tenant: &tenant.name,
+        profile: &profile,
+        named: to,
+        from: Some(&source),
+    };
     let place = placing::choose(app, &in_force, &wanted).await?;
     let (class, name) = match &place {
         Place::Existing(id) => {
@@ -395,6 +412,11 @@ async fn keep_from(
     if kind(source.class, target.class) != "downgrade" {
         return Ok(None);
     }
+    kept_from(app, tenant).await
+}
+
+/// The same, whatever way it goes.
+pub(crate) async fn kept_from(app: &App, tenant: &Tenant) -> Result<Option<jiff::civil::Date>, ControlError> {
     let plan = app.store().plan_get(&tenant.plan).await?.ok_or_else(|| ControlError::NoPlan(tenant.plan.clone()))?;
     let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
     let days = plan.plan.limits.retention_days.map(|days| jiff::Span::new().days(i64::from(days)));

@@ -1,11 +1,12 @@
-//! Which cell a tenant goes to, in its first form: a ready cell of the plan's class with room, the emptiest. What a
-//! better answer weighs (price, regions, latency) comes with the placement engine and takes this file's place.
+//! Which cell a tenant goes to: the one that somebody named, or the one that the placement engine ranks first among the
+//! ready cells of the plan's class with room. Never chooses a class or a plan: those are the tenant's.
 //!
 //! A plan of the dedicated class has a cell made for it when no empty one stands ready, so that an upgrade is one
 //! command; the workflow that needs the cell provisions it first and takes it away again when it does not succeed.
 
-use crate::{App, ControlError, app::StackInForce};
-use berth_domain::{CellClass, CellId, CellName, CellState, TenantName};
+use crate::{App, ControlError, app::StackInForce, decide};
+use berth_domain::{CellClass, CellId, CellName, CellState, PlanName, TenantName};
+use berth_placement::Profile;
 use berth_store::{Cell, NewCell, Tx};
 use uuid::Uuid;
 
@@ -20,7 +21,10 @@ pub(crate) enum Place {
 /// What a decision is made from.
 pub(crate) struct Wanted<'a> {
     pub class: CellClass,
+    pub plan: &'a PlanName,
     pub tenant: &'a TenantName,
+    /// What the tenant needs, as far as it is known.
+    pub profile: &'a Profile,
     /// A cell that somebody named.
     pub named: Option<&'a CellName>,
     /// Where it is now, for a move.
@@ -34,12 +38,14 @@ pub(crate) async fn choose(app: &App, in_force: &StackInForce, wanted: &Wanted<'
         fits(&cell, wanted)?;
         return Ok(Place::Existing(cell.id));
     }
+    let engine = decide::engine(app).await?;
+    let ranked =
+        engine.cells_for(wanted.class, wanted.plan.as_str(), wanted.profile).map_err(ControlError::BadProfile)?;
     let cells = app.store().cell_list().await?;
-    let best = cells
+    let best = ranked
         .iter()
-        .filter(|cell| cell.class == wanted.class && fits(cell, wanted).is_ok())
-        // The emptiest by share, and of two the first by name: the same question has the same answer.
-        .min_by_key(|cell| (cell.tenants * 1_000_000 / i64::from(cell.max_tenants), cell.name.clone()));
+        .filter_map(|name| cells.iter().find(|cell| cell.name.as_str() == *name))
+        .find(|cell| fits(cell, wanted).is_ok());
     match best {
         Some(cell) => Ok(Place::Existing(cell.id)),
         None if wanted.class == CellClass::Dedicated => Ok(Place::New(dedicated(in_force, &cells, wanted)?)),

@@ -1,7 +1,7 @@
 //! Everything at a glance: is everybody served, what moves, what needs a person.
 
 use crate::{App, ControlError, Permit, Read, costs::prices, edges};
-use berth_domain::{CellState, Cents, MemberState, OperationState, TenantState};
+use berth_domain::{ApprovalState, CellState, Cents, MemberState, OperationState, TenantState};
 use berth_store::Store;
 use berth_wire as wire;
 use berth_workflow::{Filter, Journal};
@@ -48,6 +48,14 @@ pub async fn overview(app: &App, _permit: &Permit<Read>) -> Result<wire::Overvie
             operation: Some(stuck.id),
         });
     }
+    let waiting = berth_store::ApprovalFilter { state: Some(ApprovalState::Open), ..Default::default() };
+    attention.extend(store.approval_list(&waiting, 100).await?.into_iter().map(|approval| wire::Attention {
+        code: "approval_waits".to_owned(),
+        subject: format!("tenant {}", approval.tenant_name),
+        detail: format!("a proposal to put it elsewhere ({}) waits for an answer", approval.direction),
+        hint: Some(format!("`berth approval show {}`, or the page Approvals", approval.id)),
+        operation: None,
+    }));
     attention.extend(unserved(app.store(), &cells).await?);
     attention.extend(edges.iter().filter(|edge| !edge.alive).map(|edge| wire::Attention {
         code: "edge_silent".to_owned(),

@@ -11,6 +11,7 @@ use crate::{
     },
 };
 use berth_domain::{Hostname, Mode, OperationId, PlanName, TenantEvent, TenantId, TenantKey, TenantName, TenantState};
+use berth_placement::Profile;
 use berth_store::{NewTenant, StoreError, Taken, Tenant, Tx};
 use berth_wire as wire;
 use berth_workflow::NewOperation;
@@ -29,7 +30,15 @@ pub async fn create(
     app.writable().await?;
     let in_force = app.stack().await?;
     let plan = usable_plan(app, &wanted.plan).await?;
-    let place = Wanted { class: plan.class, tenant: &wanted.name, named: wanted.cell.as_ref(), from: None };
+    let profile = Profile::default();
+    let place = Wanted {
+        class: plan.class,
+        plan: &wanted.plan,
+        tenant: &wanted.name,
+        profile: &profile,
+        named: wanted.cell.as_ref(),
+        from: None,
+    };
     let chosen = placing::choose(app, &in_force, &place).await?;
 
     let id = TenantId::new(Uuid::now_v7());
@@ -132,17 +141,6 @@ pub async fn show(app: &App, permit: &Permit<ReadTenant>, who: &str) -> Result<w
     let tenant = find(app, permit, who).await?;
     let operation = open_operation(app, &operations::about_tenant(&tenant.name)).await?;
     Ok(views::tenant(tenant, operation))
-}
-
-/// What the tenant's plan lets it have.
-pub async fn entitlements(
-    app: &App,
-    permit: &Permit<ReadTenant>,
-    who: &str,
-) -> Result<wire::Entitlements, ControlError> {
-    let tenant = find(app, permit, who).await?;
-    let plan = app.store().plan_get(&tenant.plan).await?.ok_or_else(|| ControlError::NoPlan(tenant.plan.clone()))?;
-    Ok(wire::Entitlements { tenant: tenant.name, plan: tenant.plan, limits: plan.plan.limits })
 }
 
 /// The same as [`set_all_hosts`] for a caller who also says how the tenant is isolated: refused when it is not so yet.
@@ -295,13 +293,21 @@ pub(crate) async fn wrong_state(
     })
 }
 
-/// The tenant, if it exists for this caller. By name, or by id.
-pub(crate) async fn find(app: &App, permit: &Permit<ReadTenant>, who: &str) -> Result<Tenant, ControlError> {
+/// The tenant, if it exists for this caller. By name, by id, or by `key:` and the application's key.
+pub(crate) async fn find<A>(app: &App, permit: &Permit<A>, who: &str) -> Result<Tenant, ControlError> {
     let tenant = known(app, who).await?;
     if permit.sees(tenant.id) { Ok(tenant) } else { Err(ControlError::NoTenant(who.to_owned())) }
 }
 
 pub(crate) async fn known(app: &App, who: &str) -> Result<Tenant, ControlError> {
+    if who.starts_with("key:") {
+        let id = app.store().tenants_called(&[who.to_owned()]).await?.remove(who);
+        let found = match id {
+            Some(id) => app.store().tenant_get(id).await?,
+            None => None,
+        };
+        return found.ok_or_else(|| ControlError::NoTenant(who.to_owned()));
+    }
     let by_name = match TenantName::new(who) {
         Ok(name) => app.store().tenant_by_name(&name).await?,
         Err(_) => None,

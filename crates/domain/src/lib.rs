@@ -18,6 +18,6 @@ pub use name::{
 };
 pub use plan::{Plan, PlanLimits};
 pub use state::{
-    ApprovalState, BadState, Balance, CellClass, CellState, IllegalTransition, MemberRole, MemberState, Mode, MovePhase,
-    OperationState, ServiceRole, TenantEvent, TenantState, UsagePeriod, WayBackState,
+    ApprovalState, BadState, Balance, CellClass, CellState, IllegalTransition, MemberRole, MemberState, Mode,
+    MovePhase, OperationState, ServiceRole, TenantEvent, TenantState, UsagePeriod, WayBackState,
 };

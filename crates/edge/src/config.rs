@@ -68,6 +68,8 @@ pub struct Limits {
     pub feed_silence: Duration,
     /// Load balancers and proxies in front of the edge: what they say about their client is believed.
     pub trusted_peers: Vec<Network>,
+    /// How often the control plane is told what was carried.
+    pub report_every: Duration,
     /// On shutdown requests under way have this long.
     pub drain_time: Duration,
 }
@@ -92,6 +94,7 @@ impl Default for Limits {
             connections: 20_000,
             feed_silence: Duration::from_secs(30),
             trusted_peers: Vec::new(),
+            report_every: Duration::from_secs(15),
             drain_time: Duration::from_secs(10),
         }
     }

@@ -9,10 +9,11 @@ use crate::{
     book::{Book, Consequence},
     checks,
     config::{EdgeConfig, EdgeError},
-    core::{Common, News, Order},
+    core::{Common, CoreReport, News, Order},
     feed::{self, ControlUrl, Link},
     hold::{Budget, HoldOrder},
     limits::Buckets,
+    report::{self, Reporter},
     routing::{Change, Table, hold_token},
     settings,
     snapshot::{Log, SnapshotError},
@@ -121,7 +122,7 @@ impl Edge {
         let mut coordinator = Coordinator {
             cores: cores.clone(),
             common: Arc::clone(&common),
-            dir: config.data_dir,
+            dir: config.data_dir.clone(),
             limits,
             link: Arc::clone(&link),
             log: Some(log),
@@ -129,6 +130,7 @@ impl Edge {
             book: Book::default(),
             owed: HashMap::new(),
             unsure: true,
+            last: Vec::new(),
         };
         // Before the threads are there: no request is ever served from an empty table.
         let in_force = coordinator.restore();
@@ -153,13 +155,22 @@ impl Edge {
             tasks.spawn(feed::acknowledge(Arc::clone(&link)));
         }
         tasks.spawn(checks::run(Arc::clone(&common)));
+        let reporter = Arc::new(tokio::sync::Mutex::new(Reporter::new(Arc::clone(&link), &config.data_dir)));
+        let reports = if link.urls.is_empty() {
+            None
+        } else {
+            Some(tasks.spawn(Reporter::run(Arc::clone(&reporter), cores.clone(), coordinator.limits.report_every)))
+        };
         tasks.spawn(admin::serve(admin, Arc::clone(&link), cores, asks_in.clone(), common));
         tokio::pin!(shutdown);
         let (mut stopping, mut left) = (false, config.workers);
         while left > 0 {
             tokio::select! {
                 biased;
-                Some(news) = news.recv() => coordinator.hear(&news).await,
+                Some(news) = news.recv() => match news {
+                    News::Last(report) => coordinator.last.push(report),
+                    news => coordinator.hear(&news).await,
+                },
                 Some(number) = gone.recv() => {
                     if !stopping {
                         return Err(EdgeError::WorkerGone(number));
@@ -173,6 +184,11 @@ impl Edge {
                 Some(event) = events.recv(), if !stopping => coordinator.take(event).await?,
                 Some(ask) = asks.recv() => coordinator.answer(ask),
             }
+        }
+        if let Some(reports) = reports {
+            // One that is under way is given up: what it said is said again, and counts once.
+            reports.abort();
+            reporter.lock().await.last(&report::sum(std::mem::take(&mut coordinator.last))).await;
         }
         Ok(())
     }
@@ -214,6 +230,8 @@ struct Coordinator {
     owed: HashMap<TenantId, Change>,
     /// Holds came from disk, and the control plane has not spoken yet.
     unsure: bool,
+    /// What cores counted that have ended.
+    last: Vec<CoreReport>,
 }
 
 impl Coordinator {

@@ -78,6 +78,8 @@ pub enum News {
     Slow { serial: u64, in_flight: u32 },
     /// The hold ended and its last request has left.
     Over { serial: u64, account: Account },
+    /// This core has ended, and this is what it counted.
+    Last(CoreReport),
 }
 
 /// A core's counters at one moment.
@@ -271,9 +273,13 @@ impl Core {
             Change::Put(route) => route,
             Change::Remove(tenant) => {
                 let removed = self.index.borrow_mut().remove(*tenant);
-                if let Some(tenant) = removed {
-                    self.release(&tenant);
-                    tenant.leave();
+                if let Some(gone) = removed {
+                    // What was carried was carried, and counters never fall.
+                    if let Some(meter) = gone.meter() {
+                        *self.retired.borrow_mut().entry(*tenant).or_default() += &meter;
+                    }
+                    self.release(&gone);
+                    gone.leave();
                 }
                 return;
             }
@@ -337,7 +343,7 @@ impl Core {
         });
     }
 
-    fn report(&self) -> CoreReport {
+    pub fn report(&self) -> CoreReport {
         let index = self.index.borrow();
         let retired = self.retired.borrow();
         let met = index.tenants().filter_map(|t| Some((t.id, t.meter()?)));

@@ -5,7 +5,7 @@
 
 use crate::config::EdgeError;
 use berth_domain::{EdgeId, EdgeName, Revision};
-use berth_wire::edge::{EdgeAck, EdgeAckAnswer, EdgeEvent, HoldReport, SPEAKS};
+use berth_wire::edge::{EdgeAck, EdgeAckAnswer, EdgeEvent, EdgeMeters, EdgeMetersAnswer, HoldReport, SPEAKS};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -313,6 +313,27 @@ async fn say(
     sender.ready().await?;
     let body = Bytes::from(serde_json::to_vec(&ack)?);
     let answer = ask(sender, link.request(url, Method::POST, "acks", body)?).await?;
+    let body = timeout(ANSWER_TIME, Limited::new(answer.into_body(), ANSWER_MAX).collect()).await;
+    let body = body.map_err(|_| FeedError::Late)?.map_err(|_| FeedError::Answer)?.to_bytes();
+    Ok(serde_json::from_slice(&body)?)
+}
+
+/// Tells counters to the first control plane that takes them. On a connection of its own: what a move waits for never
+/// stands behind it.
+pub async fn say_meters(link: &Link, said: &EdgeMeters) -> bool {
+    for url in &link.urls {
+        match say_meters_to(link, url, said).await {
+            Ok(_) => return true,
+            Err(error) => tracing::debug!(control = %url.socket, %error, "counters were not taken"),
+        }
+    }
+    false
+}
+
+async fn say_meters_to(link: &Link, url: &ControlUrl, said: &EdgeMeters) -> Result<EdgeMetersAnswer, FeedError> {
+    let mut sender = connect(url).await?;
+    let request = link.request(url, Method::POST, "meters", Bytes::from(serde_json::to_vec(said)?))?;
+    let answer = ask(&mut sender, request).await?;
     let body = timeout(ANSWER_TIME, Limited::new(answer.into_body(), ANSWER_MAX).collect()).await;
     let body = body.map_err(|_| FeedError::Late)?.map_err(|_| FeedError::Answer)?.to_bytes();
     Ok(serde_json::from_slice(&body)?)

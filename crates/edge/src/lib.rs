@@ -6,7 +6,7 @@
 //!
 //! Pure parts, tested with tables: [`routing`], `routes`, `limits`, `balance`, `health`, `sticky`, `hold`, `book`, `headers`,
 //! `framing`, `frames`, `meter`, `pulse`. The shell around them: `serve` (one request), `pool`, `upstream`, `checks`, `body`, `drain`,
-//! `tunnel`, `worker`, `feed`, `snapshot`, `settings`, `coordinator`.
+//! `tunnel`, `worker`, `feed`, `report`, `snapshot`, `settings`, `coordinator`.
 
 mod admin;
 mod answers;
@@ -28,6 +28,7 @@ mod limits;
 mod meter;
 mod pool;
 mod pulse;
+mod report;
 mod routes;
 mod routing;
 mod serve;

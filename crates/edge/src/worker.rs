@@ -120,6 +120,8 @@ async fn serve_core(start: Start) -> io::Result<()> {
     if tokio::time::timeout(core.limits().drain_time, drained).await.is_err() {
         tracing::warn!(connections = core.connections(), "connections were cut at the end of the drain time");
     }
+    // Nobody listens any more when the edge was dropped.
+    let _ = core.news.send(News::Last(core.report()));
     Ok(())
 }
 

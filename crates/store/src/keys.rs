@@ -13,18 +13,21 @@ pub enum Scope {
     Read,
     /// The edge's own endpoints, and nothing else.
     Edge,
+    /// Usage may be reported and entitlements read, and nothing else.
+    Usage,
     /// One tenant, as its owner.
     Tenant(TenantId),
 }
 
 impl Scope {
-    pub const WORDS: &'static [&'static str] = &["admin", "read", "edge", "tenant"];
+    pub const WORDS: &'static [&'static str] = &["admin", "read", "edge", "usage", "tenant"];
 
     const fn word(self) -> &'static str {
         match self {
             Self::Admin => "admin",
             Self::Read => "read",
             Self::Edge => "edge",
+            Self::Usage => "usage",
             Self::Tenant(_) => "tenant",
         }
     }
@@ -34,6 +37,7 @@ impl Scope {
             ("admin", None) => Ok(Self::Admin),
             ("read", None) => Ok(Self::Read),
             ("edge", None) => Ok(Self::Edge),
+            ("usage", None) => Ok(Self::Usage),
             ("tenant", Some(tenant)) => Ok(Self::Tenant(tenant)),
             _ => Err(BadState { what: "key scope", text: word.to_owned() }.into()),
         }

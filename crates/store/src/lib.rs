@@ -13,6 +13,7 @@
 //! `src/lib.rs` first, since cargo does not know that the database changed). That folder's files are the new
 //! `.sqlx`; equal sets of files mean that it is current.
 
+mod approvals;
 mod audit;
 mod cells;
 mod costs;
@@ -34,10 +35,13 @@ mod placements;
 mod plans;
 mod routes;
 mod seal;
+mod spent;
 mod stacks;
 mod tenants;
+mod usage;
 mod ways_back;
 
+pub use approvals::{Approval, ApprovalFilter, Judgement, NewApproval};
 pub use audit::{AuditEntry, NewAudit};
 pub use cells::{Cell, NewCell};
 pub use costs::{CellSpan, Invoice, InvoiceLine, InvoiceSource, Stay};
@@ -56,8 +60,10 @@ pub use placements::Placement;
 pub use plans::StoredPlan;
 pub use routes::{Route, RouteChanges, RouteHold, RouteMember};
 pub use seal::{SealError, Sealer};
+pub use spent::Spent;
 pub use stacks::{NewStackRevision, StackRevision};
 pub use tenants::{NewTenant, Tenant};
+pub use usage::{EdgeMeter, NewUsageEvent, UsageRow};
 pub use ways_back::WayBack;
 
 use secrecy::{ExposeSecret, SecretString};

@@ -20,6 +20,9 @@ pub struct Member {
     pub detail: Option<String>,
     pub restarts: i64,
     pub observed_at: Option<Timestamp>,
+    /// What it used lately; `None`: its provider does not tell.
+    pub cpu_percent: Option<f64>,
+    pub memory_bytes: Option<i64>,
 }
 
 #[derive(Clone, Debug)]
@@ -46,7 +49,7 @@ impl Store {
     pub async fn member_list(&self, cell: Option<CellId>) -> Result<Vec<Member>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT id, cell_id, service, copy, service_role, role, wanted, state, address, detail, restarts,
-                      observed_at AS "observed_at: Moment"
+                      observed_at AS "observed_at: Moment", cpu_percent, memory_bytes
                FROM members WHERE $1::uuid IS NULL OR cell_id = $1 ORDER BY cell_id, service, copy"#,
             cell.map(CellId::uuid)
         )
@@ -67,9 +70,32 @@ impl Store {
                     detail: r.detail,
                     restarts: r.restarts,
                     observed_at: Moment::of(r.observed_at),
+                    cpu_percent: r.cpu_percent,
+                    memory_bytes: r.memory_bytes,
                 })
             })
             .collect()
+    }
+
+    /// When the number of copies of a service in a cell was changed last, by cell and service.
+    pub async fn copies_changed(&self) -> Result<Vec<(CellId, ServiceName, Timestamp)>, StoreError> {
+        let rows = sqlx::query!(r#"SELECT cell_id, service, changed_at AS "changed_at: Moment" FROM cell_copies"#)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.into_iter().map(|r| Ok((r.cell_id.into(), ServiceName::new(r.service)?, r.changed_at.0))).collect()
+    }
+
+    /// What a member uses, as percent of the processor time that it is promised and as bytes.
+    pub async fn member_used(&self, member: MemberId, cpu_percent: f64, memory_bytes: i64) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE members SET cpu_percent = $2, memory_bytes = $3 WHERE id = $1",
+            member.uuid(),
+            cpu_percent,
+            memory_bytes
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
     }
 
     /// Stores what was seen. When that changes where edges may send requests, the routes of all tenants of the
@@ -120,6 +146,72 @@ impl Tx {
             new.copy,
             new.service_role.as_str(),
             MemberRole::Active.as_str()
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Reserves a copy, or wants one again that was to end.
+    pub async fn member_want(&mut self, new: &NewMember) -> Result<(), StoreError> {
+        sqlx::query!(
+            "INSERT INTO members (id, cell_id, service, copy, service_role, role) VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (cell_id, service, copy) DO UPDATE SET wanted = true",
+            new.id.uuid(),
+            new.cell.uuid(),
+            new.service.as_str(),
+            new.copy,
+            new.service_role.as_str(),
+            MemberRole::Active.as_str()
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
+    /// Intent only: copies from `copies` on of one service are to end, and are forgotten when they have.
+    pub async fn members_unwant_from(
+        &mut self,
+        cell: CellId,
+        service: &ServiceName,
+        copies: i32,
+    ) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE members SET wanted = false WHERE cell_id = $1 AND service = $2 AND copy >= $3",
+            cell.uuid(),
+            service.as_str(),
+            copies
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        // Edges stop sending there with this very transaction; the process ends after it.
+        self.routes_publish_cell(cell).await
+    }
+
+    /// One that has ended and is not wanted any more.
+    pub async fn member_forget(&mut self, member: MemberId) -> Result<(), StoreError> {
+        sqlx::query!("DELETE FROM members WHERE id = $1 AND NOT wanted", member.uuid())
+            .execute(&mut *self.inner)
+            .await?;
+        Ok(())
+    }
+
+    /// How many copies of a service a cell should run, and why.
+    pub async fn copies_set(
+        &mut self,
+        cell: CellId,
+        service: &ServiceName,
+        copies: i32,
+        because: &str,
+    ) -> Result<(), StoreError> {
+        sqlx::query!(
+            "INSERT INTO cell_copies (cell_id, service, copies, because) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (cell_id, service) DO UPDATE SET copies = excluded.copies, because = excluded.because,
+                 changed_at = now()",
+            cell.uuid(),
+            service.as_str(),
+            copies,
+            because
         )
         .execute(&mut *self.inner)
         .await?;

@@ -35,7 +35,7 @@ pub struct Route {
     pub draining_ms: Option<u32>,
     pub members: Vec<RouteMember>,
     pub body_bytes: Option<u64>,
-    /// Of its plan, by class.
+    /// Of its plan, by class; none of a class whose quota is spent.
     pub requests_per_minute: BTreeMap<String, u64>,
 }
 
@@ -90,7 +90,9 @@ impl Store {
                                         AND m.wanted AND m.address IS NOT NULL) AS "members!",
                       (SELECT grace_ms FROM drains WHERE kind = 'tenant' AND subject = t.id::text) AS draining_ms,
                       (pl.limits->>'body_bytes')::bigint AS body_bytes,
-                      coalesce(pl.limits->'requests_per_minute', '{}') AS "requests_per_minute!"
+                      coalesce(pl.limits->'requests_per_minute', '{}')
+                          || coalesce((SELECT jsonb_object_agg(s.class, 0) FROM usage_spent s
+                                       WHERE s.tenant_id = t.id), '{}') AS "requests_per_minute!"
                FROM routes r
                JOIN tenants t ON t.id = r.tenant_id
                JOIN placements p ON p.tenant_id = t.id

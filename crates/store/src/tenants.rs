@@ -157,6 +157,31 @@ impl Store {
         rows.into_iter().map(|r| Ok((r.key, (r.id.into(), TenantName::new(r.name)?)))).collect()
     }
 
+    /// Tenants by what people and applications call them: a name, an id, or `key:` and the application's key.
+    pub async fn tenants_called(&self, called: &[String]) -> Result<BTreeMap<String, TenantId>, StoreError> {
+        let keys: Vec<String> = called.iter().filter_map(|c| c.strip_prefix("key:")).map(str::to_owned).collect();
+        let ids: Vec<uuid::Uuid> = called.iter().filter_map(|c| uuid::Uuid::parse_str(c).ok()).collect();
+        let rows = sqlx::query!(
+            "SELECT id, name, key FROM tenants
+             WHERE state NOT IN ('deleted', 'failed') AND (name = ANY($1) OR key = ANY($2) OR id = ANY($3))",
+            called,
+            &keys,
+            &ids
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let mut found = BTreeMap::new();
+        // A name stands before an id, as everywhere.
+        for r in &rows {
+            found.insert(r.id.to_string(), r.id.into());
+        }
+        for r in rows {
+            found.insert(format!("key:{}", r.key), r.id.into());
+            found.insert(r.name, r.id.into());
+        }
+        Ok(found)
+    }
+
     /// Keys of all tenants of a cell, for comparing with the application's root table.
     pub async fn tenant_keys_in(&self, cell: CellId) -> Result<Vec<(TenantName, TenantKey)>, StoreError> {
         let rows = sqlx::query!(

@@ -242,3 +242,31 @@ pub struct EdgeAckAnswer {
     /// The control plane's own newest revision; an edge that is ahead of it reports so and keeps what it has.
     pub revision: Revision,
 }
+
+/// What an edge counted for tenants, in `POST /v1/edges/{name}/meters`: each figure since that process began, so that
+/// saying it twice counts once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeMeters {
+    /// Whose counters these are: a restarted edge counts from 0 under a new one.
+    pub instance: EdgeId,
+    pub tenants: Vec<TenantMeter>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantMeter {
+    pub tenant: TenantId,
+    pub requests: u64,
+    /// Answered with a 5xx.
+    pub failed_requests: u64,
+    pub limited_requests: u64,
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
+    pub request_time_us: u64,
+}
+
+/// Answer to counters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeMetersAnswer {
+    /// Tenants for which something was new.
+    pub counted: u64,
+}

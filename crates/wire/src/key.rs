@@ -14,7 +14,7 @@ pub struct KeyCreate {
     /// What the key is for, so that people dare to revoke it.
     #[schema(min_length = 1, max_length = 80)]
     pub name: String,
-    /// `admin`, `read`, `edge` or `tenant:ID`.
+    /// `admin`, `read`, `edge`, `usage` or `tenant:ID`.
     #[schema(min_length = 1, max_length = 80)]
     pub scope: String,
 }

@@ -23,6 +23,7 @@ mod schema;
 mod stack;
 mod status;
 mod tenant;
+mod usage;
 
 pub use archive::{Archive, ArchivedTable};
 pub use audit::AuditEntry;
@@ -45,6 +46,8 @@ pub use page::Page;
 pub use problem::Problem;
 pub use stack::{Difference, DifferenceKind, PlanView, Stack, StackApplied, StackApply};
 pub use status::{Attention, CellCounts, EdgeSeen, EdgeView, Overview, Recovery, TenantCounts};
-pub use tenant::{
-    Entitlements, SyncReport, SyncTenant, Tenant, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
+pub use tenant::{SyncReport, SyncTenant, Tenant, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync};
+pub use usage::{
+    Approval, ApprovalPlace, ApprovalReject, Entitlements, PurgePlan, Quota, QuotaOutlook, TenantUsage, Usage,
+    UsageCounted, UsageEvent, UsageForecast,
 };

@@ -2,8 +2,7 @@
 
 use crate::schema;
 use berth_domain::{
-    CellName, Generation, Hostname, Mode, OperationId, PlanLimits, PlanName, TenantId, TenantKey, TenantName,
-    TenantState,
+    CellName, Generation, Hostname, Mode, OperationId, PlanName, TenantId, TenantKey, TenantName, TenantState,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -26,7 +25,7 @@ pub struct TenantCreate {
     #[serde(default)]
     #[schema(schema_with = schema::key_or_none, required = false)]
     pub key: Option<TenantKey>,
-    /// The cell to live in. Otherwise the emptiest of the plan's class.
+    /// The cell to live in. Otherwise the best of the plan's class, as the placement engine ranks them.
     #[serde(default)]
     #[schema(schema_with = schema::name_or_none, required = false)]
     pub cell: Option<CellName>,
@@ -87,7 +86,7 @@ pub struct TenantHosts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TenantMove {
-    /// The cell to go to; absent: the emptiest cell of the plan's class.
+    /// The cell to go to; absent: the best cell of the plan's class, by the tenant's profile.
     #[serde(default)]
     #[schema(schema_with = schema::name_or_none, required = false)]
     pub to: Option<CellName>,
@@ -122,15 +121,4 @@ pub struct SyncTenant {
     pub key: TenantKey,
     #[schema(schema_with = schema::name_or_none)]
     pub name: Option<TenantName>,
-}
-
-/// `GET /v1/tenants/{tenant}/entitlements`: what the application lets the tenant have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Entitlements {
-    #[schema(schema_with = schema::name)]
-    pub tenant: TenantName,
-    #[schema(schema_with = schema::name)]
-    pub plan: PlanName,
-    #[schema(value_type = Object)]
-    pub limits: PlanLimits,
 }

@@ -8,7 +8,7 @@ use super::{
     inner::escaped,
     operations::OperationRow,
     session::{Change, Session},
-    shown::{Frame, State, When, bytes, count, money, or_unknown, seconds, tenant_state},
+    shown::{Frame, State, When, bytes, count, millis, money, or_unknown, seconds, state, tenant_state},
 };
 use askama::Template;
 use axum::{
@@ -18,8 +18,8 @@ use axum::{
 };
 use berth_domain::{CellClass, CellState, OperationId, TenantState, WayBackState};
 use berth_wire::{
-    Archive, AuditEntry, Cell, Decision, Move, MoveBlocker, MovePlan, MoveUnsure, Operation, Page, PlanView, Tenant,
-    TenantCreate, TenantMove,
+    Approval, Archive, AuditEntry, Cell, Decision, Move, MoveBlocker, MovePlan, MoveUnsure, Operation, Page, PlanView,
+    QuotaOutlook, Tenant, TenantCreate, TenantMove, TenantUsage,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -164,6 +164,74 @@ struct TenantPage {
     operations: Vec<OperationRow>,
     trail: Vec<AuditRow>,
     archives: Vec<ArchiveRow>,
+    quotas: Vec<QuotaRow>,
+    usage_says: String,
+    usage_issues: Vec<String>,
+    judged: Option<When>,
+    approval: Option<String>,
+    /// Of today, by the edges.
+    carried: Vec<(String, String)>,
+}
+
+/// A quantity of the plan against what is used of it.
+struct QuotaRow {
+    what: String,
+    used: String,
+    limit: String,
+    /// For the bar, never above 100, and in words.
+    share: Option<(u64, String)>,
+    signal: State,
+    again: String,
+    over: String,
+}
+
+impl QuotaRow {
+    fn new(outlook: &QuotaOutlook) -> Self {
+        let quota = &outlook.quota;
+        let share = quota.used.and_then(|used| (u128::from(used) * 100).checked_div(u128::from(quota.limit)));
+        let day = |days: Option<u32>| days.map_or_else(|| "never".to_owned(), |days| format!("{days}\u{a0}d"));
+        let over = outlook.forecast.as_ref().map_or_else(
+            || "?".to_owned(),
+            |forecast| match (forecast.over_in_days, forecast.over_earliest_days) {
+                (None, None) => "not within 2 years".to_owned(),
+                (expected, earliest) => {
+                    format!("in {} ({} to {})", day(expected), day(earliest), day(forecast.over_latest_days))
+                }
+            },
+        );
+        Self {
+            what: quota.quantity.replace('_', " "),
+            used: or_unknown(quota.used, count),
+            limit: count(quota.limit),
+            share: share.map(|share| (u64::try_from(share.min(100)).unwrap_or(100), format!("{share}\u{a0}%"))),
+            signal: match outlook.signal.as_str() {
+                "over" => state("nearly used up", "bad"),
+                "under" => state("hardly used", "off"),
+                _ => state("calm", "good"),
+            },
+            again: quota.resets_at.map(|at| at.strftime("%m-%d %H:%M UTC").to_string()).unwrap_or_default(),
+            over,
+        }
+    }
+}
+
+/// What edges carried for the tenant today.
+fn carried(usage: &TenantUsage) -> Vec<(String, String)> {
+    let day = usage.usage.iter().map(|row| row.starts_at).max();
+    let total = |metric: &str| {
+        usage.usage.iter().find(|row| row.metric == metric && Some(row.starts_at) == day).map(|row| row.total)
+    };
+    let mut rows = Vec::new();
+    if let Some(requests) = total("requests") {
+        rows.push(("requests today".to_owned(), count(requests)));
+        let mean = total("request_time_us").map(|us| us as f64 / 1000.0 / requests.max(1) as f64);
+        rows.push(("answered in, on average".to_owned(), or_unknown(mean, millis)));
+        rows.push(("failed".to_owned(), count(total("failed_requests").unwrap_or(0))));
+        rows.push(("refused by limits".to_owned(), count(total("limited_requests").unwrap_or(0))));
+        rows.push(("received".to_owned(), bytes(total("received_bytes").unwrap_or(0))));
+        rows.push(("sent".to_owned(), bytes(total("sent_bytes").unwrap_or(0))));
+    }
+    rows
 }
 
 struct ArchiveRow {
@@ -184,6 +252,9 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
         None => None,
     };
     let decision: Option<Decision> = may_be_absent(session.get(&format!("/v1/tenants/{of}/decision")).await)?;
+    let usage: Option<TenantUsage> = may_be_absent(session.get(&format!("/v1/tenants/{of}/usage")).await)?;
+    let waits: Option<Page<Approval>> =
+        may_be_absent(session.get(&format!("/v1/approvals?state=open&tenant={of}")).await)?;
     let operations: Vec<Operation> = session.list(&format!("/v1/operations?tenant={of}"), 20).await?;
     let trail: Vec<AuditEntry> =
         may_be_absent(session.list(&format!("/v1/audit?tenant={of}"), 20).await)?.unwrap_or_default();
@@ -204,6 +275,12 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
         limits: plan.as_ref().map(limits).unwrap_or_default(),
         decision: decision.map(|decision| DecisionShown::of(&decision)),
         why_here: why_here(plan.as_ref(), cell.as_ref()),
+        quotas: usage.iter().flat_map(|usage| &usage.quotas).map(QuotaRow::new).collect(),
+        usage_says: usage.as_ref().and_then(|usage| usage.says.clone()).unwrap_or_default(),
+        usage_issues: usage.as_ref().map(|usage| usage.issues.clone()).unwrap_or_default(),
+        judged: usage.as_ref().and_then(|usage| usage.judged_at).map(|at| When::new(at, now)),
+        approval: waits.and_then(|waits| Some(waits.items.first()?.id.to_string())),
+        carried: usage.as_ref().map(carried).unwrap_or_default(),
         plan: tenant.plan.to_string(),
         cell: tenant.cell.as_ref().map(ToString::to_string),
         mode: or_unknown(tenant.mode, |mode| mode.to_string().replace('_', " ")),

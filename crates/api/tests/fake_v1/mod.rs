@@ -95,6 +95,9 @@ impl Fake {
             }
             ["fleet", "plan"] => Json(self.fleet_plan()).into_response(),
             ["moves"] => list(vec![moved()]).into_response(),
+            ["tenants", _, "usage"] => Json(usage()).into_response(),
+            ["approvals"] => list(vec![approval()]).into_response(),
+            ["approvals", _] => Json(approval()).into_response(),
             ["audit"] => list(vec![audit()]).into_response(),
             _ => problem(404, "not_found", "nothing here"),
         }
@@ -254,6 +257,35 @@ fn plan_move() -> Value {
         "tables": [{ "table": "public.customers", "belongs": "root", "rows": 1, "bytes": 8_192 },
                    { "table": "public.gps_positions", "belongs": "column customer_id", "rows": 999_000, "bytes": 157_000_000 }],
         "blockers": []
+    })
+}
+
+fn usage() -> Value {
+    json!({
+        "tenant": "acme", "plan": "hobby", "issues": ["answers take 300 ms on average, more than 200"],
+        "says": "upgrade: plan crew in shared-1 (shared)", "judged_at": now(-60), "usage": [],
+        "quotas": [
+            { "quantity": "gps_points_per_day", "metric": "gps_points", "limit": 50_000, "used": 60_000, "left": 0,
+              "resets_at": now(3_600), "signal": "over", "forecast": {
+                  "days_known": 30, "per_day": 500.0, "error_percent": 4, "over_in_days": 20, "over_earliest_days": 17,
+                  "over_latest_days": null } },
+            { "quantity": "vehicles", "metric": "vehicles", "limit": 5, "used": null, "left": null, "resets_at": null,
+              "signal": "calm", "forecast": null }
+        ]
+    })
+}
+
+fn approval() -> Value {
+    let place =
+        |plan: &str, price: u32| json!({ "plan": plan, "class": "shared", "cell": "shared-1", "price_cents": price });
+    json!({
+        "id": OPERATION, "tenant": "acme", "state": "open", "direction": "upgrade", "now": place("hobby", 1_500),
+        "then": place("crew", 2_900), "because": ["gps_points_per_day stands at 60000, 120 % of <50000>"],
+        "decision": { "tenant": "acme", "mode": null, "class": "shared", "provider": "local", "regions": [], "plan": "crew",
+                      "cell": "shared-1", "monthly_cost_cents": null, "currency": "USD", "margin_cents": null,
+                      "confidence": 0.97, "reasons": ["the least isolated class"], "refused": [], "flip": null },
+        "unattended": false, "made_at": now(-600), "expires_at": now(600_000), "decided_at": null, "decided_by": null,
+        "reason": null, "operation": null
     })
 }
 

@@ -12,7 +12,7 @@ pub enum Key {
     Create {
         /// What it is for
         name: String,
-        /// admin, read, edge or tenant:ID
+        /// admin, read, edge, usage or tenant:ID
         #[arg(long)]
         scope: String,
     },

@@ -6,6 +6,7 @@
 #![expect(clippy::format_push_string, clippy::format_collect, reason = "screens are small and built once")]
 
 mod apply;
+mod approval;
 mod audit;
 mod cell;
 mod check;
@@ -28,6 +29,7 @@ mod status;
 mod table;
 mod tenant;
 mod units;
+mod usage;
 mod watch;
 
 pub use cell::Cell;
@@ -84,6 +86,12 @@ pub enum ApiCommand {
     Fleet(fleet::Fleet),
     /// What a month cost, who bore it, and what is left
     Cost(cost::Cost),
+    /// What tenants use, against the limits of their plans
+    #[command(subcommand)]
+    Usage(usage::Usage),
+    /// Proposals to put tenants elsewhere, that wait for a person
+    #[command(subcommand)]
+    Approval(approval::Approval),
     /// Prices and the limits that come with them
     #[command(subcommand)]
     Plan(plan::Plan),
@@ -114,6 +122,8 @@ pub async fn run(command: ApiCommand, cx: &Context) -> Result<(), CliError> {
         ApiCommand::Decide(decide) => decide.run(cx).await,
         ApiCommand::Fleet(fleet) => fleet.run(cx).await,
         ApiCommand::Cost(cost) => cost.run(cx).await,
+        ApiCommand::Usage(usage) => usage.run(cx).await,
+        ApiCommand::Approval(approval) => approval.run(cx).await,
         ApiCommand::Plan(plan) => plan.run(cx).await,
         ApiCommand::Key(key) => key.run(cx).await,
         ApiCommand::Operation(operation) => operation.run(cx).await,

@@ -3,16 +3,16 @@
 pub const OVERVIEW: &str = "\
 berth: runs one SaaS for many tenants, and moves a tenant while its users keep working
 
-  see       berth status                    is everybody served, what moves, what needs a person
-            berth logs, berth audit         what its processes wrote; who changed what, and when
+  see       berth status, berth logs, berth audit   what needs a person; what was said; who did what
   stack     berth init, berth apply         write berth.yaml from what runs; put it in force, asks
             berth check, berth render       mistakes; compose, nginx  berth config show schema
             berth plan      list show       prices, and the limits that come with them
   tenants   berth tenant    create list show hosts sync drain suspend resume delete archives export
             berth tenant    plan plan-move move   its plan and price; what a move would do; move it
-            berth tenant    undo-move settle-move restore   back again; let it stay; from an archive
+            berth tenant    undo-move settle-move restore purge   back; let it stay; from an archive
   cells     berth cell      create add abilities list show drain drain-member remove
   placing   berth decide, berth fleet plan apply simulate   where a tenant belongs; where all do
+  usage     berth usage     list show record   berth approval  list show approve reject
             berth cost      months import forget phase guides   what a month cost, and who bore it
   work      berth operation list show watch retry abandon     access  berth key create list revoke
   mover     berth mover     discover rights plan run compare keep undo give-up settle  (no server)

@@ -36,6 +36,8 @@ pub enum Tenant {
     SettleMove(Settle),
     /// Archives of its rows: what moves left behind, and what was exported
     Archives { tenant: String },
+    /// Remove rows that are older than its plan keeps, archived first
+    Purge(Purge),
     /// Archive all of its rows, as they are at one moment
     Export(Waited),
     /// Bring an archive's rows back; rows that are there stay as they are
@@ -65,7 +67,7 @@ pub struct Create {
     /// Its key in the application's root table, when the application has made it already
     #[arg(long)]
     key: Option<TenantKey>,
-    /// The cell to live in; otherwise the emptiest of the plan's class
+    /// The cell to live in; otherwise the best of the plan's class
     #[arg(long)]
     cell: Option<CellName>,
     #[command(flatten)]
@@ -122,7 +124,7 @@ pub struct ChangePlan {
 #[derive(Args, Debug)]
 pub struct Target {
     tenant: String,
-    /// A cell, or `auto` for the emptiest one of the plan's class
+    /// A cell, or `auto` for the best one of the plan's class
     #[arg(long, default_value = "auto", value_name = "CELL", value_parser = cell_or_auto)]
     to: To,
 }
@@ -148,6 +150,16 @@ pub struct Move {
 pub struct Undo {
     tenant: String,
     /// Show what would happen and stop
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Args, Debug)]
+pub struct Purge {
+    tenant: String,
+    /// Show what would go and stop
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -222,6 +234,7 @@ impl Tenant {
                 let archives = cx.client.tenant_archives(&tenant).await?;
                 cx.show(&archives, |archives| screens::archives(archives, cx.now))
             }
+            Self::Purge(what) => what.run(cx).await,
             Self::Export(what) => {
                 let begun = cx.client.tenant_export(&what.tenant).await?;
                 what.wait.finish(cx, begun).await
@@ -330,6 +343,18 @@ impl Move {
         cx.agree(&screens::move_plan(&plan), "Move it?")?;
         // What was agreed to is this cell, whatever `auto` would pick a moment later.
         let begun = cx.client.tenant_move(&self.target.tenant, &TenantMove { to: Some(plan.to) }).await?;
+        self.wait.finish(cx, begun).await
+    }
+}
+
+impl Purge {
+    async fn run(self, cx: &Context) -> Result<(), CliError> {
+        let plan = cx.client.tenant_plan_purge(&self.tenant).await?;
+        if self.dry_run || plan.tables.iter().all(|table| table.rows == 0) {
+            return cx.show(&plan, screens::purge);
+        }
+        cx.agree(&screens::purge(&plan), "Remove them?")?;
+        let begun = cx.client.tenant_purge(&self.tenant).await?;
         self.wait.finish(cx, begun).await
     }
 }

@@ -1,7 +1,7 @@
 //! `data`: what belongs to a tenant. Never looks into a database: whether a table exists is for the mover to say.
 
 use crate::{
-    Data, DataLink, DataObjects, DataRedis, Hook, Hooks, Problem, TableRef,
+    Data, DataLink, DataObjects, DataRedis, Hook, Hooks, Problem, Purge, TableRef,
     read::{At, Reader},
     section::Files,
     stack::is_column,
@@ -19,6 +19,7 @@ const KEYS: &[&str] = &[
     "retention",
     "redis",
     "objects",
+    "purge",
     "way_back_days",
     "hooks",
 ];
@@ -39,6 +40,9 @@ pub fn read(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Option<Data> 
     let retention = section.get("retention").map(|at| columns_of_tables(reader, &at)).unwrap_or_default();
     let redis = section.get("redis").and_then(|at| redis(reader, &at));
     let objects = section.get("objects").and_then(|at| objects(reader, &at));
+    let purge = section
+        .get("purge")
+        .and_then(|at| reader.one_of(&at, &[("archive", Purge::Archive), ("delete", Purge::Delete)]));
     let way_back_days = section
         .get("way_back_days")
         .map_or(Some(shipped.way_back_days), |at| reader.number(&at, 0..=WAY_BACK_DAYS_MAX));
@@ -88,6 +92,7 @@ pub fn read(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Option<Data> 
         retention,
         redis,
         objects,
+        purge,
         way_back_days: way_back_days?,
         hooks,
     })

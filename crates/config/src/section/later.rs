@@ -35,7 +35,7 @@ const LATER: &[(&str, &str)] = &[
     ("orchestration.helmReleaseName", "Berth never installs charts"),
     ("orchestration.kubeConfigPath", "there is no Kubernetes adapter yet"),
     ("orchestration.defaults.resourceLimits", "what a member is promised is `services.NAME.shape`"),
-    ("orchestration.defaults.autoscaling", "members are not scaled yet; `services.NAME.copies` is fixed"),
+    ("orchestration.defaults.autoscaling", "each service has its own bounds and targets: `services.NAME.scale`"),
     ("orchestration", "there is no Kubernetes adapter yet; dedicated places are `cells` of the class `dedicated`"),
 ];
 

@@ -1,6 +1,6 @@
 //! `services`: what runs in every cell. Starts nothing, and does not look whether a command exists.
 
-use super::facts::polls;
+use super::{facts::polls, usage::scale};
 use crate::{
     Environment, HoldPolicy, Problem, Run, Service, Shape, Template,
     environment::is_variable,
@@ -9,8 +9,9 @@ use crate::{
 use berth_domain::{ServiceName, ServiceRole};
 use std::collections::BTreeMap;
 
-const KEYS: &[&str] =
-    &["command", "image", "migrate", "role", "port", "health", "copies", "env", "shape", "hold", "polls", "edge"];
+const KEYS: &[&str] = &[
+    "command", "image", "migrate", "role", "port", "health", "copies", "scale", "env", "shape", "hold", "polls", "edge",
+];
 const COPIES_MAX: u16 = 64;
 /// Set by Berth for every process; a service that set them itself would run against another cell's database.
 const RESERVED: &[&str] = &["DATABASE_URL", "DEPLOYMENT_MODE", "INFRASTRUCTURE_PROVIDER", "PORT", "BERTH_CELL"];
@@ -44,6 +45,7 @@ fn service(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>, 
     let port = section.get("port").and_then(|at| reader.number(&at, 1..=u16::MAX));
     let health = health(reader, &section, role);
     let copies = section.get("copies").map_or(Some(1), |at| reader.number(&at, 1..=COPIES_MAX));
+    let scale = section.get("scale").and_then(|at| scale(reader, &at));
     let env = section.get("env").map(|at| env(reader, &at, environment)).unwrap_or_default();
     let shape = section.get("shape").map(|at| shape(reader, &at)).unwrap_or_default();
     let polls = section.get("polls").map(|at| polls(reader, &at, quotas)).unwrap_or_default();
@@ -52,11 +54,14 @@ fn service(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>, 
     });
     let edge =
         section.get("edge").map(|at| super::edge::read(reader, &at, role, health.as_deref())).unwrap_or_default();
-    if let (Some(at), Some(2..)) = (section.get("copies"), copies) {
+    let several = if scale.is_some_and(|scale| scale.max > 1) { "scale" } else { "copies" };
+    let copies = copies.map(|copies| scale.map_or(copies, |scale| copies.clamp(scale.min, scale.max.max(scale.min))));
+    let most = copies.max(scale.map(|scale| scale.max));
+    if let (Some(at), Some(2..)) = (section.get(several), most) {
         if role == Some(ServiceRole::Cron) {
             let problem = Problem::Malformed {
                 message: "a cron service runs once in a cell, or its work would be done several times",
-                hint: "leave `copies` out, or use the role `worker`",
+                hint: "leave `copies` and `scale` out, or use the role `worker`",
             };
             reader.wrong(&at, problem);
         } else if port.is_some() {
@@ -65,7 +70,7 @@ fn service(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>, 
         }
     }
     let (run, role, copies, hold) = (run?, role?, copies?, hold?);
-    Some(Service { run, role, migrate, port, health, copies, env, shape, hold, polls, edge })
+    Some(Service { run, role, migrate, port, health, copies, scale, env, shape, hold, polls, edge })
 }
 
 fn run(reader: &mut Reader, at: &At<'_>, section: &Section<'_>) -> Option<Run> {

@@ -114,7 +114,15 @@ pub async fn plan_price(
     };
     let moves = then.class != source.class;
     let then = if moves {
-        let wanted = placing::Wanted { class: then.class, tenant: &tenant.name, named: None, from: Some(&source) };
+        let profile = decide::profile_of(&tenant)?;
+        let wanted = placing::Wanted {
+            class: then.class,
+            plan: &then.name,
+            tenant: &tenant.name,
+            profile: &profile,
+            named: None,
+            from: Some(&source),
+        };
         let place = placing::choose(app, &in_force, &wanted).await?;
         let standing: HashMap<_, _> = app.store().cell_list().await?.into_iter().map(|c| (c.id, c.name)).collect();
         let cost = of_place(&in_force, &engine, &place, &standing);

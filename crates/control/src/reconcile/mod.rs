@@ -1,8 +1,11 @@
 //! Loops that keep true what should stay true. They take no input, change only what differs, and run on one server at
 //! a time: two that share a database share the work by leases.
 
+mod judging;
 mod members;
 mod months;
+mod purging;
+mod scaling;
 mod sweep;
 mod ways_back;
 
@@ -31,6 +34,9 @@ pub async fn run(app: &App, shutdown: watch::Receiver<bool>) {
     tokio::join!(
         keep(app, members::Members::default(), shutdown.clone()),
         keep(app, months::Months, shutdown.clone()),
+        keep(app, judging::Judging::default(), shutdown.clone()),
+        keep(app, purging::Purging::default(), shutdown.clone()),
+        keep(app, scaling::Scaling::default(), shutdown.clone()),
         keep(app, sweep::Sweep::default(), shutdown.clone()),
         keep(app, ways_back::WaysBack::default(), shutdown)
     );

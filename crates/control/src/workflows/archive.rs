@@ -39,9 +39,9 @@ pub(super) async fn restore(run: &mut Run<App>, input: ArchiveInput) -> Result<O
     }))
 }
 
-struct Told {
-    reporter: Reporter,
-    cancelled: Cancelled,
+pub(super) struct Told {
+    pub reporter: Reporter,
+    pub cancelled: Cancelled,
 }
 
 impl Watcher for Told {

@@ -10,6 +10,7 @@ mod create_tenant;
 mod delete_tenant;
 mod move_tenant;
 mod plan_tenant;
+mod purge;
 mod remove_cell;
 mod suspend_tenant;
 mod tenant;
@@ -21,6 +22,7 @@ pub use create_cell::CREATE_CELL;
 pub use create_tenant::{CREATE_TENANT, CreateTenant};
 pub use delete_tenant::DELETE_TENANT;
 pub use plan_tenant::PLAN_TENANT;
+pub use purge::PURGE_TENANT;
 pub use remove_cell::REMOVE_CELL;
 pub use suspend_tenant::{RESUME_TENANT, SUSPEND_TENANT};
 
@@ -107,6 +109,7 @@ pub fn registry() -> Registry<App> {
         .with(&UNDO_MOVE, undo_move::run)
         .with(&EXPORT_TENANT, archive::export)
         .with(&RESTORE_ARCHIVE, archive::restore)
+        .with(&PURGE_TENANT, purge::run)
 }
 
 /// A result of one sentence.

@@ -142,7 +142,8 @@ async fn a_tenants_own_key_sees_that_tenant_and_no_other() {
     assert_eq!(caller.scope, Scope::Tenant(acme.id));
     let permit = caller.may(ReadTenant).unwrap();
     assert!(tenants::show(&world.app, &permit, "acme").await.is_ok());
-    assert!(tenants::entitlements(&world.app, &permit, "acme").await.is_ok());
+    let entitled = caller.may(berth_control::ReadEntitlements).unwrap();
+    assert!(berth_control::usage::entitlements(&world.app, &entitled, "acme").await.is_ok());
     let hidden = tenants::show(&world.app, &permit, "beta").await.unwrap_err();
     assert_eq!(told(&hidden), ("no_tenant", Kind::NotFound), "as if it did not exist");
     let page = tenants::list(&world.app, &permit, &tenants::TenantFilter::default()).await.unwrap();

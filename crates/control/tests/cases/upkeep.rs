@@ -18,6 +18,43 @@ async fn serving<T>(world: &World, test: impl Future<Output = T>) -> T {
     outcome
 }
 
+#[tokio::test]
+async fn a_scaled_service_has_as_many_copies_as_its_use_and_its_budget_ask_for() {
+    let world = World::new().await;
+    let scaled = crate::world::STACK.replace(
+        "copies: 2 }",
+        "copies: 1, scale: { min: 1, max: 4, cooldown_s: 0, price: 10 }, shape: { cpu_millis: 1000, memory_mib: 512 } }",
+    );
+    // Beside the cell, which costs nothing that anybody knows of, the budget pays for one copy more than there are.
+    world.apply(&(scaled + "budget: { amount: 25, currency: USD }\n")).await.unwrap();
+    let wanted = async || {
+        let members = world.store.member_list(None).await.unwrap();
+        let copies: Vec<i32> = members.iter().filter(|member| member.wanted).map(|member| member.copy).collect();
+        let all = members.len();
+        (copies, all)
+    };
+    serving(&world, async {
+        // 950 of 1000 thousandths on 2 copies are work for 3 at 70 %.
+        world.fake.set_load(950, 64 << 20);
+        wait_until("a third copy", wanted, |(copies, _)| *copies == [0, 1, 2]).await;
+        wait_until(
+            "it serves",
+            || states(&world),
+            |all| all.len() == 3 && all.iter().all(|s| *s == MemberState::Healthy),
+        )
+        .await;
+        let used = world.store.member_list(None).await.unwrap();
+        assert!(
+            used.iter().any(|member| member.cpu_percent.is_some_and(|cpu| (80.0..110.0).contains(&cpu))),
+            "{used:?}"
+        );
+        world.fake.set_load(10, 64 << 20);
+        wait_until("one is enough, and the others are gone", wanted, |(copies, all)| *copies == [0] && *all == 1).await;
+    })
+    .await;
+    assert_eq!(world.fake.made().iter().filter(|made| made.starts_with("member")).count(), 3);
+}
+
 async fn states(world: &World) -> Vec<MemberState> {
     let cell = cells::show(&world.app, &read(), "shared-1").await.unwrap();
     cell.members.into_iter().map(|member| member.state).collect()

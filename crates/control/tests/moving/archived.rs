@@ -2,7 +2,7 @@
 
 use crate::try_move::{Moving, rows};
 use crate::world::{STACK, change, read_tenant};
-use berth_control::{archives, cells, moves, ways_back};
+use berth_control::{archives, cells, moves, purge, ways_back};
 use berth_domain::{CellClass, OperationState};
 use berth_infra::{CellDatabase, Role};
 use berth_testkit::{TestDatabase, TestPg};
@@ -108,4 +108,41 @@ async fn all_of_a_tenants_rows_are_exported_and_come_back() {
     let back = archives::restore(app, &change(), "acme", exported.id).await.unwrap();
     assert_eq!(moving.world.carry_out(back.id).await, OperationState::Succeeded);
     assert_eq!(rows(&client, &tenant).await, whole);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_older_than_the_plan_keeps_is_archived_and_goes_where_the_tenant_lives() {
+    let moving = Moving::new().await;
+    let file = STACK
+        .replace("max_tenants: 2", "max_tenants: 90")
+        .replace("  hooks:", "  retention: { vehicles: made_at }\n  purge: archive\n  hooks:")
+        .replace("class: shared }", "class: shared, limits: { retention_days: 30 } }");
+    moving.world.apply(&file).await.unwrap();
+    moving.world.finish().await;
+    let app = &moving.world.app;
+    let (tenant, other) = (moving.created("acme", "shared-1").await, moving.created("nova", "shared-1").await);
+    let write = "INSERT INTO vehicles (customer_id, label, made_at)
+                 SELECT $1, 'v' || n, now() - make_interval(days => n) FROM generate_series(0, 99) n";
+    let database = moving.world.tenants.connect(Role::App).await;
+    for tenant in [&tenant, &other] {
+        database.execute(write, &[&tenant.key.as_str()]).await.unwrap();
+    }
+    let look = moving.world.tenants.connect(Role::Mover).await;
+    let (whole, others) = (rows(&look, &tenant).await, rows(&look, &other).await);
+    let plan = purge::plan(app, &read_tenant(), "acme").await.unwrap();
+    let [old] = &plan.tables[..] else { panic!("{plan:?}") };
+    assert!((69..=70).contains(&old.rows) && plan.archived, "{plan:?}");
+    assert_eq!(rows(&look, &tenant).await, whole, "a plan changes nothing");
+
+    let begun = purge::start(app, &change(), "acme").await.unwrap();
+    assert_eq!(moving.world.carry_out(begun.id).await, OperationState::Succeeded);
+    assert_eq!(rows(&look, &tenant).await.len() as u64, whole.len() as u64 - old.rows);
+    assert_eq!(rows(&look, &other).await, others, "nobody else's");
+    let made = archives::list(app, &read_tenant(), "acme").await.unwrap().items;
+    assert_eq!(made.iter().map(|a| (a.id, a.rows)).collect::<Vec<_>>(), [(begun.id, old.rows)]);
+    assert_eq!(purge::plan(app, &read_tenant(), "acme").await.unwrap().tables[0].rows, 0);
+
+    let back = archives::restore(app, &change(), "acme", begun.id).await.unwrap();
+    assert_eq!(moving.world.carry_out(back.id).await, OperationState::Succeeded);
+    assert_eq!(rows(&look, &tenant).await, whole, "every row is back");
 }

@@ -116,3 +116,31 @@ async fn two_edges_never_share_a_directory_and_bad_configuration_says_why() {
     assert_eq!(refused(&|c| c.control_urls = vec!["ftp://x".into()]).0, EdgeErrorKind::Caller);
     assert_eq!(refused(&|c| c.workers = 0).0, EdgeErrorKind::Caller);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_carried_is_counted_once_over_restarts_of_either_side() {
+    let mut world = World::start().await;
+    for _ in 0..7 {
+        assert_eq!(world.edge.get("t1.test", "/").await.status, StatusCode::OK);
+    }
+    eventually("the first are reported", async || world.control.counted(1), |n| *n == 7).await;
+    world.control.die().await;
+    for _ in 0..5 {
+        assert_eq!(world.edge.get("t1.test", "/").await.status, StatusCode::OK);
+    }
+    // Nobody takes them, so they wait on disk for the next life, and for the one after that.
+    world.edge.stop().await;
+    let mut edge = Running::start(config(&world.control, world.dir.path()));
+    for _ in 0..3 {
+        assert_eq!(edge.get("t1.test", "/").await.status, StatusCode::OK);
+    }
+    edge.stop().await;
+    let mut edge = Running::start(config(&world.control, world.dir.path()));
+    world.control.rise();
+    eventually("all are reported", async || world.control.counted(1), |n| *n == 15).await;
+    assert_eq!(edge.get("t1.test", "/").await.status, StatusCode::OK);
+    // The last ones are said by an edge that goes.
+    edge.stop().await;
+    assert_eq!(world.control.counted(1), 16);
+    assert!(!world.dir.path().join("meters.json").exists(), "nothing is owed");
+}

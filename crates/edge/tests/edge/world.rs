@@ -1,13 +1,13 @@
 //! A small world with real sockets: a control plane, members, an edge, clients.
 
 use berth_domain::{
-    CellName, EdgeName, Generation, Hostname, MemberId, PlanName, Revision, ServiceName, TenantId, TenantKey,
+    CellName, EdgeId, EdgeName, Generation, Hostname, MemberId, PlanName, Revision, ServiceName, TenantId, TenantKey,
     TenantName, Token,
 };
 use berth_edge::{Edge, EdgeConfig, EdgeError, Limits};
 use berth_wire::edge::{
-    EdgeAck, EdgeAckAnswer, EdgeEvent, EdgeSettings, Hidden, Hold, HoldOutcome, HoldPolicy, MemberAddress, RouteState,
-    SPEAKS, ServiceSettings, TenantRoute,
+    EdgeAck, EdgeAckAnswer, EdgeEvent, EdgeMeters, EdgeMetersAnswer, EdgeSettings, Hidden, Hold, HoldOutcome,
+    HoldPolicy, MemberAddress, RouteState, SPEAKS, ServiceSettings, TenantMeter, TenantRoute,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
@@ -89,6 +89,8 @@ struct ControlShared {
     lines: broadcast::Sender<Bytes>,
     settings: Mutex<Option<EdgeSettings>>,
     acks: Mutex<Vec<EdgeAck>>,
+    /// The highest counters heard, by life and tenant.
+    meters: Mutex<BTreeMap<(EdgeId, TenantId), TenantMeter>>,
     streams: AtomicUsize,
     asked_after: Mutex<Vec<u64>>,
 }
@@ -107,6 +109,7 @@ impl Control {
             lines: broadcast::channel(1024).0,
             settings: Mutex::default(),
             acks: Mutex::default(),
+            meters: Mutex::default(),
             streams: AtomicUsize::new(0),
             asked_after: Mutex::default(),
         });
@@ -158,6 +161,12 @@ impl Control {
     pub fn set_web(&self, web: ServiceSettings) {
         let services = [(ServiceName::new("web").unwrap(), web)].into();
         self.set(EdgeSettings { services, cookie_key: Hidden::new("a key".into()), ..EdgeSettings::default() });
+    }
+
+    /// Requests counted for tenant `number`, over all lives of the edge.
+    pub fn counted(&self, number: u128) -> u64 {
+        let meters = self.shared.meters.lock().unwrap();
+        meters.iter().filter(|((_, of), _)| *of == tenant(number)).map(|(_, meter)| meter.requests).sum()
     }
 
     /// Publishes routes under the next revision, which is returned.
@@ -234,6 +243,18 @@ type ControlBody = UnsyncBoxBody<Bytes, Infallible>;
 impl ControlShared {
     async fn answer(&self, request: Request<Incoming>) -> Response<ControlBody> {
         assert_eq!(request.headers()["authorization"], "Bearer bk_test");
+        if request.uri().path() == "/v1/edges/north/meters" {
+            let Ok(body) = request.into_body().collect().await else { return Response::default() };
+            let said: EdgeMeters = serde_json::from_slice(&body.to_bytes()).unwrap();
+            let mut meters = self.meters.lock().unwrap();
+            for meter in &said.tenants {
+                let known = meters.entry((said.instance, meter.tenant)).or_insert(*meter);
+                assert!(known.requests <= meter.requests, "counters only rise");
+                *known = *meter;
+            }
+            let answer = EdgeMetersAnswer { counted: said.tenants.len() as u64 };
+            return Response::new(Full::from(serde_json::to_vec(&answer).unwrap()).boxed_unsync());
+        }
         if request.method() == Method::POST {
             assert_eq!(request.uri().path(), "/v1/edges/north/acks");
             let Ok(body) = request.into_body().collect().await else { return Response::default() };
@@ -420,7 +441,11 @@ pub fn config(control: &Control, dir: &Path) -> EdgeConfig {
         api_key: "bk_test".into(),
         data_dir: dir.to_owned(),
         workers: 2,
-        limits: Limits { drain_time: Duration::from_millis(200), ..Limits::default() },
+        limits: Limits {
+            drain_time: Duration::from_millis(200),
+            report_every: Duration::from_millis(100),
+            ..Limits::default()
+        },
     }
 }
 

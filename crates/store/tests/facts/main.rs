@@ -7,3 +7,4 @@ mod journal;
 mod routes;
 mod rows;
 mod schema;
+mod usage;

@@ -2,7 +2,8 @@
 
 use crate::common::{World, open};
 use berth_domain::{
-    CellClass, CellState, MemberRole, MemberState, MovePhase, OperationState, ServiceRole, TenantState, WayBackState,
+    ApprovalState, CellClass, CellState, MemberRole, MemberState, MovePhase, OperationState, ServiceRole, TenantState,
+    UsagePeriod, WayBackState,
 };
 use berth_infra::Role;
 use berth_store::{Drained, HoldWent, InvoiceSource, MoveOutcome, Scope};
@@ -29,6 +30,8 @@ async fn every_check_lists_the_states_of_its_enum_and_no_other() {
     column!("placements", "phase", MovePhase);
     column!("ways_back", "state", WayBackState);
     column!("operations", "state", OperationState);
+    column!("usage", "period", UsagePeriod);
+    column!("approvals", "state", ApprovalState);
     column!("operation_steps", "state", StepState);
     for (table, column, words) in [
         ("hold_reports", "outcome", HoldWent::WORDS),

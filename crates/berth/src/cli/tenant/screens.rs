@@ -5,7 +5,7 @@ use crate::cli::{
     units,
 };
 use berth_domain::Hostname;
-use berth_wire::{Archive, Move, MovePlan, Operation, PlanPrice, SyncReport, Tenant};
+use berth_wire::{Archive, Move, MovePlan, Operation, PlanPrice, PurgePlan, SyncReport, Tenant};
 use jiff::Timestamp;
 
 pub fn list(tenants: &[Tenant], now: Timestamp) -> String {
@@ -176,6 +176,15 @@ pub fn archives(archives: &[Archive], now: Timestamp) -> String {
         ]);
     }
     table.or("No archives: `berth tenant export NAME` makes one, and a move to a smaller plan may.")
+}
+
+pub fn purge(plan: &PurgePlan) -> String {
+    let mut table = Table::new(&["TABLE", "WHAT GOES", ">ROWS"]);
+    for row in &plan.tables {
+        table.row([row.table.clone(), format!("{} before {}", row.column, row.before), units::count(row.rows)]);
+    }
+    let first = if plan.archived { "They are archived first.\n" } else { "" };
+    table.or("Nothing goes: its plan, or the stack file's `data.retention`, keeps everything.") + first
 }
 
 pub fn archive(archive: &Archive, now: Timestamp) -> String {

@@ -1,0 +1,159 @@
+//! What this edge carried for whom, told to the control plane as counters that only rise: said twice they count once,
+//! and a report that is lost is made up for by the next.
+//!
+//! Never in the way of a request, and never loses what can be kept: counters that nobody took are on disk before the
+//! edge goes, and the next life of this edge says them under the old life's name. A kill takes what was counted since
+//! the last report.
+
+use crate::{
+    core::{CoreReport, Order},
+    feed::{self, Link},
+    meter::Meter,
+};
+use berth_domain::TenantId;
+use berth_wire::edge::{EdgeMeters, TenantMeter};
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc::UnboundedSender, oneshot},
+    time::timeout,
+};
+
+/// Tenants in one message, well below what a control plane takes.
+const AT_ONCE: usize = 5_000;
+/// A core that does not answer within this is left out; its counters come with the next report.
+const CORE_TIME: Duration = Duration::from_secs(2);
+/// How long an edge that goes tries to say the rest.
+const LAST_TIME: Duration = Duration::from_secs(3);
+const FILE: &str = "meters.json";
+
+/// Lives of this edge whose counters nobody has taken.
+type Owed = Vec<EdgeMeters>;
+
+pub struct Reporter {
+    link: Arc<Link>,
+    file: PathBuf,
+    owed: Owed,
+    /// What was taken of this life.
+    taken: HashMap<TenantId, TenantMeter>,
+    saved: bool,
+}
+
+impl Reporter {
+    pub fn new(link: Arc<Link>, folder: &Path) -> Self {
+        let file = folder.join(FILE);
+        let owed = match fs::read(&file) {
+            Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
+                tracing::warn!(file = %file.display(), %error, "what an earlier life counted cannot be read and is lost");
+                Vec::new()
+            }),
+            Err(_) => Vec::new(),
+        };
+        let saved = !owed.is_empty();
+        Self { link, file, owed, taken: HashMap::new(), saved }
+    }
+
+    /// Reports every so often, until it is dropped.
+    pub async fn run(this: Arc<tokio::sync::Mutex<Self>>, cores: Vec<UnboundedSender<Order>>, every: Duration) {
+        loop {
+            let counted = counted(&cores).await;
+            this.lock().await.say(&counted).await;
+            tokio::time::sleep(every).await;
+        }
+    }
+
+    /// The rest, when every core has ended.
+    pub async fn last(&mut self, counted: &HashMap<TenantId, Meter>) {
+        if timeout(LAST_TIME, self.say(counted)).await.is_err() {
+            self.save(counted);
+        }
+    }
+
+    async fn say(&mut self, counted: &HashMap<TenantId, Meter>) {
+        while let Some(life) = self.owed.first() {
+            if !feed::say_meters(&self.link, life).await {
+                return self.save(counted);
+            }
+            self.owed.remove(0);
+        }
+        let mut new: Vec<TenantMeter> = counted
+            .iter()
+            .map(|(tenant, meter)| figures(*tenant, meter))
+            .filter(|now| self.taken.get(&now.tenant) != Some(now))
+            .collect();
+        new.sort_unstable_by_key(|meter| meter.tenant);
+        for part in new.chunks(AT_ONCE) {
+            let said = EdgeMeters { instance: self.link.instance, tenants: part.to_vec() };
+            if !feed::say_meters(&self.link, &said).await {
+                return self.save(counted);
+            }
+            self.taken.extend(part.iter().map(|meter| (meter.tenant, *meter)));
+        }
+        if self.saved {
+            // Gone or not, it is written anew before it is needed.
+            let _ = fs::remove_file(&self.file);
+            self.saved = false;
+        }
+    }
+
+    /// Keeps what nobody took, whole or not at all.
+    fn save(&mut self, counted: &HashMap<TenantId, Meter>) {
+        let own = counted.iter().map(|(tenant, meter)| figures(*tenant, meter));
+        let own: Vec<TenantMeter> = own.filter(|now| self.taken.get(&now.tenant) != Some(now)).collect();
+        let mut all = self.owed.clone();
+        if !own.is_empty() {
+            all.push(EdgeMeters { instance: self.link.instance, tenants: own });
+        }
+        if all.is_empty() {
+            return;
+        }
+        let new = self.file.with_extension("new");
+        let written = serde_json::to_vec(&all).map_err(io::Error::from).and_then(|text| {
+            fs::write(&new, text)?;
+            fs::rename(&new, &self.file)
+        });
+        match written {
+            Ok(()) => self.saved = true,
+            Err(error) => tracing::warn!(%error, "what was counted and not yet reported cannot be kept on disk"),
+        }
+    }
+}
+
+fn figures(tenant: TenantId, meter: &Meter) -> TenantMeter {
+    TenantMeter {
+        tenant,
+        requests: meter.requests(),
+        failed_requests: meter.classes[4],
+        limited_requests: meter.limited,
+        received_bytes: meter.received_bytes,
+        sent_bytes: meter.sent_bytes,
+        request_time_us: meter.time_us,
+    }
+}
+
+/// The counters of all cores together.
+pub fn sum(reports: impl IntoIterator<Item = CoreReport>) -> HashMap<TenantId, Meter> {
+    let mut all: HashMap<TenantId, Meter> = HashMap::new();
+    for (tenant, meter) in reports.into_iter().flat_map(|report| report.tenants) {
+        *all.entry(tenant).or_default() += &meter;
+    }
+    all
+}
+
+async fn counted(cores: &[UnboundedSender<Order>]) -> HashMap<TenantId, Meter> {
+    let mut reports = Vec::new();
+    for core in cores {
+        let (ask, answer) = oneshot::channel();
+        if core.send(Order::Report(ask)).is_ok()
+            && let Ok(Ok(report)) = timeout(CORE_TIME, answer).await
+        {
+            reports.push(report);
+        }
+    }
+    sum(reports)
+}
