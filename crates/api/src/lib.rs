@@ -9,6 +9,7 @@ mod archives;
 mod audit;
 mod auth;
 mod cells;
+mod certificates;
 mod costs;
 mod decisions;
 mod drains;
@@ -161,6 +162,8 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(costs::forget))
         .routes(routes!(costs::phase))
         .routes(routes!(costs::plan_price))
+        .routes(routes!(certificates::list, certificates::add))
+        .routes(routes!(certificates::remove))
         .routes(routes!(drains::show_tenant, drains::tenant, drains::undo_tenant))
         .routes(routes!(drains::show_member, drains::member, drains::undo_member))
         .routes(routes!(drains::show_edge, drains::edge, drains::undo_edge))

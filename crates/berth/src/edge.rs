@@ -22,6 +22,9 @@ pub struct Edge {
     /// Where clients come in
     #[arg(long, env = "BERTH_EDGE_LISTEN", default_value = "0.0.0.0:80", value_name = "ADDRESS")]
     listen: SocketAddr,
+    /// Where clients come in over TLS, as `0.0.0.0:443`. Certificates come from the control plane: `berth cert add`
+    #[arg(long, env = "BERTH_EDGE_LISTEN_TLS", value_name = "ADDRESS")]
+    listen_tls: Option<SocketAddr>,
     /// Metrics and health; loopback only
     #[arg(long, env = "BERTH_EDGE_ADMIN", default_value = "127.0.0.1:7603", value_name = "ADDRESS")]
     admin: SocketAddr,
@@ -61,6 +64,7 @@ pub fn run(options: Edge, url: String, key: Option<SecretString>) -> Result<(), 
     let config = EdgeConfig {
         name: options.name,
         listen: options.listen,
+        listen_tls: options.listen_tls,
         admin: options.admin,
         control_urls: if options.control.is_empty() { vec![url] } else { options.control },
         api_key,

@@ -2,15 +2,16 @@
 
 use crate::{Client, ClientError, Events, Lines};
 use berth_domain::{
-    ApprovalId, ApprovalState, EdgeName, KeyId, MemberId, OperationId, OperationState, TenantState, UsagePeriod,
+    ApprovalId, ApprovalState, CertificateId, EdgeName, KeyId, MemberId, OperationId, OperationState, TenantState,
+    UsagePeriod,
 };
 use berth_wire::{
-    Abandon, Approval, ApprovalReject, Archive, AuditEntry, Cell, CellAbilities, CellCreate, CostInvoice, CostMonth,
-    Costs, Decision, DecisionAsk, Drain, DrainAsk, EdgeView, EndpointAdd, Entitlements, FleetApplied, FleetApply,
-    FleetMonth, FleetPlan, FleetSimulate, InvoiceImport, Key, KeyCreate, KeyCreated, LogLine, Move, MovePlan,
-    Operation, OperationEvent, Overview, Page, PhaseAnswer, PhaseAsk, PlanPrice, PlanView, Profile, PurgePlan,
-    Recovery, Stack, StackApplied, StackApply, SyncReport, Tenant, TenantChange, TenantCreate, TenantHosts, TenantMove,
-    TenantSync, TenantUsage, Usage, UsageCounted, UsageEvent,
+    Abandon, Approval, ApprovalReject, Archive, AuditEntry, Cell, CellAbilities, CellCreate, Certificate,
+    CertificateAdd, CostInvoice, CostMonth, Costs, Decision, DecisionAsk, Drain, DrainAsk, EdgeView, EndpointAdd,
+    Entitlements, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate, InvoiceImport, Key, KeyCreate,
+    KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent, Overview, Page, PhaseAnswer, PhaseAsk, PlanPrice,
+    PlanView, Profile, PurgePlan, Recovery, Stack, StackApplied, StackApply, SyncReport, Tenant, TenantChange,
+    TenantCreate, TenantHosts, TenantMove, TenantSync, TenantUsage, Usage, UsageCounted, UsageEvent,
     edge::{EdgeAck, EdgeAckAnswer, EdgeMeters, EdgeMetersAnswer},
 };
 use http::Method;
@@ -361,6 +362,19 @@ impl Client {
 
     pub async fn edge_ack(&self, edge: &EdgeName, ack: &EdgeAck) -> Result<EdgeAckAnswer, ClientError> {
         self.write(Method::POST, &format!("/v1/edges/{edge}/acks"), ack).await
+    }
+
+    /// The newest first.
+    pub async fn certificates(&self) -> Result<Vec<Certificate>, ClientError> {
+        self.all("/v1/certificates", Query::default(), None).await
+    }
+
+    pub async fn certificate_add(&self, wanted: &CertificateAdd) -> Result<Certificate, ClientError> {
+        self.write(Method::POST, "/v1/certificates", wanted).await
+    }
+
+    pub async fn certificate_remove(&self, id: CertificateId) -> Result<Certificate, ClientError> {
+        self.write(Method::DELETE, &format!("/v1/certificates/{id}"), &NOTHING).await
     }
 
     pub async fn drain(&self, what: &Drainable, asked: &DrainAsk) -> Result<Drain, ClientError> {

@@ -28,6 +28,6 @@ pub use section::{FILE_BYTES_MAX, Files, no_files, parse, parse_layers};
 pub use show::{Layer, MASK, Shown, show};
 pub use span::{BadSpan, Span};
 pub use stack::{
-    Archives, Cell, Check, Data, DataLink, DataObjects, DataRedis, EdgeCheck, Eject, HoldPolicy, Hook, Hooks, Plan,
-    Provider, Purge, Run, S3Place, Scale, Service, ServiceEdge, Shape, Stack, TableRef, UsageRules,
+    Archives, Cell, Check, Data, DataLink, DataObjects, DataRedis, EdgeCheck, Eject, HoldPolicy, Hook, Hooks, Https,
+    Plan, Provider, Purge, Run, S3Place, Scale, Service, ServiceEdge, Shape, Stack, TableRef, UsageRules,
 };

@@ -81,6 +81,7 @@ pub(crate) const KEYS: &[&str] = &[
     "cells",
     "providers",
     "edges",
+    "https",
     "archives",
     "quotas",
     "budget",
@@ -117,6 +118,7 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
     let providers = section.get("providers").map(|at| cells::read_providers(reader, &at)).unwrap_or_default();
     let cells = section.get("cells").map(|at| cells::read(reader, &at, &declared)).unwrap_or_default();
     let edges = section.get("edges").map(|at| edges(reader, &at)).unwrap_or_default();
+    let https = section.get("https").map(|at| edge::https(reader, &at)).unwrap_or_default();
     let archives = section.get("archives").and_then(|at| archives::read(reader, &at, environment));
     let quotas = section.get("quotas").map(|at| facts::quotas(reader, &at)).unwrap_or_default();
     let budget = section.get("budget").and_then(|at| facts::budget(reader, &at));
@@ -150,6 +152,7 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
         cells,
         providers,
         edges,
+        https,
         archives,
         placement,
         quotas,

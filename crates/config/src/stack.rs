@@ -27,6 +27,8 @@ pub struct Stack {
     pub providers: BTreeMap<ProviderName, Provider>,
     #[serde(default)]
     pub edges: Vec<EdgeName>,
+    #[serde(default, skip_serializing_if = "Https::is_usual")]
+    pub https: Https,
     /// Where rows go that leave a tenant's cell for good. Absent: a folder beside the server's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archives: Option<Archives>,
@@ -49,6 +51,23 @@ pub struct Stack {
     /// `policy` and `catalogue` of the placement engine, which alone understands and checks them.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub placement: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What edges answer plain requests for a host that has a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Https {
+    /// Sends them to `https://`.
+    #[serde(default)]
+    pub redirect: bool,
+    /// For how long browsers are to ask over TLS only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hsts: Option<Span>,
+}
+
+impl Https {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Where archives are kept.

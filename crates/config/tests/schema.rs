@@ -58,6 +58,7 @@ fn reader_and_schema_know_the_same_keys_everywhere() {
         &["services", "web", "edge", "eject"],
         &["services", "web", "scale"],
         &["usage"],
+        &["https"],
         &["data"],
         &["data", "hooks"],
         &["data", "links", "[]"],

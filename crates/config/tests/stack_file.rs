@@ -136,6 +136,7 @@ cells:
 providers:
   local: { adaptor: local }
 edges: [e, e, E]
+https: { redirect: maybe, hsts: 1y }
 archives: { s3: { bucket: '', endpoint: ftp://x, secret_access_key: plain, keys: 1 } }
 limits: { body_bytes: -1 }
 quotas: { redis: { amount: 0, per: 1 day, unit: commands } }
@@ -384,6 +385,14 @@ proptest! {
             prop_assert!(!mistakes.to_string().is_empty());
         }
     }
+}
+
+#[test]
+fn strict_transport_without_a_redirect_is_a_mistake() {
+    let stack = |https: &str| format!("{GOOD}https: {{ {https} }}\n");
+    assert!(mistakes(&stack("hsts: 365d")).contains("`https.hsts`: browsers would be told to keep to TLS"));
+    let both = parse(&stack("redirect: true, hsts: 365d"), None, &no_files).unwrap();
+    assert!(both.https.redirect && both.https.hsts.is_some());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::{App, ControlError};
 use berth_config::{EdgeCheck, ServiceEdge};
 use berth_domain::{EdgeName, ServiceRole};
 use berth_store::Drained;
-use berth_wire::edge::{EdgeSettings, Ejection, HealthCheck, Hidden, ServiceSettings};
+use berth_wire::edge::{EdgeSettings, Ejection, HealthCheck, Hidden, HttpsSettings, ServiceSettings};
 use secrecy::ExposeSecret as _;
 
 pub(crate) async fn of(app: &App, edge: &EdgeName) -> Result<EdgeSettings, ControlError> {
@@ -20,6 +20,10 @@ pub(crate) async fn of(app: &App, edge: &EdgeName) -> Result<EdgeSettings, Contr
         services: web.map(|(name, own)| (name.clone(), service(&own.edge))).collect(),
         cookie_key: Hidden::new(app.store().cookie_key().expose_secret().to_owned()),
         draining_ms,
+        https: HttpsSettings {
+            redirect: in_force.stack.https.redirect,
+            hsts: in_force.stack.https.hsts.map(|age| format!("max-age={}", age.ms() / 1000)),
+        },
     })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Never decides what an edge does with a request: the route says how the tenant is, the edge acts on it.
 
-use crate::{App, ControlError, Follow, Permit, Read, edge_link::SILENT_MS, edge_settings};
+use crate::{App, ControlError, Follow, Permit, Read, certificates, edge_link::SILENT_MS, edge_settings};
 use berth_domain::{EdgeId, EdgeName, Revision, TenantState};
 use berth_store::{EdgeSaid, HoldSaid, HoldWent, Nudge, Route, WorldAhead};
 use berth_wire::{
@@ -73,13 +73,17 @@ struct Following {
 /// The settings that an edge has.
 struct Told {
     settings: Option<EdgeSettings>,
+    certificates: certificates::Told,
+    /// They are told after the settings.
+    look_at_certificates: bool,
     /// They may have changed.
     look: bool,
 }
 
 impl Default for Told {
     fn default() -> Self {
-        Self { settings: None, look: true }
+        let certificates = certificates::Told::default();
+        Self { settings: None, certificates, look_at_certificates: false, look: true }
     }
 }
 
@@ -95,8 +99,8 @@ impl Following {
     async fn next(&mut self) -> Result<EdgeEvent, ControlError> {
         let full = self.first && self.sent == Revision::default();
         loop {
-            if let Some(settings) = self.changed_settings().await? {
-                return Ok(EdgeEvent::Settings { settings });
+            if let Some(event) = self.changed_settings().await? {
+                return Ok(event);
             }
             let first = std::mem::replace(&mut self.first, false);
             if !first && !self.more {
@@ -133,18 +137,23 @@ impl Following {
         }
     }
 
-    /// Those that the edge does not have yet.
-    async fn changed_settings(&mut self) -> Result<Option<EdgeSettings>, ControlError> {
+    /// Settings and certificates that the edge does not have yet, one event at a time.
+    async fn changed_settings(&mut self) -> Result<Option<EdgeEvent>, ControlError> {
         let Some(told) = &mut self.settings else { return Ok(None) };
-        if !std::mem::take(&mut told.look) {
-            return Ok(None);
+        if std::mem::take(&mut told.look) {
+            told.look_at_certificates = true;
+            let now = edge_settings::of(&self.app, &self.edge).await?;
+            if told.settings.as_ref() != Some(&now) {
+                told.settings = Some(now.clone());
+                return Ok(Some(EdgeEvent::Settings { settings: now }));
+            }
         }
-        let now = edge_settings::of(&self.app, &self.edge).await?;
-        if told.settings.as_ref() == Some(&now) {
-            return Ok(None);
+        if std::mem::take(&mut told.look_at_certificates)
+            && let Some((full, certificates, gone)) = told.certificates.news(&self.app).await?
+        {
+            return Ok(Some(EdgeEvent::Certificates { full, certificates, gone }));
         }
-        told.settings = Some(now.clone());
-        Ok(Some(now))
+        Ok(None)
     }
 
     async fn woken(&mut self) -> Woken {

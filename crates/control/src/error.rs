@@ -3,8 +3,8 @@
 
 use berth_config::{MissingVariable, Mistakes};
 use berth_domain::{
-    ApprovalId, ApprovalState, BadName, CellClass, CellName, CellState, IllegalTransition, KeyId, MemberId, Mode,
-    OperationId, PlanName, TenantName, TenantState,
+    ApprovalId, ApprovalState, BadName, CellClass, CellName, CellState, CertificateId, IllegalTransition, KeyId,
+    MemberId, Mode, OperationId, PlanName, TenantName, TenantState,
 };
 use berth_infra::ProviderError;
 use berth_mover::MoveError;
@@ -76,6 +76,10 @@ pub enum ControlError {
     LastMember(CellName),
     #[error("tenant `{tenant}` is {is}, not {wanted}")]
     OtherMode { tenant: TenantName, is: Mode, wanted: Mode },
+    #[error("the certificate cannot be taken: {0}")]
+    BadCertificate(String),
+    #[error("there is no certificate {0}")]
+    NoCertificate(CertificateId),
     #[error("there is no plan `{0}`")]
     NoPlan(PlanName),
     #[error("plan `{0}` is no longer in the stack file and takes no new tenants")]
@@ -257,6 +261,7 @@ impl ControlError {
             Self::NoTenant(_)
             | Self::NoCell(_)
             | Self::NoEdge(_)
+            | Self::NoCertificate(_)
             | Self::NoMember { .. }
             | Self::NoKey(_)
             | Self::NoOperation(_)
@@ -264,6 +269,7 @@ impl ControlError {
             | Self::NoInvoice { .. }
             | Self::NoApproval(_) => Kind::NotFound,
             Self::BadStackFile(_)
+            | Self::BadCertificate(_)
             | Self::BadPlacement { .. }
             | Self::BadProfile(_)
             | Self::BadUsage(_)
@@ -346,6 +352,8 @@ impl ControlError {
             Self::AppliedMeanwhile => "applied_meanwhile",
             Self::NoTenant(_) => "no_tenant",
             Self::NoCell(_) => "no_cell",
+            Self::BadCertificate(_) => "bad_certificate",
+            Self::NoCertificate(_) => "no_certificate",
             Self::NoEdge(_) => "no_edge",
             Self::WhichEdge(_) => "which_edge",
             Self::NoMember { .. } => "no_member",
@@ -426,6 +434,10 @@ impl ControlError {
             Self::NoTenant(_) => "`berth tenant list` shows those there are",
             Self::NoCell(_) => "`berth cell list` shows those there are",
             Self::NoEdge(_) | Self::WhichEdge(_) => "`berth edge list` shows those that ever called",
+            Self::BadCertificate(_) => {
+                "give the certificate first, then those that lead to a known authority, and its own key"
+            }
+            Self::NoCertificate(_) => "`berth cert list` shows those there are",
             Self::NoMember { .. } => "`berth cell show` lists its members",
             Self::LastMember(_) => "give its service more `copies`, or drain its tenants: `berth tenant drain`",
             Self::OtherMode { .. } => "move it first: `berth tenant move`",

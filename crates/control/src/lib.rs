@@ -29,6 +29,7 @@
 //! audit::list(Read, tenant, after, limit)                        status::overview(Read)
 //! edges::{routes(Follow, edge, instance, after, settings) -> Stream, acknowledge(Follow, edge, ack), list(Read)}
 //! drains::{tenant, undo_tenant(Change, who), show_tenant(ReadTenant, who)}, and the same of a member and an edge
+//! certificates::{add(Change, CertificateAdd), list(Read), remove(Change, id)}
 //! recover::{show(Read), recover(Change)}                         idempotency::{begin(app, &caller, key, hash) -> Once, finish}
 //! ```
 //! `who` is a name or an id.
@@ -51,6 +52,7 @@ pub mod approvals;
 pub mod archives;
 pub mod audit;
 pub mod cells;
+pub mod certificates;
 pub mod costs;
 pub mod decide;
 pub mod drains;

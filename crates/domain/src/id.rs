@@ -50,6 +50,8 @@ ids! {
     CellId,
     /// One running copy of one service of the stack.
     MemberId,
+    /// A TLS certificate with its key.
+    CertificateId,
     /// A workflow as its caller sees it.
     OperationId,
     /// One move of one tenant; equal to the id of the operation that carries it out.

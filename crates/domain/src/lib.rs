@@ -11,7 +11,7 @@ mod plan;
 mod state;
 
 pub use counter::{Generation, Revision, Token};
-pub use id::{ApprovalId, CellId, EdgeId, KeyId, MemberId, MoveId, OperationId, TenantId};
+pub use id::{ApprovalId, CellId, CertificateId, EdgeId, KeyId, MemberId, MoveId, OperationId, TenantId};
 pub use money::Cents;
 pub use name::{
     BadName, CellName, EdgeName, Hostname, PlanName, ProviderName, ServiceName, StackName, TenantKey, TenantName,

@@ -21,6 +21,8 @@ pub enum Refusal {
     BadFraming,
     BadBody,
     Tunnel,
+    /// The connection's certificate is not the one of this host.
+    Misdirected,
     UnknownHost,
     Suspended,
     /// The tenant gets nothing new.
@@ -52,6 +54,7 @@ impl Refusal {
         match self {
             Self::BadHost | Self::BadFraming | Self::BadBody => StatusCode::BAD_REQUEST,
             Self::Tunnel => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::UnknownHost => StatusCode::NOT_FOUND,
             Self::Suspended | Self::Forbidden => StatusCode::FORBIDDEN,
             Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -72,6 +75,7 @@ impl Refusal {
             Self::BadFraming => ("bad_framing", "A request has a Content-Length or a Transfer-Encoding, never both."),
             Self::BadBody => ("bad_body", "The request's body could not be read."),
             Self::Tunnel => ("method_not_allowed", "CONNECT is not offered here."),
+            Self::Misdirected => ("misdirected", "This host is reached by a connection of its own."),
             Self::UnknownHost => ("not_found", "There is nothing at this address."),
             Self::Suspended => ("suspended", "This account is suspended."),
             Self::Draining => ("draining", "The account takes no requests at the moment. Try again in a while."),

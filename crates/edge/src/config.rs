@@ -19,6 +19,8 @@ pub struct EdgeConfig {
     pub name: EdgeName,
     /// Where clients come in. Port 0 takes a free one, see [`crate::Edge::address`].
     pub listen: SocketAddr,
+    /// Where clients come in over TLS; `None`: nowhere.
+    pub listen_tls: Option<SocketAddr>,
     /// Metrics and health. Loopback only: it names tenants.
     pub admin: SocketAddr,
     /// Control planes, `http://host:port`, any of them will do.
@@ -162,6 +164,8 @@ pub enum EdgeError {
         #[source]
         source: io::Error,
     },
+    #[error("TLS cannot be set up")]
+    Tls(#[from] rustls::Error),
     #[error("the routes on disk could not be opened")]
     Snapshot(#[from] SnapshotError),
     #[error("a worker thread could not be started")]
@@ -175,7 +179,7 @@ impl EdgeError {
         match self {
             Self::AdminExposed(_) | Self::ControlUrl(_) | Self::NoWorkers => EdgeErrorKind::Caller,
             Self::Listen { .. } | Self::Snapshot(_) | Self::Thread(_) => EdgeErrorKind::Machine,
-            Self::WorkerGone(_) => EdgeErrorKind::Ours,
+            Self::WorkerGone(_) | Self::Tls(_) => EdgeErrorKind::Ours,
         }
     }
 
@@ -186,6 +190,7 @@ impl EdgeError {
             Self::NoWorkers => "give one per processor core",
             Self::Listen { .. } => "another process may have the port; ports under 1024 need CAP_NET_BIND_SERVICE",
             Self::Snapshot(_) => "give a directory that this user may write and that no other edge uses",
+            Self::Tls(_) => "this is a fault of Berth's: start it without `--listen-tls` meanwhile",
             Self::Thread(_) => "raise the limit on processes of this user",
             Self::WorkerGone(_) => "start the edge again; its routes and holds are on disk. This is a fault of Berth's",
         }

@@ -15,16 +15,19 @@ use crate::{
     limits::Buckets,
     report::{self, Reporter},
     routing::{Change, Table, hold_token},
-    settings,
+    settings::{self, CERTIFICATES, SETTINGS},
     snapshot::{Log, SnapshotError},
+    tls::{self, Certificates},
     worker,
 };
 use arc_swap::ArcSwap;
 use berth_domain::{Revision, TenantId};
 use berth_wire::edge::{EdgeEvent, EdgeSettings, HoldOutcome, HoldPolicy, HoldReport, RouteState, TenantRoute};
+use serde::Serialize;
 use std::{
     collections::HashMap,
     future::Future,
+    io,
     net::{SocketAddr, TcpListener as StdListener},
     path::PathBuf,
     sync::Arc,
@@ -45,8 +48,10 @@ pub struct Edge {
     config: EdgeConfig,
     urls: Vec<ControlUrl>,
     listeners: Vec<StdListener>,
+    tls_listeners: Vec<StdListener>,
     admin: StdListener,
     address: SocketAddr,
+    tls_address: Option<SocketAddr>,
     admin_address: SocketAddr,
     log: Log,
     table: Table,
@@ -68,21 +73,28 @@ impl Edge {
         let urls = config.control_urls.iter().map(|u| ControlUrl::parse(u)).collect::<Result<_, _>>()?;
         let (log, table) = Log::open(&config.data_dir)?;
         let at = |address| move |source| EdgeError::Listen { address, source };
-        let first = worker::listen(config.listen).map_err(at(config.listen))?;
-        let address = first.local_addr().map_err(at(config.listen))?;
-        let mut listeners = vec![first];
-        while listeners.len() < config.workers {
-            listeners.push(worker::listen(address).map_err(at(address))?);
-        }
+        let (address, listeners) = listen(config.listen, config.workers).map_err(at(config.listen))?;
+        let (tls_address, tls_listeners) = match config.listen_tls {
+            Some(wanted) => {
+                let (address, listeners) = listen(wanted, config.workers).map_err(at(wanted))?;
+                (Some(address), listeners)
+            }
+            None => (None, Vec::new()),
+        };
         let admin = StdListener::bind(config.admin).map_err(at(config.admin))?;
         admin.set_nonblocking(true).map_err(at(config.admin))?;
         let admin_address = admin.local_addr().map_err(at(config.admin))?;
-        Ok(Self { config, urls, listeners, admin, address, admin_address, log, table })
+        Ok(Self { config, urls, listeners, tls_listeners, admin, address, tls_address, admin_address, log, table })
     }
 
     /// Where clients come in, with the port that was taken.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The same over TLS.
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.tls_address
     }
 
     pub fn admin_address(&self) -> SocketAddr {
@@ -91,14 +103,19 @@ impl Edge {
 
     /// Serves until `shutdown`, then lets requests under way finish.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), EdgeError> {
-        let Self { config, urls, listeners, admin, log, table, .. } = self;
+        let Self { config, urls, listeners, tls_listeners, admin, log, table, .. } = self;
         let limits = config.limits;
+        let (certificates, mut kept) = (Arc::new(Certificates::default()), tls::Kept::default());
+        kept.take(true, settings::load(&config.data_dir, CERTIFICATES), &[], &certificates);
+        let tls = Arc::new(tls::server_config(Arc::clone(&certificates))?);
+        let mut tls_listeners = tls_listeners.into_iter();
         let common = Arc::new(Common {
             limits: limits.clone(),
             routes: Arc::clone(&table.routes),
             buckets: Buckets::default(),
             vitals: Arc::default(),
-            settings: ArcSwap::from_pointee(settings::load(&config.data_dir)),
+            settings: ArcSwap::from_pointee(settings::load(&config.data_dir, SETTINGS)),
+            certificates: Arc::clone(&certificates),
             epoch: Instant::now(),
         });
         let stop = CancellationToken::new();
@@ -113,6 +130,7 @@ impl Edge {
             starts.push(worker::Start {
                 common: Arc::clone(&common),
                 listener,
+                tls: tls_listeners.next().map(|listener| (listener, Arc::clone(&tls))),
                 orders,
                 news: news_in.clone(),
                 stop: stop.clone(),
@@ -123,6 +141,7 @@ impl Edge {
             cores: cores.clone(),
             common: Arc::clone(&common),
             dir: config.data_dir.clone(),
+            certificates: kept,
             limits,
             link: Arc::clone(&link),
             log: Some(log),
@@ -194,6 +213,17 @@ impl Edge {
     }
 }
 
+/// A listener a worker, all at one address, which is returned: port 0 takes a free one.
+fn listen(wanted: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<StdListener>)> {
+    let first = worker::listen(wanted)?;
+    let address = first.local_addr()?;
+    let mut listeners = vec![first];
+    while listeners.len() < workers {
+        listeners.push(worker::listen(address)?);
+    }
+    Ok((address, listeners))
+}
+
 /// Tells that a worker thread has ended, however it did.
 struct Gone {
     number: usize,
@@ -220,6 +250,7 @@ struct Coordinator {
     cores: Vec<UnboundedSender<Order>>,
     common: Arc<Common>,
     dir: PathBuf,
+    certificates: tls::Kept,
     limits: Limits,
     link: Arc<Link>,
     /// Away while it is being written.
@@ -296,6 +327,12 @@ impl Coordinator {
                 self.set(settings).await;
                 return Ok(());
             }
+            EdgeEvent::Certificates { full, certificates, gone } => {
+                if self.certificates.take(full, certificates, &gone, &self.common.certificates) {
+                    self.save(CERTIFICATES, self.certificates.to_write()).await;
+                }
+                return Ok(());
+            }
         };
         let Some(plan) = self.table.plan(full, revision, routes) else {
             tracing::warn!(ours = %self.table.revision, theirs = %revision, "routes older than ours were refused");
@@ -342,10 +379,15 @@ impl Coordinator {
         self.common.settings.store(Arc::clone(&settings));
         self.tell(|| Order::Settings);
         tracing::info!("the control plane's settings are in force");
+        self.save(SETTINGS, settings).await;
+    }
+
+    /// For the next start; without it that begins with what there was before.
+    async fn save<T: Serialize + Send + 'static>(&self, file: &'static str, value: T) {
         let dir = self.dir.clone();
-        let saved = tokio::task::spawn_blocking(move || settings::save(&dir, &settings));
-        if let Err(error) = saved.await.expect("writing settings does not panic, and nobody cancels it") {
-            tracing::warn!(%error, "settings could not be written down; a restart begins with the ones before");
+        let saved = tokio::task::spawn_blocking(move || settings::save(&dir, file, &value));
+        if let Err(error) = saved.await.expect("writing a file does not panic, and nobody cancels it") {
+            tracing::warn!(%error, "{file} could not be written");
         }
     }
 

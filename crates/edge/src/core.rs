@@ -13,11 +13,13 @@ use crate::{
     routing::{Change, Index},
     sticky::Cookies,
     tenant::{Maker, Tenant},
+    tls::Certificates,
     upstream::Upstreams,
 };
 use arc_swap::ArcSwap;
 use berth_domain::TenantId;
 use berth_wire::edge::{EdgeSettings, RouteState, TenantRoute};
+use http::HeaderValue;
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -45,6 +47,7 @@ pub struct Common {
     pub buckets: Buckets,
     pub vitals: Arc<Vitals>,
     pub settings: ArcSwap<EdgeSettings>,
+    pub certificates: Arc<Certificates>,
     /// Nanoseconds are counted from here.
     pub epoch: Instant,
 }
@@ -105,6 +108,9 @@ pub struct Core {
     winding_down: RefCell<CancellationToken>,
     /// `None`: no member is remembered for anybody.
     cookies: RefCell<Option<Rc<Cookies>>>,
+    /// Plain requests go to `https://` where there is a certificate.
+    redirects: Cell<bool>,
+    hsts: RefCell<Option<HeaderValue>>,
     pub news: UnboundedSender<News>,
     /// The edge is going: long-lived connections end.
     pub stop: CancellationToken,
@@ -127,6 +133,8 @@ impl Core {
             draining_ms: Cell::new(None),
             winding_down: RefCell::default(),
             cookies: RefCell::default(),
+            redirects: Cell::new(false),
+            hsts: RefCell::default(),
             common,
             news,
             stop,
@@ -143,6 +151,9 @@ impl Core {
     fn set_settings(&self) {
         let settings = self.common.settings.load_full();
         *self.cookies.borrow_mut() = Cookies::new(settings.cookie_key.expose()).map(Rc::new);
+        self.redirects.set(settings.https.redirect);
+        let hsts = settings.https.hsts.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
+        *self.hsts.borrow_mut() = hsts;
         let draining_ms = settings.draining_ms;
         self.upstreams.set(settings);
         let before = self.draining_ms.replace(draining_ms);
@@ -156,6 +167,15 @@ impl Core {
                 tenant.changed.notify_waiters();
             }
         }
+    }
+
+    pub fn redirects(&self) -> bool {
+        self.redirects.get()
+    }
+
+    /// What an answer over TLS says of plain HTTP.
+    pub fn hsts(&self) -> Option<HeaderValue> {
+        self.hsts.borrow().clone()
     }
 
     pub fn draining_ms(&self) -> Option<u32> {

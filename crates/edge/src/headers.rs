@@ -127,6 +127,8 @@ pub struct Origin<'a> {
     pub client: &'a HeaderValue,
     /// What the peer says about its own client is believed.
     pub trusted: bool,
+    /// It came over TLS.
+    pub secure: bool,
     pub request_id: &'a HeaderValue,
     pub upgrade: Option<&'a HeaderValue>,
 }
@@ -150,6 +152,11 @@ fn said(headers: &HeaderMap) -> Said {
         proto: one(&FORWARDED_PROTO).filter(|proto| *proto == "http" || *proto == "https"),
         host: one(&FORWARDED_HOST),
     }
+}
+
+/// A trusted peer says that its own client came over TLS.
+pub fn said_https(headers: &HeaderMap) -> bool {
+    said(headers).proto.is_some_and(|proto| proto == "https")
 }
 
 /// HTTP/2 may send a cookie header in pieces; HTTP/1.1 has one.
@@ -186,7 +193,10 @@ pub fn forward(parts: &mut Parts, origin: &Origin<'_>) {
         HeaderValue::from_bytes(&chain).ok()
     });
     parts.headers.insert(FORWARDED_FOR, chain.unwrap_or_else(|| origin.client.clone()));
-    parts.headers.insert(FORWARDED_PROTO, said.proto.unwrap_or(HeaderValue::from_static("http")));
+    parts.headers.insert(
+        FORWARDED_PROTO,
+        said.proto.unwrap_or(HeaderValue::from_static(if origin.secure { "https" } else { "http" })),
+    );
     if let Some(host) = said.host.or(host) {
         parts.headers.insert(FORWARDED_HOST, host);
     }

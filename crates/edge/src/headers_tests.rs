@@ -76,7 +76,10 @@ fn what_is_forwarded_has_only_the_edges_word_on_where_it_comes_from() {
             ("berth", "kept"),
         ],
     );
-    forward(&mut parts, &Origin { client: &client, trusted: false, request_id: &request_id, upgrade: None });
+    forward(
+        &mut parts,
+        &Origin { client: &client, trusted: false, secure: false, request_id: &request_id, upgrade: None },
+    );
     let expected = [
         "berth",
         "content-length",
@@ -137,7 +140,10 @@ fn only_a_trusted_peer_is_believed_and_only_where_it_says_one_thing() {
     let (client, request_id) = (HeaderValue::from_static("10.0.0.1"), HeaderValue::from_static("id"));
     let sent = |trusted: bool, headers: &[(&str, &str)]| {
         let mut parts = parts("/", headers);
-        forward(&mut parts, &Origin { client: &client, trusted, request_id: &request_id, upgrade: None });
+        forward(
+            &mut parts,
+            &Origin { client: &client, trusted, secure: false, request_id: &request_id, upgrade: None },
+        );
         let get = |name: &str| parts.headers.get(name).map(|v| v.to_str().unwrap().to_owned());
         assert_eq!(parts.headers.get_all("x-forwarded-for").iter().count(), 1);
         (get("x-forwarded-for").unwrap(), get("x-forwarded-proto").unwrap(), get("x-forwarded-host").unwrap())
@@ -175,7 +181,10 @@ fn http_2_names_its_host_beside_the_path_and_its_cookies_become_one_line() {
     parts.version = http::Version::HTTP_2;
     assert_eq!(host(&parts), Some(&b"a.test"[..]));
     let (client, request_id) = (HeaderValue::from_static("1.2.3.4"), HeaderValue::from_static("id"));
-    forward(&mut parts, &Origin { client: &client, trusted: false, request_id: &request_id, upgrade: None });
+    forward(
+        &mut parts,
+        &Origin { client: &client, trusted: false, secure: false, request_id: &request_id, upgrade: None },
+    );
     assert_eq!(parts.headers["host"], "a.test");
     assert_eq!(parts.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
     assert_eq!((parts.uri.to_string(), parts.version), ("/x?y".to_owned(), http::Version::HTTP_11));

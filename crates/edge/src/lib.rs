@@ -5,7 +5,7 @@
 //! to disk, and tells the cores. Never knows the store, and serves on from its last routes when all else is down.
 //!
 //! Pure parts, tested with tables: [`routing`], `routes`, `limits`, `balance`, `health`, `sticky`, `hold`, `book`, `headers`,
-//! `framing`, `frames`, `meter`, `pulse`. The shell around them: `serve` (one request), `pool`, `upstream`, `checks`, `body`, `drain`,
+//! `framing`, `frames`, `meter`, `pulse`. The shell around them: `serve` (one request), `pool`, `upstream`, `checks`, `tls`, `body`, `drain`,
 //! `tunnel`, `worker`, `feed`, `report`, `snapshot`, `settings`, `coordinator`.
 
 mod admin;
@@ -36,6 +36,7 @@ mod settings;
 mod snapshot;
 mod sticky;
 mod tenant;
+mod tls;
 mod tunnel;
 mod upstream;
 mod worker;

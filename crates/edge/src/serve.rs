@@ -48,16 +48,18 @@ pub struct Client {
     pub address: HeaderValue,
     /// What it says about its own client is believed.
     pub trusted: bool,
+    /// Over TLS, begun for this name.
+    secure: Option<Box<str>>,
     /// Requests on this connection so far, and the first whose framing was doubtful.
     requests: Cell<u64>,
     doubtful: Arc<AtomicU64>,
 }
 
 impl Client {
-    pub fn new(peer: IpAddr, limits: &Limits, doubtful: Arc<AtomicU64>) -> Self {
+    pub fn new(peer: IpAddr, limits: &Limits, doubtful: Arc<AtomicU64>, secure: Option<Box<str>>) -> Self {
         let address = HeaderValue::from_str(&peer.to_string()).expect("an address in text form is a header value");
         let trusted = limits.trusted_peers.iter().any(|network| network.contains(peer));
-        Self { address, trusted, requests: Cell::new(0), doubtful }
+        Self { address, trusted, secure, requests: Cell::new(0), doubtful }
     }
 
     /// Whether the request now begun is the doubtful one, or comes after it.
@@ -83,8 +85,17 @@ pub async fn serve(core: &Rc<Core>, client: &Client, request: Request<Incoming>)
         Ok(tenant) => tenant,
         Err(refusal) => return manner.of(refusal.answer(&id)),
     };
-    let answer = exchange(core, client, &tenant, &id, started, parts, body).await.unwrap_or_else(|r| r.answer(&id));
+    if let Some(answer) = redirect(core, client, &parts, &id) {
+        tenant.count(answer.status().as_u16(), started.elapsed());
+        return manner.of(answer);
+    }
+    let mut answer = exchange(core, client, &tenant, &id, started, parts, body).await.unwrap_or_else(|r| r.answer(&id));
     tenant.count(answer.status().as_u16(), started.elapsed());
+    if client.secure.is_some()
+        && let Some(hsts) = core.hsts()
+    {
+        answer.headers_mut().entry(header::STRICT_TRANSPORT_SECURITY).or_insert(hsts);
+    }
     manner.of(answer)
 }
 
@@ -108,6 +119,27 @@ impl Manner {
     }
 }
 
+/// A plain request for a host that has a certificate, where the stack file wants such to come over TLS.
+fn redirect(core: &Core, client: &Client, parts: &Parts, id: &HeaderValue) -> Option<Response<AnswerBody>> {
+    if !core.redirects() || client.secure.is_some() || (client.trusted && headers::said_https(&parts.headers)) {
+        return None;
+    }
+    let host = routing::normal_host(headers::host(parts)?).ok()?;
+    core.common.certificates.find(&host)?;
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let location = HeaderValue::from_str(&format!("https://{host}{path}")).ok()?;
+    let mut answer = Response::new(AnswerBody::empty());
+    // Not 301: that lets a client turn a POST into a GET.
+    *answer.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    answer.headers_mut().insert(header::LOCATION, location);
+    answer.headers_mut().insert(headers::REQUEST_ID, id.clone());
+    if !parts.method.is_safe() {
+        // Its body is not read.
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Some(answer)
+}
+
 /// First of all: without a tenant there is nothing to hold, to count or to send to.
 fn find(core: &Core, client: &Client, parts: &Parts) -> Result<Rc<Tenant>, Refusal> {
     let refuse = |refusal| {
@@ -122,6 +154,13 @@ fn find(core: &Core, client: &Client, parts: &Parts) -> Result<Rc<Tenant>, Refus
     }
     let host = headers::host(parts).ok_or_else(|| refuse(Refusal::BadHost))?;
     let host = routing::normal_host(host).map_err(|_| refuse(Refusal::BadHost))?;
+    // A certificate speaks for its own names; a connection begun for one tenant is no way to another.
+    if let Some(name) = &client.secure
+        && **name != *host
+        && !core.common.certificates.same(name, &host)
+    {
+        return Err(refuse(Refusal::Misdirected));
+    }
     core.lookup(&host).ok_or_else(|| {
         core.unknown_hosts.set(core.unknown_hosts.get() + 1);
         Refusal::UnknownHost
@@ -180,7 +219,13 @@ async fn exchange(
     let client_side = parts.extensions.remove::<OnUpgrade>().filter(|_| protocol.is_some());
     headers::forward(
         &mut parts,
-        &Origin { client: &client.address, trusted: client.trusted, request_id: id, upgrade: protocol.as_ref() },
+        &Origin {
+            client: &client.address,
+            trusted: client.trusted,
+            secure: client.secure.is_some(),
+            request_id: id,
+            upgrade: protocol.as_ref(),
+        },
     );
     // Before anything is in flight: a slow upload must not stand in the way of a cut-over.
     let upload = body::read(body, limits).await?;
@@ -361,7 +406,8 @@ impl Call<'_> {
         headers.insert(headers::BERTH_PLAN, route.plan.clone());
         headers.insert(headers::BERTH_GENERATION, route.generation_text.clone());
         let wish = self.wish(route, headers);
-        let secure = headers.get(headers::FORWARDED_PROTO).is_some_and(|proto| proto == "https");
+        let secure = route.pool.balance() == Balance::Sticky
+            && headers.get(headers::FORWARDED_PROTO).is_some_and(|proto| proto == "https");
         let mut hung_up = false;
         loop {
             let leased = upstream::lease(&route.pool, wish, limits, self.sending, || self.core.random()).await;

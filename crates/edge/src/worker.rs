@@ -14,6 +14,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     convert::Infallible,
@@ -35,6 +36,7 @@ use tokio::{
     runtime::{Builder, LocalOptions},
     sync::mpsc::{UnboundedReceiver, UnboundedSender},
 };
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 const BACKLOG: i32 = 1024;
@@ -56,6 +58,8 @@ pub fn listen(address: SocketAddr) -> io::Result<StdListener> {
 pub struct Start {
     pub common: Arc<Common>,
     pub listener: StdListener,
+    /// Where clients come in over TLS.
+    pub tls: Option<(StdListener, Arc<ServerConfig>)>,
     pub orders: UnboundedReceiver<Order>,
     pub news: UnboundedSender<News>,
     pub stop: CancellationToken,
@@ -68,8 +72,12 @@ pub fn run(start: Start) -> io::Result<()> {
 }
 
 async fn serve_core(start: Start) -> io::Result<()> {
-    let Start { common, listener, mut orders, news, stop } = start;
+    let Start { common, listener, tls, mut orders, news, stop } = start;
     let listener = TcpListener::from_std(listener)?;
+    let tls = match tls {
+        Some((listener, config)) => Some((TcpListener::from_std(listener)?, TlsAcceptor::from(config))),
+        None => None,
+    };
     let core = Rc::new(Core::new(common, news, stop.clone()));
     let tidier = Rc::clone(&core);
     tokio::task::spawn_local(async move {
@@ -87,10 +95,10 @@ async fn serve_core(start: Start) -> io::Result<()> {
                 None => break,
             },
             () = stop.cancelled() => break,
-            accepted = listener.accept(), if core.connections() < core.limits().connections => match accepted {
-                Ok((stream, from)) => {
+            accepted = accept(&listener, tls.as_ref()), if core.connections() < core.limits().connections => match accepted {
+                Ok((stream, from, tls)) => {
                     let guard = Connected::new(&core);
-                    tokio::task::spawn_local(connection(Rc::clone(&core), stream, from, guard));
+                    tokio::task::spawn_local(connection(Rc::clone(&core), stream, from, guard, tls));
                 }
                 // Out of descriptors, mostly: accepting again at once would spin.
                 Err(error) => {
@@ -101,7 +109,7 @@ async fn serve_core(start: Start) -> io::Result<()> {
             () = core.room.notified(), if core.connections() >= core.limits().connections => {}
         }
     }
-    drop(listener);
+    drop((listener, tls));
     // Orders are obeyed to the end: a request that is parked while the edge goes is still to be let go.
     let drained = async {
         loop {
@@ -123,6 +131,19 @@ async fn serve_core(start: Start) -> io::Result<()> {
     // Nobody listens any more when the edge was dropped.
     let _ = core.news.send(News::Last(core.report()));
     Ok(())
+}
+
+type Accepted = (TcpStream, SocketAddr, Option<TlsAcceptor>);
+
+/// The next connection of either listener.
+async fn accept(plain: &TcpListener, tls: Option<&(TcpListener, TlsAcceptor)>) -> io::Result<Accepted> {
+    let Some((secure, acceptor)) = tls else {
+        return plain.accept().await.map(|(stream, from)| (stream, from, None));
+    };
+    tokio::select! {
+        accepted = plain.accept() => accepted.map(|(stream, from)| (stream, from, None)),
+        accepted = secure.accept() => accepted.map(|(stream, from)| (stream, from, Some(acceptor.clone()))),
+    }
 }
 
 /// What the reading side of a connection notices, for the side that serves.
@@ -198,20 +219,54 @@ where
     }
 }
 
-async fn connection(core: Rc<Core>, stream: TcpStream, from: SocketAddr, guard: Connected) {
+async fn connection(core: Rc<Core>, stream: TcpStream, from: SocketAddr, guard: Connected, tls: Option<TlsAcceptor>) {
     // Without it small answers wait for acknowledgements; with an error nothing is lost.
     let _ = stream.set_nodelay(true);
     let limits = core.limits();
-    let spoke = tokio::select! {
-        spoke = speaks_http2(&stream, limits.client_idle) => spoke,
+    let begun = async {
+        let Some(acceptor) = tls else {
+            let http2 = speaks_http2(&stream, limits.client_idle).await?;
+            return Some(Begun::Plain { stream, http2 });
+        };
+        // A handshake that fails is told to the client by TLS itself.
+        let stream = tokio::time::timeout(limits.header_time, acceptor.accept(stream)).await.ok()?.ok()?;
+        let session = stream.get_ref().1;
+        let http2 = session.alpn_protocol() == Some(&b"h2"[..]);
+        let name = session.server_name()?.to_ascii_lowercase().into();
+        Some(Begun::Secure { stream: Box::new(stream), http2, name })
+    };
+    let begun = tokio::select! {
+        begun = begun => begun,
         () = core.stop.cancelled() => None,
     };
-    let Some(http2) = spoke else { return };
+    match begun {
+        Some(Begun::Plain { stream, http2 }) => speak(&core, stream, http2, from, None).await,
+        Some(Begun::Secure { stream, http2, name }) => speak(&core, stream, http2, from, Some(name)).await,
+        None => {}
+    }
+    drop(guard);
+}
+
+/// A connection whose protocol is known.
+enum Begun {
+    Plain { stream: TcpStream, http2: bool },
+    Secure { stream: Box<TlsStream<TcpStream>>, http2: bool, name: Box<str> },
+}
+
+/// Serves a connection. `secure`: it is over TLS, begun for this name.
+async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    core: &Rc<Core>,
+    stream: S,
+    http2: bool,
+    from: SocketAddr,
+    secure: Option<Box<str>>,
+) {
+    let limits = core.limits();
     let noticed = Arc::new(Noticed::default());
-    let client = Rc::new(Client::new(from.ip().to_canonical(), limits, Arc::clone(&noticed.doubtful)));
+    let client = Rc::new(Client::new(from.ip().to_canonical(), limits, Arc::clone(&noticed.doubtful), secure));
     let pulse = Rc::new(Pulse::default());
     let service = {
-        let (core, pulse) = (Rc::clone(&core), Rc::clone(&pulse));
+        let (core, pulse) = (Rc::clone(core), Rc::clone(&pulse));
         service_fn(move |request| {
             let (core, client, beat) = (Rc::clone(&core), Rc::clone(&client), Pulse::begin(&pulse));
             async move {
@@ -226,7 +281,7 @@ async fn connection(core: Rc<Core>, stream: TcpStream, from: SocketAddr, guard: 
             .max_concurrent_streams(STREAMS_MAX)
             .max_send_buf_size(STREAM_BUFFER_BYTES)
             .serve_connection(TokioIo::new(stream), service);
-        keep(&core, connection, &noticed, &pulse).await;
+        keep(core, connection, &noticed, &pulse).await;
     } else {
         let io = TokioIo::new(Watched { stream, watch: Watch::default(), noticed: Arc::clone(&noticed) });
         let connection = http1::Builder::new()
@@ -235,9 +290,8 @@ async fn connection(core: Rc<Core>, stream: TcpStream, from: SocketAddr, guard: 
             .header_read_timeout(None)
             .serve_connection(io, service)
             .with_upgrades();
-        keep(&core, connection, &noticed, &pulse).await;
+        keep(core, connection, &noticed, &pulse).await;
     }
-    drop(guard);
 }
 
 /// Serves a connection to its end, or ends it when its client does not keep to the limits.
@@ -289,13 +343,13 @@ async fn keep(core: &Core, connection: impl Served, noticed: &Noticed, pulse: &P
 }
 
 /// A client's stream whose incoming bytes are watched before hyper has them.
-struct Watched {
-    stream: TcpStream,
+struct Watched<S> {
+    stream: S,
     watch: Watch,
     noticed: Arc<Noticed>,
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
@@ -312,7 +366,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
     }

@@ -16,6 +16,7 @@
 mod approvals;
 mod audit;
 mod cells;
+mod certificates;
 mod costs;
 mod drains;
 mod edges;
@@ -44,6 +45,7 @@ mod ways_back;
 pub use approvals::{Approval, ApprovalFilter, Judgement, NewApproval};
 pub use audit::{AuditEntry, NewAudit};
 pub use cells::{Cell, NewCell};
+pub use certificates::{Certificate, NewCertificate};
 pub use costs::{CellSpan, Invoice, InvoiceLine, InvoiceSource, Stay};
 pub use drains::{Drain, Drained};
 pub use edges::{Edge, EdgeSaid, HoldSaid, HoldWent};

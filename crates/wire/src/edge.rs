@@ -7,8 +7,8 @@
 //! [`SPEAKS`] is told [`EdgeEvent::Settings`] too; an older one would not understand them.
 
 use berth_domain::{
-    Balance, CellName, EdgeId, Generation, Hostname, MemberId, PlanName, Revision, ServiceName, TenantId, TenantKey,
-    TenantName, Token,
+    Balance, CellName, CertificateId, EdgeId, Generation, Hostname, MemberId, PlanName, Revision, ServiceName,
+    TenantId, TenantKey, TenantName, Token,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
@@ -26,6 +26,21 @@ pub enum EdgeEvent {
     Ping { revision: Revision },
     /// Sent first, and again when it changed.
     Settings { settings: EdgeSettings },
+    /// Certificates that changed. `full`: these are all there are. Of two with one name the later version has it.
+    Certificates { full: bool, certificates: Vec<EdgeCertificate>, gone: Vec<CertificateId> },
+}
+
+/// A certificate with its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeCertificate {
+    pub id: CertificateId,
+    /// Rises with every change of any certificate.
+    pub version: u64,
+    /// Host names, `*.example.com` for any one below.
+    pub names: Vec<String>,
+    /// The certificate itself first.
+    pub chain_pem: String,
+    pub key_pem: Hidden,
 }
 
 /// What is the same for all tenants: a change of it touches no route.
@@ -40,6 +55,19 @@ pub struct EdgeSettings {
     /// This edge is to lose its connections over this time: kept ones end after their request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draining_ms: Option<u32>,
+    #[serde(default)]
+    pub https: HttpsSettings,
+}
+
+/// What is answered over plain HTTP and over TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpsSettings {
+    /// Plain requests for a host with a certificate are sent to `https://`.
+    #[serde(default)]
+    pub redirect: bool,
+    /// `Strict-Transport-Security` of answers over TLS that have none of the application's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hsts: Option<String>,
 }
 
 /// How requests are spread over the members of a service, and how an edge finds out which of them are well.

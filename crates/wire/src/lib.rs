@@ -11,6 +11,7 @@ pub mod edge;
 mod archive;
 mod audit;
 mod cell;
+mod certificate;
 mod cost;
 mod decide;
 mod drain;
@@ -28,6 +29,7 @@ mod usage;
 pub use archive::{Archive, ArchivedTable};
 pub use audit::AuditEntry;
 pub use cell::{Cell, CellAbilities, CellAbility, CellCreate, EndpointAdd, LogLine, Member};
+pub use certificate::{Certificate, CertificateAdd};
 pub use cost::{
     CostAdvice, CostBudget, CostCell, CostForecast, CostInvoice, CostMonth, CostRow, Costs, InvoiceImport, InvoiceLine,
     PhaseAnswer, PhaseAsk, PhaseTrigger, PlanPrice, PlanSide,

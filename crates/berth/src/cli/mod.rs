@@ -9,6 +9,7 @@ mod apply;
 mod approval;
 mod audit;
 mod cell;
+mod cert;
 mod check;
 mod config;
 mod context;
@@ -79,6 +80,9 @@ pub enum ApiCommand {
     /// The places where tenants live
     #[command(subcommand)]
     Cell(Cell),
+    /// TLS certificates of the hosts that edges serve
+    #[command(subcommand)]
+    Cert(cert::Cert),
     /// Where a tenant belongs, why, and what that costs
     Decide(decide::Decide),
     /// All tenants to cells: planned, carried out, grown on paper
@@ -119,6 +123,7 @@ pub async fn run(command: ApiCommand, cx: &Context) -> Result<(), CliError> {
         ApiCommand::Audit(audit) => audit.run(cx).await,
         ApiCommand::Tenant(tenant) => tenant.run(cx).await,
         ApiCommand::Cell(cell) => cell.run(cx).await,
+        ApiCommand::Cert(cert) => cert.run(cx).await,
         ApiCommand::Decide(decide) => decide.run(cx).await,
         ApiCommand::Fleet(fleet) => fleet.run(cx).await,
         ApiCommand::Cost(cost) => cost.run(cx).await,

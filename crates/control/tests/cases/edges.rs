@@ -19,9 +19,15 @@ impl Following {
         Self(Box::pin(edges::routes(&world.app, &follow(), edge(), instance, after, false).await.unwrap()))
     }
 
+    /// The next event; certificates have tests of their own.
     async fn next(&mut self) -> EdgeEvent {
-        let event = tokio::time::timeout(Duration::from_secs(30), self.0.next()).await;
-        event.expect("an edge hears something every five seconds").unwrap().unwrap()
+        loop {
+            let event = tokio::time::timeout(Duration::from_secs(30), self.0.next()).await;
+            match event.expect("an edge hears something every five seconds").unwrap().unwrap() {
+                EdgeEvent::Certificates { .. } => {}
+                event => return event,
+            }
+        }
     }
 
     /// The next change; pings are passed over.
@@ -119,7 +125,7 @@ async fn an_edge_that_understands_settings_gets_them_first_and_again_when_the_st
         match following.next().await {
             EdgeEvent::Settings { settings } => break settings,
             EdgeEvent::Routes { routes, .. } => assert!(routes.is_empty()),
-            EdgeEvent::Ping { .. } => {}
+            EdgeEvent::Certificates { .. } | EdgeEvent::Ping { .. } => {}
         }
     };
     assert_eq!((second.services[&web].balance, second.services[&web].eject), (Balance::Sticky, None));

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod cells;
+mod certificates;
 mod costs;
 mod crash;
 mod edges;

@@ -11,4 +11,5 @@ mod limits;
 mod raw;
 mod restarts;
 mod serving;
+mod tls;
 mod tunnels;

@@ -157,6 +157,11 @@ impl Control {
         let _ = self.shared.lines.send(line(&EdgeEvent::Settings { settings }));
     }
 
+    /// Says it to the edges that listen now.
+    pub fn say(&self, event: &EdgeEvent) {
+        let _ = self.shared.lines.send(line(event));
+    }
+
     /// Settings of the service `web`.
     pub fn set_web(&self, web: ServiceSettings) {
         let services = [(ServiceName::new("web").unwrap(), web)].into();
@@ -427,6 +432,7 @@ impl MemberState {
 /// An edge under test.
 pub struct Running {
     pub address: SocketAddr,
+    pub tls_address: Option<SocketAddr>,
     pub admin: SocketAddr,
     shutdown: Option<oneshot::Sender<()>>,
     task: JoinHandle<Result<(), EdgeError>>,
@@ -436,6 +442,7 @@ pub fn config(control: &Control, dir: &Path) -> EdgeConfig {
     EdgeConfig {
         name: EdgeName::new("north").unwrap(),
         listen: "127.0.0.1:0".parse().unwrap(),
+        listen_tls: None,
         admin: "127.0.0.1:0".parse().unwrap(),
         control_urls: vec![format!("http://{}", control.address)],
         api_key: "bk_test".into(),
@@ -452,12 +459,12 @@ pub fn config(control: &Control, dir: &Path) -> EdgeConfig {
 impl Running {
     pub fn start(config: EdgeConfig) -> Self {
         let edge = Edge::bind(config).unwrap();
-        let (address, admin) = (edge.address(), edge.admin_address());
+        let (address, tls_address, admin) = (edge.address(), edge.tls_address(), edge.admin_address());
         let (shutdown, down) = oneshot::channel::<()>();
         let task = tokio::spawn(edge.run(async {
             let _ = down.await;
         }));
-        Self { address, admin, shutdown: Some(shutdown), task }
+        Self { address, tls_address, admin, shutdown: Some(shutdown), task }
     }
 
     pub async fn stop(&mut self) {

@@ -1,0 +1,171 @@
+//! TLS certificates of the hosts that edges serve: looked at, kept sealed, told to edges.
+//!
+//! Never shows a key, and takes none that does not fit its certificate: an edge would refuse it, and nobody would know.
+
+use crate::{App, Change, ControlError, Permit, Read, audited};
+use berth_domain::{CertificateId, Hostname};
+use berth_store::{Certificate, NewCertificate};
+use berth_wire::{
+    self as wire,
+    edge::{EdgeCertificate, Hidden},
+};
+use jiff::Timestamp;
+use rustls::{
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    sign::CertifiedKey,
+};
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
+use x509_cert::{
+    Certificate as Parsed,
+    der::Decode as _,
+    ext::pkix::{SubjectAltName, name::GeneralName},
+};
+
+/// Takes a certificate with its key; edges serve its names from then on.
+pub async fn add(
+    app: &App,
+    permit: &Permit<Change>,
+    wanted: wire::CertificateAdd,
+) -> Result<wire::Certificate, ControlError> {
+    app.writable().await?;
+    let read = read(&wanted).map_err(ControlError::BadCertificate)?;
+    if read.not_after <= Timestamp::now() {
+        return Err(ControlError::BadCertificate(format!("it ended on {}", read.not_after.strftime("%Y-%m-%d"))));
+    }
+    let new = NewCertificate {
+        id: CertificateId::new(Uuid::now_v7()),
+        names: read.names,
+        issuer: read.issuer,
+        not_before: read.not_before,
+        not_after: read.not_after,
+        chain_pem: wanted.chain_pem,
+        key_pem: wanted.key_pem.into(),
+        added_by: permit.caller().name.clone(),
+    };
+    let mut tx = app.store().begin().await?;
+    app.store().certificate_insert(&mut tx, &new).await?;
+    let after = json!({ "names": new.names, "issuer": new.issuer, "not_after": new.not_after });
+    audited(&mut tx, permit, "certificate.add", &format!("certificate/{}", new.id), None, Some(after)).await?;
+    tx.settings_publish().await?;
+    tx.commit().await?;
+    let added = app.store().certificate_list().await?.into_iter().find(|certificate| certificate.id == new.id);
+    added.map(shown).ok_or(ControlError::NoCertificate(new.id))
+}
+
+/// The newest first.
+pub async fn list(app: &App, _permit: &Permit<Read>) -> Result<Vec<wire::Certificate>, ControlError> {
+    Ok(app.store().certificate_list().await?.into_iter().map(shown).collect())
+}
+
+/// Edges no longer serve it; an older one for the same names is served again.
+pub async fn remove(app: &App, permit: &Permit<Change>, id: CertificateId) -> Result<wire::Certificate, ControlError> {
+    app.writable().await?;
+    let known = app.store().certificate_list().await?.into_iter().find(|certificate| certificate.id == id);
+    let known = known.ok_or(ControlError::NoCertificate(id))?;
+    let mut tx = app.store().begin().await?;
+    if !tx.certificate_delete(id).await? {
+        return Err(ControlError::NoCertificate(id));
+    }
+    audited(&mut tx, permit, "certificate.remove", &format!("certificate/{id}"), None, None).await?;
+    tx.settings_publish().await?;
+    tx.commit().await?;
+    Ok(shown(known))
+}
+
+fn shown(certificate: Certificate) -> wire::Certificate {
+    wire::Certificate {
+        id: certificate.id,
+        names: certificate.names,
+        issuer: certificate.issuer,
+        not_before: certificate.not_before,
+        not_after: certificate.not_after,
+        added_at: certificate.added_at,
+    }
+}
+
+/// What an edge has, and is told next.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    versions: Option<BTreeMap<CertificateId, i64>>,
+}
+
+/// What changed since the edge was told last. The first time that is everything.
+pub(crate) type News = (bool, Vec<EdgeCertificate>, Vec<CertificateId>);
+
+impl Told {
+    /// `None`: nothing changed.
+    pub(crate) async fn news(&mut self, app: &App) -> Result<Option<News>, ControlError> {
+        let now = app.store().certificate_list().await?;
+        let versions: BTreeMap<_, _> = now.iter().map(|certificate| (certificate.id, certificate.version)).collect();
+        let full = self.versions.is_none();
+        let before = self.versions.take().unwrap_or_default();
+        let mut changed = Vec::new();
+        for certificate in now.into_iter().filter(|c| before.get(&c.id) != Some(&c.version)) {
+            // One that went in between is not told, and told as gone the next time.
+            let Some((chain_pem, key)) = app.store().certificate_secret(certificate.id).await? else { continue };
+            changed.push(EdgeCertificate {
+                id: certificate.id,
+                version: u64::try_from(certificate.version).unwrap_or(0),
+                names: certificate.names,
+                chain_pem,
+                key_pem: Hidden::new(key.expose_secret().to_owned()),
+            });
+        }
+        let gone: Vec<_> = before.keys().filter(|id| !versions.contains_key(id)).copied().collect();
+        self.versions = Some(versions);
+        Ok((full || !changed.is_empty() || !gone.is_empty()).then_some((full, changed, gone)))
+    }
+}
+
+struct Facts {
+    names: Vec<String>,
+    issuer: String,
+    not_before: Timestamp,
+    not_after: Timestamp,
+}
+
+/// `Err`: what is wrong with it, for people.
+fn read(wanted: &wire::CertificateAdd) -> Result<Facts, String> {
+    let chain = CertificateDer::pem_slice_iter(wanted.chain_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|error| format!("the chain is no PEM: {error}"))?;
+    let first = chain.first().ok_or("there is no certificate in the chain")?;
+    let parsed = Parsed::from_der(first).map_err(|error| format!("its certificate cannot be read: {error}"))?;
+    let key = PrivateKeyDer::from_pem_slice(wanted.key_pem.as_bytes());
+    // What is wrong with a key is not repeated: the message could hold a part of it.
+    let key = key.map_err(|_| "there is no private key in PEM")?;
+    CertifiedKey::from_der(chain.clone(), key, &ring::default_provider())
+        .map_err(|error| format!("certificate and key do not fit: {error}"))?;
+    let names = names(&parsed)?;
+    let validity = &parsed.tbs_certificate.validity;
+    let moment = |time: x509_cert::time::Time| {
+        let seconds = i64::try_from(time.to_unix_duration().as_secs()).unwrap_or(i64::MAX);
+        Timestamp::from_second(seconds).map_err(|_| "its validity is no time".to_owned())
+    };
+    Ok(Facts {
+        names,
+        issuer: parsed.tbs_certificate.issuer.to_string(),
+        not_before: moment(validity.not_before)?,
+        not_after: moment(validity.not_after)?,
+    })
+}
+
+/// The host names that it is for, each once.
+fn names(parsed: &Parsed) -> Result<Vec<String>, String> {
+    let listed = parsed.tbs_certificate.get::<SubjectAltName>();
+    let listed = listed.map_err(|error| format!("its names cannot be read: {error}"))?;
+    let mut names = BTreeSet::new();
+    for name in listed.map(|(_, names)| names.0).unwrap_or_default() {
+        let GeneralName::DnsName(name) = name else { continue };
+        let name = name.as_str().to_ascii_lowercase();
+        let host = name.strip_prefix("*.").unwrap_or(&name);
+        if Hostname::new(host).is_err() {
+            return Err(format!("`{name}` is no host name"));
+        }
+        names.insert(name);
+    }
+    if names.is_empty() { Err("it is for no host name".to_owned()) } else { Ok(names.into_iter().collect()) }
+}

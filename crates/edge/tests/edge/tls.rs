@@ -1,0 +1,255 @@
+//! TLS from the client: certificates by name, changed while connections go on; redirects and what is misdirected.
+
+use crate::world::{Answer, Running, World, config, eventually, route};
+use berth_domain::{CertificateId, Hostname};
+use berth_edge::EdgeConfig;
+use berth_wire::edge::{EdgeCertificate, EdgeEvent, EdgeSettings, Hidden, HttpsSettings, RouteState};
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, Version};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    version::{TLS12, TLS13},
+};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+fn made(id: u128, names: &[&str]) -> EdgeCertificate {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let made = rcgen::generate_simple_self_signed(names.clone()).unwrap();
+    EdgeCertificate {
+        id: CertificateId::new(uuid::Uuid::from_u128(id)),
+        version: id as u64,
+        names,
+        chain_pem: made.cert.pem(),
+        key_pem: Hidden::new(made.signing_key.serialize_pem()),
+    }
+}
+
+/// Checks signatures, and writes down the certificate instead of asking who vouches for it.
+#[derive(Debug)]
+struct Seen {
+    provider: CryptoProvider,
+    certificate: Mutex<Option<Vec<u8>>>,
+}
+
+impl ServerCertVerifier for Seen {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        *self.certificate.lock().unwrap() = Some(certificate.to_vec());
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A connection over TLS, and the certificate that was shown.
+async fn connect(
+    address: SocketAddr,
+    name: &str,
+    protocol: &[u8],
+    version: &'static SupportedProtocolVersion,
+) -> io::Result<(TlsStream<TcpStream>, Vec<u8>)> {
+    let seen = Arc::new(Seen { provider: ring::default_provider(), certificate: Mutex::default() });
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let mut config = config
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(&seen) as Arc<dyn ServerCertVerifier>)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(protocol));
+    let certificate = seen.certificate.lock().unwrap().clone().unwrap();
+    Ok((stream, certificate))
+}
+
+/// One request over HTTP/1.1 on a TLS connection of its own.
+async fn ask(address: SocketAddr, name: &str, host: &str, path: &str) -> (Answer, Vec<u8>) {
+    let (stream, certificate) = connect(address, name, b"http/1.1", &TLS13).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get(path).header("host", host).body(Full::<Bytes>::default()).unwrap();
+    let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
+    let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    (Answer { status: parts.status, headers: parts.headers, body }, certificate)
+}
+
+fn der(certificate: &EdgeCertificate) -> Vec<u8> {
+    use rustls::pki_types::pem::PemObject as _;
+    CertificateDer::from_pem_slice(certificate.chain_pem.as_bytes()).unwrap().to_vec()
+}
+
+async fn world() -> (World, SocketAddr) {
+    let world = World::with(|c: &mut EdgeConfig| c.listen_tls = Some("127.0.0.1:0".parse().unwrap())).await;
+    let address = world.edge.tls_address.unwrap();
+    (world, address)
+}
+
+/// Puts certificates in force: events are taken in their order, so the route's acknowledgement speaks for them.
+async fn put(world: &World, full: bool, certificates: Vec<EdgeCertificate>, gone: Vec<CertificateId>) {
+    world.control.say(&EdgeEvent::Certificates { full, certificates, gone });
+    world.control.put(vec![world.home()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_host_is_answered_with_its_own_certificate_over_both_versions_and_protocols() {
+    let (world, address) = world().await;
+    let mut second = route(2, 1, "other", &[&world.new]);
+    second.hosts = vec![Hostname::new("shop.example.test").unwrap(), Hostname::new("api.example.test").unwrap()];
+    world.control.put(vec![second]).await;
+    let (one, two) = (made(1, &["t1.test"]), made(2, &["*.example.test"]));
+    put(&world, true, vec![one.clone(), two.clone()], Vec::new()).await;
+
+    let (answer, shown) = ask(address, "t1.test", "t1.test", "/a").await;
+    assert_eq!((answer.status, answer.by(), shown), (StatusCode::OK, "old", der(&one)));
+    assert_eq!(answer.sent("x-forwarded-proto"), Some("https"));
+    assert_eq!(answer.sent("x-forwarded-host"), Some("t1.test"));
+    let (answer, shown) = ask(address, "shop.example.test", "shop.example.test", "/").await;
+    assert_eq!((answer.by(), shown), ("new", der(&two)));
+
+    let (stream, shown) = connect(address, "api.example.test", b"h2", &TLS13).await.unwrap();
+    assert_eq!(shown, der(&two));
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for host in ["api.example.test", "shop.example.test"] {
+        let request = Request::get(format!("https://{host}/")).body(Full::<Bytes>::default()).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!((answer.status(), answer.version()), (StatusCode::OK, Version::HTTP_2), "{host}");
+    }
+    assert!(connect(address, "t1.test", b"http/1.1", &TLS12).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_for_one_tenant_is_no_way_to_another_and_an_unknown_name_gets_no_certificate() {
+    let (world, address) = world().await;
+    world.control.put(vec![route(2, 1, "other", &[&world.new])]).await;
+    put(&world, true, vec![made(1, &["t1.test"]), made(2, &["t2.test"])], Vec::new()).await;
+    let (answer, _) = ask(address, "t1.test", "t2.test", "/").await;
+    assert_eq!(answer.status, StatusCode::MISDIRECTED_REQUEST);
+    assert!(!answer.body.contains("new"), "{}", answer.body);
+    assert!(connect(address, "t3.test", b"http/1.1", &TLS13).await.is_err());
+    assert_eq!(ask(address, "t2.test", "t2.test", "/").await.0.by(), "new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_certificate_is_shown_to_new_connections_and_touches_no_open_one() {
+    let (world, address) = world().await;
+    let old = made(1, &["t1.test"]);
+    put(&world, true, vec![old.clone()], Vec::new()).await;
+    let (stream, _) = connect(address, "t1.test", b"http/1.1", &TLS13).await.unwrap();
+    let (mut open, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let new = made(2, &["t1.test"]);
+    put(&world, false, vec![new.clone()], Vec::new()).await;
+    assert_eq!(ask(address, "t1.test", "t1.test", "/").await.1, der(&new));
+    for _ in 0..3 {
+        open.ready().await.unwrap();
+        let request = Request::get("/").header("host", "t1.test").body(Full::<Bytes>::default()).unwrap();
+        let answer = open.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer.into_body().collect().await.unwrap();
+    }
+    // One whose key is another's is refused, and the running one goes on.
+    let mut mixed = made(3, &["t1.test"]);
+    mixed.key_pem = old.key_pem.clone();
+    put(&world, false, vec![mixed], Vec::new()).await;
+    assert_eq!(ask(address, "t1.test", "t1.test", "/").await.1, der(&new));
+    put(&world, false, Vec::new(), vec![new.id]).await;
+    assert_eq!(ask(address, "t1.test", "t1.test", "/").await.1, der(&old));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_there_after_a_restart_without_a_control_plane() {
+    let (mut world, _) = world().await;
+    let certificate = made(1, &["t1.test"]);
+    put(&world, true, vec![certificate.clone()], Vec::new()).await;
+    world.edge.stop().await;
+    world.control.die().await;
+    let mut again = config(&world.control, world.dir.path());
+    again.listen_tls = Some("127.0.0.1:0".parse().unwrap());
+    let again = Running::start(again);
+    let (answer, shown) = ask(again.tls_address.unwrap(), "t1.test", "t1.test", "/").await;
+    assert_eq!((answer.status, shown), (StatusCode::OK, der(&certificate)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_requests_are_sent_on_where_there_is_a_certificate_and_browsers_are_told() {
+    let (world, address) = world().await;
+    let mut suspended = route(3, 1, "shared", &[&world.old]);
+    suspended.state = RouteState::Suspended;
+    world.control.put(vec![route(2, 1, "other", &[&world.new]), suspended]).await;
+    let https = HttpsSettings { redirect: true, hsts: Some("max-age=31536000".into()) };
+    world.control.set(EdgeSettings { https, ..EdgeSettings::default() });
+    put(&world, true, vec![made(1, &["t1.test", "t3.test"])], Vec::new()).await;
+
+    let answer = world.edge.get("T1.test:80", "/a?b=c").await;
+    assert_eq!(answer.status, StatusCode::PERMANENT_REDIRECT);
+    assert_eq!(answer.headers["location"], "https://t1.test/a?b=c");
+    assert!(!answer.headers.contains_key("strict-transport-security"), "over plain HTTP it means nothing");
+    let posted = world.edge.ask(Method::POST, "t1.test", "/").await;
+    assert_eq!(
+        (posted.status, posted.headers["connection"].to_str().unwrap()),
+        (StatusCode::PERMANENT_REDIRECT, "close")
+    );
+    assert_eq!(world.old.writes(), 0);
+    assert_eq!(world.edge.get("t2.test", "/").await.by(), "new", "without a certificate there is no other way");
+
+    let (answer, _) = ask(address, "t1.test", "t1.test", "/").await;
+    assert_eq!(
+        (answer.status, &answer.headers["strict-transport-security"]),
+        (StatusCode::OK, &"max-age=31536000".parse().unwrap())
+    );
+    let (answer, _) = ask(address, "t3.test", "t3.test", "/").await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_never_finishes_its_handshake_is_let_go() {
+    let world = World::with(|c| {
+        c.listen_tls = Some("127.0.0.1:0".parse().unwrap());
+        c.limits.header_time = std::time::Duration::from_millis(50);
+    })
+    .await;
+    let mut silent = TcpStream::connect(world.edge.tls_address.unwrap()).await.unwrap();
+    let mut byte = [0; 1];
+    assert_eq!(tokio::io::AsyncReadExt::read(&mut silent, &mut byte).await.unwrap(), 0);
+    let connections = async || world.edge.admin("/metrics").await.contains("berth_edge_connections 0");
+    eventually("its connection is counted no more", connections, |none| *none).await;
+}

@@ -1,0 +1,97 @@
+//! TLS certificates and their sealed keys. Never judges one: `control` has looked at it before it comes here.
+
+use crate::{Store, StoreError, Tx, moment::Moment, seal::Sealed};
+use berth_domain::CertificateId;
+use jiff::Timestamp;
+use secrecy::SecretString;
+
+/// Where a sealed key belongs.
+const KEY: &str = "certificates.key";
+
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    pub id: CertificateId,
+    pub version: i64,
+    pub names: Vec<String>,
+    pub issuer: String,
+    pub not_before: Timestamp,
+    pub not_after: Timestamp,
+    pub added_at: Timestamp,
+}
+
+#[derive(Debug)]
+pub struct NewCertificate {
+    pub id: CertificateId,
+    pub names: Vec<String>,
+    pub issuer: String,
+    pub not_before: Timestamp,
+    pub not_after: Timestamp,
+    pub chain_pem: String,
+    pub key_pem: SecretString,
+    pub added_by: String,
+}
+
+impl Store {
+    /// The newest first.
+    pub async fn certificate_list(&self) -> Result<Vec<Certificate>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT id, version, names, issuer, not_before AS "not_before: Moment", not_after AS "not_after: Moment",
+                      added_at AS "added_at: Moment"
+               FROM certificates ORDER BY version DESC"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|r| Certificate {
+                id: r.id.into(),
+                version: r.version,
+                names: r.names,
+                issuer: r.issuer,
+                not_before: r.not_before.0,
+                not_after: r.not_after.0,
+                added_at: r.added_at.0,
+            })
+            .collect())
+    }
+
+    /// Chain and opened key; `None`: it has gone.
+    pub async fn certificate_secret(&self, id: CertificateId) -> Result<Option<(String, SecretString)>, StoreError> {
+        let row =
+            sqlx::query!("SELECT chain_pem, key_sealed, key_key_version FROM certificates WHERE id = $1", id.uuid())
+                .fetch_optional(&self.pool)
+                .await?;
+        let Some(row) = row else { return Ok(None) };
+        let sealed = Sealed { bytes: row.key_sealed, key_version: row.key_key_version };
+        Ok(Some((row.chain_pem, self.sealer.open(KEY, id.uuid(), &sealed)?)))
+    }
+
+    /// Sealed here, so that no transaction ever carries the key in the open.
+    pub async fn certificate_insert(&self, tx: &mut Tx, new: &NewCertificate) -> Result<(), StoreError> {
+        let sealed = self.sealer.seal(KEY, new.id.uuid(), &new.key_pem);
+        sqlx::query!(
+            "INSERT INTO certificates (id, names, issuer, not_before, not_after, chain_pem, key_sealed, key_key_version, added_by)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            new.id.uuid(),
+            &new.names,
+            new.issuer,
+            Moment(new.not_before) as _,
+            Moment(new.not_after) as _,
+            new.chain_pem,
+            sealed.bytes,
+            sealed.key_version,
+            new.added_by
+        )
+        .execute(&mut *tx.inner)
+        .await?;
+        Ok(())
+    }
+}
+
+impl Tx {
+    /// Whether there was one.
+    pub async fn certificate_delete(&mut self, id: CertificateId) -> Result<bool, StoreError> {
+        let gone = sqlx::query!("DELETE FROM certificates WHERE id = $1", id.uuid()).execute(&mut *self.inner).await?;
+        Ok(gone.rows_affected() > 0)
+    }
+}
