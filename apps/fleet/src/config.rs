@@ -2,7 +2,10 @@
 //!
 //! Nothing else in this program looks at the environment, and nothing here connects to anything.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
@@ -13,6 +16,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     pub database: tokio_postgres::Config,
     pub pool_size: usize,
+    /// How long a request waits for a connection before it is told that there is none.
+    pub pool_wait: Duration,
     pub place: Place,
     /// Where usage is reported; without it nothing is.
     pub platform: Option<Platform>,
@@ -47,6 +52,14 @@ impl Mode {
             Self::SingleTenant => ("DEDICATED_DATABASE_POOL_SIZE", 10),
         }
     }
+
+    /// How long a request waits for a connection when `DATABASE_QUEUE_TARGET_MS` is not set.
+    fn pool_wait_ms(self) -> u64 {
+        match self {
+            Self::MultiTenant => 5000,
+            Self::SingleTenant => 1000,
+        }
+    }
 }
 
 impl Settings {
@@ -75,6 +88,14 @@ impl Settings {
             (None, None) => None,
             _ => anyhow::bail!("BERTH_URL and BERTH_USAGE_KEY come together"),
         };
+        let pool_wait_ms = match variable("DATABASE_QUEUE_TARGET_MS") {
+            None => mode.pool_wait_ms(),
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|ms| (1..=3_600_000).contains(ms))
+                .with_context(|| format!("DATABASE_QUEUE_TARGET_MS is `{text}`, not a number from 1 to 3600000"))?,
+        };
         let port = variable("PORT").unwrap_or_else(|| "4000".into());
         let port = port.parse().with_context(|| format!("PORT is `{port}`, not a port"))?;
         let address = variable("BIND").unwrap_or_else(|| "127.0.0.1".into());
@@ -83,6 +104,7 @@ impl Settings {
             listen: SocketAddr::new(address, port),
             database: database_url()?,
             pool_size,
+            pool_wait: Duration::from_millis(pool_wait_ms),
             place: Place {
                 mode,
                 provider: variable("INFRASTRUCTURE_PROVIDER").unwrap_or_else(|| "unknown".into()),
@@ -99,7 +121,7 @@ pub fn database_url() -> anyhow::Result<tokio_postgres::Config> {
     let mut config: tokio_postgres::Config =
         url.parse().map_err(|_| anyhow::anyhow!("DATABASE_URL is not a Postgres address"))?;
     if config.get_application_name().is_none() {
-        config.application_name("fleet");
+        config.application_name(variable("PGAPPNAME").unwrap_or_else(|| "fleet".into()));
     }
     Ok(config)
 }

@@ -9,8 +9,8 @@ use tokio_postgres::{NoTls, Row, types::ToSql};
 
 use crate::{config::Settings, problem::Problem, tenant::Tenant};
 
-/// How long a request waits for a connection before it is told that there is none.
-const WAIT: Duration = Duration::from_secs(3);
+/// How long making a connection may take.
+const CREATE: Duration = Duration::from_secs(3);
 
 const BIND_TENANT: &str = "select set_config('app.current_customer_id', $1, true)";
 
@@ -32,8 +32,8 @@ impl Database {
         let pool = Pool::builder(manager)
             .max_size(settings.pool_size)
             .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(WAIT))
-            .create_timeout(Some(WAIT))
+            .wait_timeout(Some(settings.pool_wait))
+            .create_timeout(Some(CREATE))
             .build()?;
         Ok(Self { pool })
     }

@@ -9,6 +9,7 @@ mod data;
 mod edge;
 mod facts;
 mod later;
+mod modes;
 mod plans;
 mod services;
 mod usage;
@@ -82,6 +83,7 @@ pub(crate) const KEYS: &[&str] = &[
     "providers",
     "edges",
     "https",
+    "modes",
     "archives",
     "quotas",
     "budget",
@@ -119,6 +121,8 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
     let cells = section.get("cells").map(|at| cells::read(reader, &at, &declared)).unwrap_or_default();
     let edges = section.get("edges").map(|at| edges(reader, &at)).unwrap_or_default();
     let https = section.get("https").map(|at| edge::https(reader, &at)).unwrap_or_default();
+    let modes =
+        section.get("modes").map_or_else(|| Some(crate::Modes::default()), |at| modes::read(reader, &at, environment));
     let archives = section.get("archives").and_then(|at| archives::read(reader, &at, environment));
     let quotas = section.get("quotas").map(|at| facts::quotas(reader, &at)).unwrap_or_default();
     let budget = section.get("budget").and_then(|at| facts::budget(reader, &at));
@@ -153,6 +157,7 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
         providers,
         edges,
         https,
+        modes: modes?,
         archives,
         placement,
         quotas,

@@ -3,7 +3,9 @@
 //! Their JSON form has the file's own keys, so that a stored revision reads like the file it came from. Never holds
 //! a resolved secret: values of `env` keep their `${VARIABLE}` until a process is started.
 
-use crate::{Alerts, Backups, Budget, Environment, Failover, MissingVariable, Poll, Quota, Silence, Span, Template};
+use crate::{
+    Alerts, Backups, Budget, Environment, Failover, MissingVariable, Modes, Poll, Quota, Silence, Span, Template,
+};
 use berth_domain::{
     Balance, CellClass, CellName, Cents, EdgeName, PlanLimits, PlanName, ProviderName, ServiceName, ServiceRole,
     StackName,
@@ -29,6 +31,9 @@ pub struct Stack {
     pub edges: Vec<EdgeName>,
     #[serde(default, skip_serializing_if = "Https::is_usual")]
     pub https: Https,
+    /// What differs between cells for many tenants and those of a tenant's own.
+    #[serde(default)]
+    pub modes: Modes,
     /// Where rows go that leave a tenant's cell for good. Absent: a folder beside the server's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archives: Option<Archives>,

@@ -68,6 +68,8 @@ fn reader_and_schema_know_the_same_keys_everywhere() {
         &["cells", "c"],
         &["cells", "c", "server"],
         &["quotas", "q"],
+        &["modes"],
+        &["modes", "multi_tenant"],
         &["budget"],
         &["alerts"],
         &["alerts", "cpu_percent"],

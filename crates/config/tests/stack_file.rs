@@ -151,7 +151,7 @@ check:
     - { rule: moving-tag, reason: because }
     - { rule: moving-tag }
 registries: { ghcr.io: { username: bot } }
-modes: { multi_tenant: { pool_size: 20 } }
+modes: { multi_tenant: { pool_size: 0, prepared_statements: unnamed, env: { PORT: 1 } }, single_tenant: { queue_target: soon, application_name: two words }, both: {} }
 cluster: { enabled: true, redis_address: cache, geo_routing: true }
 tenants: { region_routing: { enabled: true } }
 billing: { provider: stripe, enabled: true, apiKey: sk_test, exportFormat: json, exportSchedule: daily }

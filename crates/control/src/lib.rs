@@ -43,6 +43,7 @@ mod error;
 mod hook;
 mod judge;
 mod member_spec;
+mod mode_settings;
 mod move_edges;
 mod placing;
 mod reconcile;

@@ -1,14 +1,15 @@
 //! What a member of a cell is to run, from the stack file: the same answer for whoever starts it, the workflow that
 //! makes the cell or the reconciler that brings a member back.
 
-use crate::{App, ControlError};
+use crate::{App, ControlError, app::StackInForce, mode_settings};
 use berth_config::{Run, Service};
 use berth_domain::{CellName, ServiceName};
 use berth_infra::{
     CellDatabase, CellSpec, DatabaseName, EnvVar, MemberName, MemberSpec, RedisUse, Role, RunSpec, Shape,
 };
 use berth_store::{Cell, Member};
-use std::time::Duration;
+use secrecy::SecretString;
+use std::{collections::BTreeMap, time::Duration};
 
 /// A migration that takes longer needs a person anyway.
 const MIGRATE_LIMIT: Duration = Duration::from_mins(15);
@@ -40,6 +41,7 @@ pub(crate) fn member_name(cell: &CellName, member: &Member) -> MemberName {
 
 pub(crate) fn member_spec(
     app: &App,
+    in_force: &StackInForce,
     cell: &Cell,
     database: &CellDatabase,
     member: &Member,
@@ -51,7 +53,7 @@ pub(crate) fn member_spec(
         service: member.service.clone(),
         index: u16::try_from(member.copy).unwrap_or(u16::MAX),
         command: command(cell, service)?,
-        env: environment(app, cell, database, service, Role::App)?,
+        env: environment(app, in_force, cell, database, service, Role::App)?,
         port: service.port.unwrap_or(0),
         health_path: service.health.clone(),
         shape: shape(service.shape),
@@ -62,6 +64,7 @@ pub(crate) fn member_spec(
 /// the schema is already there.
 pub(crate) fn migrate_spec(
     app: &App,
+    in_force: &StackInForce,
     cell: &Cell,
     database: &CellDatabase,
     name: &ServiceName,
@@ -72,7 +75,7 @@ pub(crate) fn migrate_spec(
         what: format!("`migrate` of service `{name}` in cell `{}`", cell.name),
         cell: cell.name.clone(),
         command,
-        env: environment(app, cell, database, service, Role::Owner)?,
+        env: environment(app, in_force, cell, database, service, Role::Owner)?,
         time_limit: MIGRATE_LIMIT,
         shape: shape(service.shape),
     }))
@@ -89,6 +92,7 @@ fn command(cell: &Cell, service: &Service) -> Result<Vec<String>, ControlError> 
 /// What every process of a cell is told (`app.md`), then the service's own variables.
 fn environment(
     app: &App,
+    in_force: &StackInForce,
     cell: &Cell,
     database: &CellDatabase,
     service: &Service,
@@ -102,6 +106,15 @@ fn environment(
     ];
     env.extend(database.redis.clone().map(|url| EnvVar::new("REDIS_URL", url)));
     env.extend(database.objects.clone().map(|url| EnvVar::new("OBJECTS_URL", url)));
-    env.extend(service.resolved_env(app.environment())?.into_iter().map(|(name, value)| EnvVar { name, value }));
+    let modes = &in_force.stack.modes;
+    env.extend(mode_settings::variables(modes, cell));
+    // What is said nearer to the process goes before what is said for the mode, and that before what is usual.
+    let mut own: BTreeMap<String, SecretString> = BTreeMap::new();
+    for (name, template) in &modes.of(cell.class.mode()).env {
+        own.insert(name.clone(), template.resolve(app.environment())?);
+    }
+    own.extend(service.resolved_env(app.environment())?);
+    env.retain(|usual| !own.contains_key(&usual.name));
+    env.extend(own.into_iter().map(|(name, value)| EnvVar { name, value }));
     Ok(env)
 }

@@ -35,6 +35,35 @@ async fn an_acknowledged_position_is_committed_as_it_was_sent() {
 }
 
 #[tokio::test]
+async fn pool_wait_and_name_of_connections_are_what_the_platform_says() {
+    let world = Fleet::start().await;
+    let acme = world.customer("acme").await;
+    let van = world.vehicle(acme, "v-1").await;
+    // Both connections of the pool wait for this lock, and a third request for one of them.
+    world.admin.batch_execute("begin; lock table gps_positions in access exclusive mode").await.unwrap();
+    let sent = position(van).to_string();
+    let post = || world.post(acme, "/api/v1/gps-positions", &sent);
+    let held = async {
+        let (one, two) = tokio::join!(post(), post());
+        [one.status, two.status]
+    };
+    // Not the session with the lock: within a transaction the view stays as it was first seen.
+    let seen = world.postgres.connect("postgres").await;
+    let watched = async {
+        let waiting =
+            "select count(*) from pg_stat_activity where application_name = 'own_name' and wait_event_type = 'Lock'";
+        while seen.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) < 2 {}
+        let third = world.get(acme, "/api/v1/vehicles").await;
+        let named = "select count(*) from pg_stat_activity where application_name = 'own_name'";
+        let connections: i64 = seen.query_one(named, &[]).await.unwrap().get(0);
+        world.admin.batch_execute("commit").await.unwrap();
+        (third.status, connections)
+    };
+    let (held, (third, connections)) = tokio::join!(held, watched);
+    assert_eq!((held, third, connections), ([201, 201], 503, 2), "the third waited 400 ms and was told so");
+}
+
+#[tokio::test]
 async fn a_position_sent_twice_is_there_twice() {
     let world = Fleet::start().await;
     let acme = world.customer("acme").await;

@@ -11,10 +11,6 @@ use crate::{
 /// Path, and why it is refused. A path stands for all below it that have no line of their own.
 const LATER: &[(&str, &str)] = &[
     ("registries", "no adapter of this version pulls images"),
-    (
-        "modes",
-        "what differs by mode is the application's: a process is told DEPLOYMENT_MODE, and pools and timeouts in `services.NAME.env`",
-    ),
     ("cluster", "edges share nothing yet: each serves from its own snapshot, so there is no cluster to join"),
     ("cluster.geo_routing", "an edge sends to the cell that owns the tenant, wherever the client is"),
     ("cluster.redis_cluster_mode", "edges keep nothing in Redis"),
@@ -40,7 +36,7 @@ const LATER: &[(&str, &str)] = &[
 ];
 
 /// The sections themselves: known, so that they are not reported as unknown on top.
-pub const SECTIONS: &[&str] = &["registries", "modes", "cluster", "tenants", "billing", "oidc", "orchestration"];
+pub const SECTIONS: &[&str] = &["registries", "cluster", "tenants", "billing", "oidc", "orchestration"];
 
 /// Notes every key of a section, each with the closest reason.
 pub fn refuse(reader: &mut Reader, at: &At<'_>) {

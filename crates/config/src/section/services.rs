@@ -138,7 +138,7 @@ pub fn path(reader: &mut Reader, at: &At<'_>) -> Option<String> {
     Some(path.to_owned())
 }
 
-fn env(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>) -> BTreeMap<String, Template> {
+pub fn env(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>) -> BTreeMap<String, Template> {
     let mut env = BTreeMap::new();
     for (name, at) in reader.pairs(at) {
         if !is_variable(&name) {

@@ -6,6 +6,7 @@ mod members;
 mod months;
 mod purging;
 mod scaling;
+mod settings;
 mod sweep;
 mod ways_back;
 
@@ -37,6 +38,7 @@ pub async fn run(app: &App, shutdown: watch::Receiver<bool>) {
         keep(app, judging::Judging::default(), shutdown.clone()),
         keep(app, purging::Purging::default(), shutdown.clone()),
         keep(app, scaling::Scaling::default(), shutdown.clone()),
+        keep(app, settings::Settings::default(), shutdown.clone()),
         keep(app, sweep::Sweep::default(), shutdown.clone()),
         keep(app, ways_back::WaysBack::default(), shutdown)
     );

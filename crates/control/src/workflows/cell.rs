@@ -4,7 +4,7 @@
 //! an undo that does not know how far its step came, finds the same database and members.
 
 use super::{reserved, store};
-use crate::{App, ControlError, cell_access, member_spec};
+use crate::{App, ControlError, cell_access, member_spec, mode_settings};
 use async_trait::async_trait;
 use berth_domain::{CellId, CellState, MemberId, MemberState, ServiceRole};
 use berth_infra::{DatabaseName, Observed};
@@ -97,9 +97,13 @@ impl Step<App> for Migrate {
         }
         let in_force = app.stack().await?;
         let database = app.cell_database(&cell).await?;
+        // Before anybody connects as the application.
+        mode_settings::ensure(app, &cell, &database).await?;
         let compute = app.compute_of(&cell).await?;
         for (name, service) in &in_force.stack.services {
-            let Some(spec) = member_spec::migrate_spec(app, &cell, &database, name, service)? else { continue };
+            let Some(spec) = member_spec::migrate_spec(app, &in_force, &cell, &database, name, service)? else {
+                continue;
+            };
             let outcome = compute
                 .run_once(&spec)
                 .await
@@ -216,7 +220,7 @@ impl Step<App> for StartMembers {
         let compute = app.compute_of(&cell).await?;
         for member in app.store().member_list(Some(cell.id)).await.map_err(store)? {
             let Some(service) = in_force.stack.services.get(&member.service) else { continue };
-            let spec = member_spec::member_spec(app, &cell, &database, &member, service)?;
+            let spec = member_spec::member_spec(app, &in_force, &cell, &database, &member, service)?;
             let started = compute.ensure_member(&spec).await;
             started.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
         }

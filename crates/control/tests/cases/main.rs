@@ -6,6 +6,7 @@ mod certificates;
 mod costs;
 mod crash;
 mod edges;
+mod modes;
 mod recover;
 mod tenants;
 mod upkeep;

@@ -68,6 +68,9 @@ impl Fleet {
             .env("PORT", "0")
             .env("BERTH_CELL", "cell-1")
             .env("DEPLOYMENT_MODE", "single_tenant")
+            .env("DEDICATED_DATABASE_POOL_SIZE", "2")
+            .env("DATABASE_QUEUE_TARGET_MS", "400")
+            .env("PGAPPNAME", "own_name")
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -144,7 +147,7 @@ impl Fleet {
 
     /// Waits until so many of the application's sessions are in this state.
     pub async fn sessions(&self, condition: &str, wanted: i64) {
-        let sql = format!("select count(*) from pg_stat_activity where application_name = 'fleet' and {condition}");
+        let sql = format!("select count(*) from pg_stat_activity where application_name = 'own_name' and {condition}");
         let begun = std::time::Instant::now();
         loop {
             let now: i64 = self.admin.query_one(&sql, &[]).await.unwrap().get(0);
