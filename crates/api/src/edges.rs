@@ -57,8 +57,9 @@ pub async fn routes(
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let permit = caller.may(Follow)?;
-    let settings = headers.get(SPEAKS).is_some_and(|spoken| spoken == "2");
-    let events = edges::routes(&api.app, &permit, edge, from.instance, from.after, settings).await?;
+    // One that says nothing knows routes alone.
+    let spoken = headers.get(SPEAKS).and_then(|spoken| spoken.to_str().ok()?.parse().ok()).unwrap_or(1);
+    let events = edges::routes(&api.app, &permit, edge, from.instance, from.after, spoken).await?;
     let lines = events.map(|event| {
         let mut line = serde_json::to_vec(&event?)?;
         line.push(b'\n');

@@ -3,16 +3,20 @@
 //! Never shows a key, and takes none that does not fit its certificate: an edge would refuse it, and nobody would know.
 
 use crate::{App, Change, ControlError, Permit, Read, audited};
+use base64::Engine as _;
 use berth_domain::{CertificateId, Hostname};
-use berth_store::{Certificate, NewCertificate};
+use berth_store::{Certificate, NewCertificate, StoreError};
 use berth_wire::{
     self as wire,
     edge::{EdgeCertificate, Hidden},
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rustls::{
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{PemObject as _, SectionKind},
+    },
     sign::CertifiedKey,
 };
 use secrecy::ExposeSecret as _;
@@ -25,6 +29,9 @@ use x509_cert::{
     ext::pkix::{SubjectAltName, name::GeneralName},
 };
 
+/// How far the clock of who made a certificate may be ahead.
+const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
+
 /// Takes a certificate with its key; edges serve its names from then on.
 pub async fn add(
     app: &App,
@@ -36,13 +43,18 @@ pub async fn add(
     if read.not_after <= Timestamp::now() {
         return Err(ControlError::BadCertificate(format!("it ended on {}", read.not_after.strftime("%Y-%m-%d"))));
     }
+    // A newer one is served before older ones, so it has to be good from now on.
+    if read.not_before > Timestamp::now() + CLOCKS {
+        let from = read.not_before.strftime("%Y-%m-%d %H:%M UTC");
+        return Err(ControlError::BadCertificate(format!("it begins on {from}; add it then")));
+    }
     let new = NewCertificate {
         id: CertificateId::new(Uuid::now_v7()),
         names: read.names,
         issuer: read.issuer,
         not_before: read.not_before,
         not_after: read.not_after,
-        chain_pem: wanted.chain_pem,
+        chain_pem: read.chain_pem,
         key_pem: wanted.key_pem.into(),
         added_by: permit.caller().name.clone(),
     };
@@ -106,7 +118,15 @@ impl Told {
         let mut changed = Vec::new();
         for certificate in now.into_iter().filter(|c| before.get(&c.id) != Some(&c.version)) {
             // One that went in between is not told, and told as gone the next time.
-            let Some((chain_pem, key)) = app.store().certificate_secret(certificate.id).await? else { continue };
+            let secret = match app.store().certificate_secret(certificate.id).await {
+                // One that does not open must not keep routes and the other certificates from the edges.
+                Err(StoreError::Seal(error)) => {
+                    tracing::error!(certificate.id = %certificate.id, %error, "the key of a certificate cannot be opened; it is not served");
+                    continue;
+                }
+                other => other?,
+            };
+            let Some((chain_pem, key)) = secret else { continue };
             changed.push(EdgeCertificate {
                 id: certificate.id,
                 version: u64::try_from(certificate.version).unwrap_or(0),
@@ -122,6 +142,8 @@ impl Told {
 }
 
 struct Facts {
+    /// Of the certificates alone: whatever else stood in the file is not kept.
+    chain_pem: String,
     names: Vec<String>,
     issuer: String,
     not_before: Timestamp,
@@ -130,8 +152,14 @@ struct Facts {
 
 /// `Err`: what is wrong with it, for people.
 fn read(wanted: &wire::CertificateAdd) -> Result<Facts, String> {
-    let chain = CertificateDer::pem_slice_iter(wanted.chain_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
-    let chain = chain.map_err(|error| format!("the chain is no PEM: {error}"))?;
+    let sections = <(SectionKind, Vec<u8>)>::pem_slice_iter(wanted.chain_pem.as_bytes());
+    // What is wrong is not repeated: somebody may have given the key in its place.
+    let sections = sections.collect::<Result<Vec<_>, _>>().map_err(|_| "the chain is no PEM")?;
+    if sections.iter().any(|(kind, _)| *kind != SectionKind::Certificate) {
+        return Err("the chain holds more than certificates: give the key as the key".to_owned());
+    }
+    let chain_pem = sections.iter().map(|(_, der)| encoded(der)).collect();
+    let chain: Vec<_> = sections.into_iter().map(|(_, der)| CertificateDer::from(der)).collect();
     let first = chain.first().ok_or("there is no certificate in the chain")?;
     let parsed = Parsed::from_der(first).map_err(|error| format!("its certificate cannot be read: {error}"))?;
     let key = PrivateKeyDer::from_pem_slice(wanted.key_pem.as_bytes());
@@ -146,11 +174,19 @@ fn read(wanted: &wire::CertificateAdd) -> Result<Facts, String> {
         Timestamp::from_second(seconds).map_err(|_| "its validity is no time".to_owned())
     };
     Ok(Facts {
+        chain_pem,
         names,
         issuer: parsed.tbs_certificate.issuer.to_string(),
         not_before: moment(validity.not_before)?,
         not_after: moment(validity.not_after)?,
     })
+}
+
+/// A certificate as PEM (RFC 7468).
+fn encoded(der: &[u8]) -> String {
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 /// The host names that it is for, each once.

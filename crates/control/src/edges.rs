@@ -16,18 +16,21 @@ use futures_util::Stream;
 use std::time::Duration;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
+/// From what on an edge understands what is said beside routes.
+const SPEAKS_SETTINGS: u32 = 2;
+const SPEAKS_CERTIFICATES: u32 = 3;
 /// A silent stream is pinged this often, so that a dead connection is noticed on both sides.
 const PING_EVERY: Duration = Duration::from_secs(5);
 
-/// The stream for one edge. `after`: what it has in force; 0 for one that starts with nothing. `settings`: it
-/// understands what is said beside routes.
+/// The stream for one edge. `after`: what it has in force; 0 for one that starts with nothing. `speaks`: what
+/// it understands, as [`berth_wire::edge::SPEAKS`] says.
 pub async fn routes(
     app: &App,
     _permit: &Permit<Follow>,
     edge: EdgeName,
     instance: EdgeId,
     after: Revision,
-    settings: bool,
+    speaks: u32,
 ) -> Result<impl Stream<Item = Result<EdgeEvent, ControlError>> + Send + use<>, ControlError> {
     // Subscribed before the first look, so that no change falls between.
     let nudges = app.store().hub().subscribe();
@@ -42,7 +45,7 @@ pub async fn routes(
         first: true,
         more: false,
         loading,
-        settings: settings.then(Told::default),
+        settings: (speaks >= SPEAKS_SETTINGS).then(|| Told::by_one_that_speaks(speaks)),
         nudges,
     };
     Ok(futures_util::stream::unfold(Some(state), |state| async move {
@@ -74,16 +77,19 @@ struct Following {
 struct Told {
     settings: Option<EdgeSettings>,
     certificates: certificates::Told,
+    /// It is told certificates and their keys.
+    serves_tls: bool,
     /// They are told after the settings.
     look_at_certificates: bool,
     /// They may have changed.
     look: bool,
 }
 
-impl Default for Told {
-    fn default() -> Self {
+impl Told {
+    fn by_one_that_speaks(speaks: u32) -> Self {
         let certificates = certificates::Told::default();
-        Self { settings: None, certificates, look_at_certificates: false, look: true }
+        let serves_tls = speaks >= SPEAKS_CERTIFICATES;
+        Self { settings: None, certificates, serves_tls, look_at_certificates: false, look: true }
     }
 }
 
@@ -141,7 +147,7 @@ impl Following {
     async fn changed_settings(&mut self) -> Result<Option<EdgeEvent>, ControlError> {
         let Some(told) = &mut self.settings else { return Ok(None) };
         if std::mem::take(&mut told.look) {
-            told.look_at_certificates = true;
+            told.look_at_certificates = told.serves_tls;
             let now = edge_settings::of(&self.app, &self.edge).await?;
             if told.settings.as_ref() != Some(&now) {
                 told.settings = Some(now.clone());

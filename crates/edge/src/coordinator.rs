@@ -136,7 +136,14 @@ impl Edge {
                 stop: stop.clone(),
             });
         }
-        let link = Arc::new(Link::new(config.name, urls, config.api_key, limits.feed_silence, table.revision));
+        let link = Arc::new(Link::new(
+            config.name,
+            urls,
+            config.api_key,
+            limits.feed_silence,
+            config.listen_tls.is_some(),
+            table.revision,
+        ));
         let mut coordinator = Coordinator {
             cores: cores.clone(),
             common: Arc::clone(&common),

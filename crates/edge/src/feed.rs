@@ -91,6 +91,8 @@ pub struct Link {
     pub urls: Vec<ControlUrl>,
     pub api_key: SecretString,
     pub silence: Duration,
+    /// Certificates and their keys are asked for.
+    pub ends_tls: bool,
     /// The newest revision in force and on disk.
     pub revision: AtomicU64,
     pub connected: AtomicBool,
@@ -106,6 +108,7 @@ impl Link {
         urls: Vec<ControlUrl>,
         api_key: SecretString,
         silence: Duration,
+        ends_tls: bool,
         revision: Revision,
     ) -> Self {
         Self {
@@ -114,6 +117,7 @@ impl Link {
             urls,
             api_key,
             silence,
+            ends_tls,
             revision: AtomicU64::new(revision.get()),
             connected: AtomicBool::new(false),
             again: Notify::new(),
@@ -155,7 +159,7 @@ impl Link {
             .header(header::HOST, url.authority.clone())
             .header(header::AUTHORIZATION, key)
             .header(header::CONTENT_TYPE, "application/json")
-            .header(SPEAKS, "2");
+            .header(SPEAKS, if self.ends_tls { "3" } else { "2" });
         Ok(request.body(Full::new(body))?)
     }
 }

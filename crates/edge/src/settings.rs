@@ -28,10 +28,16 @@ pub fn load<T: DeserializeOwned + Default>(dir: &Path, file: &str) -> T {
 /// Returns when the disk has it. A crash leaves the old one or the new one.
 pub fn save(dir: &Path, file: &str, value: &impl Serialize) -> io::Result<()> {
     let draft = dir.join(format!("{file}.new"));
-    let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    // One that was left here may be readable by others, or lead elsewhere.
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
     out.write_all(&serde_json::to_vec(value)?)?;
     out.sync_all()?;
-    fs::rename(&draft, dir.join(file))
+    fs::rename(&draft, dir.join(file))?;
+    fs::File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use berth_wire::edge::EdgeCertificate;
 use rustls::{
     ServerConfig,
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
     version::{TLS12, TLS13},
@@ -22,8 +22,9 @@ use std::{
 /// A certificate that cannot be served. Nothing of the key is in it.
 #[derive(Debug, thiserror::Error)]
 pub enum BadCertificate {
+    /// What is wrong is not repeated: the message could hold a part of it.
     #[error("it is no PEM")]
-    Pem(#[from] pem::Error),
+    Pem,
     #[error("it is empty")]
     Empty,
     #[error("certificate and key do not fit")]
@@ -80,11 +81,12 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 fn certified(from: &EdgeCertificate) -> Result<Arc<CertifiedKey>, BadCertificate> {
-    let chain = CertificateDer::pem_slice_iter(from.chain_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    let chain = CertificateDer::pem_slice_iter(from.chain_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|_| BadCertificate::Pem)?;
     if chain.is_empty() {
         return Err(BadCertificate::Empty);
     }
-    let key = PrivateKeyDer::from_pem_slice(from.key_pem.expose().as_bytes())?;
+    let key = PrivateKeyDer::from_pem_slice(from.key_pem.expose().as_bytes()).map_err(|_| BadCertificate::Pem)?;
     Ok(Arc::new(CertifiedKey::from_der(chain, key, &provider())?))
 }
 

@@ -71,11 +71,12 @@ async fn carry(
         // A close is answered by a close: waiting for it spares the client a reset that could swallow ours.
         let mut rest = [0; 512];
         let answered = async { while client_read.read(&mut rest).await.is_ok_and(|n| n > 0) {} };
-        client_write.shutdown().await?;
+        let _ = timeout(CLOSE_TIME, client_write.shutdown()).await;
         let _ = timeout(CLOSE_TIME, answered).await;
         return Ok(());
     }
-    client_write.shutdown().await
+    // A client that takes nothing more must not keep its place here.
+    timeout(CLOSE_TIME, client_write.shutdown()).await.unwrap_or(Ok(()))
 }
 
 /// Member to client. `true`: ended because it was to end.
@@ -98,6 +99,8 @@ async fn down(
         }
         frames.feed(&buffer[..read]);
         to.write_all(&buffer[..read]).await?;
+        // Over TLS the end of a burst may stand in a buffer of ours until somebody asks for it to go.
+        to.flush().await?;
         tenant.metered(|m| m.sent_bytes += read as u64);
     }
     // In the midst of a frame its end is waited for; a byte at a time, so as not to begin the next.
@@ -109,6 +112,7 @@ async fn down(
             }
             frames.feed(&buffer[..1]);
             to.write_all(&buffer[..1]).await?;
+            to.flush().await?;
         }
         io::Result::Ok(())
     })

@@ -24,6 +24,7 @@ mod fence_rows;
 mod follow;
 mod hash;
 mod look;
+mod opening;
 mod owned;
 mod ownership;
 mod pace;
@@ -56,11 +57,12 @@ pub use beside::{
 pub use catalog::schema_fingerprint;
 pub use control_table::{ControlTable, NoEdges};
 pub use copy::{Copied, copy};
-pub use cutover::{CutOver, EdgeTrouble, Edges, HoldFigures, begin, cut_over, give_up, take};
+pub use cutover::{CutOver, EdgeTrouble, Edges, HoldFigures, begin, cut_over, take};
 pub use error::{Fault, MoveError, Obstacle, Side, TableName, refusal_detail};
 pub use fence::fences;
 pub use look::{HostColumn, Look, RootGuess, ServerSeen, TableSeen, look};
 pub use object_store::path::Path as ArchivePath;
+pub use opening::give_up;
 pub use ownership::{Change, Control, Ownership, Refusal, Verdict};
 pub use plan::{
     DataRules, InnerReference, Link, LinkRule, MovePlan, MoveSpec, PlannedColumn, PlannedSequence, PlannedTable,

@@ -13,7 +13,8 @@ use berth_domain::{
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 
-/// The header by which an edge says which events it understands: 2 for all of these.
+/// The header by which an edge says which events it understands: without it routes, from 2 on
+/// [`EdgeEvent::Settings`], from 3 on [`EdgeEvent::Certificates`] too. One that ends no TLS says 2, and is handed no keys.
 pub const SPEAKS: &str = "berth-edge-speaks";
 
 /// One line of the stream.

@@ -16,11 +16,11 @@ fn made(names: &[&str]) -> CertificateAdd {
     CertificateAdd { chain_pem: made.cert.pem(), key_pem: made.signing_key.serialize_pem() }
 }
 
-fn ended() -> CertificateAdd {
+fn good_from(first: i32, last: i32) -> CertificateAdd {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
-    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    params.not_before = rcgen::date_time_ymd(first, 1, 1);
+    params.not_after = rcgen::date_time_ymd(last, 1, 1);
     CertificateAdd { chain_pem: params.self_signed(&key).unwrap().pem(), key_pem: key.serialize_pem() }
 }
 
@@ -31,11 +31,16 @@ async fn a_certificate_that_edges_could_not_serve_is_refused_with_the_reason() {
     let mixed = CertificateAdd { key_pem: other.key_pem.clone(), ..one.clone() };
     let keyless = CertificateAdd { key_pem: String::new(), ..one.clone() };
     let empty = CertificateAdd { chain_pem: String::new(), ..one.clone() };
+    let with_key_in_chain = CertificateAdd { chain_pem: format!("{}{}", one.key_pem, one.chain_pem), ..one.clone() };
+    let on_one_line = CertificateAdd { chain_pem: one.key_pem.replace('\n', " "), ..one.clone() };
     for (bad, why) in [
         (mixed, "certificate and key do not fit"),
         (keyless, "there is no private key"),
         (empty, "there is no certificate"),
-        (ended(), "it ended on 2021-01-01"),
+        (good_from(2020, 2021), "it ended on 2021-01-01"),
+        (good_from(2999, 3000), "it begins on 2999-01-01"),
+        (with_key_in_chain, "the chain holds more than certificates"),
+        (on_one_line, "the chain is no PEM"),
     ] {
         let refused = certificates::add(&world.app, &change(), bad).await.unwrap_err();
         assert_eq!(refused.code(), "bad_certificate");
@@ -55,7 +60,7 @@ async fn an_edge_gets_all_certificates_first_and_then_what_changes() {
     let first = certificates::add(&world.app, &change(), made(&["a.test"])).await.unwrap();
     let instance = EdgeId::new(Uuid::now_v7());
     let fra = "fra".parse().unwrap();
-    let stream = edges::routes(&world.app, &follow(), fra, instance, Revision::default(), true).await.unwrap();
+    let stream = edges::routes(&world.app, &follow(), fra, instance, Revision::default(), 3).await.unwrap();
     let mut stream = Box::pin(stream);
     let mut next = async || loop {
         let event = tokio::time::timeout(Duration::from_secs(30), stream.next()).await;
@@ -80,6 +85,20 @@ async fn an_edge_gets_all_certificates_first_and_then_what_changes() {
     assert_eq!(next().await, (false, Vec::new(), vec![second.id]));
     let again = certificates::remove(&world.app, &change(), second.id).await.unwrap_err();
     assert_eq!(again.code(), "no_certificate");
+}
+
+#[tokio::test]
+async fn an_edge_that_ends_no_tls_is_handed_no_keys() {
+    let world = World::new().await;
+    certificates::add(&world.app, &change(), made(&["a.test"])).await.unwrap();
+    let (instance, fra) = (EdgeId::new(Uuid::now_v7()), "fra".parse().unwrap());
+    let stream = edges::routes(&world.app, &follow(), fra, instance, Revision::default(), 2).await.unwrap();
+    let mut stream = Box::pin(stream);
+    // Settings, all routes, and whatever comes until it is silent.
+    for _ in 0..3 {
+        let event = tokio::time::timeout(Duration::from_secs(30), stream.next()).await.unwrap().unwrap().unwrap();
+        assert!(!matches!(event, EdgeEvent::Certificates { .. }), "{event:?}");
+    }
 }
 
 #[tokio::test]
