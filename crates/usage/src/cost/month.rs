@@ -33,7 +33,8 @@ impl Span {
 
     /// Hours begun, as providers count them.
     pub fn hours_begun(self) -> u64 {
-        self.seconds().div_ceil(3600)
+        let micros = self.until.as_microsecond() - self.from.as_microsecond();
+        u64::try_from(micros).unwrap_or(0).div_ceil(3_600_000_000)
     }
 }
 
@@ -121,6 +122,7 @@ mod tests {
     fn an_hour_begun_is_an_hour() {
         let span = |from: &str, until: &str| Span { from: from.parse().unwrap(), until: until.parse().unwrap() };
         assert_eq!(span("2026-11-01T00:00:00Z", "2026-11-01T01:00:01Z").hours_begun(), 2);
+        assert_eq!(span("2026-11-01T00:00:00.1Z", "2026-11-01T00:00:00.2Z").hours_begun(), 1, "within one second");
         let month = "2026-11".parse::<Month>().unwrap().span();
         let outside = span("2026-12-01T00:00:00Z", "2026-12-02T00:00:00Z").within(month);
         assert_eq!(outside.seconds(), 0);
