@@ -9,7 +9,7 @@ use super::{
 use askama::Template;
 use axum::{extract::Query, response::Response};
 use berth_domain::Cents;
-use berth_wire::{CostMonth, CostRow, Costs};
+use berth_wire::{CostMonth, CostRow, Costs, Page};
 use serde::Deserialize;
 
 /// Rows of one table; the dearest are first.
@@ -105,7 +105,7 @@ pub async fn page(session: Session, Query(asked): Query<Asked>) -> Result<Respon
         None => "/v1/costs".to_owned(),
     };
     let costs: Costs = session.get(&path).await?;
-    let months: Vec<CostMonth> = session.list("/v1/costs/months?last=12", 12).await?;
+    let months = session.get::<Page<CostMonth>>("/v1/costs/months?last=12").await?.items;
     let (bars, most) = bars(&months, &costs.month);
     let advice = costs.advice.iter().map(|advice| {
         let saves = advice.saves_cents.map(money).unwrap_or_default();
