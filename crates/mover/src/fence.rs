@@ -95,6 +95,12 @@ pub(crate) async fn install_ddl_watch(client: &Client) -> Result<(), MoveError> 
     }
 }
 
+/// Begins a transaction whose lock on a table neighbours queue behind: waited for `lock_wait` at most, and let go without
+/// waiting for the disk. The next commit of the session that waits for it makes this one durable too.
+fn briefly(lock_wait: Duration) -> String {
+    format!("begin; set local lock_timeout = {}; set local synchronous_commit = off;", lock_wait.as_millis())
+}
+
 /// How many triggers the fence of a tenant has on a table.
 fn triggers_on(table: &PlannedTable) -> i64 {
     1 + if table.tenant_column.is_some() { 4 } else { 0 } + if table.through.is_empty() { 0 } else { 3 }
@@ -216,7 +222,15 @@ impl Fence {
                 }
             }
         }
-        Ok(())
+        self.flush(client).await
+    }
+
+    /// Makes durable what was committed before under [`briefly`].
+    async fn flush(&self, client: &Client) -> Result<(), MoveError> {
+        client
+            .batch_execute("select pg_logical_emit_message(true, 'berth_flush', '')")
+            .await
+            .doing(self.side, "writing out the fence's triggers")
     }
 
     async fn try_triggers(
@@ -234,7 +248,7 @@ impl Fence {
             )
             .await?;
         let on = table.table.sql();
-        let begin = format!("begin; set local lock_timeout = {};", lock_wait.as_millis());
+        let begin = briefly(lock_wait);
         let enable = |name: &str| format!("alter table {on} enable always trigger {};", ident(name));
         if there.len() as i64 >= triggers_on(table) {
             let weak: String = there.iter().filter(|t| !t.get::<_, bool>(1)).map(|t| enable(t.get(0))).collect();
@@ -312,32 +326,35 @@ impl Fence {
         tables: &[TableName],
         lock_wait: Duration,
     ) -> Result<(), MoveError> {
+        let what = "removing the fence's triggers";
         for table in tables {
-            for name in
-                ["insert", "delete", "update", "tenant", "truncate", "rows_insert", "rows_delete", "rows_update"]
-            {
-                let sql = format!(
-                    "begin; set local lock_timeout = {}; drop trigger if exists berth_{}_{name} on {}; commit",
-                    lock_wait.as_millis(),
-                    self.number,
-                    table.sql()
-                );
-                let mut tries = 0_u32;
-                while let Err(source) = client.batch_execute(&sql).await {
-                    client.batch_execute("rollback").await.doing(self.side, "removing the fence's triggers")?;
-                    tries += 1;
-                    if source.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) || tries > 2_000 {
-                        return Err(MoveError::Statement {
-                            side: self.side,
-                            doing: "removing the fence's triggers",
-                            source,
-                        });
-                    }
-                    tokio::time::sleep(Duration::from_millis(u64::from(5 + tries % 20))).await;
+            let there = client
+                .query(
+                    "select tgname::text from pg_trigger where tgrelid = to_regclass($1) and tgname like $2",
+                    &[&table.sql(), &format!("berth\\_{}\\_%", self.number)],
+                )
+                .await
+                .doing(self.side, what)?;
+            if there.is_empty() {
+                continue;
+            }
+            // One lock for all of them: it keeps readers out too.
+            let drop: String = there
+                .iter()
+                .map(|row| format!("drop trigger if exists {} on {};", ident(row.get(0)), table.sql()))
+                .collect();
+            let sql = format!("{}{drop}commit", briefly(lock_wait));
+            let mut tries = 0_u32;
+            while let Err(source) = client.batch_execute(&sql).await {
+                client.batch_execute("rollback").await.doing(self.side, what)?;
+                tries += 1;
+                if source.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) || tries > 2_000 {
+                    return Err(MoveError::Statement { side: self.side, doing: what, source });
                 }
+                tokio::time::sleep(Duration::from_millis(u64::from(5 + tries % 20))).await;
             }
         }
-        Ok(())
+        self.flush(client).await
     }
 
     /// Closes the fence and writes `marker` into the stream, in one transaction that is durable when this returns.

@@ -92,10 +92,11 @@ pub async fn purge(spec: &MoveSpec, old: &Old, watcher: &dyn Watcher) -> Result<
             continue;
         }
         let name = table.table.sql();
-        // A row that was written before the snapshot is older than every transaction that was under way then.
+        // A row that was written before the snapshot is older than every transaction that was under way then. Said twice:
+        // a ctid is a place in one partition, and in the others somebody else's row has the same.
+        let is_old = format!("{left} and age(xmin) > age($1::text::xid8::xid)");
         let sql = format!(
-            "delete from {name} where ctid = any (array(
-                 select ctid from {name} where {left} and age(xmin) > age($1::text::xid8::xid) limit {BATCH_ROWS}))"
+            "delete from {name} where {is_old} and ctid = any (array(select ctid from {name} where {is_old} limit {BATCH_ROWS}))"
         );
         loop {
             if watcher.cancelled() {

@@ -30,6 +30,9 @@ pub struct BenchMover {
     /// Single-row transactions that are captured
     #[arg(long, default_value_t = 50_000, value_name = "N")]
     transactions: u64,
+    /// Beside `COPY | COPY` alone, out of two tenants: for numbers of rows that the other ways take too long for
+    #[arg(long)]
+    brief: bool,
 }
 
 pub(super) const TABLES: &str = "
@@ -49,7 +52,7 @@ pub(super) const KEYS: &str = "
     alter table positions add foreign key (vehicle_id) references vehicles;";
 const VEHICLES: u64 = 200;
 /// Tenants before the neighbours' data is doubled, and as many are added then.
-const TENANTS: usize = 4;
+pub(super) const TENANTS: usize = 4;
 
 pub(super) struct Servers {
     pub source: EmbeddedPostgres,
@@ -82,8 +85,23 @@ async fn measure(options: &BenchMover, servers: &Servers, dir: &Path) -> Result<
     let (source, target) = (servers.source.database(), servers.target.database());
     let filler = client(source, "app").await?;
     run_sql(&filler, &format!("{TABLES}{KEYS}")).await?;
-    let mut tenants = fill(&filler, options.rows).await?;
-    say(format!("{} rows of {TENANTS} tenants lie in the source", options.rows * TENANTS as u64));
+    let count = if options.brief { 2 } else { TENANTS };
+    let mut tenants = fill(&filler, count, options.rows).await?;
+    say(format!("{} rows of {count} tenants lie in the source", options.rows * count as u64));
+    if options.brief {
+        let copy = copied(source, target, tenants[0], Schema::Afterwards).await?;
+        let ours = moved(source, target, tenants.remove(0), 0).await?;
+        return Ok(json!({
+            "ratios": { "time_vs_copy": ours.total_s / copy },
+            "figures": {
+                "rows": options.rows,
+                "rows_per_s": options.rows as f64 / ours.total_s,
+                "seconds": ours.total_s,
+                "copy_seconds": copy,
+                "phases": ours.phases,
+            },
+        }));
+    }
 
     // In turn, so that a slow minute of the machine meets both; the quicker of two counts.
     let mut ours = Vec::new();
@@ -97,7 +115,7 @@ async fn measure(options: &BenchMover, servers: &Servers, dir: &Path) -> Result<
     let cloned = pgcopydb(source, target, dir).await?;
 
     let mut doubled = tenants;
-    doubled.extend(fill(&filler, options.rows).await?);
+    doubled.extend(fill(&filler, TENANTS, options.rows).await?);
     say("the neighbours' rows are doubled");
     let mut beside_more = Vec::new();
     for _ in 0..2 {
@@ -120,6 +138,7 @@ async fn measure(options: &BenchMover, servers: &Servers, dir: &Path) -> Result<
             "rows": options.rows,
             "rows_per_s": options.rows as f64 / mine,
             "capture_tx_per_s": captured.capture_tx_per_s,
+            "capture_tx_per_core_s": captured.capture_tx_per_core_s,
             "seconds": mine,
             "copy_seconds": copy,
             "indexed_copy_seconds": indexed,
@@ -152,8 +171,8 @@ pub(super) async fn run_sql(client: &Client, sql: &str) -> Result<(), Failure> {
 }
 
 /// The tenants' rows lie mixed, as they do where tenants write at the same time.
-pub(super) async fn fill(client: &Client, rows: u64) -> Result<Vec<Uuid>, Failure> {
-    let tenants: Vec<Uuid> = (0..TENANTS).map(|_| Uuid::new_v4()).collect();
+pub(super) async fn fill(client: &Client, count: usize, rows: u64) -> Result<Vec<Uuid>, Failure> {
+    let tenants: Vec<Uuid> = (0..count).map(|_| Uuid::new_v4()).collect();
     for tenant in &tenants {
         run_sql(
             client,
@@ -265,18 +284,20 @@ pub(super) struct Moved {
     total_s: f64,
     phases: serde_json::Value,
     capture_tx_per_s: Option<f64>,
+    /// By the processor time of the mover itself, without the two servers'.
+    capture_tx_per_core_s: Option<f64>,
 }
 
-/// When each phase of a move began.
+/// When each phase of a move began, and after how much processor time of this process.
 #[derive(Default)]
-struct Stopwatch(Mutex<Vec<(Phase, Instant)>>);
+struct Stopwatch(Mutex<Vec<(Phase, Instant, f64)>>);
 
 impl Watcher for Stopwatch {
     fn progress(&self, progress: Progress) {
         if let Ok(mut seen) = self.0.lock()
-            && seen.last().is_none_or(|(phase, _)| *phase != progress.phase)
+            && seen.last().is_none_or(|(phase, ..)| *phase != progress.phase)
         {
-            seen.push((progress.phase, Instant::now()));
+            seen.push((progress.phase, Instant::now(), super::cpu_us("self").unwrap_or(f64::NAN)));
         }
     }
     fn cancelled(&self) -> bool {
@@ -341,19 +362,18 @@ pub(super) async fn moved(
     let row = berth_mover::take(&ownership).await.ours("the end")?;
     berth_mover::retire(&spec, &plan, true, row.token).await.ours("the end")?;
     let seen = watch.0.lock().map(|seen| seen.clone()).unwrap_or_default();
-    let at = |phase: Phase| seen.iter().find(|(p, _)| *p == phase).map(|(_, at)| *at);
+    let at = |phase: Phase| seen.iter().find(|(p, ..)| *p == phase).map(|(_, at, cpu_us)| (*at, *cpu_us));
     let mut phases = serde_json::Map::new();
     let mut last = began;
     let mut name_of_last = Phase::Plan;
-    for (phase, at) in &seen {
+    for (phase, at, _) in &seen {
         phases.insert(name_of_last.as_str().to_owned(), json!((*at - last).as_secs_f64()));
         (last, name_of_last) = (*at, *phase);
     }
     phases.insert(name_of_last.as_str().to_owned(), json!(last.elapsed().as_secs_f64()));
-    let capture_tx_per_s = match (at(Phase::Follow), at(Phase::Compare)) {
-        (Some(from), Some(to)) if transactions > 0 => Some(transactions as f64 / (to - from).as_secs_f64()),
-        _ => None,
-    };
+    let captured = at(Phase::Follow).zip(at(Phase::Compare)).filter(|_| transactions > 0);
+    let capture_tx_per_s = captured.map(|((from, _), (to, _))| transactions as f64 / (to - from).as_secs_f64());
+    let capture_tx_per_core_s = captured.map(|((_, from), (_, to))| transactions as f64 * 1e6 / (to - from));
     let took = total.as_secs_f64();
     say(format!(
         "  {took:6.2} s  berth, {} rows compared; {}",
@@ -361,7 +381,7 @@ pub(super) async fn moved(
         serde_json::Value::Object(phases.clone())
     ));
     drop_database(target, &name).await?;
-    Ok(Moved { total_s: took, phases: serde_json::Value::Object(phases), capture_tx_per_s })
+    Ok(Moved { total_s: took, phases: serde_json::Value::Object(phases), capture_tx_per_s, capture_tx_per_core_s })
 }
 
 /// Single-row transactions, as quickly as four sessions write them: what is measured is how they are captured.

@@ -4,7 +4,7 @@
 //! says who waits for whom and since when; it is asked as often as it answers, so a wait is known to within one look
 //! (`look_ms`). Beside it the neighbours' own clocks, and the same minute without moves.
 
-use super::mover::{Servers, client, fill, moved, run_sql, servers};
+use super::mover::{Servers, TENANTS, client, fill, moved, run_sql, servers};
 use super::say;
 use crate::fail::{Failure, FailureExt as _};
 use berth_infra::CellDatabase;
@@ -64,10 +64,10 @@ async fn measure(options: &BenchNeighbours, servers: &Servers) -> Result<serde_j
     let (source, target) = (servers.source.database(), servers.target.database());
     let filler = client(source, "app").await?;
     run_sql(&filler, &format!("{}{}", super::mover::TABLES, super::mover::KEYS)).await?;
-    let neighbours = fill(&filler, 20_000).await?;
+    let neighbours = fill(&filler, TENANTS, 20_000).await?;
     let mut tenants = Vec::new();
     while tenants.len() < options.moves {
-        tenants.extend(fill(&filler, options.rows).await?);
+        tenants.extend(fill(&filler, TENANTS, options.rows).await?);
     }
     let began = Instant::now();
     let over = Arc::new(AtomicBool::new(false));

@@ -64,17 +64,9 @@ impl Contender {
         std::iter::once(own).chain(children.split_whitespace().filter_map(|pid| pid.parse().ok())).collect()
     }
 
-    /// Processor time so far, to the nanosecond where the scheduler says it.
+    /// Processor time so far.
     pub fn cpu_us(&self) -> Result<f64, Failure> {
-        let mut sum_ns = 0.0;
-        for pid in self.pids() {
-            let tasks = fs::read_dir(format!("/proc/{pid}/task")).ours("a process's threads")?;
-            for task in tasks.filter_map(Result::ok) {
-                let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-                sum_ns += text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or(0.0);
-            }
-        }
-        Ok(sum_ns / 1000.0)
+        self.pids().into_iter().map(|pid| crate::demo::cpu_us(&pid.to_string())).sum()
     }
 
     pub fn rss_mb(&self) -> Result<f64, Failure> {
