@@ -5,7 +5,7 @@ use crate::{App, ControlError, app::StackInForce, mode_settings};
 use berth_config::{Run, Service};
 use berth_domain::{CellName, ServiceName};
 use berth_infra::{
-    CellDatabase, CellSpec, DatabaseName, EnvVar, MemberName, MemberSpec, RedisUse, Role, RunSpec, Shape,
+    CellDatabase, CellSpec, DatabaseName, EnvVar, MemberName, MemberSpec, RedisUse, Role, RunSpec, Shape, Source,
 };
 use berth_store::{Cell, Member};
 use secrecy::SecretString;
@@ -52,6 +52,7 @@ pub(crate) fn member_spec(
         cell: cell.name.clone(),
         service: member.service.clone(),
         index: u16::try_from(member.copy).unwrap_or(u16::MAX),
+        source: Source::Host,
         command: command(cell, service)?,
         env: environment(app, in_force, cell, database, service, Role::App)?,
         port: service.port.unwrap_or(0),
@@ -74,6 +75,7 @@ pub(crate) fn migrate_spec(
     Ok(Some(RunSpec {
         what: format!("`migrate` of service `{name}` in cell `{}`", cell.name),
         cell: cell.name.clone(),
+        source: Source::Host,
         command,
         env: environment(app, in_force, cell, database, service, Role::Owner)?,
         time_limit: MIGRATE_LIMIT,

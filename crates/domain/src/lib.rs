@@ -3,6 +3,7 @@
 //! Pure: no I/O, no async, no clock, no randomness. What needs a moment or a random number is given one.
 //! Every other crate may know this one; this one knows none of them.
 
+mod artifact;
 mod counter;
 mod id;
 mod money;
@@ -10,6 +11,7 @@ mod name;
 mod plan;
 mod state;
 
+pub use artifact::{Artifact, BadArtifact, Digest};
 pub use counter::{Generation, Revision, Token};
 pub use id::{ApprovalId, CellId, CertificateId, EdgeId, KeyId, MemberId, MoveId, OperationId, TenantId};
 pub use money::Cents;
@@ -19,5 +21,6 @@ pub use name::{
 pub use plan::{Plan, PlanLimits};
 pub use state::{
     ApprovalState, BadState, Balance, CellClass, CellState, IllegalTransition, MemberRole, MemberState, Mode,
-    MovePhase, OperationState, ServiceRole, TenantEvent, TenantState, UsagePeriod, WayBackState,
+    MovePhase, OperationState, RollCellState, RollState, ServiceRole, TenantEvent, TenantState, UsagePeriod,
+    WayBackState,
 };

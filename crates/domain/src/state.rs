@@ -135,6 +135,21 @@ states! {
         Closing = "closing",
         Closed = "closed",
     }
+    /// How far a release is on its way over the cells.
+    RollState, "state of a roll" {
+        Rolling = "rolling",
+        Done = "done",
+        /// A cell failed, or somebody stopped it: cells that had not begun keep what they run.
+        Stopped = "stopped",
+    }
+    /// How far one cell of it is.
+    RollCellState, "state of a cell in a roll" {
+        Waiting = "waiting",
+        Rolling = "rolling",
+        Done = "done",
+        /// It runs what it ran before.
+        Failed = "failed",
+    }
     /// Over how long usage is added up, in UTC.
     UsagePeriod, "usage period" {
         Hour = "hour",

@@ -5,7 +5,7 @@
 
 use crate::{
     Call, CellSpec, Compute, Database, DatabaseName, EnvVar, Fault, Faults, Health, MemberName, MemberSpec, Observed,
-    Provider, ProviderError, ReachTarget, Role, RunSpec, Shape, unreliable,
+    Provider, ProviderError, ReachTarget, Role, RunSpec, Shape, Source, unreliable,
 };
 use berth_domain::{CellName, ServiceName};
 use secrecy::ExposeSecret;
@@ -44,6 +44,7 @@ pub fn member(subject: &dyn Subject, cell: &str, index: u16) -> MemberSpec {
         cell,
         service,
         index,
+        source: Source::Host,
         command: subject.serving_command(),
         env: vec![EnvVar::new("GREETING", "hello")],
         port: 0,
@@ -214,6 +215,7 @@ pub async fn a_run_keeps_its_output_and_its_time_limit(subject: impl Subject) {
     let run = |script: &str, limit_ms: u64| RunSpec {
         what: "migrate of cell run".to_owned(),
         cell: CellName::new("run").expect("a test's name is one"),
+        source: Source::Host,
         command: vec!["sh".into(), "-c".into(), script.into()],
         env: vec![EnvVar::new("GREETING", "hello")],
         time_limit: Duration::from_millis(limit_ms),
@@ -245,6 +247,7 @@ pub trait Existing: Send + Sync {
             cell,
             service,
             index: 0,
+            source: Source::Host,
             command: vec!["nobody-runs-this".to_owned()],
             env: Vec::new(),
             port: 0,
@@ -304,6 +307,7 @@ pub async fn what_exists_is_never_stopped_or_removed_and_nothing_is_run_there(th
     let run = RunSpec {
         what: "migrate".to_owned(),
         cell: spec.cell,
+        source: Source::Host,
         command: vec!["true".to_owned()],
         env: Vec::new(),
         time_limit: Duration::from_secs(5),

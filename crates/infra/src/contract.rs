@@ -2,7 +2,7 @@
 
 use crate::{
     CellDatabase, CellSpec, DatabaseName, Listed, Member, MemberLoad, MemberName, MemberSpec, ProviderError,
-    RunOutcome, RunSpec,
+    RunOutcome, RunSpec, Source,
 };
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -50,6 +50,17 @@ pub trait Database: Send + Sync {
 /// Places where members run.
 #[async_trait]
 pub trait Compute: Send + Sync {
+    /// Has at hand and compared what processes are to be made from: an image pulled, a program's digest looked at.
+    /// Changes nothing that runs, so that whoever is about to replace members learns here that it cannot.
+    async fn ensure_source(&self, source: &Source) -> Result<(), ProviderError> {
+        match source {
+            Source::Host => Ok(()),
+            Source::Artifact { artifact, .. } => Err(ProviderError::Refused {
+                what: format!("`{artifact}`"),
+                reason: "this provider runs nothing by its digest".to_owned(),
+            }),
+        }
+    }
     /// Makes it, or starts it where it does not run, on the port it had if that is still free. Does not wait for
     /// health: a service that warms up for a minute must not hold a worker. Another command, environment or shape
     /// replaces the process.

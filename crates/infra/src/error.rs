@@ -35,6 +35,12 @@ pub enum ProviderError {
     /// It was made, and then did not come up. `log` holds the last lines it wrote.
     #[error("{what} did not start: {reason}{}", tail(.log))]
     DidNotStart { what: String, reason: String, log: String },
+    /// There, and not what was asked for.
+    #[error("`{what}` has the digest {found}, not {wanted}")]
+    OtherDigest { what: String, wanted: String, found: String },
+    /// The registry looked at the request and said no, or has no such image.
+    #[error("image `{image}` could not be pulled: {reason}")]
+    NotPulled { image: String, reason: String },
     /// A program that the adapter needs is not on this machine.
     #[error("`{program}` is not installed")]
     NotInstalled { program: String, remedy: String },
@@ -61,7 +67,11 @@ impl ProviderError {
 
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Refused { .. } | Self::Absent { .. } | Self::DidNotStart { .. } => ErrorKind::Caller,
+            Self::Refused { .. }
+            | Self::Absent { .. }
+            | Self::DidNotStart { .. }
+            | Self::OtherDigest { .. }
+            | Self::NotPulled { .. } => ErrorKind::Caller,
             Self::Quota { .. } => ErrorKind::Quota,
             Self::NoAnswer { .. } | Self::Busy { .. } => ErrorKind::Provider,
             Self::NotInstalled { .. } | Self::Io { .. } | Self::Damaged { .. } => ErrorKind::Ours,
@@ -75,6 +85,8 @@ impl ProviderError {
             Self::Refused { .. }
             | Self::Quota { .. }
             | Self::Absent { .. }
+            | Self::OtherDigest { .. }
+            | Self::NotPulled { .. }
             | Self::NotInstalled { .. }
             | Self::Damaged { .. } => false,
         }
@@ -86,6 +98,13 @@ impl ProviderError {
             Self::Quota { .. } => Some("remove what is not needed, or raise the limit".to_owned()),
             Self::DidNotStart { .. } => {
                 Some("its command, health path and environment come from the stack file".to_owned())
+            }
+            Self::OtherDigest { .. } => {
+                Some("put the program there under its own path, or name the digest that `sha256sum` prints".to_owned())
+            }
+            Self::NotPulled { image, .. } => {
+                let host = image.split('/').next().unwrap_or_default();
+                Some(format!("`berth registry add {host} --user NAME` gives the account that may pull it"))
             }
             Self::NoAnswer { .. } | Self::Busy { .. } => Some("it is tried again by itself".to_owned()),
             Self::Refused { .. } | Self::Absent { .. } | Self::Io { .. } | Self::Damaged { .. } => None,

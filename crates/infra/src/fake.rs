@@ -3,12 +3,12 @@
 
 use crate::{
     CellDatabase, CellSpec, Compute, Confinement, Database, DatabaseName, EnvVar, Faults, Health, Listed, Login,
-    Member, MemberLoad, MemberName, MemberSpec, Observed, Provider, ProviderError, Role, RunOutcome, RunSpec,
+    Member, MemberLoad, MemberName, MemberSpec, Observed, Provider, ProviderError, Role, RunOutcome, RunSpec, Source,
     unreliable,
 };
 use async_trait::async_trait;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -30,6 +30,8 @@ struct World {
     run_outcomes: Vec<RunOutcome>,
     server: Option<CellDatabase>,
     next_port: u16,
+    /// Images that no registry has.
+    no_images: BTreeSet<String>,
     /// What every member uses: thousandths of a core, and bytes.
     load: Option<(u64, u64)>,
 }
@@ -115,6 +117,16 @@ impl Fake {
     /// The environment a member was last given.
     pub fn member_env(&self, name: &MemberName) -> Vec<EnvVar> {
         self.world().members.get(name).map(|member| member.spec.env.clone()).unwrap_or_default()
+    }
+
+    /// No registry has this image from now on.
+    pub fn has_no_image(&self, artifact: &berth_domain::Artifact) {
+        self.world().no_images.insert(artifact.to_string());
+    }
+
+    /// Where a member's program came from when it was last asked for.
+    pub fn member_source(&self, name: &MemberName) -> Option<Source> {
+        self.world().members.get(name).map(|member| member.spec.source.clone())
     }
 
     /// What the next runs end with, in this order; afterwards they succeed without a word.
@@ -223,6 +235,15 @@ impl Database for Fake {
 
 #[async_trait]
 impl Compute for Fake {
+    async fn ensure_source(&self, source: &Source) -> Result<(), ProviderError> {
+        match source {
+            Source::Artifact { artifact, .. } if self.world().no_images.contains(&artifact.to_string()) => {
+                Err(ProviderError::NotPulled { image: artifact.to_string(), reason: "manifest unknown".to_owned() })
+            }
+            Source::Host | Source::Artifact { .. } => Ok(()),
+        }
+    }
+
     async fn ensure_member(&self, spec: &MemberSpec) -> Result<Member, ProviderError> {
         let mut world = self.world();
         if !world.members.contains_key(&spec.name) {
@@ -286,7 +307,15 @@ fn same(one: &MemberSpec, two: &MemberSpec) -> bool {
     let env = |spec: &MemberSpec| -> Vec<(String, String)> {
         spec.env.iter().map(|var| (var.name.clone(), var.value.expose_secret().to_owned())).collect()
     };
-    one.command == two.command && one.health_path == two.health_path && one.shape == two.shape && env(one) == env(two)
+    let artifact = |spec: &MemberSpec| match &spec.source {
+        Source::Host => None,
+        Source::Artifact { artifact, .. } => Some(artifact.clone()),
+    };
+    artifact(one) == artifact(two)
+        && one.command == two.command
+        && one.health_path == two.health_path
+        && one.shape == two.shape
+        && env(one) == env(two)
 }
 
 #[cfg(test)]

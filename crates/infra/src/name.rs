@@ -81,6 +81,12 @@ impl MemberName {
     pub fn of(cell: &CellName, service: &ServiceName, index: u16) -> Self {
         Self(format!("{cell}.{service}.{index}"))
     }
+
+    /// The same of a release: it stands beside the copy of another one while that is replaced. Release 0 is what the
+    /// stack file alone says, and has no name of its own.
+    pub fn of_release(cell: &CellName, service: &ServiceName, index: u16, release: u32) -> Self {
+        if release == 0 { Self::of(cell, service, index) } else { Self(format!("{cell}.{service}.{index}.r{release}")) }
+    }
 }
 
 #[cfg(test)]
@@ -101,7 +107,7 @@ mod tests {
         let cell = |text: &str| CellName::new(text).unwrap();
         let service = |text: &str| ServiceName::new(text).unwrap();
         assert_ne!(MemberName::of(&cell("a-b"), &service("c"), 0), MemberName::of(&cell("a"), &service("b-c"), 0));
-        let longest = MemberName::of(&cell(&"a".repeat(40)), &service(&"b".repeat(40)), u16::MAX);
+        let longest = MemberName::of_release(&cell(&"a".repeat(40)), &service(&"b".repeat(40)), u16::MAX, u32::MAX);
         assert_eq!(MemberName::new(longest.as_str()), Ok(longest.clone()));
     }
 }

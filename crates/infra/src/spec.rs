@@ -1,7 +1,7 @@
 //! What is asked of a provider and what it answers. Never a provider's own words: those stay in its adapter.
 
 use crate::name::{DatabaseName, MemberName};
-use berth_domain::{CellName, ServiceName};
+use berth_domain::{Artifact, CellName, ServiceName};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
@@ -146,6 +146,26 @@ impl EnvVar {
     }
 }
 
+/// Who pulls from a registry.
+#[derive(Clone, Debug)]
+pub struct RegistryLogin {
+    /// The registry's host, with its port.
+    pub host: String,
+    pub user: String,
+    pub password: SecretString,
+}
+
+/// Where the program of a process comes from.
+#[derive(Clone, Debug, Default)]
+pub enum Source {
+    /// The host of the cell: the command's first word, whatever lies there.
+    #[default]
+    Host,
+    /// Exactly this. Of a program, the command's first word is its path. Of an image, the command is what is run in it,
+    /// and an empty one is the image's own.
+    Artifact { artifact: Artifact, login: Option<RegistryLogin> },
+}
+
 /// One running copy of one service.
 #[derive(Clone, Debug)]
 pub struct MemberSpec {
@@ -153,6 +173,7 @@ pub struct MemberSpec {
     pub cell: CellName,
     pub service: ServiceName,
     pub index: u16,
+    pub source: Source,
     /// Program and arguments; no shell reads it.
     pub command: Vec<String>,
     /// Without `PORT`, which the adapter adds.
@@ -224,6 +245,7 @@ pub struct RunSpec {
     /// What it is, for messages: `migrate of cell fra-1`.
     pub what: String,
     pub cell: CellName,
+    pub source: Source,
     pub command: Vec<String>,
     pub env: Vec<EnvVar>,
     pub time_limit: Duration,

@@ -3,7 +3,7 @@
 
 use crate::{
     CellDatabase, CellSpec, Compute, Database, DatabaseName, Listed, Member, MemberLoad, MemberName, MemberSpec,
-    Observed, Provider, ProviderError, RunOutcome, RunSpec,
+    Observed, Provider, ProviderError, RunOutcome, RunSpec, Source,
 };
 use async_trait::async_trait;
 use std::{
@@ -126,6 +126,9 @@ impl Database for Line<dyn Database> {
 
 #[async_trait]
 impl Compute for Line<dyn Compute> {
+    async fn ensure_source(&self, source: &Source) -> Result<(), ProviderError> {
+        self.inner.ensure_source(source).await
+    }
     async fn ensure_member(&self, spec: &MemberSpec) -> Result<Member, ProviderError> {
         self.faults.through(Call::EnsureMember, spec.name.as_str(), || self.inner.ensure_member(spec)).await
     }

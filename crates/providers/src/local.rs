@@ -7,12 +7,15 @@ mod beside;
 mod binaries;
 mod cgroup;
 mod cluster;
+mod container;
 mod embedded;
 mod files;
 mod health;
 mod janitor;
 mod member;
 mod process;
+#[cfg(test)]
+mod source_tests;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +26,7 @@ use async_trait::async_trait;
 use berth_domain::CellName;
 use berth_infra::{
     Adapter, CellDatabase, CellSpec, Compute, Database, DatabaseName, Listed, Member, MemberLoad, MemberName,
-    MemberSpec, Observed, Provider, ProviderError, Reach, ReachTarget, RunOutcome, RunSpec, Stream,
+    MemberSpec, Observed, Provider, ProviderError, Reach, ReachTarget, RunOutcome, RunSpec, Source, Stream,
 };
 use cluster::{Clusters, Wanted};
 use files::Root;
@@ -54,6 +57,9 @@ pub struct LocalOptions {
     /// `None`: as ourselves.
     #[serde(default)]
     pub member_user: Option<String>,
+    /// Options of podman for every call, such as `[--runtime, runc]`. It runs services from images.
+    #[serde(default)]
+    pub podman: Vec<String>,
     /// Off only in tests: a power cut may then lose what was acknowledged.
     #[serde(default = "default_durable")]
     pub durable: bool,
@@ -77,6 +83,7 @@ impl LocalOptions {
             postgres_bin: None,
             stop_grace_ms: default_grace_ms(),
             member_user: None,
+            podman: Vec::new(),
             durable: default_durable(),
         }
     }
@@ -107,7 +114,9 @@ impl Local {
             })?),
         };
         let root = Root::open(&options.root)?;
+        let containers = container::Containers { root: root.clone(), options: options.podman };
         let members = Members {
+            containers,
             groups: cgroup::Groups::of(root.id()),
             root: root.clone(),
             stop_grace: Duration::from_millis(options.stop_grace_ms),
@@ -158,6 +167,9 @@ impl Database for Local {
 
 #[async_trait]
 impl Compute for Local {
+    async fn ensure_source(&self, source: &Source) -> Result<(), ProviderError> {
+        self.members.ensure_source(source).await
+    }
     async fn ensure_member(&self, spec: &MemberSpec) -> Result<Member, ProviderError> {
         self.members.ensure(spec).await
     }

@@ -3,18 +3,20 @@
 
 use super::{
     cgroup::Groups,
+    container::{Containers, Wanted, plain_line},
     files::{self, Root},
     health,
     process::{self, Kind, Launch, PATH, Process, User},
 };
-use berth_domain::{CellName, ServiceName};
+use berth_domain::{Artifact, CellName, Digest, ServiceName};
 use berth_infra::{
     Confinement, EnvVar, Health, Listed, Member, MemberLoad, MemberName, MemberSpec, Observed, ProviderError,
-    RunOutcome, RunSpec, Shape,
+    RunOutcome, RunSpec, Shape, Source,
 };
 use rustix::process::Signal;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -36,6 +38,9 @@ struct Record {
     cell: CellName,
     service: ServiceName,
     index: u16,
+    /// What its program has to be, where that was said.
+    #[serde(default)]
+    artifact: Option<Artifact>,
     command: Vec<String>,
     env: Vec<(String, String)>,
     port: u16,
@@ -54,6 +59,7 @@ impl Record {
             cell: spec.cell.clone(),
             service: spec.service.clone(),
             index: spec.index,
+            artifact: artifact(&spec.source).cloned(),
             command,
             env,
             port,
@@ -63,6 +69,10 @@ impl Record {
             confinement: Confinement::Rlimits,
             starts,
         }
+    }
+
+    fn image(&self) -> Option<&Artifact> {
+        self.artifact.as_ref().filter(|artifact| matches!(artifact, Artifact::Image { .. }))
     }
 
     /// Whether the process that this record started already is what is asked for.
@@ -81,6 +91,7 @@ impl Record {
 pub(super) struct Members {
     pub root: Root,
     pub groups: Groups,
+    pub containers: Containers,
     /// Between asking a member to end and making it.
     pub stop_grace: Duration,
     /// `None`: as ourselves.
@@ -104,10 +115,26 @@ impl Members {
         Process::read(&self.run_file(name)).filter(Process::alive)
     }
 
+    /// An image is pulled, a program read: before anything that runs is touched.
+    pub async fn ensure_source(&self, source: &Source) -> Result<(), ProviderError> {
+        match source {
+            Source::Host => Ok(()),
+            Source::Artifact { artifact: image @ Artifact::Image { .. }, login } => {
+                self.containers.ensure_image(image, login.as_ref()).await
+            }
+            Source::Artifact { artifact: Artifact::Program { path, digest }, .. } => {
+                let (path, digest) = (path.clone(), digest.clone());
+                let read = tokio::task::spawn_blocking(move || compare(&path, &digest)).await;
+                read.unwrap_or_else(|_| Err(ProviderError::Busy { what: "reading a program".to_owned() }))
+            }
+        }
+    }
+
     pub async fn ensure(&self, spec: &MemberSpec) -> Result<Member, ProviderError> {
         let name = &spec.name;
         let what = format!("member {name}");
-        let command = resolve(&what, &spec.command)?;
+        self.ensure_source(&spec.source).await?;
+        let command = Self::command(&what, &spec.source, &spec.command)?;
         let _lock = self.root.lock(&format!("member.{name}")).await?;
         let old = self.record(name)?;
         let port = match (spec.port, &old) {
@@ -144,6 +171,10 @@ impl Members {
         let log = self.log(name);
         files::cap_log(&log);
         let log_from = files::len(&log);
+        if let Some(image) = record.image() {
+            let image = image.to_string();
+            return self.start_container(name, what, record, &image, (&log, log_from)).await;
+        }
         let (mut child, process, confinement) = process::launch(Launch {
             what: what.to_owned(),
             kind: Kind::Member,
@@ -179,6 +210,41 @@ impl Members {
         Ok(())
     }
 
+    async fn start_container(
+        &self,
+        name: &MemberName,
+        what: &str,
+        record: &mut Record,
+        image: &str,
+        (log, log_from): (&Path, u64),
+    ) -> Result<(), ProviderError> {
+        let (env, shape) = (record.environment(), record.shape);
+        let wanted = Wanted { what, image, command: &record.command, env: &env, shape };
+        let process = self.containers.start(name.as_str(), &wanted, log, &self.run_file(name)).await?;
+        record.confinement = Confinement::Cgroup;
+        files::write_record(&self.record_file(name), record)?;
+        let until = Instant::now() + FIRST_LOOK;
+        while Instant::now() < until && TcpStream::connect(("127.0.0.1", record.port)).await.is_err() {
+            if !process.alive() {
+                let log = files::read_tail(log, log_from, 4096);
+                let log = log.lines().map(plain_line).collect::<Vec<_>>().join("\n");
+                self.end(name).await?;
+                let reason = "it ended at once".to_owned();
+                return Err(ProviderError::DidNotStart { what: what.to_owned(), reason, log });
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// What is started: of a program its full path first, of an image what is run in it.
+    fn command(what: &str, source: &Source, command: &[String]) -> Result<Vec<String>, ProviderError> {
+        match artifact(source) {
+            Some(Artifact::Image { .. }) => Ok(command.to_vec()),
+            Some(Artifact::Program { .. }) | None => resolve(what, command),
+        }
+    }
+
     /// `None`: no such member. Reads only what is written down.
     pub fn port(&self, name: &MemberName) -> Result<Option<u16>, ProviderError> {
         Ok(self.record(name)?.map(|record| record.port))
@@ -198,7 +264,7 @@ impl Members {
         let process = self.running(name);
         let health = match (&process, &record.health_path) {
             (None, _) => {
-                let last = files::last_lines(&self.log(name), 0, 1).pop();
+                let last = self.lines(name, record, 1).pop();
                 Health::Stopped {
                     reason: last.map_or("it ended".into(), |line| format!("it ended; last line: {line}")),
                 }
@@ -231,6 +297,9 @@ impl Members {
 
     async fn end(&self, name: &MemberName) -> Result<(), ProviderError> {
         let file = self.run_file(name);
+        if self.record(name).ok().flatten().is_some_and(|record| record.image().is_some()) {
+            self.containers.remove("member", name.as_str(), self.stop_grace).await?;
+        }
         if let Some(process) = Process::read(&file) {
             process.end(Signal::TERM, self.stop_grace).await;
             self.groups.leave(&format!("member.{name}"));
@@ -261,17 +330,26 @@ impl Members {
     }
 
     pub fn logs(&self, name: &MemberName, lines: usize) -> Result<Vec<String>, ProviderError> {
-        if self.record(name)?.is_none() {
-            return Err(ProviderError::Absent { what: format!("member {name}") });
+        let record = self.record(name)?.ok_or_else(|| ProviderError::Absent { what: format!("member {name}") })?;
+        Ok(self.lines(name, &record, lines))
+    }
+
+    fn lines(&self, name: &MemberName, record: &Record, lines: usize) -> Vec<String> {
+        let mut last = files::last_lines(&self.log(name), 0, lines);
+        if record.image().is_some() {
+            for line in &mut last {
+                *line = plain_line(line).to_owned();
+            }
         }
-        Ok(files::last_lines(&self.log(name), 0, lines))
+        last
     }
 
     /// One run per cell at a time: two migrations of one cell must not meet. One whose caller died is ended first,
     /// since nobody is left to hear what became of it.
     pub async fn run_once(&self, spec: &RunSpec) -> Result<RunOutcome, ProviderError> {
         let cell = &spec.cell;
-        let command = resolve(&spec.what, &spec.command)?;
+        self.ensure_source(&spec.source).await?;
+        let mut command = Self::command(&spec.what, &spec.source, &spec.command)?;
         let _lock = self.root.lock(&format!("run.{cell}")).await?;
         let file = self.root.run("run", cell.as_str());
         if let Some(orphan) = Process::read(&file) {
@@ -279,18 +357,39 @@ impl Members {
         }
         let output = self.root.path().join("runs").join(cell.as_str());
         files::forget(&output)?;
-        let (mut child, process, _) = process::launch(Launch {
+        let mut env = spec.env.clone();
+        let mut variables = None;
+        let image = artifact(&spec.source).filter(|artifact| matches!(artifact, Artifact::Image { .. }));
+        if let Some(image) = image {
+            self.containers.remove("run", cell.as_str(), Duration::ZERO).await?;
+            let image = image.to_string();
+            let wanted = Wanted { what: &spec.what, image: &image, command: &command, env: &env, shape: spec.shape };
+            let (words, file, lines) = self.containers.run_command(cell.as_str(), &wanted)?;
+            command = resolve(&spec.what, &words)?;
+            env = lines;
+            variables = Some(file);
+        }
+        let launched = process::launch(Launch {
             what: spec.what.clone(),
             kind: Kind::Run,
             record: file.clone(),
             command: &command,
-            env: &spec.env,
+            env: &env,
             dir: Path::new("/"),
             log: &output,
-            user: self.user,
-            confine: Some((&self.groups, spec.shape)),
+            user: self.user.filter(|_| image.is_none()),
+            confine: image.is_none().then_some((&self.groups, spec.shape)),
         })
-        .await?;
+        .await;
+        let (mut child, process, _) = match launched {
+            Ok(launched) => launched,
+            Err(error) => {
+                if let Some(file) = &variables {
+                    files::forget(file)?;
+                }
+                return Err(error);
+            }
+        };
         let ended = tokio::time::timeout(spec.time_limit, child.wait()).await;
         let (exit_code, timed_out) = match ended {
             Ok(status) => (status.map_err(ProviderError::io(format!("waiting for {}", spec.what)))?.code(), false),
@@ -298,12 +397,36 @@ impl Members {
         };
         // Also after an end by itself: what it left running in the background would write on unseen.
         process.end(Signal::TERM, Duration::from_secs(5)).await;
+        if let Some(file) = variables {
+            self.containers.remove("run", cell.as_str(), Duration::from_secs(5)).await?;
+            files::forget(&file)?;
+        }
         self.groups.leave(&format!("run.{cell}"));
         files::forget(&file)?;
         let text = files::read_tail(&output, 0, OUTPUT_LIMIT);
         files::forget(&output)?;
         Ok(RunOutcome { exit_code, timed_out, output: text })
     }
+}
+
+fn artifact(source: &Source) -> Option<&Artifact> {
+    match source {
+        Source::Host => None,
+        Source::Artifact { artifact, .. } => Some(artifact),
+    }
+}
+
+/// Whether the file under this path is the one that was named. Read whole: a date or a size proves nothing.
+fn compare(path: &str, wanted: &Digest) -> Result<(), ProviderError> {
+    let mut file = fs::File::open(path)
+        .map_err(|error| ProviderError::Refused { what: format!("program `{path}`"), reason: error.to_string() })?;
+    let mut hash = Sha256::new();
+    std::io::copy(&mut file, &mut hash).map_err(ProviderError::io(format!("reading `{path}`")))?;
+    let found = Digest::of_bytes(hash.finalize().into());
+    if found == *wanted {
+        return Ok(());
+    }
+    Err(ProviderError::OtherDigest { what: path.to_owned(), wanted: wanted.to_string(), found: found.to_string() })
 }
 
 /// The command with its program's full path, or why it cannot be started. Before anything is changed: a typing error

@@ -18,7 +18,7 @@ use std::{
 use tokio_postgres::{Client, NoTls};
 
 /// A web server in a language that every Debian has.
-const SERVER: &str = r#"
+pub(super) const SERVER: &str = r#"
 use IO::Socket::INET;
 $| = 1;
 print "serving $ENV{GREETING}\n";
@@ -32,15 +32,18 @@ while (my $client = $server->accept) {
 "#;
 
 /// The adapter in a folder of its own, which nothing outlives. Its processes end with the test, not with the machine.
-struct Here {
-    local: Local,
-    root: PathBuf,
+pub(super) struct Here {
+    pub local: Local,
+    pub root: PathBuf,
 }
 
 impl Here {
     fn new() -> Self {
+        Self::with_podman(Vec::new())
+    }
+    pub fn with_podman(podman: Vec<String>) -> Self {
         let root = PathBuf::from(format!("/tmp/berth-local-{}", super::files::random_hex(6)));
-        let options = LocalOptions { stop_grace_ms: 2_000, durable: false, ..LocalOptions::under(&root) };
+        let options = LocalOptions { stop_grace_ms: 2_000, durable: false, podman, ..LocalOptions::under(&root) };
         Self { local: Local::new(options).unwrap(), root }
     }
     fn serving(&self, name: &str) -> MemberSpec {

@@ -1,0 +1,268 @@
+//! Members and runs from images, by podman. Never keeps a login: it stands in a file of one pull's own, and goes with it.
+//!
+//! A container is made and then started, with its first process written down in between, so that it is known like any
+//! other process and the same janitor ends it. It is in the host's network, because its database listens on loopback.
+
+use super::{
+    files::{self, Root},
+    process::{Kind, Process},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use berth_domain::Artifact;
+use berth_infra::{EnvVar, ProviderError, RegistryLogin, Shape};
+use rustix::process::Resource;
+use secrecy::ExposeSecret;
+use std::{
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    time::Duration,
+};
+use tokio::process::Command;
+
+const PULL_LIMIT: Duration = Duration::from_mins(10);
+/// For everything but a pull: it asks nobody on the network.
+const COMMAND_LIMIT: Duration = Duration::from_mins(1);
+/// Of what podman wrote, for messages.
+const WORDS_MOST: usize = 600;
+
+#[derive(Clone)]
+pub(super) struct Containers {
+    pub root: Root,
+    /// Its global options, before the verb.
+    pub options: Vec<String>,
+}
+
+/// One container to be.
+pub(super) struct Wanted<'a> {
+    /// Of the member or run, for messages.
+    pub what: &'a str,
+    pub image: &'a str,
+    pub command: &'a [String],
+    pub env: &'a [EnvVar],
+    pub shape: Shape,
+}
+
+/// What is given by file and by environment, and the words that say so. The file goes when this does.
+struct Variables {
+    file: PathBuf,
+    lines: Vec<EnvVar>,
+}
+
+impl Drop for Variables {
+    fn drop(&mut self) {
+        let _ = files::forget(&self.file);
+    }
+}
+
+impl Containers {
+    /// The same name on one machine is the same installation's.
+    pub fn name(&self, kind: &str, name: &str) -> String {
+        format!("berth-{}-{kind}-{name}", self.root.id())
+    }
+
+    fn podman(&self) -> Command {
+        let mut command = Command::new("podman");
+        command.args(&self.options).stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    async fn run(&self, what: &str, limit: Duration, command: &mut Command) -> Result<Output, ProviderError> {
+        match tokio::time::timeout(limit, command.output()).await {
+            Ok(Ok(output)) => Ok(output),
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Err(ProviderError::NotInstalled {
+                program: "podman".to_owned(),
+                remedy: "install Debian's package `podman`; services from images are run by it".to_owned(),
+            }),
+            Ok(Err(error)) => Err(ProviderError::io(format!("running podman for {what}"))(error)),
+            Err(_) => Err(ProviderError::NoAnswer { what: format!("podman, for {what}") }),
+        }
+    }
+
+    async fn must(&self, what: &str, command: &mut Command) -> Result<String, ProviderError> {
+        let output = self.run(what, COMMAND_LIMIT, command).await?;
+        if !output.status.success() {
+            let (what, reason) = (what.to_owned(), words(&output.stderr));
+            return Err(ProviderError::DidNotStart { what, reason: "podman refused it".to_owned(), log: reason });
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Pulls it unless it is here. Podman itself compares what came with the digest.
+    pub async fn ensure_image(&self, image: &Artifact, login: Option<&RegistryLogin>) -> Result<(), ProviderError> {
+        let text = image.to_string();
+        let here = self.run(&text, COMMAND_LIMIT, self.podman().args(["image", "exists", &text])).await?;
+        if here.status.success() {
+            return Ok(());
+        }
+        let auth = self.root.path().join("run").join(format!(".auth.{}", files::random_hex(6)));
+        let mut pull = self.podman();
+        pull.args(["pull", "--quiet"]);
+        if image.registry().is_some_and(is_loopback) {
+            // Nobody between us and it could read or change anything.
+            pull.arg("--tls-verify=false");
+        }
+        if let Some(login) = login {
+            let both = format!("{}:{}", login.user, login.password.expose_secret());
+            let entry = serde_json::json!({ "auths": { &login.host: { "auth": BASE64.encode(both) } } });
+            files::write(&auth, entry.to_string().as_bytes())?;
+            pull.arg("--authfile").arg(&auth);
+        }
+        let pulled = self.run(&text, PULL_LIMIT, pull.arg(&text)).await;
+        files::forget(&auth)?;
+        let pulled = pulled?;
+        if pulled.status.success() {
+            return Ok(());
+        }
+        let reason = words(&pulled.stderr);
+        let network =
+            ["connection refused", "no such host", "i/o timeout", "connection reset", "TLS handshake timeout"];
+        if network.iter().any(|word| reason.contains(word)) {
+            let what = format!("the registry of image `{text}` ({reason})");
+            return Err(ProviderError::NoAnswer { what });
+        }
+        Err(ProviderError::NotPulled { image: text, reason })
+    }
+
+    /// Makes the container, writes its first process down, and lets it go.
+    pub async fn start(
+        &self,
+        name: &str,
+        wanted: &Wanted<'_>,
+        log: &Path,
+        run_file: &Path,
+    ) -> Result<Process, ProviderError> {
+        let container = self.name("member", name);
+        self.remove("member", name, Duration::ZERO).await?;
+        let (arguments, variables) = self.create_words(wanted)?;
+        let mut create = self.podman();
+        create.args(["create", "--name", &container, "--rm", "--log-driver", "k8s-file", "--log-opt"]);
+        create.arg(format!("path={}", log.display())).args(&arguments);
+        for var in &variables.lines {
+            create.env(&var.name, var.value.expose_secret());
+        }
+        self.must(wanted.what, &mut create).await?;
+        drop(variables);
+        let made = async {
+            self.must(wanted.what, self.podman().args(["init", &container])).await?;
+            let pid = self
+                .must(wanted.what, self.podman().args(["inspect", "--format", "{{.State.Pid}}", &container]))
+                .await?;
+            let process = pid.parse().ok().and_then(|pid| Process::of_pid(pid, Kind::Member));
+            let process = process.ok_or_else(|| ProviderError::DidNotStart {
+                what: wanted.what.to_owned(),
+                reason: "podman made no process".to_owned(),
+                log: String::new(),
+            })?;
+            files::write(run_file, process.to_string().as_bytes())?;
+            self.must(wanted.what, self.podman().args(["start", &container])).await?;
+            Ok(process)
+        };
+        let made = made.await;
+        if made.is_err() {
+            self.remove("member", name, Duration::ZERO).await?;
+        }
+        made
+    }
+
+    /// The command line of a run to its end; its variables stand in the file that is answered beside it, which has to be
+    /// deleted when the run is over.
+    pub fn run_command(
+        &self,
+        name: &str,
+        wanted: &Wanted<'_>,
+    ) -> Result<(Vec<String>, PathBuf, Vec<EnvVar>), ProviderError> {
+        let (arguments, mut variables) = self.create_words(wanted)?;
+        let mut command = vec!["podman".to_owned()];
+        command.extend(self.options.iter().cloned());
+        command.extend(["run", "--rm", "--name"].map(str::to_owned));
+        command.push(self.name("run", name));
+        command.extend(arguments);
+        let lines = std::mem::take(&mut variables.lines);
+        let file = std::mem::take(&mut variables.file);
+        Ok((command, file, lines))
+    }
+
+    fn create_words(&self, wanted: &Wanted<'_>) -> Result<(Vec<String>, Variables), ProviderError> {
+        let file = self.root.path().join("run").join(format!(".env.{}", files::random_hex(6)));
+        // A file of variables has a line for each. What has several lines itself goes through podman's environment.
+        let (lines, plain): (Vec<EnvVar>, Vec<EnvVar>) =
+            wanted.env.iter().cloned().partition(|var| var.value.expose_secret().contains(['\n', '\r']));
+        let mut text = String::new();
+        for var in &plain {
+            text.extend([var.name.as_str(), "=", var.value.expose_secret(), "\n"]);
+        }
+        files::write(&file, text.as_bytes())?;
+        let mut words: Vec<String> =
+            ["--network", "host", "--cap-drop", "all", "--security-opt", "no-new-privileges"].map(str::to_owned).into();
+        words.extend(["--pull".to_owned(), "never".to_owned()]);
+        words.extend(["--label".to_owned(), format!("berth.root={}", self.root.id())]);
+        words.extend(["--memory".to_owned(), format!("{}m", wanted.shape.memory_mb.max(6))]);
+        words
+            .extend(["--cpu-shares".to_owned(), (u64::from(wanted.shape.cpu_millis) * 1024 / 1000).max(2).to_string()]);
+        // Never above our own: that would be refused where we may not raise them.
+        for (name, resource, most) in [("nofile", Resource::Nofile, 65_536), ("nproc", Resource::Nproc, 32_768)] {
+            let own = rustix::process::getrlimit(resource).maximum.unwrap_or(most).min(most);
+            words.extend(["--ulimit".to_owned(), format!("{name}={own}:{own}")]);
+        }
+        words.extend(["--env-file".to_owned(), file.display().to_string()]);
+        for var in &lines {
+            words.extend(["--env".to_owned(), var.name.clone()]);
+        }
+        words.push(wanted.image.to_owned());
+        words.extend(wanted.command.iter().cloned());
+        Ok((words, Variables { file, lines }))
+    }
+
+    /// Asks it to end, insists after the grace, forgets it. Absent is success.
+    pub async fn remove(&self, kind: &str, name: &str, grace: Duration) -> Result<(), ProviderError> {
+        let container = self.name(kind, name);
+        let seconds = grace.as_secs().to_string();
+        let mut remove = self.podman();
+        remove.args(["rm", "--force", "--ignore", "--time", &seconds, &container]);
+        let output = self.run(&container, grace + COMMAND_LIMIT, &mut remove).await?;
+        let reason = words(&output.stderr);
+        if output.status.success() || reason.contains("no such container") || reason.contains("no container with name")
+        {
+            return Ok(());
+        }
+        Err(ProviderError::Busy { what: format!("container `{container}` ({reason})") })
+    }
+}
+
+/// What a container wrote, without the time and stream that podman puts before each line.
+pub(super) fn plain_line(line: &str) -> &str {
+    let mut rest = line;
+    for _ in 0..3 {
+        match rest.split_once(' ') {
+            Some((_, after)) => rest = after,
+            None => return line,
+        }
+    }
+    rest
+}
+
+fn is_loopback(registry: &str) -> bool {
+    let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// The end of what podman said, as one line.
+fn words(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
+    let skip = line.chars().count().saturating_sub(WORDS_MOST);
+    line.chars().skip(skip).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_loopback, plain_line};
+
+    #[test]
+    fn a_line_of_a_container_is_what_it_wrote() {
+        assert_eq!(plain_line("2026-11-21T19:30:00.1+00:00 stdout F serving  hello"), "serving  hello");
+        assert_eq!(plain_line("2026-11-21T19:30:00.1+00:00 stderr F "), "");
+        assert_eq!(plain_line("odd"), "odd");
+        assert!(is_loopback("127.0.0.1:5000") && is_loopback("localhost") && !is_loopback("ghcr.io"));
+    }
+}
