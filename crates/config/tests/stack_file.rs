@@ -123,7 +123,7 @@ data:
     - { table: comments, to: orders }
     - { table: comments, columns: [], to: orders, if: b }
   retention: { customers.x.y: at, a.b: '' }
-  redis: { prefixes: ['t:{tenant}', 'x:', 't:{tenant}:', 't:{tenant}:'], store: maybe }
+  redis: { prefixes: ['t:{tenant}', 'x:', 't:{tenant}:', 't:{tenant}:', 't:cache:{tenant}:'], store: maybe }
   objects: { prefixes: ['{tenant}/', '/a/{tenant}/', 'a/{tenant}-b/', '../{tenant}/'], bucket: b }
   hooks:
     create: { sql: select 1, url: /x }

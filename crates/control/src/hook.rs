@@ -67,6 +67,14 @@ async fn run_sql(
     Ok(last.flatten())
 }
 
+/// Whether it looks for the tenant by its name.
+pub(crate) fn names_the_slug(hook: &Hook) -> bool {
+    match hook {
+        Hook::Sql(sql) => sql.contains(":slug"),
+        Hook::Url(_) => true,
+    }
+}
+
 fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }

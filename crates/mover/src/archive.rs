@@ -337,7 +337,7 @@ async fn restore_table(
     let columns = idents(&archived.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>());
     let stopped = |source| MoveError::Copy { table: table.table.clone(), source };
     let tx = client.transaction().await.doing(Side::Target, what)?;
-    pass_the_fence(&tx, tenant).await?;
+    pass_the_fence(&tx, Side::Target, tenant).await?;
     // Of the columns alone: what the table makes by itself is made when the rows go in.
     tx.batch_execute(&format!(
         "create temporary table berth_restore on commit drop as select {columns} from {name} with no data"
@@ -393,24 +393,26 @@ async fn restore_table(
 
 /// As any writer of the tenant does, though the fence lets the mover's role through: waits for whoever arms it, and
 /// writes only where the tenant lives.
-async fn pass_the_fence(tx: &tokio_postgres::Transaction<'_>, tenant: &TenantKey) -> Result<(), MoveError> {
+pub(crate) async fn pass_the_fence(
+    tx: &tokio_postgres::Transaction<'_>,
+    side: Side,
+    tenant: &TenantKey,
+) -> Result<(), MoveError> {
     let what = "passing the fence";
-    if !fence::is_installed(tx.client(), Side::Target).await? {
+    if !fence::is_installed(tx.client(), side).await? {
         return Ok(());
     }
     let row = tx
         .query_opt("select number from berth.fence where tenant = $1", &[&tenant.as_str()])
         .await
-        .doing(Side::Target, what)?;
+        .doing(side, what)?;
     let Some(row) = row else { return Ok(()) };
     let number: i32 = row.get(0);
-    tx.execute("select pg_advisory_xact_lock_shared($1, $2)", &[&LOCK_CLASS, &number])
-        .await
-        .doing(Side::Target, what)?;
+    tx.execute("select pg_advisory_xact_lock_shared($1, $2)", &[&LOCK_CLASS, &number]).await.doing(side, what)?;
     let open: bool = tx
         .query_one("select state = 'open' from berth.fence where tenant = $1", &[&tenant.as_str()])
         .await
-        .doing(Side::Target, what)?
+        .doing(side, what)?
         .get(0);
     if open { Ok(()) } else { Err(MoveError::LivesElsewhere) }
 }

@@ -286,9 +286,13 @@ impl Followers {
         }
     }
 
-    /// When the last listing began, if that was before the pause: objects from then on may be missing.
-    pub fn late_since(&self) -> Option<jiff::Timestamp> {
-        self.objects.as_ref().and_then(objects::Follower::late_since)
+    /// When the last listing began, if that was before the pause: objects from then on may be missing. What it saw is
+    /// kept for [`bring_late_objects`].
+    pub fn late_since(self, spec: &MoveSpec) -> Option<jiff::Timestamp> {
+        let objects = self.objects?;
+        let since = objects.late_since();
+        spec.ahead.keep_objects(since.and_then(|_| objects.known()));
+        since
     }
 }
 
@@ -296,7 +300,7 @@ impl Followers {
 /// it began. Of two, the newer stays; what is there already is not written again.
 pub async fn bring_late_objects(spec: &MoveSpec, plan: &MovePlan, since: jiff::Timestamp) -> Result<u64, MoveError> {
     match objects_of(spec, plan)? {
-        Some((objects, prefixes)) => objects::sweep(objects, &prefixes, since).await,
+        Some((objects, prefixes)) => objects::sweep(objects, &prefixes, since, spec.ahead.take_objects()).await,
         None => Ok(0),
     }
 }
@@ -341,8 +345,9 @@ pub(crate) async fn clear_target(
     Ok(())
 }
 
-/// A tenant that is deleted: its keys and objects where it lived, which is `source` of both.
-pub async fn remove_all(
+/// Whether a tenant's keys and objects are surely nobody else's. Asked before its rows go: afterwards its own key is not
+/// among those that are looked through.
+pub async fn may_be_removed(
     endpoint: &Endpoint,
     rules: &DataRules,
     beside: &Beside,
@@ -353,10 +358,21 @@ pub async fn remove_all(
     }
     let client = connect(endpoint, Side::Source, "berth-remove").await?;
     let mut obstacles = Vec::new();
-    must_be_told_apart(&client, Side::Source, rules, beside, &mut obstacles).await?;
-    if !obstacles.is_empty() {
-        return Err(MoveError::Obstacles(obstacles));
+    for prefixes in [beside.keys.as_ref().map(|k| &k.prefixes), beside.objects.as_ref().map(|o| &o.prefixes)] {
+        ambiguous(prefixes.map_or(&[], Vec::as_slice), tenant, &mut obstacles);
     }
+    must_be_told_apart(&client, Side::Source, rules, beside, &mut obstacles).await?;
+    if obstacles.is_empty() { Ok(()) } else { Err(MoveError::Obstacles(obstacles)) }
+}
+
+/// A tenant that is deleted: its keys and objects where it lived, which is `source` of both.
+pub async fn remove_all(
+    endpoint: &Endpoint,
+    rules: &DataRules,
+    beside: &Beside,
+    tenant: &TenantKey,
+) -> Result<(), MoveError> {
+    may_be_removed(endpoint, rules, beside, tenant).await?;
     let of_tenant = |prefixes: &[String]| prefixes.iter().map(|p| prefix_of(p, tenant)).collect::<Vec<_>>();
     if let Some(keys) = &beside.keys {
         let mut there = keys::There::of(&keys.source, Side::Source, &of_tenant(&keys.prefixes)).await?;

@@ -177,7 +177,7 @@ pub async fn cut_over(
                     attempts: attempt,
                     clock: Some(cut.clock),
                     hold_token: Some(cut.hold_token),
-                    late_objects_since: cut.beside.as_ref().and_then(beside::Followers::late_since),
+                    late_objects_since: cut.beside.take().and_then(|followers| followers.late_since(spec)),
                     ready: Some((cut.fences.target, cut.target)),
                 };
                 return forward(spec, ownership, edges, row, record).await;

@@ -131,6 +131,10 @@ pub enum Obstacle {
     Pooler { side: Side },
     #[error("the mover's role `{role}` in the {side} lacks {right}")]
     Rights { side: Side, role: String, right: String },
+    #[error(
+        "{sessions} sessions in the {side} that are not Berth's use the mover's own role `{role}`, which no fence holds back"
+    )]
+    SharedLogin { side: Side, role: String, sessions: i64 },
     #[error("the tenant's keys in Redis are kept nowhere else, and the target is shared with other tenants")]
     KeysOfAStore,
     #[error("the target's Redis may evict what the tenant keeps nowhere else (`maxmemory-policy` is `{policy}`)")]
@@ -211,6 +215,9 @@ impl Obstacle {
             }
             Self::Pooler { .. } => "give the address of the server itself".into(),
             Self::Rights { role, right, .. } => format!("ALTER ROLE {role} {right}"),
+            Self::SharedLogin { .. } => {
+                "end them, or give Berth a login that nobody else uses: the application needs no superuser".into()
+            }
             Self::KeysOfAStore => {
                 "move it into a cell of its own, or into Postgres; `data.redis.store: false` where it is a cache".into()
             }

@@ -52,7 +52,7 @@ pub use back::{close_way_back, keep, release};
 pub use bare::build;
 pub use beside::{
     Beside, BesideKind, BesidePlan, KeysBeside, ObjectsBeside, PLACE_OF_KEY, bring_late_objects, count_beside,
-    remove_all,
+    may_be_removed, remove_all,
 };
 pub use catalog::schema_fingerprint;
 pub use control_table::{ControlTable, NoEdges};

@@ -104,6 +104,8 @@ pub async fn purge(spec: &MoveSpec, old: &Old, watcher: &dyn Watcher) -> Result<
             }
             let began = Instant::now();
             let tx = client.transaction().await.doing(Side::Source, what)?;
+            // The mover's role passes every fence, and the tenant may have moved on since the last batch.
+            archive::pass_the_fence(&tx, Side::Source, &spec.tenant).await?;
             tx.batch_execute(APPLICATIONS_PATH).await.doing(Side::Source, what)?;
             let rows = tx.execute(&sql, &[&old.horizon]).await.doing(Side::Source, what)?;
             tx.commit().await.doing(Side::Source, what)?;

@@ -193,6 +193,16 @@ pub(crate) async fn servers(
             obstacles.push(Obstacle::Pooler { side });
         }
     }
+    for (client, side) in [(source, Side::Source), (target, Side::Target)] {
+        // A write of such a session passes the fence, and would be lost after the last comparison.
+        let sql = "select count(*), session_user::text from pg_stat_activity
+                    where datname = current_database() and usename = session_user and backend_type = 'client backend'
+                      and application_name not like 'berth%'";
+        let row = client.query_one(sql, &[]).await.doing(side, "looking at who is connected")?;
+        if row.get::<_, i64>(0) > 0 {
+            obstacles.push(Obstacle::SharedLogin { side, sessions: row.get(0), role: row.get(1) });
+        }
+    }
     // Clusters made from one template share the system identifier; start time and directory tell them apart.
     let same = |a: usize, b: usize| facts.get::<_, String>(a) == other.get::<_, String>(b);
     if same(6, 1) && same(7, 2) && same(10, 5) && same(11, 6) {

@@ -197,6 +197,13 @@ async fn a_tenant_whose_key_begins_like_anothers_prefix_keeps_its_keys() {
     let removed = berth_mover::remove_all(&back.source, &back.rules, &back.beside, &back.tenant).await;
     assert!(matches!(removed, Err(MoveError::Obstacles(_))), "{removed:?}");
     assert_eq!(keys_under(&target, &format!("t:{lookalike}:")).await.len(), 3_008);
+    // Nor when it is the other way round, and the row that says so is gone.
+    let root = two.client(&two.target, berth_infra::Role::Mover).await;
+    root.execute("delete from customers where id = $1", &[&lookalike]).await.unwrap();
+    let other = berth_domain::TenantKey::new(lookalike.clone()).unwrap();
+    let removed = berth_mover::remove_all(&back.source, &back.rules, &back.beside, &other).await;
+    assert!(matches!(removed, Err(MoveError::Obstacles(_))), "{removed:?}");
+    assert_eq!(keys_under(&target, &format!("t:{lookalike}:")).await.len(), 3_008);
     berth_mover::remove_all(&spec.source, &spec.rules, &spec.beside, &spec.tenant).await.unwrap();
     assert!(keys_under(&source, &format!("t:{tenant}:text")).await.is_empty());
 }

@@ -4,8 +4,8 @@
 mod common;
 
 use berth_infra::Role;
-use berth_mover::MoveSpec;
-use common::{SCHEMA, Two, Watch};
+use berth_mover::{MoveError, MoveSpec};
+use common::{MemoryOwnership, SCHEMA, Two, Watch, cut_over, until_built};
 use tokio_postgres::Client;
 
 /// Each partition has rows of both tenants, and each tenant old and young ones: a row's place in one partition is
@@ -76,4 +76,20 @@ async fn what_was_written_after_the_look_stays_until_the_next_purge() {
     assert_eq!(counted(&client, &two).await, (3 * EACH, 2 * EACH, 1), "no archive has it");
     let old = berth_mover::old_rows(&spec, None, &Watch::default()).await.unwrap();
     assert_eq!(berth_mover::purge(&spec, &old, &Watch::default()).await.unwrap(), 1);
+}
+
+/// The mover's role passes every fence, so a purge asks for itself whether the tenant still lives here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_takes_nothing_from_the_cell_that_its_tenant_has_left() {
+    let (two, purged) = partitioned().await;
+    let client = two.client(&two.source, Role::Mover).await;
+    let old = berth_mover::old_rows(&purged, None, &Watch::default()).await.unwrap();
+    let spec = MoveSpec { way_back: true, ..two.spec() };
+    let ownership = MemoryOwnership::new();
+    let (plan, token) = until_built(&spec, &ownership).await;
+    cut_over(&spec, &plan, &ownership).await.unwrap();
+    berth_mover::retire(&spec, &plan, true, token).await.unwrap();
+    let refused = berth_mover::purge(&purged, &old, &Watch::default()).await.unwrap_err();
+    assert!(matches!(refused, MoveError::LivesElsewhere), "{refused}");
+    assert_eq!(counted(&client, &two).await, (3 * EACH, 2 * EACH, EACH));
 }

@@ -40,6 +40,25 @@ async fn a_server_without_logical_wal_or_a_free_slot_is_refused_with_the_remedy(
     assert!(!admin.query_one(touched, &[]).await.unwrap().get::<_, bool>(0));
 }
 
+/// Fences let the mover's role through: what such a session writes after the last comparison would be lost.
+#[tokio::test]
+async fn a_session_of_somebody_else_under_the_movers_own_login_is_refused() {
+    let two = Two::filled(10).await;
+    let mut config = two.pg.config(Role::Mover, &two.source);
+    config.application_name("rails");
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let all = obstacles(&two.spec()).await;
+    let role = Role::Mover.user().to_owned();
+    assert_eq!(all, [Obstacle::SharedLogin { side: Side::Source, role, sessions: 1 }]);
+    drop(client);
+    connection.await.unwrap().unwrap();
+    let spec = two.spec();
+    berth_testkit::wait_until("the session's end", async || berth_mover::plan(&spec).await, Result::is_ok)
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
 async fn a_stopped_server_is_named_by_its_side() {
     let two = Two::shared(common::SCHEMA).await;

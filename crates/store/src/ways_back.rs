@@ -83,7 +83,9 @@ impl Tx {
     /// How many tenants' rows this cell keeps for a way back.
     pub async fn ways_back_into(&mut self, cell: CellId) -> Result<i64, StoreError> {
         let count = sqlx::query_scalar!(
-            r#"SELECT count(*) AS "count!" FROM ways_back WHERE old_cell = $1 AND state IN ('open', 'undoing')"#,
+            r#"SELECT count(*) AS "count!" FROM ways_back
+               WHERE (old_cell = $1 AND state IN ('open', 'undoing'))
+                  OR (new_cell = $1 AND state IN ('open', 'undoing', 'closing'))"#,
             cell.uuid()
         );
         Ok(count.fetch_one(&mut *self.inner).await?)

@@ -149,7 +149,11 @@ async fn measure(options: &BenchMover, servers: &Servers, dir: &Path) -> Result<
 }
 
 pub(super) async fn client(cell: &CellDatabase, database: &str) -> Result<Client, Failure> {
-    let login = cell.login(Role::Mover);
+    client_as(cell, database, Role::Mover).await
+}
+
+pub(super) async fn client_as(cell: &CellDatabase, database: &str, role: Role) -> Result<Client, Failure> {
+    let login = cell.login(role);
     let mut config = tokio_postgres::Config::new();
     config
         .host(&cell.host)
@@ -157,6 +161,7 @@ pub(super) async fn client(cell: &CellDatabase, database: &str) -> Result<Client
         .dbname(database)
         .user(&login.user)
         .password(login.password.expose_secret())
+        .application_name(if role == Role::Mover { "berth_bench" } else { "neighbour" })
         .options("-c synchronous_commit=on -c maintenance_work_mem=256MB -c jit=off");
     let (client, connection) = config.connect(NoTls).await.ours("a connection")?;
     tokio::spawn(async move {

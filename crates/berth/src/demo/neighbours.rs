@@ -4,10 +4,10 @@
 //! says who waits for whom and since when; it is asked as often as it answers, so a wait is known to within one look
 //! (`look_ms`). Beside it the neighbours' own clocks, and the same minute without moves.
 
-use super::mover::{Servers, TENANTS, client, fill, moved, run_sql, servers};
+use super::mover::{Servers, TENANTS, client, client_as, fill, moved, run_sql, servers};
 use super::say;
 use crate::fail::{Failure, FailureExt as _};
-use berth_infra::CellDatabase;
+use berth_infra::{CellDatabase, Role};
 use clap::Args;
 use serde_json::json;
 use std::path::Path;
@@ -64,6 +64,7 @@ async fn measure(options: &BenchNeighbours, servers: &Servers) -> Result<serde_j
     let (source, target) = (servers.source.database(), servers.target.database());
     let filler = client(source, "app").await?;
     run_sql(&filler, &format!("{}{}", super::mover::TABLES, super::mover::KEYS)).await?;
+    run_sql(&filler, "grant select, insert, update, delete on all tables in schema public to public").await?;
     let neighbours = fill(&filler, TENANTS, 20_000).await?;
     let mut tenants = Vec::new();
     while tenants.len() < options.moves {
@@ -110,8 +111,7 @@ async fn at_work(
 ) -> Result<JoinSet<Result<Vec<f64>, Failure>>, Failure> {
     let mut work = JoinSet::new();
     for nth in 0..CLIENTS {
-        let session = client(source, "app").await?;
-        run_sql(&session, "set application_name = 'neighbour'").await?;
+        let session = client_as(source, "app", Role::App).await?;
         let (t, over) = (neighbours[nth % neighbours.len()], Arc::clone(over));
         let vehicle = format!("(select id from vehicles where customer_id = '{t}' order by id limit 1)");
         let writes = [

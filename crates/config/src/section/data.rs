@@ -224,7 +224,12 @@ fn prefixes(reader: &mut Reader, at: &At<'_>, wrong: &dyn Fn(&str) -> Option<&'s
             None if !ended => Some("`{tenant}` once, and after it a character that ends the key: `t:{tenant}:`"),
             hint => hint,
         };
-        if let Some(hint) = hint {
+        // A tenant that is called like the rest of the longer one would own everybody's.
+        let head = |text: &str| text.split_once(PLACE_OF_KEY).map(|(head, _)| head.to_owned()).unwrap_or_default();
+        let inside = |one: &str, other: &str| one != other && other.starts_with(one);
+        let overlaps = all.iter().any(|it| inside(&head(it), &head(&text)) || inside(&head(&text), &head(it)));
+        let apart = "begin each as no other begins: `t:{tenant}:` and `cache:{tenant}:`, not `t:cache:{tenant}:`";
+        if let Some(hint) = hint.or(overlaps.then_some(apart)) {
             let problem = Problem::Malformed { message: "this prefix does not tell tenants apart", hint };
             reader.wrong(&item, problem);
         } else if all.contains(&text) {

@@ -3,9 +3,9 @@
 
 use super::{
     done, provision_cell, reserved, store,
-    tenant::{AwaitEdges, Call, call},
+    tenant::{AwaitEdges, Call, call, call_with},
 };
-use crate::{App, ControlError};
+use crate::{App, ControlError, hook};
 use async_trait::async_trait;
 use berth_domain::{CellId, TenantEvent, TenantId, TenantKey};
 use berth_store::Tx;
@@ -77,15 +77,34 @@ impl Step<App> for TellApplication {
 
     async fn run(&self, app: &App) -> Result<Option<String>, StepError> {
         let answer = call(app, self.tenant, Call::Create).await?;
+        let answer = answer.filter(|key| !key.is_empty());
         if let Some(key) = &answer {
             TenantKey::new(key.clone()).map_err(|error| StepError::permanent("bad_name", error.to_string()))?;
+            // Recorded, it would be deleted when this operation is undone.
+            let known = app.store().tenant_ids_by_key().await.map_err(store)?;
+            if known.get(key).is_some_and(|(tenant, _)| *tenant != self.tenant) {
+                return Err(ControlError::KeyTaken(key.clone()).into());
+            }
         }
-        Ok(answer.filter(|key| !key.is_empty()))
+        Ok(answer)
     }
-    /// By the key that we asked with: an application that chose another one has to find it by the name.
-    async fn undo(&self, app: &App, _made: Option<Option<String>>) -> Result<(), StepError> {
-        call(app, self.tenant, Call::Delete).await.map(drop)
+    /// By the key that the application answered, or by the one that we asked with. Where it is not known whether the hook
+    /// ran, only by that one: who has the tenant's name may have had it before.
+    async fn undo(&self, app: &App, made: Option<Option<String>>) -> Result<(), StepError> {
+        match made {
+            None if deletes_by_name(app).await? => {
+                tracing::info!(tenant.id = %self.tenant, "what the `create` hook may have left stays; `berth tenant sync` names it");
+                Ok(())
+            }
+            None | Some(None) => call(app, self.tenant, Call::Delete).await.map(drop),
+            Some(Some(key)) => call_with(app, self.tenant, Some(key), Call::Delete).await.map(drop),
+        }
     }
+}
+
+async fn deletes_by_name(app: &App) -> Result<bool, StepError> {
+    let in_force = app.stack().await?;
+    Ok(in_force.stack.data.hooks.delete.as_ref().is_some_and(hook::names_the_slug))
 }
 
 struct Publish {

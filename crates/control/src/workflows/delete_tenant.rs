@@ -74,12 +74,14 @@ impl Step<App> for DeleteRows {
         let cell = app.cell(about.cell).await?;
         let database = app.cell_database(&cell).await?;
         let data = &in_force.stack.data;
-        if data.hooks.delete.is_some() {
-            call(app, self.tenant, Call::Delete).await?;
-        }
         // Keys and objects go by prefix: nothing cascades to them.
         let beside = moves::beside(app, data, &database, (&database, true))?;
         let (endpoint, rules) = (cell_access::endpoint(&database), moves::rules(data));
+        let sure = berth_mover::may_be_removed(&endpoint, &rules, &beside, &about.key).await;
+        sure.map_err(ControlError::from)?;
+        if data.hooks.delete.is_some() {
+            call(app, self.tenant, Call::Delete).await?;
+        }
         let removed = berth_mover::remove_all(&endpoint, &rules, &beside, &about.key).await;
         removed.map_err(ControlError::from)?;
         // A hook that left the root row has not deleted the tenant, whatever it answered.

@@ -95,7 +95,8 @@ impl Part {
         let tenant = tenant(app, self.input.tenant).await?;
         let (source, target) = (app.cell(self.input.source).await?, app.cell(self.input.target).await?);
         let spec = moves::spec(app, self.of, &tenant, &source, &target).await?;
-        Ok(if self.way == Way::Back { spec.back() } else { MoveSpec { ahead: self.ahead.clone(), ..spec } })
+        let spec = if self.way == Way::Back { spec.back() } else { spec };
+        Ok(MoveSpec { ahead: self.ahead.clone(), ..spec })
     }
 
     /// The owner had changed before anybody asked to give up. Users are served first; then this undo stops for good,

@@ -4,7 +4,7 @@ use super::store;
 use crate::{App, ControlError, edge_link, hook};
 use async_trait::async_trait;
 use berth_config::{Hook, Hooks};
-use berth_domain::TenantId;
+use berth_domain::{TenantId, TenantKey};
 use berth_store::Tenant;
 use berth_workflow::{Step, StepError};
 use serde::{Deserialize, Serialize};
@@ -54,11 +54,25 @@ impl Call {
 
 /// Calls the application in the tenant's cell, if the stack file says how. `None`: it does not, or nothing came back.
 pub(super) async fn call(app: &App, id: TenantId, call: Call) -> Result<Option<String>, StepError> {
+    call_with(app, id, None, call).await
+}
+
+/// `key`: under which the application knows the tenant, where that is not recorded yet.
+pub(super) async fn call_with(
+    app: &App,
+    id: TenantId,
+    key: Option<String>,
+    call: Call,
+) -> Result<Option<String>, StepError> {
     let in_force = app.stack().await?;
     let Some(hook) = call.of(&in_force.stack.data.hooks) else { return Ok(None) };
     let tenant = tenant(app, id).await?;
     let cell = app.cell(tenant.cell).await?;
-    let about = hook::HookTenant { key: tenant.key, name: tenant.name, plan: tenant.plan };
+    let key = match key {
+        Some(key) => TenantKey::new(key).map_err(ControlError::from)?,
+        None => tenant.key,
+    };
+    let about = hook::HookTenant { key, name: tenant.name, plan: tenant.plan };
     Ok(hook::run(app, &cell, call.name(), hook, &about).await?)
 }
 

@@ -1,6 +1,6 @@
 //! What people ask of tenants, and what they are told when it cannot be.
 
-use crate::world::{World, change, read, read_tenant, wanted};
+use crate::world::{STACK, World, change, read, read_tenant, wanted};
 use berth_control::{Caller, ControlError, Kind, ReadTenant, Scope, audit, keys, moves, operations, sync, tenants};
 use berth_domain::{OperationState, TenantState};
 use berth_infra::Role;
@@ -75,6 +75,35 @@ async fn what_is_taken_full_or_unknown_is_said_and_leaves_nothing() {
     assert_eq!(names, ["acme", "beta"]);
 }
 
+/// An application with keys of its own, whose hooks find a tenant by its name: `berth init` suggests such.
+#[tokio::test]
+async fn a_create_that_fails_deletes_nobody_who_was_there_before() {
+    let world = World::bare().await;
+    let by_name = STACK
+        .replace(
+            "INSERT INTO customers (id, name) VALUES (:id, :slug) ON CONFLICT (id) DO NOTHING; SELECT id FROM customers WHERE id = :id",
+            "INSERT INTO customers (id, name) VALUES (''own-'' || :slug, :slug) ON CONFLICT (id) DO NOTHING; SELECT id FROM customers WHERE name = :slug || (CASE :slug WHEN ''twin'' THEN ''1'' ELSE '''' END)",
+        )
+        .replace("DELETE FROM customers WHERE id = :id", "DELETE FROM customers WHERE name = :slug");
+    world.apply(&by_name).await.unwrap();
+    world.finish().await;
+    let client = world.tenants.connect(Role::Mover).await;
+    let refuse = "ALTER TABLE customers ADD CHECK (name <> 'north') NOT VALID";
+    client.batch_execute("INSERT INTO customers VALUES ('1', 'north')").await.unwrap();
+    client.batch_execute(refuse).await.unwrap();
+    let before = world.root_rows().await;
+    let refused = tenants::create(&world.app, &change(), wanted("north", "hobby")).await.unwrap();
+    assert_eq!(world.carry_out(refused.id).await, OperationState::Failed);
+    assert_eq!(world.root_rows().await, before, "whoever had that name is there as before");
+
+    // The hook answers with the key of somebody else's tenant.
+    world.create("twin1", "hobby").await;
+    let answered = tenants::create(&world.app, &change(), wanted("twin", "hobby")).await.unwrap();
+    assert_eq!(world.carry_out(answered.id).await, OperationState::Failed);
+    let rows = world.root_rows().await;
+    assert!(rows.contains(&"own-twin1 twin1".to_owned()), "{rows:?}");
+}
+
 #[tokio::test]
 async fn of_two_who_want_the_last_place_one_gets_it() {
     let world = World::new().await;
@@ -121,7 +150,7 @@ async fn a_move_to_where_the_tenant_is_or_to_another_schema_is_refused() {
     };
     assert_eq!(told(&start("shared-1").await), ("same_cell", Kind::Invalid));
     assert_eq!(told(&start("atlantis").await), ("no_cell", Kind::NotFound));
-    let file = format!("{}  shared-2: {{ class: shared, provider: fake, max_tenants: 2 }}\n", crate::world::STACK);
+    let file = format!("{}  shared-2: {{ class: shared, provider: fake, max_tenants: 2 }}\n", STACK);
     world.apply(&file).await.unwrap();
     assert_eq!(told(&start("shared-2").await), ("cell_not_ready", Kind::Conflict));
     world.finish().await;

@@ -96,16 +96,16 @@ async fn read(
     Ok(Some((hash.finalize().to_vec(), read)))
 }
 
-/// One object, written as a stream and read back, as it is when that is done.
-async fn copy_one(objects: &ObjectsBeside, at: &Path) -> Result<(), MoveError> {
+/// One object, written as a stream and read back, as it is when that is done. False: it is not there any more, which
+/// the next listing says too.
+async fn copy_one_to(objects: &ObjectsBeside, at: &Path, to: &Path) -> Result<bool, MoveError> {
     for _ in 0..TRIES {
-        let mut writer = BufWriter::new(objects.target.clone(), at.clone());
-        // Deleted since it was listed: the next listing says so.
+        let mut writer = BufWriter::new(objects.target.clone(), to.clone());
         let Some((written, was)) = read(&objects.source, Side::Source, at, Some(&mut writer)).await? else {
-            return Ok(());
+            return Ok(false);
         };
         writer.shutdown().await.map_err(failed(Side::Target, "writing an object"))?;
-        let back = read(&objects.target, Side::Target, at, None).await?;
+        let back = read(&objects.target, Side::Target, to, None).await?;
         if back.is_none_or(|(back, _)| back != written) {
             let differs = std::io::Error::other(format!("`{at}` is another one than was written"));
             return Err(trouble(Side::Target, "reading an object back")(Box::new(differs)));
@@ -113,7 +113,7 @@ async fn copy_one(objects: &ObjectsBeside, at: &Path) -> Result<(), MoveError> {
         // A copy is as old as its end, not as what was read: one that was written again meanwhile would look older.
         match objects.source.head(at).await {
             Ok(now) if state(&now) != was => {}
-            Ok(_) | Err(object_store::Error::NotFound { .. }) => return Ok(()),
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => return Ok(true),
             Err(error) => return Err(failed(Side::Source, "reading an object")(error)),
         }
     }
@@ -122,16 +122,20 @@ async fn copy_one(objects: &ObjectsBeside, at: &Path) -> Result<(), MoveError> {
 }
 
 async fn copy_all(objects: &ObjectsBeside, paths: Vec<Path>) -> Result<(), MoveError> {
-    let copies = futures_util::stream::iter(paths).map(|at| async move { copy_one(objects, &at).await });
-    copies.buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await.map(drop)
+    let copies = futures_util::stream::iter(paths).map(|at| async move { copy_one_to(objects, &at, &at).await });
+    copies.buffer_unordered(AT_ONCE).try_collect::<Vec<bool>>().await.map(drop)
+}
+
+fn random() -> u64 {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).expect("the system has random numbers");
+    u64::from_le_bytes(random)
 }
 
 /// Both sides are the same place: a bucket that all cells share. Tried, because two addresses may lead to one bucket.
 pub(super) async fn same_place(objects: &ObjectsBeside, prefixes: &[String]) -> Result<bool, MoveError> {
     let Some(prefix) = prefixes.first() else { return Ok(true) };
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).expect("the system has random numbers");
-    let at = parsed(&format!("{prefix}berth-probe-{:016x}", u64::from_le_bytes(random)), Side::Target)?;
+    let at = parsed(&format!("{prefix}berth-probe-{:016x}", random()), Side::Target)?;
     let put = objects.target.put(&at, object_store::PutPayload::new()).await;
     put.map_err(failed(Side::Target, "writing an object"))?;
     let seen = match objects.source.head(&at).await {
@@ -264,24 +268,117 @@ impl Follower {
     }
 }
 
-/// Objects from `since` on: the source takes no more requests, the target does. The newer of two stays.
+/// Objects from `since` on: the source takes no more requests, the target does. The newer of two stays. `known`: what
+/// was brought before, where this process saw it; what is not there any more of that, its tenant deleted.
 pub(super) async fn sweep(
     objects: &ObjectsBeside,
     prefixes: &[String],
     since: jiff::Timestamp,
+    known: Option<Known>,
 ) -> Result<u64, MoveError> {
     let (ours, theirs) =
         tokio::try_join!(list(&objects.source, Side::Source, prefixes), list(&objects.target, Side::Target, prefixes))?;
     // Clocks of stores are not ours; what was brought before is found to be there.
     let from = since.saturating_sub(CLOCKS).unwrap_or(since);
-    let late = |(at, (size, written)): (&Path, &State)| {
-        *written >= from
-            && theirs
-                .get(at)
-                .is_none_or(|(theirs, brought)| written > brought || (theirs != size && written == brought))
+    let changed = |at: &Path, state: &State| match &known {
+        Some(known) => known.get(at) != Some(state),
+        None => state.1 >= from,
     };
-    let late: Vec<Path> = ours.iter().filter(|it| late(*it)).map(|(at, _)| at.clone()).collect();
-    let many = late.len() as u64;
-    copy_all(objects, late).await?;
-    Ok(many)
+    let late = ours.iter().filter(|(at, state)| {
+        let (size, written) = state;
+        changed(at, state)
+            && theirs
+                .get(*at)
+                .is_none_or(|(theirs, brought)| written > brought || (theirs != size && written == brought))
+    });
+    let late = late.map(|(at, _)| (at.clone(), theirs.get(at).copied()));
+    let copies = futures_util::stream::iter(late.collect::<Vec<_>>());
+    let copies = copies.map(|(at, was)| async move { bring_late(objects, &at, was).await });
+    let brought: Vec<bool> = copies.buffer_unordered(AT_ONCE).try_collect().await?;
+    Ok(brought.into_iter().filter(|it| *it).count() as u64)
+}
+
+/// One object into a place that is written by its tenant meanwhile: beside it first, then into its place only if that
+/// is still as it was listed. Between the look at an older one and its replacement lies one call to the store.
+async fn bring_late(objects: &ObjectsBeside, at: &Path, was: Option<State>) -> Result<bool, MoveError> {
+    let aside = parsed(&format!("berth-late/{:016x}", random()), Side::Target)?;
+    let target = &objects.target;
+    if !copy_one_to(objects, at, &aside).await? {
+        return Ok(false);
+    }
+    let writing = failed(Side::Target, "writing an object");
+    let done = match was {
+        None => target.rename_if_not_exists(&aside, at).await,
+        Some(was) => match target.head(at).await {
+            Ok(now) if state(&now) == was => target.rename(&aside, at).await,
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => {
+                gone_from(target, Side::Target, &aside).await?;
+                return Ok(false);
+            }
+            Err(error) => Err(error),
+        },
+    };
+    match done {
+        Ok(()) => Ok(true),
+        // The tenant was quicker, and what it wrote is newer.
+        Err(object_store::Error::AlreadyExists { .. }) => {
+            gone_from(target, Side::Target, &aside).await?;
+            Ok(false)
+        }
+        Err(error) => Err(writing(error)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::{ObjectsBeside, Path, bring_late, list, state, sweep};
+    use crate::{Archives, Side};
+    use object_store::{ObjectStoreExt, memory::InMemory};
+    use std::sync::Arc;
+
+    fn places() -> (ObjectsBeside, Archives, Archives) {
+        let (source, target): (Archives, Archives) = (Arc::new(InMemory::new()), Arc::new(InMemory::new()));
+        let prefixes = vec!["t/1/".to_owned()];
+        (ObjectsBeside { source: source.clone(), target: target.clone(), prefixes }, source, target)
+    }
+
+    async fn put(place: &Archives, at: &str, text: &'static str) -> Path {
+        let at = Path::from(at);
+        place.put(&at, text.into()).await.unwrap();
+        at
+    }
+
+    async fn read(place: &Archives, at: &Path) -> Option<String> {
+        let bytes = place.get(at).await.ok()?.bytes().await.unwrap();
+        Some(String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_was_brought_and_then_deleted_in_the_new_place_stays_deleted() {
+        let (objects, source, target) = places();
+        let brought = put(&source, "t/1/brought", "old").await;
+        let known = list(&source, Side::Source, &objects.prefixes).await.unwrap();
+        let late = put(&source, "t/1/late", "late").await;
+        let since = jiff::Timestamp::now();
+        assert_eq!(sweep(&objects, &objects.prefixes, since, Some(known)).await.unwrap(), 1);
+        assert_eq!(read(&target, &late).await.as_deref(), Some("late"));
+        assert_eq!(read(&target, &brought).await, None, "its tenant deleted it there");
+    }
+
+    #[tokio::test]
+    async fn a_late_object_never_takes_the_place_of_what_the_tenant_wrote_meanwhile() {
+        let (objects, source, target) = places();
+        let at = put(&source, "t/1/a", "from the old cell").await;
+        put(&target, "t/1/a", "written in the new one").await;
+        assert!(!bring_late(&objects, &at, None).await.unwrap(), "it was absent when it was listed");
+        let listed = state(&target.head(&at).await.unwrap());
+        put(&target, "t/1/a", "and once more, longer").await;
+        assert!(!bring_late(&objects, &at, Some(listed)).await.unwrap(), "it was another one when it was listed");
+        assert_eq!(read(&target, &at).await.as_deref(), Some("and once more, longer"));
+        let listed = state(&target.head(&at).await.unwrap());
+        assert!(bring_late(&objects, &at, Some(listed)).await.unwrap());
+        assert_eq!(read(&target, &at).await.as_deref(), Some("from the old cell"));
+        assert_eq!(list(&target, Side::Target, &["berth-late/".to_owned()]).await.unwrap().len(), 0);
+    }
 }
