@@ -35,6 +35,8 @@ missing_packages() {
 # What only some tests need; where it cannot be installed they say that they were skipped.
 missing_for_tests() {
     command -v redis-server >/dev/null 2>&1 || echo redis-server
+    [ -x /usr/sbin/sshd ] || echo openssh-server
+    command -v ssh >/dev/null 2>&1 || echo openssh-client
 }
 
 # install_quietly PACKAGE...: installs programs and starts none of them. Debian asks this file before it starts a server.

@@ -27,6 +27,7 @@ mod plans;
 mod problem;
 mod recovery;
 mod server;
+mod servers;
 mod stack;
 mod status;
 mod tenants;
@@ -138,6 +139,9 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(cells::logs))
         .routes(routes!(cells::abilities))
         .routes(routes!(cells::add))
+        .routes(routes!(servers::list, servers::add))
+        .routes(routes!(servers::look))
+        .routes(routes!(servers::ways))
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::revoke))
         .routes(routes!(operations::list))

@@ -72,6 +72,8 @@ pub fn run(options: Edge, url: String, key: Option<SecretString>) -> Result<(), 
         workers,
         limits: Limits { trusted_peers: options.trust, ..Limits::default() },
     };
+    #[cfg(feature = "ssh")]
+    let ways = ways(&config)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().ours("a thread could not be started")?;
     runtime.block_on(async {
@@ -83,7 +85,16 @@ pub fn run(options: Edge, url: String, key: Option<SecretString>) -> Result<(), 
                 _ = interrupt.recv() => {}
             }
         };
-        berth_edge::run(config, told).await.map_err(|error| {
+        let served = berth_edge::run(config, told);
+        #[cfg(feature = "ssh")]
+        let served = async {
+            tokio::select! {
+                biased;
+                served = served => served,
+                () = ways => unreachable!("ways are kept for ever"),
+            }
+        };
+        served.await.map_err(|error| {
             let (hint, kind) = (error.hint(), error.kind());
             let mut failure = Failure::ours(error, "the edge", hint);
             if kind == EdgeErrorKind::Caller {
@@ -92,4 +103,13 @@ pub fn run(options: Edge, url: String, key: Option<SecretString>) -> Result<(), 
             failure
         })
     })
+}
+
+/// To members on servers that are reached over SSH.
+#[cfg(feature = "ssh")]
+fn ways(config: &EdgeConfig) -> Result<impl Future<Output = ()> + use<>, Failure> {
+    let client = |url: &String| berth_client::Client::new(url, Some(config.api_key.clone()));
+    let clients: Result<Vec<_>, _> = config.control_urls.iter().map(client).collect();
+    let clients = clients.ours("the address of the control plane")?;
+    Ok(crate::ways::keep(clients, config.name.clone(), config.data_dir.clone()))
 }

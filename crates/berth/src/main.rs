@@ -11,6 +11,10 @@ mod init;
 mod janitor;
 mod mover;
 mod serve;
+#[cfg(feature = "ssh")]
+mod server;
+#[cfg(feature = "ssh")]
+mod ways;
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use cli::{ApiCommand, CliError, Common, Connection, Context};
@@ -46,8 +50,19 @@ enum Command {
     /// One tenant between two Postgres databases, with no control plane
     #[command(subcommand)]
     Mover(mover::Mover),
+    /// One fresh host to a served tenant: serve, edge, Postgres, the first cell
+    #[cfg(feature = "ssh")]
+    Up(server::Up),
+    /// Hosts for cells, by their own SSH
+    #[cfg(feature = "ssh")]
+    #[command(subcommand)]
+    Server(server::Server),
     #[command(hide = true)]
     Janitor(janitor::Janitor),
+    /// The half of the adapter `ssh` that runs on a host: started over SSH, never by people
+    #[cfg(feature = "ssh")]
+    #[command(hide = true)]
+    Agent,
     /// Completions for a shell, on stdout
     Completions { shell: clap_complete::Shell },
 }
@@ -78,7 +93,13 @@ fn main() -> ExitCode {
         },
         Command::Demo(options) => demo::run(&options, program.common.json),
         Command::Mover(command) => mover::run(command, program.common.json, &mover_variables()),
+        #[cfg(feature = "ssh")]
+        Command::Up(options) => options.start(&program.common),
+        #[cfg(feature = "ssh")]
+        Command::Server(verb) => verb.run(&program.common, api_key()),
         Command::Janitor(options) => role(|| janitor::run(&options)),
+        #[cfg(feature = "ssh")]
+        Command::Agent => role(agent),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Program::command(), "berth", &mut text);
@@ -100,6 +121,13 @@ fn api(command: ApiCommand, common: Common) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
+}
+
+#[cfg(feature = "ssh")]
+fn agent() -> Result<(), fail::Failure> {
+    use fail::FailureExt as _;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.ours("threads could not be started")?.block_on(berth_providers::ssh::run_agent()).ours("answering")
 }
 
 /// A long-running role: with a log, and its end told as an exit status.

@@ -7,11 +7,12 @@ use berth_domain::{
 };
 use berth_wire::{
     Abandon, Approval, ApprovalReject, Archive, AuditEntry, Cell, CellAbilities, CellCreate, Certificate,
-    CertificateAdd, CostInvoice, CostMonth, Costs, Decision, DecisionAsk, Drain, DrainAsk, EdgeView, EndpointAdd,
-    Entitlements, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate, InvoiceImport, Key, KeyCreate,
-    KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent, Overview, Page, PhaseAnswer, PhaseAsk, PlanPrice,
-    PlanView, Profile, PurgePlan, Recovery, Stack, StackApplied, StackApply, SyncReport, Tenant, TenantChange,
-    TenantCreate, TenantHosts, TenantMove, TenantSync, TenantUsage, Usage, UsageCounted, UsageEvent,
+    CertificateAdd, CostInvoice, CostMonth, Costs, Decision, DecisionAsk, Drain, DrainAsk, EdgeView, EdgeWay,
+    EndpointAdd, Entitlements, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate, InvoiceImport, Key,
+    KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent, Overview, Page, PhaseAnswer, PhaseAsk,
+    PlanPrice, PlanView, Profile, PurgePlan, Recovery, Server, ServerAdd, ServerLook, ServerSeen, Stack, StackApplied,
+    StackApply, SyncReport, Tenant, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync, TenantUsage,
+    Usage, UsageCounted, UsageEvent,
     edge::{EdgeAck, EdgeAckAnswer, EdgeMeters, EdgeMetersAnswer},
 };
 use http::Method;
@@ -225,6 +226,18 @@ impl Client {
         self.write(Method::POST, "/v1/endpoints", wanted).await
     }
 
+    pub async fn server_look(&self, wanted: &ServerLook) -> Result<ServerSeen, ClientError> {
+        self.write(Method::POST, "/v1/servers/look", wanted).await
+    }
+
+    pub async fn server_add(&self, wanted: &ServerAdd) -> Result<Operation, ClientError> {
+        self.write(Method::POST, "/v1/servers", wanted).await
+    }
+
+    pub async fn servers(&self) -> Result<Vec<Server>, ClientError> {
+        self.all("/v1/servers", Query::default(), None).await
+    }
+
     pub async fn cell_abilities(&self, cell: &str) -> Result<CellAbilities, ClientError> {
         self.get(&format!("/v1/cells/{}/abilities", escaped(cell))).await
     }
@@ -348,6 +361,11 @@ impl Client {
 
     pub async fn edges(&self) -> Result<Vec<EdgeView>, ClientError> {
         self.all("/v1/edges", Query::default(), None).await
+    }
+
+    /// How an edge reaches members that stand on servers of their own.
+    pub async fn edge_ways(&self, edge: &EdgeName) -> Result<Vec<EdgeWay>, ClientError> {
+        self.all(&format!("/v1/edges/{edge}/ways"), Query::default(), None).await
     }
 
     /// The stream that an edge follows: [`berth_wire::edge::EdgeEvent`] a line.

@@ -203,11 +203,18 @@ impl App {
         Ok(self.provider(&cell.provider).await?.foreign)
     }
 
-    /// How to log in to a cell's database, from the sealed record: it needs no answer of the provider.
+    /// How to log in to a cell's database, from the sealed record: it needs no answer of the provider, but for a way
+    /// there where its address alone is none.
     pub async fn cell_database(&self, cell: &Cell) -> Result<CellDatabase, ControlError> {
         let sealed = self.store().cell_access(cell.id).await?;
         let text = sealed.ok_or_else(|| ControlError::NoDatabase(cell.name.clone()))?;
-        cell_access::read(&text)
+        let database = cell_access::read(&text)?;
+        // A provider that the stack file does not name any more opens no ways; its cells' addresses stand all the same.
+        if let Ok(provider) = self.database_of(cell).await {
+            let opened = provider.open_way(&database).await;
+            opened.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
+        }
+        Ok(database)
     }
 
     /// A cell that must exist, since a row refers to it.

@@ -21,7 +21,7 @@ pub async fn add(
     app.writable().await?;
     let in_force = app.stack().await?;
     let stack = &in_force.stack;
-    let provider = provider(stack, wanted.provider.as_ref())?;
+    let provider = provider(stack, ADAPTER, wanted.provider.as_ref(), ControlError::NoEndpoints)?;
     if app.store().cell_by_name(&wanted.name).await?.is_some() {
         return Err(ControlError::CellExists(wanted.name));
     }
@@ -50,16 +50,24 @@ pub async fn add(
     Ok(views::operation(started, Vec::new()))
 }
 
-fn provider(stack: &Stack, named: Option<&ProviderName>) -> Result<ProviderName, ControlError> {
-    let mut all = stack.providers.iter().filter(|(_, provider)| provider.adapter == ADAPTER).map(|(name, _)| name);
+/// The provider that is named, or the only one with this adapter.
+pub(crate) fn provider(
+    stack: &Stack,
+    adapter: &str,
+    named: Option<&ProviderName>,
+    none: ControlError,
+) -> Result<ProviderName, ControlError> {
+    let mut all = stack.providers.iter().filter(|(_, provider)| provider.adapter == adapter).map(|(name, _)| name);
     match (named, all.next(), all.next()) {
         (Some(named), ..) => match stack.providers.get(named) {
-            Some(provider) if provider.adapter == ADAPTER => Ok(named.clone()),
-            Some(_) => Err(ControlError::NotOffered { provider: named.to_string(), what: "cells that exist already" }),
+            Some(provider) if provider.adapter == adapter => Ok(named.clone()),
+            Some(_) => {
+                Err(ControlError::NotOffered { provider: named.to_string(), what: "cells taken in over this call" })
+            }
             None => Err(ControlError::NoProvider(named.to_string())),
         },
         (None, Some(only), None) => Ok(only.clone()),
-        (None, None, _) => Err(ControlError::NoEndpoints),
+        (None, None, _) => Err(none),
         (None, Some(_), Some(_)) => Err(ControlError::WhichProvider(stack.providers.len())),
     }
 }

@@ -202,6 +202,8 @@ pub enum ControlError {
     ForeignSilent { cell: CellName, reason: String },
     #[error("the stack file has no provider for cells that exist already")]
     NoEndpoints,
+    #[error("the stack file has no provider for servers that are reached over SSH")]
+    NoServers,
     #[error("the control database")]
     Store(#[source] StoreError),
     #[error("the journal")]
@@ -284,6 +286,7 @@ impl ControlError {
             | Self::NoAdapter(_)
             | Self::NotOffered { .. }
             | Self::NoEndpoints
+            | Self::NoServers
             | Self::BadScope(_)
             | Self::BadKeyName
             | Self::BadMonth(_)
@@ -410,6 +413,7 @@ impl ControlError {
             Self::NoDatabase(_) => "no_database",
             Self::ForeignSilent { .. } => "foreign_silent",
             Self::NoEndpoints => "no_endpoints",
+            Self::NoServers => "no_servers",
             Self::Store(_) => "control_database",
             Self::Journal(error) => error.kind(),
             Self::Document(_) => "damaged_document",
@@ -492,6 +496,7 @@ impl ControlError {
             Self::Environment(_) => "set it where `berth serve` is started",
             Self::NoDatabase(_) => "wait until the cell is ready",
             Self::ForeignSilent { .. } => "it is looked at again every second; whoever runs it starts it",
+            Self::NoServers => "add `servers: { adapter: ssh }` to `providers` and apply it",
             Self::NoEndpoints => "add `existing: { adapter: endpoint }` to `providers` and apply it",
             Self::Hook { .. } => "hooks are in the stack file under `data.hooks`; they have to bear being run twice",
             Self::BadStackFile(mistakes) => {

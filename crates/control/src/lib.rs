@@ -21,7 +21,7 @@
 //! keys::{create(Change, &KeyCreate), list, revoke(Change, id), create_for_berth(app, name, scope), none_yet(app)}
 //! operations::{list(ReadTenant, &OperationFilter), show(ReadTenant, id), watch(ReadTenant, id) -> Stream, retry(Change, id),
 //!              abandon(Change, id, reason, force)}
-//! endpoints::{add(Change, EndpointAdd), abilities(Read, who)}
+//! endpoints::{add(Change, EndpointAdd), abilities(Read, who)}    servers::{look(Change, ServerLook), add(Change, ServerAdd), list(Read), ways(Follow)}
 //! decide::{decide(Read, &DecisionAsk), of_tenant(Read, who), profile(Read, who), set_profile(Change, who, Profile)}
 //! costs::{show(Read, month), months(Read, last), phase(Read, &PhaseAsk), import(Change, &InvoiceImport), forget(Change, month, provider),
 //!         plan_price(ReadTenant, who, &plan)}
@@ -68,6 +68,7 @@ pub mod plans;
 pub mod purge;
 pub mod recover;
 pub mod serve;
+pub mod servers;
 pub mod stack;
 pub mod status;
 pub mod sync;

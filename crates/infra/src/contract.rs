@@ -1,10 +1,11 @@
 //! The contracts themselves. Object safe, so that `control` holds them without knowing who stands behind.
 
 use crate::{
-    CellDatabase, CellSpec, DatabaseName, Listed, Member, MemberLoad, MemberName, MemberSpec, ProviderError,
-    RunOutcome, RunSpec, Source,
+    CellDatabase, CellSpec, DatabaseName, Listed, Machine, Member, MemberLoad, MemberName, MemberSpec, ProviderError,
+    RunOutcome, RunSpec, Source, Way,
 };
 use async_trait::async_trait;
+use berth_domain::CellName;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// What a look at a resource said. Unknown is an answer of its own: whoever takes it for absent makes a second one,
@@ -45,6 +46,11 @@ pub trait Database: Send + Sync {
     async fn stop_database(&self, name: &DatabaseName) -> Result<(), ProviderError>;
     /// Everything that carries our label, running or not.
     async fn list_databases(&self) -> Result<Vec<Listed<DatabaseName>>, ProviderError>;
+    /// Sees to it that this process can connect to the address in `database`. Cheap when it can already, and nothing
+    /// to do where the address is one of this machine or network.
+    async fn open_way(&self, _database: &CellDatabase) -> Result<(), ProviderError> {
+        Ok(())
+    }
 }
 
 /// Places where members run.
@@ -78,6 +84,15 @@ pub trait Compute: Send + Sync {
     async fn member_load(&self, _name: &MemberName) -> Result<Option<MemberLoad>, ProviderError> {
         Ok(None)
     }
+    /// By what the machine of a cell is recognised, also while nobody has said that it is the right one: the
+    /// fingerprint of its SSH host key.
+    async fn identity(&self, _cell: &CellName) -> Result<Option<String>, ProviderError> {
+        Ok(None)
+    }
+    /// The machine that a cell stands on, looked at now. `None`: this provider does not show one.
+    async fn machine(&self, _cell: &CellName) -> Result<Option<Machine>, ProviderError> {
+        Ok(None)
+    }
 }
 
 /// Bytes to and from something inside a cell.
@@ -96,4 +111,8 @@ pub enum ReachTarget<'a> {
 pub trait Reach: Send + Sync {
     /// `port` 0 is the port that the target itself was given.
     async fn reach(&self, target: ReachTarget<'_>, port: u16) -> Result<Stream, ProviderError>;
+    /// What an edge needs to get to the members of a cell by itself. `None`: their addresses are all it needs.
+    async fn way(&self, _cell: &CellName) -> Result<Option<Way>, ProviderError> {
+        Ok(None)
+    }
 }

@@ -22,7 +22,7 @@ pub use contract::{ByteStream, Compute, Database, Observed, Reach, ReachTarget, 
 pub use error::{ErrorKind, ProviderError};
 pub use name::{BadResourceName, DatabaseName, MemberName};
 pub use spec::{
-    CellDatabase, CellSpec, Confinement, EnvVar, Health, Listed, Login, Member, MemberLoad, MemberSpec, RedisUse,
-    RegistryLogin, Role, RunOutcome, RunSpec, Shape, Source,
+    CellDatabase, CellSpec, Confinement, EnvVar, Health, Listed, Login, Machine, Member, MemberLoad, MemberSpec,
+    RedisUse, RegistryLogin, Role, RunOutcome, RunSpec, Shape, Source, Way,
 };
 pub use unreliable::{Call, Fault, Faults, unreliable};

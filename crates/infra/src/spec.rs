@@ -239,6 +239,29 @@ pub struct Member {
     pub pid: Option<u32>,
 }
 
+/// The machine that a cell stands on, as it was last looked at.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// The distribution, as it names itself.
+    pub system: String,
+    pub arch: String,
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    pub memory_free_bytes: u64,
+    /// Where the cells' data lies.
+    pub disk_bytes: u64,
+    pub disk_free_bytes: u64,
+    /// Processes that ran or waited to, on average over the last minute.
+    pub load_1m: f64,
+}
+
+/// How another process of Berth gets into a cell without the control plane.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// In the words of the adapter that made it; a key that opens nothing but the cell's ports is among them.
+    pub settings: SecretString,
+}
+
 /// A command that runs to its end: `migrate`, a tenant hook.
 #[derive(Clone, Debug)]
 pub struct RunSpec {
@@ -268,7 +291,7 @@ impl RunOutcome {
 }
 
 /// Something that carries our label, for the sweep that removes what no row claims.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Listed<N> {
     pub name: N,
     pub cell: CellName,

@@ -4,11 +4,18 @@ pub mod archives;
 pub mod endpoint;
 pub mod http;
 pub mod local;
+#[cfg(feature = "ssh")]
+pub mod ssh;
 
 use berth_infra::Adapter;
 
 /// Every adapter of this build, by the name it has in the stack file.
-pub const ADAPTERS: &[Adapter] = &[local::ADAPTER, endpoint::ADAPTER];
+pub const ADAPTERS: &[Adapter] = &[
+    local::ADAPTER,
+    endpoint::ADAPTER,
+    #[cfg(feature = "ssh")]
+    ssh::ADAPTER,
+];
 
 /// The adapter of that name.
 pub fn adapter(name: &str) -> Option<Adapter> {

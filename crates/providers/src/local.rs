@@ -32,7 +32,7 @@ use cluster::{Clusters, Wanted};
 use files::Root;
 use member::Members;
 use serde::Deserialize;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::net::TcpStream;
 
 pub const ADAPTER: Adapter = Adapter { name: "local", build };
@@ -63,6 +63,13 @@ pub struct LocalOptions {
     /// Off only in tests: a power cut may then lose what was acknowledged.
     #[serde(default = "default_durable")]
     pub durable: bool,
+    /// Where databases listen: an address of loopback.
+    #[serde(default = "default_address")]
+    pub address: Ipv4Addr,
+}
+
+fn default_address() -> Ipv4Addr {
+    Ipv4Addr::LOCALHOST
 }
 
 fn default_root() -> PathBuf {
@@ -85,6 +92,7 @@ impl LocalOptions {
             member_user: None,
             podman: Vec::new(),
             durable: default_durable(),
+            address: default_address(),
         }
     }
 }
@@ -113,8 +121,14 @@ impl Local {
                 reason: format!("this machine has no user `{name}`"),
             })?),
         };
+        if !options.address.is_loopback() {
+            return Err(ProviderError::Refused {
+                what: "`address` of provider `local`".to_owned(),
+                reason: format!("{} is no address of loopback, and a database is not published", options.address),
+            });
+        }
         let root = Root::open(&options.root)?;
-        let containers = container::Containers { root: root.clone(), options: options.podman };
+        let containers = container::Containers { root: root.clone(), options: options.podman, user };
         let members = Members {
             containers,
             groups: cgroup::Groups::of(root.id()),
@@ -122,7 +136,8 @@ impl Local {
             stop_grace: Duration::from_millis(options.stop_grace_ms),
             user,
         };
-        let clusters = Clusters { root, bin_dir: options.postgres_bin, durable: options.durable, member_user: user };
+        let LocalOptions { postgres_bin: bin_dir, durable, address, .. } = options;
+        let clusters = Clusters { root, bin_dir, durable, member_user: user, address };
         Ok(Self { clusters, members })
     }
 

@@ -83,6 +83,11 @@ pub enum RenderError {
     NoWeb,
 }
 
+/// The units of `berth serve` and `berth edge`, which no stack changes.
+pub fn units() -> Vec<File> {
+    systemd::render()
+}
+
 impl RenderError {
     pub fn kind(&self) -> &'static str {
         match self {

@@ -21,6 +21,7 @@ mod operation;
 mod page;
 mod problem;
 mod schema;
+mod server;
 mod stack;
 mod status;
 mod tenant;
@@ -46,6 +47,7 @@ pub use operation::{
 };
 pub use page::Page;
 pub use problem::Problem;
+pub use server::{EdgeWay, Machine, Server, ServerAdd, ServerLook, ServerSeen};
 pub use stack::{Difference, DifferenceKind, PlanView, Stack, StackApplied, StackApply};
 pub use status::{Attention, CellCounts, EdgeSeen, EdgeView, Overview, Recovery, TenantCounts};
 pub use tenant::{SyncReport, SyncTenant, Tenant, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync};

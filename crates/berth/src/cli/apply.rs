@@ -102,8 +102,12 @@ fn of_environment(path: &Path, name: &str) -> PathBuf {
 fn read(path: &Path, environment: Option<&str>) -> Result<StackApply, CliError> {
     let files = StackFiles::read(path, environment)?;
     files.parse()?;
-    let file = files.joined();
-    Ok(StackApply { file, files: files.files.into_inner(), dry_run: true })
+    Ok(StackApply { dry_run: true, ..stack_apply(&files) })
+}
+
+/// What a server is sent, once the files were parsed.
+pub fn stack_apply(files: &StackFiles) -> StackApply {
+    StackApply { file: files.joined(), files: files.files.borrow().clone(), dry_run: false }
 }
 
 fn screen(applied: &StackApplied) -> String {

@@ -9,7 +9,7 @@ use super::{
 };
 use berth_client::Drainable;
 use berth_domain::{CellClass, CellName, MemberId, ProviderName};
-use berth_wire::{Cell as Shown, CellAbilities, CellCreate, EndpointAdd};
+use berth_wire::{Cell as Shown, CellAbilities, CellCreate, EndpointAdd, ServerAdd, ServerLook};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -19,7 +19,7 @@ use std::{fs, io, path::PathBuf};
 pub enum Cell {
     /// Make a cell: a Postgres of its own and a member for each service
     Create(Create),
-    /// Take in a cell that exists: its application's URL and its Postgres, looked at and never changed
+    /// Take in a cell that exists, which is never changed; or make one on a server that is reached over SSH
     Add(Add),
     /// All cells
     List,
@@ -61,13 +61,16 @@ pub struct Create {
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  berth cell add existing-1 --endpoint http://10.0.0.5:8000 --database-file /run/secrets/shop\n  BERTH_CELL_DATABASE=postgres://… berth cell add existing-1 --endpoint http://10.0.0.5:8000"
+    after_help = "Examples:\n  berth cell add existing-1 --endpoint http://10.0.0.5:8000 --database-file /run/secrets/shop\n  BERTH_CELL_DATABASE=postgres://… berth cell add existing-1 --endpoint http://10.0.0.5:8000\n  berth cell add fra-1 --host 203.0.113.7 --key-file ~/.ssh/id_ed25519 --class dedicated"
 )]
+#[command(group(clap::ArgGroup::new("where").required(true).args(["endpoint", "host"])))]
 pub struct Add {
     name: CellName,
     /// Where its application answers, as http://host:port
     #[arg(long, value_name = "URL")]
-    endpoint: String,
+    endpoint: Option<String>,
+    #[command(flatten)]
+    server: OnServer,
     /// The file with its connection string, `-` for standard input; or all of it in BERTH_CELL_DATABASE
     #[arg(long, value_name = "FILE")]
     database_file: Option<PathBuf>,
@@ -77,7 +80,7 @@ pub struct Add {
     /// shared, pool or dedicated
     #[arg(long, default_value = "shared")]
     class: CellClass,
-    /// A provider of the stack file with the adapter `endpoint`; not needed where there is only one
+    /// A provider of the stack file with the adapter `endpoint` or `ssh`; not needed where there is only one
     #[arg(long)]
     provider: Option<ProviderName>,
     #[arg(long)]
@@ -165,6 +168,9 @@ impl Create {
 
 impl Add {
     async fn run(self, cx: &Context) -> Result<(), CliError> {
+        if self.server.host.is_some() {
+            return self.on_server(cx).await;
+        }
         let database = match &self.database_file {
             Some(path) if path.as_os_str() == "-" => io::read_to_string(io::stdin()),
             Some(path) => fs::read_to_string(path),
@@ -181,7 +187,7 @@ impl Add {
         let wanted = EndpointAdd {
             name: self.name,
             class: self.class,
-            url: self.endpoint,
+            url: self.endpoint.unwrap_or_default(),
             database: database.trim().to_owned(),
             health: self.health,
             provider: self.provider,
@@ -189,6 +195,64 @@ impl Add {
             max_tenants: self.max_tenants,
         };
         let begun = cx.client.endpoint_add(&wanted).await?;
+        self.wait.finish(cx, begun).await
+    }
+}
+
+/// Where a cell is made over SSH.
+#[derive(Args, Debug)]
+pub struct OnServer {
+    /// A server that is reached over SSH, by name or address
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
+    /// The port of its SSH
+    #[arg(long, value_name = "PORT", default_value_t = 22, requires = "host")]
+    ssh_port: u16,
+    /// A user with root's rights there
+    #[arg(long, value_name = "USER", default_value = "berth-ssh", requires = "host")]
+    user: String,
+    /// The private key that lets that user in, in OpenSSH's form and without a passphrase
+    #[arg(long, value_name = "FILE", requires = "host")]
+    key_file: Option<PathBuf>,
+    /// The fingerprint of the server's host key. Default: the one it shows is printed and asked about
+    #[arg(long, value_name = "SHA256:…", requires = "host")]
+    host_key: Option<String>,
+}
+
+impl Add {
+    async fn on_server(self, cx: &Context) -> Result<(), CliError> {
+        let OnServer { host, ssh_port: port, user, key_file, host_key } = self.server;
+        let host = host.unwrap_or_default();
+        let path = key_file.ok_or_else(|| {
+            let hint = "`ssh-keygen -t ed25519 -N '' -f FILE` makes one; `berth server prepare` puts it there";
+            CliError::request("which key lets Berth in? name its file with `--key-file`", hint)
+        })?;
+        let key = fs::read_to_string(&path).map_err(|source| CliError::Read { path, source })?;
+        let host_key = match host_key {
+            Some(known) => known,
+            None => {
+                let provider = self.provider.clone();
+                let look = ServerLook { host: host.clone(), port, user: user.clone(), key: key.clone(), provider };
+                let seen = cx.client.server_look(&look).await?.host_key;
+                let compare = "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints it on the server itself.";
+                cx.agree(&format!("`{host}` shows the host key {seen}\n{compare}"), "Is this the server?")?;
+                cx.say(&format!("host key of `{host}`: {seen}"));
+                seen
+            }
+        };
+        let wanted = ServerAdd {
+            name: self.name,
+            class: self.class,
+            host,
+            port,
+            user,
+            key,
+            host_key,
+            provider: self.provider,
+            region: self.region,
+            max_tenants: self.max_tenants,
+        };
+        let begun = cx.client.server_add(&wanted).await?;
         self.wait.finish(cx, begun).await
     }
 }

@@ -33,12 +33,14 @@ mod units;
 mod usage;
 mod watch;
 
+pub use apply::{StackFiles, stack_apply};
 pub use cell::Cell;
 pub use check::Variables as CheckVariables;
 pub use context::{Connection, Context};
 pub use edge::Edge as EdgeCommand;
 pub use error::CliError;
 pub use overview::OVERVIEW;
+pub use watch::{success, to_its_end, to_success};
 
 use clap::{Args, Subcommand};
 

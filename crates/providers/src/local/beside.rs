@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use std::{
+    net::Ipv4Addr,
     os::unix::fs::chown,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -30,8 +31,8 @@ pub(super) struct RedisRecord {
 }
 
 impl RedisRecord {
-    pub fn url(&self) -> SecretString {
-        format!("redis://:{}@127.0.0.1:{}/0", self.password, self.port).into()
+    pub fn url(&self, address: Ipv4Addr) -> SecretString {
+        format!("redis://:{}@{address}:{}/0", self.password, self.port).into()
     }
 }
 
@@ -110,7 +111,7 @@ impl Clusters {
         let dir = self.root.database(name.as_str()).join("redis");
         let user = postgres_user()?;
         files::folder(&dir, 0o700)?;
-        let (port, password) = (record.port, &record.password);
+        let (port, password, address) = (record.port, &record.password, self.address);
         let keeps = match record.uses {
             // A quarter of the database's memory: what is evicted can be had again.
             RedisUse::Cache => format!(
@@ -123,7 +124,7 @@ impl Clusters {
             }
         };
         let settings = format!(
-            "# Written at every start.\nbind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {}\n{keeps}",
+            "# Written at every start.\nbind {address}\nport {port}\nrequirepass {password}\ndir {}\n{keeps}",
             dir.display()
         );
         let file = dir.join("redis.conf");

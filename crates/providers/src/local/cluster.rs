@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
+    net::Ipv4Addr,
     os::unix::fs::chown,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -88,6 +89,8 @@ pub(super) struct Clusters {
     pub durable: bool,
     /// Who members are, and so who writes objects.
     pub member_user: Option<User>,
+    /// Where it listens.
+    pub address: Ipv4Addr,
 }
 
 impl Clusters {
@@ -129,7 +132,7 @@ impl Clusters {
         };
         let version = self.wait_ready(name, &mut record, log_from).await?;
         if !record.configured {
-            configure(&record).await.map_err(|error| ProviderError::DidNotStart {
+            configure(self.address, &record).await.map_err(|error| ProviderError::DidNotStart {
                 what: format!("database {name}"),
                 reason: error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string),
                 log: String::new(),
@@ -296,16 +299,20 @@ impl Clusters {
     }
 
     fn write_settings(&self, dir: &Path, record: &Record) -> Result<(), ProviderError> {
-        let buffers_mb = (record.shape.memory_mb / 4).clamp(16, 4096);
+        let memory_mb = record.shape.memory_mb;
+        let buffers_mb = (memory_mb / 4).clamp(16, 8192);
+        // What the kernel keeps of its files, in the planner's eyes; and a session for every 8 MB.
+        let (cache_mb, sessions) = ((memory_mb / 4 * 3).max(64), (memory_mb / 8).clamp(120, 500));
+        let address = self.address;
         let durable = if self.durable { "on" } else { "off" };
         let (hba, port, socket) = (dir.join("hba.conf"), record.port, record.socket_dir.display());
         let settings = format!(
             "# Written at every start. Settings of your own belong into data/postgresql.conf, below the include.\n\
-             listen_addresses = '127.0.0.1'\nport = {port}\n\
+             listen_addresses = '{address}'\nport = {port}\n\
              unix_socket_directories = '{socket}'\nunix_socket_permissions = 0777\n\
              hba_file = '{}'\npassword_encryption = 'scram-sha-256'\n\
-             max_connections = 120\nsuperuser_reserved_connections = 5\n\
-             shared_buffers = {buffers_mb}MB\n\
+             max_connections = {sessions}\nsuperuser_reserved_connections = 5\n\
+             shared_buffers = {buffers_mb}MB\neffective_cache_size = {cache_mb}MB\n\
              fsync = {durable}\nsynchronous_commit = on\nfull_page_writes = {durable}\n\
              # A move reads one slot per tenant in flight and must never hold the disk hostage.\n\
              wal_level = logical\nmax_wal_senders = 30\nmax_replication_slots = 30\nmax_worker_processes = 16\n\
@@ -317,7 +324,7 @@ impl Clusters {
         );
         files::write_mode(&dir.join("berth.conf"), settings.as_bytes(), 0o644)?;
         // Passwords also over the socket: its folder is ours, but a member is not to become the mover by its user id.
-        let rules = "local all,replication all scram-sha-256\nhost all,replication all 127.0.0.1/32 scram-sha-256\n";
+        let rules = "local all,replication all scram-sha-256\nhost all,replication all 127.0.0.0/8 scram-sha-256\n";
         files::write_mode(&hba, rules.as_bytes(), 0o644)
     }
 
@@ -365,7 +372,7 @@ impl Clusters {
     }
 
     async fn version_of(&self, record: &Record) -> Result<u32, tokio_postgres::Error> {
-        let (client, connection) = config(record, Role::Mover, "postgres").connect(NoTls).await?;
+        let (client, connection) = config(self.address, record, Role::Mover, "postgres").connect(NoTls).await?;
         let connection = tokio::spawn(connection);
         let row = client.query_one("SELECT current_setting('server_version_num')::int", &[]).await;
         drop(client);
@@ -380,14 +387,14 @@ impl Clusters {
         let space = rustix::fs::statvfs(self.root.database(name.as_str())).ok();
         CellDatabase {
             name: name.clone(),
-            host: "127.0.0.1".to_owned(),
+            host: self.address.to_string(),
             port: record.port,
             socket_dir: Some(record.socket_dir.clone()),
             database: record.database.clone(),
             logins: Role::ALL.map(login).into(),
             version,
             free_disk_bytes: space.map(|space| space.f_bavail * space.f_frsize),
-            redis: record.redis.as_ref().map(RedisRecord::url),
+            redis: record.redis.as_ref().map(|redis| redis.url(self.address)),
             objects: record.objects.then(|| format!("file://{}", self.objects(name).display())),
         }
     }
@@ -465,9 +472,9 @@ impl Clusters {
 }
 
 /// Roles and the application's database, as if they had never been there: a crash may have left any part of them.
-async fn configure(record: &Record) -> Result<(), tokio_postgres::Error> {
+async fn configure(address: Ipv4Addr, record: &Record) -> Result<(), tokio_postgres::Error> {
     let database = &record.database;
-    let (mover, connection) = config(record, Role::Mover, "postgres").connect(NoTls).await?;
+    let (mover, connection) = config(address, record, Role::Mover, "postgres").connect(NoTls).await?;
     let connection = tokio::spawn(connection);
     for role in [Role::Owner, Role::App] {
         let (user, password) = (role.user(), record.passwords.of(role));
@@ -482,7 +489,7 @@ async fn configure(record: &Record) -> Result<(), tokio_postgres::Error> {
     }
     drop(mover);
     let _ = connection.await;
-    let (mover, connection) = config(record, Role::Mover, database).connect(NoTls).await?;
+    let (mover, connection) = config(address, record, Role::Mover, database).connect(NoTls).await?;
     let connection = tokio::spawn(connection);
     let rights = mover
         .batch_execute(
@@ -499,10 +506,10 @@ async fn configure(record: &Record) -> Result<(), tokio_postgres::Error> {
     rights
 }
 
-fn config(record: &Record, role: Role, database: &str) -> tokio_postgres::Config {
+fn config(address: Ipv4Addr, record: &Record, role: Role, database: &str) -> tokio_postgres::Config {
     let mut config = tokio_postgres::Config::new();
     config
-        .host("127.0.0.1")
+        .host(address.to_string())
         .port(record.port)
         .user(role.user())
         .password(record.passwords.of(role))

@@ -5,7 +5,7 @@
 
 use super::{
     files::{self, Root},
-    process::{Kind, Process},
+    process::{Kind, Process, User},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use berth_domain::Artifact;
@@ -30,6 +30,8 @@ pub(super) struct Containers {
     pub root: Root,
     /// Its global options, before the verb.
     pub options: Vec<String>,
+    /// Who members are, whoever the image names. `None`: as the image says.
+    pub user: Option<User>,
 }
 
 /// One container to be.
@@ -195,6 +197,10 @@ impl Containers {
         let mut words: Vec<String> =
             ["--network", "host", "--cap-drop", "all", "--security-opt", "no-new-privileges"].map(str::to_owned).into();
         words.extend(["--pull".to_owned(), "never".to_owned()]);
+        // In the host's network a user is what tells one cell's processes from another's.
+        if let Some(user) = self.user {
+            words.extend(["--user".to_owned(), format!("{}:{}", user.uid, user.gid)]);
+        }
         words.extend(["--label".to_owned(), format!("berth.root={}", self.root.id())]);
         words.extend(["--memory".to_owned(), format!("{}m", wanted.shape.memory_mb.max(6))]);
         words

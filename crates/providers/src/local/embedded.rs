@@ -7,7 +7,10 @@ use super::{
 };
 use berth_infra::{CellDatabase, DatabaseName, ProviderError, Role, Shape};
 use secrecy::SecretString;
-use std::path::{Path, PathBuf};
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 const NAME: &str = "control";
 
@@ -45,7 +48,13 @@ impl EmbeddedPostgres {
 
     pub async fn start_with(dir: &Path, database: &str, options: EmbeddedOptions) -> Result<Self, ProviderError> {
         let EmbeddedOptions { postgres_bin, shape, durable } = options;
-        let clusters = Clusters { root: Root::open(dir)?, bin_dir: postgres_bin, durable, member_user: None };
+        let clusters = Clusters {
+            root: Root::open(dir)?,
+            bin_dir: postgres_bin,
+            durable,
+            member_user: None,
+            address: Ipv4Addr::LOCALHOST,
+        };
         let name = DatabaseName::new(NAME).expect("the constant is a name");
         let database =
             clusters.ensure(Wanted { name: &name, label: NAME, database, shape, redis: None, objects: false }).await?;

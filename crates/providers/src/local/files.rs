@@ -143,7 +143,8 @@ pub(super) fn names_in(folder: &Path) -> Result<Vec<String>, ProviderError> {
 }
 
 pub(super) fn port_is_free(port: u16) -> bool {
-    std::net::TcpListener::bind(("127.0.0.1", port)).is_ok()
+    // On every address: what stands beside us may listen on another one of loopback.
+    std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port)).is_ok()
 }
 
 pub(super) fn folder(path: &Path, mode: u32) -> Result<(), ProviderError> {

@@ -1,0 +1,142 @@
+//! Which host, as whom, under which key: what every command takes that goes to a host itself. Host keys that were taken
+//! once are remembered in a file, and another one is refused.
+
+use super::steps::{failed, say};
+use crate::fail::{Failure, FailureExt as _};
+use berth_providers::ssh::{Connection, Proof, SshError, Target, Trust};
+use clap::Args;
+use secrecy::SecretString;
+use std::{
+    fs,
+    io::{self, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+#[derive(Args, Clone, Debug)]
+pub struct Host {
+    /// The host, as NAME or USER@NAME
+    #[arg(value_name = "HOST")]
+    host: String,
+    /// The port of its SSH
+    #[arg(long, value_name = "PORT", default_value_t = 22)]
+    ssh_port: u16,
+    /// A private key in OpenSSH's form. Default: the keys of your SSH agent
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// The fingerprint of its host key. Default: the one taken earlier, else the one it shows is asked about
+    #[arg(long, value_name = "SHA256:…")]
+    host_key: Option<String>,
+    /// Where host keys are remembered: fingerprints only, fit for version control
+    #[arg(long, env = "BERTH_KNOWN_HOSTS", value_name = "FILE", default_value = "berth.hosts")]
+    known_hosts: PathBuf,
+}
+
+impl Host {
+    pub fn name(&self) -> &str {
+        self.host.rsplit_once('@').map_or(self.host.as_str(), |(_, name)| name)
+    }
+
+    fn user(&self) -> &str {
+        self.host.rsplit_once('@').map_or("root", |(user, _)| user)
+    }
+
+    pub const fn port(&self) -> u16 {
+        self.ssh_port
+    }
+
+    /// The key of `--key-file`; `None`: the agent's are used.
+    pub fn key(&self) -> Result<Option<SecretString>, Failure> {
+        let Some(path) = &self.key_file else { return Ok(None) };
+        let text = fs::read_to_string(path)
+            .map_err(|error| Failure::ours(error, format!("the key file {}", path.display()), ""))?;
+        Ok(Some(text.into()))
+    }
+
+    fn target(&self, user: &str, trust: Trust) -> Result<Target, Failure> {
+        let proof = self.key()?.map_or(Proof::Agent, Proof::Key);
+        Ok(Target { host: self.name().to_owned(), port: self.ssh_port, user: user.to_owned(), proof, trust })
+    }
+
+    /// The first connection of a command: the host key is settled by it. `yes`: one that was never seen is taken.
+    pub async fn open(&self, yes: bool) -> Result<Connection, Failure> {
+        let known = match &self.host_key {
+            Some(named) => Some(named.clone()),
+            None => remembered(&self.known_hosts, &self.line_name()),
+        };
+        let trust = known.map_or(Trust::Nobody, Trust::Pinned);
+        match Connection::open(&self.target(self.user(), trust)?).await {
+            Err(SshError::HostKeyUnknown { seen, .. }) => {
+                say(&format!("`{}` shows the host key {seen}", self.name()));
+                say("`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints it on the host itself.");
+                agree(yes)?;
+                let target = self.target(self.user(), Trust::Pinned(seen.clone()))?;
+                let connection = Connection::open(&target).await.map_err(failed)?;
+                remember(&self.known_hosts, &self.line_name(), &seen)?;
+                Ok(connection)
+            }
+            other => other.map_err(failed),
+        }
+    }
+
+    /// One more, under the same host key.
+    pub async fn again(&self, first: &Connection, user: &str) -> Result<Connection, SshError> {
+        let target = Target { user: user.to_owned(), ..first.target().clone() };
+        Connection::open(&target).await
+    }
+
+    fn line_name(&self) -> String {
+        format!("{}:{}", self.name(), self.ssh_port)
+    }
+}
+
+fn agree(yes: bool) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(Failure::request(
+            "nobody has said that this is the host",
+            "name its key with `--host-key`, or `--yes`",
+        ));
+    }
+    let _ = write!(io::stderr().lock(), "Is this the host? [y/N] ");
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).ours("the terminal")?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::request("nothing was changed", "")),
+    }
+}
+
+/// Lines of `host:port fingerprint`; the last one counts.
+fn remembered(file: &Path, name: &str) -> Option<String> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().rev().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map(|key| key.trim().to_owned())
+}
+
+fn remember(file: &Path, name: &str, key: &str) -> Result<(), Failure> {
+    let mut open = fs::OpenOptions::new();
+    let written = open.create(true).append(true).open(file).and_then(|mut file| writeln!(file, "{name} {key}"));
+    written.map_err(|error| {
+        let hint = "name another with `--known-hosts`, or the key with `--host-key`";
+        Failure::ours(error, format!("remembering the host key in {}", file.display()), hint)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{remember, remembered};
+
+    #[test]
+    fn a_host_key_is_remembered_for_its_host_and_port_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hosts");
+        assert_eq!(remembered(&file, "a:22"), None);
+        remember(&file, "a:22", "SHA256:one").unwrap();
+        remember(&file, "a:2222", "SHA256:two").unwrap();
+        assert_eq!(remembered(&file, "a:22").as_deref(), Some("SHA256:one"));
+        assert_eq!(remembered(&file, "a:2222").as_deref(), Some("SHA256:two"));
+        assert_eq!(remembered(&file, "b:22"), None);
+    }
+}

@@ -1,0 +1,236 @@
+//! `berth server prepare`: a fresh Debian or Ubuntu becomes a host that a cell may stand on. Each step looks first and is
+//! proved afterwards, so that a second run does what the first left undone. Never closes a door before a second connection
+//! has come in by the one that stays.
+
+use super::{
+    host::Host,
+    steps::{Step, Walk, Went, failed, say},
+};
+use crate::fail::Failure;
+use berth_providers::ssh::{Connection, public_line, root};
+use std::time::{Duration, Instant};
+
+/// Who Berth is on the host, with root's rights and no password.
+pub const USER: &str = "berth-ssh";
+/// Beside what every Debian has.
+const PACKAGES: &[&str] = &[
+    "postgresql",
+    "sudo",
+    "nftables",
+    "fail2ban",
+    "python3-systemd",
+    "unattended-upgrades",
+    "ca-certificates",
+    "curl",
+    "iproute2",
+    "podman",
+];
+/// What packages, a Postgres and its log begin with.
+const ROOM_MIB: u64 = 3 * 1024;
+/// A firewall that shut us out is taken away again by itself.
+const REGRET_S: u32 = 30;
+
+/// What a host is, before anything is done there.
+pub struct Found {
+    pub system: String,
+    pub sudo: &'static str,
+}
+
+/// Looks whether the host can be prepared at all. Changes nothing.
+pub async fn look(connection: &Connection) -> Result<Found, Failure> {
+    let name = connection.target().name();
+    let sudo = root(connection).await.map_err(failed)?;
+    let run = async |script: &str| connection.run(script, b"").await.map_err(failed);
+    let said = run(". /etc/os-release && echo \"$ID $VERSION_ID\" && echo \"$PRETTY_NAME\"").await?.out;
+    let mut lines = said.lines();
+    let (id, version) = lines.next().and_then(|line| line.split_once(' ')).unwrap_or(("", ""));
+    let system = lines.next().unwrap_or("an unknown system").to_owned();
+    let number: f64 = version.parse().unwrap_or(0.0);
+    if !matches!((id, number), ("debian", 12.0..) | ("ubuntu", 22.04..)) {
+        let what = format!("`{name}` runs {system}, which is not served");
+        return Err(Failure::request(what, "Debian 12, Ubuntu 22.04 and newer are; nothing was changed"));
+    }
+    let arch = run("uname -m").await?.out;
+    if arch.trim() != std::env::consts::ARCH {
+        let what = format!("`{name}` is {}, and this program is for {}", arch.trim(), std::env::consts::ARCH);
+        return Err(Failure::request(what, "run a `berth` that was built for it; nothing was changed"));
+    }
+    let free = run("df -Pm /var | awk 'NR==2 {print $4}'").await?.out;
+    let free: u64 = free.trim().parse().unwrap_or(0);
+    if free < ROOM_MIB {
+        let what = format!("`{name}` has {free} MiB of disk free under /var, and {ROOM_MIB} are needed");
+        return Err(Failure::request(what, "make room there, or take a larger disk; nothing was changed"));
+    }
+    if run("test -d /run/systemd/system").await?.status != 0 {
+        let what = format!("no systemd runs on `{name}`");
+        return Err(Failure::request(
+            what,
+            "a container is no host unless its first process is systemd; nothing was changed",
+        ));
+    }
+    Ok(Found { system, sudo })
+}
+
+/// Everything, in its order.
+pub async fn prepare(walk: &mut Walk<'_>, host: &Host) -> Result<(), Failure> {
+    let line = match host.key()? {
+        Some(key) => public_line(&key).map_err(failed)?,
+        // With an agent the keys that let us in are those that stay.
+        None => walk.must("reading the keys that let us in", "head -n1 \"$HOME/.ssh/authorized_keys\"", b"").await?,
+    };
+    let line = line.trim();
+    walk.step(&packages()).await?;
+    walk.step(&user(line)).await?;
+    second_door(walk, host).await?;
+    sshd(walk, host).await?;
+    walk.step(&fail2ban()).await?;
+    walk.step(&upgrades()).await?;
+    firewall(walk, host).await
+}
+
+fn packages() -> Step {
+    let all = PACKAGES.join(" ");
+    let look =
+        format!("for p in {all}; do dpkg -s $p 2>/dev/null | grep -q '^Status: install ok installed' || exit 1; done");
+    // No cluster of the distribution's: cells make their own.
+    let act = format!(
+        "set -e; export DEBIAN_FRONTEND=noninteractive; mkdir -p /etc/postgresql-common/createcluster.d; \
+         echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.d/berth.conf; \
+         apt-get update -qq; apt-get install -y -qq --no-install-recommends {all} >/dev/null"
+    );
+    Step::new("packages", format!("installed from the distribution: {all}"), look, act)
+}
+
+fn user(line: &str) -> Step {
+    let keys = format!("/home/{USER}/.ssh/authorized_keys");
+    let rights = format!("{USER} ALL=(ALL) NOPASSWD: ALL");
+    let look = format!(
+        "id {USER} >/dev/null 2>&1 && id berth >/dev/null 2>&1 && id berth-edge >/dev/null 2>&1 && grep -qxF '{line}' {keys} && \
+         grep -qxF '{rights}' /etc/sudoers.d/{USER}"
+    );
+    let act = format!(
+        "set -e; umask 077; id {USER} >/dev/null 2>&1 || useradd --create-home --shell /bin/bash {USER}; \
+         id berth >/dev/null 2>&1 || useradd --system --home-dir /var/lib/berth --shell /usr/sbin/nologin berth; \
+         id berth-edge >/dev/null 2>&1 || \
+         useradd --system --home-dir /var/lib/berth-edge --shell /usr/sbin/nologin berth-edge; \
+         install -d -m 755 -o berth -g berth /var/lib/berth; \
+         install -d -m 700 -o {USER} -g {USER} /home/{USER}/.ssh; \
+         grep -qxF '{line}' {keys} 2>/dev/null || echo '{line}' >>{keys}; chown {USER}:{USER} {keys}; \
+         echo '{rights}' >/etc/sudoers.d/{USER}.new; chmod 440 /etc/sudoers.d/{USER}.new; \
+         visudo -cqf /etc/sudoers.d/{USER}.new; mv /etc/sudoers.d/{USER}.new /etc/sudoers.d/{USER}"
+    );
+    Step::new(
+        "users",
+        format!("`{USER}` with your key and root's rights; `berth` and `berth-edge`, who run services and have none"),
+        look,
+        act,
+    )
+}
+
+/// Before any door is closed: the one that stays is tried from outside.
+async fn second_door(walk: &mut Walk<'_>, host: &Host) -> Result<(), Failure> {
+    let says = format!("a second connection comes in as `{USER}` and may do what root may");
+    if walk.dry_run {
+        walk.note("second door", &says, Went::Would, Duration::ZERO);
+        return Ok(());
+    }
+    let begun = Instant::now();
+    let second = host.again(walk.connection, USER).await.map_err(failed)?;
+    root(&second).await.map_err(failed)?;
+    walk.note("second door", &says, Went::Was, begun.elapsed());
+    Ok(())
+}
+
+const SSHD: &str = "/etc/ssh/sshd_config.d/00-berth.conf";
+const SSHD_TEXT: &str = "# Written by `berth server prepare`.
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin no
+PermitEmptyPasswords no
+X11Forwarding no
+AllowAgentForwarding no
+AllowTcpForwarding local
+MaxAuthTries 4
+LoginGraceTime 30
+";
+
+async fn sshd(walk: &mut Walk<'_>, host: &Host) -> Result<(), Failure> {
+    let reload = "systemctl reload ssh";
+    let sum = "cmp -s - /etc/ssh/sshd_config.d/00-berth.conf";
+    let look =
+        format!("printf %s '{SSHD_TEXT}' | {sum} && grep -q '^Include /etc/ssh/sshd_config.d' /etc/ssh/sshd_config");
+    // A configuration that sshd does not take is never left there, and the running one is not told of it.
+    let act = format!(
+        "set -e; mkdir -p /run/sshd; grep -q '^Include /etc/ssh/sshd_config.d' /etc/ssh/sshd_config || \
+         sed -i '1i Include /etc/ssh/sshd_config.d/*.conf' /etc/ssh/sshd_config; \
+         cat >{SSHD}; /usr/sbin/sshd -t || {{ rm {SSHD}; exit 1; }}; {reload}; sleep 0.5"
+    );
+    let step = Step::new("ssh", "keys only, no root, no passwords", look, act).with(SSHD_TEXT);
+    if walk.step(&step).await? != Went::Done {
+        return Ok(());
+    }
+    if let Err(error) = host.again(walk.connection, USER).await {
+        // The first connection is still open.
+        walk.must("opening SSH again", &format!("rm -f {SSHD}; {reload}"), b"").await?;
+        return Err(failed(error));
+    }
+    Ok(())
+}
+
+fn fail2ban() -> Step {
+    // By the program that writes: the unit's name differs between distributions, and newer SSH servers write as another.
+    let text = "# Written by `berth server prepare`.\n[sshd]\nenabled = true\nmaxretry = 5\nfindtime = 10m\nbantime = 1h\n\
+                banaction = nftables\nbanaction_allports = nftables[type=allports]\nbackend = systemd\n\
+                journalmatch = _COMM=sshd + _COMM=sshd-session\n";
+    let file = "/etc/fail2ban/jail.d/berth.local";
+    let look = format!("printf %s '{text}' | cmp -s - {file} && fail2ban-client status sshd >/dev/null 2>&1");
+    let act = format!(
+        "set -e; cat >{file}; systemctl enable -q fail2ban; systemctl restart fail2ban; \
+         for n in $(seq 60); do fail2ban-client status sshd >/dev/null 2>&1 && exit 0; sleep 0.5; done; exit 1"
+    );
+    Step::new("fail2ban", "five bad logins within 10 minutes: banned for an hour", look, act).with(text)
+}
+
+fn upgrades() -> Step {
+    let text = "APT::Periodic::Update-Package-Lists \"1\";\nAPT::Periodic::Unattended-Upgrade \"1\";\n";
+    let file = "/etc/apt/apt.conf.d/20auto-upgrades";
+    let look = format!("printf %s '{text}' | cmp -s - {file} && systemctl is-enabled -q apt-daily-upgrade.timer");
+    let act = format!("set -e; cat >{file}; systemctl enable -q --now apt-daily.timer apt-daily-upgrade.timer");
+    Step::new("upgrades", "security updates are installed every day", look, act).with(text)
+}
+
+async fn firewall(walk: &mut Walk<'_>, host: &Host) -> Result<(), Failure> {
+    let port = host.port();
+    // A port before 22 would be the one that the client sees; the host's own SSH may listen on another.
+    let rules = format!(
+        "# Written by `berth server prepare`.\n\
+         table inet berth\ndelete table inet berth\n\
+         table inet berth {{\n  chain input {{\n    type filter hook input priority 0; policy drop;\n\
+         \x20   ct state established,related accept\n    ct state invalid drop\n    iif lo accept\n\
+         \x20   meta l4proto {{ icmp, ipv6-icmp }} accept\n    tcp dport {{ {port}, 80, 443 }} accept\n  }}\n}}\n"
+    );
+    let file = "/etc/nftables.d/berth.nft";
+    let include = "include \"/etc/nftables.d/*.nft\"";
+    let look = format!(
+        "printf %s '{rules}' | cmp -s - {file} && grep -qxF '{include}' /etc/nftables.conf && \
+         nft list table inet berth 2>/dev/null | grep -q 'policy drop'"
+    );
+    // Taken away by itself unless a second connection has come through it.
+    let act = format!(
+        "set -e; mkdir -p /etc/nftables.d; cat >{file}; nft -c -f {file}; \
+         grep -qxF '{include}' /etc/nftables.conf 2>/dev/null || echo '{include}' >>/etc/nftables.conf; \
+         systemctl enable -q nftables; \
+         rm -f /run/berth-firewall-ok; \
+         (setsid sh -c 'sleep {REGRET_S}; test -e /run/berth-firewall-ok || nft delete table inet berth' \
+         >/dev/null 2>&1 </dev/null &); nft -f {file}"
+    );
+    let step = Step::new("firewall", format!("nothing is let in but SSH ({port}), 80 and 443"), look, act).with(rules);
+    if walk.step(&step).await? != Went::Done {
+        return Ok(());
+    }
+    if let Err(error) = host.again(walk.connection, USER).await {
+        say(&format!("the firewall is taken away again within {REGRET_S} s"));
+        return Err(failed(error));
+    }
+    walk.must("keeping the firewall", "touch /run/berth-firewall-ok", b"").await.map(drop)
+}

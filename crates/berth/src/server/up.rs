@@ -1,0 +1,349 @@
+//! `berth up`: one fresh host to a served tenant. Prepares it, brings this program, starts `serve` and `edge` there, and
+//! does the rest as any caller of the API would, through the connection. Every step looks first: a run that was cut off is
+//! gone on with by the same command.
+
+use super::{
+    Answer,
+    host::Host,
+    prepare::{self, USER},
+    steps::{Step, Walk, Went, failed, say},
+    told,
+};
+use crate::{
+    cli::{Common, Connection as Api, Context, StackFiles, stack_apply, to_its_end, to_success},
+    fail::{Failure, FailureExt as _},
+};
+use berth_client::ClientError;
+use berth_domain::{CellClass, CellName, Hostname, PlanName, ServiceRole, TenantName};
+use berth_providers::ssh::{Connection, bring, listen};
+use berth_render::{File, units};
+use berth_wire::{CellCreate, KeyCreate, TenantCreate};
+use clap::Args;
+use jiff::Timestamp;
+use secrecy::SecretString;
+use serde_json::json;
+use std::{
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  berth up root@203.0.113.7 --key-file ~/.ssh/id_ed25519 --dry-run\n  berth up root@203.0.113.7 --key-file ~/.ssh/id_ed25519 -f berth.yaml --tenant acme --tenant-host acme.example.com --plan hobby"
+)]
+pub struct Up {
+    #[command(flatten)]
+    host: Host,
+    /// The stack file; it has to name a provider with the adapter `local`
+    #[arg(long, short = 'f', default_value = "berth.yaml", value_name = "FILE")]
+    file: PathBuf,
+    /// A file with the variables that the stack file names, as NAME=VALUE lines; root's alone on the host
+    #[arg(long, value_name = "FILE")]
+    env_file: Option<PathBuf>,
+    /// The first cell, where the stack file declares none
+    #[arg(long, value_name = "NAME", default_value = "shared-1")]
+    cell: CellName,
+    /// The first tenant
+    #[arg(long, value_name = "NAME", requires = "tenant_host")]
+    tenant: Option<TenantName>,
+    /// Its host name
+    #[arg(long, value_name = "HOST", requires = "tenant")]
+    tenant_host: Option<Hostname>,
+    /// Its plan
+    #[arg(long, value_name = "PLAN", default_value = "hobby")]
+    plan: PlanName,
+    /// Serve 443 as well, with certificates of `berth cert add`
+    #[arg(long)]
+    tls: bool,
+    /// Show the steps and stop
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Where this server's edge differs from the unit that `berth render` writes.
+const EDGE_OWN: &str = "[Service]
+User=berth-edge
+Group=berth-edge
+LoadCredential=
+ExecStart=
+ExecStart=/usr/local/bin/berth edge --name edge-1 --listen 0.0.0.0:80 --control http://127.0.0.1:7600 \
+--key-file /etc/berth/edge.key --data-dir /var/lib/berth-edge
+";
+
+impl Up {
+    pub(super) async fn run(self, common: &Common) -> Result<Answer, Failure> {
+        let begun = Instant::now();
+        // Its mistakes before anything is asked of a host.
+        let files = StackFiles::read(&self.file, None).map_err(told)?;
+        let stack = files.parse().map_err(told)?;
+        if !stack.providers.values().any(|provider| provider.adapter == "local") {
+            let hint = "add `providers: { local: { adapter: local } }`; nothing was changed";
+            return Err(Failure::request("the stack file names no provider that runs cells on the host itself", hint));
+        }
+        let env = self.env_file.as_ref().map(fs::read).transpose().ours("the file of variables")?;
+        let first = self.host.open(common.yes).await?;
+        let found = prepare::look(&first).await?;
+        let name = self.host.name().to_owned();
+        say(&format!("`{name}` runs {}", found.system));
+        let mut walk = Walk::new(&first, found.sudo, self.dry_run);
+        ports_are_free(&walk).await?;
+        prepare::prepare(&mut walk, &self.host).await?;
+        program(&mut walk).await?;
+        if let Some(env) = env.filter(|_| !self.dry_run) {
+            let script = "set -e; umask 077; install -d -m 755 /etc/berth; cat >/etc/berth/serve.env.new; \
+                          mv /etc/berth/serve.env.new /etc/berth/serve.env";
+            walk.must("the variables", script, &env).await?;
+        }
+        walk.step(&serve()).await?;
+        let mut shown_key = None;
+        if self.dry_run {
+            for (step, says) in self.rest() {
+                walk.note(step, &says, Went::Would, Duration::ZERO);
+            }
+        } else {
+            let key = walk.must("reading the first key", "cat /var/lib/berth/serve/admin.key", b"").await?;
+            let shown = "mkdir /var/lib/berth/serve/admin.key.shown 2>/dev/null";
+            if walk.is(shown).await? {
+                shown_key = Some(key.trim().to_owned());
+            }
+            let web = stack.services.values().find(|service| service.role == ServiceRole::Web);
+            let path = web.and_then(|service| service.health.clone()).unwrap_or_else(|| "/".to_owned());
+            self.over_the_api(&mut walk, key.trim().to_owned().into(), &files, &path, common).await?;
+        }
+        Ok(self.answer(&name, &walk, begun.elapsed(), shown_key))
+    }
+
+    fn edge(&self) -> Step {
+        let answers = "curl -fs -o /dev/null http://127.0.0.1:7603/healthz";
+        let says = if self.tls { "the proxy, on 80 and 443" } else { "the proxy, on 80" };
+        let unit = unit("systemd/berth-edge.service");
+        let tls = if self.tls { "Environment=BERTH_EDGE_LISTEN_TLS=0.0.0.0:443\n" } else { "" };
+        // As a user of its own: on this server members are processes of the control plane's user, and the edge's key and
+        // its certificates' are none of theirs.
+        let own = format!("{EDGE_OWN}{tls}");
+        let folder = "/etc/systemd/system/berth-edge.service.d";
+        let look =
+            format!("{} && printf %s '{own}' | cmp -s - {folder}/berth.conf && {answers}", runs("berth-edge", &unit));
+        let act = format!(
+            "set -e; mkdir -p {folder}; printf %s '{own}' >{folder}/berth.conf; \
+             cat >/etc/systemd/system/berth-edge.service; systemctl daemon-reload; \
+             systemctl enable -q berth-edge; systemctl restart berth-edge"
+        );
+        Step::new("edge", says, look, act).with(unit.text)
+    }
+
+    /// What is done over the API, for `--dry-run`.
+    fn rest(&self) -> Vec<(&'static str, String)> {
+        let mut rest = vec![
+            ("stack", format!("{} put in force", self.file.display())),
+            ("cell", format!("cell `{}`, where the stack file declares none", self.cell)),
+            ("edge", "the proxy, on 80".to_owned()),
+        ];
+        if let (Some(tenant), Some(host)) = (&self.tenant, &self.tenant_host) {
+            rest.push(("tenant", format!("tenant `{tenant}` at {host}, served")));
+        }
+        rest
+    }
+
+    async fn over_the_api(
+        &self,
+        walk: &mut Walk<'_>,
+        key: SecretString,
+        files: &StackFiles,
+        path: &str,
+        common: &Common,
+    ) -> Result<(), Failure> {
+        // The prepared user's connection: the first one may be root's, who is not let in again.
+        let through: Arc<Connection> = Arc::new(self.host.again(walk.connection, USER).await.map_err(failed)?);
+        let at = listen(through, 7600).await.ours("a port of this machine")?;
+        let api = Api { url: format!("http://{at}"), key: Some(key) };
+        let cx = Context::new(api, common.json, true, Timestamp::now()).map_err(told)?;
+        let error = |error: ClientError| told(error.into());
+
+        let begun = Instant::now();
+        let applied = cx.client.stack_apply(&stack_apply(files)).await.map_err(error)?;
+        for operation in &applied.operations {
+            let ended = to_its_end(&cx, *operation).await.map_err(told)?;
+            crate::cli::success(ended).map_err(told)?;
+        }
+        let went = if applied.differences.is_empty() { Went::Was } else { Went::Done };
+        walk.note("stack", &format!("revision {} is in force", applied.revision), went, begun.elapsed());
+
+        let begun = Instant::now();
+        let cells = cx.client.cells().await.map_err(error)?;
+        let went = if cells.is_empty() {
+            let wanted = CellCreate {
+                name: self.cell.clone(),
+                class: CellClass::Shared,
+                provider: None,
+                region: None,
+                max_tenants: None,
+            };
+            let begun = cx.client.cell_create(&wanted).await.map_err(error)?;
+            to_success(&cx, begun).await.map_err(told)?;
+            Went::Done
+        } else {
+            Went::Was
+        };
+        let cell = cells.first().map_or(&self.cell, |cell| &cell.name);
+        walk.note("cell", &format!("cell `{cell}`"), went, begun.elapsed());
+
+        if !walk.is("test -s /etc/berth/edge.key").await? {
+            let wanted = KeyCreate { name: "edge-1".to_owned(), scope: "edge".to_owned() };
+            let made = cx.client.key_create(&wanted).await.map_err(error)?;
+            let script = "set -e; umask 077; install -d -m 755 /etc/berth; cat >/etc/berth/edge.key.new; \
+                          chown berth-edge /etc/berth/edge.key.new; mv /etc/berth/edge.key.new /etc/berth/edge.key";
+            walk.must("the edge's key", script, made.secret.as_bytes()).await?;
+        }
+        walk.step(&self.edge()).await?;
+        self.tenant(walk, &cx, path).await
+    }
+
+    async fn tenant(&self, walk: &mut Walk<'_>, cx: &Context, path: &str) -> Result<(), Failure> {
+        let (Some(tenant), Some(host)) = (&self.tenant, &self.tenant_host) else { return Ok(()) };
+        let begun = Instant::now();
+        let went = match cx.client.tenant(tenant.as_str()).await {
+            Ok(_) => Went::Was,
+            Err(error) if error.problem().is_some_and(|problem| problem.status == 404) => {
+                let wanted = TenantCreate {
+                    name: tenant.clone(),
+                    plan: self.plan.clone(),
+                    hosts: vec![host.clone()],
+                    key: None,
+                    cell: None,
+                };
+                let begun = cx.client.tenant_create(&wanted).await.map_err(|error| told(error.into()))?;
+                to_success(cx, begun).await.map_err(told)?;
+                Went::Done
+            }
+            Err(error) => return Err(told(error.into())),
+        };
+        let until = Instant::now() + Duration::from_secs(20);
+        let status = loop {
+            match self.ask(host, path).await {
+                Ok(status) if status < 500 && status != 404 => break status,
+                other if Instant::now() > until => {
+                    let what = format!("`{tenant}` is not served at {host} through port 80 of the host: {other:?}");
+                    return Err(Failure::request(what, "`berth status` and `berth logs` on the host say more"));
+                }
+                _ => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        };
+        let says = format!("tenant `{tenant}` is served at {host}: its first answer was {status}");
+        walk.note("tenant", &says, went, begun.elapsed());
+        Ok(())
+    }
+
+    /// One request from here, past every name server.
+    async fn ask(&self, host: &Hostname, path: &str) -> Result<u16, String> {
+        let asked = async {
+            let mut stream = TcpStream::connect((self.host.name(), 80)).await?;
+            stream
+                .write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())
+                .await?;
+            let mut head = [0; 12];
+            stream.read_exact(&mut head).await?;
+            Ok::<_, std::io::Error>(head)
+        };
+        let head = timeout(Duration::from_secs(5), asked).await.map_err(|_| "no answer".to_owned())?;
+        let head = head.map_err(|error| error.to_string())?;
+        std::str::from_utf8(&head[9..]).ok().and_then(|word| word.parse().ok()).ok_or_else(|| "no HTTP".to_owned())
+    }
+
+    fn answer(&self, name: &str, walk: &Walk<'_>, took: Duration, key: Option<String>) -> Answer {
+        let took_s = took.as_secs_f64();
+        let login = self.host.key_file.as_ref().map_or_else(String::new, |path| format!("-i {} ", path.display()));
+        let port = if self.host.port() == 22 { String::new() } else { format!("-p {} ", self.host.port()) };
+        let mut next = vec![
+            format!("ssh {login}{port}-N -L 7600:127.0.0.1:7600 {USER}@{name} &"),
+            "berth status    # with BERTH_API_KEY set".to_owned(),
+        ];
+        next.push(match &self.tenant {
+            Some(_) => "berth cell add NAME --host ANOTHER --key-file FILE".to_owned(),
+            None => "berth tenant create NAME --plan PLAN --host HOST".to_owned(),
+        });
+        let mut text = String::new();
+        if self.dry_run {
+            text.push_str("nothing was changed\n");
+        } else {
+            text.push_str(&format!("`{name}` is up after {took_s:.0} s\n"));
+            if let Some(key) = &key {
+                text.push_str(&format!("\nThe first administrator's key, shown this once:\n\n    {key}\n"));
+            }
+            text.push_str(&format!("\nnext:\n  {}\n", next.join("\n  ")));
+        }
+        let json = json!({
+            "host": name, "dry_run": self.dry_run, "took_s": took_s, "steps": walk.rows, "admin_key": key, "next": next,
+        });
+        Answer { text, json, status: 0 }
+    }
+}
+
+async fn program(walk: &mut Walk<'_>) -> Result<(), Failure> {
+    let says = "this program, as /usr/local/bin/berth";
+    if walk.dry_run {
+        walk.note("program", says, Went::Would, Duration::ZERO);
+        return Ok(());
+    }
+    let begun = Instant::now();
+    let path = bring(walk.connection, walk.sudo).await.map_err(failed)?;
+    let same = walk.is(&format!("cmp -s {path} /usr/local/bin/berth")).await?;
+    if !same {
+        // Moved into place: a program that runs cannot be written to.
+        let script = format!(
+            "install -m 755 {path} /usr/local/bin/berth.new && mv /usr/local/bin/berth.new /usr/local/bin/berth"
+        );
+        walk.must("the program", &script, b"").await?;
+    }
+    walk.note("program", says, if same { Went::Was } else { Went::Done }, begun.elapsed());
+    Ok(())
+}
+
+/// `serve`, until its API answers. One that runs an older program is started again.
+fn serve() -> Step {
+    let unit = unit("systemd/berth-serve.service");
+    let look = format!("{} && curl -s -o /dev/null http://127.0.0.1:7600/v1/status", runs("berth-serve", &unit));
+    let act = "set -e; install -d -m 755 /etc/berth; cat >/etc/systemd/system/berth-serve.service; \
+               systemctl daemon-reload; systemctl enable -q berth-serve; systemctl restart berth-serve";
+    Step::new("serve", "the control plane, on 127.0.0.1:7600", look, act).with(unit.text)
+}
+
+fn unit(path: &str) -> File {
+    units().into_iter().find(|file| file.path == path).expect("the two units are rendered")
+}
+
+/// Whether a unit is as it should be, active, and runs the program that is there now.
+fn runs(name: &str, unit: &File) -> String {
+    let text = unit.text.replace('\'', r"'\''");
+    format!(
+        "printf %s '{text}' | cmp -s - /etc/systemd/system/{name}.service && systemctl is-active -q {name} && \
+         test \"$(readlink /proc/$(systemctl show -p MainPID --value {name})/exe)\" = /usr/local/bin/berth"
+    )
+}
+
+/// Ports that serve and edge will listen on, unless they are theirs already.
+async fn ports_are_free(walk: &Walk<'_>) -> Result<(), Failure> {
+    for (port, role) in [(80, "edge"), (443, "edge"), (7600, "serve"), (7601, "serve"), (7603, "edge")] {
+        let ours = format!("systemctl is-active -q berth-{role}");
+        let taken = format!("(exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null");
+        let taken = format!("bash -c '{taken}'");
+        if walk.is(&taken).await? && !walk.is(&ours).await? {
+            let who = format!(
+                "ss -Hltnp 'sport = :{port}' 2>/dev/null | sed -n 's/.*users:((\"\\([^\"]*\\)\".*/\\1/p' | head -n1"
+            );
+            let who = walk.must("asking who listens", &who, b"").await.unwrap_or_default();
+            let who = if who.trim().is_empty() { "another program".to_owned() } else { format!("`{}`", who.trim()) };
+            let what =
+                format!("port {port} of `{}` is taken by {who}, and {role} needs it", walk.connection.target().name());
+            return Err(Failure::request(what, "stop it there, or take another host; nothing was changed"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! Cells of one host kept apart: members of each run as a user of their own, and the kernel lets nobody but that user,
+//! Postgres, root and whoever came in over SSH connect to the cell's address. Never touches other rules of the host.
+//!
+//! A password would keep strangers out of a database as well; this keeps them from trying, and from its bugs.
+
+use super::agent::{program, program_with};
+use super::calls::Home;
+use berth_infra::ProviderError;
+use sha2::{Digest as _, Sha256};
+use std::fs;
+
+/// The addresses of all cells: see `address` in `ssh.rs`.
+const CELLS: &str = "127.64.0.0/10";
+
+fn applies(home: &Home) -> bool {
+    home.separate && rustix::process::geteuid().is_root()
+}
+
+/// A name of at most 32 characters, as Linux has them, whatever the cell's is.
+fn name(home: &Home) -> String {
+    let digest = Sha256::digest(home.cell.as_str());
+    format!("cell-{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3])
+}
+
+fn uid(user: &str) -> Option<u32> {
+    let passwd = fs::read_to_string("/etc/passwd").ok()?;
+    let line = passwd.lines().find(|line| line.split(':').next() == Some(user))?;
+    line.split(':').nth(2)?.parse().ok()
+}
+
+/// The user of the cell's members, once it is there.
+pub fn user(home: &Home) -> Option<String> {
+    let name = name(home);
+    (applies(home) && uid(&name).is_some()).then_some(name)
+}
+
+pub async fn ensure(home: &Home) -> Result<(), ProviderError> {
+    if !applies(home) {
+        return Ok(());
+    }
+    let name = name(home);
+    if uid(&name).is_none() {
+        let comment = format!("Berth cell {}", home.cell);
+        let made = program_with(
+            "useradd",
+            &["--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin"]
+                .into_iter()
+                .chain(["--user-group", "--comment", &comment, &name])
+                .collect::<Vec<_>>(),
+            "",
+        )
+        .await?;
+        // Two callers at once: the other one made it.
+        if let (Err(said), None) = (made, uid(&name)) {
+            return Err(ProviderError::Refused { what: format!("a user for cell {}", home.cell), reason: said });
+        }
+    }
+    let own = uid(&name).ok_or_else(|| ProviderError::Busy { what: format!("the user of cell {}", home.cell) })?;
+    let mut may = vec![0, uid("postgres").unwrap_or(0), came_in_as()];
+    may.sort_unstable();
+    may.dedup();
+    let may = may.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    // The table is made where it is missing, its chain is written anew, its set of cells is added to: as one change.
+    let rules = format!(
+        "table inet berth_cells {{\n\
+           set members {{ type ipv4_addr . uid; }}\n\
+           chain out {{ type filter hook output priority 0; policy accept; }}\n\
+         }}\n\
+         flush chain inet berth_cells out\n\
+         add rule inet berth_cells out ip daddr {CELLS} ct state established,related accept\n\
+         add rule inet berth_cells out ip daddr {CELLS} meta skuid {{ {may} }} accept\n\
+         add rule inet berth_cells out ip daddr . meta skuid @members accept\n\
+         add rule inet berth_cells out ip daddr {CELLS} reject\n\
+         add element inet berth_cells members {{ {} . {own} }}\n",
+        home.address
+    );
+    let set = program_with("nft", &["-f", "-"], &rules).await?;
+    set.map(drop).map_err(|said| ProviderError::Refused {
+        what: format!("keeping cell {} apart from others", home.cell),
+        reason: format!("nftables: {said}; `separate: false` in the cell's settings goes without"),
+    })
+}
+
+/// Forwards of SSH are made by processes of this user.
+#[expect(clippy::disallowed_methods, reason = "sudo says in its variables who called it, and nowhere else")]
+fn came_in_as() -> u32 {
+    std::env::var("SUDO_UID").ok().and_then(|uid| uid.parse().ok()).unwrap_or(0)
+}
+
+pub async fn remove(home: &Home) -> Result<(), ProviderError> {
+    if !applies(home) {
+        return Ok(());
+    }
+    let name = name(home);
+    if let Some(own) = uid(&name) {
+        let element = format!("{{ {} . {own} }}", home.address);
+        // Gone already, or the whole table is: the same.
+        let _ = program_with("nft", &["delete", "element", "inet", "berth_cells", "members", &element], "").await?;
+        program("userdel", &[&name]).await?;
+    }
+    Ok(())
+}

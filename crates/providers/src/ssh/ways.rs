@@ -1,0 +1,83 @@
+//! Ways into hosts: listeners of this machine's loopback whose connections end on a host. Never listens on anything that
+//! another machine can reach.
+//!
+//! Each cell has an address of loopback of its own (`ssh.rs`), the same on every machine: what a database or member is
+//! called on its host, it is called here, so that one connection string is right everywhere.
+
+use super::{connection::Connection, line::Line};
+use berth_infra::ProviderError;
+use std::{
+    collections::HashMap,
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use tracing::debug;
+
+struct Way {
+    to: String,
+    task: JoinHandle<()>,
+}
+
+/// Listens on `address:port` for as long as this process lives, and ends each connection at `there:port` of the host.
+pub async fn open(line: &Arc<Line>, address: Ipv4Addr, port: u16, there: Ipv4Addr) -> Result<(), ProviderError> {
+    static WAYS: OnceLock<Mutex<HashMap<SocketAddr, Way>>> = OnceLock::new();
+    let ways = || WAYS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    let at = SocketAddr::from((address, port));
+    let to = format!("{:?} {there}", line.target);
+    if let Some(way) = ways().get(&at).filter(|way| !way.task.is_finished()) {
+        if way.to == to {
+            return Ok(());
+        }
+        // The host has moved: whoever connects from now on is sent there.
+        way.task.abort();
+    }
+    let listener = match TcpListener::bind(at).await {
+        Ok(listener) => listener,
+        // Another server of this machine keeps it; the next look takes it up when that one is gone.
+        Err(error) if error.kind() == ErrorKind::AddrInUse && TcpStream::connect(at).await.is_ok() => return Ok(()),
+        Err(error) => return Err(ProviderError::io(format!("listening on {at}"))(error)),
+    };
+    let line = line.clone();
+    let task = tokio::spawn(async move {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else { continue };
+            tokio::spawn(carry(line.clone(), stream, there, port));
+        }
+    });
+    ways().insert(at, Way { to, task });
+    Ok(())
+}
+
+/// A port of this machine that ends at the same loopback port of a host for as long as this process lives.
+pub async fn listen(connection: Arc<Connection>, port: u16) -> std::io::Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let at = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let connection = connection.clone();
+            tokio::spawn(async move {
+                if let Ok(mut far) = connection.forward("127.0.0.1", port).await {
+                    let _ = copy_bidirectional(&mut near, &mut far).await;
+                }
+            });
+        }
+    });
+    Ok(at)
+}
+
+async fn carry(line: Arc<Line>, mut near: TcpStream, there: Ipv4Addr, port: u16) {
+    // Whoever connected hears of a failure by the end of his connection, as he would of a server that is down.
+    match line.forward(&there.to_string(), port).await {
+        Ok(mut far) => {
+            let _ = near.set_nodelay(true);
+            let _ = copy_bidirectional(&mut near, &mut far).await;
+        }
+        Err(error) => debug!(%error, "no way to port {port} of `{}`", line.target.name()),
+    }
+}
