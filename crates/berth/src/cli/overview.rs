@@ -11,6 +11,7 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
             berth tenant    plan plan-move move   its plan and price; what a move would do; move it
             berth tenant    undo-move settle-move restore purge   back; let it stay; from an archive
   cells     berth cell      create add abilities list show drain drain-member remove
+  release   berth release   create list show roll status back      berth registry add list remove
   placing   berth decide, berth fleet plan apply simulate   where a tenant belongs; where all do
   usage     berth usage     list show record   berth approval  list show approve reject
             berth cost      months import forget phase guides   what a month cost, and who bore it
@@ -19,8 +20,7 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
   roles     berth demo      soak            the whole job on this machine; moves under kill -9
             berth serve                     API, dashboard, reconcilers, workers
             berth edge      list drain      the proxy     berth cert list add remove  certificates
-            berth recover                   after the control database came back from a backup
-            berth completions SHELL         for your shell
+            berth recover, berth completions SHELL   after a restore of the control database; your shell
 
   --json on every command, --dry-run and --yes on those that change more than one thing.
   BERTH_URL says where the server is (http://127.0.0.1:7600), BERTH_API_KEY is the key to it.
