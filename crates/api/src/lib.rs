@@ -26,6 +26,7 @@ pub mod pages;
 mod plans;
 mod problem;
 mod recovery;
+mod releases;
 mod server;
 mod servers;
 mod stack;
@@ -168,6 +169,14 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(costs::plan_price))
         .routes(routes!(certificates::list, certificates::add))
         .routes(routes!(certificates::remove))
+        .routes(routes!(releases::list, releases::create))
+        .routes(routes!(releases::show))
+        .routes(routes!(releases::status, releases::roll))
+        .routes(routes!(releases::plan))
+        .routes(routes!(releases::back))
+        .routes(routes!(releases::plan_back))
+        .routes(routes!(releases::registry_list, releases::registry_put))
+        .routes(routes!(releases::registry_remove))
         .routes(routes!(drains::show_tenant, drains::tenant, drains::undo_tenant))
         .routes(routes!(drains::show_member, drains::member, drains::undo_member))
         .routes(routes!(drains::show_edge, drains::edge, drains::undo_edge))

@@ -20,6 +20,7 @@ mod live;
 mod login;
 mod operations;
 mod overview;
+mod releases;
 mod session;
 mod shown;
 mod tenants;
@@ -71,6 +72,10 @@ pub fn router(v1: Router, settings: PagesSettings) -> Router {
         .route("/approvals", get(approvals::list))
         .route("/approvals/{approval}", get(approvals::one))
         .route("/approvals/{approval}/{answer}", post(approvals::answer))
+        .route("/releases", get(releases::list))
+        .route("/releases/back", post(releases::back))
+        .route("/releases/{number}", get(releases::one))
+        .route("/releases/{number}/roll", post(releases::roll))
         .route("/audit", get(audit::list))
         .layer(middleware::map_response(guard))
         .with_state(Pages { v1, open: settings.open })

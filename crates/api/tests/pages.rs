@@ -34,6 +34,8 @@ const PAGES: &[&str] = &[
     "/operations?open=true",
     "/operations/01980000-0000-7000-8000-000000000001",
     "/approvals",
+    "/releases",
+    "/releases/7",
     "/approvals?all=true",
     "/approvals/01980000-0000-7000-8000-000000000001",
     "/audit",

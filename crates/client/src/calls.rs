@@ -415,6 +415,11 @@ impl Client {
         self.write(Method::POST, "/v1/recovery", &NOTHING).await
     }
 
+    /// A list that is always whole.
+    pub(crate) async fn list_whole<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ClientError> {
+        self.all(path, Query::default(), None).await
+    }
+
     /// Follows the pages of a list, up to `limit` items.
     async fn all<T: DeserializeOwned>(
         &self,
@@ -456,7 +461,7 @@ impl Query {
 }
 
 /// What people typed, safe as one path segment or query value.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
         // A lone dot segment would be taken for a folder, so dots at the beginning are escaped as well.
         let plain =

@@ -6,6 +6,7 @@
 
 mod calls;
 mod error;
+mod releases;
 mod stream;
 mod transport;
 

@@ -11,6 +11,7 @@ mod facts;
 mod later;
 mod modes;
 mod plans;
+mod releases;
 mod services;
 mod usage;
 
@@ -85,6 +86,7 @@ pub(crate) const KEYS: &[&str] = &[
     "https",
     "modes",
     "archives",
+    "releases",
     "quotas",
     "budget",
     "alerts",
@@ -124,6 +126,7 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
     let modes =
         section.get("modes").map_or_else(|| Some(crate::Modes::default()), |at| modes::read(reader, &at, environment));
     let archives = section.get("archives").and_then(|at| archives::read(reader, &at, environment));
+    let releases = section.get("releases").map(|at| releases::read(reader, &at, services.as_ref(), &cells));
     let quotas = section.get("quotas").map(|at| facts::quotas(reader, &at)).unwrap_or_default();
     let budget = section.get("budget").and_then(|at| facts::budget(reader, &at));
     let alerts = section.get("alerts").and_then(|at| facts::alerts(reader, &at));
@@ -159,6 +162,7 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
         https,
         modes: modes?,
         archives,
+        releases: releases.unwrap_or_default(),
         placement,
         quotas,
         budget,

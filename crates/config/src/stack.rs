@@ -4,7 +4,8 @@
 //! a resolved secret: values of `env` keep their `${VARIABLE}` until a process is started.
 
 use crate::{
-    Alerts, Backups, Budget, Environment, Failover, MissingVariable, Modes, Poll, Quota, Silence, Span, Template,
+    Alerts, Backups, Budget, Environment, Failover, MissingVariable, Modes, Poll, Quota, Releases, Silence, Span,
+    Template,
 };
 use berth_domain::{
     Balance, CellClass, CellName, Cents, EdgeName, PlanLimits, PlanName, ProviderName, ServiceName, ServiceRole,
@@ -37,6 +38,8 @@ pub struct Stack {
     /// Where rows go that leave a tenant's cell for good. Absent: a folder beside the server's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archives: Option<Archives>,
+    #[serde(default, skip_serializing_if = "Releases::is_usual")]
+    pub releases: Releases,
     /// What providers let through; services draw on it by `polls`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub quotas: BTreeMap<String, Quota>,

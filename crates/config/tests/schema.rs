@@ -59,6 +59,8 @@ fn reader_and_schema_know_the_same_keys_everywhere() {
         &["services", "web", "scale"],
         &["usage"],
         &["https"],
+        &["releases"],
+        &["releases", "smoke", "[]"],
         &["data"],
         &["data", "hooks"],
         &["data", "links", "[]"],

@@ -1,7 +1,7 @@
 //! Cells: created, shown, drained, removed; and what their members wrote.
 
 use crate::{
-    App, Change, ControlError, Permit, Read,
+    App, Change, ControlError, Permit, Read, ReleaseError,
     app::StackInForce,
     audited,
     costs::prices,
@@ -148,6 +148,9 @@ pub async fn remove(app: &App, permit: &Permit<Change>, who: &str) -> Result<wir
     let found = known(app, who).await?;
     let mut tx = app.store().begin().await?;
     let cell = tx.cell_lock(found.id).await?.ok_or_else(|| ControlError::NoCell(who.to_owned()))?;
+    if let Some(release) = tx.cell_rolling(cell.id).await? {
+        return Err(ReleaseError::InCell { release, cell: cell.name }.into());
+    }
     if cell.tenants > 0 {
         return Err(ControlError::CellNotEmpty { cell: cell.name, tenants: cell.tenants });
     }

@@ -1,7 +1,7 @@
 //! Waiting for edges outside of a move: after a suspension, a deletion, a first route.
 
 use crate::{App, ControlError};
-use berth_domain::{EdgeName, TenantId};
+use berth_domain::{EdgeName, Revision, TenantId};
 use berth_store::Nudge;
 use std::time::Duration;
 use tokio::{sync::broadcast::error::RecvError, time::Instant};
@@ -11,10 +11,19 @@ pub(crate) const SILENT_MS: i64 = 12_000;
 
 /// Returns when every live edge has the tenant's present route, or when `limit` is over: then with those who have not.
 pub(crate) async fn await_routed(app: &App, tenant: TenantId, limit: Duration) -> Result<Vec<EdgeName>, ControlError> {
+    let Some(wanted) = app.store().route_revision(tenant).await? else { return Ok(Vec::new()) };
+    await_revision(app, wanted, limit).await
+}
+
+/// The same for everything that was published up to this revision.
+pub(crate) async fn await_revision(
+    app: &App,
+    wanted: Revision,
+    limit: Duration,
+) -> Result<Vec<EdgeName>, ControlError> {
     let until = Instant::now() + limit;
     // Subscribed before the first look, so that no answer falls between.
     let mut answers = app.store().hub().subscribe();
-    let Some(wanted) = app.store().route_revision(tenant).await? else { return Ok(Vec::new()) };
     loop {
         let edges = app.store().edge_list().await?;
         let late: Vec<EdgeName> = edges

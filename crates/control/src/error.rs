@@ -134,6 +134,8 @@ pub enum ControlError {
     LeftBehind { tenant: TenantName, cell: CellName, may_undo: bool },
     #[error("cell `{cell}` still has the rows of {tenants} tenants that moved away")]
     CellKeeps { cell: CellName, tenants: i64 },
+    #[error(transparent)]
+    Release(#[from] crate::ReleaseError),
     #[error("cell `{to}` has another schema than `{from}`")]
     OtherSchema { from: CellName, to: CellName },
     #[error("cell `{cell}` has no table `{root}` with a column `{key}`")]
@@ -326,6 +328,7 @@ impl ControlError {
             | Self::NoDatabase(_) => Kind::Conflict,
             Self::NoRoom { .. } | Self::CellFull { .. } => Kind::Full,
             Self::Stale(_) => Kind::Stale,
+            Self::Release(error) => error.kind(),
             Self::Move(error) => match error.fault() {
                 berth_mover::Fault::Caller => Kind::Conflict,
                 berth_mover::Fault::Passing => Kind::Provider,
@@ -405,6 +408,7 @@ impl ControlError {
             Self::Operation(refusal) => refusal.kind(),
             Self::WorldAhead => "world_ahead",
             Self::Move(error) => error.code(),
+            Self::Release(error) => error.code(),
             Self::Provider { .. } => "provider",
             Self::BadProvider { .. } => "bad_provider",
             Self::Environment(_) => "variable_missing",
@@ -511,6 +515,7 @@ impl ControlError {
             }
             Self::Operation(refusal) => refusal.hint(),
             Self::Move(error) => return Some(error.hint()),
+            Self::Release(error) => return Some(error.hint()),
             Self::Provider { source, .. } | Self::BadProvider { source, .. } => return source.hint(),
             Self::Journal(error) => return error.hint().map(str::to_owned),
             Self::CellDatabase { .. } => "it is started again by itself; `berth cell show` tells how it is",

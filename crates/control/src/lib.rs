@@ -30,6 +30,8 @@
 //! edges::{routes(Follow, edge, instance, after, settings) -> Stream, acknowledge(Follow, edge, ack), list(Read)}
 //! drains::{tenant, undo_tenant(Change, who), show_tenant(ReadTenant, who)}, and the same of a member and an edge
 //! certificates::{add(Change, CertificateAdd), list(Read), remove(Change, id)}
+//! releases::{create(Change, ReleaseCreate), list(Read), show(Read, number), roll(Change, &RollAsk), back(Change, &BackAsk), status(Read)}
+//! registries::{put(Change, RegistryPut), list(Read), remove(Change, host)}
 //! recover::{show(Read), recover(Change)}                         idempotency::{begin(app, &caller, key, hash) -> Once, finish}
 //! ```
 //! `who` is a name or an id.
@@ -46,7 +48,10 @@ mod member_spec;
 mod mode_settings;
 mod move_edges;
 mod placing;
+mod programs;
 mod reconcile;
+mod release_error;
+mod smoke;
 mod views;
 
 pub mod approvals;
@@ -67,6 +72,8 @@ pub mod operations;
 pub mod plans;
 pub mod purge;
 pub mod recover;
+pub mod registries;
+pub mod releases;
 pub mod serve;
 pub mod servers;
 pub mod stack;
@@ -82,6 +89,7 @@ pub use berth_store::Scope;
 pub use berth_workflow::Options as WorkerOptions;
 pub use caller::{Action, Caller, Change, Follow, Permit, Read, ReadEntitlements, ReadTenant, Report};
 pub use error::{ControlError, Kind};
+pub use release_error::ReleaseError;
 
 pub(crate) use audit::audited;
 

@@ -1,18 +1,15 @@
 //! What a member of a cell is to run, from the stack file: the same answer for whoever starts it, the workflow that
 //! makes the cell or the reconciler that brings a member back.
 
-use crate::{App, ControlError, app::StackInForce, mode_settings};
-use berth_config::{Run, Service};
+use crate::{App, ControlError, app::StackInForce, mode_settings, programs::Programs};
+use berth_config::Service;
 use berth_domain::{CellName, ServiceName};
 use berth_infra::{
-    CellDatabase, CellSpec, DatabaseName, EnvVar, MemberName, MemberSpec, RedisUse, Role, RunSpec, Shape, Source,
+    CellDatabase, CellSpec, DatabaseName, EnvVar, MemberName, MemberSpec, RedisUse, Role, RunSpec, Shape,
 };
 use berth_store::{Cell, Member};
 use secrecy::SecretString;
 use std::{collections::BTreeMap, time::Duration};
-
-/// A migration that takes longer needs a person anyway.
-const MIGRATE_LIMIT: Duration = Duration::from_mins(15);
 
 /// A shape with what the stack file leaves open filled in.
 pub(crate) fn shape(wanted: berth_config::Shape) -> Shape {
@@ -36,24 +33,28 @@ pub(crate) fn cell_spec(cell: &Cell, data: &berth_config::Data) -> Result<CellSp
 }
 
 pub(crate) fn member_name(cell: &CellName, member: &Member) -> MemberName {
-    MemberName::of(cell, &member.service, u16::try_from(member.copy).unwrap_or(u16::MAX))
+    let copy = u16::try_from(member.copy).unwrap_or(u16::MAX);
+    MemberName::of_release(cell, &member.service, copy, member.release)
 }
 
+/// `programs`: of the member's release.
 pub(crate) fn member_spec(
     app: &App,
     in_force: &StackInForce,
+    programs: &Programs,
     cell: &Cell,
     database: &CellDatabase,
     member: &Member,
     service: &Service,
 ) -> Result<MemberSpec, ControlError> {
+    let (source, command) = programs.of(&member.service, service)?;
     Ok(MemberSpec {
         name: member_name(&cell.name, member),
         cell: cell.name.clone(),
         service: member.service.clone(),
         index: u16::try_from(member.copy).unwrap_or(u16::MAX),
-        source: Source::Host,
-        command: command(cell, service)?,
+        source,
+        command,
         env: environment(app, in_force, cell, database, service, Role::App)?,
         port: service.port.unwrap_or(0),
         health_path: service.health.clone(),
@@ -66,29 +67,22 @@ pub(crate) fn member_spec(
 pub(crate) fn migrate_spec(
     app: &App,
     in_force: &StackInForce,
+    programs: &Programs,
     cell: &Cell,
     database: &CellDatabase,
     name: &ServiceName,
     service: &Service,
 ) -> Result<Option<RunSpec>, ControlError> {
-    let Some(command) = service.migrate.clone() else { return Ok(None) };
+    let Some((source, command)) = programs.of_migrate(name, service)? else { return Ok(None) };
     Ok(Some(RunSpec {
         what: format!("`migrate` of service `{name}` in cell `{}`", cell.name),
         cell: cell.name.clone(),
-        source: Source::Host,
+        source,
         command,
         env: environment(app, in_force, cell, database, service, Role::Owner)?,
-        time_limit: MIGRATE_LIMIT,
+        time_limit: Duration::from_millis(in_force.stack.releases.migrate_limit.ms()),
         shape: shape(service.shape),
     }))
-}
-
-fn command(cell: &Cell, service: &Service) -> Result<Vec<String>, ControlError> {
-    match &service.run {
-        Run::Command(command) => Ok(command.clone()),
-        // No provider of this version runs images.
-        Run::Image(_) => Err(ControlError::NotOffered { provider: cell.provider.clone(), what: "container images" }),
-    }
 }
 
 /// What every process of a cell is told (`app.md`), then the service's own variables.

@@ -6,7 +6,7 @@ use crate::{
     decide,
     operations::{self, Begun},
     placing::{self, Place, Wanted},
-    tenants, views, ways_back,
+    releases, tenants, views, ways_back,
     workflows::{MOVE_TENANT, MoveTenant, reserved},
 };
 use berth_domain::{CellClass, CellName, MoveId, OperationId, OperationState, TenantEvent};
@@ -233,6 +233,11 @@ pub async fn start(
     };
     ways_back::must_not_hold(app, &tenant, &place).await?;
     let mut tx = app.store().begin().await?;
+    let existing = match &place {
+        Place::Existing(target) => vec![source.id, *target],
+        Place::New(_) => vec![source.id],
+    };
+    releases::must_not_roll(&mut tx, &existing).await?;
     if let Err(source) = tx.tenant_apply(tenant.id, TenantEvent::MoveStarted).await? {
         drop(tx);
         return Err(tenants::wrong_state(app, &tenant, source).await?);

@@ -4,7 +4,7 @@
 //! A plan of the dedicated class has a cell made for it when no empty one stands ready, so that an upgrade is one
 //! command; the workflow that needs the cell provisions it first and takes it away again when it does not succeed.
 
-use crate::{App, ControlError, app::StackInForce, decide};
+use crate::{App, ControlError, ReleaseError, app::StackInForce, decide};
 use berth_domain::{CellClass, CellId, CellName, CellState, PlanName, TenantName};
 use berth_placement::Profile;
 use berth_store::{Cell, NewCell, Tx};
@@ -85,6 +85,15 @@ fn fits(cell: &Cell, wanted: &Wanted<'_>) -> Result<(), ControlError> {
         }
         let both = from.schema_fingerprint.as_ref().zip(cell.schema_fingerprint.as_ref());
         if both.is_some_and(|(here, there)| here != there) {
+            if from.release != cell.release {
+                return Err(ReleaseError::BehindRelease {
+                    from: from.name.clone(),
+                    from_release: from.release,
+                    to: cell.name.clone(),
+                    to_release: cell.release,
+                }
+                .into());
+            }
             return Err(ControlError::OtherSchema { from: from.name.clone(), to: cell.name.clone() });
         }
     }

@@ -6,7 +6,7 @@ use crate::{
     App, Change, ControlError, Permit, archives, audited,
     operations::{self, Begun},
     placing::Place,
-    tenants, views,
+    releases, tenants, views,
     workflows::{UNDO_MOVE, UndoMove, reserved},
 };
 use berth_domain::{MoveId, OperationId, TenantEvent, TenantState, WayBackState};
@@ -24,6 +24,7 @@ pub async fn undo(app: &App, permit: &Permit<Change>, who: &str) -> Result<wire:
     }
     let way = open(app, &tenant).await?;
     let mut tx = app.store().begin().await?;
+    releases::must_not_roll(&mut tx, &[way.new_cell, way.old_cell]).await?;
     if let Err(source) = tx.tenant_apply(tenant.id, TenantEvent::MoveStarted).await? {
         drop(tx);
         return Err(tenants::wrong_state(app, &tenant, source).await?);

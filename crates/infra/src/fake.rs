@@ -32,6 +32,8 @@ struct World {
     next_port: u16,
     /// Images that no registry has.
     no_images: BTreeSet<String>,
+    /// What never answers its health path.
+    sick: BTreeSet<String>,
     /// What every member uses: thousandths of a core, and bytes.
     load: Option<(u64, u64)>,
 }
@@ -122,6 +124,11 @@ impl Fake {
     /// No registry has this image from now on.
     pub fn has_no_image(&self, artifact: &berth_domain::Artifact) {
         self.world().no_images.insert(artifact.to_string());
+    }
+
+    /// Members made from this are unhealthy from now on.
+    pub fn is_never_well(&self, artifact: &berth_domain::Artifact) {
+        self.world().sick.insert(artifact.to_string());
     }
 
     /// Where a member's program came from when it was last asked for.
@@ -259,7 +266,13 @@ impl Compute for Fake {
             member.health = Health::Healthy;
         }
         member.spec = spec.clone();
-        Ok(member.describe())
+        if let Source::Artifact { artifact, .. } = &spec.source
+            && world.sick.contains(&artifact.to_string())
+        {
+            let reason = "`/health` answered 500".to_owned();
+            world.members.get_mut(&spec.name).expect("it was put there above").health = Health::Unhealthy { reason };
+        }
+        Ok(world.members[&spec.name].describe())
     }
 
     async fn observe_member(&self, name: &MemberName) -> Result<Observed<Member>, ProviderError> {

@@ -22,6 +22,8 @@ pub struct Cell {
     pub shape: Value,
     pub schema_fingerprint: Option<String>,
     pub stack_revision: i64,
+    /// What it runs; 0: what the stack file alone says.
+    pub release: u32,
     pub created_at: Timestamp,
     /// Tenants that it owns or that are on their way to it.
     pub tenants: i64,
@@ -50,6 +52,7 @@ struct Row {
     shape: Value,
     schema_fingerprint: Option<String>,
     stack_revision: i64,
+    release: i32,
     created_at: Moment,
     tenants: i64,
 }
@@ -68,6 +71,7 @@ impl TryFrom<Row> for Cell {
             shape: r.shape,
             schema_fingerprint: r.schema_fingerprint,
             stack_revision: r.stack_revision,
+            release: u32::try_from(r.release).unwrap_or(0),
             created_at: r.created_at.0,
             tenants: r.tenants,
         })
@@ -79,7 +83,7 @@ impl Store {
     pub async fn cell_list(&self) -> Result<Vec<Cell>, StoreError> {
         sqlx::query_as!(
             Row,
-            r#"SELECT id, name, class, provider, region, state, max_tenants, shape, schema_fingerprint, stack_revision,
+            r#"SELECT id, name, class, provider, region, state, max_tenants, shape, schema_fingerprint, stack_revision, release,
                       created_at AS "created_at: Moment",
                       (SELECT count(*) FROM placements p JOIN tenants t ON t.id = p.tenant_id
                        WHERE (p.owner = c.id OR p.target = c.id OR EXISTS (SELECT FROM moves m
@@ -98,7 +102,7 @@ impl Store {
     pub async fn cell_get(&self, id: CellId) -> Result<Option<Cell>, StoreError> {
         sqlx::query_as!(
             Row,
-            r#"SELECT id, name, class, provider, region, state, max_tenants, shape, schema_fingerprint, stack_revision,
+            r#"SELECT id, name, class, provider, region, state, max_tenants, shape, schema_fingerprint, stack_revision, release,
                       created_at AS "created_at: Moment",
                       (SELECT count(*) FROM placements p JOIN tenants t ON t.id = p.tenant_id
                        WHERE (p.owner = c.id OR p.target = c.id OR EXISTS (SELECT FROM moves m
@@ -170,8 +174,9 @@ impl Store {
 impl Tx {
     pub async fn cell_insert(&mut self, new: &NewCell) -> Result<(), StoreError> {
         sqlx::query!(
-            "INSERT INTO cells (id, name, class, provider, region, state, max_tenants, shape, stack_revision)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "INSERT INTO cells (id, name, class, provider, region, state, max_tenants, shape, stack_revision, release)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, coalesce((SELECT release FROM rolls
+                     WHERE whole AND state = 'done' ORDER BY number DESC LIMIT 1), 0))",
             new.id.uuid(),
             new.name.as_str(),
             new.class.as_str(),
@@ -196,7 +201,7 @@ impl Tx {
     ) -> Result<(), StoreError> {
         let sealed = store.sealer.seal(SETTINGS, id.uuid(), settings);
         sqlx::query!(
-            "UPDATE cells SET settings_sealed = $2, settings_key_version = $3 WHERE id = $1",
+            "UPDATE cells SET settings_sealed = $2, settings_key_version = $3, release = 0 WHERE id = $1",
             id.uuid(),
             sealed.bytes,
             sealed.key_version
@@ -215,7 +220,7 @@ impl Tx {
             .await?;
         sqlx::query_as!(
             Row,
-            r#"SELECT id, name, class, provider, region, state, max_tenants, shape, schema_fingerprint, stack_revision,
+            r#"SELECT id, name, class, provider, region, state, max_tenants, shape, schema_fingerprint, stack_revision, release,
                       created_at AS "created_at: Moment",
                       (SELECT count(*) FROM placements p JOIN tenants t ON t.id = p.tenant_id
                        WHERE (p.owner = c.id OR p.target = c.id OR EXISTS (SELECT FROM moves m

@@ -23,6 +23,12 @@ pub enum StoreError {
     Refused(#[source] sqlx::Error),
     #[error("the control database could not be brought to this version's schema")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A newer version has taken away what this one uses.
+    #[error(
+        "the control database serves programs from migration {floor} on, and this one knows none after {newest}: it is \
+         too old for it; start the version that upgraded the database, or a newer one"
+    )]
+    TooOld { floor: i64, newest: i64 },
     /// What the change rests on was changed by somebody else meanwhile. Nothing was stored.
     #[error("the {0} was changed meanwhile")]
     Stale(&'static str),
@@ -71,7 +77,7 @@ impl From<sqlx::Error> for StoreError {
             Some("tenants_key") => Taken::TenantKey,
             Some("hosts_pkey") => Taken::Host,
             Some("cells_name") => Taken::CellName,
-            Some("members_cell_id_service_copy_key") => Taken::Member,
+            Some("members_cell_id_service_copy_release_key") => Taken::Member,
             Some("stack_revisions_pkey") => Taken::StackRevision,
             _ => return Self::Refused(error),
         };

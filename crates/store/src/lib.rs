@@ -34,6 +34,8 @@ mod moves;
 mod ownership;
 mod placements;
 mod plans;
+mod registries;
+mod releases;
 mod routes;
 mod seal;
 mod spent;
@@ -60,6 +62,8 @@ pub use moves::{Move, MoveFigures, MoveOutcome, MovePhaseTime, WayBackShown};
 pub use ownership::StoredOwnership;
 pub use placements::Placement;
 pub use plans::StoredPlan;
+pub use registries::Registry;
+pub use releases::{Artifacts, NewRoll, Release, Roll, RollCell};
 pub use routes::{Route, RouteChanges, RouteHold, RouteMember};
 pub use seal::{SealError, Sealer};
 pub use spent::Spent;
@@ -78,9 +82,6 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 /// How long a caller waits for a free connection before it is told that the database does not answer.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
 
-/// The schema, embedded: a program and the schema it needs are never apart.
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
-
 /// The control database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -93,6 +94,25 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Tx {
     inner: sqlx::Transaction<'static, Postgres>,
+}
+
+/// Brings the schema up to what this program knows. A schema that a newer one has widened is left as it is: the two work
+/// side by side while an upgrade is under way. One that a newer program has narrowed is not touched.
+async fn migrate(pool: &PgPool) -> Result<(), StoreError> {
+    // Embedded: a program and the schema it needs are never apart.
+    let mut known = sqlx::migrate!();
+    let newest = known.iter().map(|migration| migration.version).max().unwrap_or(0);
+    let floor = sqlx::query_scalar!("SELECT migration FROM schema_floor").fetch_optional(pool).await;
+    match floor {
+        Ok(Some(floor)) if floor > newest => return Err(StoreError::TooOld { floor, newest }),
+        Ok(_) => {}
+        // Before there was a floor, and in an empty database.
+        Err(error)
+            if error.as_database_error().and_then(|answer| answer.code()).is_some_and(|code| code == "42P01") => {}
+        Err(error) => return Err(error.into()),
+    }
+    known.set_ignore_missing(true);
+    Ok(known.run(pool).await?)
 }
 
 impl Store {
@@ -110,7 +130,7 @@ impl Store {
             .idle_timeout(Duration::from_mins(5))
             .connect_with(options)
             .await?;
-        MIGRATIONS.run(&pool).await?;
+        migrate(&pool).await?;
         let hub = Hub::new();
         hub.listen(&pool).await?;
         Ok(Self { pool, sealer: Arc::new(sealer), hub })

@@ -23,6 +23,10 @@ pub struct Member {
     /// What it used lately; `None`: its provider does not tell.
     pub cpu_percent: Option<f64>,
     pub memory_bytes: Option<i64>,
+    /// What it runs; 0: what the stack file alone says.
+    pub release: u32,
+    /// A release has it in hand: it is neither kept up nor ended by anybody else.
+    pub arriving: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -32,6 +36,10 @@ pub struct NewMember {
     pub service: ServiceName,
     pub copy: i32,
     pub service_role: ServiceRole,
+    /// What it runs; 0: what the stack file alone says.
+    pub release: u32,
+    /// Beside those that serve, until its release gives it something to do.
+    pub arriving: bool,
 }
 
 /// What a look at a member showed.
@@ -49,8 +57,8 @@ impl Store {
     pub async fn member_list(&self, cell: Option<CellId>) -> Result<Vec<Member>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT id, cell_id, service, copy, service_role, role, wanted, state, address, detail, restarts,
-                      observed_at AS "observed_at: Moment", cpu_percent, memory_bytes
-               FROM members WHERE $1::uuid IS NULL OR cell_id = $1 ORDER BY cell_id, service, copy"#,
+                      observed_at AS "observed_at: Moment", cpu_percent, memory_bytes, release, arriving
+               FROM members WHERE $1::uuid IS NULL OR cell_id = $1 ORDER BY cell_id, service, copy, release"#,
             cell.map(CellId::uuid)
         )
         .fetch_all(&self.pool)
@@ -72,6 +80,8 @@ impl Store {
                     observed_at: Moment::of(r.observed_at),
                     cpu_percent: r.cpu_percent,
                     memory_bytes: r.memory_bytes,
+                    release: u32::try_from(r.release).unwrap_or(0),
+                    arriving: r.arriving,
                 })
             })
             .collect()
@@ -138,14 +148,17 @@ impl Tx {
     /// Reserves a member. One that is there already (the step ran before) is kept as it is, with its id.
     pub async fn member_ensure(&mut self, new: &NewMember) -> Result<(), StoreError> {
         sqlx::query!(
-            "INSERT INTO members (id, cell_id, service, copy, service_role, role) VALUES ($1, $2, $3, $4, $5, $6)
-             ON CONFLICT (cell_id, service, copy) DO NOTHING",
+            "INSERT INTO members (id, cell_id, service, copy, service_role, role, release, arriving, wanted)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, NOT $8)
+             ON CONFLICT (cell_id, service, copy, release) DO NOTHING",
             new.id.uuid(),
             new.cell.uuid(),
             new.service.as_str(),
             new.copy,
             new.service_role.as_str(),
-            MemberRole::Active.as_str()
+            MemberRole::Active.as_str(),
+            i32::try_from(new.release).unwrap_or(i32::MAX),
+            new.arriving
         )
         .execute(&mut *self.inner)
         .await?;
@@ -155,14 +168,17 @@ impl Tx {
     /// Reserves a copy, or wants one again that was to end.
     pub async fn member_want(&mut self, new: &NewMember) -> Result<(), StoreError> {
         sqlx::query!(
-            "INSERT INTO members (id, cell_id, service, copy, service_role, role) VALUES ($1, $2, $3, $4, $5, $6)
-             ON CONFLICT (cell_id, service, copy) DO UPDATE SET wanted = true",
+            "INSERT INTO members (id, cell_id, service, copy, service_role, role, release, arriving)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+             ON CONFLICT (cell_id, service, copy, release) DO UPDATE SET wanted = true",
             new.id.uuid(),
             new.cell.uuid(),
             new.service.as_str(),
             new.copy,
             new.service_role.as_str(),
-            MemberRole::Active.as_str()
+            MemberRole::Active.as_str(),
+            i32::try_from(new.release).unwrap_or(i32::MAX),
+            new.arriving
         )
         .execute(&mut *self.inner)
         .await?;
@@ -177,7 +193,7 @@ impl Tx {
         copies: i32,
     ) -> Result<(), StoreError> {
         sqlx::query!(
-            "UPDATE members SET wanted = false WHERE cell_id = $1 AND service = $2 AND copy >= $3",
+            "UPDATE members SET wanted = false WHERE cell_id = $1 AND service = $2 AND copy >= $3 AND NOT arriving",
             cell.uuid(),
             service.as_str(),
             copies

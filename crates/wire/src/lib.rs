@@ -20,6 +20,7 @@ mod moves;
 mod operation;
 mod page;
 mod problem;
+mod release;
 mod schema;
 mod server;
 mod stack;
@@ -48,6 +49,10 @@ pub use operation::{
 pub use page::Page;
 pub use problem::Problem;
 pub use server::{EdgeWay, Machine, Server, ServerAdd, ServerLook, ServerSeen};
+pub use release::{
+    BackAsk, CellRelease, LeftOut, PlannedCell, Registry, RegistryPut, Release, ReleaseCreate, ReleaseShown,
+    ReleaseStatus, Roll, RollAsk, RollCell, RollPlan,
+};
 pub use stack::{Difference, DifferenceKind, PlanView, Stack, StackApplied, StackApply};
 pub use status::{Attention, CellCounts, EdgeSeen, EdgeView, Overview, Recovery, TenantCounts};
 pub use tenant::{SyncReport, SyncTenant, Tenant, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync};

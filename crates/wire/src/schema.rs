@@ -1,8 +1,8 @@
 //! How the words of `domain` look in OpenAPI. `domain` itself knows no schema: it is pure.
 
 use berth_domain::{
-    ApprovalState, CellClass, CellState, MemberRole, MemberState, Mode, MovePhase, OperationState, ServiceRole,
-    TenantState, UsagePeriod, WayBackState,
+    ApprovalState, CellClass, CellState, MemberRole, MemberState, Mode, MovePhase, OperationState, RollCellState,
+    RollState, ServiceRole, TenantState, UsagePeriod, WayBackState,
 };
 use utoipa::openapi::schema::{ArrayBuilder, Object, ObjectBuilder, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::{KnownFormat, schema::Array};
@@ -107,6 +107,8 @@ states! {
     move_phase, move_phase_or_none: MovePhase;
     operation_state, operation_state_or_none: OperationState;
     way_back_state, way_back_state_or_none: WayBackState;
+    roll_state, roll_state_or_none: RollState;
+    roll_cell_state, roll_cell_state_or_none: RollCellState;
     usage_period, usage_period_or_none: UsagePeriod;
     approval_state, approval_state_or_none: ApprovalState;
 }

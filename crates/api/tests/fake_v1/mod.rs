@@ -59,6 +59,15 @@ impl Fake {
             if path.ends_with("/plan-move") {
                 return Json(plan_move()).into_response();
             }
+            if path == "/v1/rollout/plan" {
+                return Json(json!({ "release": 7, "before": 6, "back": false, "pause_ms": null, "workers": "after", "left_out": [],
+                    "waves": [[{ "cell": "shared-1", "before": 6 }]] }))
+                .into_response();
+            }
+            if path.starts_with("/v1/rollout") {
+                self.changes.lock().expect("no test panics here").push(Asked { method, path, once, body });
+                return (StatusCode::ACCEPTED, Json(roll())).into_response();
+            }
             if path == "/v1/tenants/full/moves" {
                 return problem(409, "cell_full", "cell `<b>shared-1</b>` has no room");
             }
@@ -98,6 +107,12 @@ impl Fake {
             ["tenants", _, "usage"] => Json(usage()).into_response(),
             ["approvals"] => list(vec![approval()]).into_response(),
             ["approvals", _] => Json(approval()).into_response(),
+            ["releases"] => list(vec![release()]).into_response(),
+            ["releases", _] => Json(json!({ "release": release(), "rolls": [roll()] })).into_response(),
+            ["rollout"] => {
+                Json(json!({ "current": 6, "roll": if self.empty { json!(null) } else { roll() }, "cells": [] }))
+                    .into_response()
+            }
             ["audit"] => list(vec![audit()]).into_response(),
             _ => problem(404, "not_found", "nothing here"),
         }
@@ -302,4 +317,16 @@ fn events() -> String {
         format!("event: {kind}\ndata: {json}\n\n")
     };
     format!("{}: still here\n\n{}", event("changed", "running"), event("ended", "succeeded"))
+}
+
+fn release() -> Value {
+    json!({ "number": 7, "services": { "web": format!("ghcr.io/shop/web@sha256:{}", "a1".repeat(32)) }, "current": false,
+            "cells": ["shared-1"], "created_by": "ci", "created_at": now(0) })
+}
+
+fn roll() -> Value {
+    json!({ "number": 3, "release": 7, "before": 6, "back": false, "whole": true, "state": "stopped", "asked_by": "ci",
+            "reason": "cell `acme-1`: migrate ended with 3", "started_at": now(0), "cells": [
+                { "cell": "shared-1", "wave": 1, "state": "done", "before": 6, "release": 7, "operation": OPERATION, "output": "applied <b>2</b>\n" },
+                { "cell": "acme-1", "wave": 2, "state": "failed", "before": 6, "release": 6, "reason": "migrate ended with 3" }] })
 }

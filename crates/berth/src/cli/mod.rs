@@ -25,6 +25,8 @@ mod operation;
 mod overview;
 mod plan;
 mod recover;
+mod registry;
+mod release;
 mod render;
 mod status;
 mod table;
@@ -85,6 +87,12 @@ pub enum ApiCommand {
     /// TLS certificates of the hosts that edges serve
     #[command(subcommand)]
     Cert(cert::Cert),
+    /// What services run, by digest, and how it comes to the cells
+    #[command(subcommand)]
+    Release(release::Release),
+    /// Accounts that pull images from registries
+    #[command(subcommand)]
+    Registry(registry::Registry),
     /// Where a tenant belongs, why, and what that costs
     Decide(decide::Decide),
     /// All tenants to cells: planned, carried out, grown on paper
@@ -126,6 +134,8 @@ pub async fn run(command: ApiCommand, cx: &Context) -> Result<(), CliError> {
         ApiCommand::Tenant(tenant) => tenant.run(cx).await,
         ApiCommand::Cell(cell) => cell.run(cx).await,
         ApiCommand::Cert(cert) => cert.run(cx).await,
+        ApiCommand::Release(release) => release.run(cx).await,
+        ApiCommand::Registry(registry) => registry.run(cx).await,
         ApiCommand::Decide(decide) => decide.run(cx).await,
         ApiCommand::Fleet(fleet) => fleet.run(cx).await,
         ApiCommand::Cost(cost) => cost.run(cx).await,

@@ -12,6 +12,7 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
             berth tenant    undo-move settle-move restore purge   back; let it stay; from an archive
   cells     berth cell      create add abilities list show drain drain-member remove
             berth server    prepare check list   berth up HOST   a fresh host, to a served tenant
+  release   berth release   create list show roll status back      berth registry add list remove
   placing   berth decide, berth fleet plan apply simulate   where a tenant belongs; where all do
   usage     berth usage     list show record   berth approval  list show approve reject
             berth cost      months import forget phase guides   what a month cost, and who bore it

@@ -10,7 +10,7 @@ use crate::{
 
 /// Path, and why it is refused. A path stands for all below it that have no line of their own.
 const LATER: &[(&str, &str)] = &[
-    ("registries", "no adapter of this version pulls images"),
+    ("registries", "a secret has no place in the file: `berth registry add HOST --user NAME` takes the account"),
     ("cluster", "edges share nothing yet: each serves from its own snapshot, so there is no cluster to join"),
     ("cluster.geo_routing", "an edge sends to the cell that owns the tenant, wherever the client is"),
     ("cluster.redis_cluster_mode", "edges keep nothing in Redis"),

@@ -2,7 +2,7 @@
 //! seen is stored, so that edges send requests only where somebody answers.
 
 use super::{Loop, seen};
-use crate::{App, ControlError, cell_access, member_spec};
+use crate::{App, ControlError, cell_access, member_spec, programs::Programs};
 use async_trait::async_trait;
 use berth_domain::{CellId, CellState, MemberId, MemberState};
 use berth_infra::{CellDatabase, CellSpec, DatabaseName, Observed};
@@ -96,7 +96,8 @@ async fn start_again(app: &App, cell: &Cell, member: &Member, replace: bool) -> 
     };
     let compute = app.compute_of(cell).await?;
     let database = app.cell_database(cell).await?;
-    let spec = member_spec::member_spec(app, &in_force, cell, &database, member, service)?;
+    let programs = Programs::load(app, member.release).await?;
+    let spec = member_spec::member_spec(app, &in_force, &programs, cell, &database, member, service)?;
     let failed = |source| ControlError::Provider { cell: cell.name.clone(), source };
     if replace {
         compute.remove_member(&spec.name).await.map_err(failed)?;

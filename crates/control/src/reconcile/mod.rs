@@ -5,6 +5,7 @@ mod judging;
 mod members;
 mod months;
 mod purging;
+mod releasing;
 mod scaling;
 mod settings;
 mod sweep;
@@ -37,6 +38,7 @@ pub async fn run(app: &App, shutdown: watch::Receiver<bool>) {
         keep(app, months::Months, shutdown.clone()),
         keep(app, judging::Judging::default(), shutdown.clone()),
         keep(app, purging::Purging::default(), shutdown.clone()),
+        keep(app, releasing::Releasing, shutdown.clone()),
         keep(app, scaling::Scaling::default(), shutdown.clone()),
         keep(app, settings::Settings::default(), shutdown.clone()),
         keep(app, sweep::Sweep::default(), shutdown.clone()),

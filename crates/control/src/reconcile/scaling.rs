@@ -125,7 +125,8 @@ impl Scaling {
     /// Ends copies that are not wanted any more.
     async fn end(&mut self, app: &App, cell: &Cell, own: &[&Member]) -> Result<(), ControlError> {
         let compute = app.compute_of(cell).await?;
-        for member in own.iter().filter(|member| !member.wanted) {
+        // What a release has in hand, it ends itself.
+        for member in own.iter().filter(|member| !member.wanted && !member.arriving) {
             if self.leaving.entry(member.id).or_insert_with(Instant::now).elapsed() < LEAVES_AFTER {
                 continue;
             }
@@ -159,6 +160,9 @@ async fn set(
                 service: name.clone(),
                 copy,
                 service_role: service.role,
+                // As those beside it, also while another release is on its way to the cell.
+                release: there.first().map_or(cell.release, |member| member.release),
+                arriving: false,
             };
             tx.member_want(&new).await?;
         }

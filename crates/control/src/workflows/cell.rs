@@ -4,7 +4,7 @@
 //! an undo that does not know how far its step came, finds the same database and members.
 
 use super::{reserved, store};
-use crate::{App, ControlError, cell_access, member_spec, mode_settings};
+use crate::{App, ControlError, cell_access, member_spec, mode_settings, programs::Programs};
 use async_trait::async_trait;
 use berth_domain::{CellId, CellState, MemberId, MemberState, ServiceRole};
 use berth_infra::{DatabaseName, Observed};
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 /// How long members may take to answer their health path for the first time.
 const HEALTHY_LIMIT: Duration = Duration::from_mins(2);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Lines of a member that did not come up, shown with the failure.
 const LOG_LINES: usize = 20;
 
@@ -100,8 +100,10 @@ impl Step<App> for Migrate {
         // Before anybody connects as the application.
         mode_settings::ensure(app, &cell, &database).await?;
         let compute = app.compute_of(&cell).await?;
+        let programs = Programs::load(app, cell.release).await?;
         for (name, service) in &in_force.stack.services {
-            let Some(spec) = member_spec::migrate_spec(app, &in_force, &cell, &database, name, service)? else {
+            let Some(spec) = member_spec::migrate_spec(app, &in_force, &programs, &cell, &database, name, service)?
+            else {
                 continue;
             };
             let outcome = compute
@@ -138,6 +140,9 @@ struct PlannedMember {
     service: berth_domain::ServiceName,
     copy: i32,
     role: ServiceRole,
+    /// Journals of before there were releases do not name it.
+    #[serde(default)]
+    release: u32,
 }
 
 /// Reads the stack file once: what is decided here is what the following steps make, also when somebody applies
@@ -153,7 +158,8 @@ impl Step<App> for PlanMembers {
 
     async fn run(&self, app: &App) -> Result<Vec<PlannedMember>, StepError> {
         let in_force = app.stack().await?;
-        let foreign = app.is_foreign(&app.cell(self.cell).await?).await?;
+        let cell = app.cell(self.cell).await?;
+        let foreign = app.is_foreign(&cell).await?;
         // Of what somebody else runs only the address is known, and only web services have one.
         let known = |role: ServiceRole| !foreign || role == ServiceRole::Web;
         let services = in_force.stack.services.iter().filter(|(_, what)| known(what.role));
@@ -164,6 +170,7 @@ impl Step<App> for PlanMembers {
                 service: service.clone(),
                 copy,
                 role: what.role,
+                release: cell.release,
             })
         });
         Ok(copies.collect())
@@ -194,6 +201,8 @@ impl TxStep<App> for ReserveMembers {
                 service: member.service.clone(),
                 copy: member.copy,
                 service_role: member.role,
+                release: member.release,
+                arriving: false,
             };
             tx.member_ensure(&new).await.map_err(store)?;
         }
@@ -218,9 +227,10 @@ impl Step<App> for StartMembers {
         let in_force = app.stack().await?;
         let database = app.cell_database(&cell).await?;
         let compute = app.compute_of(&cell).await?;
+        let programs = Programs::load(app, cell.release).await?;
         for member in app.store().member_list(Some(cell.id)).await.map_err(store)? {
             let Some(service) = in_force.stack.services.get(&member.service) else { continue };
-            let spec = member_spec::member_spec(app, &in_force, &cell, &database, &member, service)?;
+            let spec = member_spec::member_spec(app, &in_force, &programs, &cell, &database, &member, service)?;
             let started = compute.ensure_member(&spec).await;
             started.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
         }
@@ -295,11 +305,21 @@ impl Step<App> for AwaitHealthy {
     }
 }
 
-fn did_not_start(member: &str, seen: &Seen, log: &[String]) -> StepError {
+pub(super) fn did_not_start(member: &str, seen: &Seen, log: &[String]) -> StepError {
     let why = seen.detail.as_deref().unwrap_or("it ended");
     let message = format!("member `{member}` did not start: {why}; its last lines: {}", log.join(" | "));
     StepError::retryable("member_did_not_start", message)
         .hint("its command, health path and environment come from the stack file")
+}
+
+/// Reads what the cell's schema looks like, and notes it.
+pub(super) async fn fingerprint(app: &App, cell: CellId) -> Result<String, StepError> {
+    let cell = app.cell(cell).await?;
+    let database = app.cell_database(&cell).await?;
+    let fingerprint = berth_mover::schema_fingerprint(&cell_access::endpoint(&database)).await;
+    let fingerprint = fingerprint.map_err(ControlError::from)?;
+    app.store().cell_set_fingerprint(cell.id, &fingerprint).await.map_err(store)?;
+    Ok(fingerprint)
 }
 
 /// Notes what the cell's schema looks like: tenants go only between cells that have the same.
@@ -313,12 +333,7 @@ impl Step<App> for Fingerprint {
     type Output = String;
 
     async fn run(&self, app: &App) -> Result<String, StepError> {
-        let cell = app.cell(self.cell).await?;
-        let database = app.cell_database(&cell).await?;
-        let fingerprint = berth_mover::schema_fingerprint(&cell_access::endpoint(&database)).await;
-        let fingerprint = fingerprint.map_err(ControlError::from)?;
-        app.store().cell_set_fingerprint(cell.id, &fingerprint).await.map_err(store)?;
-        Ok(fingerprint)
+        fingerprint(app, self.cell).await
     }
     async fn undo(&self, _app: &App, _made: Option<String>) -> Result<(), StepError> {
         Ok(())

@@ -12,6 +12,7 @@ mod move_tenant;
 mod plan_tenant;
 mod purge;
 mod remove_cell;
+mod roll_cell;
 mod suspend_tenant;
 mod tenant;
 mod undo_move;
@@ -24,6 +25,7 @@ pub use delete_tenant::DELETE_TENANT;
 pub use plan_tenant::PLAN_TENANT;
 pub use purge::PURGE_TENANT;
 pub use remove_cell::REMOVE_CELL;
+pub use roll_cell::{ROLL_CELL, RollCell};
 pub use suspend_tenant::{RESUME_TENANT, SUSPEND_TENANT};
 
 use crate::App;
@@ -80,12 +82,16 @@ pub(crate) mod reserved {
     pub const TENANT: &str = "reserve_tenant";
     pub const MOVE: &str = "reserve_move";
     pub const UNDO: &str = "reserve_undo";
+    pub const ROLL: &str = "reserve_roll";
 
     pub fn cell(cell: CellId) -> (&'static str, Value) {
         (CELL, json!({ "cell": cell }))
     }
     pub fn tenant(tenant: TenantId) -> (&'static str, Value) {
         (TENANT, json!({ "tenant": tenant }))
+    }
+    pub fn roll(roll: i32, cell: CellId) -> (&'static str, Value) {
+        (ROLL, json!({ "roll": roll, "cell": cell }))
     }
     pub fn undo(of: MoveId) -> (&'static str, Value) {
         (UNDO, json!({ "of": of }))
@@ -100,6 +106,7 @@ pub fn registry() -> Registry<App> {
     Registry::new()
         .with(&CREATE_CELL, create_cell::run)
         .with(&REMOVE_CELL, remove_cell::run)
+        .with(&ROLL_CELL, roll_cell::run)
         .with(&CREATE_TENANT, create_tenant::run)
         .with(&DELETE_TENANT, delete_tenant::run)
         .with(&SUSPEND_TENANT, suspend_tenant::suspend)

@@ -8,6 +8,7 @@ mod crash;
 mod edges;
 mod modes;
 mod recover;
+mod releases;
 mod tenants;
 mod upkeep;
 mod world;

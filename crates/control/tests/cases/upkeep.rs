@@ -8,7 +8,7 @@ use berth_testkit::wait_until;
 use tokio::sync::watch;
 
 /// Runs a server beside a test, and stops it in order.
-async fn serving<T>(world: &World, test: impl Future<Output = T>) -> T {
+pub async fn serving<T>(world: &World, test: impl Future<Output = T>) -> T {
     let (stop, stopped) = watch::channel(false);
     let app = world.another();
     let server = tokio::spawn(async move { serve::work(&app, stopped, WorkerOptions::named("server")).await });

@@ -174,6 +174,8 @@ async fn edges_hear_of_a_member_that_comes_and_goes() {
         service: ServiceName::new("web").unwrap(),
         copy: 0,
         service_role: ServiceRole::Web,
+        release: 0,
+        arriving: false,
     };
     let mut tx = world.store.begin().await.unwrap();
     tx.member_ensure(&new).await.unwrap();

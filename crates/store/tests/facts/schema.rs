@@ -2,11 +2,11 @@
 
 use crate::common::{World, open};
 use berth_domain::{
-    ApprovalState, CellClass, CellState, MemberRole, MemberState, MovePhase, OperationState, ServiceRole, TenantState,
-    UsagePeriod, WayBackState,
+    ApprovalState, CellClass, CellState, MemberRole, MemberState, MovePhase, OperationState, RollCellState, RollState,
+    ServiceRole, TenantState, UsagePeriod, WayBackState,
 };
 use berth_infra::Role;
-use berth_store::{Drained, HoldWent, InvoiceSource, MoveOutcome, Scope};
+use berth_store::{Drained, HoldWent, InvoiceSource, MoveOutcome, Scope, Sealer, Store};
 use berth_workflow::StepState;
 use std::collections::BTreeSet;
 
@@ -29,6 +29,8 @@ async fn every_check_lists_the_states_of_its_enum_and_no_other() {
     column!("tenants", "state", TenantState);
     column!("placements", "phase", MovePhase);
     column!("ways_back", "state", WayBackState);
+    column!("rolls", "state", RollState);
+    column!("roll_cells", "state", RollCellState);
     column!("operations", "state", OperationState);
     column!("usage", "period", UsagePeriod);
     column!("approvals", "state", ApprovalState);
@@ -77,4 +79,23 @@ async fn migrations_run_again_and_by_two_at_once_change_nothing() {
     for store in [&world.store, &one, &two] {
         assert_eq!(store.tenant_get(tenant).await.unwrap().unwrap().name.as_str(), "acme");
     }
+}
+
+#[tokio::test]
+async fn a_wider_schema_serves_the_program_before_and_a_narrower_one_refuses_it() {
+    let world = World::new().await;
+    let client = world.database.connect(Role::Owner).await;
+    let again = async || Store::open(&world.database.url(Role::Owner), Sealer::ephemeral(), 2).await;
+    // As a newer program leaves it that has only added.
+    client
+        .batch_execute(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES (9999, 'later', true, '', 0)",
+        )
+        .await
+        .unwrap();
+    again().await.unwrap();
+    client.batch_execute("UPDATE schema_floor SET migration = 9999").await.unwrap();
+    let refused = again().await.unwrap_err().to_string();
+    assert!(refused.contains("from migration 9999 on") && refused.contains("too old"), "{refused}");
 }

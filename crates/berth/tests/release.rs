@@ -1,0 +1,319 @@
+//! Releases under traffic, with the programs as people start them: nobody notices one that goes well, and nobody notices
+//! one that does not, nor its way back.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+
+use berth_client::Client;
+use berth_domain::OperationState;
+use berth_providers::local::{Afterwards, end_all};
+use berth_testkit::wait_until;
+use berth_wire::{KeyCreate, StackApply, TenantCreate};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+use uuid::Uuid;
+
+const BERTH: &str = env!("CARGO_BIN_EXE_berth");
+
+/// The application is another package's program; `scripts/test` builds both.
+fn fleet() -> PathBuf {
+    let path = Path::new(BERTH).with_file_name("fleet");
+    assert!(path.exists(), "{} is missing: cargo build -p fleet", path.display());
+    path
+}
+
+struct World {
+    dir: PathBuf,
+    children: Vec<Child>,
+    client: Client,
+    url: String,
+    edge: SocketAddr,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            // It may have ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for root in ["serve/postgres", "cells"] {
+            let _ = end_all(&self.dir.join(root), Afterwards::Delete);
+        }
+        if thread::panicking() {
+            for log in ["serve", "edge"] {
+                let text = fs::read_to_string(self.dir.join(format!("{log}.log"))).unwrap_or_default();
+                let lines: Vec<&str> = text.lines().collect();
+                eprintln!("--- {log}\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
+            }
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Requests one after the other until it is told to stop: how many, and how many were not answered with 200.
+struct Traffic {
+    stop: Arc<AtomicBool>,
+    asked: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Traffic {
+    fn begin(edge: SocketAddr) -> Self {
+        let (stop, asked, failed) = (Arc::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let one = |_| {
+            let (stop, asked, failed) = (Arc::clone(&stop), Arc::clone(&asked), Arc::clone(&failed));
+            thread::spawn(move || {
+                while !AtomicBool::load(&stop, Ordering::Relaxed) {
+                    let (status, answer) = request(edge);
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    if status != 200 {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                        eprintln!("answered {status}: {}", answer.get(..300).unwrap_or(&answer));
+                    }
+                }
+            })
+        };
+        let threads = (0..4).map(one).collect();
+        Self { stop, asked, failed, threads }
+    }
+
+    /// So many more requests have been answered.
+    fn goes_on(&self, more: u64) {
+        let until = self.asked.load(Ordering::Relaxed) + more;
+        let limit = Instant::now() + Duration::from_secs(60);
+        while self.asked.load(Ordering::Relaxed) < until {
+            assert!(Instant::now() < limit, "the traffic stands still");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn ends_without_a_failure(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+        let (asked, failed) = (self.asked.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
+        println!("{asked} requests, {failed} failed");
+        assert!(asked > 100 && failed == 0, "{failed} of {asked} requests failed");
+    }
+}
+
+fn request(edge: SocketAddr) -> (u16, String) {
+    let Ok(mut stream) = TcpStream::connect(edge) else { return (0, "no edge".into()) };
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(20)));
+    let mut answer = String::new();
+    // What breaks off is an answer without a status.
+    let _ = stream.write_all(b"GET /api/v1/vehicles HTTP/1.1\r\nHost: acme.test\r\nConnection: close\r\n\r\n");
+    let _ = stream.read_to_string(&mut answer);
+    (answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0), answer)
+}
+
+impl World {
+    async fn start() -> Self {
+        let dir = PathBuf::from(format!("/tmp/berth-test-{}", Uuid::new_v4().simple()));
+        fs::create_dir_all(dir.join("serve/postgres")).unwrap();
+        fs::create_dir_all(dir.join("cells")).unwrap();
+        let own = std::process::id().to_string();
+        let janitor = Command::new(BERTH)
+            .args(["janitor", "--delete", "--owner", &own, "--root"])
+            .arg(dir.join("serve/postgres"))
+            .arg("--root")
+            .arg(dir.join("cells"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        drop(janitor.unwrap());
+        let serve = program(&dir, "serve", &["serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"], None);
+        let look = || async { fs::read_to_string(dir.join("serve.log")).unwrap_or_default() };
+        let log = wait_until("the server listens", look, |log: &String| log.contains("serving on http://")).await;
+        let url = log.split("serving on ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+        let admin = fs::read_to_string(dir.join("serve/admin.key")).unwrap().trim().to_owned();
+        let client = Client::new(&url, Some(SecretString::from(admin))).unwrap();
+        let edge = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut world = Self { dir, children: vec![serve], client, url, edge };
+        world.apply().await;
+        let key =
+            world.client.key_create(&KeyCreate { name: "edge".into(), scope: "edge".into() }).await.unwrap().secret;
+        let (listen, control) = (edge.to_string(), world.url.clone());
+        let arguments =
+            ["edge", "--name", "edge-1", "--listen", &listen, "--admin", "127.0.0.1:0", "--control", &control];
+        let edge = program(&world.dir, "edge", &arguments, Some(&key));
+        world.children.push(edge);
+        world
+    }
+
+    async fn apply(&self) {
+        let (program, root) = (json!(fleet()), json!(self.dir.join("cells")));
+        let file = format!(
+            "stack: fleet
+services:
+  web:
+    command: [{program}, serve]
+    migrate: [{program}, migrate]
+    health: /health
+    copies: 2
+data:
+  root: public.customers
+  key: id
+  tenant_column: customer_id
+  hooks:
+    create: {{ file: tenant_create.sql }}
+plans:
+  hobby: {{ price: 15, class: shared }}
+providers:
+  local: {{ adapter: local, root: {root} }}
+cells:
+  shared-1: {{ class: shared, provider: local, max_tenants: 10 }}
+  shared-2: {{ class: shared, provider: local, max_tenants: 10 }}
+edges: [edge-1]
+releases:
+  migrate_limit: 8s
+  healthy_limit: 8s
+  smoke: [{{ service: web, path: /health, status: 200 }}]
+"
+        );
+        let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../apps/fleet/hooks");
+        let create = fs::read_to_string(hooks.join("tenant_create.sql")).unwrap();
+        let files = BTreeMap::from([("tenant_create.sql".to_owned(), create)]);
+        let applied = self.client.stack_apply(&StackApply { file, files, dry_run: false }).await.unwrap();
+        for operation in applied.operations {
+            self.finishes(operation).await;
+        }
+    }
+
+    async fn finishes(&self, operation: berth_domain::OperationId) {
+        let until = Instant::now() + Duration::from_mins(2);
+        loop {
+            let now = self.client.operation(operation).await.unwrap();
+            if now.state.is_final() || now.state == OperationState::Stuck {
+                assert_eq!(now.state, OperationState::Succeeded, "{:?}", now.fault);
+                return;
+            }
+            assert!(Instant::now() < until, "operation {operation} is still {}", now.state);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Exit status, standard output, standard error.
+    fn berth(&self, words: &[&str]) -> (i32, String, String) {
+        let admin = fs::read_to_string(self.dir.join("serve/admin.key")).unwrap();
+        let done = Command::new(BERTH)
+            .args(words)
+            .args(["--yes"])
+            .env("BERTH_URL", &self.url)
+            .env("BERTH_API_KEY", admin.trim())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (done.status.code().unwrap_or(-1), text(&done.stdout), text(&done.stderr))
+    }
+
+    /// A program of the application, and the release that runs it.
+    fn release(&self, name: &str, script: &str) -> String {
+        let path = self.dir.join(name);
+        let text = format!("#!/bin/sh\n# {name}\n{}\n", script.replace("FLEET", fleet().to_str().unwrap()));
+        fs::write(&path, &text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let sum = Command::new("sha256sum").arg(&path).output().unwrap();
+        let hex = String::from_utf8(sum.stdout).unwrap()[..64].to_owned();
+        let (code, out, error) =
+            self.berth(&["release", "create", &format!("web={}@sha256:{hex}", path.display()), "--json"]);
+        assert_eq!(code, 0, "{error}");
+        let made: Value = serde_json::from_str(&out).unwrap();
+        format!("r{}", made["number"])
+    }
+
+    /// What each cell runs.
+    fn runs(&self) -> Vec<u64> {
+        let (_, out, _) = self.berth(&["release", "status", "--json"]);
+        let status: Value = serde_json::from_str(&out).unwrap();
+        status["cells"].as_array().unwrap().iter().map(|cell| cell["release"].as_u64().unwrap()).collect()
+    }
+}
+
+fn program(dir: &Path, name: &str, arguments: &[&str], key: Option<&str>) -> Child {
+    let log = fs::File::create(dir.join(format!("{name}.log"))).unwrap();
+    let mut command = Command::new(BERTH);
+    command
+        .args(arguments)
+        .arg("--data-dir")
+        .arg(dir.join(name))
+        .env_remove("DATABASE_URL")
+        .env_remove("BERTH_API_KEY");
+    if let Some(key) = key {
+        command.env("BERTH_API_KEY", key);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_notice_neither_a_release_nor_one_that_fails_nor_the_way_back() {
+    let world = World::start().await;
+    let wanted = TenantCreate {
+        name: "acme".parse().unwrap(),
+        plan: "hobby".parse().unwrap(),
+        hosts: vec!["acme.test".parse().unwrap()],
+        key: None,
+        cell: None,
+    };
+    let begun = world.client.tenant_create(&wanted).await.unwrap();
+    world.finishes(begun.id).await;
+    let first = || async { request(world.edge) };
+    wait_until("the edge serves the tenant", first, |(status, _): &(u16, String)| *status == 200).await;
+
+    let traffic = Traffic::begin(world.edge);
+    let good = world.release("good", "echo this is good\nexec FLEET \"$@\"");
+    let (code, out, error) = world.berth(&["release", "roll", &good, "--wait"]);
+    assert_eq!(code, 0, "{out}{error}");
+    assert_eq!(world.runs(), [1, 1]);
+    traffic.goes_on(100);
+    let (_, logs, _) = world.berth(&["logs", "--cell", "shared-1"]);
+    assert!(logs.contains("this is good"), "{logs}");
+
+    for (name, script, word) in [
+        ("sick", "[ \"$1\" = migrate ] && exit 0\nexec sleep 1000", "were not healthy within 8 s"),
+        ("hung", "[ \"$1\" = migrate ] && echo waits && exec sleep 1000\nexec FLEET \"$@\"", "had not ended after 8 s"),
+        ("ends", "[ \"$1\" = migrate ] && exit 0\necho no such option; exit 64", "no such option"),
+    ] {
+        let bad = world.release(name, script);
+        let (code, out, error) = world.berth(&["release", "roll", &bad, "--wait"]);
+        assert_eq!(code, 1, "{name}: {out}{error}");
+        assert!(error.contains(word) && error.contains("2 what they ran before"), "{name}: {error}");
+        assert_eq!(world.runs(), [1, 1], "{name}");
+    }
+    let replaced = world.release("replaced", "exec FLEET \"$@\"");
+    fs::write(world.dir.join("replaced"), "something else").unwrap();
+    let (code, _, error) = world.berth(&["release", "roll", &replaced, "--wait"]);
+    assert!(code == 1 && error.contains("has the digest sha256:"), "{error}");
+
+    let (code, out, error) = world.berth(&["release", "back", "--to", "stack", "--wait"]);
+    assert_eq!(code, 0, "{out}{error}");
+    assert_eq!(world.runs(), [0, 0]);
+    traffic.goes_on(100);
+    traffic.ends_without_a_failure();
+
+    // Of what failed and of what was replaced nothing is left.
+    let left: Vec<String> = fs::read_dir(world.dir.join("cells/members"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|name| name.contains(".r"))
+        .collect();
+    assert_eq!(left, Vec::<String>::new());
+}

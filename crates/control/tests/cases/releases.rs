@@ -1,0 +1,302 @@
+//! Releases over three cells, with a whole server at work and a provider whose failures are chosen.
+
+use crate::{
+    upkeep::serving,
+    world::{World, change, read},
+};
+use berth_control::{ControlError, ReleaseError, WorkerOptions, moves, registries, releases, serve};
+use berth_domain::{Artifact, MoveId, RollCellState, RollState};
+use berth_infra::{Call, Fault, MemberName, RunOutcome, Source};
+use berth_testkit::wait_until;
+use berth_wire as wire;
+use std::{collections::BTreeMap, time::Duration};
+use tokio::sync::watch;
+
+const CELLS: &str = "  shared-2: { class: shared, provider: fake, max_tenants: 2 }
+  shared-3: { class: shared, provider: fake, max_tenants: 2 }
+releases: { canary: shared-2, wave: 2, healthy_limit: 1s }
+";
+
+async fn three_cells(more: &str) -> World {
+    let world = World::new().await;
+    world.apply(&format!("{}{CELLS}{more}", crate::world::STACK)).await.unwrap();
+    world.finish().await;
+    world
+}
+
+fn artifact(n: u8) -> Artifact {
+    format!("registry.test/web@sha256:{}", format!("{n:02x}").repeat(32)).parse().unwrap()
+}
+
+async fn release(world: &World, n: u8) -> u32 {
+    let services = BTreeMap::from([("web".to_owned(), artifact(n).to_string())]);
+    let wanted = wire::ReleaseCreate { services };
+    releases::create(&world.app, &change(), &wanted).await.unwrap().0.number
+}
+
+async fn roll(world: &World, release: u32) -> Result<wire::Roll, ControlError> {
+    releases::roll(&world.app, &change(), &wire::RollAsk { release, to: Vec::new() }).await
+}
+
+async fn status(world: &World) -> wire::ReleaseStatus {
+    releases::status(&world.app, &read()).await.unwrap()
+}
+
+async fn over(world: &World) -> wire::Roll {
+    let last = async || status(world).await.roll.unwrap();
+    wait_until("the roll is over", last, |roll| roll.state != RollState::Rolling).await
+}
+
+/// `cell:release` of each.
+async fn runs(world: &World) -> String {
+    let cells = status(world).await.cells;
+    cells.iter().map(|cell| format!("{}:{}", cell.cell, cell.release)).collect::<Vec<_>>().join(" ")
+}
+
+/// Members as the provider has them, by name.
+async fn members(world: &World) -> Vec<String> {
+    let listed = world.fake.provider().compute.unwrap().list_members().await.unwrap();
+    listed.into_iter().map(|member| member.name.to_string()).collect()
+}
+
+fn failing(exit_code: i32, output: &str) -> RunOutcome {
+    RunOutcome { exit_code: Some(exit_code), timed_out: false, output: output.to_owned() }
+}
+
+#[tokio::test]
+async fn a_release_names_digests_and_the_same_set_is_the_same_release() {
+    let world = World::new().await;
+    let create = async |service: &str, what: &str| {
+        let services = BTreeMap::from([(service.to_owned(), what.to_owned())]);
+        releases::create(&world.app, &change(), &wire::ReleaseCreate { services }).await
+    };
+    let (first, new) = create("web", &artifact(1).to_string()).await.unwrap();
+    assert!(new && first.number == 1 && !first.current);
+    let (again, new) = create("web", &artifact(1).to_string()).await.unwrap();
+    assert!(!new && again.number == 1);
+    for (service, what, code, word) in [
+        ("web", "registry.test/web:latest", "bad_artifact", "a tag can be moved"),
+        ("web", "web@sha256:00", "bad_artifact", "64 of"),
+        ("wbe", &*artifact(1).to_string(), "no_service", "`wbe`"),
+    ] {
+        let refused = create(service, what).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{refused}");
+        assert!(refused.full().contains(word) && refused.hint().is_some(), "{}", refused.full());
+    }
+    assert!(matches!(roll(&world, 9).await, Err(ControlError::Release(ReleaseError::NoRelease(9)))));
+}
+
+#[tokio::test]
+async fn a_release_goes_from_the_canary_to_all_cells_and_back_in_one_command() {
+    let world = three_cells("").await;
+    let number = release(&world, 1).await;
+    let plan =
+        releases::plan_roll(&world.app, &read(), &wire::RollAsk { release: number, to: Vec::new() }).await.unwrap();
+    let waves: Vec<Vec<&str>> =
+        plan.waves.iter().map(|wave| wave.iter().map(|cell| cell.cell.as_str()).collect()).collect();
+    assert_eq!(waves, [vec!["shared-2"], vec!["shared-1", "shared-3"]]);
+    let ran = world.fake.runs().len();
+    world.fake.next_run(RunOutcome { output: "added a column\n".to_owned(), ..failing(0, "") });
+    serving(&world, async {
+        let begun = roll(&world, number).await.unwrap();
+        assert_eq!(roll(&world, number).await.unwrap().number, begun.number, "asked for again it is the same");
+        let ended = over(&world).await;
+        assert_eq!((ended.state, ended.reason.as_deref()), (RollState::Done, None));
+        assert_eq!(ended.cells[0].output.as_deref(), Some("added a column\n"));
+    })
+    .await;
+    assert_eq!(runs(&world).await, "shared-1:1 shared-2:1 shared-3:1");
+    assert_eq!(world.fake.runs().len(), ran + 3, "`migrate` once in each cell");
+    let names: Vec<String> =
+        (1..=3).flat_map(|cell| (0..2).map(move |copy| format!("shared-{cell}.web.{copy}.r1"))).collect();
+    assert_eq!(members(&world).await, names);
+    let name = MemberName::new("shared-1.web.0.r1").unwrap();
+    assert!(
+        matches!(world.fake.member_source(&name), Some(Source::Artifact { artifact: it, .. }) if it == artifact(1))
+    );
+    // A cell that is made now runs it from the start.
+    world.create("big", "business").await;
+    assert!(members(&world).await.contains(&"big-1.web.0.r1".to_owned()));
+
+    let ran = world.fake.runs().len();
+    serving(&world, async {
+        releases::back(&world.app, &change(), &wire::BackAsk::default()).await.unwrap();
+        assert_eq!(over(&world).await.state, RollState::Done);
+    })
+    .await;
+    assert_eq!(runs(&world).await, "big-1:0 shared-1:0 shared-2:0 shared-3:0");
+    assert_eq!(world.fake.runs().len(), ran, "no migration on the way back");
+    let nothing = releases::back(&world.app, &change(), &wire::BackAsk::default()).await.unwrap_err();
+    assert!(matches!(nothing, ControlError::Release(ReleaseError::NothingBefore)), "{nothing}");
+}
+
+#[tokio::test]
+async fn a_migration_that_fails_in_the_second_of_three_cells_stops_there() {
+    let world = three_cells("").await;
+    world.apply(&format!("{}{}", crate::world::STACK, CELLS.replace("wave: 2", "wave: 1"))).await.unwrap();
+    let number = release(&world, 1).await;
+    world.fake.next_run(failing(0, "fine\n"));
+    world.fake.next_run(failing(3, "begun\nno such column\n"));
+    let before = members(&world).await;
+    let ran = world.fake.runs().len();
+    serving(&world, async {
+        roll(&world, number).await.unwrap();
+        let ended = over(&world).await;
+        let reason = ended.reason.unwrap();
+        assert_eq!(ended.state, RollState::Stopped);
+        for word in ["cell `shared-1`", "ended with 3", "no such column", "1 cells run r1", "2 what they ran before"] {
+            assert!(reason.contains(word), "{reason}");
+        }
+        let states: Vec<_> = ended.cells.iter().map(|cell| (cell.cell.as_str(), cell.state)).collect();
+        assert_eq!(
+            states,
+            [
+                ("shared-2", RollCellState::Done),
+                ("shared-1", RollCellState::Failed),
+                ("shared-3", RollCellState::Waiting)
+            ]
+        );
+        assert_eq!(ended.cells[1].output.as_deref(), Some("begun\nno such column\n"));
+    })
+    .await;
+    assert_eq!(runs(&world).await, "shared-1:0 shared-2:1 shared-3:0");
+    assert_eq!(world.fake.runs().len(), ran + 2, "the third was not begun");
+    let now = members(&world).await;
+    let kept = |all: &[String]| all.iter().filter(|name| !name.starts_with("shared-2")).cloned().collect::<Vec<_>>();
+    assert_eq!(kept(&now), kept(&before));
+    assert_eq!(status(&world).await.current, 0);
+}
+
+#[tokio::test]
+async fn what_is_not_well_or_not_there_never_serves_and_leaves_nothing_behind() {
+    let world = three_cells("").await;
+    let (sick, absent) = (release(&world, 2).await, release(&world, 3).await);
+    world.fake.is_never_well(&artifact(2));
+    world.fake.has_no_image(&artifact(3));
+    let before = members(&world).await;
+    let ran = world.fake.runs().len();
+    serving(&world, async {
+        roll(&world, absent).await.unwrap();
+        let ended = over(&world).await;
+        assert_eq!(ended.state, RollState::Stopped);
+        assert!(ended.reason.as_deref().unwrap().contains("could not be pulled: manifest unknown"), "{ended:?}");
+        assert_eq!(world.fake.runs().len(), ran, "nothing was migrated for an image that is not there");
+        let head = world.store.route_head().await.unwrap();
+
+        roll(&world, sick).await.unwrap();
+        let ended = over(&world).await;
+        let reason = ended.reason.unwrap();
+        assert!(reason.contains("were not healthy within 1 s") && reason.contains("answered 500"), "{reason}");
+        assert_eq!(world.store.route_head().await.unwrap(), head, "no edge ever heard of it");
+    })
+    .await;
+    assert_eq!(members(&world).await, before);
+    assert_eq!(runs(&world).await, "shared-1:0 shared-2:0 shared-3:0");
+}
+
+#[tokio::test]
+async fn a_server_that_dies_while_it_rolls_is_followed_by_another() {
+    let world = three_cells("").await;
+    let number = release(&world, 1).await;
+    // The change happens and its record does not: as a kill between the two.
+    world.fake.faults().next(Call::EnsureMember, Fault::Hang);
+    let (_stop, stopped) = watch::channel(false);
+    let dying = world.another();
+    let options = || WorkerOptions { lease: Duration::from_secs(1), ..WorkerOptions::named("server") };
+    let server = tokio::spawn({
+        let options = options();
+        async move { serve::work(&dying, stopped, options).await }
+    });
+    roll(&world, number).await.unwrap();
+    let begun = async || world.fake.made().iter().filter(|made| made.ends_with(".r1")).count();
+    wait_until("the first new member is made", begun, |made| *made == 1).await;
+    server.abort();
+    let (stop, stopped) = watch::channel(false);
+    let next = world.another();
+    let server = tokio::spawn(async move { serve::work(&next, stopped, options()).await });
+    assert_eq!(over(&world).await.state, RollState::Done);
+    stop.send_replace(true);
+    server.await.unwrap().unwrap();
+    assert_eq!(runs(&world).await, "shared-1:1 shared-2:1 shared-3:1");
+    let made = world.fake.made();
+    let twice = made.iter().filter(|one| one.ends_with(".r1")).count();
+    assert_eq!(twice, 6, "each new member was made once: {made:?}");
+}
+
+#[tokio::test]
+async fn a_cell_is_either_migrated_or_moved_out_of() {
+    let world = three_cells("").await;
+    world.create("acme", "hobby").await;
+    let home = world.tenant("acme").await.cell.unwrap();
+    let number = release(&world, 1).await;
+
+    // A move under way keeps a release out of both its cells.
+    let tenant = world.store.tenant_by_name(&"acme".parse().unwrap()).await.unwrap().unwrap();
+    let source = world.store.cell_by_name(&home).await.unwrap().unwrap();
+    let other = if home.as_str() == "shared-3" { "shared-1" } else { "shared-3" };
+    let target = world.store.cell_by_name(&other.parse().unwrap()).await.unwrap().unwrap();
+    let id = MoveId::new(uuid::Uuid::now_v7());
+    let mut tx = world.store.begin().await.unwrap();
+    tx.move_insert(id, tenant.id, "across", source.id, target.id).await.unwrap();
+    tx.commit().await.unwrap();
+    let refused = roll(&world, number).await.unwrap_err();
+    assert_eq!(refused.code(), "cell_has_move");
+    assert!(refused.to_string().contains("tenant `acme` is moving"), "{refused}");
+    let mut tx = world.store.begin().await.unwrap();
+    tx.move_end(id, berth_store::MoveOutcome::GivenUp, Some("a test")).await.unwrap();
+    tx.commit().await.unwrap();
+
+    // The other way round.
+    for _ in 0..3 {
+        world.fake.faults().next(Call::RunOnce, Fault::Hang);
+    }
+    let (stop, stopped) = watch::channel(false);
+    let app = world.another();
+    let server = tokio::spawn(async move { serve::work(&app, stopped, WorkerOptions::named("server")).await });
+    let only = wire::RollAsk { release: number, to: vec![home.clone()] };
+    releases::roll(&world.app, &change(), &only).await.unwrap();
+    let rolling = async || status(&world).await.roll.unwrap().cells[0].state;
+    wait_until("the cell is being migrated", rolling, |state| *state == RollCellState::Rolling).await;
+    let refused = moves::start(&world.app, &change(), "acme", Some(&other.parse().unwrap())).await.unwrap_err();
+    assert_eq!(refused.code(), "cell_has_release", "{refused}");
+    assert_eq!(refused.to_string(), format!("release r{number} is rolling in cell {home}"));
+    stop.send_replace(true);
+    server.abort();
+}
+
+#[tokio::test]
+async fn the_password_of_a_registry_goes_in_and_comes_out_nowhere() {
+    let world = World::new().await;
+    let put = async |host: &str, password: &str| {
+        let wanted = wire::RegistryPut { host: host.into(), user: "puller".into(), password: password.into() };
+        registries::put(&world.app, &change(), wanted).await
+    };
+    put("registry.test", "planted-one").await.unwrap();
+    put("registry.test", "planted-two").await.unwrap();
+    assert_eq!(put("https://x/", "planted").await.unwrap_err().code(), "bad_registry");
+    let shown = registries::list(&world.app, &read()).await.unwrap();
+    assert_eq!(
+        shown.iter().map(|one| (one.host.as_str(), one.user.as_str())).collect::<Vec<_>>(),
+        [("registry.test", "puller")]
+    );
+    let number = release(&world, 1).await;
+    serving(&world, async {
+        roll(&world, number).await.unwrap();
+        assert_eq!(over(&world).await.state, RollState::Done);
+    })
+    .await;
+    let given = world.fake.member_source(&MemberName::new("shared-1.web.0.r1").unwrap());
+    let Some(Source::Artifact { login: Some(login), .. }) = given else { panic!("no account was given: {given:?}") };
+    assert_eq!(secrecy::ExposeSecret::expose_secret(&login.password), "planted-two");
+    // In no table is it readable: journal, audit trail, operations.
+    let client = world.control.connect(berth_infra::Role::Owner).await;
+    for table in ["audit", "operations", "operation_steps", "registries", "roll_cells", "stack_revisions"] {
+        let found = client
+            .query_one(&format!("SELECT count(*) FROM {table} t WHERE t::text LIKE '%planted%'"), &[])
+            .await
+            .unwrap();
+        assert_eq!(found.get::<_, i64>(0), 0, "{table}");
+    }
+    registries::remove(&world.app, &change(), "registry.test").await.unwrap();
+    assert!(registries::list(&world.app, &read()).await.unwrap().is_empty());
+}
