@@ -4,6 +4,7 @@
 //! key, its line and what to write instead. Never reads a file or the process environment itself (the binary hands
 //! over text, a way to read hook files, and an [`Environment`]), and never knows a provider's own settings.
 
+mod cluster;
 mod diff;
 mod environment;
 mod facts;
@@ -20,6 +21,7 @@ pub mod tree;
 /// JSON Schema of the stack file, for editors.
 pub const SCHEMA: &str = include_str!("stack.schema.json");
 
+pub use cluster::{Cluster, RegionRouting, Residence, Tenants};
 pub use diff::{Change, Difference, diff};
 pub use environment::{Environment, MissingVariable, Template};
 pub use facts::{Alert, Alerts, Backups, Budget, Failover, Poll, Quota, Silence};

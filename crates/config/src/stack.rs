@@ -4,7 +4,8 @@
 //! a resolved secret: values of `env` keep their `${VARIABLE}` until a process is started.
 
 use crate::{
-    Alerts, Backups, Budget, Environment, Failover, MissingVariable, Modes, Poll, Quota, Silence, Span, Template,
+    Alerts, Backups, Budget, Cluster, Environment, Failover, MissingVariable, Modes, Poll, Quota, Silence, Span,
+    Template, Tenants,
 };
 use berth_domain::{
     Balance, CellClass, CellName, Cents, EdgeName, PlanLimits, PlanName, ProviderName, ServiceName, ServiceRole,
@@ -31,6 +32,11 @@ pub struct Stack {
     pub edges: Vec<EdgeName>,
     #[serde(default, skip_serializing_if = "Https::is_usual")]
     pub https: Https,
+    /// What edges have in common. Absent: each is by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Cluster>,
+    #[serde(default, skip_serializing_if = "Tenants::is_empty")]
+    pub tenants: Tenants,
     /// What differs between cells for many tenants and those of a tenant's own.
     #[serde(default)]
     pub modes: Modes,

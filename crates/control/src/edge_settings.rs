@@ -2,10 +2,10 @@
 //! one tenant.
 
 use crate::{App, ControlError};
-use berth_config::{EdgeCheck, ServiceEdge};
+use berth_config::{EdgeCheck, ServiceEdge, Stack, Template};
 use berth_domain::{EdgeName, ServiceRole};
 use berth_store::Drained;
-use berth_wire::edge::{EdgeSettings, Ejection, HealthCheck, Hidden, HttpsSettings, ServiceSettings};
+use berth_wire::edge::{ClusterSettings, EdgeSettings, Ejection, HealthCheck, Hidden, HttpsSettings, ServiceSettings};
 use secrecy::ExposeSecret as _;
 
 pub(crate) async fn of(app: &App, edge: &EdgeName) -> Result<EdgeSettings, ControlError> {
@@ -24,6 +24,30 @@ pub(crate) async fn of(app: &App, edge: &EdgeName) -> Result<EdgeSettings, Contr
             redirect: in_force.stack.https.redirect,
             hsts: in_force.stack.https.hsts.map(|age| format!("max-age={}", age.ms() / 1000)),
         },
+        cluster: cluster(app, &in_force.stack),
+    })
+}
+
+fn cluster(app: &App, stack: &Stack) -> Option<ClusterSettings> {
+    let cluster = stack.cluster.as_ref().filter(|cluster| cluster.enabled)?;
+    // Was set when the file was applied. Without it Redis refuses the edges, and they go on as they are; no route waits.
+    let resolved = |template: &Template| {
+        template.resolve(app.environment()).map_or_else(
+            |error| {
+                tracing::error!(%error, "the password of the edges' Redis is not known");
+                String::new()
+            },
+            |password| password.expose_secret().to_owned(),
+        )
+    };
+    Some(ClusterSettings {
+        stack: stack.stack.clone(),
+        redis_address: cluster.redis_address.clone(),
+        several: cluster.redis_cluster_mode,
+        master: cluster.redis_master.clone(),
+        user: cluster.redis_user.clone(),
+        password: Hidden::new(cluster.redis_password.as_ref().map(resolved).unwrap_or_default()),
+        edges: u32::try_from(stack.edges.len()).unwrap_or(u32::MAX),
     })
 }
 

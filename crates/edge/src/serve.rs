@@ -177,14 +177,21 @@ fn standing(route: &Route) -> Result<(), Refusal> {
 }
 
 /// Takes one of the tenant's tokens.
-fn within_limits(core: &Core, tenant: &Tenant, route: &Route, path: &str, now: Instant) -> Result<(), Refusal> {
+async fn within_limits(core: &Core, tenant: &Tenant, route: &Route, path: &str, now: Instant) -> Result<(), Refusal> {
     let Some(limit) = route.limits.of(path) else { return Ok(()) };
     let Some(rate) = &limit.rate else {
         tenant.metered(|m| m.limited += 1);
         return Err(Refusal::Forbidden);
     };
-    match limit.bucket.take(rate, core.ns(now)) {
-        Taken::Token { .. } => Ok(()),
+    let cluster = &core.common.cluster;
+    let taken = if cluster.is_on() {
+        cluster.take(&limit.bucket, rate, || core.ns(Instant::now())).await
+    } else {
+        limit.bucket.take(rate, core.ns(now))
+    };
+    match taken {
+        // Nobody knows only until somebody has answered.
+        Taken::Token { .. } | Taken::Unknown => Ok(()),
         Taken::Empty { wait_ns } => {
             tenant.metered(|m| m.limited += 1);
             Err(Refusal::Limited { requests: rate.requests, per_s: rate.per_s, wait_ns })
@@ -204,7 +211,7 @@ async fn exchange(
     let route = tenant.route();
     standing(&route)?;
     // Before the body is read: refusing must stay cheap.
-    within_limits(core, tenant, &route, parts.uri.path(), started)?;
+    within_limits(core, tenant, &route, parts.uri.path(), started).await?;
     let limits = UploadLimits {
         keep_bytes: core.limits().resend_bytes,
         body_bytes: route.body_bytes.unwrap_or(core.limits().body_bytes),

@@ -8,6 +8,7 @@ mod crash;
 mod edges;
 mod modes;
 mod recover;
+mod regions;
 mod tenants;
 mod upkeep;
 mod world;

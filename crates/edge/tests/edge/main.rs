@@ -5,7 +5,10 @@
 mod world;
 
 mod balance;
+#[cfg(feature = "cluster")]
+mod clusters;
 mod drains;
+mod handovers;
 mod holds;
 mod limits;
 mod raw;
