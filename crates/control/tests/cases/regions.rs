@@ -28,7 +28,7 @@ async fn a_tenant_goes_to_its_region_and_to_no_other_whoever_asks() {
     }
     for (tenant, cell) in [("tenant-1", "eu-1"), ("other", "us-1")] {
         world.create(tenant, "hobby").await;
-        assert_eq!(world.tenant(tenant).await.cell.as_str(), cell, "{tenant}");
+        assert_eq!(world.tenant(tenant).await.cell.unwrap().as_str(), cell, "{tenant}");
     }
     // Its region is full, and another one is no substitute, not even by name.
     let error = tenants::create(&world.app, &change(), wanted("tenant-2", "hobby")).await.unwrap_err();
@@ -56,7 +56,7 @@ async fn a_cell_that_is_made_for_a_tenant_stands_in_its_region() {
     }
     let operation = tenants::create(&world.app, &change(), wanted("tenant-2", "business")).await.unwrap();
     assert_eq!(world.carry_out(operation.id).await, OperationState::Succeeded);
-    let cell = world.tenant("tenant-2").await.cell;
+    let cell = world.tenant("tenant-2").await.cell.unwrap();
     let cell = berth_control::cells::show(&world.app, &crate::world::read(), cell.as_str()).await.unwrap();
     assert_eq!(cell.region.as_deref(), Some("eu-west"));
 }
