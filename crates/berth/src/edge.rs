@@ -59,6 +59,9 @@ pub struct EdgeOptions {
     /// Threads that serve. Default: one per core
     #[arg(long, env = "BERTH_EDGE_WORKERS", value_name = "N")]
     workers: Option<NonZero<usize>>,
+    /// Where addresses are, a file in MaxMind's format: `Berth-Country` for the application, `cluster.geo_routing`
+    #[arg(long, env = "BERTH_EDGE_GEO_DATABASE", value_name = "FILE")]
+    geo_database: Option<PathBuf>,
     /// Show metrics under the names of the VeloFlux guide too
     #[arg(long, env = "BERTH_EDGE_VELOFLUX_NAMES")]
     veloflux_names: bool,
@@ -97,6 +100,7 @@ pub fn run(options: EdgeOptions, url: String, key: Option<SecretString>) -> Resu
         data_dir: options.data_dir,
         workers,
         second_names: options.veloflux_names,
+        geo_database: options.geo_database,
         limits: Limits { trusted_peers: options.trust, ..Limits::default() },
     };
     let runtime =

@@ -19,6 +19,19 @@ pub struct Cluster {
     pub redis_user: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis_password: Option<Template>,
+    /// Members in several regions are chosen by nearness to the client.
+    #[serde(default)]
+    pub geo_routing: bool,
+    /// Where regions are that Berth does not know, in degrees north and east.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub regions: BTreeMap<String, Place>,
+}
+
+/// A spot on the globe, in thousandths of a degree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub north: i32,
+    pub east: i32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ mod facts;
 mod mistake;
 mod modes;
 mod over;
+mod places;
 mod read;
 mod section;
 mod show;
@@ -21,13 +22,14 @@ pub mod tree;
 /// JSON Schema of the stack file, for editors.
 pub const SCHEMA: &str = include_str!("stack.schema.json");
 
-pub use cluster::{Cluster, RegionRouting, Residence, Tenants};
+pub use cluster::{Cluster, Place, RegionRouting, Residence, Tenants};
 pub use diff::{Change, Difference, diff};
 pub use environment::{Environment, MissingVariable, Template};
 pub use facts::{Alert, Alerts, Backups, Budget, Failover, Poll, Quota, Silence};
 pub use mistake::{Mistake, Mistakes, Problem};
 pub use modes::{ModeProfile, Modes};
 pub use over::{find, json, over};
+pub use places::place_of;
 pub use section::{FILE_BYTES_MAX, Files, no_files, parse, parse_layers};
 pub use show::{Layer, MASK, Shown, show};
 pub use span::{BadSpan, Span};

@@ -125,6 +125,9 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
     let edges = section.get("edges").map(|at| edges(reader, &at)).unwrap_or_default();
     let https = section.get("https").map(|at| edge::https(reader, &at)).unwrap_or_default();
     let cluster = section.get("cluster").and_then(|at| cluster::read(reader, &at, environment));
+    if let (Some(at), Some(services)) = (section.get("services"), &services) {
+        cluster::agree(reader, &at, cluster.as_ref(), services);
+    }
     let tenants = section.get("tenants").map(|at| cluster::tenants(reader, &at, &cells)).unwrap_or_default();
     let modes =
         section.get("modes").map_or_else(|| Some(crate::Modes::default()), |at| modes::read(reader, &at, environment));

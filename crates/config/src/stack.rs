@@ -221,6 +221,9 @@ pub struct ServiceEdge {
     pub check: Option<EdgeCheck>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eject: Option<Eject>,
+    /// Where its members are. Absent: where their cell is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
 }
 
 /// What edges ask each member by themselves.
@@ -246,7 +249,7 @@ pub struct Eject {
 
 impl Default for ServiceEdge {
     fn default() -> Self {
-        Self { balance: Balance::default(), weight: 1, check: None, eject: Some(Eject::default()) }
+        Self { balance: Balance::default(), weight: 1, check: None, eject: Some(Eject::default()), region: None }
     }
 }
 

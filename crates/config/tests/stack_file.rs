@@ -430,6 +430,19 @@ fn the_guides_cluster_and_regions_are_taken_as_written_and_what_they_cannot_mean
         let found = mistakes(&stack(&format!("cluster: {{ {wrong} }}")));
         assert!(found.contains(said), "{wrong}: {found}");
     }
+    let near = |cluster: &str| {
+        let edge = "health: /health, edge: { region: REGION } }";
+        stack(cluster).replace("health: /health }", edge)
+    };
+    let geo = "cluster: { redis_address: a, geo_routing: true, regions: { here: 48.1 -11.6 } }";
+    for (region, known) in [("eu-west-1", true), ("here", true), ("atlantis", false)] {
+        let parsed = parse(&near(geo).replace("REGION", region), None, &no_files);
+        assert_eq!(parsed.is_ok(), known, "{region}: {parsed:?}");
+    }
+    assert!(
+        mistakes(&near("cluster: { redis_address: a, regions: { here: 91 0, there: north } }"))
+            .contains("this is no spot")
+    );
     let routing = "tenants: { region_routing: { enabled: true, default_region: us-east, tenant_region_mapping: { tenant-1: eu-west } } }";
     let stack_with = taken(routing);
     let home = |tenant: &str| {

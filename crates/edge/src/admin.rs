@@ -160,6 +160,21 @@ impl Admin {
                 u64::from(cluster.refused().is_some()),
             ),
         ];
+        let places = &self.common.places;
+        let families = families.into_iter().chain([
+            (
+                "berth_edge_geo_known",
+                "gauge",
+                "1 while a database says where addresses are.",
+                u64::from(places.is_known()),
+            ),
+            (
+                "berth_edge_geo_refused",
+                "gauge",
+                "1 while the newest file is none, and the one before in force.",
+                u64::from(places.is_refused()),
+            ),
+        ]);
         let mut out = String::new();
         for (name, kind, help, value) in families {
             // Writing to a string cannot fail.

@@ -2,7 +2,7 @@
 //!
 //! Reads no file and no environment: the binary resolves those once and hands over plain values.
 
-use crate::snapshot::SnapshotError;
+use crate::{geo::BadGeo, snapshot::SnapshotError};
 use berth_domain::EdgeName;
 use secrecy::SecretString;
 use std::{
@@ -30,6 +30,8 @@ pub struct EdgeConfig {
     pub data_dir: PathBuf,
     /// Threads that serve, one per core.
     pub workers: usize,
+    /// Where addresses are, in MaxMind's format. Read again when it changes.
+    pub geo_database: Option<PathBuf>,
     /// Metrics have the names of the VeloFlux guide beside their own.
     pub second_names: bool,
     pub limits: Limits,
@@ -173,6 +175,8 @@ pub enum EdgeError {
     Tls(#[from] rustls::Error),
     #[error("the routes on disk could not be opened")]
     Snapshot(#[from] SnapshotError),
+    #[error("clients cannot be placed")]
+    Geo(#[from] BadGeo),
     #[error("the sockets could not be handed over")]
     Handover(#[source] io::Error),
     #[error("a worker thread could not be started")]
@@ -184,7 +188,7 @@ pub enum EdgeError {
 impl EdgeError {
     pub fn kind(&self) -> EdgeErrorKind {
         match self {
-            Self::AdminExposed(_) | Self::ControlUrl(_) | Self::NoWorkers => EdgeErrorKind::Caller,
+            Self::AdminExposed(_) | Self::ControlUrl(_) | Self::NoWorkers | Self::Geo(_) => EdgeErrorKind::Caller,
             Self::Listen { .. } | Self::Snapshot(_) | Self::Handover(_) | Self::Thread(_) => EdgeErrorKind::Machine,
             Self::WorkerGone(_) | Self::Tls(_) => EdgeErrorKind::Ours,
         }
@@ -198,6 +202,9 @@ impl EdgeError {
             Self::Listen { .. } => "another process may have the port; ports under 1024 need CAP_NET_BIND_SERVICE",
             Self::Snapshot(_) => "give a directory that this user may write and that no other edge uses",
             Self::Tls(_) => "this is a fault of Berth's: start it without `--listen-tls` meanwhile",
+            Self::Geo(_) => {
+                "name a file in MaxMind's format (`.mmdb`) that tells countries, or leave `--geo-database` out"
+            }
             Self::Handover(_) => {
                 "the edge that runs goes on; look into its log, or start this one without `--take-over` when it has ended"
             }

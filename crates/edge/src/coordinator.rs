@@ -16,6 +16,7 @@ use crate::{
     config::{EdgeConfig, EdgeError},
     core::{Common, CoreReport, News, Order},
     feed::{self, ControlUrl, Link},
+    geo::Places,
     handover::{Predecessor, Sockets},
     hold::{Budget, HoldOrder},
     limits::Buckets,
@@ -57,6 +58,7 @@ pub struct Edge {
     /// The edge that runs here still, and what its buckets owe.
     predecessor: Option<(Predecessor, HashMap<Box<str>, u64>)>,
     ready: Option<Ready>,
+    places: Places,
     address: SocketAddr,
     tls_address: Option<SocketAddr>,
     admin_address: SocketAddr,
@@ -72,7 +74,7 @@ pub async fn run(config: EdgeConfig, shutdown: impl Future<Output = ()>) -> Resu
 impl Edge {
     /// Serves until `shutdown`, then lets requests under way finish.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), EdgeError> {
-        let Self { config, urls, sockets, admin, predecessor, ready, log, table, .. } = self;
+        let Self { config, urls, sockets, admin, predecessor, ready, places, log, table, .. } = self;
         let limits = config.limits;
         let kept_sockets = sockets.duplicate().and_then(|all| Ok(Sockets { admin: Some(admin.try_clone()?), ..all }));
         let kept_sockets = kept_sockets.map_err(EdgeError::Handover)?;
@@ -93,11 +95,13 @@ impl Edge {
             leaving: CancellationToken::new(),
             cluster: Arc::clone(&cluster),
             vitals: Arc::default(),
+            places: Arc::new(places),
             settings: ArcSwap::from_pointee(settings::load(&config.data_dir, SETTINGS)),
             certificates: Arc::clone(&certificates),
             epoch: Instant::now(),
         });
         cluster.set(common.settings.load().cluster.clone());
+        let places = Arc::clone(&common.places);
         let stop = CancellationToken::new();
         // Whoever drops this future ends the threads too.
         let _stop_on_drop = stop.clone().drop_guard();
@@ -163,6 +167,9 @@ impl Edge {
             tasks.spawn(feed::acknowledge(Arc::clone(&link)));
         }
         tasks.spawn(checks::run(Arc::clone(&common)));
+        if let Some(path) = config.geo_database {
+            tasks.spawn(places.follow(path));
+        }
         let asking = tokio::spawn(asker.run(said, stop.clone().cancelled_owned()));
         let reporter = Arc::new(tokio::sync::Mutex::new(Reporter::new(Arc::clone(&link), &config.data_dir)));
         let reports = if link.urls.is_empty() {

@@ -6,6 +6,7 @@ use crate::{
     Limits,
     balance::{GOLDEN, mix},
     cluster::Cluster,
+    geo::Places,
     health::Vitals,
     hold::{Account, HoldOrder},
     limits::Buckets,
@@ -49,6 +50,8 @@ pub struct Common {
     /// Other edges give out of the same limits.
     pub cluster: Arc<Cluster>,
     pub vitals: Arc<Vitals>,
+    /// Where clients are.
+    pub places: Arc<Places>,
     pub settings: ArcSwap<EdgeSettings>,
     pub certificates: Arc<Certificates>,
     /// Another process takes new connections; those that are open are this one's to their end.

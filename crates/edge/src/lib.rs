@@ -5,7 +5,7 @@
 //! to disk, and tells the cores. Never knows the store, and serves on from its last routes when all else is down.
 //!
 //! Pure parts, tested with tables: [`routing`], `routes`, `limits`, `shared`, `balance`, `health`, `sticky`, `hold`, `book`, `headers`,
-//! `framing`, `frames`, `meter`, `second_names`, `pulse`. The shell around them: `serve` (one request), `pool`, `upstream`, `checks`, `tls`, `body`, `drain`,
+//! `framing`, `geo`, `frames`, `meter`, `second_names`, `pulse`. The shell around them: `serve` (one request), `pool`, `upstream`, `checks`, `tls`, `body`, `drain`,
 //! `tunnel`, `worker`, `feed`, `report`, `snapshot`, `settings`, `cluster`, `place`, `handover`, `coordinator`.
 
 mod admin;
@@ -22,6 +22,7 @@ mod drain;
 mod feed;
 mod frames;
 mod framing;
+mod geo;
 mod handover;
 mod headers;
 mod health;
@@ -48,5 +49,6 @@ mod worker;
 
 pub use config::{BadNetwork, EdgeConfig, EdgeError, EdgeErrorKind, Limits, Network};
 pub use coordinator::{Edge, run};
+pub use geo::BadGeo;
 pub use handover::Sockets;
 pub use snapshot::SnapshotError;

@@ -381,14 +381,22 @@ impl Call<'_> {
 
     /// What the way of balancing wants to know of the client.
     fn wish(&self, route: &Route, headers: &HeaderMap) -> Wish {
-        match route.pool.balance() {
-            Balance::ClientAddress => Wish { client: headers::client_digest(headers), sticky: None },
+        let mut wish = match route.pool.balance() {
+            Balance::ClientAddress => Wish { client: headers::client_digest(headers), ..Wish::default() },
             Balance::Sticky => {
                 let named = self.core.cookies().and_then(|cookies| cookies.read(self.tenant.id, headers));
-                Wish { client: 0, sticky: named.and_then(|member| route.pool.place(member)) }
+                Wish { sticky: named.and_then(|member| route.pool.place(member)), ..Wish::default() }
             }
             _ => Wish::default(),
+        };
+        if route.pool.is_spread() {
+            let settings = self.core.common.settings.load();
+            wish.only = settings.residences.get(&route.name).map(|region| route.pool.region(region));
+            if settings.geo.is_some() {
+                wish.spot = headers::client_address(headers).and_then(|at| self.core.common.places.find(at).spot);
+            }
         }
+        wish
     }
 
     /// `None`: the client has the right one already, or needs none.
@@ -412,6 +420,13 @@ impl Call<'_> {
         headers.insert(headers::BERTH_TENANT, route.key.clone());
         headers.insert(headers::BERTH_PLAN, route.plan.clone());
         headers.insert(headers::BERTH_GENERATION, route.generation_text.clone());
+        if self.core.common.places.is_known()
+            && let Some(country) =
+                headers::client_address(headers).and_then(|at| self.core.common.places.find(at).country)
+            && let Ok(country) = HeaderValue::from_bytes(&country)
+        {
+            headers.insert(headers::BERTH_COUNTRY, country);
+        }
         let wish = self.wish(route, headers);
         let secure = route.pool.balance() == Balance::Sticky
             && headers.get(headers::FORWARDED_PROTO).is_some_and(|proto| proto == "https");

@@ -64,7 +64,22 @@ pub struct EdgeSettings {
     /// Limits are common to all edges. `None`: each gives the whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterSettings>,
+    /// Where members in several regions are chosen by nearness.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub geo: Option<GeoSettings>,
+    /// Tenants that are served in one region alone, and in which.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub residences: BTreeMap<TenantName, String>,
 }
+
+/// Where regions are, in degrees north and east.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GeoSettings {
+    pub regions: BTreeMap<String, (f32, f32)>,
+}
+
+// Degrees come from a file and are numbers.
+impl Eq for GeoSettings {}
 
 /// Where edges keep what they have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +127,9 @@ pub struct ServiceSettings {
     /// When a member that fails requests is passed over; none: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eject: Option<Ejection>,
+    /// Where its members are, when it is not where their cell is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
 }
 
 impl ServiceSettings {
@@ -127,6 +145,7 @@ impl Default for ServiceSettings {
             weight: 1,
             check: None,
             eject: Some(Ejection { failures: 5, for_ms: 10_000 }),
+            region: None,
         }
     }
 }

@@ -2,19 +2,33 @@
 
 use super::{later, services::template};
 use crate::{
-    Cell, Cluster, Environment, Problem, RegionRouting, Tenants,
+    Cell, Cluster, Environment, Place, Problem, RegionRouting, Service, Tenants, place_of,
     read::{At, Reader},
 };
-use berth_domain::{CellName, TenantName};
+use berth_domain::{CellName, ServiceName, TenantName};
 use std::collections::{BTreeMap, BTreeSet};
 
-const KEYS: &[&str] =
-    &["enabled", "redis_address", "redis_cluster_mode", "redis_master", "redis_user", "redis_password"];
+const KEYS: &[&str] = &[
+    "enabled",
+    "redis_address",
+    "redis_cluster_mode",
+    "redis_master",
+    "redis_user",
+    "redis_password",
+    "geo_routing",
+    "regions",
+];
 
 pub fn read(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>) -> Option<Cluster> {
-    let section = reader.section_but(at, KEYS, &["geo_routing"])?;
-    if let Some(at) = section.get("geo_routing") {
-        later::refuse(reader, &at);
+    let section = reader.section(at, KEYS)?;
+    let geo_routing = section.get("geo_routing").map_or(Some(false), |at| reader.truth(&at));
+    let mut regions = BTreeMap::new();
+    if let Some(at) = section.get("regions") {
+        for (name, at) in reader.pairs(&at) {
+            if let Some(place) = place(reader, &at) {
+                regions.insert(name, place);
+            }
+        }
     }
     let enabled = section.get("enabled").map_or(Some(true), |at| reader.truth(&at));
     let several = section.get("redis_cluster_mode").map_or(Some(false), |at| reader.truth(&at));
@@ -50,7 +64,43 @@ pub fn read(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>)
         redis_master: master.and_then(|(text, _)| text),
         redis_user: user.and_then(|(text, _)| text),
         redis_password,
+        geo_routing: geo_routing?,
+        regions,
     })
+}
+
+/// `north east`, in degrees, as `48.1 11.6`.
+fn place(reader: &mut Reader, at: &At<'_>) -> Option<Place> {
+    let text = reader.text(at)?;
+    let thousandths = |text: &str, most: f64| -> Option<i32> {
+        let degrees: f64 = text.trim().parse().ok()?;
+        (degrees.abs() <= most).then_some((degrees * 1000.0).round() as i32)
+    };
+    let place = text
+        .split_once([' ', ','])
+        .and_then(|(north, east)| Some(Place { north: thousandths(north, 90.0)?, east: thousandths(east, 180.0)? }));
+    if place.is_none() {
+        let problem = Problem::Malformed {
+            message: "this is no spot on the globe",
+            hint: "degrees north and east, as `48.1 11.6`",
+        };
+        reader.wrong(at, problem);
+    }
+    place
+}
+
+/// Whoever is to be chosen by nearness has to be somewhere.
+pub fn agree(reader: &mut Reader, at: &At<'_>, cluster: Option<&Cluster>, services: &BTreeMap<ServiceName, Service>) {
+    let Some(cluster) = cluster.filter(|cluster| cluster.enabled && cluster.geo_routing) else { return };
+    for (name, region) in services.iter().filter_map(|(name, service)| Some((name, service.edge.region.as_ref()?))) {
+        if !cluster.regions.contains_key(region) && place_of(region).is_none() {
+            let problem = Problem::Malformed {
+                message: "nobody knows where this region is",
+                hint: "say it in `cluster.regions`, in degrees north and east: `{ here: 48.1 11.6 }`",
+            };
+            reader.note(format!("{}.{name}.edge.region", at.key), Some(at.node.line), problem);
+        }
+    }
 }
 
 /// `host`, `host:port` or `[address]:port`, with commas between several.

@@ -11,7 +11,6 @@ use crate::{
 /// Path, and why it is refused. A path stands for all below it that have no line of their own.
 const LATER: &[(&str, &str)] = &[
     ("registries", "no adapter of this version pulls images"),
-    ("cluster.geo_routing", "an edge sends to the cell that owns the tenant, wherever the client is"),
     ("tenants.plans", "plans are the section `plans`"),
     ("tenants.default_plan", "a plan is named when a tenant is created"),
     ("billing.apiKey", "a secret has no place in the file, and no provider of payments is called yet"),

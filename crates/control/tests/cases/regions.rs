@@ -3,7 +3,7 @@
 use crate::world::{STACK, World, change, follow, wanted};
 use berth_control::{edges, tenants};
 use berth_domain::{EdgeId, OperationState, Revision};
-use berth_wire::edge::EdgeEvent;
+use berth_wire::edge::{EdgeEvent, EdgeSettings};
 use futures_util::StreamExt as _;
 use std::pin::pin;
 use uuid::Uuid;
@@ -67,17 +67,35 @@ async fn edges_are_told_where_the_limits_are_that_they_share() {
     let cluster =
         "edges: [north, south]\ncluster: { enabled: true, redis_address: 'a:1, b:2', redis_cluster_mode: true }\n";
     world.apply(&format!("{STACK}{cluster}")).await.unwrap();
-    let told = async || {
-        let (name, instance) = ("north".parse().unwrap(), EdgeId::new(Uuid::now_v7()));
-        let stream = edges::routes(&world.app, &follow(), name, instance, Revision::default(), 2, false).await.unwrap();
-        match pin!(stream).next().await.unwrap().unwrap() {
-            EdgeEvent::Settings { settings } => settings.cluster,
-            other => panic!("{other:?}"),
-        }
-    };
+    let told = async || told_all(&world).await.cluster;
     let settings = told().await.unwrap();
     assert_eq!((settings.redis_address.as_str(), settings.several, settings.edges), ("a:1,b:2", true, 2));
+    assert!(told_all(&world).await.geo.is_none());
     assert_eq!((settings.stack.as_str(), settings.password.expose()), ("parcels", ""));
     world.apply(&format!("{STACK}{}", cluster.replace("enabled: true", "enabled: false"))).await.unwrap();
     assert_eq!(told().await, None);
+}
+
+async fn told_all(world: &World) -> EdgeSettings {
+    let (name, instance) = ("north".parse().unwrap(), EdgeId::new(Uuid::now_v7()));
+    let stream = edges::routes(&world.app, &follow(), name, instance, Revision::default(), 2, false).await.unwrap();
+    match pin!(stream).next().await.unwrap().unwrap() {
+        EdgeEvent::Settings { settings } => settings,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn edges_are_told_where_members_are_and_who_is_bound_to_a_region() {
+    let world = World::new().await;
+    let near = STACK.replace("copies: 2 }", "copies: 2, edge: { region: eu-west } }")
+        + "cluster: { redis_address: 'a', geo_routing: true }\n\
+           tenants: { region_routing: { tenant_region_mapping: { tenant-1: eu-west } } }\n";
+    world.apply(&near).await.unwrap();
+    let settings = told_all(&world).await;
+    assert_eq!(settings.services.values().next().unwrap().region.as_deref(), Some("eu-west"));
+    assert_eq!(settings.geo.unwrap().regions["eu-west"], (53.0, -6.0));
+    assert_eq!(settings.residences[&"tenant-1".parse().unwrap()], "eu-west");
+    world.apply(&near.replace("geo_routing: true", "geo_routing: false")).await.unwrap();
+    assert_eq!(told_all(&world).await.geo, None);
 }

@@ -4,6 +4,7 @@ use super::Edge;
 use crate::{
     config::{EdgeConfig, EdgeError},
     feed::ControlUrl,
+    geo::{Geo, Places},
     handover::{Predecessor, Sockets},
     snapshot::Log,
     worker,
@@ -45,6 +46,7 @@ impl Edge {
         if config.workers == 0 {
             return Err(EdgeError::NoWorkers);
         }
+        let places = Places::of(config.geo_database.as_deref().map(Geo::open).transpose()?);
         let urls = config.control_urls.iter().map(|u| ControlUrl::parse(u)).collect::<Result<_, _>>()?;
         let (log, table) = Log::open(&config.data_dir)?;
         let at = |address| move |source| EdgeError::Listen { address, source };
@@ -72,6 +74,7 @@ impl Edge {
             admin,
             predecessor,
             ready: None,
+            places,
             address,
             tls_address,
             admin_address,

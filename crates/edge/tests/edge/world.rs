@@ -449,6 +449,7 @@ pub fn config(control: &Control, dir: &Path) -> EdgeConfig {
         data_dir: dir.to_owned(),
         workers: 2,
         second_names: false,
+        geo_database: None,
         limits: Limits {
             drain_time: Duration::from_millis(200),
             report_every: Duration::from_millis(100),
