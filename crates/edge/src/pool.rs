@@ -91,13 +91,13 @@ impl Pool {
     }
 
     /// Regions from the nearest on; last those of which nobody knows where they are, and members where their cell is.
-    fn from_nearest(&self, spot: Spot) -> Vec<Option<usize>> {
+    fn from_nearest(&self, spot: Spot) -> Vec<Group> {
         let regions = self.regions.borrow();
         let mut known: Vec<(usize, f32)> =
             regions.iter().enumerate().filter_map(|(n, (_, at))| Some((n, at.as_ref()?.far_from(spot)))).collect();
         known.sort_by(|one, other| one.1.total_cmp(&other.1));
-        let unknown = (0..regions.len()).filter(|n| regions[*n].1.is_none()).map(Some);
-        known.iter().map(|(n, _)| Some(*n)).chain(unknown).chain([None]).collect()
+        let unknown = (0..regions.len()).filter(|n| regions[*n].1.is_none());
+        known.iter().map(|(n, _)| *n).chain(unknown).map(Group::Region).chain([Group::Home]).collect()
     }
 
     pub fn balance(&self) -> Balance {
@@ -120,17 +120,17 @@ impl Pool {
 
     /// One that has not been tried for this request. Whoever failed lately comes last; who is down never.
     pub fn choose(self: &Rc<Self>, wish: Wish, tried: &[usize], random: &mut impl FnMut() -> u64) -> Option<Busy> {
-        let among = |region, last_resort| Among { pool: self, tried, last_resort, only: wish.only, region };
+        let part = |among, last_resort| Among { pool: self, tried, last_resort, only: wish.only, among };
         let mut choose = |among| self.chooser.choose(self.balance(), &among, wish, random);
         let mut near = || -> Option<usize> {
             let spot = wish.spot?;
             // Who has a member keeps it, wherever that is.
-            if let Some(at) = wish.sticky.filter(|at| among(None, false).may(*at)) {
+            if let Some(at) = wish.sticky.filter(|at| part(Group::All, false).may(*at)) {
                 return Some(at);
             }
-            self.from_nearest(spot).into_iter().find_map(|region| choose(among(Some(region), false)))
+            self.from_nearest(spot).into_iter().find_map(|group| choose(part(group, false)))
         };
-        let at = near().or_else(|| choose(among(None, false))).or_else(|| choose(among(None, true)))?;
+        let at = near().or_else(|| choose(part(Group::All, false))).or_else(|| choose(part(Group::All, true)))?;
         Some(Busy::new(self, at))
     }
 }
@@ -143,8 +143,16 @@ struct Among<'a> {
     last_resort: bool,
     /// The tenant is served in this region alone, and where its cell is.
     only: Option<usize>,
-    /// Members of this region alone.
-    region: Option<Option<usize>>,
+    among: Group,
+}
+
+/// A part of the members.
+#[derive(Clone, Copy)]
+enum Group {
+    All,
+    Region(usize),
+    /// Where their cell is.
+    Home,
 }
 
 impl Choice for Among<'_> {
@@ -155,7 +163,11 @@ impl Choice for Among<'_> {
     fn may(&self, at: usize) -> bool {
         let Entry { member, draining_ms, region, .. } = &self.pool.entries[at];
         let here = region.get().is_none_or(|own| self.only.is_none_or(|only| only == own));
-        let wanted = self.region.is_none_or(|wanted| wanted == region.get());
+        let wanted = match self.among {
+            Group::All => true,
+            Group::Region(wanted) => region.get() == Some(wanted),
+            Group::Home => region.get().is_none(),
+        };
         let failed_lately = || member.failed_within(PASSED_OVER) || member.vital().is_ejected(|| self.pool.now_ns());
         here && wanted
             && draining_ms.is_none()
