@@ -17,7 +17,7 @@ use berth_control::{ControlError, Follow, Read, edges};
 use berth_domain::{EdgeId, EdgeName, Revision};
 use berth_wire::{
     EdgeView, Page,
-    edge::{EdgeAck, EdgeAckAnswer, SPEAKS},
+    edge::{EdgeAck, EdgeAckAnswer, LEAVING, SPEAKS},
 };
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -59,7 +59,8 @@ pub async fn routes(
     let permit = caller.may(Follow)?;
     // One that says nothing knows routes alone.
     let spoken = headers.get(SPEAKS).and_then(|spoken| spoken.to_str().ok()?.parse().ok()).unwrap_or(1);
-    let events = edges::routes(&api.app, &permit, edge, from.instance, from.after, spoken).await?;
+    let leaving = headers.contains_key(LEAVING);
+    let events = edges::routes(&api.app, &permit, edge, from.instance, from.after, spoken, leaving).await?;
     let lines = events.map(|event| {
         let mut line = serde_json::to_vec(&event?)?;
         line.push(b'\n');

@@ -87,7 +87,8 @@ fn text(counters: &Counters, overview: Option<&Overview>) -> String {
         let waiting = overview.attention.len() as u64;
         family("berth_attention", "gauge", "Things that wait for a person.", &one(waiting));
         let behind: Vec<_> =
-            overview.edges.iter().map(|edge| (format!("{{edge=\"{}\"}}", edge.name), edge.behind)).collect();
+            // Of a name once: a process that leaves has a follower.
+            overview.edges.iter().filter(|edge| !edge.leaving).map(|edge| (format!("{{edge=\"{}\"}}", edge.name), edge.behind)).collect();
         family("berth_edge_revisions_behind", "gauge", "Route revisions that an edge has not yet.", &behind);
     }
     text

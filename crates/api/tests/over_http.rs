@@ -9,7 +9,7 @@ use berth_control::Scope;
 use berth_domain::{EdgeId, OperationId, OperationState, Revision, TenantState};
 use berth_wire::{
     CellCreate, KeyCreate, OperationEventKind, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
-    edge::{EdgeAck, EdgeEvent, RouteState},
+    edge::{EdgeAck, EdgeEvent, Presence, RouteState},
 };
 use std::time::Duration;
 use uuid::Uuid;
@@ -294,7 +294,10 @@ async fn an_edge_follows_routes_and_says_how_far_it_is() {
     assert_eq!(routes[0].name.as_str(), "acme");
     assert_eq!(routes[0].state, RouteState::Serving);
     assert_eq!(routes[0].hosts[0].as_str(), "acme.test");
-    let answer = client.edge_ack(&name, &EdgeAck { instance, revision, holds: vec![] }).await.unwrap();
+    let answer = client
+        .edge_ack(&name, &EdgeAck { instance, revision, holds: vec![], presence: Presence::Serving })
+        .await
+        .unwrap();
     assert!(answer.revision >= revision);
     world.finishes(begun.id).await;
 

@@ -1,18 +1,34 @@
 //! `berth edge`: the proxy. Resolves its options and hands over; everything else is the edge's own.
+//!
+//! SIGHUP starts this program anew, from where it was started, with the same options: the new process takes the sockets
+//! over, and this one goes with its last connection.
 
 use crate::{
     cli::EdgeCommand,
     fail::{Failure, FailureExt as _},
 };
 use berth_domain::EdgeName;
-use berth_edge::{EdgeConfig, EdgeErrorKind, Limits, Network};
+use berth_edge::{Edge, EdgeConfig, EdgeError, EdgeErrorKind, Limits, Network, Sockets};
 use clap::Args;
+use listenfd::ListenFd;
 use secrecy::SecretString;
-use std::{fs, net::SocketAddr, num::NonZero, path::PathBuf};
+use std::{
+    ffi::OsString,
+    fs, io, net,
+    num::NonZero,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::{
+            ffi::OsStrExt as _,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
+    path::{Path, PathBuf},
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Args, Debug)]
-pub struct Edge {
+pub struct EdgeOptions {
     /// Without one, this is an edge
     #[command(subcommand)]
     pub verb: Option<EdgeCommand>,
@@ -21,13 +37,13 @@ pub struct Edge {
     name: EdgeName,
     /// Where clients come in
     #[arg(long, env = "BERTH_EDGE_LISTEN", default_value = "0.0.0.0:80", value_name = "ADDRESS")]
-    listen: SocketAddr,
+    listen: net::SocketAddr,
     /// Where clients come in over TLS, as `0.0.0.0:443`. Certificates come from the control plane: `berth cert add`
     #[arg(long, env = "BERTH_EDGE_LISTEN_TLS", value_name = "ADDRESS")]
-    listen_tls: Option<SocketAddr>,
+    listen_tls: Option<net::SocketAddr>,
     /// Metrics and health; loopback only
     #[arg(long, env = "BERTH_EDGE_ADMIN", default_value = "127.0.0.1:7603", value_name = "ADDRESS")]
-    admin: SocketAddr,
+    admin: net::SocketAddr,
     /// A control plane, any of them will do; may be given more than once. Default: BERTH_URL
     #[arg(long, value_name = "URL")]
     control: Vec<String>,
@@ -43,9 +59,22 @@ pub struct Edge {
     /// Threads that serve. Default: one per core
     #[arg(long, env = "BERTH_EDGE_WORKERS", value_name = "N")]
     workers: Option<NonZero<usize>>,
+    /// Where addresses are, a file in MaxMind's format: `Berth-Country` for the application, `cluster.geo_routing`
+    #[arg(long, env = "BERTH_EDGE_GEO_DATABASE", value_name = "FILE")]
+    geo_database: Option<PathBuf>,
+    /// Show metrics under the names of the VeloFlux guide too
+    #[arg(long, env = "BERTH_EDGE_VELOFLUX_NAMES")]
+    veloflux_names: bool,
+    /// Take the sockets over from the edge that runs with this data folder; it goes with its last connection. SIGHUP does
+    /// that by itself. Where none runs, an ordinary start
+    #[arg(long)]
+    take_over: bool,
+    /// Where systemd waits to hear that the edge serves
+    #[arg(long, env = "NOTIFY_SOCKET", hide = true)]
+    notify_socket: Option<PathBuf>,
 }
 
-pub fn run(options: Edge, url: String, key: Option<SecretString>) -> Result<(), Failure> {
+pub fn run(options: EdgeOptions, url: String, key: Option<SecretString>) -> Result<(), Failure> {
     let key = match &options.key_file {
         Some(path) => {
             let text = fs::read_to_string(path)
@@ -70,6 +99,8 @@ pub fn run(options: Edge, url: String, key: Option<SecretString>) -> Result<(), 
         api_key,
         data_dir: options.data_dir,
         workers,
+        second_names: options.veloflux_names,
+        geo_database: options.geo_database,
         limits: Limits { trusted_peers: options.trust, ..Limits::default() },
     };
     #[cfg(feature = "ssh")]
@@ -79,13 +110,32 @@ pub fn run(options: Edge, url: String, key: Option<SecretString>) -> Result<(), 
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).ours("signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).ours("signals")?;
+        let mut hangup = signal(SignalKind::hangup()).ours("signals")?;
+        let program = Program::of_this_process()?;
         let told = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => return,
+                    _ = interrupt.recv() => return,
+                    _ = hangup.recv() => program.follow(),
+                }
             }
         };
-        let served = berth_edge::run(config, told);
+        let edge = if options.take_over {
+            // The one that runs is asked over a socket of its own process: nothing here waits for this thread.
+            Edge::take_over(config).map_err(failed)?
+        } else {
+            Err(config)
+        };
+        let edge = match edge {
+            Ok(edge) => edge,
+            Err(config) => {
+                let given = given(&config)?;
+                Edge::bind_on(config, given).map_err(failed)?
+            }
+        };
+        let notify = options.notify_socket;
+        let served = edge.when_ready(move || tell_ready(notify.as_deref())).run(told);
         #[cfg(feature = "ssh")]
         let served = async {
             tokio::select! {
@@ -94,14 +144,7 @@ pub fn run(options: Edge, url: String, key: Option<SecretString>) -> Result<(), 
                 () = ways => unreachable!("ways are kept for ever"),
             }
         };
-        served.await.map_err(|error| {
-            let (hint, kind) = (error.hint(), error.kind());
-            let mut failure = Failure::ours(error, "the edge", hint);
-            if kind == EdgeErrorKind::Caller {
-                failure.status = 1;
-            }
-            failure
-        })
+        served.await.map_err(failed)
     })
 }
 
@@ -112,4 +155,85 @@ fn ways(config: &EdgeConfig) -> Result<impl Future<Output = ()> + use<>, Failure
     let clients: Result<Vec<_>, _> = config.control_urls.iter().map(client).collect();
     let clients = clients.ours("the address of the control plane")?;
     Ok(crate::ways::keep(clients, config.name.clone(), config.data_dir.clone()))
+}
+
+fn failed(error: EdgeError) -> Failure {
+    let (hint, kind) = (error.hint(), error.kind());
+    let mut failure = Failure::ours(error, "the edge", hint);
+    if kind == EdgeErrorKind::Caller {
+        failure.status = 1;
+    }
+    failure
+}
+
+/// Sockets that systemd opened before this process began (`LISTEN_FDS`), told apart by their addresses.
+fn given(config: &EdgeConfig) -> Result<Sockets, Failure> {
+    let mut sockets = Sockets::default();
+    let mut passed = ListenFd::from_env();
+    for number in 0..passed.len() {
+        let listener = passed.take_tcp_listener(number).ours("a socket that systemd opened")?;
+        let Some(listener) = listener else { continue };
+        let at = listener.local_addr().ours("a socket that systemd opened")?;
+        if at == config.listen {
+            sockets.plain.push(listener);
+        } else if Some(at) == config.listen_tls {
+            sockets.tls.push(listener);
+        } else {
+            return Err(Failure::request(
+                format!("systemd opened {at}, which is neither `--listen` nor `--listen-tls`"),
+                "write the same addresses in the socket unit and in the service",
+            ));
+        }
+    }
+    Ok(sockets)
+}
+
+/// Tells systemd that this is the main process from now on, and that it serves.
+fn tell_ready(socket: Option<&Path>) {
+    let Some(path) = socket else { return };
+    let told = || -> io::Result<()> {
+        let address = match path.as_os_str().as_bytes().strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name)?,
+            None => SocketAddr::from_pathname(path)?,
+        };
+        let word = format!("MAINPID={}\nREADY=1\n", std::process::id());
+        UnixDatagram::unbound()?.send_to_addr(word.as_bytes(), &address).map(drop)
+    };
+    if let Err(error) = told() {
+        tracing::warn!(%error, "systemd could not be told that the edge serves");
+    }
+}
+
+/// How this process was started, to start its follower.
+struct Program {
+    path: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+impl Program {
+    fn of_this_process() -> Result<Self, Failure> {
+        let mut all = std::env::args_os();
+        // As it was called: a link may lead to another version by now.
+        let called = all.next().map(PathBuf::from).filter(|path| path.is_absolute());
+        let path = called.map_or_else(std::env::current_exe, Ok).ours("the path of this program")?;
+        let mut arguments: Vec<_> = all.filter(|argument| argument != "--take-over").collect();
+        arguments.push("--take-over".into());
+        Ok(Self { path, arguments })
+    }
+
+    fn follow(&self) {
+        let program = self.path.display();
+        match tokio::process::Command::new(&self.path).args(&self.arguments).spawn() {
+            Ok(mut follower) => {
+                tracing::info!(pid = follower.id(), "{program} was started to take over");
+                tokio::spawn(async move {
+                    // It outlives this process as a rule.
+                    if let Ok(status) = follower.wait().await {
+                        tracing::warn!("the process that was to take over has ended: {status}");
+                    }
+                });
+            }
+            Err(error) => tracing::error!(%error, "{program} could not be started; this process goes on"),
+        }
+    }
 }

@@ -44,7 +44,7 @@ enum Command {
     /// The control plane: API, dashboard, reconcilers, workers
     Serve(serve::Serve),
     /// The proxy in front of the cells
-    Edge(edge::Edge),
+    Edge(edge::EdgeOptions),
     /// The main job on this machine, with nothing set up
     Demo(demo::Demo),
     /// One tenant between two Postgres databases, with no control plane

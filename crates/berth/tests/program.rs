@@ -4,7 +4,10 @@
 
 use berth_testkit::wait_until;
 use std::{
+    collections::BTreeSet,
     fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
@@ -169,4 +172,90 @@ async fn a_stack_with_mistakes_is_refused_with_all_of_them_and_a_change_asks_fir
     let again = served.run(&["apply", "--file", path, "--yes"]);
     assert!(text(&again.stdout).contains("Nothing differs from revision 1."), "{}", text(&again.stdout));
     assert!(text(&served.run(&["audit"]).stdout).contains("stack.apply"));
+}
+
+fn page(address: &str, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes()).ok()?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page).ok()?;
+    Some(page)
+}
+
+/// Words that are names of metrics, without what a histogram appends.
+fn metrics(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| word.starts_with("berth_"));
+    let plain = |word: &str| {
+        let parts = ["_bucket", "_sum", "_count"];
+        parts.iter().find_map(|part| word.strip_suffix(part)).unwrap_or(word).to_owned()
+    };
+    words.map(plain).collect()
+}
+
+#[tokio::test]
+async fn every_metric_that_rules_and_dashboard_name_is_emitted_and_has_its_second_name_on_request() {
+    let served = Served::start().await;
+    let log = served.log();
+    let control = log.split("metrics=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    let key = text(&served.run(&["key", "create", "north", "--scope", "edge"]).stdout);
+    let port = |n: u16| format!("127.0.0.1:{n}");
+    let (listen, admin) = (port(berth_testkit::free_port()), port(berth_testkit::free_port()));
+    let mut edge = berth(&["edge", "--name", "north", "--veloflux-names", "--listen", &listen, "--admin", &admin])
+        .args(["--control", &served.url, "--data-dir"])
+        .arg(served.dir.join("edge"))
+        .env("BERTH_API_KEY", key.trim())
+        .spawn()
+        .unwrap();
+    let look = || async { page(&admin, "/metrics").unwrap_or_default() };
+    let follows = |page: &String| page.contains("berth_edge_control_connected 1");
+    let edges = wait_until("the edge follows", look, follows).await;
+    edge.kill().unwrap();
+    edge.wait().unwrap();
+    for second in ["veloflux_requests_total", "veloflux_request_duration_seconds", "veloflux_cluster_nodes"] {
+        assert!(edges.contains(&format!("# TYPE {second} ")), "{second}");
+    }
+    let pages = edges + &page(&control, "/metrics").unwrap();
+    let folder = served.dir.join("stack");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("berth.yaml"), "stack: fleet\nservices: { web: { command: [./web], health: /health } }\n")
+        .unwrap();
+    let rendered = berth(&["render", "--host", "a.test", "--language", "go"]).current_dir(&folder).output().unwrap();
+    assert!(rendered.status.success(), "{}", text(&rendered.stderr));
+    let mut named = 0;
+    for file in ["prometheus/berth.rules.yml", "grafana/berth.json"] {
+        for metric in metrics(&fs::read_to_string(folder.join(file)).unwrap()) {
+            assert!(pages.contains(&format!("# TYPE {metric} ")), "{file}: {metric}");
+            named += 1;
+        }
+    }
+    assert!(named > 20, "{named}");
+}
+
+#[test]
+fn what_a_stack_file_says_to_edges_is_checked_all_at_once_and_nothing_is_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |stack: &str| {
+        fs::write(folder.path().join("berth.yaml"), stack).unwrap();
+        let done = berth(&["edge", "check", "berth.yaml", "--json"]).current_dir(folder.path()).output().unwrap();
+        (done.status.code(), serde_json::from_slice::<serde_json::Value>(&done.stdout).unwrap())
+    };
+    let good = "stack: fleet\nservices: { web: { command: [./web], health: /health } }\n";
+    let (status, report) = check(&format!("{good}cells: {{ a: {{ class: shared }} }}\n"));
+    assert_eq!((status, report["mistakes"].as_array().unwrap().len()), (Some(0), 0));
+    assert!(report["elsewhere"].as_u64() > Some(0), "the rest of the file is not passed over in silence");
+    let bad = good.replace("health: /health", "health: /health, edge: { balance: fastest, wait: 1 }")
+        + "cluster: { enabled: true, redis_address: 'a b', redis_password: plain, leader_timeout: 15 }\nedges: [a, a]\n";
+    let (status, report) = check(&bad);
+    let keys: Vec<_> = report["mistakes"].as_array().unwrap().iter().map(|m| m["key"].as_str().unwrap()).collect();
+    assert_eq!(status, Some(1));
+    for key in [
+        "services.web.edge.balance",
+        "services.web.edge.wait",
+        "cluster.redis_address",
+        "cluster.redis_password",
+        "cluster.leader_timeout",
+        "edges[1]",
+    ] {
+        assert!(keys.contains(&key), "{key}: {keys:?}");
+    }
 }

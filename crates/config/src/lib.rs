@@ -4,12 +4,14 @@
 //! key, its line and what to write instead. Never reads a file or the process environment itself (the binary hands
 //! over text, a way to read hook files, and an [`Environment`]), and never knows a provider's own settings.
 
+mod cluster;
 mod diff;
 mod environment;
 mod facts;
 mod mistake;
 mod modes;
 mod over;
+mod places;
 mod read;
 mod releases;
 mod section;
@@ -21,12 +23,14 @@ pub mod tree;
 /// JSON Schema of the stack file, for editors.
 pub const SCHEMA: &str = include_str!("stack.schema.json");
 
+pub use cluster::{Cluster, Place, RegionRouting, Residence, Tenants};
 pub use diff::{Change, Difference, diff};
 pub use environment::{Environment, MissingVariable, Template};
 pub use facts::{Alert, Alerts, Backups, Budget, Failover, Poll, Quota, Silence};
 pub use mistake::{Mistake, Mistakes, Problem};
 pub use modes::{ModeProfile, Modes};
 pub use over::{find, json, over};
+pub use places::place_of;
 pub use releases::{Releases, Smoke, Workers};
 pub use section::{FILE_BYTES_MAX, Files, no_files, parse, parse_layers};
 pub use show::{Layer, MASK, Shown, show};

@@ -5,6 +5,7 @@
 
 mod archives;
 mod cells;
+mod cluster;
 mod data;
 mod edge;
 mod facts;
@@ -84,6 +85,8 @@ pub(crate) const KEYS: &[&str] = &[
     "providers",
     "edges",
     "https",
+    "cluster",
+    "tenants",
     "modes",
     "archives",
     "releases",
@@ -123,6 +126,11 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
     let cells = section.get("cells").map(|at| cells::read(reader, &at, &declared)).unwrap_or_default();
     let edges = section.get("edges").map(|at| edges(reader, &at)).unwrap_or_default();
     let https = section.get("https").map(|at| edge::https(reader, &at)).unwrap_or_default();
+    let cluster = section.get("cluster").and_then(|at| cluster::read(reader, &at, environment));
+    if let (Some(at), Some(services)) = (section.get("services"), &services) {
+        cluster::agree(reader, &at, cluster.as_ref(), services);
+    }
+    let tenants = section.get("tenants").map(|at| cluster::tenants(reader, &at, &cells)).unwrap_or_default();
     let modes =
         section.get("modes").map_or_else(|| Some(crate::Modes::default()), |at| modes::read(reader, &at, environment));
     let archives = section.get("archives").and_then(|at| archives::read(reader, &at, environment));
@@ -160,6 +168,8 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
         providers,
         edges,
         https,
+        cluster,
+        tenants,
         modes: modes?,
         archives,
         releases: releases.unwrap_or_default(),

@@ -4,8 +4,8 @@
 //! a resolved secret: values of `env` keep their `${VARIABLE}` until a process is started.
 
 use crate::{
-    Alerts, Backups, Budget, Environment, Failover, MissingVariable, Modes, Poll, Quota, Releases, Silence, Span,
-    Template,
+    Alerts, Backups, Budget, Cluster, Environment, Failover, MissingVariable, Modes, Poll, Quota, Releases, Silence,
+    Span, Template, Tenants,
 };
 use berth_domain::{
     Balance, CellClass, CellName, Cents, EdgeName, PlanLimits, PlanName, ProviderName, ServiceName, ServiceRole,
@@ -32,6 +32,11 @@ pub struct Stack {
     pub edges: Vec<EdgeName>,
     #[serde(default, skip_serializing_if = "Https::is_usual")]
     pub https: Https,
+    /// What edges have in common. Absent: each is by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Cluster>,
+    #[serde(default, skip_serializing_if = "Tenants::is_empty")]
+    pub tenants: Tenants,
     /// What differs between cells for many tenants and those of a tenant's own.
     #[serde(default)]
     pub modes: Modes,
@@ -218,6 +223,9 @@ pub struct ServiceEdge {
     pub check: Option<EdgeCheck>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eject: Option<Eject>,
+    /// Where its members are. Absent: where their cell is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
 }
 
 /// What edges ask each member by themselves.
@@ -243,7 +251,7 @@ pub struct Eject {
 
 impl Default for ServiceEdge {
     fn default() -> Self {
-        Self { balance: Balance::default(), weight: 1, check: None, eject: Some(Eject::default()) }
+        Self { balance: Balance::default(), weight: 1, check: None, eject: Some(Eject::default()), region: None }
     }
 }
 

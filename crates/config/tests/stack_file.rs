@@ -409,3 +409,58 @@ fn web_services_that_are_balanced_in_different_ways_are_a_mistake() {
     );
     assert!(parse(&stack("sticky"), None, &no_files).is_ok());
 }
+
+#[test]
+fn the_guides_cluster_and_regions_are_taken_as_written_and_what_they_cannot_mean_is_refused() {
+    let stack = |more: &str| format!("{GOOD}{more}\n");
+    let taken = |more: &str| parse(&stack(more), None, &no_files).unwrap();
+    let cluster =
+        taken("cluster: { enabled: true, redis_address: 'redis-sentinel:26379', redis_cluster_mode: true }").cluster;
+    let cluster = cluster.unwrap();
+    assert!(cluster.enabled && cluster.redis_cluster_mode && cluster.redis_address == "redis-sentinel:26379");
+    for (wrong, said) in [
+        ("redis_address: 'a:1,b:1'", "redis_cluster_mode` says that there is one"),
+        ("redis_address: 'redis://u:p@a:1'", "this is no address of Redis"),
+        ("redis_address: 'a:0'", "this is no address of Redis"),
+        ("redis_address: a, redis_password: secret", "a secret does not stand in the stack file"),
+        ("redis_address: a, redis_master: main, redis_cluster_mode: false", "cannot stand beside"),
+        ("enabled: true", "`cluster.redis_address`: missing"),
+        ("redis_address: a, sync_interval: 5s", "`cluster.sync_interval`: unknown key"),
+    ] {
+        let found = mistakes(&stack(&format!("cluster: {{ {wrong} }}")));
+        assert!(found.contains(said), "{wrong}: {found}");
+    }
+    let near = |cluster: &str| {
+        let edge = "health: /health, edge: { region: REGION } }";
+        stack(cluster).replace("health: /health }", edge)
+    };
+    let geo = "cluster: { redis_address: a, geo_routing: true, regions: { here: 48.1 -11.6 } }";
+    for (region, known) in [("eu-west-1", true), ("here", true), ("atlantis", false)] {
+        let parsed = parse(&near(geo).replace("REGION", region), None, &no_files);
+        assert_eq!(parsed.is_ok(), known, "{region}: {parsed:?}");
+    }
+    assert!(
+        mistakes(&near("cluster: { redis_address: a, regions: { here: 91 0, there: north } }"))
+            .contains("this is no spot")
+    );
+    let routing = "tenants: { region_routing: { enabled: true, default_region: us-east, tenant_region_mapping: { tenant-1: eu-west } } }";
+    let stack_with = taken(routing);
+    let home = |tenant: &str| {
+        let tenant = tenant.parse().unwrap();
+        stack_with.residence(&tenant).map(|home| (home.region.to_owned(), home.bound))
+    };
+    assert_eq!(home("tenant-1"), Some(("eu-west".to_owned(), true)));
+    assert_eq!(home("other"), Some(("us-east".to_owned(), false)));
+    assert_eq!(
+        taken(&routing.replace("enabled: true", "enabled: false")).residence(&"tenant-1".parse().unwrap()),
+        None
+    );
+    let wrong = mistakes(&stack(
+        "tenants: { region_routing: { region: x, tenant_region_mapping: { Tenant: eu } }, plans: {} }",
+    ));
+    for said in
+        ["region_routing.region`: unknown key", "tenant_region_mapping.Tenant", "`tenants.plans`: would have no effect"]
+    {
+        assert!(wrong.contains(said), "{said}: {wrong}");
+    }
+}

@@ -2,11 +2,14 @@
 //! one tenant.
 
 use crate::{App, ControlError};
-use berth_config::{EdgeCheck, ServiceEdge};
-use berth_domain::{EdgeName, ServiceRole};
+use berth_config::{EdgeCheck, ServiceEdge, Stack, Template, place_of};
+use berth_domain::{EdgeName, ServiceRole, TenantName};
 use berth_store::Drained;
-use berth_wire::edge::{EdgeSettings, Ejection, HealthCheck, Hidden, HttpsSettings, ServiceSettings};
+use berth_wire::edge::{
+    ClusterSettings, EdgeSettings, Ejection, GeoSettings, HealthCheck, Hidden, HttpsSettings, ServiceSettings,
+};
 use secrecy::ExposeSecret as _;
+use std::collections::BTreeMap;
 
 pub(crate) async fn of(app: &App, edge: &EdgeName) -> Result<EdgeSettings, ControlError> {
     let draining_ms = app.store().drain_get(&Drained::Edge(edge.clone())).await?.map(|drain| drain.grace_ms);
@@ -24,6 +27,50 @@ pub(crate) async fn of(app: &App, edge: &EdgeName) -> Result<EdgeSettings, Contr
             redirect: in_force.stack.https.redirect,
             hsts: in_force.stack.https.hsts.map(|age| format!("max-age={}", age.ms() / 1000)),
         },
+        cluster: cluster(app, &in_force.stack),
+        geo: geo(&in_force.stack),
+        residences: residences(&in_force.stack),
+    })
+}
+
+/// Where the regions are that members are in.
+fn geo(stack: &Stack) -> Option<GeoSettings> {
+    let cluster = stack.cluster.as_ref().filter(|cluster| cluster.enabled && cluster.geo_routing)?;
+    let used = stack.services.values().filter_map(|service| service.edge.region.as_ref());
+    let degrees = |thousandths: i32| thousandths as f32 / 1000.0;
+    let place = |region: &String| {
+        let place = cluster.regions.get(region).copied().or_else(|| place_of(region))?;
+        Some((region.clone(), (degrees(place.north), degrees(place.east))))
+    };
+    Some(GeoSettings { regions: used.filter_map(place).collect() })
+}
+
+/// Residence beats nearness.
+fn residences(stack: &Stack) -> BTreeMap<TenantName, String> {
+    let routing = stack.tenants.region_routing.as_ref().filter(|routing| routing.enabled);
+    routing.map(|routing| routing.tenant_region_mapping.clone()).unwrap_or_default()
+}
+
+fn cluster(app: &App, stack: &Stack) -> Option<ClusterSettings> {
+    let cluster = stack.cluster.as_ref().filter(|cluster| cluster.enabled)?;
+    // Was set when the file was applied. Without it Redis refuses the edges, and they go on as they are; no route waits.
+    let resolved = |template: &Template| {
+        template.resolve(app.environment()).map_or_else(
+            |error| {
+                tracing::error!(%error, "the password of the edges' Redis is not known");
+                String::new()
+            },
+            |password| password.expose_secret().to_owned(),
+        )
+    };
+    Some(ClusterSettings {
+        stack: stack.stack.clone(),
+        redis_address: cluster.redis_address.clone(),
+        several: cluster.redis_cluster_mode,
+        master: cluster.redis_master.clone(),
+        user: cluster.redis_user.clone(),
+        password: Hidden::new(cluster.redis_password.as_ref().map(resolved).unwrap_or_default()),
+        edges: u32::try_from(stack.edges.len()).unwrap_or(u32::MAX),
     })
 }
 
@@ -31,6 +78,7 @@ fn service(from: &ServiceEdge) -> ServiceSettings {
     ServiceSettings {
         balance: from.balance,
         weight: from.weight,
+        region: from.region.clone(),
         check: from.check.as_ref().map(check),
         eject: from.eject.map(|eject| Ejection { failures: eject.failures, for_ms: eject.lasting.ms() }),
     }

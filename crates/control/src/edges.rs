@@ -4,7 +4,7 @@
 
 use crate::{App, ControlError, Follow, Permit, Read, certificates, edge_link::SILENT_MS, edge_settings};
 use berth_domain::{EdgeId, EdgeName, Revision, TenantState};
-use berth_store::{EdgeSaid, HoldSaid, HoldWent, Nudge, Route, WorldAhead};
+use berth_store::{EdgeSaid, HoldSaid, HoldWent, Nudge, Presence, Route, WorldAhead};
 use berth_wire::{
     self as wire,
     edge::{
@@ -23,7 +23,7 @@ const SPEAKS_CERTIFICATES: u32 = 3;
 const PING_EVERY: Duration = Duration::from_secs(5);
 
 /// The stream for one edge. `after`: what it has in force; 0 for one that starts with nothing. `speaks`: what
-/// it understands, as [`berth_wire::edge::SPEAKS`] says.
+/// it understands, as [`berth_wire::edge::SPEAKS`] says. `leaving`: see [`wire::edge::Presence`].
 pub async fn routes(
     app: &App,
     _permit: &Permit<Follow>,
@@ -31,16 +31,18 @@ pub async fn routes(
     instance: EdgeId,
     after: Revision,
     speaks: u32,
+    leaving: bool,
 ) -> Result<impl Stream<Item = Result<EdgeEvent, ControlError>> + Send + use<>, ControlError> {
     // Subscribed before the first look, so that no change falls between.
     let nudges = app.store().hub().subscribe();
-    app.store().edge_seen(&edge, instance, after).await?;
+    app.store().edge_seen(&edge, instance, after, leaving).await?;
     note_ahead(app, &edge, after).await?;
     let loading = after == Revision::default();
     let state = Following {
         app: app.clone(),
         edge,
         instance,
+        leaving,
         sent: after,
         first: true,
         more: false,
@@ -62,6 +64,8 @@ struct Following {
     app: App,
     edge: EdgeName,
     instance: EdgeId,
+    /// Another process of its name is there too.
+    leaving: bool,
     sent: Revision,
     first: bool,
     /// The last page was not the last one.
@@ -115,7 +119,10 @@ impl Following {
                     Woken::Settings => continue,
                     Woken::Nothing => {
                         // It still holds its connection: that is how it is known to live.
-                        self.app.store().edge_seen(&self.edge, self.instance, Revision::default()).await?;
+                        self.app
+                            .store()
+                            .edge_seen(&self.edge, self.instance, Revision::default(), self.leaving)
+                            .await?;
                         return Ok(EdgeEvent::Ping { revision: self.sent });
                     }
                 }
@@ -207,7 +214,13 @@ pub async fn acknowledge(
             }
         },
     });
-    let said = EdgeSaid { edge: edge.clone(), instance: ack.instance, revision: ack.revision, holds: holds.collect() };
+    let presence = match ack.presence {
+        wire::edge::Presence::Serving => Presence::Serving,
+        wire::edge::Presence::Leaving => Presence::Leaving,
+        wire::edge::Presence::Gone => Presence::Gone,
+    };
+    let (instance, revision) = (ack.instance, ack.revision);
+    let said = EdgeSaid { edge: edge.clone(), instance, revision, holds: holds.collect(), presence };
     let head = app.store().edge_said(said).await?;
     if ack.revision > head {
         note_ahead(app, &edge, ack.revision).await?;
@@ -237,6 +250,7 @@ pub(crate) async fn views(app: &App) -> Result<Vec<wire::EdgeView>, ControlError
         revision: edge.acked,
         behind: head.get().saturating_sub(edge.acked.get()),
         alive: edge.silent_ms <= SILENT_MS,
+        leaving: edge.leaving,
         seen_at: Some(edge.last_seen),
     });
     Ok(edges.collect())

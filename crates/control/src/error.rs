@@ -108,6 +108,10 @@ pub enum ControlError {
     HostsTaken(Vec<String>),
     #[error("{}", no_room(*.class, .already_in.as_ref()))]
     NoRoom { class: CellClass, already_in: Option<CellName> },
+    #[error("no {class} cell in the region `{region}` has room for tenant `{tenant}`, which belongs there")]
+    NoRoomInRegion { class: CellClass, tenant: TenantName, region: String },
+    #[error("tenant `{tenant}` belongs to the region `{region}`, where cell `{cell}` is not")]
+    OtherRegion { tenant: TenantName, region: String, cell: CellName },
     #[error("cell `{cell}` is full: {tenants} of {most} tenants")]
     CellFull { cell: CellName, tenants: i64, most: i32 },
     #[error("cell `{cell}` is {state} and takes no tenants")]
@@ -296,6 +300,7 @@ impl ControlError {
             | Self::BadFigure(_)
             | Self::KeyReused
             | Self::SameCell { .. }
+            | Self::OtherRegion { .. }
             | Self::NoWayBack(_)
             | Self::LeftBehind { .. }
             | Self::CellKeeps { .. }
@@ -326,7 +331,7 @@ impl ControlError {
             | Self::OddObject { .. }
             | Self::CacheBecomesStore
             | Self::NoDatabase(_) => Kind::Conflict,
-            Self::NoRoom { .. } | Self::CellFull { .. } => Kind::Full,
+            Self::NoRoom { .. } | Self::NoRoomInRegion { .. } | Self::CellFull { .. } => Kind::Full,
             Self::Stale(_) => Kind::Stale,
             Self::Release(error) => error.kind(),
             Self::Move(error) => match error.fault() {
@@ -379,6 +384,8 @@ impl ControlError {
             Self::CellExists(_) => "cell_exists",
             Self::HostsTaken(_) => "host_taken",
             Self::NoRoom { .. } => "no_room",
+            Self::NoRoomInRegion { .. } => "no_room_in_region",
+            Self::OtherRegion { .. } => "other_region",
             Self::CellFull { .. } => "cell_full",
             Self::CellNotReady { .. } => "cell_not_ready",
             Self::CellState { .. } => "cell_state",
@@ -460,6 +467,8 @@ impl ControlError {
             Self::KeyTaken(_) => "`berth tenant list` shows whose it is",
             Self::HostsTaken(_) => "take the host from the other tenant first",
             Self::NoRoom { .. } => "add a cell to the stack file, or `berth cell create`",
+            Self::NoRoomInRegion { .. } => "add a cell with that `region`, or change `tenants.region_routing`",
+            Self::OtherRegion { .. } => "name a cell there, or change `tenants.region_routing.tenant_region_mapping`",
             Self::CellFull { .. } | Self::CellNotReady { .. } => "without a named cell one with room is chosen",
             Self::CellState { .. } => "`berth cell show` tells what is being done with it",
             Self::CellNotEmpty { .. } => "move its tenants away first: `berth cell drain`, then `berth tenant move`",

@@ -5,9 +5,9 @@
 
 use crate::edge_link::SILENT_MS;
 use async_trait::async_trait;
-use berth_domain::{EdgeName, Generation, Revision, TenantId, Token};
+use berth_domain::{EdgeId, EdgeName, Generation, Revision, TenantId, Token};
 use berth_mover::{EdgeTrouble, Edges, HoldFigures};
-use berth_store::{EdgeSaid, HoldWent, Nudge, Store};
+use berth_store::{Edge, EdgeSaid, HoldWent, Nudge, Presence, Store};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, broadcast, broadcast::error::RecvError};
@@ -19,12 +19,41 @@ pub struct TenantEdges {
     state: Mutex<State>,
 }
 
+/// One process of an edge: the one that has the name, or one that it has followed and that has not gone yet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Who {
+    name: EdgeName,
+    leaving: Option<EdgeId>,
+}
+
+impl From<&Edge> for Who {
+    fn from(edge: &Edge) -> Self {
+        Self { name: edge.name.clone(), leaving: edge.leaving.then_some(edge.instance) }
+    }
+}
+
+impl From<&EdgeSaid> for Who {
+    fn from(said: &EdgeSaid) -> Self {
+        let leaving = (said.presence != Presence::Serving).then_some(said.instance);
+        Self { name: said.edge.clone(), leaving }
+    }
+}
+
 struct State {
     /// Subscribed before the hold is asked for, so that no answer falls between.
     answers: broadcast::Receiver<Nudge>,
     /// Who has to answer, as of the last look.
-    edges: Vec<EdgeName>,
-    acked: BTreeMap<EdgeName, Revision>,
+    edges: Vec<Who>,
+    acked: BTreeMap<Who, Revision>,
+}
+
+impl State {
+    /// Nobody waits for who has gone.
+    fn forget(&mut self, said: &EdgeSaid) {
+        if said.presence == Presence::Gone {
+            self.edges.retain(|who| *who != Who::from(said));
+        }
+    }
 }
 
 enum Heard {
@@ -56,18 +85,22 @@ impl TenantEdges {
         }
     }
 
-    async fn reports(&self, token: Token) -> Vec<(EdgeName, HoldWent)> {
+    async fn reports(&self, token: Token, edges: &[Who]) -> Vec<(Who, HoldWent)> {
         // A store that does not answer has told us nothing: whoever waits here has a limit.
         let reports = self.store.hold_reports(self.tenant, token).await.unwrap_or_default();
-        reports.into_iter().map(|(edge, _, said)| (edge, said.went)).collect()
+        let by = |name: EdgeName, instance: EdgeId| {
+            let leaving = edges.iter().any(|who| who.leaving == Some(instance)).then_some(instance);
+            Who { name, leaving }
+        };
+        reports.into_iter().map(|(edge, instance, said)| (by(edge, instance), said.went)).collect()
     }
 }
 
-fn ours(said: &EdgeSaid, tenant: TenantId, token: Token) -> Option<(EdgeName, HoldWent)> {
+fn ours(said: &EdgeSaid, tenant: TenantId, token: Token) -> Option<(Who, HoldWent)> {
     said.holds
         .iter()
         .find(|hold| hold.tenant == tenant && hold.token == token)
-        .map(|hold| (said.edge.clone(), hold.went.clone()))
+        .map(|hold| (Who::from(said), hold.went.clone()))
 }
 
 #[async_trait]
@@ -82,8 +115,8 @@ impl Edges for TenantEdges {
         if let Some(dead) = edges.iter().find(|edge| edge.silent_ms > SILENT_MS) {
             return Err(EdgeTrouble::NotAlive(dead.name.clone()));
         }
-        state.acked = edges.iter().map(|edge| (edge.name.clone(), edge.acked)).collect();
-        state.edges = edges.into_iter().map(|edge| edge.name).collect();
+        state.acked = edges.iter().map(|edge| (edge.into(), edge.acked)).collect();
+        state.edges = edges.iter().map(Who::from).collect();
         Ok(())
     }
 
@@ -93,14 +126,18 @@ impl Edges for TenantEdges {
         let mut missing = state.edges.clone();
         while let Some(next) = missing.first().cloned() {
             let reports = match Self::hear(&mut state.answers, until).await {
-                Heard::Said(said) => ours(&said, self.tenant, token).into_iter().collect(),
-                Heard::Look => self.reports(token).await,
-                Heard::Late => return Err(EdgeTrouble::Late(next)),
+                Heard::Said(said) => {
+                    state.forget(&said);
+                    missing.retain(|who| state.edges.contains(who));
+                    ours(&said, self.tenant, token).into_iter().collect()
+                }
+                Heard::Look => self.reports(token, &state.edges).await,
+                Heard::Late => return Err(EdgeTrouble::Late(next.name)),
             };
             for (edge, went) in reports {
                 match went {
-                    HoldWent::InForce => missing.retain(|name| *name != edge),
-                    HoldWent::Refused { in_flight } => return Err(EdgeTrouble::Busy { edge, in_flight }),
+                    HoldWent::InForce => missing.retain(|who| *who != edge),
+                    HoldWent::Refused { in_flight } => return Err(EdgeTrouble::Busy { edge: edge.name, in_flight }),
                     HoldWent::Ended { .. } => {}
                 }
             }
@@ -112,24 +149,23 @@ impl Edges for TenantEdges {
         let until = Instant::now() + limit;
         let mut state = self.state.lock().await;
         let Ok(Some(wanted)) = self.store.route_revision(self.tenant).await else {
-            return state.edges.clone();
-        };
-        let State { answers, edges, acked } = &mut *state;
-        let late = |acked: &BTreeMap<EdgeName, Revision>| -> Vec<EdgeName> {
-            edges.iter().filter(|edge| acked.get(*edge).is_none_or(|at| *at < wanted)).cloned().collect()
+            return state.edges.iter().map(|who| who.name.clone()).collect();
         };
         loop {
-            let missing = late(acked);
+            let State { edges, acked, .. } = &*state;
+            let late = edges.iter().filter(|who| acked.get(*who).is_none_or(|at| *at < wanted));
+            let missing: Vec<EdgeName> = late.map(|who| who.name.clone()).collect();
             if missing.is_empty() {
                 return missing;
             }
-            match Self::hear(answers, until).await {
+            match Self::hear(&mut state.answers, until).await {
                 Heard::Said(said) => {
-                    acked.insert(said.edge.clone(), said.revision);
+                    state.forget(&said);
+                    state.acked.insert(Who::from(&*said), said.revision);
                 }
                 Heard::Look => {
                     for edge in self.store.edge_list().await.unwrap_or_default() {
-                        acked.insert(edge.name, edge.acked);
+                        state.acked.insert(Who::from(&edge), edge.acked);
                     }
                 }
                 Heard::Late => return missing,
@@ -140,18 +176,18 @@ impl Edges for TenantEdges {
     async fn hold_figures(&self, token: Token, limit: Duration) -> Option<HoldFigures> {
         let until = Instant::now() + limit;
         let mut state = self.state.lock().await;
-        let mut ended: BTreeMap<EdgeName, HoldWent> = BTreeMap::new();
+        let mut ended: BTreeMap<Who, HoldWent> = BTreeMap::new();
         let mut look = true;
         while ended.len() < state.edges.len() {
             if look {
-                ended.extend(
-                    self.reports(token).await.into_iter().filter(|(_, went)| matches!(went, HoldWent::Ended { .. })),
-                );
+                let reports = self.reports(token, &state.edges).await;
+                ended.extend(reports.into_iter().filter(|(_, went)| matches!(went, HoldWent::Ended { .. })));
                 look = false;
                 continue;
             }
             match Self::hear(&mut state.answers, until).await {
                 Heard::Said(said) => {
+                    state.forget(&said);
                     if let Some((edge, went @ HoldWent::Ended { .. })) = ours(&said, self.tenant, token) {
                         ended.insert(edge, went);
                     }

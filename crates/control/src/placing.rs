@@ -1,5 +1,5 @@
 //! Which cell a tenant goes to: the one that somebody named, or the one that the placement engine ranks first among the
-//! ready cells of the plan's class with room. Never chooses a class or a plan: those are the tenant's.
+//! ready cells of the plan's class with room, in the tenant's region where the stack file gives it one. Never chooses a class or a plan: those are the tenant's.
 //!
 //! A plan of the dedicated class has a cell made for it when no empty one stands ready, so that an upgrade is one
 //! command; the workflow that needs the cell provisions it first and takes it away again when it does not succeed.
@@ -33,23 +33,36 @@ pub(crate) struct Wanted<'a> {
 
 /// Decides, without reserving: [`take`] does that in the caller's transaction, on the locked cell.
 pub(crate) async fn choose(app: &App, in_force: &StackInForce, wanted: &Wanted<'_>) -> Result<Place, ControlError> {
+    let residence = in_force.stack.residence(wanted.tenant);
     if let Some(name) = wanted.named {
         let cell = app.store().cell_by_name(name).await?.ok_or_else(|| ControlError::NoCell(name.to_string()))?;
         fits(&cell, wanted)?;
+        // A default yields to whoever names a cell; what the map says of a tenant does not.
+        if let Some(home) = residence.filter(|home| home.bound && cell.region.as_deref() != Some(home.region)) {
+            let (tenant, region) = (wanted.tenant.clone(), home.region.to_owned());
+            return Err(ControlError::OtherRegion { tenant, region, cell: cell.name });
+        }
         return Ok(Place::Existing(cell.id));
     }
     let engine = decide::engine(app).await?;
     let ranked =
         engine.cells_for(wanted.class, wanted.plan.as_str(), wanted.profile).map_err(ControlError::BadProfile)?;
     let cells = app.store().cell_list().await?;
+    let region = residence.map(|home| home.region);
     let best = ranked
         .iter()
         .filter_map(|name| cells.iter().find(|cell| cell.name.as_str() == *name))
-        .find(|cell| fits(cell, wanted).is_ok());
-    match best {
-        Some(cell) => Ok(Place::Existing(cell.id)),
-        None if wanted.class == CellClass::Dedicated => Ok(Place::New(dedicated(in_force, &cells, wanted)?)),
-        None => {
+        .find(|cell| (region.is_none() || cell.region.as_deref() == region) && fits(cell, wanted).is_ok());
+    match (best, region) {
+        (Some(cell), _) => Ok(Place::Existing(cell.id)),
+        (None, _) if wanted.class == CellClass::Dedicated => {
+            Ok(Place::New(dedicated(in_force, &cells, wanted, region)?))
+        }
+        (None, Some(region)) => {
+            let (tenant, region) = (wanted.tenant.clone(), region.to_owned());
+            Err(ControlError::NoRoomInRegion { class: wanted.class, tenant, region })
+        }
+        (None, None) => {
             let already_in = wanted.from.filter(|cell| cell.class == wanted.class).map(|cell| cell.name.clone());
             Err(ControlError::NoRoom { class: wanted.class, already_in })
         }
@@ -106,9 +119,16 @@ fn fits(cell: &Cell, wanted: &Wanted<'_>) -> Result<(), ControlError> {
     Ok(())
 }
 
-/// A cell for one tenant: like the first dedicated cell of the stack file, else at the only provider.
-fn dedicated(in_force: &StackInForce, cells: &[Cell], wanted: &Wanted<'_>) -> Result<NewCell, ControlError> {
-    let model = in_force.stack.cells.values().find(|cell| cell.class == CellClass::Dedicated);
+/// A cell for one tenant: like the first dedicated cell of the stack file in the tenant's region, else like the first one
+/// at all, else at the only provider.
+fn dedicated(
+    in_force: &StackInForce,
+    cells: &[Cell],
+    wanted: &Wanted<'_>,
+    region: Option<&str>,
+) -> Result<NewCell, ControlError> {
+    let models = || in_force.stack.cells.values().filter(|cell| cell.class == CellClass::Dedicated);
+    let model = models().find(|cell| region.is_some() && cell.region.as_deref() == region).or_else(|| models().next());
     let provider = match (model, in_force.stack.providers.len()) {
         (Some(model), _) => model.provider.clone(),
         (None, 1) => in_force.stack.providers.keys().next().cloned().expect("there is one"),
@@ -126,7 +146,7 @@ fn dedicated(in_force: &StackInForce, cells: &[Cell], wanted: &Wanted<'_>) -> Re
         name,
         class: CellClass::Dedicated,
         provider: provider.to_string(),
-        region: model.and_then(|model| model.region.clone()),
+        region: region.map(str::to_owned).or_else(|| model.and_then(|model| model.region.clone())),
         max_tenants: 1,
         shape: serde_json::to_value(model.map(|model| model.shape).unwrap_or_default())?,
         stack_revision: in_force.revision,

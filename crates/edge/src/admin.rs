@@ -7,6 +7,7 @@ use crate::{
     feed::Link,
     meter::{BUCKETS_US, Meter},
     routes::Routes,
+    second_names,
 };
 use berth_domain::{Revision, TenantId};
 use berth_wire::edge::{RouteState, TenantRoute};
@@ -51,6 +52,7 @@ struct Admin {
     cores: Vec<UnboundedSender<Order>>,
     asks: Sender<oneshot::Sender<Facts>>,
     common: Arc<Common>,
+    second_names: bool,
 }
 
 pub async fn serve(
@@ -59,9 +61,10 @@ pub async fn serve(
     cores: Vec<UnboundedSender<Order>>,
     asks: Sender<oneshot::Sender<Facts>>,
     common: Arc<Common>,
+    second_names: bool,
 ) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
-    let admin = Arc::new(Admin { link, cores, asks, common });
+    let admin = Arc::new(Admin { link, cores, asks, common, second_names });
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -96,11 +99,14 @@ impl Admin {
             return text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", String::from("the edge is going\n"));
         };
         match path {
-            "/metrics" => text(
-                StatusCode::OK,
-                "text/plain; version=0.0.4",
-                metrics(&facts, &self.reports().await, self.link.connected.load(Ordering::Relaxed)) + &self.members(),
-            ),
+            "/metrics" => {
+                let connected = self.link.connected.load(Ordering::Relaxed);
+                let mut page = metrics(&facts, &self.reports().await, connected) + &self.members() + &self.cluster();
+                if self.second_names {
+                    page += &second_names::of(&page);
+                }
+                text(StatusCode::OK, "text/plain; version=0.0.4", page)
+            }
             "/tenants" => text(StatusCode::OK, "application/json", tenants(&facts, &sum(&self.reports().await))),
             _ if self.draining() => text(StatusCode::SERVICE_UNAVAILABLE, "application/json", self.health(&facts)),
             _ => text(StatusCode::OK, "application/json", self.health(&facts)),
@@ -123,6 +129,58 @@ impl Admin {
             let _ = writeln!(ejections, "berth_edge_member_ejections_total{{{labels}}} {}", vital.ejections());
         }
         out + &ejections
+    }
+
+    /// How the limits are divided among edges.
+    fn cluster(&self) -> String {
+        let cluster = &self.common.cluster;
+        let families = [
+            (
+                "berth_edge_limits_shared",
+                "gauge",
+                "1 while limits are common to all edges over Redis.",
+                u64::from(cluster.is_connected()),
+            ),
+            (
+                "berth_edge_limits_edges",
+                "gauge",
+                "Edges that limits are divided by while Redis is gone.",
+                cluster.edges().into(),
+            ),
+            (
+                "berth_edge_limits_own_share_total",
+                "counter",
+                "Requests decided by this edge's own share of a limit.",
+                cluster.own_share(),
+            ),
+            (
+                "berth_edge_limits_refused",
+                "gauge",
+                "1 while the stack file's `cluster` is not in force because Redis refused it.",
+                u64::from(cluster.refused().is_some()),
+            ),
+        ];
+        let places = &self.common.places;
+        let families = families.into_iter().chain([
+            (
+                "berth_edge_geo_known",
+                "gauge",
+                "1 while a database says where addresses are.",
+                u64::from(places.is_known()),
+            ),
+            (
+                "berth_edge_geo_refused",
+                "gauge",
+                "1 while the newest file is none, and the one before in force.",
+                u64::from(places.is_refused()),
+            ),
+        ]);
+        let mut out = String::new();
+        for (name, kind, help, value) in families {
+            // Writing to a string cannot fail.
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        }
+        out
     }
 
     async fn facts(&self) -> Option<Facts> {
@@ -152,10 +210,16 @@ impl Admin {
         serde_json::json!({
             "name": self.link.name,
             "instance": self.link.instance,
+            "pid": std::process::id(),
             "revision": facts.revision,
             "tenants": facts.routes.len(),
             "draining": self.draining(),
             "control_connected": self.link.connected.load(Ordering::Relaxed),
+            "limits": {
+                "shared": self.common.cluster.is_connected(),
+                "edges": self.common.cluster.edges(),
+                "refused": self.common.cluster.refused(),
+            },
         })
         .to_string()
     }

@@ -3,6 +3,7 @@
 //! Pure: knows no socket and no clock, and is given its random numbers. A core's own: nothing here is shared, so counting
 //! costs no atomic. Never chooses one that the caller says may not be chosen.
 
+use crate::geo::Spot;
 use berth_domain::Balance;
 use std::cell::{Cell, RefCell};
 
@@ -24,6 +25,10 @@ pub struct Wish {
     pub client: u64,
     /// Place of the member that its cookie names.
     pub sticky: Option<usize>,
+    /// Where it is, when members are in several regions.
+    pub spot: Option<Spot>,
+    /// The only region that it may be served in, by the pool's number of it.
+    pub only: Option<usize>,
 }
 
 /// The state of one list's balancing on one core.

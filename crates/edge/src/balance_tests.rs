@@ -58,7 +58,8 @@ fn spread(how: Balance, list: &List, picks: usize) -> Vec<usize> {
     let (chooser, mut random) = (Chooser::default(), numbers(7));
     let mut counts = vec![0; list.number()];
     for client in 0..picks {
-        let wish = Wish { client: digest(format!("198.51.{}.{}", client >> 8, client & 255).as_bytes()), sticky: None };
+        let wish =
+            Wish { client: digest(format!("198.51.{}.{}", client >> 8, client & 255).as_bytes()), ..Wish::default() };
         counts[chooser.choose(how, list, wish, &mut random).unwrap()] += 1;
     }
     counts
@@ -154,7 +155,7 @@ fn a_client_keeps_its_member_and_only_those_of_one_that_goes_are_moved() {
     let list = List::of(&[1; 8]);
     let (chooser, mut random) = (Chooser::default(), numbers(1));
     let mut choose = |client: u64| {
-        let wish = Wish { client: mix(client), sticky: None };
+        let wish = Wish { client: mix(client), ..Wish::default() };
         chooser.choose(Balance::ClientAddress, &list, wish, &mut random).unwrap()
     };
     let before: Vec<_> = (0..10_000).map(&mut choose).collect();
@@ -172,7 +173,8 @@ fn a_client_keeps_its_member_and_only_those_of_one_that_goes_are_moved() {
 fn a_sticky_client_stays_while_its_member_may_be_chosen() {
     let list = List::of(&[1; 3]);
     let (chooser, mut random) = (Chooser::default(), numbers(1));
-    let mut choose = |sticky| chooser.choose(Balance::Sticky, &list, Wish { client: 0, sticky }, &mut random).unwrap();
+    let mut choose =
+        |sticky| chooser.choose(Balance::Sticky, &list, Wish { sticky, ..Wish::default() }, &mut random).unwrap();
     for _ in 0..100 {
         assert_eq!(choose(Some(1)), 1);
         choose(None);

@@ -88,6 +88,11 @@ impl Book {
         }
     }
 
+    /// Somebody is held, or is to be.
+    pub fn holds(&self) -> bool {
+        self.current.values().any(|serial| self.pages.get(serial).is_some_and(|page| page.phase != Phase::Refused))
+    }
+
     /// The order came again: what was said of it, if anything has been.
     pub fn repeated(&self, tenant: TenantId) -> Option<HoldReport> {
         let page = self.pages.get(self.current.get(&tenant)?)?;

@@ -2,7 +2,7 @@
 //!
 //! Reads no file and no environment: the binary resolves those once and hands over plain values.
 
-use crate::snapshot::SnapshotError;
+use crate::{geo::BadGeo, snapshot::SnapshotError};
 use berth_domain::EdgeName;
 use secrecy::SecretString;
 use std::{
@@ -30,6 +30,10 @@ pub struct EdgeConfig {
     pub data_dir: PathBuf,
     /// Threads that serve, one per core.
     pub workers: usize,
+    /// Where addresses are, in MaxMind's format. Read again when it changes.
+    pub geo_database: Option<PathBuf>,
+    /// Metrics have the names of the VeloFlux guide beside their own.
+    pub second_names: bool,
     pub limits: Limits,
 }
 
@@ -74,6 +78,8 @@ pub struct Limits {
     pub report_every: Duration,
     /// On shutdown requests under way have this long.
     pub drain_time: Duration,
+    /// When another process of this edge has taken over, connections that are open have this long.
+    pub leave_time: Duration,
 }
 
 impl Default for Limits {
@@ -98,6 +104,7 @@ impl Default for Limits {
             trusted_peers: Vec::new(),
             report_every: Duration::from_secs(15),
             drain_time: Duration::from_secs(10),
+            leave_time: Duration::from_hours(1),
         }
     }
 }
@@ -168,6 +175,10 @@ pub enum EdgeError {
     Tls(#[from] rustls::Error),
     #[error("the routes on disk could not be opened")]
     Snapshot(#[from] SnapshotError),
+    #[error("clients cannot be placed")]
+    Geo(#[from] BadGeo),
+    #[error("the sockets could not be handed over")]
+    Handover(#[source] io::Error),
     #[error("a worker thread could not be started")]
     Thread(#[source] io::Error),
     #[error("worker {0} ended unasked")]
@@ -177,8 +188,8 @@ pub enum EdgeError {
 impl EdgeError {
     pub fn kind(&self) -> EdgeErrorKind {
         match self {
-            Self::AdminExposed(_) | Self::ControlUrl(_) | Self::NoWorkers => EdgeErrorKind::Caller,
-            Self::Listen { .. } | Self::Snapshot(_) | Self::Thread(_) => EdgeErrorKind::Machine,
+            Self::AdminExposed(_) | Self::ControlUrl(_) | Self::NoWorkers | Self::Geo(_) => EdgeErrorKind::Caller,
+            Self::Listen { .. } | Self::Snapshot(_) | Self::Handover(_) | Self::Thread(_) => EdgeErrorKind::Machine,
             Self::WorkerGone(_) | Self::Tls(_) => EdgeErrorKind::Ours,
         }
     }
@@ -191,6 +202,12 @@ impl EdgeError {
             Self::Listen { .. } => "another process may have the port; ports under 1024 need CAP_NET_BIND_SERVICE",
             Self::Snapshot(_) => "give a directory that this user may write and that no other edge uses",
             Self::Tls(_) => "this is a fault of Berth's: start it without `--listen-tls` meanwhile",
+            Self::Geo(_) => {
+                "name a file in MaxMind's format (`.mmdb`) that tells countries, or leave `--geo-database` out"
+            }
+            Self::Handover(_) => {
+                "the edge that runs goes on; look into its log, or start this one without `--take-over` when it has ended"
+            }
             Self::Thread(_) => "raise the limit on processes of this user",
             Self::WorkerGone(_) => "start the edge again; its routes and holds are on disk. This is a fault of Berth's",
         }

@@ -3,14 +3,21 @@
 //!
 //! Never in the way of a request: cores serve by themselves, and go on when this stands still.
 
+mod binding;
+mod handing;
+
+use self::handing::{Handing, Ready};
 use crate::{
     Limits,
     admin::{self, Facts},
     book::{Book, Consequence},
     checks,
+    cluster::{Asker, Cluster},
     config::{EdgeConfig, EdgeError},
     core::{Common, CoreReport, News, Order},
     feed::{self, ControlUrl, Link},
+    geo::Places,
+    handover::{Predecessor, Sockets},
     hold::{Budget, HoldOrder},
     limits::Buckets,
     report::{self, Reporter},
@@ -27,7 +34,6 @@ use serde::Serialize;
 use std::{
     collections::HashMap,
     future::Future,
-    io,
     net::{SocketAddr, TcpListener as StdListener},
     path::PathBuf,
     sync::Arc,
@@ -47,9 +53,12 @@ use tokio_util::sync::CancellationToken;
 pub struct Edge {
     config: EdgeConfig,
     urls: Vec<ControlUrl>,
-    listeners: Vec<StdListener>,
-    tls_listeners: Vec<StdListener>,
+    sockets: Sockets,
     admin: StdListener,
+    /// The edge that runs here still, and what its buckets owe.
+    predecessor: Option<(Predecessor, HashMap<Box<str>, u64>)>,
+    ready: Option<Ready>,
+    places: Places,
     address: SocketAddr,
     tls_address: Option<SocketAddr>,
     admin_address: SocketAddr,
@@ -63,68 +72,43 @@ pub async fn run(config: EdgeConfig, shutdown: impl Future<Output = ()>) -> Resu
 }
 
 impl Edge {
-    pub fn bind(config: EdgeConfig) -> Result<Self, EdgeError> {
-        if !config.admin.ip().is_loopback() {
-            return Err(EdgeError::AdminExposed(config.admin));
-        }
-        if config.workers == 0 {
-            return Err(EdgeError::NoWorkers);
-        }
-        let urls = config.control_urls.iter().map(|u| ControlUrl::parse(u)).collect::<Result<_, _>>()?;
-        let (log, table) = Log::open(&config.data_dir)?;
-        let at = |address| move |source| EdgeError::Listen { address, source };
-        let (address, listeners) = listen(config.listen, config.workers).map_err(at(config.listen))?;
-        let (tls_address, tls_listeners) = match config.listen_tls {
-            Some(wanted) => {
-                let (address, listeners) = listen(wanted, config.workers).map_err(at(wanted))?;
-                (Some(address), listeners)
-            }
-            None => (None, Vec::new()),
-        };
-        let admin = StdListener::bind(config.admin).map_err(at(config.admin))?;
-        admin.set_nonblocking(true).map_err(at(config.admin))?;
-        let admin_address = admin.local_addr().map_err(at(config.admin))?;
-        Ok(Self { config, urls, listeners, tls_listeners, admin, address, tls_address, admin_address, log, table })
-    }
-
-    /// Where clients come in, with the port that was taken.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The same over TLS.
-    pub fn tls_address(&self) -> Option<SocketAddr> {
-        self.tls_address
-    }
-
-    pub fn admin_address(&self) -> SocketAddr {
-        self.admin_address
-    }
-
     /// Serves until `shutdown`, then lets requests under way finish.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), EdgeError> {
-        let Self { config, urls, listeners, tls_listeners, admin, log, table, .. } = self;
+        let Self { config, urls, sockets, admin, predecessor, ready, places, log, table, .. } = self;
         let limits = config.limits;
+        let kept_sockets = sockets.duplicate().and_then(|all| Ok(Sockets { admin: Some(admin.try_clone()?), ..all }));
+        let kept_sockets = kept_sockets.map_err(EdgeError::Handover)?;
+        let (predecessor, owed_ns) = predecessor.unzip();
+        let ready = ready.or_else(|| Some(Box::new(|| {})));
+        let (mut handing, mut handed) =
+            Handing::new(config.data_dir.clone(), kept_sockets, predecessor, ready, limits.leave_time);
         let (certificates, mut kept) = (Arc::new(Certificates::default()), tls::Kept::default());
         kept.take(true, settings::load(&config.data_dir, CERTIFICATES), &[], &certificates);
+        let (said_in, said) = mpsc::unbounded_channel();
+        let cluster = Arc::new(Cluster::new(said_in));
         let tls = Arc::new(tls::server_config(Arc::clone(&certificates))?);
-        let mut tls_listeners = tls_listeners.into_iter();
+        let mut tls_listeners = sockets.tls.into_iter();
         let common = Arc::new(Common {
             limits: limits.clone(),
             routes: Arc::clone(&table.routes),
-            buckets: Buckets::default(),
+            buckets: Buckets::owing(owed_ns.unwrap_or_default()),
+            leaving: CancellationToken::new(),
+            cluster: Arc::clone(&cluster),
             vitals: Arc::default(),
+            places: Arc::new(places),
             settings: ArcSwap::from_pointee(settings::load(&config.data_dir, SETTINGS)),
             certificates: Arc::clone(&certificates),
             epoch: Instant::now(),
         });
+        cluster.set(common.settings.load().cluster.clone());
+        let places = Arc::clone(&common.places);
         let stop = CancellationToken::new();
         // Whoever drops this future ends the threads too.
         let _stop_on_drop = stop.clone().drop_guard();
         let (news_in, mut news) = mpsc::unbounded_channel();
         let (gone_in, mut gone) = mpsc::unbounded_channel();
         let (mut cores, mut starts) = (Vec::new(), Vec::new());
-        for listener in listeners {
+        for listener in sockets.plain {
             let (orders_in, orders) = mpsc::unbounded_channel();
             cores.push(orders_in);
             starts.push(worker::Start {
@@ -136,6 +120,7 @@ impl Edge {
                 stop: stop.clone(),
             });
         }
+        let asker = Asker::new(cluster, config.name.clone(), common.epoch);
         let link = Arc::new(Link::new(
             config.name,
             urls,
@@ -152,6 +137,7 @@ impl Edge {
             limits,
             link: Arc::clone(&link),
             log: Some(log),
+            writes: true,
             table,
             book: Book::default(),
             owed: HashMap::new(),
@@ -181,16 +167,29 @@ impl Edge {
             tasks.spawn(feed::acknowledge(Arc::clone(&link)));
         }
         tasks.spawn(checks::run(Arc::clone(&common)));
+        if let Some(path) = config.geo_database {
+            tasks.spawn(places.follow(path));
+        }
+        let asking = tokio::spawn(asker.run(said, stop.clone().cancelled_owned()));
         let reporter = Arc::new(tokio::sync::Mutex::new(Reporter::new(Arc::clone(&link), &config.data_dir)));
         let reports = if link.urls.is_empty() {
             None
         } else {
             Some(tasks.spawn(Reporter::run(Arc::clone(&reporter), cores.clone(), coordinator.limits.report_every)))
         };
-        tasks.spawn(admin::serve(admin, Arc::clone(&link), cores, asks_in.clone(), common));
+        handing.reporter = Some(Arc::clone(&reporter));
+        handing.admin = Some(tasks.spawn(admin::serve(
+            admin,
+            Arc::clone(&link),
+            cores,
+            asks_in.clone(),
+            common,
+            config.second_names,
+        )));
         tokio::pin!(shutdown);
         let (mut stopping, mut left) = (false, config.workers);
         while left > 0 {
+            handing.settle(!coordinator.unsure);
             tokio::select! {
                 biased;
                 Some(news) = news.recv() => match news {
@@ -198,7 +197,7 @@ impl Edge {
                     news => coordinator.hear(&news).await,
                 },
                 Some(number) = gone.recv() => {
-                    if !stopping {
+                    if !stopping && !handing.is_leaving() {
                         return Err(EdgeError::WorkerGone(number));
                     }
                     left -= 1;
@@ -209,26 +208,29 @@ impl Edge {
                 }
                 Some(event) = events.recv(), if !stopping => coordinator.take(event).await?,
                 Some(ask) = asks.recv() => coordinator.answer(ask),
+                Some(handed) = handed.recv(), if !stopping => {
+                    if handing.take(handed, &mut coordinator).await {
+                        stopping = true;
+                        stop.cancel();
+                    }
+                }
             }
         }
+        stop.cancel();
         if let Some(reports) = reports {
             // One that is under way is given up: what it said is said again, and counts once.
             reports.abort();
             reporter.lock().await.last(&report::sum(std::mem::take(&mut coordinator.last))).await;
         }
+        if handing.is_leaving() {
+            // No ping of its stream after its last word.
+            tasks.shutdown().await;
+            feed::say_gone(&link).await;
+        }
+        // What is in hand goes back; it has a time limit of its own.
+        let _ = asking.await;
         Ok(())
     }
-}
-
-/// A listener a worker, all at one address, which is returned: port 0 takes a free one.
-fn listen(wanted: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<StdListener>)> {
-    let first = worker::listen(wanted)?;
-    let address = first.local_addr()?;
-    let mut listeners = vec![first];
-    while listeners.len() < workers {
-        listeners.push(worker::listen(address)?);
-    }
-    Ok((address, listeners))
 }
 
 /// Tells that a worker thread has ended, however it did.
@@ -260,8 +262,10 @@ struct Coordinator {
     certificates: tls::Kept,
     limits: Limits,
     link: Arc<Link>,
-    /// Away while it is being written.
+    /// Away while it is being written, and for good when another process writes it.
     log: Option<Log>,
+    /// The data folder is this process's.
+    writes: bool,
     table: Table,
     book: Book,
     /// In force, and not on disk yet because it could not be written.
@@ -384,6 +388,7 @@ impl Coordinator {
         }
         let settings = Arc::new(settings);
         self.common.settings.store(Arc::clone(&settings));
+        self.common.cluster.set(settings.cluster.clone());
         self.tell(|| Order::Settings);
         tracing::info!("the control plane's settings are in force");
         self.save(SETTINGS, settings).await;
@@ -391,6 +396,9 @@ impl Coordinator {
 
     /// For the next start; without it that begins with what there was before.
     async fn save<T: Serialize + Send + 'static>(&self, file: &'static str, value: T) {
+        if !self.writes {
+            return;
+        }
         let dir = self.dir.clone();
         let saved = tokio::task::spawn_blocking(move || settings::save(&dir, file, &value));
         if let Err(error) = saved.await.expect("writing a file does not panic, and nobody cancels it") {
@@ -464,7 +472,8 @@ impl Coordinator {
         &mut self,
         work: impl FnOnce(&mut Log) -> Result<(), SnapshotError> + Send + 'static,
     ) -> Result<(), SnapshotError> {
-        let mut log = self.log.take().expect("one caller at a time: it takes `self` for itself");
+        // Another process writes, and has the same from the control plane.
+        let Some(mut log) = self.log.take() else { return Ok(()) };
         let worked = tokio::task::spawn_blocking(move || {
             let done = work(&mut log);
             (log, done)

@@ -5,6 +5,8 @@
 use crate::{
     Limits,
     balance::{GOLDEN, mix},
+    cluster::Cluster,
+    geo::Places,
     health::Vitals,
     hold::{Account, HoldOrder},
     limits::Buckets,
@@ -45,11 +47,23 @@ pub struct Common {
     pub limits: Limits,
     pub routes: Arc<Routes>,
     pub buckets: Buckets,
+    /// Other edges give out of the same limits.
+    pub cluster: Arc<Cluster>,
     pub vitals: Arc<Vitals>,
+    /// Where clients are.
+    pub places: Arc<Places>,
     pub settings: ArcSwap<EdgeSettings>,
     pub certificates: Arc<Certificates>,
+    /// Another process takes new connections; those that are open are this one's to their end.
+    pub leaving: CancellationToken,
     /// Nanoseconds are counted from here.
     pub epoch: Instant,
+}
+
+impl Common {
+    pub fn now_ns(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
 }
 
 /// What the coordinator asks of a core.
@@ -189,7 +203,7 @@ impl Core {
 
     /// Nobody is to follow on a connection that is answered now.
     pub fn is_going(&self) -> bool {
-        self.draining_ms.get().is_some() || self.stop.is_cancelled()
+        self.draining_ms.get().is_some() || self.common.leaving.is_cancelled() || self.stop.is_cancelled()
     }
 
     pub fn cookies(&self) -> Option<Rc<Cookies>> {

@@ -5,7 +5,9 @@
 
 use crate::config::EdgeError;
 use berth_domain::{EdgeId, EdgeName, Revision};
-use berth_wire::edge::{EdgeAck, EdgeAckAnswer, EdgeEvent, EdgeMeters, EdgeMetersAnswer, HoldReport, SPEAKS};
+use berth_wire::edge::{
+    EdgeAck, EdgeAckAnswer, EdgeEvent, EdgeMeters, EdgeMetersAnswer, HoldReport, LEAVING, Presence, SPEAKS,
+};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -60,6 +62,8 @@ enum FeedError {
     Silence,
     #[error("the edge asked for the routes again")]
     Again,
+    #[error("the edge is leaving, and follows as one that does")]
+    Leaving,
 }
 
 /// One control plane's address.
@@ -98,6 +102,10 @@ pub struct Link {
     pub connected: AtomicBool,
     /// The routes are wanted again from `revision`, because the last ones could not be written down.
     pub again: Notify,
+    presence: Mutex<Presence>,
+    /// What the control plane has been told of it.
+    said: Mutex<Presence>,
+    presence_changed: Notify,
     outbox: Mutex<Vec<HoldReport>>,
     outbox_changed: Notify,
 }
@@ -121,6 +129,9 @@ impl Link {
             revision: AtomicU64::new(revision.get()),
             connected: AtomicBool::new(false),
             again: Notify::new(),
+            presence: Mutex::default(),
+            said: Mutex::default(),
+            presence_changed: Notify::new(),
             outbox: Mutex::default(),
             outbox_changed: Notify::new(),
         }
@@ -135,6 +146,21 @@ impl Link {
         outbox.drain(..surplus);
         drop(outbox);
         self.outbox_changed.notify_one();
+    }
+
+    /// Says from now on how long this process is there.
+    pub fn be(&self, presence: Presence) {
+        *self.presence.lock().unwrap_or_else(PoisonError::into_inner) = presence;
+        self.presence_changed.notify_one();
+        self.outbox_changed.notify_one();
+    }
+
+    fn presence(&self) -> Presence {
+        *self.presence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn has_said(&self, presence: Presence) -> bool {
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) == presence
     }
 
     fn outbox(&self) -> MutexGuard<'_, Vec<HoldReport>> {
@@ -160,6 +186,7 @@ impl Link {
             .header(header::AUTHORIZATION, key)
             .header(header::CONTENT_TYPE, "application/json")
             .header(SPEAKS, if self.ends_tls { "3" } else { "2" });
+        let request = if self.presence() == Presence::Serving { request } else { request.header(LEAVING, "1") };
         Ok(request.body(Full::new(body))?)
     }
 }
@@ -249,6 +276,7 @@ async fn follow_one(
         let frame = tokio::select! {
             frame = timeout(link.silence, body.frame()) => frame.map_err(|_| FeedError::Silence)?,
             () = link.again.notified() => return Err(FeedError::Again),
+            () = link.presence_changed.notified() => return Err(FeedError::Leaving),
         };
         let Some(frame) = frame else { return Err(FeedError::Answer) };
         if let Ok(data) = frame?.into_data() {
@@ -287,11 +315,14 @@ async fn acknowledge_to(link: &Link, url: &ControlUrl, worked: &mut bool, behind
         let holds = link.outbox().clone();
         let said = holds.len();
         let revision = Revision::new(link.revision.load(Ordering::Acquire));
-        let answer = match say(link, url, &mut sender, EdgeAck { instance: link.instance, revision, holds }).await {
+        let presence = link.presence();
+        let ack = EdgeAck { instance: link.instance, revision, holds, presence };
+        let answer = match say(link, url, &mut sender, ack).await {
             Ok(answer) => answer,
             Err(error) => return error,
         };
         *worked = true;
+        *link.said.lock().unwrap_or_else(PoisonError::into_inner) = presence;
         let more = {
             let mut outbox = link.outbox();
             let said = said.min(outbox.len());
@@ -320,6 +351,19 @@ async fn say(
     let body = timeout(ANSWER_TIME, Limited::new(answer.into_body(), ANSWER_MAX).collect()).await;
     let body = body.map_err(|_| FeedError::Late)?.map_err(|_| FeedError::Answer)?.to_bytes();
     Ok(serde_json::from_slice(&body)?)
+}
+
+/// The last word of a process that another one followed. Unheard it is forgotten by its silence.
+pub async fn say_gone(link: &Link) {
+    link.be(Presence::Gone);
+    let revision = Revision::new(link.revision.load(Ordering::Acquire));
+    for url in &link.urls {
+        let ack = EdgeAck { instance: link.instance, revision, holds: Vec::new(), presence: Presence::Gone };
+        let said = async { say(link, url, &mut connect(url).await?, ack).await };
+        if matches!(timeout(CONNECT_TIME, said).await, Ok(Ok(_))) {
+            return;
+        }
+    }
 }
 
 /// Tells counters to the first control plane that takes them. On a connection of its own: what a move waits for never

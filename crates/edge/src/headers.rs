@@ -9,10 +9,13 @@ use http::{
     request::Parts,
     uri::{PathAndQuery, Uri},
 };
+use std::net::IpAddr;
 
 pub const BERTH_TENANT: HeaderName = HeaderName::from_static("berth-tenant");
 pub const BERTH_PLAN: HeaderName = HeaderName::from_static("berth-plan");
 pub const BERTH_GENERATION: HeaderName = HeaderName::from_static("berth-generation");
+/// Where the client's address is, as far as the edge's database knows.
+pub const BERTH_COUNTRY: HeaderName = HeaderName::from_static("berth-country");
 /// On an answer: refused by the fence, nothing was committed, the tenant is at this generation now.
 pub const BERTH_FENCED: HeaderName = HeaderName::from_static("berth-fenced");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -215,10 +218,19 @@ pub fn forward(parts: &mut Parts, origin: &Origin<'_>) {
 /// A number for the client's address, of a request that is ready to be sent on: of the client that the peer names, where
 /// the peer is trusted, or every client behind one load balancer would be the same.
 pub fn client_digest(headers: &HeaderMap) -> u64 {
+    digest(client_text(headers))
+}
+
+/// The same address, where it is one.
+pub fn client_address(headers: &HeaderMap) -> Option<IpAddr> {
+    std::str::from_utf8(client_text(headers)).ok()?.parse().ok()
+}
+
+fn client_text(headers: &HeaderMap) -> &[u8] {
     let chain = headers.get(FORWARDED_FOR).map_or(&b""[..], HeaderValue::as_bytes);
     let mut parts = chain.rsplit(|byte| *byte == b',');
     let peer = parts.next().unwrap_or_default();
-    digest(parts.next().unwrap_or(peer).trim_ascii())
+    parts.next().unwrap_or(peer).trim_ascii()
 }
 
 /// Makes a member's answer one that a client may see.

@@ -4,9 +4,9 @@
 //! nothing is shared on a request's way. A coordinator beside them follows the control plane, writes routes and holds
 //! to disk, and tells the cores. Never knows the store, and serves on from its last routes when all else is down.
 //!
-//! Pure parts, tested with tables: [`routing`], `routes`, `limits`, `balance`, `health`, `sticky`, `hold`, `book`, `headers`,
-//! `framing`, `frames`, `meter`, `pulse`. The shell around them: `serve` (one request), `pool`, `upstream`, `checks`, `tls`, `body`, `drain`,
-//! `tunnel`, `worker`, `feed`, `report`, `snapshot`, `settings`, `coordinator`.
+//! Pure parts, tested with tables: [`routing`], `routes`, `limits`, `shared`, `balance`, `health`, `sticky`, `hold`, `book`, `headers`,
+//! `framing`, `geo`, `frames`, `meter`, `second_names`, `pulse`. The shell around them: `serve` (one request), `pool`, `upstream`, `checks`, `tls`, `body`, `drain`,
+//! `tunnel`, `worker`, `feed`, `report`, `snapshot`, `settings`, `cluster`, `place`, `handover`, `coordinator`.
 
 mod admin;
 mod answers;
@@ -14,6 +14,7 @@ mod balance;
 mod body;
 mod book;
 mod checks;
+mod cluster;
 mod config;
 mod coordinator;
 mod core;
@@ -21,18 +22,23 @@ mod drain;
 mod feed;
 mod frames;
 mod framing;
+mod geo;
+mod handover;
 mod headers;
 mod health;
 mod hold;
 mod limits;
 mod meter;
+mod place;
 mod pool;
 mod pulse;
 mod report;
 mod routes;
 mod routing;
+mod second_names;
 mod serve;
 mod settings;
+mod shared;
 mod snapshot;
 mod sticky;
 mod tenant;
@@ -43,4 +49,6 @@ mod worker;
 
 pub use config::{BadNetwork, EdgeConfig, EdgeError, EdgeErrorKind, Limits, Network};
 pub use coordinator::{Edge, run};
+pub use geo::BadGeo;
+pub use handover::Sockets;
 pub use snapshot::SnapshotError;

@@ -1,9 +1,11 @@
 //! How many requests a tenant may make: a token bucket per tenant and class, exact over all cores of this edge.
+//! With other edges it is shared by [`crate::shared`].
 //!
 //! A bucket is one atomic that all cores share: the moment at which it would be full again. Taking a token moves that
 //! moment on by one compare-and-set, so however a client spreads over connections and cores, it gets what one bucket
 //! has. Knows no clock: it is given nanoseconds of a monotonic one, so that a wall clock that jumps changes nothing.
 
+use crate::shared::Hand;
 use berth_domain::TenantId;
 use berth_wire::edge::RouteLimit;
 use std::{
@@ -19,6 +21,8 @@ pub const REST: &str = "api";
 const SECOND_NS: u64 = 1_000_000_000;
 /// Buckets of tenants that no core serves any more are looked for when there are this many more.
 const SWEEP_FROM: usize = 1024;
+/// Buckets of which the next process is told.
+const OWED_MAX: usize = 100_000;
 
 /// What a limit allows: so many requests at once, and as many again in the time it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +42,43 @@ impl Rate {
         let every_ns = period_ns.checked_div(requests)?.max(1);
         Some(Self { requests, per_s: per_s.max(1), every_ns, full_ns: every_ns.saturating_mul(requests) })
     }
+
+    /// What one of so many edges may give out by itself. Less than one request at once is none at all, so it is one.
+    pub fn part(&self, edges: u32) -> Self {
+        let every_ns = self.every_ns.saturating_mul(edges.max(1).into());
+        Self { every_ns, full_ns: self.full_ns.max(every_ns), ..*self }
+    }
+
+    /// A token comes back after this long.
+    pub fn every_ns(&self) -> u64 {
+        self.every_ns
+    }
+
+    /// And all of them after this.
+    pub fn full_ns(&self) -> u64 {
+        self.full_ns
+    }
+
+    /// Until there is a token in a bucket that is full after this long.
+    pub fn wait_ns(&self, owed_ns: u64) -> u64 {
+        owed_ns.saturating_add(self.every_ns).saturating_sub(self.full_ns)
+    }
+
+    /// `full_at`: the moment at which the bucket is full.
+    pub fn take(&self, full_at: &AtomicU64, now_ns: u64) -> Taken {
+        let mut seen = full_at.load(Ordering::Relaxed);
+        loop {
+            let after = seen.max(now_ns).saturating_add(self.every_ns);
+            let owed = after - now_ns;
+            if owed > self.full_ns {
+                return Taken::Empty { wait_ns: owed - self.full_ns };
+            }
+            match full_at.compare_exchange_weak(seen, after, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Taken::Token { left: (self.full_ns - owed) / self.every_ns },
+                Err(other) => seen = other,
+            }
+        }
+    }
 }
 
 /// A token was there, or will be.
@@ -50,28 +91,23 @@ pub enum Taken {
         /// Until there is one.
         wait_ns: u64,
     },
+    /// Other edges have to be asked.
+    Unknown,
 }
 
-/// The moment at which the bucket will be full, in nanoseconds of the edge's clock.
+/// A bucket of this edge, and its hand in the common one.
 #[derive(Debug, Default)]
 pub struct Bucket {
-    full_at_ns: AtomicU64,
+    /// Tenant and class, as all edges write it.
+    pub name: Box<str>,
+    /// The moment at which it will be full, in nanoseconds of the edge's clock.
+    pub full_at_ns: AtomicU64,
+    pub hand: Hand,
 }
 
 impl Bucket {
     pub fn take(&self, rate: &Rate, now_ns: u64) -> Taken {
-        let mut full_at = self.full_at_ns.load(Ordering::Relaxed);
-        loop {
-            let after = full_at.max(now_ns).saturating_add(rate.every_ns);
-            let owed = after - now_ns;
-            if owed > rate.full_ns {
-                return Taken::Empty { wait_ns: owed - rate.full_ns };
-            }
-            match self.full_at_ns.compare_exchange_weak(full_at, after, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return Taken::Token { left: (rate.full_ns - owed) / rate.every_ns },
-                Err(seen) => full_at = seen,
-            }
-        }
+        rate.take(&self.full_at_ns, now_ns)
     }
 
     /// Forgetting it now would give nobody a token.
@@ -111,6 +147,8 @@ impl TenantLimits {
 #[derive(Debug, Default)]
 pub struct Buckets {
     all: Mutex<Kept>,
+    /// What the process before this one had given, by bucket: the moment at which it is full.
+    before_ns: HashMap<Box<str>, u64>,
 }
 
 #[derive(Debug, Default)]
@@ -120,6 +158,21 @@ struct Kept {
 }
 
 impl Buckets {
+    /// With buckets that another process of this edge gave out of until now. This edge's clock begins now.
+    pub fn owing(before_ns: HashMap<Box<str>, u64>) -> Self {
+        Self { all: Mutex::default(), before_ns }
+    }
+
+    /// Buckets that are not full, and for how long not.
+    pub fn owed_ns(&self, now_ns: u64) -> HashMap<Box<str>, u64> {
+        let kept = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let owing = kept.buckets.values().filter_map(Weak::upgrade).filter_map(|bucket| {
+            let owed_ns = bucket.full_at_ns.load(Ordering::Relaxed).saturating_sub(now_ns);
+            (owed_ns > 0).then(|| (bucket.name.clone(), owed_ns))
+        });
+        owing.take(OWED_MAX).collect()
+    }
+
     /// The same buckets for every core, and the same after a change of the limits.
     pub fn of(&self, tenant: TenantId, limits: &[RouteLimit]) -> TenantLimits {
         if limits.is_empty() {
@@ -134,7 +187,10 @@ impl Buckets {
             let class: Box<str> = limit.class.as_str().into();
             let slot = kept.buckets.entry((tenant, class.clone())).or_default();
             let bucket = slot.upgrade().unwrap_or_else(|| {
-                let bucket = Arc::default();
+                // Braces: all classes of a tenant lie in one slot of a cluster.
+                let name: Box<str> = format!("{{{tenant}}}:{class}").into();
+                let full_at_ns = AtomicU64::new(self.before_ns.get(&name).copied().unwrap_or_default());
+                let bucket = Arc::new(Bucket { name, full_at_ns, hand: Hand::default() });
                 *slot = Arc::downgrade(&bucket);
                 bucket
             });

@@ -4,12 +4,13 @@
 
 use crate::{
     balance::{Choice, Chooser, Wish, digest},
+    geo::Spot,
     upstream::{Member, Upstreams},
 };
 use berth_domain::{Balance, MemberId, ServiceName};
 use berth_wire::edge::{EdgeSettings, Ejection, MemberAddress, ServiceSettings};
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -21,6 +22,8 @@ const PASSED_OVER: Duration = Duration::from_secs(1);
 pub struct Pool {
     entries: Box<[Entry]>,
     balance: Cell<Balance>,
+    /// Regions of the members, and where they are as far as that is known.
+    regions: RefCell<Vec<(String, Option<Spot>)>>,
     chooser: Chooser,
     /// Nanoseconds are counted from here.
     epoch: Instant,
@@ -35,6 +38,8 @@ struct Entry {
     draining_ms: Option<u32>,
     weight: Cell<u32>,
     eject: Cell<Option<Ejection>>,
+    /// Number of its region. `None`: where its cell is.
+    region: Cell<Option<usize>>,
 }
 
 impl Pool {
@@ -47,21 +52,52 @@ impl Pool {
             draining_ms: from.draining_ms,
             weight: Cell::new(1),
             eject: Cell::new(None),
+            region: Cell::new(None),
         };
         let entries = members.iter().map(entry).collect();
-        Self { entries, balance: Cell::default(), chooser: Chooser::default(), epoch }
+        Self { entries, balance: Cell::default(), regions: RefCell::default(), chooser: Chooser::default(), epoch }
     }
 
     /// Puts settings in force. Who is being served by whom stays.
     pub fn set(&self, settings: &EdgeSettings) {
         let usual = ServiceSettings::default();
+        let mut regions: Vec<(String, Option<Spot>)> = Vec::new();
         for entry in &self.entries {
             let own = settings.services.get(&entry.service).unwrap_or(&usual);
             entry.weight.set(own.weight);
             entry.eject.set(own.eject);
+            entry.region.set(own.region.as_ref().map(|name| {
+                let known = regions.iter().position(|(other, _)| other == name);
+                known.unwrap_or_else(|| {
+                    let at = settings.geo.as_ref().and_then(|geo| geo.regions.get(name));
+                    regions.push((name.clone(), at.map(|(north, east)| Spot { north: *north, east: *east })));
+                    regions.len() - 1
+                })
+            }));
             // The same for all services of a cell: the stack file is refused otherwise.
             self.balance.set(own.balance);
         }
+        *self.regions.borrow_mut() = regions;
+    }
+
+    /// Its members are not all where their cell is.
+    pub fn is_spread(&self) -> bool {
+        !self.regions.borrow().is_empty()
+    }
+
+    /// The pool's number of a region; of one that it has not, a number that no member has.
+    pub fn region(&self, name: &str) -> usize {
+        self.regions.borrow().iter().position(|(other, _)| other == name).unwrap_or(usize::MAX)
+    }
+
+    /// Regions from the nearest on; last those of which nobody knows where they are, and members where their cell is.
+    fn from_nearest(&self, spot: Spot) -> Vec<Group> {
+        let regions = self.regions.borrow();
+        let mut known: Vec<(usize, f32)> =
+            regions.iter().enumerate().filter_map(|(n, (_, at))| Some((n, at.as_ref()?.far_from(spot)))).collect();
+        known.sort_by(|one, other| one.1.total_cmp(&other.1));
+        let unknown = (0..regions.len()).filter(|n| regions[*n].1.is_none());
+        known.iter().map(|(n, _)| *n).chain(unknown).map(Group::Region).chain([Group::Home]).collect()
     }
 
     pub fn balance(&self) -> Balance {
@@ -84,10 +120,17 @@ impl Pool {
 
     /// One that has not been tried for this request. Whoever failed lately comes last; who is down never.
     pub fn choose(self: &Rc<Self>, wish: Wish, tried: &[usize], random: &mut impl FnMut() -> u64) -> Option<Busy> {
-        let well = Among { pool: self, tried, last_resort: false };
-        let rest = Among { pool: self, tried, last_resort: true };
-        let mut choose = |among| self.chooser.choose(self.balance(), among, wish, random);
-        let at = choose(&well).or_else(|| choose(&rest))?;
+        let part = |among, last_resort| Among { pool: self, tried, last_resort, only: wish.only, among };
+        let mut choose = |among| self.chooser.choose(self.balance(), &among, wish, random);
+        let mut near = || -> Option<usize> {
+            let spot = wish.spot?;
+            // Who has a member keeps it, wherever that is.
+            if let Some(at) = wish.sticky.filter(|at| part(Group::All, false).may(*at)) {
+                return Some(at);
+            }
+            self.from_nearest(spot).into_iter().find_map(|group| choose(part(group, false)))
+        };
+        let at = near().or_else(|| choose(part(Group::All, false))).or_else(|| choose(part(Group::All, true)))?;
         Some(Busy::new(self, at))
     }
 }
@@ -98,6 +141,18 @@ struct Among<'a> {
     tried: &'a [usize],
     /// Nobody else is left, so those that failed lately are tried too.
     last_resort: bool,
+    /// The tenant is served in this region alone, and where its cell is.
+    only: Option<usize>,
+    among: Group,
+}
+
+/// A part of the members.
+#[derive(Clone, Copy)]
+enum Group {
+    All,
+    Region(usize),
+    /// Where their cell is.
+    Home,
 }
 
 impl Choice for Among<'_> {
@@ -106,9 +161,16 @@ impl Choice for Among<'_> {
     }
 
     fn may(&self, at: usize) -> bool {
-        let Entry { member, draining_ms, .. } = &self.pool.entries[at];
+        let Entry { member, draining_ms, region, .. } = &self.pool.entries[at];
+        let here = region.get().is_none_or(|own| self.only.is_none_or(|only| only == own));
+        let wanted = match self.among {
+            Group::All => true,
+            Group::Region(wanted) => region.get() == Some(wanted),
+            Group::Home => region.get().is_none(),
+        };
         let failed_lately = || member.failed_within(PASSED_OVER) || member.vital().is_ejected(|| self.pool.now_ns());
-        draining_ms.is_none()
+        here && wanted
+            && draining_ms.is_none()
             && !member.vital().is_down()
             && !self.tried.contains(&at)
             && (self.last_resort || !failed_lately())

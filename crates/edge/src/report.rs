@@ -37,7 +37,10 @@ type Owed = Vec<EdgeMeters>;
 
 pub struct Reporter {
     link: Arc<Link>,
+    folder: PathBuf,
     file: PathBuf,
+    /// Where earlier lives left what they owed.
+    read: Vec<PathBuf>,
     owed: Owed,
     /// What was taken of this life.
     taken: HashMap<TenantId, TenantMeter>,
@@ -46,16 +49,30 @@ pub struct Reporter {
 
 impl Reporter {
     pub fn new(link: Arc<Link>, folder: &Path) -> Self {
-        let file = folder.join(FILE);
-        let owed = match fs::read(&file) {
-            Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
-                tracing::warn!(file = %file.display(), %error, "what an earlier life counted cannot be read and is lost");
-                Vec::new()
-            }),
-            Err(_) => Vec::new(),
-        };
-        let saved = !owed.is_empty();
-        Self { link, file, owed, taken: HashMap::new(), saved }
+        let mut owed = Owed::new();
+        let read = left_behind(folder);
+        for file in &read {
+            let text = fs::read(file).and_then(|text| Ok(serde_json::from_slice::<Owed>(&text)?));
+            match text {
+                Ok(lives) => owed.extend(lives),
+                Err(error) => {
+                    tracing::warn!(file = %file.display(), %error, "what an earlier life counted cannot be read and is lost");
+                }
+            }
+        }
+        let (saved, folder) = (!owed.is_empty(), folder.to_owned());
+        Self { link, file: folder.join(FILE), folder, read, owed, taken: HashMap::new(), saved }
+    }
+
+    /// Another process keeps its own in the usual place from now on.
+    pub fn move_aside(&mut self) {
+        self.file = self.folder.join(format!("meters-{}.json", self.link.instance));
+        // Its to remove.
+        self.read.clear();
+    }
+
+    pub fn stay(&mut self) {
+        self.file = self.folder.join(FILE);
     }
 
     /// Reports every so often, until it is dropped.
@@ -97,6 +114,9 @@ impl Reporter {
         if self.saved {
             // Gone or not, it is written anew before it is needed.
             let _ = fs::remove_file(&self.file);
+            for file in self.read.drain(..) {
+                let _ = fs::remove_file(file);
+            }
             self.saved = false;
         }
     }
@@ -122,6 +142,16 @@ impl Reporter {
             Err(error) => tracing::warn!(%error, "what was counted and not yet reported cannot be kept on disk"),
         }
     }
+}
+
+/// `meters.json`, and those of processes that another one followed.
+fn left_behind(folder: &Path) -> Vec<PathBuf> {
+    let found = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let ours = |path: &PathBuf| {
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        (name == "meters" || name.starts_with("meters-")) && path.extension().is_some_and(|end| end == "json")
+    };
+    found.filter(ours).collect()
 }
 
 fn figures(tenant: TenantId, meter: &Meter) -> TenantMeter {

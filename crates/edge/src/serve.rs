@@ -177,14 +177,21 @@ fn standing(route: &Route) -> Result<(), Refusal> {
 }
 
 /// Takes one of the tenant's tokens.
-fn within_limits(core: &Core, tenant: &Tenant, route: &Route, path: &str, now: Instant) -> Result<(), Refusal> {
+async fn within_limits(core: &Core, tenant: &Tenant, route: &Route, path: &str, now: Instant) -> Result<(), Refusal> {
     let Some(limit) = route.limits.of(path) else { return Ok(()) };
     let Some(rate) = &limit.rate else {
         tenant.metered(|m| m.limited += 1);
         return Err(Refusal::Forbidden);
     };
-    match limit.bucket.take(rate, core.ns(now)) {
-        Taken::Token { .. } => Ok(()),
+    let cluster = &core.common.cluster;
+    let taken = if cluster.is_on() {
+        cluster.take(&limit.bucket, rate, || core.ns(Instant::now())).await
+    } else {
+        limit.bucket.take(rate, core.ns(now))
+    };
+    match taken {
+        // Nobody knows only until somebody has answered.
+        Taken::Token { .. } | Taken::Unknown => Ok(()),
         Taken::Empty { wait_ns } => {
             tenant.metered(|m| m.limited += 1);
             Err(Refusal::Limited { requests: rate.requests, per_s: rate.per_s, wait_ns })
@@ -204,7 +211,7 @@ async fn exchange(
     let route = tenant.route();
     standing(&route)?;
     // Before the body is read: refusing must stay cheap.
-    within_limits(core, tenant, &route, parts.uri.path(), started)?;
+    within_limits(core, tenant, &route, parts.uri.path(), started).await?;
     let limits = UploadLimits {
         keep_bytes: core.limits().resend_bytes,
         body_bytes: route.body_bytes.unwrap_or(core.limits().body_bytes),
@@ -374,14 +381,22 @@ impl Call<'_> {
 
     /// What the way of balancing wants to know of the client.
     fn wish(&self, route: &Route, headers: &HeaderMap) -> Wish {
-        match route.pool.balance() {
-            Balance::ClientAddress => Wish { client: headers::client_digest(headers), sticky: None },
+        let mut wish = match route.pool.balance() {
+            Balance::ClientAddress => Wish { client: headers::client_digest(headers), ..Wish::default() },
             Balance::Sticky => {
                 let named = self.core.cookies().and_then(|cookies| cookies.read(self.tenant.id, headers));
-                Wish { client: 0, sticky: named.and_then(|member| route.pool.place(member)) }
+                Wish { sticky: named.and_then(|member| route.pool.place(member)), ..Wish::default() }
             }
             _ => Wish::default(),
+        };
+        if route.pool.is_spread() {
+            let settings = self.core.common.settings.load();
+            wish.only = settings.residences.get(&route.name).map(|region| route.pool.region(region));
+            if settings.geo.is_some() {
+                wish.spot = headers::client_address(headers).and_then(|at| self.core.common.places.find(at).spot);
+            }
         }
+        wish
     }
 
     /// `None`: the client has the right one already, or needs none.
@@ -405,6 +420,13 @@ impl Call<'_> {
         headers.insert(headers::BERTH_TENANT, route.key.clone());
         headers.insert(headers::BERTH_PLAN, route.plan.clone());
         headers.insert(headers::BERTH_GENERATION, route.generation_text.clone());
+        if self.core.common.places.is_known()
+            && let Some(country) =
+                headers::client_address(headers).and_then(|at| self.core.common.places.find(at).country)
+            && let Ok(country) = HeaderValue::from_bytes(&country)
+        {
+            headers.insert(headers::BERTH_COUNTRY, country);
+        }
         let wish = self.wish(route, headers);
         let secure = route.pool.balance() == Balance::Sticky
             && headers.get(headers::FORWARDED_PROTO).is_some_and(|proto| proto == "https");

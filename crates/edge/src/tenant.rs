@@ -9,7 +9,7 @@ use crate::{
     pool::Pool,
     upstream::Upstreams,
 };
-use berth_domain::{CellName, Generation, MemberId, TenantId};
+use berth_domain::{CellName, Generation, MemberId, TenantId, TenantName};
 use berth_wire::edge::{RouteState, TenantRoute};
 use http::HeaderValue;
 use std::{
@@ -41,6 +41,7 @@ pub struct Maker<'a> {
 /// A route, ready for use.
 #[derive(Debug)]
 pub struct Route {
+    pub name: TenantName,
     pub key: HeaderValue,
     pub plan: HeaderValue,
     pub generation: Generation,
@@ -61,6 +62,7 @@ impl Route {
         // A key may hold what a header may not (control characters are excluded already, so this is belt and braces).
         let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).unwrap_or(HeaderValue::from_static(""));
         Self {
+            name: from.name.clone(),
             key: value(from.key.as_str()),
             plan: value(from.plan.as_str()),
             generation: from.generation,
@@ -145,6 +147,7 @@ impl Tenant {
     pub fn leave(&self) {
         let old = self.route();
         let gone = Route {
+            name: old.name.clone(),
             key: old.key.clone(),
             plan: old.plan.clone(),
             generation: old.generation,

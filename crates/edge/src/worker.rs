@@ -95,6 +95,7 @@ async fn serve_core(start: Start) -> io::Result<()> {
                 None => break,
             },
             () = stop.cancelled() => break,
+            () = core.common.leaving.cancelled() => break,
             accepted = accept(&listener, tls.as_ref()), if core.connections() < core.limits().connections => match accepted {
                 Ok((stream, from, tls)) => {
                     let guard = Connected::new(&core);
@@ -111,20 +112,26 @@ async fn serve_core(start: Start) -> io::Result<()> {
     }
     drop((listener, tls));
     // Orders are obeyed to the end: a request that is parked while the edge goes is still to be let go.
-    let drained = async {
+    let mut drained = async |look: Duration| {
         loop {
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(order) => core.obey(order),
-                    None => tokio::time::sleep(Duration::from_millis(5)).await,
+                    None => tokio::time::sleep(look).await,
                 },
-                () = tokio::time::sleep(Duration::from_millis(5)) => {}
+                () = tokio::time::sleep(look) => {}
             }
             if core.connections() == 0 {
                 return;
             }
         }
     };
+    // Another process has the listeners: what is open here is served to its end, or until the edge's is over.
+    tokio::select! {
+        () = drained(Duration::from_millis(50)), if !stop.is_cancelled() => {}
+        () = stop.cancelled() => {}
+    }
+    let drained = drained(Duration::from_millis(5));
     if tokio::time::timeout(core.limits().drain_time, drained).await.is_err() {
         tracing::warn!(connections = core.connections(), "connections were cut at the end of the drain time");
     }
@@ -192,6 +199,9 @@ async fn speaks_http2(stream: &TcpStream, patience: Duration) -> Option<bool> {
 /// A connection of either protocol, as far as its keeper cares.
 trait Served: Future {
     fn finish_up(self: Pin<&mut Self>);
+
+    /// The same for one that is between two requests: its client is told by an answer, for a request may be on its way.
+    fn finish_politely(self: Pin<&mut Self>);
 }
 
 impl<I, S> Served for http1::UpgradeableConnection<I, S>
@@ -204,6 +214,8 @@ where
     fn finish_up(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
+
+    fn finish_politely(self: Pin<&mut Self>) {}
 }
 
 impl<I, S> Served for http2::Connection<I, S, OnThisCore>
@@ -215,6 +227,11 @@ where
     OnThisCore: hyper::rt::bounds::Http2ServerConnExec<S::Future, Carried>,
 {
     fn finish_up(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+
+    fn finish_politely(self: Pin<&mut Self>) {
+        // `GOAWAY` says which requests were taken, so none is lost.
         self.graceful_shutdown();
     }
 }
@@ -307,7 +324,8 @@ async fn keep(core: &Core, connection: impl Served, noticed: &Noticed, pulse: &P
         connection.as_mut().finish_up();
     }
     // One that comes while the edge is drained is answered once; ending it here would be before its request.
-    let winding_down = core.winding_down();
+    let (winding_down, leaving) = (core.winding_down(), &core.common.leaving);
+    let mut left = false;
     let mut winding = winding_down.is_cancelled();
     loop {
         tokio::select! {
@@ -320,6 +338,10 @@ async fn keep(core: &Core, connection: impl Served, noticed: &Noticed, pulse: &P
             () = winding_down.cancelled(), if !winding => {
                 winding = true;
                 connection.as_mut().finish_up();
+            }
+            () = leaving.cancelled(), if !left => {
+                left = true;
+                connection.as_mut().finish_politely();
             }
             () = pulse.taken_back(TAKEN_BACK_MAX) => {
                 tracing::debug!("a connection that took back its requests was cut");

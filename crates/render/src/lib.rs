@@ -1,4 +1,4 @@
-//! Files for people's own tools, from what a stack is: variables, compose, nginx, systemd units, Dockerfile, a workflow
+//! Files for people's own tools, from what a stack is: variables, compose, nginx, systemd units, Dockerfile, alert rules, a dashboard, a workflow
 //! that builds images. Knows those formats' keys and what belongs into them.
 //!
 //! Pure: the same site gives the same bytes. Never reads or writes a file, and never holds a secret: values stand as
@@ -9,6 +9,7 @@
 mod compose;
 mod dockerfile;
 mod env;
+mod monitoring;
 mod nginx;
 mod quote;
 mod systemd;
@@ -119,6 +120,7 @@ impl Site {
             File { path: "nginx.conf", text: nginx::render(self) },
         ];
         files.extend(systemd::render());
+        files.extend(monitoring::render());
         files.push(File { path: ".github/workflows/images.yml", text: workflow::render(self) });
         Ok(files)
     }

@@ -1,5 +1,5 @@
 //! Units for `berth serve` and `berth edge`: restarted when they end, ready when they answer, with no right that they do
-//! not use. Never a secret in a unit: keys come as credentials from files that only root reads.
+//! not use; and the edge's sockets, which outlive it. Never a secret in a unit: keys come as credentials from files that only root reads.
 
 use crate::{File, MARK};
 
@@ -56,31 +56,61 @@ WantedBy=multi-user.target
         "# {MARK}
 [Unit]
 Description=Berth edge
-After=network-online.target
+After=network-online.target berth-edge.socket
 Wants=network-online.target
+Requires=berth-edge.socket
 
 [Service]
+# Ready when it serves. `systemctl reload` starts the program anew: the new process takes the sockets over and becomes the
+# main one, the old one goes with its last connection, an hour later at most.
+Type=notify
+NotifyAccess=all
+ExecReload=/bin/kill -HUP $MAINPID
 User=berth
 Group=berth
 StateDirectory=berth-edge
+StateDirectoryMode=0700
 # The edge's key, made by `berth key create edge-1 --scope edge`; root's alone, mode 600.
 LoadCredential=key:/etc/berth/edge.key
 ExecStart=/usr/local/bin/berth edge --name edge-1 --listen 0.0.0.0:80 --control http://127.0.0.1:7600 --key-file %d/key --data-dir /var/lib/berth-edge
-ExecStartPost=/bin/sh -c 'for n in $(seq 60); do curl -fs -o /dev/null http://127.0.0.1:7603/healthz && exit 0; sleep 0.5; done; exit 1'
 Restart=always
 RestartSec=1
+TimeoutStartSec=120
 TimeoutStopSec=40
 LimitNOFILE=262144
-AmbientCapabilities=CAP_NET_BIND_SERVICE
-CapabilityBoundingSet=CAP_NET_BIND_SERVICE
+CapabilityBoundingSet=
 MemoryDenyWriteExecute=yes
+ProtectControlGroups=yes
+ProtectProc=invisible
+RemoveIPC=yes
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
 {HARDENED}
 [Install]
 WantedBy=multi-user.target
+Also=berth-edge.socket
+"
+    );
+    let socket = format!(
+        "# {MARK}
+[Unit]
+Description=Sockets of the Berth edge
+
+# systemd holds them: who comes while the edge is stopped and started waits in their queue instead of being refused. For
+# TLS add `ListenStream=0.0.0.0:443` here and `--listen-tls 0.0.0.0:443` to the service.
+[Socket]
+ListenStream=0.0.0.0:80
+Backlog=4096
+NoDelay=yes
+Service=berth-edge.service
+
+[Install]
+WantedBy=sockets.target
 "
     );
     vec![
         File { path: "systemd/berth-serve.service", text: serve },
         File { path: "systemd/berth-edge.service", text: edge },
+        File { path: "systemd/berth-edge.socket", text: socket },
     ]
 }

@@ -74,7 +74,7 @@ fn the_same_site_gives_the_same_bytes_each_marked() {
     let (one, two) = (site().files().unwrap(), site().files().unwrap());
     assert_eq!(one, two);
     for file in &one {
-        assert!(file.text.lines().take(2).any(|line| line.ends_with(MARK)), "{}", file.path);
+        assert!(file.text.lines().take(2).any(|line| line.contains(MARK)), "{}", file.path);
         assert!(file.text.ends_with('\n') && !file.text.contains("\n\n\n"), "{}", file.path);
         assert!(file.text.lines().all(|line| line.trim_end() == line), "{}", file.path);
     }
@@ -86,6 +86,9 @@ fn the_same_site_gives_the_same_bytes_each_marked() {
         "nginx.conf",
         "systemd/berth-serve.service",
         "systemd/berth-edge.service",
+        "systemd/berth-edge.socket",
+        "prometheus/berth.rules.yml",
+        "grafana/berth.json",
         ".github/workflows/images.yml",
     ];
     assert_eq!(paths, all);
@@ -174,8 +177,8 @@ fn nginx_reads_its_file() {
 #[test]
 fn systemd_finds_nothing_wrong_with_the_units() {
     let folder = written(&site().files().unwrap());
-    for name in ["berth-serve", "berth-edge"] {
-        let unit = folder.path().join(format!("systemd/{name}.service"));
+    for name in ["berth-serve.service", "berth-edge.socket", "berth-edge.service"] {
+        let unit = folder.path().join(format!("systemd/{name}"));
         // Which program and user this machine has is no matter of the unit's.
         let text = fs::read_to_string(&unit).unwrap();
         let text = text.replace("/usr/local/bin/berth", "/bin/true").replace("=berth\n", "=root\n");
@@ -184,8 +187,54 @@ fn systemd_finds_nothing_wrong_with_the_units() {
             return;
         };
         let words: String = said(&verified).lines().filter(|line| line.contains(name)).collect();
-        assert!(words.is_empty(), "{words}");
+        assert!(words.is_empty(), "{name}: {words}");
     }
+}
+
+#[test]
+fn promtool_finds_nothing_wrong_with_the_rules_and_an_alert_goes_off() {
+    let folder = written(&site().files().unwrap());
+    let rules = folder.path().join("prometheus/berth.rules.yml");
+    let Some(checked) = run("promtool", Command::new("promtool").args(["check", "rules"]).arg(&rules)) else { return };
+    assert!(checked.status.success() && said(&checked).contains("14 rules found"), "{}", said(&checked));
+    let test = folder.path().join("prometheus/test.yml");
+    let text = "rule_files: [berth.rules.yml]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - { series: 'berth_edge_requests_total{tenant=\"a\",class=\"2xx\"}', values: '0+90x20' }
+      - { series: 'berth_edge_requests_total{tenant=\"a\",class=\"5xx\"}', values: '0+10x20' }
+      - { series: 'berth_edge_limits_shared{instance=\"n\"}', values: '0x20' }
+      - { series: 'berth_edge_limits_edges{instance=\"n\"}', values: '3x20' }
+    alert_rule_test:
+      - eval_time: 15m
+        alertname: BerthErrors
+        exp_alerts:
+          - exp_labels: { severity: critical, tenant: a }
+            exp_annotations: { summary: More than 5 in 100 requests of tenant a fail. }
+      - eval_time: 15m
+        alertname: BerthLimitsByShare
+        exp_alerts:
+          - exp_labels: { severity: warning, instance: n }
+            exp_annotations: { summary: Edge n cannot reach Redis and gives its share of the limits. }
+";
+    fs::write(&test, text).unwrap();
+    let tested = run("promtool", Command::new("promtool").args(["test", "rules"]).arg(&test)).unwrap();
+    assert!(tested.status.success(), "{}", said(&tested));
+}
+
+#[test]
+fn the_dashboard_is_json_in_which_no_panel_lies_over_another() {
+    let files = site().files().unwrap();
+    let board = files.iter().find(|file| file.path == "grafana/berth.json").unwrap();
+    let board: serde_json::Value = serde_json::from_str(&board.text).unwrap();
+    let panels = board["panels"].as_array().unwrap();
+    let mut places: Vec<_> = panels.iter().map(|panel| panel["gridPos"].to_string()).collect();
+    places.sort();
+    places.dedup();
+    assert_eq!(places.len(), panels.len());
+    assert!(panels.iter().all(|panel| !panel["targets"].as_array().unwrap().is_empty()));
 }
 
 #[test]

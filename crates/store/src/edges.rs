@@ -4,7 +4,11 @@ use crate::{Store, StoreError, hub, hub::Nudge, moment::Moment};
 use berth_domain::{EdgeId, EdgeName, Revision, TenantId, Token};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
 use std::sync::Arc;
+
+/// A process that is leaving and has been silent for so long is taken for gone: it has no name that anybody would forget.
+const LEFT_AFTER_S: f64 = 30.0;
 
 /// Postgres refuses longer notifications (8000 bytes with everything).
 const LONGEST_NOTICE: usize = 7000;
@@ -18,6 +22,17 @@ pub struct Edge {
     pub last_seen: Timestamp,
     /// Since it was last heard of, by the database's clock.
     pub silent_ms: i64,
+    /// Another process of its name takes new connections; this one serves those it has.
+    pub leaving: bool,
+}
+
+/// How long an edge's process is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Presence {
+    #[default]
+    Serving,
+    Leaving,
+    Gone,
 }
 
 /// One acknowledgement.
@@ -27,6 +42,8 @@ pub struct EdgeSaid {
     pub instance: EdgeId,
     pub revision: Revision,
     pub holds: Vec<HoldSaid>,
+    #[serde(default)]
+    pub presence: Presence,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,16 +83,15 @@ impl Store {
         let mut tx = self.begin().await?;
         // Not waited for on disk, see above; everything else in this crate is.
         sqlx::query!("SET LOCAL synchronous_commit = off").execute(&mut *tx.inner).await?;
-        sqlx::query!(
-            "INSERT INTO edges (name, instance, acked) VALUES ($1, $2, $3)
-             ON CONFLICT (name) DO UPDATE SET instance = excluded.instance, last_seen = now(),
-                 acked = CASE WHEN edges.instance = excluded.instance THEN greatest(edges.acked, excluded.acked) ELSE excluded.acked END",
-            said.edge.as_str(),
-            said.instance.uuid(),
-            said.revision.as_i64()
-        )
-        .execute(&mut *tx.inner)
-        .await?;
+        match said.presence {
+            Presence::Serving => {
+                seen(&mut tx.inner, &said.edge, said.instance, said.revision).await?;
+                // A process that was to go and stayed: its follower did not come.
+                left(&mut tx.inner, said.instance).await?;
+            }
+            Presence::Leaving => seen_leaving(&mut tx.inner, &said.edge, said.instance, said.revision).await?,
+            Presence::Gone => left(&mut tx.inner, said.instance).await?,
+        }
         for hold in &said.holds {
             let (in_flight, pause_ms, held, expired) = match hold.went {
                 HoldWent::InForce => (None, None, None, None),
@@ -112,25 +128,32 @@ impl Store {
     }
 
     /// An edge has opened its stream with what it has in force, or still has it open.
-    pub async fn edge_seen(&self, name: &EdgeName, instance: EdgeId, has: Revision) -> Result<(), StoreError> {
-        sqlx::query!(
-            "INSERT INTO edges (name, instance, acked) VALUES ($1, $2, $3)
-             ON CONFLICT (name) DO UPDATE SET last_seen = now(), instance = excluded.instance,
-                 acked = CASE WHEN edges.instance = excluded.instance THEN greatest(edges.acked, excluded.acked) ELSE excluded.acked END",
-            name.as_str(),
-            instance.uuid(),
-            has.as_i64()
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+    pub async fn edge_seen(
+        &self,
+        name: &EdgeName,
+        instance: EdgeId,
+        has: Revision,
+        leaving: bool,
+    ) -> Result<(), StoreError> {
+        let mut connection = self.pool.acquire().await?;
+        if leaving {
+            return seen_leaving(&mut connection, name, instance, has).await;
+        }
+        seen(&mut connection, name, instance, has).await
     }
 
+    /// Those that ever called, and of those that are leaving the ones that have not gone.
     pub async fn edge_list(&self) -> Result<Vec<Edge>, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT name, instance, acked, first_seen AS "first_seen: Moment", last_seen AS "last_seen: Moment",
+            r#"SELECT name AS "name!", instance AS "instance!", acked AS "acked!", leaving AS "leaving!",
+                      first_seen AS "first_seen!: Moment", last_seen AS "last_seen!: Moment",
                       (extract(epoch FROM now() - last_seen) * 1000)::bigint AS "silent_ms!"
-               FROM edges ORDER BY name"#
+               FROM (SELECT name, instance, acked, first_seen, last_seen, false AS leaving FROM edges
+                     UNION ALL
+                     SELECT name, instance, acked, first_seen, last_seen, true FROM edges_leaving
+                     WHERE last_seen > now() - make_interval(secs => $1)) AS processes
+               ORDER BY name, leaving, instance"#,
+            LEFT_AFTER_S
         )
         .fetch_all(&self.pool)
         .await?;
@@ -143,6 +166,7 @@ impl Store {
                     first_seen: r.first_seen.0,
                     last_seen: r.last_seen.0,
                     silent_ms: r.silent_ms,
+                    leaving: r.leaving,
                 })
             })
             .collect()
@@ -184,4 +208,42 @@ impl Store {
             })
             .collect()
     }
+}
+
+async fn seen(to: &mut PgConnection, name: &EdgeName, instance: EdgeId, has: Revision) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO edges (name, instance, acked) VALUES ($1, $2, $3)
+         ON CONFLICT (name) DO UPDATE SET instance = excluded.instance, last_seen = now(),
+             acked = CASE WHEN edges.instance = excluded.instance THEN greatest(edges.acked, excluded.acked) ELSE excluded.acked END",
+        name.as_str(),
+        instance.uuid(),
+        has.as_i64()
+    )
+    .execute(to)
+    .await?;
+    Ok(())
+}
+
+async fn seen_leaving(
+    to: &mut PgConnection,
+    name: &EdgeName,
+    instance: EdgeId,
+    has: Revision,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "WITH old AS (DELETE FROM edges_leaving WHERE last_seen < now() - interval '1 day' AND instance <> $2)
+         INSERT INTO edges_leaving (name, instance, acked) VALUES ($1, $2, $3)
+         ON CONFLICT (instance) DO UPDATE SET last_seen = now(), acked = greatest(edges_leaving.acked, excluded.acked)",
+        name.as_str(),
+        instance.uuid(),
+        has.as_i64()
+    )
+    .execute(to)
+    .await?;
+    Ok(())
+}
+
+async fn left(to: &mut PgConnection, instance: EdgeId) -> Result<(), StoreError> {
+    sqlx::query!("DELETE FROM edges_leaving WHERE instance = $1", instance.uuid()).execute(to).await?;
+    Ok(())
 }

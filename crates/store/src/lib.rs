@@ -50,7 +50,7 @@ pub use cells::{Cell, NewCell};
 pub use certificates::{Certificate, NewCertificate};
 pub use costs::{CellSpan, Invoice, InvoiceLine, InvoiceSource, Stay};
 pub use drains::{Drain, Drained};
-pub use edges::{Edge, EdgeSaid, HoldSaid, HoldWent};
+pub use edges::{Edge, EdgeSaid, HoldSaid, HoldWent, Presence};
 pub use error::{StoreError, Taken};
 pub use guard::{SeenFence, WorldAhead};
 pub use hub::{Hub, Nudge};

@@ -3,8 +3,10 @@
 
 mod pg;
 mod redis;
+mod redis_many;
 mod wait;
 
 pub use pg::{TestDatabase, TestPg, postgres_program};
 pub use redis::TestRedis;
+pub use redis_many::{TestRedisCluster, TestSentinels};
 pub use wait::{free_port, seeded, wait_until};

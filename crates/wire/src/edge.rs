@@ -8,7 +8,7 @@
 
 use berth_domain::{
     Balance, CellName, CertificateId, EdgeId, Generation, Hostname, MemberId, PlanName, Revision, ServiceName,
-    TenantId, TenantKey, TenantName, Token,
+    StackName, TenantId, TenantKey, TenantName, Token,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
@@ -16,6 +16,9 @@ use std::{collections::BTreeMap, fmt};
 /// The header by which an edge says which events it understands: without it routes, from 2 on
 /// [`EdgeEvent::Settings`], from 3 on [`EdgeEvent::Certificates`] too. One that ends no TLS says 2, and is handed no keys.
 pub const SPEAKS: &str = "berth-edge-speaks";
+
+/// The header by which a process says that it is [`Presence::Leaving`].
+pub const LEAVING: &str = "berth-edge-leaving";
 
 /// One line of the stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +61,44 @@ pub struct EdgeSettings {
     pub draining_ms: Option<u32>,
     #[serde(default)]
     pub https: HttpsSettings,
+    /// Limits are common to all edges. `None`: each gives the whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterSettings>,
+    /// Where members in several regions are chosen by nearness.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub geo: Option<GeoSettings>,
+    /// Tenants that are served in one region alone, and in which.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub residences: BTreeMap<TenantName, String>,
+}
+
+/// Where regions are, in degrees north and east.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GeoSettings {
+    pub regions: BTreeMap<String, (f32, f32)>,
+}
+
+// Degrees come from a file and are numbers.
+impl Eq for GeoSettings {}
+
+/// Where edges keep what they have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterSettings {
+    /// What their keys in Redis begin with, so that stacks can share a server.
+    pub stack: StackName,
+    /// `host:port`, with commas between several.
+    pub redis_address: String,
+    /// The address is of Sentinels or of a cluster's nodes.
+    pub several: bool,
+    /// Which of the Sentinels' masters, where they have several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub master: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(default)]
+    pub password: Hidden,
+    /// Edges of the stack file: the limits are divided by them while nobody can be asked who is there.
+    pub edges: u32,
 }
 
 /// What is answered over plain HTTP and over TLS.
@@ -86,6 +127,9 @@ pub struct ServiceSettings {
     /// When a member that fails requests is passed over; none: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eject: Option<Ejection>,
+    /// Where its members are, when it is not where their cell is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
 }
 
 impl ServiceSettings {
@@ -101,6 +145,7 @@ impl Default for ServiceSettings {
             weight: 1,
             check: None,
             eject: Some(Ejection { failures: 5, for_ms: 10_000 }),
+            region: None,
         }
     }
 }
@@ -244,6 +289,26 @@ pub struct EdgeAck {
     pub revision: Revision,
     #[serde(default)]
     pub holds: Vec<HoldReport>,
+    #[serde(default, skip_serializing_if = "Presence::is_serving")]
+    pub presence: Presence,
+}
+
+/// How long an edge's process is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    #[default]
+    Serving,
+    /// Another process of the same name takes new connections; this one serves those it has, and goes.
+    Leaving,
+    /// It has gone: nobody waits for it any more.
+    Gone,
+}
+
+impl Presence {
+    pub fn is_serving(&self) -> bool {
+        *self == Self::Serving
+    }
 }
 
 /// How a hold went at this edge. Sent once when it is in force or refused, and once when it ended.

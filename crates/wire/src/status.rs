@@ -77,6 +77,10 @@ pub struct EdgeView {
     pub behind: u64,
     /// Heard of lately.
     pub alive: bool,
+    /// Another process of its name takes new connections; this one serves those it has.
+    #[serde(default)]
+    #[schema(required = false)]
+    pub leaving: bool,
     #[schema(schema_with = schema::time_or_none)]
     pub seen_at: Option<Timestamp>,
 }

@@ -17,6 +17,7 @@ mod cost;
 mod decide;
 mod drain;
 mod edge;
+mod edge_check;
 mod error;
 mod fleet;
 mod key;

@@ -20,7 +20,7 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
   mover     berth mover     discover rights plan run compare keep undo give-up settle  (no server)
   roles     berth demo      soak            the whole job on this machine; moves under kill -9
             berth serve                     API, dashboard, reconcilers, workers
-            berth edge      list drain      the proxy     berth cert list add remove  certificates
+            berth edge      list drain check  the proxy    berth cert list add remove  certificates
             berth recover    after a restored control database   berth completions SHELL
 
   --json on every command, --dry-run and --yes on those that change more than one thing.

@@ -152,7 +152,7 @@ fn written(folder: &Path, files: &[File]) -> Result<Vec<Shown>, CliError> {
     for file in files {
         let path = folder.join(file.path);
         let there = read(&path)?;
-        if there.as_ref().is_some_and(|text| !text.lines().take(2).any(|line| line.ends_with(MARK))) {
+        if there.as_ref().is_some_and(|text| !text.lines().take(2).any(|line| line.contains(MARK))) {
             let hint = "move it away, or render into another folder with `--output`; nothing was written";
             return Err(CliError::request(
                 format!("`{}` was not rendered, and is not written over", path.display()),

@@ -97,6 +97,7 @@ mod tests {
                 instance: None,
                 revision: berth_domain::Revision::new(7),
                 behind: 0,
+                leaving: false,
                 alive: true,
                 seen_at: Some("2026-11-21T11:59:57Z".parse().unwrap()),
             }],

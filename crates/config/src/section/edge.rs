@@ -13,7 +13,7 @@ const WEIGHT_MAX: u32 = 1000;
 
 pub fn read(reader: &mut Reader, at: &At<'_>, role: Option<ServiceRole>, health: Option<&str>) -> ServiceEdge {
     let mut edge = ServiceEdge::default();
-    let Some(section) = reader.section(at, &["balance", "weight", "check", "eject"]) else { return edge };
+    let Some(section) = reader.section(at, &["balance", "weight", "check", "eject", "region"]) else { return edge };
     if role.is_some_and(|role| role != ServiceRole::Web) {
         let problem = Problem::Malformed {
             message: "an edge sends to web services only",
@@ -28,6 +28,7 @@ pub fn read(reader: &mut Reader, at: &At<'_>, role: Option<ServiceRole>, health:
     if let Some(weight) = section.get("weight").and_then(|at| reader.number(&at, 1..=WEIGHT_MAX)) {
         edge.weight = weight;
     }
+    edge.region = section.get("region").and_then(|at| reader.text(&at)).map(str::to_owned);
     edge.check = section.get("check").and_then(|at| check(reader, &at, health));
     if let Some(at) = section.get("eject") {
         edge.eject = eject(reader, &at);

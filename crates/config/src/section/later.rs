@@ -11,13 +11,8 @@ use crate::{
 /// Path, and why it is refused. A path stands for all below it that have no line of their own.
 const LATER: &[(&str, &str)] = &[
     ("registries", "a secret has no place in the file: `berth registry add HOST --user NAME` takes the account"),
-    ("cluster", "edges share nothing yet: each serves from its own snapshot, so there is no cluster to join"),
-    ("cluster.geo_routing", "an edge sends to the cell that owns the tenant, wherever the client is"),
-    ("cluster.redis_cluster_mode", "edges keep nothing in Redis"),
-    ("tenants.region_routing", "a tenant is served where its cell stands; its region is the cell's `region`"),
     ("tenants.plans", "plans are the section `plans`"),
     ("tenants.default_plan", "a plan is named when a tenant is created"),
-    ("tenants", "tenants are created over the API, not in the file"),
     ("billing.apiKey", "a secret has no place in the file, and no provider of payments is called yet"),
     ("billing.webhookSecret", "a secret has no place in the file, and no webhook is received yet"),
     ("billing.exportSchedule", "nothing is exported yet"),
@@ -36,7 +31,7 @@ const LATER: &[(&str, &str)] = &[
 ];
 
 /// The sections themselves: known, so that they are not reported as unknown on top.
-pub const SECTIONS: &[&str] = &["registries", "cluster", "tenants", "billing", "oidc", "orchestration"];
+pub const SECTIONS: &[&str] = &["registries", "billing", "oidc", "orchestration"];
 
 /// Notes every key of a section, each with the closest reason.
 pub fn refuse(reader: &mut Reader, at: &At<'_>) {

@@ -35,7 +35,7 @@ impl Loop for Sweep {
 
 async fn round(app: &App, sweep: &mut Sweep, grace: Duration) -> Result<(), ControlError> {
     for edge in app.store().edge_list().await? {
-        if edge.silent_ms > EDGE_FORGOTTEN_MS {
+        if edge.silent_ms > EDGE_FORGOTTEN_MS && !edge.leaving {
             app.store().edge_forget(&edge.name).await?;
         }
     }

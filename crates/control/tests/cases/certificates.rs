@@ -60,7 +60,7 @@ async fn an_edge_gets_all_certificates_first_and_then_what_changes() {
     let first = certificates::add(&world.app, &change(), made(&["a.test"])).await.unwrap();
     let instance = EdgeId::new(Uuid::now_v7());
     let fra = "fra".parse().unwrap();
-    let stream = edges::routes(&world.app, &follow(), fra, instance, Revision::default(), 3).await.unwrap();
+    let stream = edges::routes(&world.app, &follow(), fra, instance, Revision::default(), 3, false).await.unwrap();
     let mut stream = Box::pin(stream);
     let mut next = async || loop {
         let event = tokio::time::timeout(Duration::from_secs(30), stream.next()).await;
@@ -92,7 +92,7 @@ async fn an_edge_that_ends_no_tls_is_handed_no_keys() {
     let world = World::new().await;
     certificates::add(&world.app, &change(), made(&["a.test"])).await.unwrap();
     let (instance, fra) = (EdgeId::new(Uuid::now_v7()), "fra".parse().unwrap());
-    let stream = edges::routes(&world.app, &follow(), fra, instance, Revision::default(), 2).await.unwrap();
+    let stream = edges::routes(&world.app, &follow(), fra, instance, Revision::default(), 2, false).await.unwrap();
     let mut stream = Box::pin(stream);
     // Settings, all routes, and whatever comes until it is silent.
     for _ in 0..3 {

@@ -8,6 +8,7 @@ mod crash;
 mod edges;
 mod modes;
 mod recover;
+mod regions;
 mod releases;
 mod tenants;
 mod upkeep;

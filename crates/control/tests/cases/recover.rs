@@ -3,7 +3,7 @@
 use crate::world::{World, change, follow, read, wanted};
 use berth_control::{Kind, edges, recover, tenants};
 use berth_domain::{EdgeId, Revision};
-use berth_wire::edge::EdgeAck;
+use berth_wire::edge::{EdgeAck, Presence};
 use uuid::Uuid;
 
 #[tokio::test]
@@ -12,7 +12,12 @@ async fn an_edge_that_is_ahead_stops_changes_until_somebody_recovers() {
     world.create("acme", "hobby").await;
     let head = world.store.route_head().await.unwrap();
     let ahead = Revision::new(head.get() + 40);
-    let ack = EdgeAck { instance: EdgeId::new(Uuid::now_v7()), revision: ahead, holds: Vec::new() };
+    let ack = EdgeAck {
+        instance: EdgeId::new(Uuid::now_v7()),
+        revision: ahead,
+        holds: Vec::new(),
+        presence: Presence::Serving,
+    };
     edges::acknowledge(&world.app, &follow(), "edge-1".parse().unwrap(), ack).await.unwrap();
 
     let refused = tenants::create(&world.app, &change(), wanted("beta", "hobby")).await.unwrap_err();

@@ -5,7 +5,7 @@ use berth_wire::edge::{RouteLimit, TenantRoute};
 use http::{Method, StatusCode};
 use std::time::{Duration, Instant};
 
-fn limited(mut from: TenantRoute, limits: &[(&str, u64, u32)]) -> TenantRoute {
+pub fn limited(mut from: TenantRoute, limits: &[(&str, u64, u32)]) -> TenantRoute {
     let limit = |(class, requests, per_s): &(&str, u64, u32)| RouteLimit {
         class: (*class).to_owned(),
         requests: *requests,
@@ -58,13 +58,24 @@ async fn a_changed_limit_counts_from_the_next_request_and_gives_nobody_a_new_buc
 
 /// What clients got who asked as fast as they could.
 #[derive(Clone, Copy, Debug, Default)]
-struct Got {
-    good: u64,
+pub struct Got {
+    pub good: u64,
     /// When the first answer was there: the bucket has been emptied since then at the latest.
-    first_s: f64,
+    pub first_s: f64,
     /// When the last request that was refused set out: until then at the earliest.
-    refused_s: Option<f64>,
-    whole_s: f64,
+    pub refused_s: Option<f64>,
+    pub whole_s: f64,
+}
+
+impl Got {
+    pub fn add(&mut self, got: Self) {
+        self.good += got.good;
+        self.first_s = self.first_s.min(got.first_s);
+        self.refused_s = match (self.refused_s, got.refused_s) {
+            (Some(a), Some(b)) => Some(a.max(b)),
+            (one, other) => one.or(other),
+        };
+    }
 }
 
 async fn hammered(world: &World, clients: usize, hop: bool, time: Duration) -> Got {
@@ -94,13 +105,7 @@ async fn hammered(world: &World, clients: usize, hop: bool, time: Duration) -> G
         .collect();
     let mut all = Got { first_s: f64::INFINITY, ..Got::default() };
     for task in tasks {
-        let got = task.await.unwrap();
-        all.good += got.good;
-        all.first_s = all.first_s.min(got.first_s);
-        all.refused_s = match (all.refused_s, got.refused_s) {
-            (Some(a), Some(b)) => Some(a.max(b)),
-            (one, other) => one.or(other),
-        };
+        all.add(task.await.unwrap());
     }
     all.whole_s = at();
     all

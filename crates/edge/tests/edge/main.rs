@@ -5,10 +5,15 @@
 mod world;
 
 mod balance;
+#[cfg(feature = "cluster")]
+mod clusters;
 mod drains;
+mod handovers;
 mod holds;
 mod limits;
+mod mmdb;
 mod raw;
+mod regions;
 mod restarts;
 mod serving;
 mod tls;

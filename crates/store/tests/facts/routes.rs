@@ -3,7 +3,7 @@
 use crate::common::{World, host, new_cell};
 use berth_domain::{CellState, MemberId, MemberState, Revision, ServiceName, ServiceRole, TenantId, Token};
 use berth_mover::{Change, Control, Ownership, Refusal, Verdict};
-use berth_store::{EdgeSaid, HoldSaid, HoldWent, NewMember, Nudge, Seen};
+use berth_store::{EdgeSaid, HoldSaid, HoldWent, NewMember, Nudge, Presence, Seen};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -214,6 +214,7 @@ async fn an_acknowledgement_reaches_who_waits_here_and_who_waits_elsewhere() {
             token: Token::new(3),
             went: HoldWent::Ended { pause_ms: 1.5, held_requests: 4, expired_requests: 0 },
         }],
+        presence: Presence::Serving,
     };
     let (mut here, mut there) = (world.store.hub().subscribe(), other.hub().subscribe());
     world.store.edge_said(said.clone()).await.unwrap();
@@ -234,16 +235,45 @@ async fn an_acknowledgement_reaches_who_waits_here_and_who_waits_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_process_that_leaves_is_waited_for_beside_its_follower_until_it_has_gone() {
+    let world = World::new().await;
+    let (edge, old, new): (berth_domain::EdgeName, _, _) = ("edge-1".parse().unwrap(), instance(), instance());
+    let said = |instance, revision, presence| EdgeSaid {
+        edge: edge.clone(),
+        instance,
+        revision: Revision::new(revision),
+        holds: Vec::new(),
+        presence,
+    };
+    let known = async || {
+        let edges = world.store.edge_list().await.unwrap();
+        edges.into_iter().map(|e| (e.instance, e.acked.get(), e.leaving)).collect::<Vec<_>>()
+    };
+    world.store.edge_said(said(old, 0, Presence::Serving)).await.unwrap();
+    world.store.edge_said(said(old, 0, Presence::Leaving)).await.unwrap();
+    world.store.edge_seen(&edge, new, Revision::new(0), false).await.unwrap();
+    // Whatever the old one says from now on changes nothing of the new one's.
+    world.store.edge_seen(&edge, old, Revision::new(0), true).await.unwrap();
+    assert_eq!(known().await, [(new, 0, false), (old, 0, true)]);
+    world.store.edge_said(said(old, 0, Presence::Gone)).await.unwrap();
+    assert_eq!(known().await, [(new, 0, false)]);
+    // One whose follower did not come stays, and is there once.
+    world.store.edge_said(said(new, 0, Presence::Leaving)).await.unwrap();
+    world.store.edge_said(said(new, 0, Presence::Serving)).await.unwrap();
+    assert_eq!(known().await, [(new, 0, false)]);
+}
+
+#[tokio::test]
 async fn a_restarted_edge_is_as_far_as_it_says_and_no_further() {
     let world = World::new().await;
     let edge = "edge-1".parse().unwrap();
     let instance = || berth_domain::EdgeId::new(Uuid::now_v7());
     let acked = async || world.store.edge_list().await.unwrap()[0].acked.get();
     let first = instance();
-    world.store.edge_seen(&edge, first, Revision::new(7)).await.unwrap();
-    world.store.edge_seen(&edge, first, Revision::new(0)).await.unwrap();
+    world.store.edge_seen(&edge, first, Revision::new(7), false).await.unwrap();
+    world.store.edge_seen(&edge, first, Revision::new(0), false).await.unwrap();
     assert_eq!(acked().await, 7, "a ping takes nothing back");
-    world.store.edge_seen(&edge, instance(), Revision::new(0)).await.unwrap();
+    world.store.edge_seen(&edge, instance(), Revision::new(0), false).await.unwrap();
     assert_eq!(acked().await, 0, "a new process starts with what it says");
 }
 

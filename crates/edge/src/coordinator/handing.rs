@@ -1,0 +1,234 @@
+//! How one process of an edge follows another: the follower serves first, then the other one takes no new connection, keeps
+//! to routes, holds and limits while those it has come to their end, and goes.
+//!
+//! Never leaves before the follower has said that it serves; one that does not come to that changes nothing.
+
+use super::Coordinator;
+use crate::{
+    handover::{Door, Follower, Predecessor, Sockets},
+    report::Reporter,
+    snapshot::Log,
+};
+use berth_wire::edge::Presence;
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{
+        Mutex,
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    },
+    task::{AbortHandle, JoinSet, spawn_blocking},
+    time::sleep,
+};
+
+/// A hold ends within this, or it is handed on as it lies on disk.
+const HOLD_TIME: Duration = Duration::from_secs(10);
+/// A control plane hears within this that the process is leaving, or there is none to hear it.
+const TELL_TIME: Duration = Duration::from_secs(1);
+/// And has told the follower within this what is new.
+const SETTLE_TIME: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(20);
+
+#[derive(Debug)]
+pub enum Handed {
+    Asked(Follower, Instant),
+    /// The follower serves.
+    Served,
+    /// It ended before.
+    Failed,
+    /// The follower that we are has waited long enough for the control plane.
+    Settled,
+    /// Connections have had their time.
+    Over,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Giving,
+    Leaving,
+}
+
+pub type Ready = Box<dyn FnOnce() + Send>;
+
+pub struct Handing {
+    phase: Phase,
+    dir: PathBuf,
+    sockets: Option<Sockets>,
+    predecessor: Option<(Predecessor, Instant)>,
+    ready: Option<Ready>,
+    tell: UnboundedSender<Handed>,
+    tasks: JoinSet<()>,
+    /// The follower answers there from now on.
+    pub admin: Option<AbortHandle>,
+    pub reporter: Option<Arc<Mutex<Reporter>>>,
+    leave_time: Duration,
+}
+
+impl Handing {
+    pub fn new(
+        dir: PathBuf,
+        sockets: Sockets,
+        predecessor: Option<Predecessor>,
+        ready: Option<Ready>,
+        leave_time: Duration,
+    ) -> (Self, UnboundedReceiver<Handed>) {
+        let (tell, handed) = unbounded_channel();
+        let mut handing = Self {
+            phase: Phase::Serving,
+            dir,
+            sockets: Some(sockets),
+            predecessor: predecessor.map(|predecessor| (predecessor, Instant::now() + SETTLE_TIME)),
+            ready,
+            tell,
+            tasks: JoinSet::new(),
+            admin: None,
+            reporter: None,
+            leave_time,
+        };
+        if handing.predecessor.is_some() {
+            handing.later(SETTLE_TIME, Handed::Settled);
+        }
+        (handing, handed)
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.phase == Phase::Leaving
+    }
+
+    fn later(&mut self, after: Duration, what: Handed) {
+        let tell = self.tell.clone();
+        self.tasks.spawn(async move {
+            sleep(after).await;
+            // Nobody listens any more only when the edge is gone.
+            let _ = tell.send(what);
+        });
+    }
+
+    /// Says that this process serves, as soon as it does as well as its predecessor.
+    pub fn settle(&mut self, is_sure: bool) {
+        match self.predecessor.take() {
+            Some((predecessor, until)) if !is_sure && Instant::now() < until => {
+                self.predecessor = Some((predecessor, until));
+                return;
+            }
+            Some((predecessor, _)) => {
+                if let Err(error) = predecessor.thank() {
+                    tracing::warn!(%error, "the edge that this one follows did not hear that it may go");
+                }
+            }
+            None if self.ready.is_none() => return,
+            None => {}
+        }
+        match Door::open(&self.dir) {
+            Ok(door) => self.open(door),
+            // All but a restart works without it.
+            Err(error) => tracing::warn!(%error, "no other process can take the sockets over from this one"),
+        }
+        if let Some(ready) = self.ready.take() {
+            ready();
+        }
+    }
+
+    fn open(&mut self, door: Door) {
+        let tell = self.tell.clone();
+        self.tasks.spawn(async move {
+            loop {
+                match door.wait().await {
+                    Ok(follower) => drop(tell.send(Handed::Asked(follower, Instant::now()))),
+                    Err(_) => sleep(Duration::from_millis(100)).await,
+                }
+            }
+        });
+    }
+
+    /// `true`: the edge's time is over.
+    pub async fn take(&mut self, handed: Handed, coordinator: &mut Coordinator) -> bool {
+        match handed {
+            // One at a time: the other one hears nothing and gives up.
+            Handed::Asked(..) if self.phase != Phase::Serving => {}
+            Handed::Asked(follower, since) => {
+                if coordinator.book.holds() && since.elapsed() < HOLD_TIME {
+                    self.later(LOOK, Handed::Asked(follower, since));
+                } else {
+                    self.give(follower, coordinator).await;
+                }
+            }
+            Handed::Failed => {
+                tracing::error!("the process that was to follow ended before it served; this one goes on");
+                self.phase = Phase::Serving;
+                coordinator.link.be(Presence::Serving);
+                if let Some(reporter) = &self.reporter {
+                    reporter.lock().await.stay();
+                }
+                coordinator.take_disk_back().await;
+            }
+            Handed::Served => {
+                tracing::info!("another process serves; this one goes with its last connection");
+                self.phase = Phase::Leaving;
+                self.sockets = None;
+                if let Some(admin) = self.admin.take() {
+                    admin.abort();
+                }
+                coordinator.common.leaving.cancel();
+                self.later(self.leave_time, Handed::Over);
+            }
+            Handed::Settled => {}
+            Handed::Over => return true,
+        }
+        false
+    }
+
+    async fn give(&mut self, mut follower: Follower, coordinator: &mut Coordinator) {
+        let Some(sockets) = self.sockets.as_ref().and_then(|sockets| sockets.duplicate().ok()) else { return };
+        self.phase = Phase::Giving;
+        // Moves wait for both from now on.
+        coordinator.link.be(Presence::Leaving);
+        if let Some(reporter) = &self.reporter {
+            reporter.lock().await.move_aside();
+        }
+        // The follower writes there now.
+        coordinator.log = None;
+        coordinator.writes = false;
+        let (link, common, tell) = (Arc::clone(&coordinator.link), Arc::clone(&coordinator.common), self.tell.clone());
+        self.tasks.spawn(async move {
+            let told = async {
+                while !link.has_said(Presence::Leaving) {
+                    sleep(LOOK).await;
+                }
+            };
+            // Without a control plane there is no move either.
+            let _ = tokio::time::timeout(TELL_TIME, told).await;
+            let served = spawn_blocking(move || -> io::Result<bool> {
+                follower.give(&sockets, common.buckets.owed_ns(common.now_ns()))?;
+                drop(sockets);
+                Ok(follower.serves())
+            });
+            let served = matches!(served.await, Ok(Ok(true)));
+            let _ = tell.send(if served { Handed::Served } else { Handed::Failed });
+        });
+    }
+}
+
+impl Coordinator {
+    /// After a follower that did not come to serve: the disk has what is in force again.
+    async fn take_disk_back(&mut self) {
+        let (dir, entries) = (self.dir.clone(), super::Table::of(&self.table));
+        let opened = spawn_blocking(move || {
+            let (mut log, _) = Log::open(&dir)?;
+            log.compact(&entries)?;
+            Ok::<_, super::SnapshotError>(log)
+        });
+        match opened.await.expect("opening the log does not panic, and nobody cancels it") {
+            Ok(log) => (self.log, self.writes) = (Some(log), true),
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(error, "routes are in force and no longer on disk: restart this edge");
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! One process of an edge follows another under load: no request fails, no WebSocket ends, and moves wait for both.
+//!
+//! `BERTH_PROGRAM` names a `berth` to run as processes of its own, restarted by the signal that people use;
+//! `BERTH_RESTARTS`, `BERTH_SOCKETS` and `BERTH_CHANGES` say how much. Without them edges of this process follow each other.
+
+use crate::{
+    limits::limited,
+    world::{Client, Control, Member, PATIENCE, Running, World, config, eventually, held, route},
+};
+use berth_edge::{Edge, EdgeConfig};
+use berth_wire::edge::{HoldOutcome, Presence};
+use http::{Method, StatusCode};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    process::{Child, Command},
+    sync::oneshot,
+    task::{JoinHandle, spawn_blocking},
+};
+
+fn number(name: &str, usual: usize) -> usize {
+    std::env::var_os(name).and_then(|text| text.to_str()?.parse().ok()).unwrap_or(usual)
+}
+
+/// The processes of one edge: the last one serves, the others are leaving.
+enum Edges {
+    Here(Vec<Running>),
+    /// Started once; each further process is the child of the one before.
+    Program(Child, u32),
+}
+
+impl Edges {
+    fn start(control: &Control, dir: &Path, program: Option<&str>) -> (Self, SocketAddr, SocketAddr) {
+        let Some(program) = program else {
+            let edge = Running::start(config(control, dir));
+            let (address, admin) = (edge.address, edge.admin);
+            return (Self::Here(vec![edge]), address, admin);
+        };
+        let free = || SocketAddr::from(([127, 0, 0, 1], berth_testkit::free_port()));
+        let (address, admin) = (free(), free());
+        let child = Command::new(program)
+            .args(["edge", "--name", "north", "--workers", "2", "--listen", &address.to_string()])
+            .args(["--admin", &admin.to_string(), "--control", &format!("http://{}", control.address)])
+            .arg("--data-dir")
+            .arg(dir)
+            .env("BERTH_API_KEY", "bk_test")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let pid = child.id().unwrap();
+        (Self::Program(child, pid), address, admin)
+    }
+
+    async fn restart(&mut self, control: &Control, dir: &Path, address: SocketAddr, admin: SocketAddr) {
+        match self {
+            Self::Here(all) => {
+                let mut config = config(control, dir);
+                (config.listen, config.admin) = (address, admin);
+                all.push(follow(config).await);
+            }
+            Self::Program(_, pid) => {
+                signal("HUP", *pid).await;
+                let old = *pid;
+                *pid = eventually(
+                    "another process serves",
+                    async || at(admin).await,
+                    |seen| seen.is_some_and(|pid| pid != old),
+                )
+                .await
+                .unwrap();
+            }
+        }
+    }
+
+    async fn end(self) {
+        match self {
+            Self::Here(mut all) => {
+                all.pop().unwrap().stop().await;
+                for mut old in all {
+                    tokio::time::timeout(PATIENCE, old.ended()).await.expect("it goes with its last connection");
+                }
+            }
+            Self::Program(mut first, pid) => {
+                tokio::time::timeout(PATIENCE, first.wait()).await.expect("it goes with its last connection").unwrap();
+                signal("TERM", pid).await;
+            }
+        }
+    }
+}
+
+/// Takes over from the edge that runs there, and returns when it serves.
+async fn follow(config: EdgeConfig) -> Running {
+    // The other one answers on this runtime.
+    let edge = spawn_blocking(|| Edge::take_over(config)).await.unwrap().unwrap();
+    let (ready, served) = oneshot::channel();
+    let edge = edge.ok().unwrap().when_ready(|| ready.send(()).unwrap());
+    let running = Running::run(edge);
+    served.await.unwrap();
+    running
+}
+
+async fn signal(name: &str, pid: u32) {
+    assert!(Command::new("kill").args(["-s", name, &pid.to_string()]).status().await.unwrap().success());
+}
+
+/// Who answers there.
+async fn at(admin: SocketAddr) -> Option<u32> {
+    let mut stream = TcpStream::connect(admin).await.ok()?;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    answer.split_once("\"pid\":")?.1.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+async fn socket(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = b"GET /socket HTTP/1.1\r\nhost: t1.test\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"));
+    stream
+}
+
+async fn echoes(stream: &mut TcpStream) -> bool {
+    let frame = [0x81, 0x02, b'h', b'i'];
+    let mut back = [0; 4];
+    let spoken = async { stream.write_all(&frame).await.is_ok() && stream.read_exact(&mut back).await.is_ok() };
+    tokio::time::timeout(PATIENCE, spoken).await.unwrap_or(false) && back == frame
+}
+
+/// Asks over kept connections until told to stop: how many were answered well. Anything else fails the test.
+fn asking(address: SocketAddr, write: bool, stop: &Arc<AtomicBool>, asked: &Arc<AtomicU64>) -> JoinHandle<()> {
+    let (stop, asked) = (Arc::clone(stop), Arc::clone(asked));
+    tokio::spawn(async move {
+        let mut client = Client::connect(address).await;
+        while !stop.load(SeqCst) {
+            if client.is_closed() {
+                client = Client::connect(address).await;
+            }
+            let method = if write { Method::POST } else { Method::GET };
+            assert_eq!(client.ask(method, "t1.test", "/", "").await.status, StatusCode::OK);
+            asked.fetch_add(1, SeqCst);
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restarts_under_load_fail_no_request_and_end_no_websocket() {
+    let program = std::env::var_os("BERTH_PROGRAM").and_then(|path| path.into_string().ok());
+    let (restarts, sockets) = (number("BERTH_RESTARTS", 3), number("BERTH_SOCKETS", 40));
+    let changes = number("BERTH_CHANGES", 300);
+    let (control, member, dir) = (Control::start().await, Member::start("one").await, tempfile::tempdir().unwrap());
+    control.publish(vec![route(1, 1, "shared", &[&member])]);
+    let (mut edges, address, admin) = Edges::start(&control, dir.path(), program.as_deref());
+    control.acknowledged(1).await;
+    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let clients: Vec<_> = (0..4).map(|n| asking(address, n % 2 == 0, &stop, &asked)).collect();
+    let mut open = Vec::new();
+    for turn in 0..=restarts {
+        // Each process gets its part of them.
+        while open.len() < sockets * (turn + 1) / (restarts + 1) {
+            open.push(socket(address).await);
+        }
+        let before = asked.load(SeqCst);
+        let first = changes * turn / (restarts + 1);
+        let last = changes * (turn + 1) / (restarts + 1);
+        let mut revision = 0;
+        for change in first..last {
+            revision = control.publish(vec![route(2 + (change % 50) as u128, 1 + change as u64, "shared", &[&member])]);
+            if change % 20 == 0 {
+                control.acknowledged(revision).await;
+            }
+        }
+        if turn < restarts {
+            edges.restart(&control, dir.path(), address, admin).await;
+        }
+        control.acknowledged(revision).await;
+        eventually("requests go on", async || asked.load(SeqCst), |n| *n > before + 20).await;
+        for stream in &mut open {
+            assert!(echoes(stream).await, "a WebSocket ended in turn {turn}");
+        }
+    }
+    stop.store(true, SeqCst);
+    for client in clients {
+        client.await.expect("every request was answered");
+    }
+    println!("{} requests, {} WebSockets, {restarts} restarts, {changes} changes", asked.load(SeqCst), open.len());
+    drop(open);
+    edges.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_processes_take_routes_and_holds_and_who_has_gone_says_so() {
+    let mut world = World::start().await;
+    let mut old_socket = socket(world.edge.address).await;
+    let mut config = config(&world.control, world.dir.path());
+    (config.listen, config.admin) = (world.edge.address, world.edge.admin);
+    let new = follow(config).await;
+    let said = async || {
+        let acks = world.control.acks();
+        acks.into_iter().filter(|ack| ack.presence == Presence::Leaving).map(|ack| ack.instance).next_back()
+    };
+    let old = eventually("the old one says that it leaves", said, Option::is_some).await.unwrap();
+    // A hold is in force in both, and the move behind it reaches both: the old one ends its tunnel.
+    world.control.put(vec![held(world.home(), 7, 50, 20_000)]).await;
+    let in_force = async || {
+        let acks = world.control.acks().into_iter();
+        let by = acks.filter(|ack| ack.holds.iter().any(|hold| hold.outcome == HoldOutcome::InForce));
+        let mut by: Vec<_> = by.map(|ack| ack.instance).collect();
+        by.dedup();
+        by
+    };
+    eventually("both hold", in_force, |by| by.len() == 2 && by.contains(&old)).await;
+    assert!(echoes(&mut old_socket).await);
+    world.control.put(vec![world.moved()]).await;
+    let mut rest = Vec::new();
+    old_socket.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, [0x88, 0x02, 0x03, 0xf4], "closed with 1012, because its tenant is elsewhere");
+    world.edge.ended().await;
+    let gone = world.control.acks().iter().any(|ack| ack.instance == old && ack.presence == Presence::Gone);
+    assert!(gone, "nobody has to wait for it");
+    assert_eq!(new.get("t1.test", "/").await.by(), "new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_does_not_come_to_serve_changes_nothing() {
+    let mut world = World::start().await;
+    // It is given the sockets, and goes.
+    let dir = world.dir.path().to_owned();
+    let path = dir.join("handover.sock");
+    {
+        let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+        stream.write_all(b"take\n").await.unwrap();
+        let mut some = [0; 16];
+        assert!(stream.read(&mut some).await.unwrap() > 0);
+    }
+    let serving = async || world.control.acks().last().map(|ack| ack.presence);
+    eventually("it stays", serving, |seen| *seen == Some(Presence::Serving)).await;
+    world.control.put(vec![world.moved()]).await;
+    assert_eq!(world.edge.get("t1.test", "/").await.by(), "new");
+    // And its disk is its own again: what came meanwhile survives.
+    world.control.die().await;
+    world.edge.stop().await;
+    let edge = Running::start(config(&world.control, &dir));
+    assert_eq!(edge.get("t1.test", "/").await.by(), "new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_end_with_1012_when_their_hour_is_over_and_a_restart_fills_no_bucket() {
+    let mut world = World::with(|c| c.limits.leave_time = Duration::from_millis(300)).await;
+    world.control.put(vec![limited(world.home(), &[("gps", 3, 3600)])]).await;
+    for _ in 0..3 {
+        assert_eq!(world.edge.get("t1.test", "/gps").await.status, StatusCode::OK);
+    }
+    let mut old_socket = socket(world.edge.address).await;
+    let mut config = config(&world.control, world.dir.path());
+    (config.listen, config.admin) = (world.edge.address, world.edge.admin);
+    let new = follow(config).await;
+    let mut rest = Vec::new();
+    old_socket.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, [0x88, 0x02, 0x03, 0xf4]);
+    world.edge.ended().await;
+    assert_eq!(new.get("t1.test", "/gps").await.status, StatusCode::TOO_MANY_REQUESTS);
+}
