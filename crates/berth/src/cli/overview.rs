@@ -19,9 +19,8 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
   work      berth operation list show watch retry abandon     access  berth key create list revoke
   mover     berth mover     discover rights plan run compare keep undo give-up settle  (no server)
   roles     berth demo      soak            the whole job on this machine; moves under kill -9
-            berth serve                     API, dashboard, reconcilers, workers
+            berth serve, berth recover   API and workers; after a restore    berth completions SHELL
             berth edge      list drain check  the proxy    berth cert list add remove  certificates
-            berth recover    after a restored control database   berth completions SHELL
 
   --json on every command, --dry-run and --yes on those that change more than one thing.
   BERTH_URL says where the server is (http://127.0.0.1:7600), BERTH_API_KEY is the key to it.
