@@ -14,7 +14,7 @@ use clap::Args;
 use secrecy::{ExposeSecret as _, SecretString};
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     net::SocketAddr,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -221,7 +221,12 @@ async fn first_key(app: &App, options: &Serve) -> Result<Option<SecretString>, F
     let made = if keys::none_yet(app).await.map_err(making)? {
         let key = keys::create_for_berth(app, "first administrator", Scope::Admin).await.map_err(making)?;
         write_secret(&path, &key).ours("the file of the first key")?;
-        eprintln!("The first administrator's key, also in {}:\n\n    {}\n", path.display(), key.expose_secret());
+        // Under a service manager what is said here is kept in a log.
+        if io::stderr().is_terminal() {
+            eprintln!("The first administrator's key, also in {}:\n\n    {}\n", path.display(), key.expose_secret());
+        } else {
+            eprintln!("The first administrator's key is in {}", path.display());
+        }
         Some(key)
     } else {
         None
