@@ -237,6 +237,7 @@ async fn an_acknowledgement_reaches_who_waits_here_and_who_waits_elsewhere() {
 #[tokio::test]
 async fn a_process_that_leaves_is_waited_for_beside_its_follower_until_it_has_gone() {
     let world = World::new().await;
+    let instance = || berth_domain::EdgeId::new(Uuid::now_v7());
     let (edge, old, new): (berth_domain::EdgeName, _, _) = ("edge-1".parse().unwrap(), instance(), instance());
     let said = |instance, revision, presence| EdgeSaid {
         edge: edge.clone(),
