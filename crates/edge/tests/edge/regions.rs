@@ -125,7 +125,7 @@ async fn residence_beats_nearness_also_when_nobody_there_is_well() {
     spread.members[2].state.health.store(500, std::sync::atomic::Ordering::SeqCst);
     let status = async || spread.ask(1, BERLIN).await.status;
     eventually("nobody else answers", status, |s| *s == StatusCode::SERVICE_UNAVAILABLE).await;
-    assert_eq!(spread.by(2, SYDNEY).await, "us");
+    assert_eq!(spread.by(2, SYDNEY).await, "eu", "from Australia the next nearest");
 }
 
 #[tokio::test(flavor = "multi_thread")]
