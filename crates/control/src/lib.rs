@@ -16,7 +16,9 @@
 //! usage::{record(Report, events), of_tenant(ReadTenant, who, period, from), list(Read, period), entitlements(ReadEntitlements, who),
 //!         edge_meters(Follow, edge, counters)}          approvals::{list(Read, tenant, state), show(Read, id), approve(Change, id), reject(Change, id, reason)}
 //! purge::{plan(ReadTenant, who), start(Change, who)}
-//! archives::{list(ReadTenant, who), export(Change, who), restore(Change, who, archive)}
+//! archives::{list(ReadTenant, who), file(ReadTenant, who, archive, file), export(Change, who), restore(Change, who, archive)}
+//! imports::{take_file(Change, archive, file, content), forget_files(Change, archive), plan(Change, &TenantImport), start(Change, TenantImport)}
+//! erasures::{plan(ReadTenant, who), start(Change, who), list(Read)}
 //! sync::run(Change, &TenantSync)                                 cells::{create, list, show, drain, remove, logs(Read, who, service, last)}
 //! keys::{create(Change, &KeyCreate), list, revoke(Change, id), create_for_berth(app, name, scope), none_yet(app)}
 //! operations::{list(ReadTenant, &OperationFilter), show(ReadTenant, id), watch(ReadTenant, id) -> Stream, retry(Change, id),
@@ -64,8 +66,10 @@ pub mod decide;
 pub mod drains;
 pub mod edges;
 pub mod endpoints;
+pub mod erasures;
 pub mod fleet;
 pub mod idempotency;
+pub mod imports;
 pub mod keys;
 pub mod moves;
 pub mod operations;

@@ -28,7 +28,7 @@ mod status;
 mod tenant;
 mod usage;
 
-pub use archive::{Archive, ArchivedTable};
+pub use archive::{Archive, ArchivedTable, Erased, Erasure, ErasureKept, ImportPlan, TenantImport};
 pub use audit::AuditEntry;
 pub use cell::{Cell, CellAbilities, CellAbility, CellCreate, EndpointAdd, LogLine, Member};
 pub use certificate::{Certificate, CertificateAdd};

@@ -13,6 +13,7 @@ mod cert;
 mod check;
 mod config;
 mod context;
+mod contexts;
 mod cost;
 mod decide;
 mod drain;
@@ -39,6 +40,7 @@ pub use apply::{StackFiles, stack_apply};
 pub use cell::Cell;
 pub use check::Variables as CheckVariables;
 pub use context::{Connection, Context};
+pub use contexts::{Asked, Contexts, Login, resolve};
 pub use edge::Edge as EdgeCommand;
 pub use error::CliError;
 pub use overview::OVERVIEW;
@@ -55,9 +57,12 @@ pub struct Common {
     /// Go on without asking
     #[arg(long, short = 'y', global = true)]
     pub yes: bool,
-    /// The server
-    #[arg(long, global = true, env = "BERTH_URL", default_value = "http://127.0.0.1:7600", value_name = "URL")]
-    pub url: String,
+    /// The server [default: that of the current context, else http://127.0.0.1:7600]
+    #[arg(long, global = true, env = "BERTH_URL", value_name = "URL")]
+    pub url: Option<String>,
+    /// A server that was logged in to, and the key to it
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
 }
 
 /// The commands that are calls of the API.

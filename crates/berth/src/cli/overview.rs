@@ -9,7 +9,7 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
             berth plan      list show       prices, and the limits that come with them
   tenants   berth tenant    create list show hosts sync drain suspend resume delete archives export
             berth tenant    plan plan-move move   its plan and price; what a move would do; move it
-            berth tenant    undo-move settle-move restore purge   back; let it stay; from an archive
+            berth tenant    undo-move settle-move restore purge import erase erasures   back; gone
   cells     berth cell      create add abilities list show drain drain-member remove
             berth server    prepare check list   berth up HOST   a fresh host, to a served tenant
   release   berth release   create list show roll status back      berth registry add list remove
@@ -24,6 +24,6 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
             berth recover    after a restored control database   berth completions SHELL
 
   --json on every command, --dry-run and --yes on those that change more than one thing.
-  BERTH_URL says where the server is (http://127.0.0.1:7600), BERTH_API_KEY is the key to it.
+  berth login, berth context list use remove   servers and keys, where BERTH_URL says nothing.
   Exit status: 0 done, 1 your request, 2 our fault, 3 still running.
 ";
