@@ -65,6 +65,7 @@ Group=berth
 StateDirectory=berth-edge
 # The edge's key, made by `berth key create edge-1 --scope edge`; root's alone, mode 600.
 LoadCredential=key:/etc/berth/edge.key
+# Behind the rendered nginx.conf, which has port 80 then: --listen 127.0.0.1:8080 --trust 127.0.0.1
 ExecStart=/usr/local/bin/berth edge --name edge-1 --listen 0.0.0.0:80 --control http://127.0.0.1:7600 --key-file %d/key --data-dir /var/lib/berth-edge
 ExecStartPost=/bin/sh -c 'for n in $(seq 60); do curl -fs -o /dev/null http://127.0.0.1:7603/healthz && exit 0; sleep 0.5; done; exit 1'
 Restart=always
