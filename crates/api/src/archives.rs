@@ -63,10 +63,8 @@ pub async fn file(
 ) -> ApiResult<Response> {
     let permit = caller.may(ReadTenant)?;
     let (length, content) = archives::file(&api.app, &permit, &who, archive, &file).await?;
-    let headers = [
-        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (header::CONTENT_LENGTH, length.to_string()),
-    ];
+    let headers =
+        [(header::CONTENT_TYPE, "application/octet-stream".to_owned()), (header::CONTENT_LENGTH, length.to_string())];
     Ok((headers, Body::from_stream(content)).into_response())
 }
 

@@ -146,6 +146,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(cells::show, cells::remove))
         .routes(routes!(cells::drain))
         .routes(routes!(cells::logs))
+        .routes(routes!(cells::database_top))
         .routes(routes!(cells::abilities))
         .routes(routes!(cells::add))
         .routes(routes!(servers::list, servers::add))

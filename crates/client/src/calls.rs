@@ -7,7 +7,7 @@ use berth_domain::{
 };
 use berth_wire::{
     Abandon, Approval, ApprovalReject, Archive, AuditEntry, Cell, CellAbilities, CellCreate, Certificate,
-    CertificateAdd, CostInvoice, CostMonth, Costs, Decision, DecisionAsk, Drain, DrainAsk, EdgeView, EdgeWay,
+    CertificateAdd, CostInvoice, CostMonth, Costs, DatabaseTop, Decision, DecisionAsk, Drain, DrainAsk, EdgeView, EdgeWay,
     EndpointAdd, Entitlements, Erasure, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate, ImportPlan, InvoiceImport, Key,
     KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent, Overview, Page, PhaseAnswer, PhaseAsk,
     PlanPrice, PlanView, Profile, PurgePlan, Recovery, Server, ServerAdd, ServerLook, ServerSeen, Stack, StackApplied,
@@ -212,8 +212,7 @@ impl Client {
     }
 
     pub async fn import_forget(&self, archive: OperationId) -> Result<(), ClientError> {
-        let _files: serde_json::Value =
-            self.write(Method::DELETE, &format!("/v1/imports/{archive}"), &NOTHING).await?;
+        let _files: serde_json::Value = self.write(Method::DELETE, &format!("/v1/imports/{archive}"), &NOTHING).await?;
         Ok(())
     }
 
@@ -254,6 +253,10 @@ impl Client {
         let mut query = Query::default();
         query.add("tenant", tenant);
         self.all("/v1/moves", query, None).await
+    }
+
+    pub async fn cell_database_top(&self, cell: &str) -> Result<DatabaseTop, ClientError> {
+        self.get(&format!("/v1/cells/{}/database/top", escaped(cell))).await
     }
 
     pub async fn cells(&self) -> Result<Vec<Cell>, ClientError> {

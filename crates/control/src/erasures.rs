@@ -77,7 +77,10 @@ pub(crate) fn report(tenant: berth_domain::TenantId, erased: Vec<wire::Erased>) 
             kept("who changed what and when, without the tenant's name", "a record of processing has to be kept"),
             kept("plan, price and cell by month, under the tenant's id", "bookkeeping has to be kept"),
             kept("figures of its moves, under the tenant's id", "nothing in them tells who it was"),
-            kept("the names of cells that were made for it", "a cell is another's next: remove it where the name tells"),
+            kept(
+                "the names of cells that were made for it",
+                "a cell is another's next: remove it where the name tells",
+            ),
             kept("backups, logs and metrics outside Berth", "Berth does not know them: look there"),
         ],
     }

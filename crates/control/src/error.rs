@@ -399,8 +399,7 @@ impl ControlError {
             Self::LacksBeside { .. } => "cell_lacks",
             Self::OddObject { .. } => "object_name",
             Self::CacheBecomesStore => "cache_becomes_store",
-            Self::NoArchive { .. } => "no_archive",
-            Self::NoUpload(_) => "no_archive",
+            Self::NoArchive { .. } | Self::NoUpload(_) => "no_archive",
             Self::TenantBusy { .. } => "tenant_busy",
             Self::BadArchiveFile(_) => "bad_archive_file",
             Self::LeftBehind { .. } => "rows_left_behind",
@@ -499,7 +498,9 @@ impl ControlError {
                 "what is in a cache is written nowhere and would be gone at its next start: keep it in Postgres, or begin with new cells"
             }
             Self::NoArchive { .. } => "`berth tenant archives` lists those there are",
-            Self::TenantBusy { .. } => "wait until it is over: `berth operation watch`; or give it up: `berth operation abandon`",
+            Self::TenantBusy { .. } => {
+                "wait until it is over: `berth operation watch`; or give it up: `berth operation abandon`"
+            }
             Self::NoUpload(_) => "give the folder or file that `berth tenant export --to` wrote, or an archive's id",
             Self::BadArchiveFile(_) => "files are named in the archive's `manifest.json`",
             Self::TenantState { .. } | Self::NotNow { .. } => "`berth tenant show` tells what is being done with it",

@@ -27,7 +27,7 @@ pub async fn take_file<E: std::error::Error + Send + Sync + 'static>(
     content: impl Stream<Item = Result<Bytes, E>> + Send,
 ) -> Result<u64, ControlError> {
     let plain = |c: char| !c.is_control() && c != '/' && c != '\\';
-    let known = file == "manifest.json" || file.ends_with(".zst");
+    let known = file == "manifest.json" || file.strip_suffix(".zst").is_some();
     if !known || file.starts_with('.') || file.len() > 200 || !file.chars().all(plain) {
         return Err(ControlError::BadArchiveFile(file.to_owned()));
     }
@@ -115,13 +115,8 @@ pub async fn start(
     let profile = Profile::default();
     let place = place_for(&wanted, &found.plan, &profile);
     let id = TenantId::new(Uuid::now_v7());
-    let new = NewTenant {
-        id,
-        name: wanted.name.clone(),
-        key: found.key,
-        plan: wanted.plan.clone(),
-        settings: json!({}),
-    };
+    let new =
+        NewTenant { id, name: wanted.name.clone(), key: found.key, plan: wanted.plan.clone(), settings: json!({}) };
     let mut tx = app.store().begin().await?;
     let cell = placing::take(&mut tx, &found.place, &place).await?;
     tenants::reserve(&mut tx, &found.in_force, &new, cell, &wanted.hosts).await?;
@@ -135,7 +130,8 @@ pub async fn start(
     let mut rows = vec![reserved::tenant(id)];
     rows.extend(input.new_cell.map(reserved::cell));
     let started = operations::start(app, &mut tx, operation, Begun::Reserved(rows)).await?;
-    let after = json!({ "plan": wanted.plan, "hosts": wanted.hosts, "archive": wanted.archive, "operation": started.id });
+    let after =
+        json!({ "plan": wanted.plan, "hosts": wanted.hosts, "archive": wanted.archive, "operation": started.id });
     audited(&mut tx, permit, "tenant.import", &format!("tenant/{}", wanted.name), None, Some(after)).await?;
     tx.commit().await?;
     Ok(views::operation(started, Vec::new()))

@@ -24,6 +24,7 @@
 //! operations::{list(ReadTenant, &OperationFilter), show(ReadTenant, id), watch(ReadTenant, id) -> Stream, retry(Change, id),
 //!              abandon(Change, id, reason, force)}
 //! endpoints::{add(Change, EndpointAdd), abilities(Read, who)}    servers::{look(Change, ServerLook), add(Change, ServerAdd), list(Read), ways(Follow)}
+//! databases::top(Read, who)
 //! decide::{decide(Read, &DecisionAsk), of_tenant(Read, who), profile(Read, who), set_profile(Change, who, Profile)}
 //! costs::{show(Read, month), months(Read, last), phase(Read, &PhaseAsk), import(Change, &InvoiceImport), forget(Change, month, provider),
 //!         plan_price(ReadTenant, who, &plan)}
@@ -62,6 +63,7 @@ pub mod audit;
 pub mod cells;
 pub mod certificates;
 pub mod costs;
+pub mod databases;
 pub mod decide;
 pub mod drains;
 pub mod edges;

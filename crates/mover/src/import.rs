@@ -245,8 +245,7 @@ async fn there_already(
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<(), MoveError> {
     for table in &plan.tables {
-        let sql =
-            format!("select count(*) from {} where {}", table.table.sql(), plan.filter(table, &spec.tenant));
+        let sql = format!("select count(*) from {} where {}", table.table.sql(), plan.filter(table, &spec.tenant));
         let rows: i64 = client.query_one(&sql, &[]).await.doing(Side::Target, "counting the tenant's rows")?.get(0);
         if rows > 0 {
             obstacles.push(Obstacle::RowsInTarget { table: table.table.clone(), rows });
@@ -300,7 +299,8 @@ async fn keys_taken(
     let only = unique.only.as_ref().map(|only| format!(" where ({only})")).unwrap_or_default();
     let ours: Vec<String> = (1..).zip(&unique.keys).map(|(n, key)| format!("{key} as k{n}")).collect();
     let names: Vec<String> = (1..=unique.keys.len()).map(|n| format!("r.k{n}")).collect();
-    let (names, and) = (names.join(", "), unique.only.as_ref().map(|only| format!(" and ({only})")).unwrap_or_default());
+    let (names, and) =
+        (names.join(", "), unique.only.as_ref().map(|only| format!(" and ({only})")).unwrap_or_default());
     let sql = format!(
         "select count(*), min(concat_ws(', ', {names})) from (select {} from pg_temp.berth_restore{only}) r
          where exists (select from {} where ({}) = ({names}){and})",
@@ -405,7 +405,8 @@ async fn references(plan: &MovePlan, client: &Client) -> Result<Vec<ForeignKey>,
         )
         .await
         .doing(Side::Target, "reading the foreign keys")?;
-    let name = |row: &tokio_postgres::Row, at: usize| TableName::new(row.get::<_, String>(at), row.get::<_, String>(at + 1));
+    let name =
+        |row: &tokio_postgres::Row, at: usize| TableName::new(row.get::<_, String>(at), row.get::<_, String>(at + 1));
     Ok(rows
         .iter()
         .map(|row| ForeignKey { from: name(row, 0), to: name(row, 2), columns: row.get(4), to_columns: row.get(5) })

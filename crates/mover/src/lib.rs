@@ -48,8 +48,8 @@ mod wal;
 pub use abilities::{Ability, abilities};
 pub use alone::{TableComparison, compare, forget, lacks, place, unfence};
 pub use archive::{
-    Archive, ArchivedBeside, ArchivedColumn, ArchivedTable, Archives, Contents, Restored, archive, export, list as list_archives,
-    probe, read as read_archive, restore,
+    Archive, ArchivedBeside, ArchivedColumn, ArchivedTable, Archives, Contents, Restored, archive, export,
+    list as list_archives, probe, read as read_archive, restore,
 };
 pub use back::{close_way_back, keep, release};
 pub use bare::build;

@@ -37,7 +37,11 @@ impl Nobodys {
     pub fn conditions(&self, plan: &MovePlan) -> Vec<String> {
         let one = |(table, rows): (&SharedTable, &BTreeMap<Key, Row>)| {
             let keys: Vec<Key> = rows.keys().cloned().collect();
-            if keys.is_empty() { "false".to_owned() } else { format!("({}) in ({})", idents(&table.key), tuples(&keys)) }
+            if keys.is_empty() {
+                "false".to_owned()
+            } else {
+                format!("({}) in ({})", idents(&table.key), tuples(&keys))
+            }
         };
         plan.shared.iter().zip(&self.0).map(one).collect()
     }

@@ -150,9 +150,11 @@ async fn numbers_that_others_have_are_refused_by_name_and_handed_out_by_nobody_t
     imported(&to, &store, &at).await.unwrap();
     assert_eq!(all_of_it(&there).await, before);
     let app = two.client(&two.target, Role::App).await;
-    app.batch_execute("insert into invoices (customer_id, number) values (9, 'z'); insert into lines (invoice_id) values (2)")
-        .await
-        .unwrap();
+    app.batch_execute(
+        "insert into invoices (customer_id, number) values (9, 'z'); insert into lines (invoice_id) values (2)",
+    )
+    .await
+    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,10 +186,21 @@ async fn an_archive_that_was_cut_or_changed_or_of_another_schema_changes_nothing
     let owner = two.client(&two.source, Role::Owner).await;
     for (change, back, says) in [
         ("add column paid date", "drop column paid", "the cell has column `paid` (date), the archive has not"),
-        ("alter email set not null", "alter email drop not null", "column `email` is text in the archive and text not null"),
-        ("rename number to nr", "rename nr to number", "the archive has column `number` (text not null), the cell has not"),
+        (
+            "alter email set not null",
+            "alter email drop not null",
+            "column `email` is text in the archive and text not null",
+        ),
+        (
+            "rename number to nr",
+            "rename nr to number",
+            "the archive has column `number` (text not null), the cell has not",
+        ),
     ] {
-        owner.batch_execute(&format!("delete from lines; delete from invoices; alter table invoices {change}")).await.unwrap();
+        owner
+            .batch_execute(&format!("delete from lines; delete from invoices; alter table invoices {change}"))
+            .await
+            .unwrap();
         let error = refused().await.to_string();
         assert!(error.contains("table `invoices` differs") && error.contains(says), "{error}");
         owner.batch_execute(&format!("alter table invoices {back}")).await.unwrap();
@@ -203,9 +216,11 @@ async fn an_archive_that_was_cut_or_changed_or_of_another_schema_changes_nothing
 async fn what_others_refer_to_is_not_erased_and_is_named() {
     let (two, spec) = numbered().await;
     let here = two.client(&two.source, Role::Mover).await;
-    here.batch_execute("create table notes (id int, invoice int references invoices (id)); alter table notes add primary key (id)")
-        .await
-        .unwrap();
+    here.batch_execute(
+        "create table notes (id int, invoice int references invoices (id)); alter table notes add primary key (id)",
+    )
+    .await
+    .unwrap();
     let mut spec = spec;
     spec.rules.leave_out.push(berth_mover::TableName::parse("notes"));
     here.batch_execute("insert into notes select 1, min(id) from invoices where customer_id = 1").await.unwrap();
@@ -270,6 +285,9 @@ async fn keys_and_objects_are_in_the_archive_and_come_back_with_their_time() {
     // What is there already is in the way, named by its prefix.
     berth_mover::erase_rows(&spec, &Watch::default()).await.unwrap();
     let refused = imported(&spec, &store, &at).await.unwrap_err().to_string();
-    assert!(refused.contains(&format!("51 keys or objects of this tenant under the prefix `t:{tenant}:`")), "{refused}");
+    assert!(
+        refused.contains(&format!("51 keys or objects of this tenant under the prefix `t:{tenant}:`")),
+        "{refused}"
+    );
     assert_eq!(keys.get::<_, i64>(format!("t:{neighbour}:49")).await.unwrap(), 49);
 }

@@ -63,11 +63,18 @@ impl Store {
 
     /// The newest first.
     pub async fn erasure_list(&self) -> Result<Vec<Erasure>, StoreError> {
-        let rows =
-            sqlx::query_as!(Row, r#"SELECT operation, tenant_id, at AS "at: Moment", report FROM erasures ORDER BY at DESC, operation"#)
-                .fetch_all(&self.pool)
-                .await?;
-        let one = |r: Row| Erasure { operation: r.operation.into(), tenant: r.tenant_id.into(), at: r.at.0, report: r.report };
+        let rows = sqlx::query_as!(
+            Row,
+            r#"SELECT operation, tenant_id, at AS "at: Moment", report FROM erasures ORDER BY at DESC, operation"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let one = |r: Row| Erasure {
+            operation: r.operation.into(),
+            tenant: r.tenant_id.into(),
+            at: r.at.0,
+            report: r.report,
+        };
         Ok(rows.into_iter().map(one).collect())
     }
 }
@@ -125,13 +132,12 @@ impl Tx {
         )
         .execute(&mut *self.inner)
         .await?;
-        sqlx::query!("UPDATE moves SET reason = NULL WHERE tenant_id = $1", id.uuid()).execute(&mut *self.inner).await?;
-        sqlx::query!(
-            "UPDATE ways_back SET trouble = NULL, reason = NULL WHERE tenant_id = $1",
-            id.uuid()
-        )
-        .execute(&mut *self.inner)
-        .await?;
+        sqlx::query!("UPDATE moves SET reason = NULL WHERE tenant_id = $1", id.uuid())
+            .execute(&mut *self.inner)
+            .await?;
+        sqlx::query!("UPDATE ways_back SET trouble = NULL, reason = NULL WHERE tenant_id = $1", id.uuid())
+            .execute(&mut *self.inner)
+            .await?;
         sqlx::query!(
             "UPDATE tenants SET name = $2, key = $2, settings = '{}', version = version + 1 WHERE id = $1",
             id.uuid(),

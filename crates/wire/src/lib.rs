@@ -13,6 +13,7 @@ mod audit;
 mod cell;
 mod certificate;
 mod cost;
+mod database;
 mod decide;
 mod drain;
 mod key;
@@ -36,6 +37,7 @@ pub use cost::{
     CostAdvice, CostBudget, CostCell, CostForecast, CostInvoice, CostMonth, CostRow, Costs, InvoiceImport, InvoiceLine,
     PhaseAnswer, PhaseAsk, PhaseTrigger, PlanPrice, PlanSide,
 };
+pub use database::{DatabaseStatement, DatabaseTable, DatabaseTop};
 pub use decide::{
     Decision, DecisionAsk, FleetApplied, FleetApply, FleetMonth, FleetMove, FleetOpened, FleetPlan, FleetSimulate,
     FleetStarted, FleetStep, Flip, Profile, Refusal,

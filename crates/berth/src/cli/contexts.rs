@@ -158,7 +158,10 @@ impl Login {
         let name = self.name.unwrap_or_else(|| host_of(&self.url));
         let plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         if !plain {
-            return Err(CliError::request("a context's name is letters, digits, dots and dashes", "`--name` gives it one"));
+            return Err(CliError::request(
+                "a context's name is letters, digits, dots and dashes",
+                "`--name` gives it one",
+            ));
         }
         // What is wrong with the address is said before a key is asked for.
         berth_client::Client::new(&self.url, None)?;
@@ -304,7 +307,11 @@ mod tests {
         let pair = |url: &str, key: Option<&str>| Ok((url.to_owned(), key.map(str::to_owned)));
         assert_eq!(of(None, None, None), pair("http://h1:7600", Some("bk_1")));
         assert_eq!(of(None, Some("bk_v"), None), pair("http://h1:7600", Some("bk_v")));
-        assert_eq!(of(Some("http://v:1"), None, None), pair("http://v:1", None), "a context's key goes to its own server only");
+        assert_eq!(
+            of(Some("http://v:1"), None, None),
+            pair("http://v:1", None),
+            "a context's key goes to its own server only"
+        );
         assert_eq!(of(Some("http://v:1"), None, Some("two")), pair("http://h2:7600", Some("bk_2")));
         assert_eq!(of(None, None, Some("three")), Err("there is no context `three`".to_owned()));
         let nothing = resolve(Asked { url: None, key: None, context: None }, None).unwrap();

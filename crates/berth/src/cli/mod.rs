@@ -15,6 +15,7 @@ mod config;
 mod context;
 mod contexts;
 mod cost;
+mod db;
 mod decide;
 mod drain;
 mod edge;
@@ -89,6 +90,9 @@ pub enum ApiCommand {
     /// The places where tenants live
     #[command(subcommand)]
     Cell(Cell),
+    /// Databases of cells, looked at
+    #[command(subcommand)]
+    Db(db::Db),
     /// TLS certificates of the hosts that edges serve
     #[command(subcommand)]
     Cert(cert::Cert),
@@ -138,6 +142,7 @@ pub async fn run(command: ApiCommand, cx: &Context) -> Result<(), CliError> {
         ApiCommand::Audit(audit) => audit.run(cx).await,
         ApiCommand::Tenant(tenant) => tenant.run(cx).await,
         ApiCommand::Cell(cell) => cell.run(cx).await,
+        ApiCommand::Db(db) => db.run(cx).await,
         ApiCommand::Cert(cert) => cert.run(cx).await,
         ApiCommand::Release(release) => release.run(cx).await,
         ApiCommand::Registry(registry) => registry.run(cx).await,

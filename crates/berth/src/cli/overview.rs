@@ -10,7 +10,7 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
   tenants   berth tenant    create list show hosts sync drain suspend resume delete archives export
             berth tenant    plan plan-move move   its plan and price; what a move would do; move it
             berth tenant    undo-move settle-move restore purge import erase erasures   back; gone
-  cells     berth cell      create add abilities list show drain drain-member remove
+  cells     berth cell      create add abilities list show drain drain-member remove  berth db top
             berth server    prepare check list   berth up HOST   a fresh host, to a served tenant
   release   berth release   create list show roll status back      berth registry add list remove
   placing   berth decide, berth fleet plan apply simulate   where a tenant belongs; where all do

@@ -51,7 +51,8 @@ fn wanted(archive: OperationId, name: &str) -> TenantImport {
 /// Every place of the control database that has this text, but for those that are told.
 async fn mentions(moving: &Moving, text: &str) -> Vec<String> {
     let control = moving.world.control.connect(Role::Owner).await;
-    let tables = control.query("select relname::text from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'", &[]);
+    let tables = control
+        .query("select relname::text from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'", &[]);
     let mut found = Vec::new();
     for table in tables.await.unwrap() {
         let table: String = table.get(0);
@@ -120,7 +121,8 @@ async fn an_import_that_is_refused_or_fails_leaves_nothing() {
     assert_eq!(refused(wanted(id, "whole")).await.code(), "tenant_exists");
     assert_eq!(refused(wanted(id, "twice")).await.code(), "key_taken");
     assert_eq!(refused(wanted(OperationId::new(Uuid::now_v7()), "none")).await.code(), "no_archive");
-    let nowhere = imports::take_file(app, &change(), id, "../x.zst", futures_util::stream::empty::<io::Result<Bytes>>()).await;
+    let nowhere =
+        imports::take_file(app, &change(), id, "../x.zst", futures_util::stream::empty::<io::Result<Bytes>>()).await;
     assert_eq!(nowhere.unwrap_err().code(), "bad_archive_file");
 
     // Known to Berth no more, and there all the same.

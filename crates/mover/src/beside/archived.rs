@@ -82,10 +82,9 @@ pub(crate) async fn fits(
     }
     let keys = beside.keys.as_ref().map(|keys| of_tenant(&keys.prefixes, tenant));
     let objects = beside.objects.as_ref().map(|objects| of_tenant(&objects.prefixes, tenant));
-    for (pack, prefixes, what, key) in [
-        (&archive.keys, keys, "keys in Redis", "data.redis"),
-        (&archive.objects, objects, "objects", "data.objects"),
-    ] {
+    for (pack, prefixes, what, key) in
+        [(&archive.keys, keys, "keys in Redis", "data.redis"), (&archive.objects, objects, "objects", "data.objects")]
+    {
         let prefixes = prefixes.unwrap_or_default();
         if let Some(pack) = pack
             && let Some(prefix) = pack.prefixes.iter().find(|prefix| !prefixes.contains(prefix))

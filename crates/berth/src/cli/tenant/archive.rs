@@ -109,7 +109,13 @@ impl Export {
         }
         let brought = Brought { archive: made.id, path: to, rows: made.rows, files: made.files.len(), bytes };
         cx.show(&brought, |b| {
-            format!("{} rows in {}: {} files, {}\n", units::count(b.rows), b.path.display(), b.files, units::bytes(b.bytes))
+            format!(
+                "{} rows in {}: {} files, {}\n",
+                units::count(b.rows),
+                b.path.display(),
+                b.files,
+                units::bytes(b.bytes)
+            )
         })
     }
 }
@@ -132,14 +138,18 @@ fn must_be_free(to: &Path) -> Result<(), CliError> {
         Err(_) => true,
     };
     if taken {
-        return Err(CliError::request(format!("{} is there already", to.display()), "name another file or an empty folder"));
+        return Err(CliError::request(
+            format!("{} is there already", to.display()),
+            "name another file or an empty folder",
+        ));
     }
     Ok(())
 }
 
 /// A name from an archive, as the name of a file here: never a path.
 fn plain(file: &str) -> Result<&str, CliError> {
-    let fits = !file.is_empty() && !file.starts_with('.') && !file.chars().any(|c| c == '/' || c == '\\' || c.is_control());
+    let fits =
+        !file.is_empty() && !file.starts_with('.') && !file.chars().any(|c| c == '/' || c == '\\' || c.is_control());
     if fits { Ok(file) } else { Err(unfit(format!("`{}` is no name of a file", file.escape_debug()))) }
 }
 
@@ -152,13 +162,7 @@ fn new_file(path: &Path) -> Result<fs::File, CliError> {
     made.map_err(|source| CliError::Write { path: path.to_owned(), source })
 }
 
-async fn download(
-    cx: &Context,
-    tenant: &str,
-    archive: OperationId,
-    file: &str,
-    to: &Path,
-) -> Result<u64, CliError> {
+async fn download(cx: &Context, tenant: &str, archive: OperationId, file: &str, to: &Path) -> Result<u64, CliError> {
     let failed = |source| CliError::Write { path: to.to_owned(), source };
     let mut from = cx.client.archive_file(tenant, archive, file).await?;
     let mut out = tokio::fs::File::from_std(new_file(to)?);
@@ -321,7 +325,10 @@ impl Erase {
         let ended = watch::to_success(cx, begun).await?;
         let documents = cx.client.erasures().await?;
         let done = documents.into_iter().find(|document| document.operation == Some(ended.id)).ok_or_else(|| {
-            CliError::request(format!("no document of erasure {} is kept", ended.id), "`berth tenant erasures` lists those there are")
+            CliError::request(
+                format!("no document of erasure {} is kept", ended.id),
+                "`berth tenant erasures` lists those there are",
+            )
         })?;
         cx.show(&done, |done| document(done, cx))
     }
