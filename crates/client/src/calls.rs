@@ -7,12 +7,12 @@ use berth_domain::{
 };
 use berth_wire::{
     Abandon, Approval, ApprovalReject, Archive, AuditEntry, Cell, CellAbilities, CellCreate, Certificate,
-    CertificateAdd, CostInvoice, CostMonth, Costs, DatabaseTop, Decision, DecisionAsk, Drain, DrainAsk, EdgeView, EdgeWay,
-    EndpointAdd, Entitlements, Erasure, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate, ImportPlan, InvoiceImport, Key,
-    KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent, Overview, Page, PhaseAnswer, PhaseAsk,
-    PlanPrice, PlanView, Profile, PurgePlan, Recovery, Server, ServerAdd, ServerLook, ServerSeen, Stack, StackApplied,
-    StackApply, SyncReport, Tenant, TenantChange, TenantCreate, TenantHosts, TenantImport, TenantMove, TenantSync, TenantUsage,
-    Usage, UsageCounted, UsageEvent,
+    CertificateAdd, CostInvoice, CostMonth, Costs, DatabaseTop, Decision, DecisionAsk, Drain, DrainAsk, EdgeView,
+    EdgeWay, EndpointAdd, Entitlements, Erasure, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate,
+    ImportPlan, InvoiceImport, Key, KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent,
+    Overview, Page, PhaseAnswer, PhaseAsk, PlanPrice, PlanView, Profile, PurgePlan, Recovery, Server, ServerAdd,
+    ServerLook, ServerSeen, Stack, StackApplied, StackApply, SyncReport, Tenant, TenantChange, TenantCreate,
+    TenantHosts, TenantImport, TenantMove, TenantSync, TenantUsage, Usage, UsageCounted, UsageEvent,
     edge::{EdgeAck, EdgeAckAnswer, EdgeMeters, EdgeMetersAnswer},
 };
 use http::Method;

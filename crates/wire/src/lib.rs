@@ -50,11 +50,11 @@ pub use operation::{
 };
 pub use page::Page;
 pub use problem::Problem;
-pub use server::{EdgeWay, Machine, Server, ServerAdd, ServerLook, ServerSeen};
 pub use release::{
     BackAsk, CellRelease, LeftOut, PlannedCell, Registry, RegistryPut, Release, ReleaseCreate, ReleaseShown,
     ReleaseStatus, Roll, RollAsk, RollCell, RollPlan,
 };
+pub use server::{EdgeWay, Machine, Server, ServerAdd, ServerLook, ServerSeen};
 pub use stack::{Difference, DifferenceKind, PlanView, Stack, StackApplied, StackApply};
 pub use status::{Attention, CellCounts, EdgeSeen, EdgeView, Overview, Recovery, TenantCounts};
 pub use tenant::{SyncReport, SyncTenant, Tenant, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync};
