@@ -18,7 +18,7 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
             berth cost      months import forget phase guides   what a month cost, and who bore it
   work      berth operation list show watch retry abandon     access  berth key create list revoke
   mover     berth mover     discover rights plan run compare keep undo give-up settle  (no server)
-  roles     berth demo soak   the whole job on this machine     berth serve   API, dashboard, workers
+  roles     berth demo soak   the whole job on this machine    berth serve   API, dashboard, workers
             berth edge      list drain      the proxy     berth cert list add remove  certificates
             berth recover    after a restored control database   berth completions SHELL
 
