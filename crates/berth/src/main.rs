@@ -112,7 +112,13 @@ fn main() -> ExitCode {
         #[cfg(feature = "ssh")]
         Command::Up(options) => options.start(&program.common),
         #[cfg(feature = "ssh")]
-        Command::Server(verb) => verb.run(&program.common, api_key()),
+        Command::Server(verb) => {
+            let Common { url, context, .. } = program.common.clone();
+            match cli::resolve(cli::Asked { url, key: api_key(), context }, config_folder().as_deref()) {
+                Ok(connection) => verb.run(&program.common, connection),
+                Err(error) => fail(&error),
+            }
+        }
         Command::Janitor(options) => role(|| janitor::run(&options)),
         #[cfg(feature = "ssh")]
         Command::Agent => role(agent),
