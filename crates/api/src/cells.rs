@@ -8,8 +8,8 @@ use crate::{
     problem::{ApiResult, Problems},
 };
 use axum::{Json, extract::State};
-use berth_control::{Change, Read, cells, endpoints};
-use berth_wire::{Cell, CellAbilities, CellCreate, EndpointAdd, LogLine, Operation, Page};
+use berth_control::{Change, Read, cells, databases, endpoints};
+use berth_wire::{Cell, CellAbilities, CellCreate, DatabaseTop, EndpointAdd, LogLine, Operation, Page};
 use serde::Deserialize;
 
 /// All cells with their members. Always the whole list.
@@ -117,4 +117,16 @@ pub async fn logs(
     let permit = caller.may(Read)?;
     let last = wanted.last.clamp(1, 1000);
     Ok(Json(Page::whole(cells::logs(&api.app, &permit, &who, wanted.service.as_deref(), last).await?)))
+}
+
+/// What a cell's database is busy with: oldest transactions and whom they wait for, largest tables.
+#[utoipa::path(get, path = "/v1/cells/{cell}/database/top", tag = "cells", params(("cell" = String, Path)),
+    responses((status = 200, body = DatabaseTop), Problems))]
+pub async fn database_top(
+    State(api): State<Api>,
+    By(caller): By,
+    Path(who): Path<String>,
+) -> ApiResult<Json<DatabaseTop>> {
+    let permit = caller.may(Read)?;
+    Ok(Json(databases::top(&api.app, &permit, &who).await?))
 }

@@ -21,6 +21,8 @@ use uuid::Uuid;
 
 /// Until a handler must have answered. Streams begin to answer at once and then live as long as they are read.
 const ANSWER_LIMIT: Duration = Duration::from_mins(1);
+/// The same for a handler that takes a file in: as long as a large one takes over a slow line.
+const FILE_LIMIT: Duration = Duration::from_hours(6);
 const ID_HEADER: &str = "x-request-id";
 
 pub fn around(router: Router<Api>, api: &Api) -> Router {
@@ -37,15 +39,17 @@ async fn outermost(State(api): State<Api>, mut request: Request, next: Next) -> 
     let id = request_id(&request);
     request.extensions_mut().insert(RequestId(id.clone()));
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let takes_a_file = path.as_deref().is_some_and(|path| path.ends_with("/files/{file}"));
+    let limit = if takes_a_file { FILE_LIMIT } else { ANSWER_LIMIT };
     // A handler that panics ends its own request and nobody else's.
     let guarded = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let response = match tokio::time::timeout(ANSWER_LIMIT, guarded).await {
+    let response = match tokio::time::timeout(limit, guarded).await {
         Ok(Ok(response)) => response,
         Ok(Err(_)) => {
             error!(request.id = id, path, "a handler panicked in request {id}");
             ApiError::Panicked.into_response()
         }
-        Err(_) => ApiError::TooSlow(ANSWER_LIMIT.as_secs()).into_response(),
+        Err(_) => ApiError::TooSlow(limit.as_secs()).into_response(),
     };
     api.counters.count(response.status());
     finished(response, &id)

@@ -17,7 +17,7 @@ mod server;
 mod ways;
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
-use cli::{ApiCommand, CliError, Common, Connection, Context};
+use cli::{ApiCommand, CliError, Common, Context};
 use jiff::Timestamp;
 use secrecy::SecretString;
 use std::{io::Write, process::ExitCode};
@@ -39,6 +39,11 @@ struct Program {
 enum Command {
     #[command(flatten)]
     Api(ApiCommand),
+    /// Keep a server's address and the key to it, which is asked for
+    Login(cli::Login),
+    /// Servers that were logged in to
+    #[command(subcommand)]
+    Context(cli::Contexts),
     /// The stack file of an application that runs already, from a look at its database
     Init(init::Init),
     /// The control plane: API, dashboard, reconcilers, workers
@@ -85,18 +90,35 @@ fn main() -> ExitCode {
             }
             api(command, program.common)
         }
+        Command::Login(login) => login_to(login, program.common.json),
+        Command::Context(contexts) => match contexts.run(config_folder(), program.common.json) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        },
         Command::Init(options) => init::run(&options, program.common.json, &mover_variables()),
         Command::Serve(options) => role(|| serve::run(&options, serve_variables())),
         Command::Edge(mut options) => match options.verb.take() {
             Some(verb) => api(ApiCommand::Edge(verb), program.common),
-            None => role(|| edge::run(options, program.common.url, api_key())),
+            None => {
+                let asked = cli::Asked { url: program.common.url, key: api_key(), context: program.common.context };
+                match cli::resolve(asked, config_folder().as_deref()) {
+                    Ok(connection) => role(|| edge::run(options, connection.url, connection.key)),
+                    Err(error) => fail(&error),
+                }
+            }
         },
         Command::Demo(options) => demo::run(&options, program.common.json),
         Command::Mover(command) => mover::run(command, program.common.json, &mover_variables()),
         #[cfg(feature = "ssh")]
         Command::Up(options) => options.start(&program.common),
         #[cfg(feature = "ssh")]
-        Command::Server(verb) => verb.run(&program.common, api_key()),
+        Command::Server(verb) => {
+            let Common { url, context, .. } = program.common.clone();
+            match cli::resolve(cli::Asked { url, key: api_key(), context }, config_folder().as_deref()) {
+                Ok(connection) => verb.run(&program.common, connection),
+                Err(error) => fail(&error),
+            }
+        }
         Command::Janitor(options) => role(|| janitor::run(&options)),
         #[cfg(feature = "ssh")]
         Command::Agent => role(agent),
@@ -114,8 +136,9 @@ fn api(command: ApiCommand, common: Common) -> ExitCode {
         Ok(runtime) => runtime,
         Err(source) => return fail(&CliError::Output { source }),
     };
-    let connection = Connection { url: common.url, key: api_key() };
-    let done = Context::new(connection, common.json, common.yes, Timestamp::now())
+    let asked = cli::Asked { url: common.url, key: api_key(), context: common.context };
+    let done = cli::resolve(asked, config_folder().as_deref())
+        .and_then(|connection| Context::new(connection, common.json, common.yes, Timestamp::now()))
         .and_then(|cx| runtime.block_on(cli::run(command, &cx)));
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -128,6 +151,26 @@ fn agent() -> Result<(), fail::Failure> {
     use fail::FailureExt as _;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.ours("threads could not be started")?.block_on(berth_providers::ssh::run_agent()).ours("answering")
+}
+
+fn login_to(login: cli::Login, json: bool) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(source) => return fail(&CliError::Output { source }),
+    };
+    match runtime.block_on(login.run(config_folder(), json)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+/// Where this user's settings are.
+#[expect(clippy::disallowed_methods, reason = "configuration is resolved here and nowhere below")]
+fn config_folder() -> Option<std::path::PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(std::path::PathBuf::from);
+    // The specification of those folders: what is no whole path does not count.
+    let own = set("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
+    own.or_else(|| set("HOME").map(|home| home.join(".config"))).map(|folder| folder.join("berth"))
 }
 
 /// A long-running role: with a log, and its end told as an exit status.

@@ -274,6 +274,86 @@ fn answered(file: &str, dir: &Path) -> String {
     file
 }
 
+/// South leaves as a file, is erased, and comes in again with the same rows; north is not touched.
+async fn leaves_and_comes_back(world: &mut World, client: &tokio_postgres::Client, edge: u16) {
+    let of = async |organization: i32| -> Vec<String> {
+        let sql = "select 'o' || o::text from organizations o where id = $1
+             union all select 'm' || m::text from memberships m where organization_id = $1
+             union all select 't' || t::text from tickets t where organization_id = $1
+             union all select 'c' || c::text from comments c join tickets t on t.id = ticket_id where organization_id = $1
+             union all select 'j' || j::text from jobs j where organization_id = $1
+             union all select 'd' || d::text from deliveries d where organization_id = $1 order by 1";
+        client.query(sql, &[&organization]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    };
+    let (north, south) = (of(1).await, of(2).await);
+    let brought = world.good(&["tenant", "export", "2", "--to", "south.tar"]);
+    assert_eq!(brought["rows"].as_u64().unwrap() as usize, south.len());
+    let packed = fs::read(world.dir.join("south.tar")).unwrap();
+    let secrets = [world.password(), world.key.clone()];
+    for secret in &secrets {
+        assert!(!packed.windows(secret.len()).any(|part| part == secret.as_bytes()), "a secret is in the archive");
+    }
+    let again = world.run(&["tenant", "export", "2", "--to", "south.tar"]);
+    assert!(text(&again.stderr).contains("is there already"), "{}", text(&again.stderr));
+    let into = ["tenant", "import", "south.tar", "--name", "south", "--plan", "standard", "--cell", "existing-1"];
+    let there = world.run(&into);
+    assert!(text(&there.stderr).contains("belongs to another tenant"), "{}", text(&there.stderr));
+
+    let nobody = world.run(&["tenant", "erase", "2"]);
+    assert_eq!(nobody.status.code(), Some(1), "nobody typed its name");
+    let planned = world.good(&["tenant", "erase", "2", "--dry-run"]);
+    let erased = world.good(&["tenant", "erase", "2"]);
+    assert_eq!(erased["erased"][0], planned["erased"][0], "{planned} {erased}");
+    assert!(of(2).await.is_empty() && of(1).await == north);
+    assert_ne!(ask(edge, SOUTH, "GET", "/tickets", "").unwrap().0, 200);
+    assert!(world.good(&["tenant", "erasures"])[0]["operation"].is_string());
+
+    fs::write(world.dir.join("cut.tar"), &packed[..packed.len() / 2]).unwrap();
+    let cut = world.run(&["tenant", "import", "cut.tar", "--name", "south", "--plan", "standard"]);
+    assert!(text(&cut.stderr).contains("cut off"), "{}", text(&cut.stderr));
+    let whole: Vec<&str> = into.into_iter().chain(["--host", SOUTH]).collect();
+    world.good(&whole);
+    assert_eq!(of(2).await, south, "every row is back");
+    let look = async || ask(edge, SOUTH, "GET", "/tickets", "").unwrap_or_default().0;
+    wait_until("the edge routes to it again", look, |status| *status == 200).await;
+    assert_eq!(ask(edge, SOUTH, "POST", "/tickets", "after").unwrap().0, 200, "numbers go on");
+    let uploads = fs::read_dir(world.dir.join("serve/archives/uploads")).into_iter().flatten().flatten();
+    let left = uploads.filter_map(|folder| fs::read_dir(folder.path()).ok()).flatten().count();
+    assert_eq!(left, 0, "what was uploaded is not kept");
+}
+
+/// No process that runs now was started with a secret as an argument.
+fn no_secret_is_in_a_process_list(world: &World) {
+    let secrets = [world.password(), world.key.clone()];
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(line) = fs::read_to_string(process.path().join("cmdline")) else { continue };
+        assert!(secrets.iter().all(|secret| !line.contains(secret)), "a secret is an argument of {:?}", process.path());
+    }
+}
+
+/// The key comes from standard input, is tried at once, and is kept where nobody else reads it.
+fn a_login_is_kept(world: &World) {
+    let home = world.dir.join("home");
+    let run = |arguments: &[&str], key: &str| {
+        let mut command = Command::new(BERTH);
+        command.args(arguments).env_remove("BERTH_URL").env_remove("BERTH_API_KEY").env_remove("XDG_CONFIG_HOME");
+        command.env("HOME", &home).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(key.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let refused = run(&["login", &world.url], "bk_nobody");
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stderr));
+    assert!(!home.join(".config/berth/contexts.json").exists(), "what is refused is not kept");
+    let kept = run(&["login", &world.url, "--name", "here"], &format!("{}\n", world.key));
+    assert!(kept.status.success() && !text(&kept.stdout).contains(&world.key), "{}", text(&kept.stderr));
+    assert!(run(&["tenant", "list"], "").status.success());
+    let listed = text(&run(&["context", "list", "--json"], "").stdout);
+    assert!(listed.contains("here") && !listed.contains(&world.key), "{listed}");
+    assert!(run(&["context", "remove", "here"], "").status.success());
+    assert!(!fs::read_to_string(home.join(".config/berth/contexts.json")).unwrap().contains(&world.key));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_application_is_adopted_and_a_tenant_moves_and_comes_back_under_load() {
     let (mut world, port) = World::new().await;
@@ -351,6 +431,10 @@ async fn a_foreign_application_is_adopted_and_a_tenant_moves_and_comes_back_unde
     assert!(found == opened, "what was acknowledged is not what is there");
     let old: i64 = client.query_one("select count(*) from tickets where title like 'old %'", &[]).await.unwrap().get(0);
     assert_eq!(old, 30_000);
+
+    no_secret_is_in_a_process_list(&world);
+    leaves_and_comes_back(&mut world, &client, edge).await;
+    a_login_is_kept(&world);
 
     for log in ["serve", "edge"] {
         assert!(!world.log(log).contains(&world.password()), "the password stands in the log of `{log}`");

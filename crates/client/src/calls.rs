@@ -7,12 +7,12 @@ use berth_domain::{
 };
 use berth_wire::{
     Abandon, Approval, ApprovalReject, Archive, AuditEntry, Cell, CellAbilities, CellCreate, Certificate,
-    CertificateAdd, CostInvoice, CostMonth, Costs, Decision, DecisionAsk, Drain, DrainAsk, EdgeView, EdgeWay,
-    EndpointAdd, Entitlements, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate, InvoiceImport, Key,
-    KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent, Overview, Page, PhaseAnswer, PhaseAsk,
-    PlanPrice, PlanView, Profile, PurgePlan, Recovery, Server, ServerAdd, ServerLook, ServerSeen, Stack, StackApplied,
-    StackApply, SyncReport, Tenant, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync, TenantUsage,
-    Usage, UsageCounted, UsageEvent,
+    CertificateAdd, CostInvoice, CostMonth, Costs, DatabaseTop, Decision, DecisionAsk, Drain, DrainAsk, EdgeView,
+    EdgeWay, EndpointAdd, Entitlements, Erasure, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate,
+    ImportPlan, InvoiceImport, Key, KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent,
+    Overview, Page, PhaseAnswer, PhaseAsk, PlanPrice, PlanView, Profile, PurgePlan, Recovery, Server, ServerAdd,
+    ServerLook, ServerSeen, Stack, StackApplied, StackApply, SyncReport, Tenant, TenantChange, TenantCreate,
+    TenantHosts, TenantImport, TenantMove, TenantSync, TenantUsage, Usage, UsageCounted, UsageEvent,
     edge::{EdgeAck, EdgeAckAnswer, EdgeMeters, EdgeMetersAnswer},
 };
 use http::Method;
@@ -192,6 +192,51 @@ impl Client {
         self.write(Method::POST, &path, &NOTHING).await
     }
 
+    /// One file of an archive, part by part.
+    pub async fn archive_file(
+        &self,
+        tenant: &str,
+        archive: OperationId,
+        file: &str,
+    ) -> Result<crate::Download, ClientError> {
+        self.download(&format!("/v1/tenants/{}/archives/{archive}/files/{}", escaped(tenant), escaped(file))).await
+    }
+
+    /// Brings one file of an archive that is to be imported under the id `archive`.
+    pub async fn import_file<S, E>(&self, archive: OperationId, file: &str, content: S) -> Result<(), ClientError>
+    where
+        S: futures_util::Stream<Item = Result<bytes::Bytes, E>> + Send + 'static,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        self.upload(&format!("/v1/imports/{archive}/files/{}", escaped(file)), content).await
+    }
+
+    pub async fn import_forget(&self, archive: OperationId) -> Result<(), ClientError> {
+        let _files: serde_json::Value = self.write(Method::DELETE, &format!("/v1/imports/{archive}"), &NOTHING).await?;
+        Ok(())
+    }
+
+    pub async fn tenant_plan_import(&self, wanted: &TenantImport) -> Result<ImportPlan, ClientError> {
+        self.write(Method::POST, "/v1/imports/plan", wanted).await
+    }
+
+    pub async fn tenant_import(&self, wanted: &TenantImport) -> Result<Operation, ClientError> {
+        self.write(Method::POST, "/v1/imports", wanted).await
+    }
+
+    pub async fn tenant_plan_erase(&self, tenant: &str) -> Result<Erasure, ClientError> {
+        self.write(Method::POST, &format!("/v1/tenants/{}/plan-erase", escaped(tenant)), &NOTHING).await
+    }
+
+    pub async fn tenant_erase(&self, tenant: &str) -> Result<Operation, ClientError> {
+        self.write(Method::POST, &format!("/v1/tenants/{}/erase", escaped(tenant)), &NOTHING).await
+    }
+
+    pub async fn erasures(&self) -> Result<Vec<Erasure>, ClientError> {
+        let page: Page<Erasure> = self.get("/v1/erasures").await?;
+        Ok(page.items)
+    }
+
     pub async fn tenant_suspend(&self, tenant: &str) -> Result<Operation, ClientError> {
         self.write(Method::POST, &format!("/v1/tenants/{}/suspend", escaped(tenant)), &NOTHING).await
     }
@@ -208,6 +253,10 @@ impl Client {
         let mut query = Query::default();
         query.add("tenant", tenant);
         self.all("/v1/moves", query, None).await
+    }
+
+    pub async fn cell_database_top(&self, cell: &str) -> Result<DatabaseTop, ClientError> {
+        self.get(&format!("/v1/cells/{}/database/top", escaped(cell))).await
     }
 
     pub async fn cells(&self) -> Result<Vec<Cell>, ClientError> {

@@ -22,6 +22,8 @@ pub enum ClientError {
         #[source]
         source: hyper::Error,
     },
+    #[error("the file from {url} was cut off")]
+    CutOff { url: String },
     #[error("{}", .0.detail)]
     Refused(Box<Problem>),
     #[error("what answers at {url} (status {status}) is not a Berth server")]
@@ -51,6 +53,7 @@ impl ClientError {
             | Self::Unreachable { .. }
             | Self::TooSlow { .. }
             | Self::Broken { .. }
+            | Self::CutOff { .. }
             | Self::NotBerth { .. }
             | Self::Unreadable { .. } => Fault::Server,
         }
@@ -66,6 +69,7 @@ impl ClientError {
             Self::TooSlow { .. } | Self::Broken { .. } => {
                 Some("what it was asked may still happen: look with `berth operation list`".to_owned())
             }
+            Self::CutOff { .. } => Some("try again: nothing was changed".to_owned()),
             Self::Refused(problem) => problem.hint.clone(),
             Self::NotBerth { .. } => Some("look at BERTH_URL".to_owned()),
             Self::Unreadable { .. } => Some("use a program of the server's version".to_owned()),

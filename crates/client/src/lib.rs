@@ -12,7 +12,7 @@ mod transport;
 
 pub use calls::{AuditFilter, Drainable, OperationFilter};
 pub use error::{ClientError, Fault};
-pub use stream::{Events, Lines};
+pub use stream::{Download, Events, Lines};
 
 use secrecy::SecretString;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! Answers that go on: one JSON object a line, or server-sent events.
+//! Answers that go on: one JSON object a line, server-sent events, or a file.
 
 use crate::ClientError;
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
@@ -84,5 +84,38 @@ impl<T: DeserializeOwned> Events<T> {
             }
         }
         Ok(None)
+    }
+}
+
+/// A file, as it arrives.
+pub struct Download {
+    url: String,
+    body: Incoming,
+    left: Option<u64>,
+}
+
+impl Download {
+    pub(crate) fn new(url: String, body: Incoming) -> Self {
+        let left = hyper::body::Body::size_hint(&body).exact();
+        Self { url, body, left }
+    }
+
+    /// The next part; `None` when all of it has come.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            match self.body.frame().await {
+                None if self.left.is_some_and(|left| left > 0) => {
+                    return Err(ClientError::CutOff { url: self.url.clone() });
+                }
+                None => return Ok(None),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+                        return Ok(Some(data));
+                    }
+                }
+                Some(Err(source)) => return Err(ClientError::Broken { url: self.url.clone(), source }),
+            }
+        }
     }
 }

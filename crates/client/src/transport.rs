@@ -1,11 +1,15 @@
 //! One request, one connection, one answer. Never decides what is asked.
 
-use crate::{Client, ClientError, stream::Lines};
+use crate::{
+    Client, ClientError,
+    stream::{Download, Lines},
+};
 use berth_wire::Problem;
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use http::{HeaderValue, Method, Request, Response, header};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Body, Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use secrecy::ExposeSecret;
 use serde::{Serialize, de::DeserializeOwned};
@@ -58,6 +62,34 @@ impl Client {
         Err(self.refusal(status, &self.whole(response).await?))
     }
 
+    /// A file, part by part, for as long as it takes.
+    pub(crate) async fn download(&self, path: &str) -> Result<Download, ClientError> {
+        let response = self.send(&self.request(Method::GET, path, None)?).await?;
+        if response.status().is_success() {
+            return Ok(Download::new(self.url(), response.into_body()));
+        }
+        let status = response.status().as_u16();
+        Err(self.refusal(status, &self.whole(response).await?))
+    }
+
+    /// Sends a file as it is read, for as long as it takes. Sent again, it replaces what came before.
+    pub(crate) async fn upload<S, E>(&self, path: &str, content: S) -> Result<(), ClientError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + 'static,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let (mut parts, _) = self.request(Method::PUT, path, None)?.into_parts();
+        // The file is not kept to be sent again.
+        parts.headers.remove("idempotency-key");
+        let kind = HeaderValue::from_static("application/octet-stream");
+        parts.headers.insert(header::CONTENT_TYPE, kind);
+        let body = StreamBody::new(Box::pin(content.map(|part| part.map(Frame::data))));
+        let response = self.deliver(Request::from_parts(parts, body)).await?;
+        let status = response.status();
+        let body = self.whole(response).await?;
+        if status.is_success() { Ok(()) } else { Err(self.refusal(status.as_u16(), &body)) }
+    }
+
     fn request(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Request<Full<Bytes>>, ClientError> {
         let mut request = Request::builder()
             .method(&method)
@@ -98,6 +130,14 @@ impl Client {
     }
 
     async fn send(&self, request: &Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+        self.deliver(request.clone()).await
+    }
+
+    async fn deliver<B>(&self, request: Request<B>) -> Result<Response<Incoming>, ClientError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
         let connect = TcpStream::connect((host, self.port));
         let stream = match tokio::time::timeout(self.limit, connect).await {
@@ -110,7 +150,7 @@ impl Client {
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // Ends with the connection, which ends when the answer and `sender` are gone.
         tokio::spawn(connection);
-        sender.send_request(request.clone()).await.map_err(broken)
+        sender.send_request(request).await.map_err(broken)
     }
 
     async fn whole(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {

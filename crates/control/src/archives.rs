@@ -14,6 +14,8 @@ use berth_domain::{MoveId, OperationId, TenantId, TenantState};
 use berth_mover::{Archive, ArchivePath, Contents, MoveError, MovePlan, MoveSpec, Watcher};
 use berth_store::Tenant;
 use berth_wire as wire;
+use bytes::Bytes;
+use futures_util::Stream;
 use serde_json::json;
 
 /// Where a tenant's archives lie.
@@ -23,6 +25,22 @@ pub(crate) fn folder(tenant: TenantId) -> ArchivePath {
 
 pub(crate) fn path(tenant: TenantId, archive: OperationId) -> ArchivePath {
     folder(tenant).join(archive.to_string())
+}
+
+/// Where archives lie that somebody brought, until they are imported.
+pub(crate) fn uploaded(archive: OperationId) -> ArchivePath {
+    ArchivePath::from_iter(["uploads".to_owned(), archive.to_string()])
+}
+
+/// The archive of this id: brought, or of any tenant, gone ones too.
+pub(crate) async fn locate(app: &App, archive: OperationId) -> Result<ArchivePath, ControlError> {
+    let place = app.archives().await?;
+    let brought = uploaded(archive);
+    if berth_mover::read_archive(&place, &brought).await?.is_some() {
+        return Ok(brought);
+    }
+    let found = berth_mover::find_archive(&place, &ArchivePath::from("tenants"), &archive.to_string()).await?;
+    found.ok_or(ControlError::NoUpload(archive))
 }
 
 /// The place, for people.
@@ -88,7 +106,26 @@ fn shown(tenant: &Tenant, name: &str, archive: Archive) -> Option<wire::Archive>
         made_at: archive.made_at,
         rows: archive.rows(),
         tables: tables.collect(),
+        files: archive.files(),
     })
+}
+
+/// One of its files, to be taken along: its length and content.
+pub async fn file(
+    app: &App,
+    permit: &Permit<ReadTenant>,
+    who: &str,
+    archive: OperationId,
+    file: &str,
+) -> Result<(u64, impl Stream<Item = std::io::Result<Bytes>> + Send + use<>), ControlError> {
+    let tenant = tenants::find(app, permit, who).await?;
+    let missing = || ControlError::NoArchive { tenant: tenant.name.clone(), archive };
+    let (place, at) = (app.archives().await?, path(tenant.id, archive));
+    let known = berth_mover::read_archive(&place, &at).await?.ok_or_else(missing)?;
+    if !known.files().iter().any(|name| name == file) {
+        return Err(missing());
+    }
+    berth_mover::read_file(&place, &at, file).await?.ok_or_else(missing)
 }
 
 /// All of the tenant's rows, as they are at one moment, become an archive.

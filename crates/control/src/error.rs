@@ -154,6 +154,12 @@ pub enum ControlError {
         #[source]
         source: IllegalTransition,
     },
+    #[error("there is no archive {0}")]
+    NoUpload(OperationId),
+    #[error("`{0}` is no file of an archive")]
+    BadArchiveFile(String),
+    #[error("operation {operation} is working on tenant `{tenant}`")]
+    TenantBusy { tenant: TenantName, operation: OperationId },
     #[error("the {0} was changed since it was read")]
     Stale(&'static str),
     #[error("`{0}` is no scope")]
@@ -180,6 +186,8 @@ pub enum ControlError {
     WorldAhead,
     #[error("the tenant cannot be moved")]
     Move(#[from] MoveError),
+    #[error("the archive cannot be imported")]
+    Import(#[source] MoveError),
     #[error("the provider of cell `{cell}`")]
     Provider {
         cell: CellName,
@@ -274,6 +282,7 @@ impl ControlError {
             | Self::NoKey(_)
             | Self::NoOperation(_)
             | Self::NoArchive { .. }
+            | Self::NoUpload(_)
             | Self::NoInvoice { .. }
             | Self::NoApproval(_) => Kind::NotFound,
             Self::BadStackFile(_)
@@ -284,6 +293,7 @@ impl ControlError {
             | Self::CellFixed { .. }
             | Self::OtherStack { .. }
             | Self::NoPlan(_)
+            | Self::BadArchiveFile(_)
             | Self::PlanRetired(_)
             | Self::NoProvider(_)
             | Self::NoService(_)
@@ -323,6 +333,7 @@ impl ControlError {
             | Self::AlreadyMoving { .. }
             | Self::TenantState { .. }
             | Self::NotNow { .. }
+            | Self::TenantBusy { .. }
             | Self::ApprovalState { .. }
             | Self::StillUnderWay
             | Self::Operation(_)
@@ -334,7 +345,7 @@ impl ControlError {
             Self::NoRoom { .. } | Self::NoRoomInRegion { .. } | Self::CellFull { .. } => Kind::Full,
             Self::Stale(_) => Kind::Stale,
             Self::Release(error) => error.kind(),
-            Self::Move(error) => match error.fault() {
+            Self::Move(error) | Self::Import(error) => match error.fault() {
                 berth_mover::Fault::Caller => Kind::Conflict,
                 berth_mover::Fault::Passing => Kind::Provider,
                 berth_mover::Fault::Ours => Kind::Ours,
@@ -395,7 +406,9 @@ impl ControlError {
             Self::LacksBeside { .. } => "cell_lacks",
             Self::OddObject { .. } => "object_name",
             Self::CacheBecomesStore => "cache_becomes_store",
-            Self::NoArchive { .. } => "no_archive",
+            Self::NoArchive { .. } | Self::NoUpload(_) => "no_archive",
+            Self::TenantBusy { .. } => "tenant_busy",
+            Self::BadArchiveFile(_) => "bad_archive_file",
             Self::LeftBehind { .. } => "rows_left_behind",
             Self::CellKeeps { .. } => "cell_keeps_rows",
             Self::OtherSchema { .. } => "schema_differs",
@@ -414,7 +427,7 @@ impl ControlError {
             Self::Name(_) => "bad_name",
             Self::Operation(refusal) => refusal.kind(),
             Self::WorldAhead => "world_ahead",
-            Self::Move(error) => error.code(),
+            Self::Move(error) | Self::Import(error) => error.code(),
             Self::Release(error) => error.code(),
             Self::Provider { .. } => "provider",
             Self::BadProvider { .. } => "bad_provider",
@@ -494,6 +507,11 @@ impl ControlError {
                 "what is in a cache is written nowhere and would be gone at its next start: keep it in Postgres, or begin with new cells"
             }
             Self::NoArchive { .. } => "`berth tenant archives` lists those there are",
+            Self::TenantBusy { .. } => {
+                "wait until it is over: `berth operation watch`; or give it up: `berth operation abandon`"
+            }
+            Self::NoUpload(_) => "give the folder or file that `berth tenant export --to` wrote, or an archive's id",
+            Self::BadArchiveFile(_) => "files are named in the archive's `manifest.json`",
             Self::TenantState { .. } | Self::NotNow { .. } => "`berth tenant show` tells what is being done with it",
             Self::Stale(_) => "read it again, then decide again",
             Self::BadScope(_) => "write `admin`, `read`, `edge`, `usage` or `tenant:ID`",
@@ -523,7 +541,7 @@ impl ControlError {
                 .filter(|hints| !hints.is_empty());
             }
             Self::Operation(refusal) => refusal.hint(),
-            Self::Move(error) => return Some(error.hint()),
+            Self::Move(error) | Self::Import(error) => return Some(error.hint()),
             Self::Release(error) => return Some(error.hint()),
             Self::Provider { source, .. } | Self::BadProvider { source, .. } => return source.hint(),
             Self::Journal(error) => return error.hint().map(str::to_owned),
@@ -546,6 +564,7 @@ impl ControlError {
     pub fn operation(&self) -> Option<OperationId> {
         match self {
             Self::AlreadyMoving { operation, .. } | Self::TenantState { operation, .. } => *operation,
+            Self::TenantBusy { operation, .. } => Some(*operation),
             _ => None,
         }
     }

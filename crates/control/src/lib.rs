@@ -16,12 +16,15 @@
 //! usage::{record(Report, events), of_tenant(ReadTenant, who, period, from), list(Read, period), entitlements(ReadEntitlements, who),
 //!         edge_meters(Follow, edge, counters)}          approvals::{list(Read, tenant, state), show(Read, id), approve(Change, id), reject(Change, id, reason)}
 //! purge::{plan(ReadTenant, who), start(Change, who)}
-//! archives::{list(ReadTenant, who), export(Change, who), restore(Change, who, archive)}
+//! archives::{list(ReadTenant, who), file(ReadTenant, who, archive, file), export(Change, who), restore(Change, who, archive)}
+//! imports::{take_file(Change, archive, file, content), forget_files(Change, archive), plan(Change, &TenantImport), start(Change, TenantImport)}
+//! erasures::{plan(ReadTenant, who), start(Change, who), list(Read)}
 //! sync::run(Change, &TenantSync)                                 cells::{create, list, show, drain, remove, logs(Read, who, service, last)}
 //! keys::{create(Change, &KeyCreate), list, revoke(Change, id), create_for_berth(app, name, scope), none_yet(app)}
 //! operations::{list(ReadTenant, &OperationFilter), show(ReadTenant, id), watch(ReadTenant, id) -> Stream, retry(Change, id),
 //!              abandon(Change, id, reason, force)}
 //! endpoints::{add(Change, EndpointAdd), abilities(Read, who)}    servers::{look(Change, ServerLook), add(Change, ServerAdd), list(Read), ways(Follow)}
+//! databases::top(Read, who)
 //! decide::{decide(Read, &DecisionAsk), of_tenant(Read, who), profile(Read, who), set_profile(Change, who, Profile)}
 //! costs::{show(Read, month), months(Read, last), phase(Read, &PhaseAsk), import(Change, &InvoiceImport), forget(Change, month, provider),
 //!         plan_price(ReadTenant, who, &plan)}
@@ -60,12 +63,15 @@ pub mod audit;
 pub mod cells;
 pub mod certificates;
 pub mod costs;
+pub mod databases;
 pub mod decide;
 pub mod drains;
 pub mod edges;
 pub mod endpoints;
+pub mod erasures;
 pub mod fleet;
 pub mod idempotency;
+pub mod imports;
 pub mod keys;
 pub mod moves;
 pub mod operations;

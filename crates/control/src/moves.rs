@@ -9,7 +9,7 @@ use crate::{
     releases, tenants, views, ways_back,
     workflows::{MOVE_TENANT, MoveTenant, reserved},
 };
-use berth_domain::{CellClass, CellName, MoveId, OperationId, OperationState, TenantEvent};
+use berth_domain::{CellClass, CellName, MoveId, OperationId, OperationState, TenantEvent, TenantKey};
 use berth_infra::CellDatabase;
 use berth_mover::{
     Beside, DataRules, KeysBeside, LinkRule, MoveError, MoveSpec, ObjectsBeside, TableName, Tuning, Way,
@@ -328,6 +328,33 @@ pub(crate) async fn spec(
         way: Way::There,
         beside: beside(app, data, &source_database, (&target_database, target.class == CellClass::Dedicated))?,
         tuning: Tuning { drain_ms: crate::HOLD_DRAIN_MS, ..Tuning::default() },
+        ahead: berth_mover::ReadAhead::default(),
+    })
+}
+
+/// A tenant in one cell, as if it moved to where it is: for what reads, brings or removes all of its rows.
+pub(crate) async fn spec_in(app: &App, id: MoveId, key: &TenantKey, cell: &Cell) -> Result<MoveSpec, ControlError> {
+    let in_force = app.stack().await?;
+    let data = &in_force.stack.data;
+    let database = app.cell_database(cell).await?;
+    let observed = app.database_of(cell).await?.observe_database(&database.name).await;
+    let free = observed.ok().and_then(berth_infra::Observed::present).and_then(|found| found.free_disk_bytes);
+    let (endpoint, alone) = (cell_access::endpoint(&database), cell.class == CellClass::Dedicated);
+    Ok(MoveSpec {
+        id,
+        keep_from: None,
+        tenant: key.clone(),
+        rules: rules(data),
+        source: endpoint.clone(),
+        target: endpoint,
+        source_cell: cell.id,
+        target_cell: cell.id,
+        target_free_bytes: free,
+        alone,
+        way_back: false,
+        way: Way::There,
+        beside: beside(app, data, &database, (&database, alone))?,
+        tuning: Tuning::default(),
         ahead: berth_mover::ReadAhead::default(),
     })
 }

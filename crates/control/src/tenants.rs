@@ -2,7 +2,7 @@
 //! transaction with the rows that reserve what it needs.
 
 use crate::{
-    App, Change, ControlError, Permit, ReadTenant, audited,
+    App, Change, ControlError, Permit, ReadTenant, StackInForce, audited,
     operations::{self, Begun, open_operation},
     placing::{self, Place, Wanted},
     views,
@@ -10,7 +10,9 @@ use crate::{
         self, CREATE_TENANT, DELETE_TENANT, PLAN_TENANT, RESUME_TENANT, SUSPEND_TENANT, TenantInput, reserved,
     },
 };
-use berth_domain::{Hostname, Mode, OperationId, PlanName, TenantEvent, TenantId, TenantKey, TenantName, TenantState};
+use berth_domain::{
+    CellId, Hostname, Mode, OperationId, PlanName, TenantEvent, TenantId, TenantKey, TenantName, TenantState,
+};
 use berth_placement::Profile;
 use berth_store::{NewTenant, StoreError, Taken, Tenant, Tx};
 use berth_wire as wire;
@@ -52,13 +54,7 @@ pub async fn create(
     };
     let mut tx = app.store().begin().await?;
     let cell = placing::take(&mut tx, &chosen, &place).await?;
-    tx.tenant_insert(&new).await.map_err(|error| taken(error, &new))?;
-    tx.placement_insert(id, cell).await?;
-    set_hosts(&mut tx, id, &wanted.hosts).await?;
-    // What a request that reads writes to Redis in the pause is fenced by nothing; of a cache that is no loss.
-    let holds_all = in_force.stack.data.redis.as_ref().is_some_and(|redis| redis.store)
-        || in_force.stack.services.values().any(|service| service.hold == berth_config::HoldPolicy::All);
-    tx.placement_set_hold(id, holds_all, crate::HOLD_DRAIN_MS, crate::HOLD_PARK_MS).await?;
+    reserve(&mut tx, &in_force, &new, cell, &wanted.hosts).await?;
     let input = workflows::CreateTenant {
         tenant: id,
         new_cell: matches!(chosen, Place::New(_)).then_some(cell),
@@ -82,6 +78,23 @@ pub async fn create(
     .await?;
     tx.commit().await?;
     Ok(views::operation(started, Vec::new()))
+}
+
+/// A tenant's rows in the transaction that starts its operation; the cell is taken already.
+pub(crate) async fn reserve(
+    tx: &mut Tx,
+    in_force: &StackInForce,
+    new: &NewTenant,
+    cell: CellId,
+    hosts: &[Hostname],
+) -> Result<(), ControlError> {
+    tx.tenant_insert(new).await.map_err(|error| taken(error, new))?;
+    tx.placement_insert(new.id, cell).await?;
+    set_hosts(tx, new.id, hosts).await?;
+    // What a request that reads writes to Redis in the pause is fenced by nothing; of a cache that is no loss.
+    let holds_all = in_force.stack.data.redis.as_ref().is_some_and(|redis| redis.store)
+        || in_force.stack.services.values().any(|service| service.hold == berth_config::HoldPolicy::All);
+    Ok(tx.placement_set_hold(new.id, holds_all, crate::HOLD_DRAIN_MS, crate::HOLD_PARK_MS).await?)
 }
 
 /// In order of names, those after the cursor.
@@ -243,9 +256,21 @@ pub async fn resume(app: &App, permit: &Permit<Change>, who: &str) -> Result<wir
 
 /// The route goes at once, the rows when the edges have heard of it.
 pub async fn delete(app: &App, permit: &Permit<Change>, who: &str) -> Result<wire::Operation, ControlError> {
+    must_be_idle(app, &known(app, who).await?).await?;
     let input = |tenant, asked_by| TenantInput { tenant, asked_by };
     let event = Some(TenantEvent::DeleteStarted);
     begin(app, permit, who, "tenant.delete", event, |t, by| DELETE_TENANT.with(fresh(), &input(t, by))).await
+}
+
+/// What brings rows back while others go would leave them where nobody looks for them.
+pub(crate) async fn must_be_idle(app: &App, tenant: &Tenant) -> Result<(), ControlError> {
+    match open_operation(app, &operations::about_tenant(&tenant.name)).await? {
+        // A tenant that moves is told so, as everywhere.
+        Some(operation) if matches!(tenant.state, TenantState::Active | TenantState::Suspended) => {
+            Err(ControlError::TenantBusy { tenant: tenant.name.clone(), operation })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Changes the tenant's state, publishes its route and starts an operation: all or nothing.
@@ -319,7 +344,7 @@ pub(crate) async fn known(app: &App, who: &str) -> Result<Tenant, ControlError> 
     found.ok_or_else(|| ControlError::NoTenant(who.to_owned()))
 }
 
-async fn usable_plan(app: &App, name: &PlanName) -> Result<berth_domain::Plan, ControlError> {
+pub(crate) async fn usable_plan(app: &App, name: &PlanName) -> Result<berth_domain::Plan, ControlError> {
     let stored = app.store().plan_get(name).await?.ok_or_else(|| ControlError::NoPlan(name.clone()))?;
     if stored.retired { Err(ControlError::PlanRetired(name.clone())) } else { Ok(stored.plan) }
 }

@@ -3,12 +3,16 @@
 //! What a move down leaves behind goes here before it leaves the source, and comes back from here. Any store that
 //! `object_store` speaks to will do: a directory, or S3 and its likes. Never knows where archives are kept or for how
 //! long. The manifest is written last, so an archive without one is none.
+//!
+//! An archive of everything also has what the tenant's rows refer to and nobody owns, its keys and objects, and the
+//! schema that they fit: [`crate::import`] makes a tenant of it again, elsewhere.
 
 use crate::fence::{self, LOCK_CLASS};
 use crate::prepare::existing;
 use crate::sql::{Doing, connect, idents};
 use crate::{
-    DataRules, Endpoint, MoveError, MovePlan, MoveSpec, Phase, PlannedTable, Progress, Side, TableName, Watcher,
+    DataRules, Endpoint, MoveError, MovePlan, MoveSpec, Phase, PlannedColumn, PlannedTable, Progress, Side, TableName,
+    Watcher, beside, catalog, shared,
 };
 use async_compression::tokio::{bufread::ZstdDecoder, write::ZstdEncoder};
 use berth_domain::TenantKey;
@@ -18,13 +22,14 @@ use object_store::buffered::{BufReader, BufWriter};
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::Client;
 
-/// The layout of the files; a reader refuses another one.
-const FORMAT: u32 = 1;
+/// The layout of the files; a reader refuses a later one. The second has the schema and what is beside the rows.
+const FORMAT: u32 = 2;
 const MANIFEST: &str = "manifest.json";
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -50,7 +55,33 @@ pub struct Archive {
     pub made_at: jiff::Timestamp,
     /// Of the tables that the rows come from.
     pub fingerprint: String,
+    /// What the fingerprint is made of: `table.column` to type and rules.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub schema: BTreeMap<String, String>,
     pub tables: Vec<ArchivedTable>,
+    /// Rows of nobody that the tenant's rows refer to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared: Vec<ArchivedTable>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<ArchivedBeside>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objects: Option<ArchivedBeside>,
+    /// SHA-256 of this manifest without it, as compact JSON. Archives of the first format have none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub checksum: String,
+}
+
+/// Keys or objects, packed into one file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchivedBeside {
+    /// What their names begin with.
+    pub prefixes: Vec<String>,
+    pub many: u64,
+    /// Of the pack, before it is compressed.
+    pub bytes: u64,
+    pub file: String,
+    /// Of the pack, before it is compressed.
+    pub sha256: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,17 +120,64 @@ impl Archive {
     /// Without a table yet.
     pub(crate) fn begun(spec: &MoveSpec, contents: Contents, fingerprint: String) -> Self {
         Self {
-            format: FORMAT,
+            format: match contents {
+                Contents::LeftBehind => 1,
+                Contents::Everything => FORMAT,
+            },
             tenant: spec.tenant.to_string(),
             contents,
             made_at: jiff::Timestamp::now(),
             fingerprint,
+            schema: BTreeMap::new(),
             tables: Vec::new(),
+            shared: Vec::new(),
+            keys: None,
+            objects: None,
+            checksum: String::new(),
         }
     }
 
+    /// The tenant's own.
     pub fn rows(&self) -> u64 {
         self.tables.iter().map(|t| t.rows).sum()
+    }
+
+    /// Of all files, before they are compressed.
+    pub fn bytes(&self) -> u64 {
+        let rows = self.tables.iter().chain(&self.shared).map(|t| t.bytes);
+        rows.chain(self.keys.iter().chain(&self.objects).map(|b| b.bytes)).sum()
+    }
+
+    /// The names of its files, the manifest last: whoever copies them in this order has an archive only when all are
+    /// there.
+    pub fn files(&self) -> Vec<String> {
+        let rows = self.tables.iter().chain(&self.shared).map(|t| t.file.clone());
+        let beside = self.keys.iter().chain(&self.objects).map(|b| b.file.clone());
+        rows.chain(beside).chain([MANIFEST.to_owned()]).collect()
+    }
+
+    fn summed(&self) -> Result<String, MoveError> {
+        let plain = Self { checksum: String::new(), ..self.clone() };
+        let text = serde_json::to_vec(&plain).map_err(|error| failed("reading the manifest")(error.into()))?;
+        Ok(hex(&Sha256::digest(text)))
+    }
+
+    /// From the text of a manifest.
+    pub fn parse(text: &[u8]) -> Result<Self, MoveError> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let no = |_| unfit(format!("its {MANIFEST} cannot be read: it was cut off or changed"));
+        let format = serde_json::from_slice::<Format>(text).map_err(no)?.format;
+        if !(1..=FORMAT).contains(&format) {
+            return Err(unfit(format!("it has format {format}, this program reads those up to {FORMAT}")));
+        }
+        let archive: Self = serde_json::from_slice(text).map_err(no)?;
+        if (format > 1 || !archive.checksum.is_empty()) && archive.summed()? != archive.checksum {
+            return Err(unfit(format!("its {MANIFEST} is not what was written: it was damaged or changed")));
+        }
+        Ok(archive)
     }
 }
 
@@ -144,6 +222,9 @@ pub(crate) async fn write(
     watcher: &dyn Watcher,
 ) -> Result<Archive, MoveError> {
     let contents = made.contents;
+    if contents == Contents::Everything {
+        made.schema = catalog::shape(source, Side::Source).await?;
+    }
     for table in &plan.tables {
         let rows = match contents {
             Contents::Everything => Some(plan.filter(table, &spec.tenant)),
@@ -153,10 +234,23 @@ pub(crate) async fn write(
         if watcher.cancelled() {
             return Err(MoveError::Cancelled);
         }
-        let done = write_table(source, table, &rows, contents, store, at).await?;
+        let what = Wanted { table: &table.table, columns: &table.columns, key: &table.key };
+        let before = table.kept.as_ref().filter(|_| contents == Contents::LeftBehind);
+        let mut done = write_table(source, &what, &rows, store, at).await?;
+        done.before = before.map(|kept| (kept.column.clone(), kept.from));
         made.tables.push(done);
         watcher.progress(Progress { rows_done: Some(made.rows()), ..Progress::of(Phase::Keep) });
     }
+    if contents == Contents::Everything {
+        let keys = shared::referred(spec, plan, source, Side::Source).await?;
+        let nobodys = shared::gather(plan, source, Side::Source, keys).await?;
+        for (table, rows) in plan.shared.iter().zip(nobodys.conditions(plan)) {
+            let what = Wanted { table: &table.table, columns: &table.columns, key: &table.key };
+            made.shared.push(write_table(source, &what, &rows, store, at).await?);
+        }
+        (made.keys, made.objects) = Box::pin(beside::pack(&spec.beside, &spec.tenant, store, at)).await?;
+    }
+    made.checksum = made.summed()?;
     let text = serde_json::to_vec_pretty(&made).map_err(|error| failed("writing the manifest")(error.into()))?;
     store.put(&at.clone().join(MANIFEST), text.into()).await.map_err(stored("writing the manifest"))?;
     Ok(made)
@@ -193,12 +287,7 @@ pub async fn read(store: &Archives, at: &Path) -> Result<Option<Archive>, MoveEr
         Err(object_store::Error::NotFound { .. }) => return Ok(None),
         Err(error) => return Err(stored(what)(error)),
     };
-    let archive: Archive =
-        serde_json::from_slice(&text).map_err(|_| unfit(format!("{at}/{MANIFEST} is no manifest")))?;
-    if archive.format != FORMAT {
-        return Err(unfit(format!("it has format {}, this program reads {FORMAT}", archive.format)));
-    }
-    Ok(Some(archive))
+    Archive::parse(&text).map(Some)
 }
 
 /// Proves that archives can be written there, before anything depends on it.
@@ -261,22 +350,28 @@ pub(crate) async fn is_closed(spec: &MoveSpec, source: &Client) -> Result<bool, 
     Ok(row.get(0))
 }
 
+/// Whose rows are written.
+struct Wanted<'t> {
+    table: &'t TableName,
+    columns: &'t [PlannedColumn],
+    key: &'t [String],
+}
+
 async fn write_table(
     source: &Client,
-    table: &PlannedTable,
+    what: &Wanted<'_>,
     rows: &str,
-    contents: Contents,
     store: &Archives,
     at: &Path,
 ) -> Result<ArchivedTable, MoveError> {
-    let stopped = |source| MoveError::Copy { table: table.table.clone(), source };
+    let stopped = |source| MoveError::Copy { table: what.table.clone(), source };
     let failed = |error: std::io::Error| failed("writing an archive")(error.into());
-    let file = format!("{}.{}.csv.zst", table.table.schema, table.table.name);
+    let file = format!("{}.{}.csv.zst", what.table.schema, what.table.name);
     let mut out = ZstdEncoder::new(BufWriter::new(Arc::clone(store), at.clone().join(file.clone())));
     let sql = format!(
         "copy (select {} from {} where {rows}) to stdout (format csv, header)",
-        table.column_list(),
-        table.table.sql()
+        crate::plan::column_list(what.columns),
+        what.table.sql()
     );
     let (mut digest, mut bytes, mut lines) = (Sha256::new(), 0_u64, 0_u64);
     let csv = source.copy_out(&sql).await.map_err(stopped)?;
@@ -288,16 +383,12 @@ async fn write_table(
         out.write_all(&line).await.map_err(failed)?;
     }
     out.shutdown().await.map_err(failed)?;
-    let before = table.kept.as_ref().filter(|_| contents == Contents::LeftBehind);
+    let column = |c: &PlannedColumn| ArchivedColumn { name: c.name.clone(), type_name: c.type_name.clone() };
     Ok(ArchivedTable {
-        table: table.table.clone(),
-        columns: table
-            .columns
-            .iter()
-            .map(|c| ArchivedColumn { name: c.name.clone(), type_name: c.type_name.clone() })
-            .collect(),
-        key: table.key.clone(),
-        before: before.map(|kept| (kept.column.clone(), kept.from)),
+        table: what.table.clone(),
+        columns: what.columns.iter().map(column).collect(),
+        key: what.key.to_vec(),
+        before: None,
         // One message a row, and one for the header.
         rows: lines.saturating_sub(1),
         bytes,
@@ -307,7 +398,7 @@ async fn write_table(
 }
 
 /// Whether a table can take the archived rows.
-fn fits(archived: &ArchivedTable, table: Option<&PlannedTable>) -> Result<(), MoveError> {
+pub(crate) fn fits(archived: &ArchivedTable, table: Option<&PlannedTable>) -> Result<(), MoveError> {
     let name = &archived.table;
     let table = table.ok_or_else(|| unfit(format!("the database has no table `{name}` that belongs to tenants")))?;
     for column in &archived.columns {
@@ -334,48 +425,11 @@ async fn restore_table(
 ) -> Result<u64, MoveError> {
     let what = "restoring rows";
     let name = table.table.sql();
-    let columns = idents(&archived.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>());
-    let stopped = |source| MoveError::Copy { table: table.table.clone(), source };
+    let columns = archived.column_list();
     let tx = client.transaction().await.doing(Side::Target, what)?;
     pass_the_fence(&tx, Side::Target, tenant).await?;
-    // Of the columns alone: what the table makes by itself is made when the rows go in.
-    tx.batch_execute(&format!(
-        "create temporary table berth_restore on commit drop as select {columns} from {name} with no data"
-    ))
-    .await
-    .doing(Side::Target, what)?;
-    let sink = tx
-        .copy_in::<_, Bytes>(&format!("copy pg_temp.berth_restore ({columns}) from stdin (format csv, header)"))
-        .await
-        .map_err(stopped)?;
-    tokio::pin!(sink);
-    let path = at.clone().join(archived.file.clone());
-    let meta = store.head(&path).await.map_err(stored("reading an archive"))?;
-    let mut csv = ZstdDecoder::new(BufReader::new(Arc::clone(store), &meta));
-    let mut digest = Sha256::new();
-    loop {
-        let mut chunk = bytes::BytesMut::with_capacity(CHUNK_BYTES);
-        if csv.read_buf(&mut chunk).await.map_err(|error| failed("reading an archive")(error.into()))? == 0 {
-            break;
-        }
-        digest.update(&chunk);
-        sink.feed(chunk.freeze()).await.map_err(stopped)?;
-    }
-    let read = sink.as_mut().finish().await.map_err(stopped)?;
-    if read != archived.rows || hex(&digest.finalize()) != archived.sha256 {
-        return Err(unfit(format!("`{path}` is not what its manifest says: it was damaged or changed")));
-    }
-    let others: i64 = tx
-        .query_one(
-            &format!("select count(*) from pg_temp.berth_restore where ({}) is not true", plan.filter(table, tenant)),
-            &[],
-        )
-        .await
-        .doing(Side::Target, what)?
-        .get(0);
-    if others > 0 {
-        return Err(unfit(format!("{others} rows of `{path}` are not the tenant's")));
-    }
+    load(&tx, archived, store, at).await?;
+    only_the_tenants(&tx, plan, table, tenant).await?;
     tx.batch_execute(crate::back::APPLICATIONS_PATH).await.doing(Side::Target, what)?;
     let rows = tx
         .execute(
@@ -389,6 +443,83 @@ async fn restore_table(
         .doing(Side::Target, what)?;
     tx.commit().await.doing(Side::Target, what)?;
     Ok(rows)
+}
+
+/// Brings a table's rows into `pg_temp.berth_restore`, and refuses them unless they are what the manifest says.
+pub(crate) async fn load(
+    tx: &tokio_postgres::Transaction<'_>,
+    archived: &ArchivedTable,
+    store: &Archives,
+    at: &Path,
+) -> Result<(), MoveError> {
+    let (name, columns) = (archived.table.sql(), archived.column_list());
+    let stopped = |source| MoveError::Copy { table: archived.table.clone(), source };
+    // Of the columns alone: what the table makes by itself is made when the rows go in.
+    tx.batch_execute(&format!(
+        "create temporary table berth_restore on commit drop as select {columns} from {name} with no data"
+    ))
+    .await
+    .doing(Side::Target, "restoring rows")?;
+    let sink = tx
+        .copy_in::<_, Bytes>(&format!("copy pg_temp.berth_restore ({columns}) from stdin (format csv, header)"))
+        .await
+        .map_err(stopped)?;
+    tokio::pin!(sink);
+    let path = at.clone().join(archived.file.clone());
+    let changed = || unfit(format!("`{}` is not what its manifest says: it was damaged or changed", archived.file));
+    let mut csv = open(store, &path).await?;
+    let mut digest = Sha256::new();
+    loop {
+        let mut chunk = bytes::BytesMut::with_capacity(CHUNK_BYTES);
+        // What is cut off or changed is rarely compressed text any more.
+        if csv.read_buf(&mut chunk).await.map_err(|_| changed())? == 0 {
+            break;
+        }
+        digest.update(&chunk);
+        sink.feed(chunk.freeze()).await.map_err(stopped)?;
+    }
+    if hex(&digest.finalize()) != archived.sha256 {
+        return Err(changed());
+    }
+    let read = sink.as_mut().finish().await.map_err(stopped)?;
+    if read == archived.rows { Ok(()) } else { Err(changed()) }
+}
+
+/// A file of an archive as it was before it was compressed.
+pub(crate) async fn open(store: &Archives, path: &Path) -> Result<ZstdDecoder<BufReader>, MoveError> {
+    let meta = match store.head(path).await {
+        Err(object_store::Error::NotFound { .. }) => {
+            let file = path.filename().unwrap_or_default();
+            return Err(unfit(format!("its file `{file}` is missing")));
+        }
+        other => other.map_err(stored("reading an archive"))?,
+    };
+    Ok(ZstdDecoder::new(BufReader::new(Arc::clone(store), &meta)))
+}
+
+/// A file of an archive, to be written.
+pub(crate) fn create(store: &Archives, path: Path) -> ZstdEncoder<BufWriter> {
+    ZstdEncoder::new(BufWriter::new(Arc::clone(store), path))
+}
+
+/// Refuses loaded rows that are not the tenant's. Those of parents are in their tables by now.
+pub(crate) async fn only_the_tenants(
+    tx: &tokio_postgres::Transaction<'_>,
+    plan: &MovePlan,
+    table: &PlannedTable,
+    tenant: &TenantKey,
+) -> Result<(), MoveError> {
+    let filter = plan.filter(table, tenant);
+    let sql = format!("select count(*) from pg_temp.berth_restore where ({filter}) is not true");
+    let others: i64 = tx.query_one(&sql, &[]).await.doing(Side::Target, "restoring rows")?.get(0);
+    let name = &table.table;
+    if others > 0 { Err(unfit(format!("{others} rows of `{name}` are not the tenant's"))) } else { Ok(()) }
+}
+
+impl ArchivedTable {
+    pub(crate) fn column_list(&self) -> String {
+        idents(&self.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>())
+    }
 }
 
 /// As any writer of the tenant does, though the fence lets the mover's role through: waits for whoever arms it, and
@@ -417,7 +548,7 @@ pub(crate) async fn pass_the_fence(
     if open { Ok(()) } else { Err(MoveError::LivesElsewhere) }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         // Into a String nothing fails.
         let _ = write!(text, "{byte:02x}");
@@ -425,14 +556,14 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn unfit(why: String) -> MoveError {
+pub(crate) fn unfit(why: String) -> MoveError {
     MoveError::ArchiveUnfit { why }
 }
 
-fn failed(doing: &'static str) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> MoveError {
+pub(crate) fn failed(doing: &'static str) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> MoveError {
     move |source| MoveError::Archive { doing, source }
 }
 
-fn stored(doing: &'static str) -> impl Fn(object_store::Error) -> MoveError {
+pub(crate) fn stored(doing: &'static str) -> impl Fn(object_store::Error) -> MoveError {
     move |error| MoveError::Archive { doing, source: Box::new(error) }
 }

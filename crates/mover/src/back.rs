@@ -141,37 +141,9 @@ pub async fn release(
             return Err(MoveError::ReferredTo { table, to, rows });
         }
     }
-    let mut gone = 0;
-    let mut open = children_first(&client, plan).await?;
-    while !open.is_empty() {
-        let before = gone;
-        let mut waiting = Vec::new();
-        for table in open {
-            loop {
-                if watcher.cancelled() {
-                    return Err(MoveError::Cancelled);
-                }
-                let began = Instant::now();
-                match delete_some(&left, plan, table, &mut client, row.token).await? {
-                    Deleted::Rows(0) => break,
-                    Deleted::Rows(rows) => gone += rows,
-                    Deleted::ReferredTo => {
-                        waiting.push(table);
-                        break;
-                    }
-                }
-                watcher.progress(Progress { rows_done: Some(gone), ..Progress::of(Phase::Keep) });
-                // As long idle as busy, for the neighbours.
-                tokio::time::sleep(began.elapsed()).await;
-            }
-        }
-        if gone == before && !waiting.is_empty() {
-            // Rows that refer to each other within a table or in a circle go together or not at all.
-            gone += delete_together(&left, plan, &waiting, &mut client, row.token).await?;
-            break;
-        }
-        open = waiting;
-    }
+    let order = children_first(&client, plan).await?;
+    let leaving = Leaving { left: &left, guard: Some(row.token) };
+    let gone = delete_rows(&leaving, plan, order, &mut client, watcher).await?;
     Box::pin(crate::beside::clear_target(&left, plan, &mut client, row.token)).await?;
     let tables: Vec<_> = plan.tables.iter().map(|t| t.table.clone()).collect();
     fence.remove_triggers(&client, &tables, Duration::from_millis(spec.tuning.lock_wait_ms)).await?;
@@ -219,24 +191,80 @@ pub(crate) async fn children_first<'p>(
     Ok(order.into_iter().map(|n| &plan.tables[n]).collect())
 }
 
+/// Whose rows go.
+pub(crate) struct Leaving<'s> {
+    pub left: &'s MoveSpec,
+    /// That the tenant does not live here is looked at under this token in every transaction; none where it does.
+    pub guard: Option<Token>,
+}
+
+impl Leaving<'_> {
+    async fn hold(&self, tx: &tokio_postgres::Transaction<'_>) -> Result<(), MoveError> {
+        match self.guard {
+            Some(token) => hold_closed(self.left, tx, token).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Deletes in small batches, in this order and again where others came first. Returns how many rows went.
+pub(crate) async fn delete_rows(
+    leaving: &Leaving<'_>,
+    plan: &MovePlan,
+    order: Vec<&PlannedTable>,
+    client: &mut Client,
+    watcher: &dyn Watcher,
+) -> Result<u64, MoveError> {
+    let (mut gone, mut open) = (0, order.clone());
+    while !open.is_empty() {
+        let before = gone;
+        let mut waiting = Vec::new();
+        for table in open {
+            loop {
+                if watcher.cancelled() {
+                    return Err(MoveError::Cancelled);
+                }
+                let began = Instant::now();
+                match delete_some(leaving, plan, table, client).await? {
+                    Deleted::Rows(0) => break,
+                    Deleted::Rows(rows) => gone += rows,
+                    Deleted::ReferredTo => {
+                        waiting.push(table);
+                        break;
+                    }
+                }
+                watcher.progress(Progress { rows_done: Some(gone), ..Progress::of(Phase::Keep) });
+                // As long idle as busy, for the neighbours.
+                tokio::time::sleep(began.elapsed()).await;
+            }
+        }
+        if gone == before && !waiting.is_empty() {
+            // Rows that refer to each other within a table or in a circle go together or not at all.
+            gone += delete_together(leaving, plan, &waiting, client).await?;
+            break;
+        }
+        // A trigger may have written to a table that was done: all of them are looked at again.
+        open = if waiting.is_empty() { Vec::new() } else { order.clone() };
+    }
+    Ok(gone)
+}
+
 enum Deleted {
     Rows(u64),
     ReferredTo,
 }
 
-/// `left`: the spec whose target is the side that the tenant has left.
 async fn delete_some(
-    left: &MoveSpec,
+    leaving: &Leaving<'_>,
     plan: &MovePlan,
     table: &PlannedTable,
     client: &mut Client,
-    token: Token,
 ) -> Result<Deleted, MoveError> {
     let what = "removing the rows that were left behind";
     let tx = client.transaction().await.doing(Side::Source, what)?;
-    hold_closed(left, &tx, token).await?;
+    leaving.hold(&tx).await?;
     tx.batch_execute(APPLICATIONS_PATH).await.doing(Side::Source, what)?;
-    match tx.execute(&deletion(left, plan, table, Some(BATCH_ROWS)), &[]).await {
+    match tx.execute(&deletion(leaving.left, plan, table, Some(BATCH_ROWS)), &[]).await {
         Ok(rows) => {
             tx.commit().await.doing(Side::Source, what)?;
             Ok(Deleted::Rows(rows))
@@ -250,22 +278,21 @@ async fn delete_some(
 }
 
 async fn delete_together(
-    left: &MoveSpec,
+    leaving: &Leaving<'_>,
     plan: &MovePlan,
     tables: &[&PlannedTable],
     client: &mut Client,
-    token: Token,
 ) -> Result<u64, MoveError> {
     let what = "removing rows that refer to each other";
     let tx = client.transaction().await.doing(Side::Source, what)?;
-    hold_closed(left, &tx, token).await?;
+    leaving.hold(&tx).await?;
     tx.batch_execute(APPLICATIONS_PATH).await.doing(Side::Source, what)?;
     tx.batch_execute("set constraints all deferred").await.doing(Side::Source, what)?;
     // One statement: what is not deferrable is checked at its end, when all of them are gone.
     let parts: Vec<String> = tables
         .iter()
         .enumerate()
-        .map(|(n, t)| format!("d{n} as ({} returning 1)", deletion(left, plan, t, None)))
+        .map(|(n, t)| format!("d{n} as ({} returning 1)", deletion(leaving.left, plan, t, None)))
         .collect();
     let counts: Vec<String> = (0..tables.len()).map(|n| format!("(select count(*) from d{n})")).collect();
     let sql = format!("with {} select {}", parts.join(", "), counts.join(" + "));

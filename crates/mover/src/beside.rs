@@ -4,9 +4,12 @@
 //! What holds them still in the pause is the edge, so a writer past the edge (a worker) may write to the old place after
 //! the last look, and that is lost. The plan says so. Never knows where a cell's Redis or objects come from.
 
+mod archived;
 mod keys;
 mod objects;
+mod pack;
 
+pub(crate) use archived::{fits, pack, unpack, verify};
 pub(crate) use objects::Known;
 
 use crate::prepare::hold_closed;
@@ -365,28 +368,32 @@ pub async fn may_be_removed(
     if obstacles.is_empty() { Ok(()) } else { Err(MoveError::Obstacles(obstacles)) }
 }
 
-/// A tenant that is deleted: its keys and objects where it lived, which is `source` of both.
+/// A tenant that is deleted: its keys and objects where it lived, which is `source` of both. Returns how many of each
+/// there were.
 pub async fn remove_all(
     endpoint: &Endpoint,
     rules: &DataRules,
     beside: &Beside,
     tenant: &TenantKey,
-) -> Result<(), MoveError> {
+) -> Result<(u64, u64), MoveError> {
     may_be_removed(endpoint, rules, beside, tenant).await?;
+    let mut gone = (0, 0);
     let of_tenant = |prefixes: &[String]| prefixes.iter().map(|p| prefix_of(p, tenant)).collect::<Vec<_>>();
     if let Some(keys) = &beside.keys {
         let mut there = keys::There::of(&keys.source, Side::Source, &of_tenant(&keys.prefixes)).await?;
+        gone.0 = there.many();
         while !there.is_empty() {
             there.remove_some().await?;
         }
     }
     if let Some(objects) = &beside.objects {
         let there = objects::There::of(&objects.source, Side::Source, &of_tenant(&objects.prefixes)).await?;
+        gone.1 = there.batches().map(|batch| batch.len() as u64).sum();
         for batch in there.batches() {
             there.remove(batch).await?;
         }
     }
-    Ok(())
+    Ok(gone)
 }
 
 #[cfg(test)]

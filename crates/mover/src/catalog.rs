@@ -213,6 +213,26 @@ pub async fn schema_fingerprint(endpoint: &Endpoint) -> Result<String, MoveError
     fingerprint(&client, Side::Target, &tables).await
 }
 
+/// What the schema's fingerprint is made of, readable: `table.column` to type and rules.
+pub(crate) async fn shape(client: &Client, side: Side) -> Result<BTreeMap<String, String>, MoveError> {
+    let rows = client
+        .query(
+            "select case n.nspname when 'public' then '' else n.nspname || '.' end || c.relname || '.' || a.attname,
+                    concat_ws(' ', format_type(a.atttypid, a.atttypmod), case when a.attnotnull then 'not null' end,
+                        case when a.attgenerated <> '' then 'generated' end,
+                        case a.attidentity when 'a' then 'identity always' when 'd' then 'identity' end)
+             from pg_class c join pg_namespace n on n.oid = c.relnamespace
+             join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+             where c.relkind in ('r', 'p') and not c.relispartition
+               and n.nspname not in ('pg_catalog', 'information_schema', 'berth', 'berth_control') and n.nspname not like 'pg\\_%'
+               and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')",
+            &[],
+        )
+        .await
+        .doing(side, "reading the schema")?;
+    Ok(rows.into_iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 /// Whether the same tables belong to the tenant, in the same ways.
 pub(crate) async fn is_as_planned(
     client: &Client,

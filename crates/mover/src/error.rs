@@ -145,6 +145,12 @@ pub enum Obstacle {
     KeysInCluster { side: Side },
     #[error("the target's Redis is version {target} and cannot take keys from version {source_version}")]
     KeysVersion { source_version: String, target: String },
+    #[error("the target already holds {found} keys or objects of this tenant under the prefix `{prefix}`")]
+    BesideInTarget { prefix: String, found: u64 },
+    #[error(
+        "{rows} of the tenant's rows in `{table}` refer by `{columns}` to rows of `{to}` that are neither in the archive nor in the cell"
+    )]
+    ReferenceMissing { table: TableName, columns: String, to: TableName, rows: i64 },
     #[error(
         "under the prefix `{prefix}` the tenant `{key}` cannot be told from others: its key holds what ends it there"
     )]
@@ -228,6 +234,10 @@ impl Obstacle {
                     .into()
             }
             Self::KeysVersion { .. } => "Redis 6 or later, and in the target no older than in the source".into(),
+            Self::BesideInTarget { .. } => "remove them, or choose another cell".into(),
+            Self::ReferenceMissing { to, .. } => {
+                format!("put those rows of `{to}` into the cell first, as every cell is to have them")
+            }
             Self::PrefixOfOthers { .. } => {
                 "end the tenant's key in the prefix with a character that no tenant's key holds".into()
             }

@@ -339,11 +339,10 @@ impl Fence {
                 continue;
             }
             // One lock for all of them: it keeps readers out too.
-            let drop: String = there
-                .iter()
-                .map(|row| format!("drop trigger if exists {} on {};", ident(row.get(0)), table.sql()))
-                .collect();
-            let sql = format!("{}{drop}commit", briefly(lock_wait));
+            let drop =
+                |row: &tokio_postgres::Row| format!("drop trigger if exists {} on {};", ident(row.get(0)), table.sql());
+            let drops: Vec<String> = there.iter().map(drop).collect();
+            let sql = format!("{}{}commit", briefly(lock_wait), drops.concat());
             let mut tries = 0_u32;
             while let Err(source) = client.batch_execute(&sql).await {
                 client.batch_execute("rollback").await.doing(self.side, what)?;

@@ -18,11 +18,13 @@ mod compare;
 mod control_table;
 mod copy;
 mod cutover;
+mod erase;
 mod error;
 mod fence;
 mod fence_rows;
 mod follow;
 mod hash;
+mod import;
 mod look;
 mod opening;
 mod owned;
@@ -40,13 +42,14 @@ mod shared;
 mod sql;
 mod survey;
 mod taken;
+mod transfer;
 mod wal;
 
 pub use abilities::{Ability, abilities};
 pub use alone::{TableComparison, compare, forget, lacks, place, unfence};
 pub use archive::{
-    Archive, ArchivedColumn, ArchivedTable, Archives, Contents, Restored, archive, export, list as list_archives,
-    probe, read as read_archive, restore,
+    Archive, ArchivedBeside, ArchivedColumn, ArchivedTable, Archives, Contents, Restored, archive, export,
+    list as list_archives, probe, read as read_archive, restore,
 };
 pub use back::{close_way_back, keep, release};
 pub use bare::build;
@@ -58,8 +61,10 @@ pub use catalog::schema_fingerprint;
 pub use control_table::{ControlTable, NoEdges};
 pub use copy::{Copied, copy};
 pub use cutover::{CutOver, EdgeTrouble, Edges, HoldFigures, begin, cut_over, take};
+pub use erase::{RowsOf, count_rows, erase_rows};
 pub use error::{Fault, MoveError, Obstacle, Side, TableName, refusal_detail};
 pub use fence::fences;
+pub use import::{forget_import, import_beside, import_rows, look_import, try_import, undo_import};
 pub use look::{HostColumn, Look, RootGuess, ServerSeen, TableSeen, look};
 pub use object_store::path::Path as ArchivePath;
 pub use opening::give_up;
@@ -75,4 +80,5 @@ pub use read_ahead::ReadAhead;
 pub use retention::Kept;
 pub use sql::Endpoint;
 pub use survey::{Discovery, discover, plan};
+pub use transfer::{count_files, find_archive, read_file, remove_files, write_file};
 pub use wal::Lsn;

@@ -33,6 +33,19 @@ impl Nobodys {
         self.0.iter().all(BTreeMap::is_empty)
     }
 
+    /// Which rows they are, as a condition on each of the plan's tables.
+    pub fn conditions(&self, plan: &MovePlan) -> Vec<String> {
+        let one = |(table, rows): (&SharedTable, &BTreeMap<Key, Row>)| {
+            let keys: Vec<Key> = rows.keys().cloned().collect();
+            if keys.is_empty() {
+                "false".to_owned()
+            } else {
+                format!("({}) in ({})", idents(&table.key), tuples(&keys))
+            }
+        };
+        plan.shared.iter().zip(&self.0).map(one).collect()
+    }
+
     pub fn hashes(&self) -> impl Iterator<Item = (usize, Hash)> + '_ {
         self.0.iter().enumerate().flat_map(|(nth, rows)| rows.keys().map(move |key| (nth, key_hash(&datums(key)))))
     }

@@ -362,7 +362,7 @@ fn is_bad_key(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|code| code.code().starts_with("22"))
 }
 
-async fn sequences(source: &Client, tables: &[PlannedTable]) -> Result<Vec<PlannedSequence>, MoveError> {
+pub(crate) async fn sequences(source: &Client, tables: &[PlannedTable]) -> Result<Vec<PlannedSequence>, MoveError> {
     let rows = source
         .query(
             "select sn.nspname::text, s.relname::text, tn.nspname::text, t.relname::text, a.attname::text

@@ -12,11 +12,11 @@ use futures_util::{SinkExt, TryStreamExt};
 use tokio_postgres::Client;
 
 /// A unique index that might refuse the tenant's rows.
-struct Unique {
+pub(crate) struct Unique {
     /// Its columns or expressions.
-    keys: Vec<String>,
+    pub keys: Vec<String>,
     /// Only rows that satisfy this are in it.
-    only: Option<String>,
+    pub only: Option<String>,
 }
 
 /// Adds an obstacle for each unique index of the target in which rows of others stand in the way.
@@ -45,7 +45,7 @@ pub(crate) async fn keys(
     Ok(())
 }
 
-async fn uniques(table: &PlannedTable, target: &Client) -> Result<Vec<Unique>, MoveError> {
+pub(crate) async fn uniques(table: &PlannedTable, target: &Client) -> Result<Vec<Unique>, MoveError> {
     let rows = target
         .query(
             "select array(select pg_get_indexdef(i.indexrelid, n, true) from generate_series(1, i.indnkeyatts) n),

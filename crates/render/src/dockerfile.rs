@@ -106,6 +106,11 @@ pub fn render(site: &Site) -> String {
         }
         crate::Run::Image(_) => String::new(),
     });
+    // The path is a word of its own, whatever stands in it.
+    let path = format!("'{}'", health.replace('\'', "'\\''"));
+    let check = crate::quote::yaml(&format!(
+        "exec 3<>/dev/tcp/127.0.0.1/$PORT && printf 'GET %s HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n' {path} >&3 && head -n 1 <&3 | grep -q ' 2'"
+    ));
     // The shell of all these images opens a connection by itself: there is no curl in them, and no need for one.
     format!(
         "# syntax=docker/dockerfile:1\n# {MARK}\n{}\
@@ -114,7 +119,7 @@ USER 10001
 ENV PORT={port}
 EXPOSE {port}
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \\
-    CMD [\"bash\", \"-c\", \"exec 3<>/dev/tcp/127.0.0.1/$PORT && printf 'GET {health} HTTP/1.0\\\\r\\\\nHost: localhost\\\\r\\\\n\\\\r\\\\n' >&3 && head -n 1 <&3 | grep -q ' 2'\"]
+    CMD [\"bash\", \"-c\", {check}]
 {command}",
         stages(site.language)
     )

@@ -8,7 +8,8 @@ pub fn render(site: &Site) -> String {
     let mut out = format!(
         "# {MARK}\n# Copy it to `.env`, fill it in, and let nobody else read it: `chmod 600 .env`. It belongs into no repository.\n\n"
     );
-    out.push_str("# Of the Postgres in docker-compose.yml. Letters, digits, `-` and `_` only: it stands in a URL.\nPOSTGRES_PASSWORD=\n");
+    out.push_str("# Of the Postgres in docker-compose.yml: Berth's own login, `berth`.\nPOSTGRES_PASSWORD=\n");
+    out.push_str("# The application's login there, `app`. Letters, digits, `-` and `_` only: it stands in a URL.\nAPP_PASSWORD=\n");
     out.push_str("# Its image by digest: `docker inspect --format '{{index .RepoDigests 0}}' postgres:17-bookworm` after a pull.\nPOSTGRES_IMAGE=\n");
     for service in &site.services {
         if matches!(service.run, Run::Command(_)) {

@@ -72,6 +72,7 @@ StateDirectory=berth-edge
 StateDirectoryMode=0700
 # The edge's key, made by `berth key create edge-1 --scope edge`; root's alone, mode 600.
 LoadCredential=key:/etc/berth/edge.key
+# Behind the rendered nginx.conf, which has port 80 then: --listen 127.0.0.1:8080 --trust 127.0.0.1
 ExecStart=/usr/local/bin/berth edge --name edge-1 --listen 0.0.0.0:80 --control http://127.0.0.1:7600 --key-file %d/key --data-dir /var/lib/berth-edge
 Restart=always
 RestartSec=1

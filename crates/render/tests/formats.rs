@@ -279,7 +279,7 @@ fn every_language_has_two_stages_no_root_and_a_health_check() {
         assert_eq!(text.lines().filter(|line| line.starts_with("FROM ")).count(), 2, "{text}");
         let user = text.find("\nUSER 10001\n").unwrap();
         assert!(user > text.rfind("\nFROM ").unwrap() && text.find("\nHEALTHCHECK ").unwrap() > user);
-        assert!(text.contains("GET /up HTTP/1.0"));
+        assert!(text.contains("'/up' >&3"), "{text}");
         let exec = text.lines().find_map(|line| line.strip_prefix("CMD ")).unwrap();
         let words: Vec<String> = serde_json::from_str(exec).unwrap();
         assert_eq!(words, ["./serve", "--greeting=it's \"$HOME\": #1"]);

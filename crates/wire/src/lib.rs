@@ -13,6 +13,7 @@ mod audit;
 mod cell;
 mod certificate;
 mod cost;
+mod database;
 mod decide;
 mod drain;
 mod key;
@@ -28,7 +29,7 @@ mod status;
 mod tenant;
 mod usage;
 
-pub use archive::{Archive, ArchivedTable};
+pub use archive::{Archive, ArchivedTable, Erased, Erasure, ErasureKept, ImportPlan, TenantImport};
 pub use audit::AuditEntry;
 pub use cell::{Cell, CellAbilities, CellAbility, CellCreate, EndpointAdd, LogLine, Member};
 pub use certificate::{Certificate, CertificateAdd};
@@ -36,6 +37,7 @@ pub use cost::{
     CostAdvice, CostBudget, CostCell, CostForecast, CostInvoice, CostMonth, CostRow, Costs, InvoiceImport, InvoiceLine,
     PhaseAnswer, PhaseAsk, PhaseTrigger, PlanPrice, PlanSide,
 };
+pub use database::{DatabaseStatement, DatabaseTable, DatabaseTop};
 pub use decide::{
     Decision, DecisionAsk, FleetApplied, FleetApply, FleetMonth, FleetMove, FleetOpened, FleetPlan, FleetSimulate,
     FleetStarted, FleetStep, Flip, Profile, Refusal,

@@ -62,6 +62,21 @@ impl Context {
         io::stderr().is_terminal()
     }
 
+    /// Shows what cannot be taken back, and goes on only when its name is typed.
+    pub fn agree_by_name(&self, plan: &str, name: &str) -> Result<(), CliError> {
+        if self.yes {
+            return Ok(());
+        }
+        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return Err(CliError::NobodyToAsk);
+        }
+        self.say(plan);
+        let _ = write!(io::stderr().lock(), "There is no way back. Type `{name}` to go on: ");
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).map_err(|source| CliError::Output { source })?;
+        if answer.trim() == name { Ok(()) } else { Err(CliError::Declined) }
+    }
+
     /// Shows what would happen and asks. Without a terminal there is nobody to ask, and nothing happens.
     pub fn agree(&self, plan: &str, question: &str) -> Result<(), CliError> {
         if self.yes {

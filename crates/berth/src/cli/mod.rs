@@ -13,7 +13,9 @@ mod cert;
 mod check;
 mod config;
 mod context;
+mod contexts;
 mod cost;
+mod db;
 mod decide;
 mod drain;
 mod edge;
@@ -40,6 +42,7 @@ pub use apply::{StackFiles, stack_apply};
 pub use cell::Cell;
 pub use check::Variables as CheckVariables;
 pub use context::{Connection, Context};
+pub use contexts::{Asked, Contexts, Login, resolve};
 pub use edge::Edge as EdgeCommand;
 pub use error::CliError;
 pub use overview::OVERVIEW;
@@ -56,9 +59,12 @@ pub struct Common {
     /// Go on without asking
     #[arg(long, short = 'y', global = true)]
     pub yes: bool,
-    /// The server
-    #[arg(long, global = true, env = "BERTH_URL", default_value = "http://127.0.0.1:7600", value_name = "URL")]
-    pub url: String,
+    /// The server [default: that of the current context, else http://127.0.0.1:7600]
+    #[arg(long, global = true, env = "BERTH_URL", value_name = "URL")]
+    pub url: Option<String>,
+    /// A server that was logged in to, and the key to it
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
 }
 
 /// The commands that are calls of the API.
@@ -85,6 +91,9 @@ pub enum ApiCommand {
     /// The places where tenants live
     #[command(subcommand)]
     Cell(Cell),
+    /// Databases of cells, looked at
+    #[command(subcommand)]
+    Db(db::Db),
     /// TLS certificates of the hosts that edges serve
     #[command(subcommand)]
     Cert(cert::Cert),
@@ -134,6 +143,7 @@ pub async fn run(command: ApiCommand, cx: &Context) -> Result<(), CliError> {
         ApiCommand::Audit(audit) => audit.run(cx).await,
         ApiCommand::Tenant(tenant) => tenant.run(cx).await,
         ApiCommand::Cell(cell) => cell.run(cx).await,
+        ApiCommand::Db(db) => db.run(cx).await,
         ApiCommand::Cert(cert) => cert.run(cx).await,
         ApiCommand::Release(release) => release.run(cx).await,
         ApiCommand::Registry(registry) => registry.run(cx).await,

@@ -9,8 +9,8 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
             berth plan      list show       prices, and the limits that come with them
   tenants   berth tenant    create list show hosts sync drain suspend resume delete archives export
             berth tenant    plan plan-move move   its plan and price; what a move would do; move it
-            berth tenant    undo-move settle-move restore purge   back; let it stay; from an archive
-  cells     berth cell      create add abilities list show drain drain-member remove
+            berth tenant    undo-move settle-move restore purge import erase erasures   back; gone
+  cells     berth cell      create add abilities list show drain drain-member remove  berth db top
             berth server    prepare check list   berth up HOST   a fresh host, to a served tenant
   release   berth release   create list show roll status back      berth registry add list remove
   placing   berth decide, berth fleet plan apply simulate   where a tenant belongs; where all do
@@ -18,11 +18,11 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
             berth cost      months import forget phase guides   what a month cost, and who bore it
   work      berth operation list show watch retry abandon     access  berth key create list revoke
   mover     berth mover     discover rights plan run compare keep undo give-up settle  (no server)
-  roles     berth demo      soak            the whole job on this machine; moves under kill -9
-            berth serve, berth recover   API and workers; after a restore    berth completions SHELL
+  roles     berth demo soak   the whole job on this machine    berth serve   API, dashboard, workers
             berth edge      list drain check  the proxy    berth cert list add remove  certificates
+            berth recover    after a restored control database   berth completions SHELL
 
   --json on every command, --dry-run and --yes on those that change more than one thing.
-  BERTH_URL says where the server is (http://127.0.0.1:7600), BERTH_API_KEY is the key to it.
+  berth login, berth context list use remove   servers and keys, where BERTH_URL says nothing.
   Exit status: 0 done, 1 your request, 2 our fault, 3 still running.
 ";

@@ -1,5 +1,6 @@
 //! `berth tenant …`.
 
+mod archive;
 mod screens;
 
 use super::{CliError, Context, drain::Drain, watch};
@@ -38,8 +39,14 @@ pub enum Tenant {
     Archives { tenant: String },
     /// Remove rows that are older than its plan keeps, archived first
     Purge(Purge),
-    /// Archive all of its rows, as they are at one moment
-    Export(Waited),
+    /// Archive everything of it: rows as they are at one moment, keys, objects
+    Export(archive::Export),
+    /// A tenant from an archive, here or in another installation
+    Import(archive::Import),
+    /// Erase everything that is known of a tenant, everywhere
+    Erase(archive::Erase),
+    /// What was erased of tenants, where and when
+    Erasures,
     /// Bring an archive's rows back; rows that are there stay as they are
     Restore(Restore),
     /// Answer the tenant's new requests with 503 and let what is open end
@@ -78,7 +85,7 @@ pub struct Create {
 pub struct Wait {
     /// Return once the work has begun, without watching it
     #[arg(long)]
-    detach: bool,
+    pub detach: bool,
 }
 
 #[derive(Args, Debug)]
@@ -235,10 +242,10 @@ impl Tenant {
                 cx.show(&archives, |archives| screens::archives(archives, cx.now))
             }
             Self::Purge(what) => what.run(cx).await,
-            Self::Export(what) => {
-                let begun = cx.client.tenant_export(&what.tenant).await?;
-                what.wait.finish(cx, begun).await
-            }
+            Self::Export(what) => what.run(cx).await,
+            Self::Import(what) => what.run(cx).await,
+            Self::Erase(what) => what.run(cx).await,
+            Self::Erasures => archive::erasures(cx).await,
             Self::Restore(what) => what.run(cx).await,
             Self::Drain { tenant, how } => how.run(cx, Drainable::Tenant(tenant)).await,
             Self::Suspend(what) => {

@@ -8,6 +8,7 @@ mod edge;
 mod idle;
 mod mover;
 mod neighbours;
+mod provisioning;
 mod soak;
 mod story;
 mod world;
@@ -60,6 +61,9 @@ enum Variant {
     /// The memory of a server and an edge with nothing to do
     #[command(hide = true)]
     BenchIdle(idle::BenchIdle),
+    /// How long a new tenant waits to be served
+    #[command(hide = true)]
+    BenchProvisioning(provisioning::BenchProvisioning),
     /// Moves under faults: one owner, nothing lost, nothing twice
     Soak(soak::Soak),
 }
@@ -136,6 +140,7 @@ async fn act(options: &Demo, world: &world::World, json: bool) -> Result<bool, F
         Some(Variant::BenchEdge(bench)) => edge::run(bench, &options.under, json).await,
         Some(Variant::BenchMover(_) | Variant::BenchNeighbours(_)) => servers_alone(options, json).await,
         Some(Variant::BenchIdle(bench)) => idle::run(bench, world, json).await,
+        Some(Variant::BenchProvisioning(bench)) => provisioning::run(bench, world, json).await,
         Some(Variant::Soak(soak)) => soak::run(soak, world, json).await,
     }
 }

@@ -18,7 +18,6 @@ use crate::{
 use clap::{Args, Subcommand};
 use host::Host;
 use jiff::Timestamp;
-use secrecy::SecretString;
 use serde_json::json;
 use std::{
     io::{self, Write as _},
@@ -63,11 +62,11 @@ struct Answer {
 }
 
 impl Server {
-    pub fn run(self, common: &Common, key: Option<SecretString>) -> ExitCode {
+    pub fn run(self, common: &Common, api: Api) -> ExitCode {
         match self {
             Self::Prepare(options) => finish(common.json, options.run(common.yes)),
             Self::Check(options) => finish(common.json, options.run(common.yes)),
-            Self::List => finish(common.json, list(common, key)),
+            Self::List => finish(common.json, list(common, api)),
         }
     }
 }
@@ -152,8 +151,7 @@ impl CheckHost {
     }
 }
 
-async fn list(common: &Common, key: Option<SecretString>) -> Result<Answer, Failure> {
-    let api = Api { url: common.url.clone(), key };
+async fn list(common: &Common, api: Api) -> Result<Answer, Failure> {
     let cx = Context::new(api, common.json, common.yes, Timestamp::now()).map_err(told)?;
     let servers = cx.client.servers().await.map_err(|error| told(error.into()))?;
     let gib = |bytes: u64| bytes as f64 / 1024.0 / 1024.0 / 1024.0;

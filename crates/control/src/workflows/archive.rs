@@ -5,9 +5,9 @@ use super::{
     move_tenant::{failed, patient},
     tenant::tenant,
 };
-use crate::{App, archives, moves};
+use crate::{App, ControlError, archives, moves};
 use async_trait::async_trait;
-use berth_domain::{MoveId, OperationId, TenantId};
+use berth_domain::{MoveId, OperationId, TenantId, TenantState};
 use berth_mover::{MoveError, MoveSpec, Progress, Restored, Watcher};
 use berth_wire::OperationResult;
 use berth_workflow::{Cancelled, Reporter, Retry, Run, Step, StepError, Workflow};
@@ -61,6 +61,10 @@ impl Watcher for Told {
 /// Of the tenant where it lives now, as if it moved to where it is.
 async fn spec(app: &App, input: &ArchiveInput) -> Result<MoveSpec, StepError> {
     let tenant = tenant(app, input.tenant).await?;
+    // Of one that goes, nothing is archived any more, and nothing is brought back.
+    if !matches!(tenant.state, TenantState::Active | TenantState::Suspended | TenantState::Moving) {
+        return Err(ControlError::NotNow { tenant: tenant.name, state: tenant.state }.into());
+    }
     let cell = app.cell(tenant.cell).await?;
     Ok(moves::spec(app, MoveId::new(input.archive.uuid()), &tenant, &cell, &cell).await?)
 }

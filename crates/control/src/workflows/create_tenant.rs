@@ -44,8 +44,8 @@ pub(super) async fn run(run: &mut Run<App>, input: CreateTenant) -> Result<Opera
 }
 
 /// Recorded as done by who reserved the rows; its undo frees name and hosts when all else is undone.
-struct ReserveTenant {
-    tenant: TenantId,
+pub(super) struct ReserveTenant {
+    pub tenant: TenantId,
 }
 
 #[async_trait]
@@ -107,9 +107,9 @@ async fn deletes_by_name(app: &App) -> Result<bool, StepError> {
     Ok(in_force.stack.data.hooks.delete.as_ref().is_some_and(hook::names_the_slug))
 }
 
-struct Publish {
-    tenant: TenantId,
-    key: Option<String>,
+pub(super) struct Publish {
+    pub tenant: TenantId,
+    pub key: Option<String>,
 }
 
 #[async_trait]

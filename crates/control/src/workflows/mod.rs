@@ -8,6 +8,8 @@ mod cell;
 mod create_cell;
 mod create_tenant;
 mod delete_tenant;
+mod erase_tenant;
+mod import_tenant;
 mod move_tenant;
 mod plan_tenant;
 mod purge;
@@ -22,6 +24,8 @@ pub(crate) use cell::provision_cell;
 pub use create_cell::CREATE_CELL;
 pub use create_tenant::{CREATE_TENANT, CreateTenant};
 pub use delete_tenant::DELETE_TENANT;
+pub use erase_tenant::ERASE_TENANT;
+pub use import_tenant::{IMPORT_TENANT, ImportTenant};
 pub use plan_tenant::PLAN_TENANT;
 pub use purge::PURGE_TENANT;
 pub use remove_cell::REMOVE_CELL;
@@ -117,6 +121,8 @@ pub fn registry() -> Registry<App> {
         .with(&EXPORT_TENANT, archive::export)
         .with(&RESTORE_ARCHIVE, archive::restore)
         .with(&PURGE_TENANT, purge::run)
+        .with(&IMPORT_TENANT, import_tenant::run)
+        .with(&ERASE_TENANT, erase_tenant::run)
 }
 
 /// A result of one sentence.

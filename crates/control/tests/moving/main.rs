@@ -4,6 +4,7 @@
 
 mod archived;
 mod beside;
+mod brought;
 mod crash;
 mod kept;
 mod late;

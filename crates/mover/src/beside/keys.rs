@@ -22,6 +22,8 @@ const ANSWER_LIMIT: Duration = Duration::from_mins(1);
 const BATCH: usize = 200;
 /// Bytes that the keys of one round trip have together, if there is more than one of them.
 const BATCH_BYTES: u64 = 8 << 20;
+/// Keys that are read into an archive together.
+const DUMPS: usize = 20;
 /// The pause may begin with so many keys still to be copied: two round trips.
 const LAST_MOST: usize = 2 * BATCH;
 const ROUNDS: u32 = 8;
@@ -192,12 +194,92 @@ impl There {
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
+    pub fn many(&self) -> u64 {
+        self.keys.len() as u64
+    }
     /// Absent ones are gone already.
     pub async fn remove_some(&mut self) -> Result<(), MoveError> {
         let rest = self.keys.len().saturating_sub(BATCH);
         unlink(&mut self.connection, self.side, &self.keys[rest..]).await?;
         self.keys.truncate(rest);
         Ok(())
+    }
+}
+
+/// A key, when it ends in Unix milliseconds, and its value as the server dumps it.
+pub(super) type Dump = (Key, Option<i64>, Vec<u8>);
+
+/// All keys of a tenant, read batch by batch.
+pub(super) struct Dumps {
+    connection: MultiplexedConnection,
+    keys: Vec<Key>,
+}
+
+impl Dumps {
+    pub async fn of(url: &SecretString, prefixes: &[String]) -> Result<Self, MoveError> {
+        let There { connection, mut keys, .. } = There::of(url, Side::Source, prefixes).await?;
+        keys.sort_unstable();
+        keys.dedup();
+        Ok(Self { connection, keys })
+    }
+
+    /// One key at a time where they are large is left to the server's own limits: a batch is of few keys.
+    pub async fn next(&mut self) -> Result<Option<Vec<Dump>>, MoveError> {
+        if self.keys.is_empty() {
+            return Ok(None);
+        }
+        let batch = self.keys.split_off(self.keys.len().saturating_sub(DUMPS));
+        let mut read = redis::pipe();
+        for key in &batch {
+            read.cmd("DUMP").arg(key).cmd("PTTL").arg(key);
+        }
+        let answers: Vec<Value> =
+            read.query_async(&mut self.connection).await.map_err(redis(Side::Source, "reading keys"))?;
+        let now = jiff::Timestamp::now().as_millisecond();
+        let mut dumps = Vec::new();
+        for (key, answer) in batch.into_iter().zip(answers.chunks_exact(2)) {
+            // Others went between the listing and now.
+            if let [Value::BulkString(value), Value::Int(ttl)] = answer
+                && *ttl != -2
+            {
+                dumps.push((key, (*ttl >= 0).then_some(now + *ttl), value.clone()));
+            }
+        }
+        Ok(Some(dumps))
+    }
+}
+
+/// Keys of an archive on their way into a server.
+pub(super) struct Restoring {
+    connection: MultiplexedConnection,
+    batch: redis::Pipeline,
+    bytes: usize,
+}
+
+impl Restoring {
+    pub async fn into(url: &SecretString) -> Result<Self, MoveError> {
+        let (connection, _) = connect(url, Side::Target).await?;
+        Ok(Self { connection, batch: redis::pipe(), bytes: 0 })
+    }
+
+    /// One that has ended meanwhile is not there, as if nobody had taken it away.
+    pub async fn put(&mut self, key: Key, ends_ms: Option<i64>, dump: Vec<u8>) -> Result<(), MoveError> {
+        self.bytes += dump.len() + key.len();
+        let ends = ends_ms.unwrap_or(0);
+        let restore = self.batch.cmd("RESTORE").arg(key).arg(ends).arg(dump).arg("REPLACE");
+        if ends_ms.is_some() {
+            restore.arg("ABSTTL");
+        }
+        restore.ignore();
+        if self.bytes as u64 > BATCH_BYTES { self.end().await } else { Ok(()) }
+    }
+
+    pub async fn end(&mut self) -> Result<(), MoveError> {
+        let batch = std::mem::replace(&mut self.batch, redis::pipe());
+        if std::mem::take(&mut self.bytes) == 0 {
+            return Ok(());
+        }
+        batch.query_async::<()>(&mut self.connection).await.map_err(redis(Side::Target, "writing keys"))
     }
 }
 

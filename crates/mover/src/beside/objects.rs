@@ -3,6 +3,7 @@
 //! Every object that is written is read back and compared by SHA-256. Never looks outside the prefixes, and never deletes
 //! in the source.
 
+use super::pack::{Entry, Packing, Unpacking};
 use super::{BesideKind, BesidePlan, ObjectsBeside, prefix_of, trouble};
 use crate::{Archives, MoveError, Side};
 use berth_domain::TenantKey;
@@ -130,6 +131,47 @@ fn random() -> u64 {
     let mut random = [0; 8];
     getrandom::fill(&mut random).expect("the system has random numbers");
     u64::from_le_bytes(random)
+}
+
+/// All objects under the prefixes into a pack. One that is deleted meanwhile is not in it.
+pub(super) async fn read_out(
+    objects: &ObjectsBeside,
+    prefixes: &[String],
+    packing: &mut Packing,
+) -> Result<(), MoveError> {
+    for at in list(&objects.source, Side::Source, prefixes).await?.into_keys() {
+        let got = match objects.source.get(&at).await {
+            Err(object_store::Error::NotFound { .. }) => continue,
+            other => other.map_err(failed(Side::Source, "reading an object"))?,
+        };
+        let bytes = got.meta.size;
+        packing.entry(&Entry { name: at.as_ref().as_bytes().to_vec(), ends_ms: None, bytes }).await?;
+        let (mut stream, mut read) = (got.into_stream(), 0);
+        while let Some(part) = stream.try_next().await.map_err(failed(Side::Source, "reading an object"))? {
+            read += part.len() as u64;
+            packing.content(&part).await?;
+        }
+        if read != bytes {
+            let cut = std::io::Error::other(format!("`{at}` was written again while it was read"));
+            return Err(trouble(Side::Source, "reading an object")(Box::new(cut)));
+        }
+    }
+    Ok(())
+}
+
+/// One object of a pack.
+pub(super) async fn write_in(
+    objects: &ObjectsBeside,
+    entry: &Entry,
+    from: &mut Unpacking<'_>,
+) -> Result<(), MoveError> {
+    let name = String::from_utf8_lossy(&entry.name);
+    let at = Path::parse(name.as_ref()).map_err(failed(Side::Target, "reading an object's name"))?;
+    let mut writer = BufWriter::new(objects.target.clone(), at);
+    while let Some(part) = from.part().await? {
+        writer.write_all(&part).await.map_err(failed(Side::Target, "writing an object"))?;
+    }
+    writer.shutdown().await.map_err(failed(Side::Target, "writing an object"))
 }
 
 /// Both sides are the same place: a bucket that all cells share. Tried, because two addresses may lead to one bucket.

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod zoo;
+
 use async_trait::async_trait;
 use berth_domain::{CellId, Generation, MoveId, MovePhase, TenantKey, Token};
 use berth_infra::Role;

@@ -1,0 +1,145 @@
+//! Imports: an archive of everything becomes a tenant. Files are taken in one by one, the manifest last; what they hold is
+//! looked at when the import is asked for, and tried before anything stays.
+
+use crate::{
+    App, Change, ControlError, Permit, StackInForce, archives, audited, moves,
+    operations::{self, Begun},
+    placing::{self, Place, Wanted},
+    tenants, views,
+    workflows::{IMPORT_TENANT, ImportTenant, reserved},
+};
+use berth_domain::{MoveId, OperationId, Plan, TenantId, TenantKey};
+use berth_mover::{Archive, ArchivePath};
+use berth_placement::Profile;
+use berth_store::NewTenant;
+use berth_wire as wire;
+use bytes::Bytes;
+use futures_util::Stream;
+use serde_json::json;
+use uuid::Uuid;
+
+/// Takes one file of an archive that somebody brings. Returns its length.
+pub async fn take_file<E: std::error::Error + Send + Sync + 'static>(
+    app: &App,
+    _permit: &Permit<Change>,
+    archive: OperationId,
+    file: &str,
+    content: impl Stream<Item = Result<Bytes, E>> + Send,
+) -> Result<u64, ControlError> {
+    let plain = |c: char| !c.is_control() && c != '/' && c != '\\';
+    let known = file == "manifest.json" || file.strip_suffix(".zst").is_some();
+    if !known || file.starts_with('.') || file.len() > 200 || !file.chars().all(plain) {
+        return Err(ControlError::BadArchiveFile(file.to_owned()));
+    }
+    let place = app.archives().await?;
+    Ok(berth_mover::write_file(&place, &archives::uploaded(archive), file, content).await?)
+}
+
+/// Forgets what was brought under this id. Returns how many files there were.
+pub async fn forget_files(app: &App, _permit: &Permit<Change>, archive: OperationId) -> Result<u64, ControlError> {
+    Ok(berth_mover::remove_files(&app.archives().await?, &archives::uploaded(archive)).await?)
+}
+
+/// What an import needs, looked up once.
+struct Looked {
+    archive: Archive,
+    key: TenantKey,
+    plan: Plan,
+    place: Place,
+    in_force: std::sync::Arc<StackInForce>,
+}
+
+async fn look(app: &App, wanted: &wire::TenantImport) -> Result<Looked, ControlError> {
+    let in_force = app.stack().await?;
+    let plan = tenants::usable_plan(app, &wanted.plan).await?;
+    let at = archives::locate(app, wanted.archive).await?;
+    let store = app.archives().await?;
+    let found = berth_mover::read_archive(&store, &at).await.map_err(ControlError::Import)?;
+    let archive = found.ok_or(ControlError::NoUpload(wanted.archive))?;
+    let key = TenantKey::new(archive.tenant.clone())?;
+    if app.store().tenant_by_name(&wanted.name).await?.is_some() {
+        return Err(ControlError::TenantExists(wanted.name.clone()));
+    }
+    let called = format!("key:{key}");
+    if !app.store().tenants_called(std::slice::from_ref(&called)).await?.is_empty() {
+        return Err(ControlError::KeyTaken(key.to_string()));
+    }
+    let profile = Profile::default();
+    let place = placing::choose(app, &in_force, &place_for(wanted, &plan, &profile)).await?;
+    if let Place::Existing(cell) = &place {
+        let cell = app.cell(*cell).await?;
+        let spec = moves::spec_in(app, MoveId::new(wanted.archive.uuid()), &key, &cell).await?;
+        berth_mover::look_import(&spec, &store, &at).await.map_err(ControlError::Import)?;
+    }
+    Ok(Looked { archive, key, plan, place, in_force })
+}
+
+fn place_for<'w>(wanted: &'w wire::TenantImport, plan: &Plan, profile: &'w Profile) -> Wanted<'w> {
+    let (plan_name, tenant, named) = (&wanted.plan, &wanted.name, wanted.cell.as_ref());
+    Wanted { class: plan.class, plan: plan_name, tenant, profile, named, from: None }
+}
+
+/// What it would bring, and where. Changes nothing.
+pub async fn plan(
+    app: &App,
+    _permit: &Permit<Change>,
+    wanted: &wire::TenantImport,
+) -> Result<wire::ImportPlan, ControlError> {
+    let found = look(app, wanted).await?;
+    let (cell, new_cell) = match &found.place {
+        Place::Existing(id) => (app.cell(*id).await?.name, false),
+        Place::New(new) => (new.name.clone(), true),
+    };
+    let many = |pack: &Option<berth_mover::ArchivedBeside>| pack.as_ref().map_or(0, |pack| pack.many);
+    Ok(wire::ImportPlan {
+        name: wanted.name.clone(),
+        key: found.key,
+        cell,
+        new_cell,
+        made_at: found.archive.made_at,
+        rows: found.archive.rows(),
+        bytes: found.archive.bytes(),
+        keys: many(&found.archive.keys),
+        objects: many(&found.archive.objects),
+    })
+}
+
+/// Reserves name, key, hosts and a place, and starts the operation that imports the tenant.
+pub async fn start(
+    app: &App,
+    permit: &Permit<Change>,
+    wanted: wire::TenantImport,
+) -> Result<wire::Operation, ControlError> {
+    app.writable().await?;
+    let found = look(app, &wanted).await?;
+    let profile = Profile::default();
+    let place = place_for(&wanted, &found.plan, &profile);
+    let id = TenantId::new(Uuid::now_v7());
+    let new =
+        NewTenant { id, name: wanted.name.clone(), key: found.key, plan: wanted.plan.clone(), settings: json!({}) };
+    let mut tx = app.store().begin().await?;
+    let cell = placing::take(&mut tx, &found.place, &place).await?;
+    tenants::reserve(&mut tx, &found.in_force, &new, cell, &wanted.hosts).await?;
+    let input = ImportTenant {
+        tenant: id,
+        archive: wanted.archive,
+        new_cell: matches!(found.place, Place::New(_)).then_some(cell),
+        asked_by: permit.caller().name.clone(),
+    };
+    let operation = IMPORT_TENANT.with(tenants::fresh(), &input).about(operations::about_tenant(&wanted.name));
+    let mut rows = vec![reserved::tenant(id)];
+    rows.extend(input.new_cell.map(reserved::cell));
+    let started = operations::start(app, &mut tx, operation, Begun::Reserved(rows)).await?;
+    let after =
+        json!({ "plan": wanted.plan, "hosts": wanted.hosts, "archive": wanted.archive, "operation": started.id });
+    audited(&mut tx, permit, "tenant.import", &format!("tenant/{}", wanted.name), None, Some(after)).await?;
+    tx.commit().await?;
+    Ok(views::operation(started, Vec::new()))
+}
+
+/// The archive on its way in: where it lies, and whether it goes when the import is over.
+pub(crate) async fn lies(app: &App, archive: OperationId) -> Result<(ArchivePath, bool), ControlError> {
+    let at = archives::locate(app, archive).await?;
+    let brought = at == archives::uploaded(archive);
+    Ok((at, brought))
+}

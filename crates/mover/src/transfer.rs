@@ -1,0 +1,84 @@
+//! Archives as files that somebody takes along or brings: read, written and removed one by one. Never looks into them.
+
+use crate::archive::{failed, stored};
+use crate::{Archives, MoveError};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use object_store::buffered::BufWriter;
+use object_store::{ObjectStore, ObjectStoreExt, path::Path};
+use std::io;
+use std::sync::Arc;
+use tokio::io::AsyncWriteExt;
+
+/// A file's length and content; none where there is no such file.
+pub async fn read_file(
+    store: &Archives,
+    at: &Path,
+    file: &str,
+) -> Result<Option<(u64, impl Stream<Item = io::Result<Bytes>> + Send + use<>)>, MoveError> {
+    match store.get(&at.clone().join(file)).await {
+        Ok(found) => Ok(Some((found.meta.size, found.into_stream().map_err(io::Error::other)))),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(stored("reading an archive")(error)),
+    }
+}
+
+/// Writes a file as it arrives; one that breaks off is not there. Returns its length.
+pub async fn write_file<E>(
+    store: &Archives,
+    at: &Path,
+    file: &str,
+    content: impl Stream<Item = Result<Bytes, E>> + Send,
+) -> Result<u64, MoveError>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let what = "taking a file of an archive";
+    let mut writer = BufWriter::new(Arc::clone(store), at.clone().join(file));
+    let (mut content, mut bytes) = (std::pin::pin!(content), 0);
+    while let Some(part) = content.next().await {
+        let part = match part {
+            Ok(part) => part,
+            Err(error) => {
+                // What was sent in parts is thrown away; where nothing was, there is nothing to throw away.
+                let _gone = writer.abort().await;
+                return Err(failed(what)(Box::new(error)));
+            }
+        };
+        bytes += part.len() as u64;
+        writer.write_all(&part).await.map_err(|error| failed(what)(error.into()))?;
+    }
+    writer.shutdown().await.map_err(|error| failed(what)(error.into()))?;
+    Ok(bytes)
+}
+
+/// How many files lie under this place.
+pub async fn count_files(store: &Archives, under: &Path) -> Result<u64, MoveError> {
+    let listed = store.list(Some(under)).try_fold(0, async |many, _| Ok(many + 1)).await;
+    listed.map_err(stored("listing archives"))
+}
+
+/// Removes all files under this place. Returns how many there were.
+pub async fn remove_files(store: &Archives, under: &Path) -> Result<u64, MoveError> {
+    let paths: Vec<Path> =
+        store.list(Some(under)).map_ok(|meta| meta.location).try_collect().await.map_err(stored("listing archives"))?;
+    for path in &paths {
+        match store.delete(path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(stored("removing an archive")(error)),
+        }
+    }
+    Ok(paths.len() as u64)
+}
+
+/// Where the archive called `name` lies among the folders under `under`.
+pub async fn find_archive(store: &Archives, under: &Path, name: &str) -> Result<Option<Path>, MoveError> {
+    let found = store.list_with_delimiter(Some(under)).await.map_err(stored("listing archives"))?;
+    for folder in found.common_prefixes {
+        let at = folder.join(name);
+        if crate::archive::read(store, &at).await?.is_some() {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
+}
