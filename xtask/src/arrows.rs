@@ -22,7 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["domain", "wire"]),
     ("edge", &["domain", "wire", "client"]),
     ("workload", &["domain", "wire"]),
-    ("control", &["domain", "wire", "config", "workflow", "mover", "infra", "store", "placement", "usage"]),
+    ("control", &["domain", "wire", "config", "check", "workflow", "mover", "infra", "store", "placement", "usage"]),
     ("api", &["domain", "wire", "config", "control"]),
     (
         "berth",

@@ -88,6 +88,15 @@ pub async fn drain(State(api): State<Api>, By(caller): By, Path(who): Path<Strin
     Ok(Json(cells::drain(&api.app, &permit, &who).await?))
 }
 
+/// Finds out what a cell does: API, queries, ingest, upload, socket, backup. Takes some seconds of it.
+#[utoipa::path(post, path = "/v1/cells/{cell}/measure", tag = "cells", params(("cell" = String, Path),
+    ("Idempotency-Key" = Option<String>, Header, description = "Carried out once under one key.")),
+    responses((status = 202, body = Operation), Problems))]
+pub async fn measure(State(api): State<Api>, By(caller): By, Path(who): Path<String>) -> ApiResult<Accepted> {
+    let permit = caller.may(Change)?;
+    Ok(Accepted(cells::measure(&api.app, &permit, &who).await?))
+}
+
 /// Which lines.
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]

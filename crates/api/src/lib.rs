@@ -10,6 +10,7 @@ mod audit;
 mod auth;
 mod cells;
 mod certificates;
+mod check;
 mod costs;
 mod decisions;
 mod drains;
@@ -145,6 +146,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(cells::list, cells::create))
         .routes(routes!(cells::show, cells::remove))
         .routes(routes!(cells::drain))
+        .routes(routes!(cells::measure))
         .routes(routes!(cells::logs))
         .routes(routes!(cells::database_top))
         .routes(routes!(cells::abilities))
@@ -176,6 +178,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(costs::forget))
         .routes(routes!(costs::phase))
         .routes(routes!(costs::plan_price))
+        .routes(routes!(check::run))
         .routes(routes!(certificates::list, certificates::add))
         .routes(routes!(certificates::remove))
         .routes(routes!(releases::list, releases::create))

@@ -12,7 +12,9 @@ mod approvals;
 mod assets;
 mod audit;
 mod cells;
+mod check;
 mod costs;
+mod decisions;
 mod failure;
 mod fleet;
 mod inner;
@@ -58,11 +60,13 @@ pub fn router(v1: Router, settings: PagesSettings) -> Router {
         .route("/tenants/new", get(tenants::new))
         .route("/tenants/{tenant}", get(tenants::one))
         .route("/tenants/{tenant}/move", get(tenants::plan_move).post(tenants::start_move))
+        .route("/tenants/{tenant}/decision", get(decisions::page))
         .route("/tenants/{tenant}/{change}", get(tenants::ask).post(tenants::change))
         .route("/cells", get(cells::list).post(cells::create))
         .route("/cells/new", get(cells::new))
         .route("/cells/{cell}", get(cells::one))
         .route("/cells/{cell}/{change}", get(cells::ask).post(cells::change))
+        .route("/check", get(check::page).post(check::look))
         .route("/costs", get(costs::page))
         .route("/fleet", get(fleet::page).post(fleet::apply))
         .route("/operations", get(operations::list))

@@ -187,3 +187,46 @@ async fn three_triggers_of_nine_mean_the_next_phase() {
     asked.figures.insert("moon_phase".to_owned(), 1.0);
     assert_eq!(refused(client.growth_phase(&asked).await).code, "bad_figure");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_share_a_cell_by_what_they_did_where_the_stack_file_says_so() {
+    let world = World::empty().await;
+    let client = world.client();
+    let file = format!("{STACK}usage: {{ costs_by: gps_points }}\n");
+    for operation in client.stack_apply(&apply(&file)).await.unwrap().operations {
+        world.finishes(operation).await;
+    }
+    tenant(&world, "acme", "shared-1").await;
+    tenant(&world, "beta", "shared-1").await;
+    // So dear that the seconds which both have lived there are seen.
+    let lines = vec![line(Some("shared-1"), "10000000.00", "USD")];
+    let invoice = InvoiceImport { month: this_month(), provider: "here".parse().unwrap(), lines };
+    client.invoice_import(&invoice).await.unwrap();
+    let shown = async || {
+        let costs = client.costs(None).await.unwrap();
+        adds_up(&costs);
+        let cell = costs.cells.iter().find(|cell| cell.name.as_str() == "shared-1").unwrap();
+        let of = |name: &str| costs.tenants.iter().find(|row| row.name == name).map_or(0, |row| row.cost_cents.get());
+        (cell.shared_by.clone(), of("acme"), of("beta"))
+    };
+    let did = async |tenant: &str, amount| {
+        let event = berth_wire::UsageEvent {
+            key: tenant.to_owned(),
+            tenant: tenant.to_owned(),
+            metric: "gps_points".to_owned(),
+            amount,
+            unit: None,
+            at: Some(Timestamp::now()),
+        };
+        client.usage_record(&[event]).await.unwrap();
+    };
+    // Who has not lived there for a second yet bears nothing.
+    let both = |(_, acme, beta): &(String, i64, i64)| *acme > 0 && *beta > 0;
+    assert_eq!(berth_testkit::wait_until("both bear something", shown, both).await.0, "places");
+    did("acme", 100_000_000).await;
+    assert_eq!(shown().await.0, "places", "what beta did is not known");
+    did("beta", 1_000_000).await;
+    let (by, acme, beta) = shown().await;
+    assert_eq!(by, "usage");
+    assert!(acme > beta * 20 && beta > 0, "a hundred times the work: {acme} and {beta}");
+}

@@ -222,3 +222,53 @@ async fn usage_over_a_threshold_asks_a_person_who_may_agree_or_not() {
     .await;
     assert!(look().await.is_empty(), "it was rejected");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_comes_with_its_move_or_not_at_all_and_a_later_decision_goes_before_it() {
+    const POOLS: &str = "\
+stack: fleet
+services:
+  web: { command: [fleet, serve], migrate: [fleet, migrate], health: /health }
+plans:
+  hobby: { price: 15.00, class: shared, limits: { quantities: { gps_points_per_day: 50000 } } }
+  crew: { price: 29.00, class: pool, limits: { quantities: { gps_points_per_day: 100000 } } }
+  fleet: { price: 99.00, class: pool, limits: { quantities: { gps_points_per_day: 1000000 } } }
+providers:
+  here: { adapter: fake }
+cells:
+  shared-1: { class: shared, max_tenants: 3, price: 90.00 }
+  pool-1: { class: pool, max_tenants: 3, price: 90.00 }
+";
+    let world = World::empty().await;
+    let client = world.client();
+    for operation in client.stack_apply(&apply(POOLS)).await.unwrap().operations {
+        world.finishes(operation).await;
+    }
+    let wanted = TenantCreate {
+        name: "acme".parse().unwrap(),
+        plan: "hobby".parse().unwrap(),
+        hosts: vec!["acme.test".parse().unwrap()],
+        key: None,
+        cell: None,
+    };
+    world.finishes(client.tenant_create(&wanted).await.unwrap().id).await;
+    client.usage_record(&[event("acme", "a", "gps_points", 45_000)]).await.unwrap();
+    let look = async || client.approvals(None, Some(ApprovalState::Open)).await.unwrap();
+    let open = wait_until("a proposal", look, |all: &Vec<_>| !all.is_empty()).await;
+    assert_eq!((open[0].then.plan.as_str(), open[0].then.class.as_str()), ("crew", "pool"));
+
+    // There is no room any more when a person agrees: it waits, and nobody pays for a place that is not there.
+    client.cell_drain("pool-1").await.unwrap();
+    let waits = client.approval_approve(open[0].id).await.unwrap();
+    assert_eq!(waits.state, ApprovalState::Approved, "{waits:?}");
+    assert!(waits.reason.as_deref().is_some_and(|why| why.contains("no pool cell has room")), "{waits:?}");
+    assert_eq!(client.tenant("acme").await.unwrap().plan.as_str(), "hobby");
+
+    let other = berth_wire::TenantChange { plan: "fleet".parse().unwrap() };
+    client.tenant_change("acme", &other, None).await.unwrap();
+    let look = async || client.approval(open[0].id).await.unwrap();
+    let over = wait_until("it is over", look, |it: &berth_wire::Approval| it.state != ApprovalState::Approved).await;
+    assert_eq!(over.state, ApprovalState::Superseded, "{over:?}");
+    assert!(over.reason.as_deref().is_some_and(|why| why.contains("put on the plan fleet")), "{over:?}");
+    assert_eq!(client.tenant("acme").await.unwrap().plan.as_str(), "fleet", "what was decided last stands");
+}

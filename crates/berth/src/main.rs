@@ -229,8 +229,7 @@ fn mover_variables() -> mover::Variables {
 /// The servers that `berth check --live` asks when no file names them.
 #[expect(clippy::disallowed_methods, reason = "configuration is resolved here and nowhere below")]
 fn check_variables() -> cli::CheckVariables {
-    let secret = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty()).map(SecretString::from);
-    cli::CheckVariables { database: secret("DATABASE_URL"), redis: secret("REDIS_URL") }
+    cli::CheckVariables::of(|name| std::env::var(name).ok().filter(|text| !text.is_empty()))
 }
 
 /// The connection string of a cell that is taken in, where no file has it.

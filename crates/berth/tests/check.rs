@@ -10,7 +10,8 @@ use serde_json::Value;
 use std::{
     collections::BTreeSet,
     fs,
-    net::TcpStream,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
@@ -37,7 +38,8 @@ impl Folder {
     fn berth(&self, words: &[&str], variables: &[(&str, &str)]) -> Output {
         let mut command = Command::new(BERTH);
         command.args(words).current_dir(&self.0).stdin(Stdio::null());
-        for name in ["DATABASE_URL", "REDIS_URL", "BERTH_API_KEY"] {
+        let tokens = ["HETZNER_API_TOKEN", "HCLOUD_TOKEN", "FLY_API_TOKEN", "CLOUDFLARE_API_TOKEN"];
+        for name in ["DATABASE_URL", "REDIS_URL", "BERTH_API_KEY"].into_iter().chain(tokens) {
             command.env_remove(name);
         }
         command.envs(variables.iter().copied()).output().unwrap()
@@ -287,4 +289,88 @@ async fn the_certificate_behind_a_name_is_looked_at() {
     }
     let found = Folder::new().berth(&["check", "--live", "--host", "no-such-host.invalid", "--json"], &[]);
     assert_eq!(rules(&found), set(&["live-host-unresolved"]));
+}
+
+/// Answers each request with the next of these, and hands back what it was asked.
+fn provider(answers: &'static [&'static str]) -> (u16, std::thread::JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = std::thread::spawn(move || {
+        let mut asked = Vec::new();
+        for answer in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            asked.push(String::from_utf8(head).unwrap());
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+        asked
+    });
+    (port, serving)
+}
+
+#[test]
+fn tokens_of_providers_are_tried_and_never_told() {
+    let (hetzner, asked_hetzner) =
+        provider(&["HTTP/1.1 401 Unauthorized\r\n\r\n{\"error\":{\"code\":\"unauthorized\"}}"]);
+    let (fly, asked_fly) = provider(&["HTTP/1.1 403 Forbidden\r\n\r\n{}"]);
+    let (cloudflare, asked_cloudflare) = provider(&[
+        "HTTP/1.1 200 OK\r\n\r\n{\"result\":{\"status\":\"active\",\"expires_on\":\"2020-01-01T00:00:00Z\"},\"success\":true}",
+    ]);
+    let folder = Folder::new();
+    folder.write(".env", "HETZNER_API_TOKEN=hunter2\n");
+    let base = |port: u16| format!("http://127.0.0.1:{port}");
+    let (hetzner, fly, cloudflare) = (base(hetzner), base(fly), base(cloudflare) + "/client/v4/");
+    let variables = [
+        ("HETZNER_API_TOKEN", "another"),
+        ("FLY_API_TOKEN", "FlyV1 fm2_hunter2"),
+        ("CLOUDFLARE_API_TOKEN", "hunter2"),
+        ("HCLOUD_ENDPOINT", hetzner.as_str()),
+        ("FLY_FLAPS_BASE_URL", fly.as_str()),
+        ("CLOUDFLARE_BASE_URL", cloudflare.as_str()),
+    ];
+    let found = folder.berth(&["check", "--live", "--json"], &variables);
+    let report: Value = serde_json::from_slice(&found.stdout).unwrap();
+    let said: Vec<String> = report["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|f| f["rule"].as_str().unwrap().starts_with("live-"))
+        .map(|f| {
+            format!(
+                "{} {} {}",
+                f["rule"].as_str().unwrap(),
+                f["file"].as_str().unwrap(),
+                f["message"].as_str().unwrap()
+            )
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "live-token-refused HETZNER_API_TOKEN the provider answered 401",
+            "live-token-refused CLOUDFLARE_API_TOKEN it ended on 2020-01-01",
+        ],
+        "a missing right, as Fly has it, is no wrong token"
+    );
+    assert!(asked_hetzner.join().unwrap()[0].contains("GET /locations HTTP/1.0\r\n"));
+    assert!(
+        asked_fly.join().unwrap()[0].contains("Authorization: FlyV1 fm2_hunter2\r\n"),
+        "it names its scheme itself"
+    );
+    let asked = asked_cloudflare.join().unwrap();
+    assert!(asked[0].starts_with("GET /client/v4/user/tokens/verify HTTP/1.0\r\n"), "{asked:?}");
+    assert!(asked[0].contains("Authorization: Bearer hunter2\r\n"));
+    let told = format!("{}{}", out(&found), String::from_utf8_lossy(&found.stderr));
+    assert!(!told.contains("hunter2"), "{told}");
+
+    // Not to whoever a variable names, unless that is this machine.
+    let variables = [("HCLOUD_TOKEN", "hunter2"), ("HCLOUD_ENDPOINT", "http://192.0.2.1")];
+    let found = Folder::new().berth(&["check", "--live", "--json"], &variables);
+    let talk = String::from_utf8_lossy(&found.stderr).into_owned();
+    assert!(talk.contains("HCLOUD_TOKEN could not be tried: a token is not sent in the clear"), "{talk}");
 }

@@ -4,6 +4,7 @@
 //! anything, and never repeats a value that may be a secret. Each rule is explained by one page of `docs/check`, whose
 //! examples are its tests.
 
+mod environments;
 mod finding;
 pub mod live;
 mod node;
@@ -54,10 +55,8 @@ pub fn check(sources: &[Source], options: &Options) -> Report {
         }
     }
     let world = World { files: &files, now: options.now };
-    for rule in RULES {
-        out.begin(rule);
-        (rule.run)(&world, &mut out);
-    }
+    run(&world, &mut out, |_| true);
+    environments::look(&world, &mut out);
     // A mistake that a rule explains is not said twice.
     let mut found = out.findings;
     let explained: Vec<(String, Option<u64>)> =
@@ -72,11 +71,20 @@ pub fn check(sources: &[Source], options: &Options) -> Report {
     report
 }
 
+fn run(world: &World<'_>, out: &mut Out, wanted: impl Fn(&Rule) -> bool) {
+    for rule in RULES.iter().filter(|rule| wanted(rule)) {
+        out.begin(rule);
+        (rule.run)(world, out);
+    }
+}
+
 /// What a live check needs of the files.
 #[derive(Clone, Debug, Default)]
 pub struct Named {
     pub database: Option<String>,
     pub redis: Option<String>,
+    /// Those of [`live::TOKENS`] that are set.
+    pub tokens: Vec<(&'static live::TokenOf, String)>,
     /// Connections that all processes of the stack may open together.
     pub connections: Option<i64>,
 }
@@ -90,12 +98,14 @@ pub fn named(sources: &[Source]) -> Named {
     let files: Vec<_> = sources.iter().filter_map(read).collect();
     let world = World { files: &files, now: Timestamp::UNIX_EPOCH };
     let variables = world.variables();
-    let url = |name: &str| {
-        let own = variables.iter().filter(|v| v.file.kind == Kind::Environment && v.name == name);
-        own.map(|v| v.value.clone()).find(|value| value.contains("://") && !value.contains("${"))
+    let value = |name: &str| {
+        let own = variables.iter().filter(move |v| v.file.kind == Kind::Environment && v.name == name);
+        own.map(|v| v.value.clone()).filter(|value| !value.is_empty() && !value.contains("${")).collect::<Vec<_>>()
     };
+    let url = |name: &str| value(name).into_iter().find(|value| value.contains("://"));
+    let tokens = live::TOKENS.iter().filter_map(|of| Some((of, value(of.variable).into_iter().next()?)));
     let connections = rules::wanted(&world).map(|wanted| wanted as i64);
-    Named { database: url("DATABASE_URL"), redis: url("REDIS_URL"), connections }
+    Named { database: url("DATABASE_URL"), redis: url("REDIS_URL"), tokens: tokens.collect(), connections }
 }
 
 /// The rule of that name.

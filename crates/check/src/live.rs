@@ -125,6 +125,18 @@ pub const LIVE: &[LiveRule] = &[
         "`certbot renew --dry-run` says what stands in the way",
     ),
     rule(
+        "live-token-refused",
+        Error,
+        "a provider refuses its token: nothing can be made, changed or removed there",
+        "make a new token at the provider and put it where this one stands; the old one may have been revoked",
+    ),
+    rule(
+        "live-token-ends",
+        Warning,
+        "a provider's token ends within 21 days",
+        "make a new one before that day and put it where this one stands",
+    ),
+    rule(
         "live-clock",
         Error,
         "two clocks are more than 5 s apart: tokens are refused as not valid yet, or for ever",
@@ -154,6 +166,37 @@ pub struct Database {
     pub dead_rows: Vec<(String, i64)>,
     /// Its clock minus ours.
     pub ahead_ms: i64,
+}
+
+/// A provider's token, and what may be asked with it that changes nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TokenOf {
+    /// The variable that holds it, as the provider's own tools name it.
+    pub variable: &'static str,
+    /// The variable by which the provider's own tools are told another address, and theirs.
+    pub base_variable: &'static str,
+    pub base: &'static str,
+    pub path: &'static str,
+}
+
+pub const TOKENS: &[TokenOf] = &[
+    token("HETZNER_API_TOKEN", "HCLOUD_ENDPOINT", "https://api.hetzner.cloud/v1", "/locations"),
+    token("HCLOUD_TOKEN", "HCLOUD_ENDPOINT", "https://api.hetzner.cloud/v1", "/locations"),
+    token("FLY_API_TOKEN", "FLY_FLAPS_BASE_URL", "https://api.machines.dev", "/v1/apps?org_slug=personal"),
+    token("CLOUDFLARE_API_TOKEN", "CLOUDFLARE_BASE_URL", "https://api.cloudflare.com/client/v4", "/user/tokens/verify"),
+];
+
+const fn token(variable: &'static str, base_variable: &'static str, base: &'static str, path: &'static str) -> TokenOf {
+    TokenOf { variable, base_variable, base, path }
+}
+
+/// What a provider answered to its token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    pub status: u16,
+    /// What the provider says of it beside the status: `disabled`, `expired`.
+    pub state: Option<String>,
+    pub ends: Option<Timestamp>,
 }
 
 /// Who is asking.
@@ -303,6 +346,18 @@ impl<'a> Judge<'a> {
         }
     }
 
+    /// A right that is missing is no wrong token: only what says that the token itself is none counts.
+    pub fn token(&mut self, facts: &Token, now: Timestamp) {
+        let dead = facts.state.as_deref().filter(|state| *state != "active");
+        if let Some(state) = dead {
+            self.note("live-token-refused", format!("the provider calls it `{state}`"));
+        } else if facts.status == 401 || (facts.status == 400 && facts.state.is_none()) {
+            self.note("live-token-refused", format!("the provider answered {}", facts.status));
+        } else if let Some(message) = facts.ends.and_then(|end| told(end, now, "it")) {
+            self.note(if facts.ends < Some(now) { "live-token-refused" } else { "live-token-ends" }, message);
+        }
+    }
+
     fn clock(&mut self, ahead_ms: i64) {
         if ahead_ms.abs() > CLOCK_MS {
             let (seconds, way) = (ahead_ms.abs() / 1000, if ahead_ms > 0 { "ahead of" } else { "behind" });
@@ -313,7 +368,7 @@ impl<'a> Judge<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Database, Host, Judge, LIVE, Login, Redis};
+    use super::{Database, Host, Judge, LIVE, Login, Redis, Token};
     use std::collections::BTreeSet;
 
     fn healthy() -> Database {
@@ -375,6 +430,18 @@ mod tests {
         ] {
             let host = Host { name: "shop.example.com".into(), addresses, certificate };
             seen.extend(rules(|judge| judge.host(&host, now)));
+        }
+        for (status, state, ends) in [
+            (401, None, None),
+            (200, Some("expired"), None),
+            (200, Some("active"), Some("2026-12-01T12:00:00Z".parse().unwrap())),
+        ] {
+            let token = Token { status, state: state.map(str::to_owned), ends };
+            seen.extend(rules(|judge| judge.token(&token, now)));
+        }
+        for (status, state) in [(200, None), (200, Some("active")), (403, None), (404, None), (503, None)] {
+            let token = Token { status, state: state.map(str::to_owned), ends: None };
+            assert!(rules(|judge| judge.token(&token, now)).is_empty(), "{status}: a missing right is no wrong token");
         }
         assert_eq!(seen, LIVE.iter().map(|rule| rule.id).collect());
     }

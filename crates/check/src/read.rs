@@ -78,6 +78,7 @@ impl Kind {
 }
 
 /// A file that could be read.
+#[derive(Clone)]
 pub struct File {
     pub path: String,
     pub kind: Kind,

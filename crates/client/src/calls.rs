@@ -7,11 +7,11 @@ use berth_domain::{
 };
 use berth_wire::{
     Abandon, Approval, ApprovalReject, Archive, AuditEntry, Cell, CellAbilities, CellCreate, Certificate,
-    CertificateAdd, CostInvoice, CostMonth, Costs, DatabaseTop, Decision, DecisionAsk, Drain, DrainAsk, EdgeView,
-    EdgeWay, EndpointAdd, Entitlements, Erasure, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate,
-    ImportPlan, InvoiceImport, Key, KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent,
-    Overview, Page, PhaseAnswer, PhaseAsk, PlanPrice, PlanView, Profile, PurgePlan, Recovery, Server, ServerAdd,
-    ServerLook, ServerSeen, Stack, StackApplied, StackApply, SyncReport, Tenant, TenantChange, TenantCreate,
+    CertificateAdd, CheckAsk, CheckReport, CostInvoice, CostMonth, Costs, DatabaseTop, Decision, DecisionAsk, Drain,
+    DrainAsk, EdgeView, EdgeWay, EndpointAdd, Entitlements, Erasure, FleetApplied, FleetApply, FleetMonth, FleetPlan,
+    FleetSimulate, ImportPlan, InvoiceImport, Key, KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation,
+    OperationEvent, Overview, Page, PhaseAnswer, PhaseAsk, PlanPrice, PlanView, Profile, PurgePlan, Recovery, Server,
+    ServerAdd, ServerLook, ServerSeen, Stack, StackApplied, StackApply, SyncReport, Tenant, TenantChange, TenantCreate,
     TenantHosts, TenantImport, TenantMove, TenantSync, TenantUsage, Usage, UsageCounted, UsageEvent,
     edge::{EdgeAck, EdgeAckAnswer, EdgeMeters, EdgeMetersAnswer},
 };
@@ -67,6 +67,11 @@ impl Client {
 
     pub async fn stack_apply(&self, wanted: &StackApply) -> Result<StackApplied, ClientError> {
         self.write(Method::POST, "/v1/stack", wanted).await
+    }
+
+    /// What is wrong with these files; none: with the stack file in force.
+    pub async fn check(&self, wanted: &CheckAsk) -> Result<CheckReport, ClientError> {
+        self.write(Method::POST, "/v1/check", wanted).await
     }
 
     pub async fn tenants(&self, state: Option<TenantState>) -> Result<Vec<Tenant>, ClientError> {
@@ -293,6 +298,10 @@ impl Client {
 
     pub async fn cell_drain(&self, cell: &str) -> Result<Cell, ClientError> {
         self.write(Method::POST, &format!("/v1/cells/{}/drain", escaped(cell)), &NOTHING).await
+    }
+
+    pub async fn cell_measure(&self, cell: &str) -> Result<Operation, ClientError> {
+        self.write(Method::POST, &format!("/v1/cells/{}/measure", escaped(cell)), &NOTHING).await
     }
 
     pub async fn cell_remove(&self, cell: &str) -> Result<Operation, ClientError> {

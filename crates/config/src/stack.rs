@@ -126,6 +126,9 @@ pub struct UsageRules {
     /// The class of requests that edges refuse while a quantity of the plan is spent.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub stop: BTreeMap<String, String>,
+    /// The metric by which tenants share what their cell costs; absent: by the time that each had a place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub costs_by: Option<String>,
 }
 
 impl Default for UsageRules {
@@ -138,6 +141,7 @@ impl Default for UsageRules {
             automatic: false,
             approval_days: 14,
             stop: BTreeMap::new(),
+            costs_by: None,
         }
     }
 }

@@ -87,10 +87,15 @@ pub(crate) async fn carry_out(app: &App, approval: &Approval) -> Result<(), Cont
     match attempt(app, approval).await {
         Ok(Attempt::Done(operation)) => {
             let mut tx = app.store().begin().await?;
-            tx.approval_carried_out(approval.id, operation).await?;
-            Ok(tx.commit().await?)
+            match tx.approval_carried_out(approval.id, operation).await {
+                Ok(()) => Ok(tx.commit().await?),
+                // It ended or was rejected in the moment in which its move began; the move stands in the trail.
+                Err(berth_store::StoreError::Stale(_)) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
         }
         Ok(Attempt::Later(why)) => note(app, approval, ApprovalState::Approved, &why).await,
+        Ok(Attempt::Over(why)) => note(app, approval, ApprovalState::Superseded, &why).await,
         Err(error) => match error.kind() {
             Kind::Conflict | Kind::Full | Kind::Provider | Kind::Unavailable | Kind::Stale => {
                 note(app, approval, ApprovalState::Approved, &error.full()).await
@@ -103,6 +108,8 @@ pub(crate) async fn carry_out(app: &App, approval: &Approval) -> Result<(), Cont
 enum Attempt {
     Done(Option<OperationId>),
     Later(String),
+    /// Somebody decided otherwise meanwhile.
+    Over(String),
 }
 
 async fn attempt(app: &App, approval: &Approval) -> Result<Attempt, ControlError> {
@@ -119,11 +126,18 @@ async fn attempt(app: &App, approval: &Approval) -> Result<Attempt, ControlError
     let permit = Caller { name, scope: Scope::Admin, request_id: None }.may(Change)?;
     let who = tenant.id.to_string();
     let plan = PlanName::new(&then.plan)?;
-    if tenant.plan != plan {
-        tenants::set_plan(app, &permit, &who, &plan, None).await?;
+    if tenant.plan != plan && tenant.plan.as_str() != now.plan {
+        return Ok(Attempt::Over(format!("the tenant was put on the plan {} meanwhile", tenant.plan)));
     }
-    let across = approval.direction == "across" && now.cell.as_deref() == Some(tenant.cell_name.as_str());
-    if tenant.cell_class == then.class && !across {
+    // A place of the right class that breaks what the tenant needs is left all the same.
+    let decision: berth_placement::Decision = serde_json::from_value(approval.decision.clone())?;
+    let breaks = decision.refused.iter().any(|r| r.cell.is_some() && r.cell == now.cell && r.constraint != "capacity");
+    let leaves = approval.direction == "across" || (breaks && then.cell.is_some());
+    let here = now.cell.as_deref() == Some(tenant.cell_name.as_str());
+    if tenant.cell_class == then.class && !(leaves && here) {
+        if tenant.plan != plan {
+            tenants::set_plan(app, &permit, &who, &plan, None).await?;
+        }
         return Ok(Attempt::Done(None));
     }
     // The cell of the decision, if it is still there and takes tenants; else whichever of its class does.
@@ -133,7 +147,10 @@ async fn attempt(app: &App, approval: &Approval) -> Result<Attempt, ControlError
         }),
         None => None,
     };
-    let operation = moves::start(app, &permit, &who, named.as_ref().map(|cell| &cell.name)).await?;
+    // The plan comes with the move or not at all: without a place it would be a dear plan in a cheap one, or a small one
+    // that keeps less.
+    let to = named.as_ref().map(|cell| &cell.name);
+    let operation = moves::start_on(app, &permit, &who, to, Some(&plan)).await?;
     Ok(Attempt::Done(Some(operation.id)))
 }
 

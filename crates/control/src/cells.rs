@@ -8,7 +8,7 @@ use crate::{
     member_spec,
     operations::{self, Begun, open_operation},
     placing, tenants, views,
-    workflows::{CREATE_CELL, CellInput, REMOVE_CELL, reserved},
+    workflows::{CREATE_CELL, CellInput, MEASURE_CELL, REMOVE_CELL, reserved},
 };
 use berth_domain::{CellClass, CellId, CellName, CellState};
 use berth_store::{Cell, NewCell, Tx};
@@ -101,12 +101,14 @@ pub(crate) fn declared(
 pub async fn list(app: &App, _permit: &Permit<Read>) -> Result<wire::Page<wire::Cell>, ControlError> {
     let cells = app.store().cell_list().await?;
     let mut members = app.store().member_list(None).await?;
+    let mut figures = app.store().cell_figures(None).await?;
     let prices = prices::of_cells(app).await?;
     let mut items = Vec::with_capacity(cells.len());
     for cell in cells {
         let own = members.extract_if(.., |member| member.cell == cell.id).collect();
         let price = prices.get(&cell.name).copied();
-        items.push(views::cell(cell, own, None, price)?);
+        let own_figures = figures.extract_if(.., |figure| figure.cell == cell.id).collect();
+        items.push(views::cell(cell, own, own_figures, None, price)?);
     }
     Ok(wire::Page::whole(items))
 }
@@ -119,8 +121,26 @@ pub async fn show(app: &App, _permit: &Permit<Read>, who: &str) -> Result<wire::
 async fn view(app: &App, cell: Cell) -> Result<wire::Cell, ControlError> {
     let members = app.store().member_list(Some(cell.id)).await?;
     let operation = open_operation(app, &operations::about_cell(&cell.name)).await?;
+    let figures = app.store().cell_figures(Some(cell.id)).await?;
     let price = prices::of_cells(app).await?.get(&cell.name).copied();
-    views::cell(cell, members, operation, price)
+    views::cell(cell, members, figures, operation, price)
+}
+
+/// Finds out what the cell does, as an operation. Its tenants share it with the measurement for some seconds.
+pub async fn measure(app: &App, permit: &Permit<Change>, who: &str) -> Result<wire::Operation, ControlError> {
+    app.writable().await?;
+    let cell = known(app, who).await?;
+    if !matches!(cell.state, CellState::Ready | CellState::Draining) {
+        return Err(ControlError::CellState { cell: cell.name, state: cell.state });
+    }
+    let input = CellInput { cell: cell.id, asked_by: permit.caller().name.clone() };
+    let operation = MEASURE_CELL.with(tenants::fresh(), &input).about(operations::about_cell(&cell.name));
+    let mut tx = app.store().begin().await?;
+    let started = operations::start(app, &mut tx, operation, Begun::Nothing).await?;
+    let after = json!({ "operation": started.id });
+    audited(&mut tx, permit, "cell.measure", &format!("cell/{}", cell.name), None, Some(after)).await?;
+    tx.commit().await?;
+    Ok(views::operation(started, Vec::new()))
 }
 
 /// No new tenants from now on; those in it stay until they are moved. Done twice it is done once.

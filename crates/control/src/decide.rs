@@ -2,11 +2,13 @@
 //!
 //! Never decides itself and never moves anybody: an answer is an answer until somebody acts on it.
 
-use crate::{App, Change, ControlError, Permit, Read, app::StackInForce, audited, costs::prices, tenants};
+use crate::{
+    App, Change, ControlError, Permit, Read, app::StackInForce, audited, costs::prices, tenants, workflows::measured,
+};
 use berth_config::Stack;
 use berth_domain::{CellClass, CellName, CellState, Cents};
-use berth_placement::{Catalogue, CellFacts, Engine, PlanFacts, Policy, Profile};
-use berth_store::{Cell, Tenant};
+use berth_placement::{Catalogue, CellFacts, Engine, Measured, PlanFacts, Policy, Profile};
+use berth_store::{Cell, CellFigure, Tenant};
 use berth_wire as wire;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use serde_json::json;
@@ -169,7 +171,8 @@ pub(crate) async fn engine(app: &App) -> Result<Engine, ControlError> {
         }
     });
     let cells = app.store().cell_list().await?;
-    let cells = cells.into_iter().map(|cell| facts(&in_force, &catalogue, cell)).collect();
+    let figures = app.store().cell_figures(None).await?;
+    let cells = cells.into_iter().map(|cell| facts(&in_force, &catalogue, &figures, cell)).collect();
     let adapters: BTreeSet<&String> = in_force.stack.providers.values().map(|provider| &provider.adapter).collect();
     let providers: Vec<String> = adapters.into_iter().cloned().collect();
     Engine::new(catalogue, plans.collect(), cells, policy, Some(&providers), today()).map_err(|fault| {
@@ -198,10 +201,13 @@ pub(crate) fn declared_price(stack: &Stack, name: &CellName, class: CellClass) -
     stack.cells.get(name).or_else(model).and_then(|cell| cell.price)
 }
 
-fn facts(in_force: &StackInForce, catalogue: &Catalogue, cell: Cell) -> CellFacts {
+fn facts(in_force: &StackInForce, catalogue: &Catalogue, figures: &[CellFigure], cell: Cell) -> CellFacts {
     let stack = &in_force.stack;
     let (provider, sites) = place(stack, catalogue, &cell.provider, cell.region.as_deref());
+    let figure =
+        |what: &str| figures.iter().find(|it| it.cell == cell.id && it.figure.what == what).map(|it| it.figure.value);
     CellFacts {
+        measured: Measured::of(figure(measured::API), figure(measured::INGEST)),
         price_cents: declared_price(stack, &cell.name, cell.class),
         name: cell.name.to_string(),
         class: cell.class,

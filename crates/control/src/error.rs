@@ -218,6 +218,8 @@ pub enum ControlError {
     NoEndpoints,
     #[error("the stack file has no provider for servers that are reached over SSH")]
     NoServers,
+    #[error("a look did not come to its end")]
+    Cut(#[source] tokio::task::JoinError),
     #[error("the control database")]
     Store(#[source] StoreError),
     #[error("the journal")]
@@ -353,7 +355,7 @@ impl ControlError {
             Self::Provider { .. } | Self::CellDatabase { .. } | Self::ForeignSilent { .. } => Kind::Provider,
             Self::Store(error) if error.passes_by_itself() => Kind::Unavailable,
             Self::WorldAhead | Self::Journal(JournalError::Unreachable(_)) => Kind::Unavailable,
-            Self::Store(_) | Self::Journal(_) | Self::Document(_) => Kind::Ours,
+            Self::Store(_) | Self::Journal(_) | Self::Document(_) | Self::Cut(_) => Kind::Ours,
         }
     }
 
@@ -441,6 +443,7 @@ impl ControlError {
             Self::Store(_) => "control_database",
             Self::Journal(error) => error.kind(),
             Self::Document(_) => "damaged_document",
+            Self::Cut(_) => "cut_off",
         }
     }
 
@@ -546,7 +549,7 @@ impl ControlError {
             Self::Provider { source, .. } | Self::BadProvider { source, .. } => return source.hint(),
             Self::Journal(error) => return error.hint().map(str::to_owned),
             Self::CellDatabase { .. } => "it is started again by itself; `berth cell show` tells how it is",
-            Self::BadKeyName | Self::Name(_) | Self::Store(_) | Self::Document(_) => return None,
+            Self::BadKeyName | Self::Name(_) | Self::Store(_) | Self::Document(_) | Self::Cut(_) => return None,
         };
         Some(text.to_owned())
     }

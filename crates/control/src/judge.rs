@@ -314,11 +314,12 @@ async fn rejected_lately(app: &App, tenant: &Tenant, then: &Place, now: Timestam
 /// Ends a proposal that still waits: it no longer says what is so.
 async fn withdraw(app: &App, tenant: &Tenant, reason: &str) -> Result<(), ControlError> {
     let Some(known) = app.store().approval_under_way(tenant.id).await? else { return Ok(()) };
-    if known.state != ApprovalState::Open {
+    // What a person agreed to stands until it ends; what the rule agreed to holds as long as its reason.
+    if known.state != ApprovalState::Open && !known.unattended {
         return Ok(());
     }
     let mut tx = app.store().begin().await?;
-    match tx.approval_turn(known.id, ApprovalState::Open, ApprovalState::Superseded, None, Some(reason)).await {
+    match tx.approval_turn(known.id, known.state, ApprovalState::Superseded, None, Some(reason)).await {
         Ok(()) => Ok(tx.commit().await?),
         // Somebody decided about it this very moment.
         Err(berth_store::StoreError::Stale(_)) => Ok(()),

@@ -15,11 +15,11 @@
 //! moves::{plan(ReadTenant, who, to), start(Change, who, to), list(Read, tenant, limit), show(Read, operation)}
 //! usage::{record(Report, events), of_tenant(ReadTenant, who, period, from), list(Read, period), entitlements(ReadEntitlements, who),
 //!         edge_meters(Follow, edge, counters)}          approvals::{list(Read, tenant, state), show(Read, id), approve(Change, id), reject(Change, id, reason)}
-//! purge::{plan(ReadTenant, who), start(Change, who)}
+//! purge::{plan(Read, who), start(Change, who)}
 //! archives::{list(ReadTenant, who), file(ReadTenant, who, archive, file), export(Change, who), restore(Change, who, archive)}
 //! imports::{take_file(Change, archive, file, content), forget_files(Change, archive), plan(Change, &TenantImport), start(Change, TenantImport)}
 //! erasures::{plan(ReadTenant, who), start(Change, who), list(Read)}
-//! sync::run(Change, &TenantSync)                                 cells::{create, list, show, drain, remove, logs(Read, who, service, last)}
+//! sync::run(Change, &TenantSync)                                 cells::{create, list, show, measure, drain, remove, logs(Read, who, service, last)}
 //! keys::{create(Change, &KeyCreate), list, revoke(Change, id), create_for_berth(app, name, scope), none_yet(app)}
 //! operations::{list(ReadTenant, &OperationFilter), show(ReadTenant, id), watch(ReadTenant, id) -> Stream, retry(Change, id),
 //!              abandon(Change, id, reason, force)}
@@ -29,6 +29,7 @@
 //! costs::{show(Read, month), months(Read, last), phase(Read, &PhaseAsk), import(Change, &InvoiceImport), forget(Change, month, provider),
 //!         plan_price(ReadTenant, who, &plan)}
 //! fleet::{plan(Read), apply(Change, &FleetApply), simulate(Read, &FleetSimulate)}
+//! check::run(Read, &CheckAsk)
 //! audit::list(Read, tenant, after, limit)                        status::overview(Read)
 //! edges::{routes(Follow, edge, instance, after, settings) -> Stream, acknowledge(Follow, edge, ack), list(Read)}
 //! drains::{tenant, undo_tenant(Change, who), show_tenant(ReadTenant, who)}, and the same of a member and an edge
@@ -62,6 +63,7 @@ pub mod archives;
 pub mod audit;
 pub mod cells;
 pub mod certificates;
+pub mod check;
 pub mod costs;
 pub mod databases;
 pub mod decide;

@@ -103,7 +103,7 @@ fn environment(
     env.extend(database.redis.clone().map(|url| EnvVar::new("REDIS_URL", url)));
     env.extend(database.objects.clone().map(|url| EnvVar::new("OBJECTS_URL", url)));
     let modes = &in_force.stack.modes;
-    env.extend(mode_settings::variables(modes, cell));
+    env.extend(mode_settings::variables(modes, cell, database, service, role));
     // What is said nearer to the process goes before what is said for the mode, and that before what is usual.
     let mut own: BTreeMap<String, SecretString> = BTreeMap::new();
     for (name, template) in &modes.of(cell.class.mode()).env {

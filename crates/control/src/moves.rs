@@ -9,7 +9,7 @@ use crate::{
     releases, tenants, views, ways_back,
     workflows::{MOVE_TENANT, MoveTenant, reserved},
 };
-use berth_domain::{CellClass, CellName, MoveId, OperationId, OperationState, TenantEvent, TenantKey};
+use berth_domain::{CellClass, CellName, MoveId, OperationId, OperationState, PlanName, TenantEvent, TenantKey};
 use berth_infra::CellDatabase;
 use berth_mover::{
     Beside, DataRules, KeysBeside, LinkRule, MoveError, MoveSpec, ObjectsBeside, TableName, Tuning, Way,
@@ -205,6 +205,17 @@ pub async fn start(
     who: &str,
     to: Option<&CellName>,
 ) -> Result<wire::Operation, ControlError> {
+    start_on(app, permit, who, to, None).await
+}
+
+/// The same, and puts the tenant on another plan with it: neither happens without the other.
+pub(crate) async fn start_on(
+    app: &App,
+    permit: &Permit<Change>,
+    who: &str,
+    to: Option<&CellName>,
+    on: Option<&PlanName>,
+) -> Result<wire::Operation, ControlError> {
     app.writable().await?;
     let tenant = tenants::known(app, who).await?;
     // Before a cell is looked for: a second move of a moving tenant is told so, whatever cells there are.
@@ -213,11 +224,16 @@ pub async fn start(
     }
     let in_force = app.stack().await?;
     let source = app.cell(tenant.cell).await?;
-    let plan = app.store().plan_get(&tenant.plan).await?.ok_or_else(|| ControlError::NoPlan(tenant.plan.clone()))?;
+    let on = on.filter(|plan| **plan != tenant.plan);
+    let name = on.unwrap_or(&tenant.plan);
+    let plan = app.store().plan_get(name).await?.ok_or_else(|| ControlError::NoPlan(name.clone()))?;
+    if on.is_some() && plan.retired {
+        return Err(ControlError::PlanRetired(name.clone()));
+    }
     let profile = decide::profile_of(&tenant)?;
     let wanted = Wanted {
         class: plan.plan.class,
-        plan: &tenant.plan,
+        plan: name,
         tenant: &tenant.name,
         profile: &profile,
         named: to,
@@ -238,6 +254,10 @@ pub async fn start(
         Place::New(_) => vec![source.id],
     };
     releases::must_not_roll(&mut tx, &existing).await?;
+    if let Some(plan) = on {
+        let calls = in_force.stack.data.hooks.plan.is_some();
+        tenants::put_on_plan(app, &mut tx, permit, &tenant, tenant.version, plan, calls).await?;
+    }
     if let Err(source) = tx.tenant_apply(tenant.id, TenantEvent::MoveStarted).await? {
         drop(tx);
         return Err(tenants::wrong_state(app, &tenant, source).await?);

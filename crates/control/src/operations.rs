@@ -214,6 +214,13 @@ pub(crate) async fn start(app: &App, tx: &mut Tx, new: NewOperation, begun: Begu
     Ok(operation)
 }
 
+/// The unfinished operation of one kind that works on this.
+pub(crate) async fn open_of(app: &App, workflow: &str, subject: &str) -> Result<Option<Operation>, ControlError> {
+    let (workflow, subject) = (Some(workflow.to_owned()), Some(subject.to_owned()));
+    let filter = Filter { states: OPEN.to_vec(), workflow, subject, limit: 1, ..Filter::default() };
+    Ok(app.store().list(&filter).await?.into_iter().next())
+}
+
 /// The operation that works on this now.
 pub(crate) async fn open_operation(app: &App, subject: &str) -> Result<Option<OperationId>, ControlError> {
     let filter = Filter { states: OPEN.to_vec(), subject: Some(subject.to_owned()), limit: 1, ..Filter::default() };

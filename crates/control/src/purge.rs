@@ -1,7 +1,7 @@
 //! Rows that are too old for a tenant's plan: counted, and removed as the stack file says.
 
 use crate::{
-    App, Change, ControlError, Permit, ReadTenant, audited, moves,
+    App, Change, ControlError, Permit, Read, audited, moves,
     operations::{self, Begun},
     tenants, views,
     workflows::{ArchiveInput, PURGE_TENANT},
@@ -22,10 +22,10 @@ impl Watcher for Unseen {
     }
 }
 
-/// What would go. Changes nothing.
-pub async fn plan(app: &App, permit: &Permit<ReadTenant>, who: &str) -> Result<wire::PurgePlan, ControlError> {
-    let tenant = tenants::find(app, permit, who).await?;
-    let archived = app.stack().await?.stack.data.purge == Some(berth_config::Purge::Archive);
+/// What would go. Changes nothing, and counts the cell's history for it: not for a tenant's own key.
+pub async fn plan(app: &App, _permit: &Permit<Read>, who: &str) -> Result<wire::PurgePlan, ControlError> {
+    let tenant = tenants::known(app, who).await?;
+    let archived = app.stack().await?.stack.data.purge != Some(berth_config::Purge::Delete);
     let old = match spec(app, MoveId::new(tenants::fresh().uuid()), &tenant).await? {
         Some(spec) => found(&spec).await?.tables,
         None => Vec::new(),
@@ -46,9 +46,14 @@ pub async fn start(app: &App, permit: &Permit<Change>, who: &str) -> Result<wire
     if !matches!(tenant.state, TenantState::Active | TenantState::Suspended) {
         return Err(ControlError::NotNow { tenant: tenant.name, state: tenant.state });
     }
+    let about = operations::about_tenant(&tenant.name);
+    // One is enough: a second would find the same rows, and archive them again.
+    if let Some(under_way) = operations::open_of(app, PURGE_TENANT.name(), &about).await? {
+        return Ok(views::operation(under_way, Vec::new()));
+    }
     let id = tenants::fresh();
     let input = ArchiveInput { tenant: tenant.id, archive: id, asked_by: permit.caller().name.clone() };
-    let operation = PURGE_TENANT.with(id, &input).about(operations::about_tenant(&tenant.name));
+    let operation = PURGE_TENANT.with(id, &input).about(about);
     let mut tx = app.store().begin().await?;
     let started = operations::start(app, &mut tx, operation, Begun::Nothing).await?;
     let after = json!({ "operation": started.id });

@@ -215,14 +215,29 @@ pub async fn set_plan(
     usable_plan(app, plan).await?;
     let calls = app.stack().await?.stack.data.hooks.plan.is_some();
     let mut tx = app.store().begin().await?;
-    tx.tenant_set_plan(tenant.id, expected(&tenant, version)?, plan).await?;
+    put_on_plan(app, &mut tx, permit, &tenant, expected(&tenant, version)?, plan, calls).await?;
+    tx.commit().await?;
+    again(app, tenant.id).await
+}
+
+/// The plan with what follows from it, in one transaction: limits at the edges, the application's hook, the trail.
+pub(crate) async fn put_on_plan(
+    app: &App,
+    tx: &mut Tx,
+    permit: &Permit<Change>,
+    tenant: &Tenant,
+    version: i64,
+    plan: &PlanName,
+    calls: bool,
+) -> Result<(), ControlError> {
+    tx.tenant_set_plan(tenant.id, version, plan).await?;
     if calls && is_routed(tenant.state) {
         let input = TenantInput { tenant: tenant.id, asked_by: permit.caller().name.clone() };
         let operation = PLAN_TENANT.with(fresh(), &input).about(operations::about_tenant(&tenant.name));
-        operations::start(app, &mut tx, operation, Begun::ForGood).await?;
+        operations::start(app, tx, operation, Begun::ForGood).await?;
     }
     audited(
-        &mut tx,
+        tx,
         permit,
         "tenant.plan",
         &format!("tenant/{}", tenant.name),
@@ -233,8 +248,7 @@ pub async fn set_plan(
     if is_routed(tenant.state) {
         tx.routes_publish(&[tenant.id]).await?;
     }
-    tx.commit().await?;
-    again(app, tenant.id).await
+    Ok(())
 }
 
 /// Requests are answered 403 from now on; the data stays.

@@ -26,6 +26,10 @@ const EDGE_METRICS: [EdgeMetric; 6] = [
     ("request_time_us", "microseconds", |m| m.request_time_us),
 ];
 
+pub(crate) fn is_counted_by_edges(metric: &str) -> bool {
+    EDGE_METRICS.iter().any(|(known, ..)| *known == metric)
+}
+
 /// Why a line of a report was not taken; the first line is 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadLine {
@@ -51,17 +55,22 @@ pub async fn record(
     let wrong = |line: usize, fault: &BadEvent| BadLine { line: line + 1, says: fault.to_string() };
     let mut events = Vec::with_capacity(said.len());
     let mut lines = Vec::with_capacity(said.len());
+    // Without a time of its own an event has that of its arrival, which differs each time that it is said.
+    let mut undated: BTreeSet<(TenantId, String)> = BTreeSet::new();
     for (line, event) in said.into_iter().enumerate() {
         let Some(tenant) = known.get(&event.tenant) else {
             bad.push(wrong(line, &BadEvent::NoTenant(event.tenant)));
             continue;
         };
-        if EDGE_METRICS.iter().any(|(metric, ..)| *metric == event.metric) {
+        if is_counted_by_edges(&event.metric) {
             bad.push(BadLine { line: line + 1, says: format!("`{}` is counted by the edges", event.metric) });
             continue;
         }
         lines.push(line);
         let unit = event.unit.unwrap_or_default();
+        if event.at.is_none() {
+            undated.insert((*tenant, event.key.clone()));
+        }
         // As the database keeps it.
         let at = event.at.unwrap_or(now);
         let at = Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at);
@@ -72,12 +81,17 @@ pub async fn record(
         bad.sort_by_key(|line| line.line);
         return Err(ControlError::BadUsage(bad));
     }
-    let mut counted = count(app, events, &lines).await?;
+    let mut counted = count(app, events, &lines, &undated).await?;
     counted.differing.dedup();
     Ok(counted)
 }
 
-async fn count(app: &App, events: Vec<Event>, lines: &[usize]) -> Result<wire::UsageCounted, ControlError> {
+async fn count(
+    app: &App,
+    events: Vec<Event>,
+    lines: &[usize],
+    undated: &BTreeSet<(TenantId, String)>,
+) -> Result<wire::UsageCounted, ControlError> {
     if events.is_empty() {
         return Ok(wire::UsageCounted::default());
     }
@@ -107,6 +121,7 @@ async fn count(app: &App, events: Vec<Event>, lines: &[usize]) -> Result<wire::U
             metric: event.metric.clone(),
             amount: i64::try_from(event.amount).unwrap_or(i64::MAX),
             at: event.at,
+            dated: !undated.contains(&(event.tenant, event.key.clone())),
         })
         .collect();
     let fresh = tx.usage_events_insert(&rows).await?;

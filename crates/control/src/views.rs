@@ -34,12 +34,20 @@ pub(crate) fn member(m: store::Member) -> wire::Member {
         state: m.state,
         address: m.address,
         seen_at: m.observed_at,
+        cpu_percent: m.cpu_percent,
+        memory_bytes: m.memory_bytes.and_then(|bytes| u64::try_from(bytes).ok()),
     }
+}
+
+fn figure(it: store::CellFigure) -> wire::CellFigure {
+    let store::Figure { what, unit, value, samples } = it.figure;
+    wire::CellFigure { what, unit, value, samples, at: it.at }
 }
 
 pub(crate) fn cell(
     c: store::Cell,
     members: Vec<store::Member>,
+    figures: Vec<store::CellFigure>,
     operation: Option<OperationId>,
     price_cents: Option<Cents>,
 ) -> Result<wire::Cell, crate::ControlError> {
@@ -56,6 +64,7 @@ pub(crate) fn cell(
         database_bytes: None,
         operation,
         members: members.into_iter().map(member).collect(),
+        measured: figures.into_iter().map(figure).collect(),
         created_at: c.created_at,
     })
 }

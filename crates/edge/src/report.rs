@@ -17,7 +17,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     sync::{mpsc::UnboundedSender, oneshot},
@@ -30,6 +30,8 @@ const AT_ONCE: usize = 5_000;
 const CORE_TIME: Duration = Duration::from_secs(2);
 /// How long an edge that goes tries to say the rest.
 const LAST_TIME: Duration = Duration::from_secs(3);
+/// That it is alive, where nothing passes.
+const IDLE_SAYS_EVERY: Duration = Duration::from_hours(24);
 const FILE: &str = "meters.json";
 
 /// Lives of this edge whose counters nobody has taken.
@@ -45,6 +47,8 @@ pub struct Reporter {
     /// What was taken of this life.
     taken: HashMap<TenantId, TenantMeter>,
     saved: bool,
+    /// When something was taken last.
+    said: Option<Instant>,
 }
 
 impl Reporter {
@@ -61,7 +65,7 @@ impl Reporter {
             }
         }
         let (saved, folder) = (!owed.is_empty(), folder.to_owned());
-        Self { link, file: folder.join(FILE), folder, read, owed, taken: HashMap::new(), saved }
+        Self { link, file: folder.join(FILE), folder, read, owed, taken: HashMap::new(), saved, said: None }
     }
 
     /// Another process keeps its own in the usual place from now on.
@@ -110,6 +114,14 @@ impl Reporter {
                 return self.save(counted);
             }
             self.taken.extend(part.iter().map(|meter| (meter.tenant, *meter)));
+            self.said = Some(Instant::now());
+        }
+        // Whoever says nothing for a month is forgotten with all it counted, and what it says then counts no more.
+        if self.said.is_some_and(|at| at.elapsed() > IDLE_SAYS_EVERY) {
+            let alive = EdgeMeters { instance: self.link.instance, tenants: Vec::new() };
+            if feed::say_meters(&self.link, &alive).await {
+                self.said = Some(Instant::now());
+            }
         }
         if self.saved {
             // Gone or not, it is written anew before it is needed.

@@ -333,6 +333,8 @@ pub enum MoveError {
     ArchiveUnfit { why: String },
     #[error("the tenant does not live in the database whose fence was to go")]
     LivesElsewhere,
+    #[error("this machine's clock is {ahead_s} s ahead of the cell's: what is too old is not known")]
+    ClocksApart { ahead_s: i64 },
     #[error("the move was cancelled")]
     Cancelled,
 }
@@ -364,6 +366,7 @@ impl MoveError {
             | Self::ArchiveUnfit { .. }
             | Self::TooMuchWal { .. }
             | Self::LivesElsewhere
+            | Self::ClocksApart { .. }
             | Self::Cancelled => Fault::Caller,
             Self::Connect { .. }
             | Self::Stream(_)
@@ -405,6 +408,9 @@ impl MoveError {
             Self::AlreadyMoved => "it is served at its new cell; nothing was taken away".into(),
             Self::ReferredTo { .. } => "let them refer to rows of their own tenant, then try again".into(),
             Self::LivesThere | Self::LivesElsewhere => "nothing was removed".into(),
+            Self::ClocksApart { .. } => {
+                "let both follow a time server: `timedatectl set-ntp true`; nothing was removed".into()
+            }
             Self::Archive { .. } => {
                 "look at the place of archives; it is tried again, and nothing is removed before".into()
             }
@@ -449,6 +455,7 @@ impl MoveError {
             Self::AlreadyMoved => "moved_already",
             Self::LivesThere => "lives_there",
             Self::LivesElsewhere => "lives_elsewhere",
+            Self::ClocksApart { .. } => "clocks_apart",
             Self::ReferredTo { .. } => "referred_to",
             Self::Archive { .. } => "archive_unreachable",
             Self::Beside { .. } => "beside_unreachable",

@@ -5,7 +5,7 @@
 
 use berth_domain::{CellClass, Cents};
 use berth_placement::{
-    Catalogue, CellFacts, Engine, PlanFacts, Policy, Profile,
+    Catalogue, CellFacts, Engine, Measured, PlanFacts, Policy, Profile,
     fleet::{Fleet, FleetCell, FleetOffer, FleetTenant, Group, plan, simulate},
 };
 use jiff::civil::date;
@@ -122,6 +122,7 @@ fn engine() -> Engine {
             takes_tenants: true,
             price_cents: Some(Cents::new(3000 + 500 * dice.below(8) as i64)),
             promises: None,
+            measured: Measured::default(),
         }
     });
     Engine::new(catalogue, plans, cells.collect(), Policy::default(), None, today)

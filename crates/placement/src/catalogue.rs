@@ -317,8 +317,7 @@ impl Catalogue {
     /// provider it does not, gives a place without compliance, residency or latency: unknown is not promised.
     pub fn place_at(&self, class: CellClass, provider: &str, sites: &[String]) -> Place {
         let known = self.providers.get(provider);
-        let found: Vec<&Site> =
-            known.map(|p| sites.iter().filter_map(|name| p.sites.get(name)).collect()).unwrap_or_default();
+        let found = self.found(provider, sites);
         let complete = !found.is_empty() && found.len() == sites.len();
         let mut distinct: Vec<usize> = found.iter().map(|site| site.region).collect();
         distinct.sort_unstable();
@@ -333,7 +332,7 @@ impl Catalogue {
             regions: u32::try_from(distinct.len()).unwrap_or(u32::MAX).max(1),
             compliance: if complete { known.map_or(0, |p| p.compliance) } else { 0 },
             residency: residency.map(str::to_owned).collect(),
-            latency_ms: (0..self.locations.len()).map(|at| self.latency(&found, at)).collect(),
+            latency_ms: self.latencies(provider, sites, None),
             promises: Promises::default(),
             cpu_millis: 0,
             memory_mib: 0,
@@ -343,9 +342,23 @@ impl Catalogue {
         }
     }
 
+    fn found(&self, provider: &str, sites: &[String]) -> Vec<&Site> {
+        let known = self.providers.get(provider);
+        known.map(|p| sites.iter().filter_map(|name| p.sites.get(name)).collect()).unwrap_or_default()
+    }
+
+    /// What users of each location wait for. A figure that was measured at the home stands in place of the claimed one.
+    pub(crate) fn latencies(&self, provider: &str, sites: &[String], measured: Option<u32>) -> Vec<(u32, Trust)> {
+        let mut found: Vec<Site> = self.found(provider, sites).into_iter().cloned().collect();
+        if let (Some(home), Some(ms)) = (found.first_mut(), measured) {
+            (home.near_ms, home.trust) = (Some(ms), Trust::Measured);
+        }
+        (0..self.locations.len()).map(|at| self.latency(&found, at)).collect()
+    }
+
     /// What users of a location wait for, served from the nearest of these sites.
-    fn latency(&self, sites: &[&Site], location: usize) -> (u32, Trust) {
-        let from = |site: &&Site| {
+    fn latency(&self, sites: &[Site], location: usize) -> (u32, Trust) {
+        let from = |site: &Site| {
             let region = &self.regions[site.region];
             let Some(near) = site.near_ms else { return (u32::MAX, Trust::Claimed) };
             if region.location == location {

@@ -40,6 +40,27 @@ pub struct CellFacts {
     pub price_cents: Option<Cents>,
     /// Instead of what an offer of this provider and class promises.
     pub promises: Option<Promises>,
+    /// Instead of what anybody claims.
+    pub measured: Measured,
+}
+
+/// What was measured in a cell, as far as a decision asks for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measured {
+    /// What a request takes there, 95th percentile, to whoever is near.
+    pub near_ms: Option<u32>,
+    pub throughput_per_s: Option<u64>,
+}
+
+impl Measured {
+    /// As it was measured, to two digits and never better than it was: more digits would make each cell a kind of its own.
+    pub fn of(near_ms: Option<f64>, throughput_per_s: Option<f64>) -> Self {
+        let step = |value: f64| 10_f64.powf((value.max(1.0).log10().floor() - 1.0).max(0.0));
+        Self {
+            near_ms: near_ms.map(|ms| (ms.max(1.0) / step(ms)).ceil() * step(ms)).map(|ms| ms as u32),
+            throughput_per_s: throughput_per_s.map(|n| (n / step(n)).floor() * step(n)).map(|n| n as u64),
+        }
+    }
 }
 
 /// Places that no constraint can tell apart.
@@ -172,6 +193,12 @@ impl Engine {
         if let Some(promises) = cell.promises {
             place.promises = promises;
         }
+        if cell.measured.throughput_per_s.is_some() {
+            place.promises.throughput_per_s = cell.measured.throughput_per_s;
+        }
+        if let Some(near_ms) = cell.measured.near_ms {
+            place.latency_ms = self.catalogue.latencies(&cell.provider, &cell.sites, Some(near_ms));
+        }
         place
     }
 
@@ -214,4 +241,20 @@ pub(crate) fn share(price: Cents, places: u32, fill_percent: u32) -> Cents {
     let tenants = (u64::from(places) * u64::from(fill_percent) / 100).max(1);
     let cents = price.get().unsigned_abs().div_ceil(tenants);
     Cents::new(i64::try_from(cents).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Measured;
+
+    #[test]
+    fn a_measured_figure_is_never_better_than_it_was() {
+        let of = |ms, rows| {
+            (Measured::of(Some(ms), None).near_ms.unwrap(), Measured::of(None, Some(rows)).throughput_per_s.unwrap())
+        };
+        assert_eq!(
+            [of(0.02, 0.4), of(9.2, 9.9), of(44.1, 99.0), of(441.0, 1_234.0)],
+            [(1, 0), (10, 9), (45, 99), (450, 1_200)]
+        );
+    }
 }

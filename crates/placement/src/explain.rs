@@ -104,7 +104,9 @@ impl Engine {
     }
 
     fn why_place(&self, choice: Choice, kind: &Kind, need: &Need) -> String {
-        let far = worst_latency(kind, need).map(|ms| format!(", {ms} ms to its users")).unwrap_or_default();
+        let measured = choice.cell.is_some_and(|at| self.cells[at].measured.near_ms.is_some());
+        let how = if measured { ", by what was measured" } else { "" };
+        let far = worst_latency(kind, need).map(|ms| format!(", {ms} ms to its users{how}")).unwrap_or_default();
         let cost = kind.cost_cents.map(|cost| format!(", {cost} a month")).unwrap_or_default();
         match (choice.cell, &kind.offer) {
             (Some(at), _) if need.cell == Some(at) => format!("it stays in cell {}{cost}{far}", self.cells[at].name),

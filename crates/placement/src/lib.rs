@@ -27,7 +27,7 @@ pub use catalogue::{
     ShapeKind, Site, Trust,
 };
 pub use decide::{Constraint, Decision, Flip, Refusal};
-pub use engine::{CellFacts, Engine, PlanFacts};
+pub use engine::{CellFacts, Engine, Measured, PlanFacts};
 pub use money::{Micros, Rates};
 pub use policy::{Bounds, Policy, PolicyFault, Rule, When};
 pub use profile::{BadProfile, Profile};

@@ -5,7 +5,7 @@
 mod common;
 
 use berth_domain::{CellClass, Cents};
-use berth_placement::{CellFacts, Policy, Profile};
+use berth_placement::{CellFacts, Measured, Policy, Profile};
 use common::{engine_with, plans};
 
 fn cell(name: &str, site: &str, tenants: u32, price: i64) -> CellFacts {
@@ -19,6 +19,7 @@ fn cell(name: &str, site: &str, tenants: u32, price: i64) -> CellFacts {
         takes_tenants: true,
         price_cents: Some(Cents::new(price)),
         promises: None,
+        measured: Measured::default(),
     }
 }
 

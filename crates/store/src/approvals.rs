@@ -113,11 +113,13 @@ impl Store {
         Ok(None)
     }
 
-    /// When this tenant was last moved without a person.
+    /// When this tenant was last moved without a person: as its move began, which may be long after the agreement. One that
+    /// still waits counts as now.
     pub async fn approval_last_unattended(&self, tenant: TenantId) -> Result<Option<Timestamp>, StoreError> {
         let at = sqlx::query_scalar!(
-            r#"SELECT max(made_at) AS "at: Moment" FROM approvals
-               WHERE tenant_id = $1 AND unattended AND state IN ('approved', 'carried_out')"#,
+            r#"SELECT max(CASE WHEN a.state = 'approved' THEN now() ELSE coalesce(m.started_at, a.made_at) END) AS "at: Moment"
+               FROM approvals a LEFT JOIN moves m ON m.id = a.operation
+               WHERE a.tenant_id = $1 AND a.unattended AND a.state IN ('approved', 'carried_out')"#,
             tenant.uuid()
         )
         .fetch_one(&self.pool)
@@ -125,11 +127,13 @@ impl Store {
         Ok(Moment::of(at))
     }
 
-    /// Ends those that nobody decided about in time.
+    /// Ends those that nobody decided about in time, and those that nobody could carry out in time.
     pub async fn approvals_expire(&self) -> Result<u64, StoreError> {
-        let done = sqlx::query!("UPDATE approvals SET state = 'expired' WHERE state = 'open' AND expires_at <= now()")
-            .execute(&self.pool)
-            .await?;
+        let done = sqlx::query!(
+            "UPDATE approvals SET state = 'expired' WHERE state IN ('open', 'approved') AND expires_at <= now()"
+        )
+        .execute(&self.pool)
+        .await?;
         Ok(done.rows_affected())
     }
 

@@ -3,7 +3,7 @@
 //! Stays are written by triggers of the schema (`migrations/0004_costs.sql`) and only read here.
 
 use crate::{Cell, Store, StoreError, Tx, moment::Moment};
-use berth_domain::{CellId, Cents, TenantName};
+use berth_domain::{CellId, Cents, TenantId, TenantName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 /// A tenant in a cell on a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stay {
+    pub id: TenantId,
+    /// Its name: of a name that was given away and taken anew, one after the other.
     pub tenant: TenantName,
     pub cell: CellId,
     pub plan: String,
@@ -74,7 +76,7 @@ impl Store {
     /// Stays that touch the time between two moments.
     pub async fn stays_between(&self, from: Timestamp, until: Timestamp) -> Result<Vec<Stay>, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT t.name, s.cell_id, s.plan, s.price_cents, s.since AS "since: Moment", s.until AS "until: Moment"
+            r#"SELECT t.id, t.name, s.cell_id, s.plan, s.price_cents, s.since AS "since: Moment", s.until AS "until: Moment"
                FROM stays s JOIN tenants t ON t.id = s.tenant_id
                WHERE s.since < $2 AND (s.until IS NULL OR s.until > $1) ORDER BY t.name, s.id"#,
             Moment(from) as Moment,
@@ -85,6 +87,7 @@ impl Store {
         rows.into_iter()
             .map(|r| {
                 Ok(Stay {
+                    id: r.id.into(),
                     tenant: TenantName::new(r.name)?,
                     cell: r.cell_id.into(),
                     plan: r.plan,

@@ -16,6 +16,8 @@ pub struct NewUsageEvent {
     pub metric: String,
     pub amount: i64,
     pub at: Timestamp,
+    /// Whoever reported it said when it was; otherwise it is when it came.
+    pub dated: bool,
 }
 
 /// What the events of one metric come to in one period.
@@ -57,6 +59,33 @@ impl EdgeMeter {
     }
 }
 
+struct Row {
+    tenant_id: Uuid,
+    metric: String,
+    starts_at: Moment,
+    total: i64,
+    greatest: i64,
+    latest: i64,
+    latest_at: Moment,
+    events: i64,
+}
+
+impl Row {
+    fn of(self, period: UsagePeriod) -> UsageRow {
+        UsageRow {
+            tenant: self.tenant_id.into(),
+            metric: self.metric,
+            period,
+            starts_at: self.starts_at.0,
+            total: self.total,
+            greatest: self.greatest,
+            latest: self.latest,
+            latest_at: self.latest_at.0,
+            events: self.events,
+        }
+    }
+}
+
 /// How many rows one statement of the clearing deletes.
 const CLEARED_AT_ONCE: i64 = 10_000;
 
@@ -69,8 +98,9 @@ impl Store {
         from: Timestamp,
         to: Timestamp,
     ) -> Result<Vec<UsageRow>, StoreError> {
-        let rows = sqlx::query!(
-            r#"SELECT metric, starts_at AS "starts_at: Moment", total, greatest, latest,
+        let rows = sqlx::query_as!(
+            Row,
+            r#"SELECT tenant_id, metric, starts_at AS "starts_at: Moment", total, greatest, latest,
                       latest_at AS "latest_at: Moment", events
                FROM usage WHERE tenant_id = $1 AND period = $2 AND starts_at >= $3 AND starts_at < $4
                ORDER BY metric, starts_at"#,
@@ -81,26 +111,14 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows
-            .into_iter()
-            .map(|r| UsageRow {
-                tenant,
-                metric: r.metric,
-                period,
-                starts_at: r.starts_at.0,
-                total: r.total,
-                greatest: r.greatest,
-                latest: r.latest,
-                latest_at: r.latest_at.0,
-                events: r.events,
-            })
-            .collect())
+        Ok(rows.into_iter().map(|row| row.of(period)).collect())
     }
 
     /// The newest period of each metric of a tenant: what a level stands at, and whether anything was ever reported.
     pub async fn usage_newest(&self, tenant: TenantId, period: UsagePeriod) -> Result<Vec<UsageRow>, StoreError> {
-        let rows = sqlx::query!(
-            r#"SELECT DISTINCT ON (metric) metric, starts_at AS "starts_at: Moment", total, greatest, latest,
+        let rows = sqlx::query_as!(
+            Row,
+            r#"SELECT DISTINCT ON (metric) tenant_id, metric, starts_at AS "starts_at: Moment", total, greatest, latest,
                       latest_at AS "latest_at: Moment", events
                FROM usage WHERE tenant_id = $1 AND period = $2 ORDER BY metric, starts_at DESC"#,
             tenant.uuid(),
@@ -108,46 +126,22 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows
-            .into_iter()
-            .map(|r| UsageRow {
-                tenant,
-                metric: r.metric,
-                period,
-                starts_at: r.starts_at.0,
-                total: r.total,
-                greatest: r.greatest,
-                latest: r.latest,
-                latest_at: r.latest_at.0,
-                events: r.events,
-            })
-            .collect())
+        Ok(rows.into_iter().map(|row| row.of(period)).collect())
     }
 
     /// What all tenants used in one period that began at `starts_at`.
     pub async fn usage_of_all(&self, period: UsagePeriod, starts_at: Timestamp) -> Result<Vec<UsageRow>, StoreError> {
-        let rows = sqlx::query!(
-            r#"SELECT tenant_id, metric, total, greatest, latest, latest_at AS "latest_at: Moment", events
+        let rows = sqlx::query_as!(
+            Row,
+            r#"SELECT tenant_id, metric, starts_at AS "starts_at: Moment", total, greatest, latest,
+                      latest_at AS "latest_at: Moment", events
                FROM usage WHERE starts_at = $1 AND period = $2 ORDER BY tenant_id, metric"#,
             Moment(starts_at) as Moment,
             period.as_str()
         )
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows
-            .into_iter()
-            .map(|r| UsageRow {
-                tenant: r.tenant_id.into(),
-                metric: r.metric,
-                period,
-                starts_at,
-                total: r.total,
-                greatest: r.greatest,
-                latest: r.latest,
-                latest_at: r.latest_at.0,
-                events: r.events,
-            })
-            .collect())
+        Ok(rows.into_iter().map(|row| row.of(period)).collect())
     }
 
     /// In which unit each metric is counted.
@@ -255,15 +249,17 @@ impl Tx {
         let columns = Columns::of(events);
         let rows = sqlx::query_scalar!(
             "SELECT u.key FROM usage_events u
-             JOIN unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[]) AS e(t, k, m, a, us)
+             JOIN unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::boolean[])
+                  AS e(t, k, m, a, us, dated)
                ON u.tenant_id = t AND u.key = k
-             WHERE (u.metric, u.amount, u.at) <> (m, a, timestamptz 'epoch' + us * interval '1 microsecond')
+             WHERE (u.metric, u.amount) <> (m, a) OR (dated AND u.at <> timestamptz 'epoch' + us * interval '1 microsecond')
              ORDER BY u.key",
             &columns.tenants,
             &columns.keys,
             &columns.metrics,
             &columns.amounts,
-            &columns.at_us
+            &columns.at_us,
+            &columns.dated
         )
         .fetch_all(&mut *self.inner)
         .await?;
@@ -396,6 +392,7 @@ struct Columns {
     metrics: Vec<String>,
     amounts: Vec<i64>,
     at_us: Vec<i64>,
+    dated: Vec<bool>,
 }
 
 impl Columns {
@@ -407,6 +404,7 @@ impl Columns {
             columns.metrics.push(event.metric.clone());
             columns.amounts.push(event.amount);
             columns.at_us.push(event.at.as_microsecond());
+            columns.dated.push(event.dated);
         }
         columns
     }

@@ -90,7 +90,7 @@ pub struct CellAbility {
 }
 
 /// A cell as it is now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Cell {
     #[schema(schema_with = schema::id)]
     pub id: CellId,
@@ -114,12 +114,28 @@ pub struct Cell {
     #[schema(schema_with = schema::id_or_none)]
     pub operation: Option<OperationId>,
     pub members: Vec<Member>,
+    /// What was measured in it last, see `berth cell measure`; empty: nobody did.
+    #[serde(default)]
+    pub measured: Vec<CellFigure>,
     #[schema(schema_with = schema::time)]
     pub created_at: Timestamp,
 }
 
+/// One figure of a cell, measured by the server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CellFigure {
+    /// `api`, `socket`, `query_simple`, `query_complex`, `ingest`, `upload_10_mib` or `backup_1_gib`.
+    pub what: String,
+    pub value: f64,
+    /// `ms`, `s` or `rows_per_s`.
+    pub unit: String,
+    pub samples: u32,
+    #[schema(schema_with = schema::time)]
+    pub at: Timestamp,
+}
+
 /// One running copy of one service in a cell.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Member {
     #[schema(schema_with = schema::id)]
     pub id: MemberId,
@@ -136,6 +152,11 @@ pub struct Member {
     pub address: Option<String>,
     #[schema(schema_with = schema::time_or_none)]
     pub seen_at: Option<Timestamp>,
+    /// Processor time of the last half minute, in percent of what it is promised; absent where its provider does not tell.
+    #[serde(default)]
+    pub cpu_percent: Option<f64>,
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
 }
 
 /// One line that a member wrote, of `GET /v1/cells/{cell}/logs`: each member's last ones, oldest first.

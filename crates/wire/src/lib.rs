@@ -12,6 +12,7 @@ mod archive;
 mod audit;
 mod cell;
 mod certificate;
+mod check;
 mod cost;
 mod database;
 mod decide;
@@ -31,8 +32,9 @@ mod usage;
 
 pub use archive::{Archive, ArchivedTable, Erased, Erasure, ErasureKept, ImportPlan, TenantImport};
 pub use audit::AuditEntry;
-pub use cell::{Cell, CellAbilities, CellAbility, CellCreate, EndpointAdd, LogLine, Member};
+pub use cell::{Cell, CellAbilities, CellAbility, CellCreate, CellFigure, EndpointAdd, LogLine, Member};
 pub use certificate::{Certificate, CertificateAdd};
+pub use check::{CheckAsk, CheckFile, CheckFinding, CheckLooked, CheckReport, CheckSilenced};
 pub use cost::{
     CostAdvice, CostBudget, CostCell, CostForecast, CostInvoice, CostMonth, CostRow, Costs, InvoiceImport, InvoiceLine,
     PhaseAnswer, PhaseAsk, PhaseTrigger, PlanPrice, PlanSide,

@@ -85,6 +85,15 @@ struct MemberRow {
     state: State,
     address: String,
     seen: Option<When>,
+    cpu: String,
+    memory: String,
+}
+
+struct FigureRow {
+    what: String,
+    figure: String,
+    samples: u32,
+    at: When,
 }
 
 #[derive(Template)]
@@ -96,6 +105,8 @@ struct CellPage {
     created: When,
     operation: Option<String>,
     members: Vec<MemberRow>,
+    figures: Vec<FigureRow>,
+    may_measure: bool,
     tenants: Vec<(String, String, State)>,
     /// Members' last lines; empty when this key may not read them or there are none.
     logs: Vec<String>,
@@ -117,6 +128,14 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
         state: member_state(member.state),
         address: member.address.clone().unwrap_or_else(|| "?".to_owned()),
         seen: member.seen_at.map(|at| When::new(at, now)),
+        cpu: or_unknown(member.cpu_percent, |percent| format!("{percent:.0}\u{a0}%")),
+        memory: or_unknown(member.memory_bytes, bytes),
+    });
+    let figures = cell.measured.iter().map(|figure| FigureRow {
+        what: figure.what.replace('_', " "),
+        figure: format!("{} {}", figure.value, figure.unit.replace("_per_", "/")),
+        samples: figure.samples,
+        at: When::new(figure.at, now),
     });
     let here = tenants.iter().filter(|tenant| tenant.cell.as_ref() == Some(&cell.name));
     html(&CellPage {
@@ -125,6 +144,8 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
         created: When::new(cell.created_at, now),
         operation: cell.operation.map(|id| id.to_string()),
         members: members.collect(),
+        figures: figures.collect(),
+        may_measure: matches!(cell.state, CellState::Ready | CellState::Draining),
         tenants: here.map(|it| (it.name.to_string(), it.plan.to_string(), tenant_state(it.state))).collect(),
         logs: logs.items.into_iter().map(|line| format!("{}  {}", line.service, line.line)).collect(),
         may_drain: cell.state == CellState::Ready,
@@ -169,6 +190,10 @@ pub async fn create(change: Change) -> Result<Response, Failure> {
 pub async fn ask(session: Session, Path((name, verb)): Path<(String, String)>) -> Result<Response, Failure> {
     let (what_happens, button) = match verb.as_str() {
         "drain" => ("It takes no new tenants. Those that live here stay and are served until they are moved.", "Drain"),
+        "measure" => (
+            "Its members, queries, writes and ways in and out are measured. Its tenants share it with that for some seconds.",
+            "Measure",
+        ),
         "remove" => {
             ("Its processes end and its database is deleted. It must be empty; this cannot be undone.", "Remove")
         }
@@ -194,6 +219,11 @@ pub async fn change(Path((name, verb)): Path<(String, String)>, change: Change) 
         "drain" => {
             let cell: Cell = change.session.send(Method::POST, &format!("{path}/drain"), &json!({}), &once).await?;
             Ok(Redirect::to(&format!("/cells/{}", cell.name)).into_response())
+        }
+        "measure" => {
+            let operation: Operation =
+                change.session.send(Method::POST, &format!("{path}/measure"), &json!({}), &once).await?;
+            Ok(follow(&operation))
         }
         "remove" => {
             let operation: Operation = change.session.send(Method::DELETE, &path, &json!({}), &once).await?;

@@ -99,6 +99,11 @@ impl Change {
         self.fields.get(name).map(|text| text.trim()).filter(|text| !text.is_empty())
     }
 
+    /// What was typed, to the last space; empty where there is no such field.
+    pub fn whole(&self, name: &str) -> &str {
+        self.fields.get(name).map_or("", String::as_str)
+    }
+
     /// Equal however often the form is sent, so that a double click does a thing once.
     pub fn once(&self) -> String {
         self.field("once").map_or_else(once, str::to_owned)

@@ -4,6 +4,7 @@
 
 use super::{
     audit::AuditRow,
+    decisions::DecisionShown,
     failure::{Failure, html},
     inner::escaped,
     operations::OperationRow,
@@ -98,41 +99,6 @@ impl LastMove {
         };
         let trouble = way.trouble.clone().unwrap_or_default();
         Some((way.state, Self { from: last.from.to_string(), what, trouble }))
-    }
-}
-
-/// Where the placement engine would put it.
-struct DecisionShown {
-    place: String,
-    money: String,
-    confidence: String,
-    reasons: Vec<String>,
-    flip: String,
-    refused: Vec<berth_wire::Refusal>,
-}
-
-impl DecisionShown {
-    fn of(decision: &Decision) -> Self {
-        let place = match (&decision.class, &decision.plan, &decision.provider) {
-            (Some(class), Some(plan), Some(provider)) => {
-                let cell = decision.cell.clone().unwrap_or_else(|| "a new cell".to_owned());
-                format!("{cell}: {class}, plan {plan}, at {provider} ({})", decision.regions.join(", "))
-            }
-            _ => "nothing fits".to_owned(),
-        };
-        let flip = decision.flip.as_ref();
-        Self {
-            place,
-            money: format!(
-                "costs {}, leaves {}",
-                or_unknown(decision.monthly_cost_cents, money),
-                or_unknown(decision.margin_cents, money)
-            ),
-            confidence: format!("{:.0} %", decision.confidence * 100.0),
-            reasons: decision.reasons.clone(),
-            flip: flip.map(|f| format!("{} {} instead of {}: {}", f.field, f.to, f.from, f.then)).unwrap_or_default(),
-            refused: decision.refused.clone(),
-        }
     }
 }
 

@@ -27,6 +27,12 @@ pub enum Cell {
     Show { cell: String },
     /// What a cell's database lets Berth do, found out by trying; nothing of it stays there
     Abilities { cell: String },
+    /// Find out what it does, in place of what its provider claims; takes some seconds of it
+    Measure {
+        cell: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Let no new tenants in
     Drain { cell: String },
     /// Give a member no new requests and let what is open end
@@ -121,6 +127,10 @@ impl Cell {
             Self::Show { cell } => {
                 let cell = cx.client.cell(&cell).await?;
                 cx.show(&cell, |cell| one(cell, cx.now))
+            }
+            Self::Measure { cell, wait } => {
+                let begun = cx.client.cell_measure(&cell).await?;
+                wait.finish(cx, begun).await
             }
             Self::Drain { cell } => {
                 let cell = cx.client.cell_drain(&cell).await?;
@@ -316,14 +326,29 @@ fn one(cell: &Shown, now: Timestamp) -> String {
         ("made", units::ago(cell.created_at, now)),
         ("id", cell.id.to_string()),
     ]);
-    let mut table = Table::new(&["SERVICE", "ROLE", "STATE", "ADDRESS", "SEEN"]);
+    let mut table = Table::new(&["SERVICE", "ROLE", "STATE", ">CPU", ">MEMORY", "ADDRESS", "SEEN"]);
     for member in &cell.members {
         table.row([
             member.service.to_string(),
             member.service_role.to_string(),
             member.state.to_string(),
+            units::or_unknown(member.cpu_percent.map(|percent| format!("{percent:.0} %"))),
+            units::bytes_or_unknown(member.memory_bytes),
             units::or_unknown(member.address.as_ref()),
             units::ago_or(member.seen_at, now, "never"),
+        ]);
+    }
+    if !table.is_empty() {
+        text.push('\n');
+        text.push_str(&table.text());
+    }
+    let mut table = Table::new(&["MEASURED", ">FIGURE", ">SAMPLES", "WHEN"]);
+    for figure in &cell.measured {
+        table.row([
+            figure.what.replace('_', " "),
+            format!("{} {}", figure.value, figure.unit.replace("_per_", "/")),
+            figure.samples.to_string(),
+            units::ago(figure.at, now),
         ]);
     }
     if !table.is_empty() {
@@ -347,7 +372,7 @@ fn removal(cell: &Shown) -> String {
 mod tests {
     use super::{list, one, removal};
     use berth_domain::{CellClass, CellState, MemberRole, MemberState, ServiceRole};
-    use berth_wire::{Cell, Member};
+    use berth_wire::{Cell, CellFigure, Member};
 
     fn cell() -> Cell {
         Cell {
@@ -370,6 +395,15 @@ mod tests {
                 state: MemberState::Healthy,
                 address: Some("127.0.0.1:9001".into()),
                 seen_at: Some("2026-11-21T11:59:30Z".parse().unwrap()),
+                cpu_percent: Some(12.4),
+                memory_bytes: None,
+            }],
+            measured: vec![CellFigure {
+                what: "query_simple".to_owned(),
+                value: 0.21,
+                unit: "ms".to_owned(),
+                samples: 200,
+                at: "2026-11-21T09:00:00Z".parse().unwrap(),
             }],
             created_at: "2026-11-21T10:00:00Z".parse().unwrap(),
         }
@@ -402,8 +436,11 @@ price     ? a month
 made      2 h ago
 id        0197a000-0000-7000-8000-00000000000c
 
-SERVICE  ROLE  STATE    ADDRESS         SEEN
-web      web   healthy  127.0.0.1:9001  30 s ago
+SERVICE  ROLE  STATE     CPU  MEMORY  ADDRESS         SEEN
+web      web   healthy  12 %       ?  127.0.0.1:9001  30 s ago
+
+MEASURED       FIGURE  SAMPLES  WHEN
+query simple  0.21 ms      200  3 h ago
 "
         );
     }

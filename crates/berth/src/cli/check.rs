@@ -2,11 +2,12 @@
 //! with `--live`.
 
 mod live;
+mod tokens;
 
 use super::{CliError, Context};
 use berth_check::{
     Kind, Options, RULES, Report, Severity, Source,
-    live::{LIVE, Login},
+    live::{LIVE, Login, TOKENS, TokenOf},
 };
 use clap::Args;
 use secrecy::SecretString;
@@ -32,7 +33,7 @@ pub struct Check {
     /// Show the page of a rule, or the list of all
     #[arg(long, value_name = "RULE", num_args = 0..=1, default_missing_value = "")]
     explain: Option<String>,
-    /// Ask the servers that the files name, too: the DATABASE_URL and REDIS_URL of `.env` files, else of the environment
+    /// Ask the servers that the files name, too: DATABASE_URL, REDIS_URL and providers' tokens of `.env` files, else of the environment
     #[arg(long)]
     live: bool,
     /// With --live: a host name whose address and certificate are looked at
@@ -51,6 +52,22 @@ pub struct Check {
 pub struct Variables {
     pub database: Option<SecretString>,
     pub redis: Option<SecretString>,
+    pub tokens: Vec<(&'static TokenOf, SecretString)>,
+    /// Other addresses of providers, by the variable that their own tools read.
+    pub bases: Vec<(&'static str, String)>,
+}
+
+impl Variables {
+    /// What `--live` may use of the environment, asked for by name.
+    pub fn of(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let secret = |name: &str| variable(name).map(SecretString::from);
+        Self {
+            database: secret("DATABASE_URL"),
+            redis: secret("REDIS_URL"),
+            tokens: TOKENS.iter().filter_map(|of| Some((of, secret(of.variable)?))).collect(),
+            bases: TOKENS.iter().filter_map(|of| Some((of.base_variable, variable(of.base_variable)?))).collect(),
+        }
+    }
 }
 
 impl Check {
@@ -77,9 +94,11 @@ impl Check {
                 wanted: named.connections,
                 redis: named.redis.map(SecretString::from).or(self.variables.redis),
                 hosts: self.host,
+                tokens: held(named.tokens, self.variables.tokens, &self.variables.bases),
             };
-            if targets.database.is_none() && targets.redis.is_none() && targets.hosts.is_empty() {
-                let hint = "set DATABASE_URL or REDIS_URL, or name a host with `--host`";
+            let none = targets.database.is_none() && targets.redis.is_none();
+            if none && targets.hosts.is_empty() && targets.tokens.is_empty() {
+                let hint = "set DATABASE_URL, REDIS_URL or a provider's token, or name a host with `--host`";
                 return Err(CliError::request("no server is named that could be asked", hint));
             }
             let answers = live::ask(targets, cx.now).await;
@@ -94,6 +113,22 @@ impl Check {
             errors => Err(CliError::Found { errors }),
         }
     }
+}
+
+/// A token of the files goes before one of the environment.
+fn held(
+    files: Vec<(&'static TokenOf, String)>,
+    environment: Vec<(&'static TokenOf, SecretString)>,
+    bases: &[(&'static str, String)],
+) -> Vec<tokens::Held> {
+    let mut found: Vec<_> = files.into_iter().map(|(of, token)| (of, SecretString::from(token))).collect();
+    for (of, token) in environment {
+        if !found.iter().any(|(known, _)| *known == of) {
+            found.push((of, token));
+        }
+    }
+    let base = |of: &TokenOf| bases.iter().find(|(name, _)| *name == of.base_variable).map(|(_, base)| base.clone());
+    found.into_iter().map(|(of, token)| tokens::Held { base: base(of), of, token }).collect()
 }
 
 /// `--only` takes live rules as well.

@@ -10,7 +10,7 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
   tenants   berth tenant    create list show hosts sync drain suspend resume delete archives export
             berth tenant    plan plan-move move   its plan and price; what a move would do; move it
             berth tenant    undo-move settle-move restore purge import erase erasures   back; gone
-  cells     berth cell      create add abilities list show drain drain-member remove  berth db top
+  cells     berth cell      create add abilities list show measure drain drain-member remove
             berth server    prepare check list   berth up HOST   a fresh host, to a served tenant
   release   berth release   create list show roll status back      berth registry add list remove
   placing   berth decide, berth fleet plan apply simulate   where a tenant belongs; where all do
@@ -20,7 +20,7 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
   mover     berth mover     discover rights plan run compare keep undo give-up settle  (no server)
   roles     berth demo soak   the whole job on this machine    berth serve   API, dashboard, workers
             berth edge      list drain check  the proxy    berth cert list add remove  certificates
-            berth recover    after a restored control database   berth completions SHELL
+            berth recover   after a restored database   berth db top   berth completions SHELL
 
   --json on every command, --dry-run and --yes on those that change more than one thing.
   berth login, berth context list use remove   servers and keys, where BERTH_URL says nothing.

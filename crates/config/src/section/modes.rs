@@ -8,8 +8,15 @@ use crate::{
 };
 use berth_domain::Mode;
 
-const KEYS: &[&str] =
-    &["pool_size", "queue_target", "statement_timeout", "idle_in_transaction_timeout", "application_name", "env"];
+const KEYS: &[&str] = &[
+    "pool_size",
+    "redis_pool_size",
+    "queue_target",
+    "statement_timeout",
+    "idle_in_transaction_timeout",
+    "application_name",
+    "env",
+];
 const POOL_MAX: u32 = 1000;
 /// The longest name that Postgres keeps.
 const NAME_MAX: usize = 63;
@@ -24,7 +31,6 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("max_connections", "it is a setting of the database's server; `berth check` holds the pools against it"),
     ("pubsub_pool_size", "Berth gives the cells no broker"),
-    ("redis_pool_size", "Berth gives the cells no Redis"),
     (
         "enforce_plan_limits",
         "what a plan sells is enforced in every mode; a limit that should not hold has no place in the plan",
@@ -37,7 +43,7 @@ const REFUSED: &[(&str, &str)] = &[
         "auto_upgrade_check_interval",
         "when a tenant outgrows its place follows from its usage and its profile, not from its mode",
     ),
-    ("auto_scaling", "how many members run is said at the service"),
+    ("auto_scaling", "how many members run, and by what, is said at the service: `services.NAME.scale`"),
     ("usage_based_billing", "Berth bills nobody yet"),
     ("metrics_interval", "metrics are read by whoever scrapes them, as often as that is told to"),
     ("metrics_retention", "metrics are kept by whoever scrapes them"),
@@ -85,10 +91,12 @@ fn profile(
         }
     }
     let pool_size = section.get("pool_size").map_or(Some(usual.pool_size), |at| reader.number(&at, 1..=POOL_MAX));
-    let mut length = |name: &str, usual| section.get(name).map_or(Some(usual), |at| span(reader, &at));
-    let queue_target = length("queue_target", usual.queue_target);
-    let statement_timeout = length("statement_timeout", usual.statement_timeout);
-    let idle_in_transaction_timeout = length("idle_in_transaction_timeout", usual.idle_in_transaction_timeout);
+    let redis_pool_size =
+        section.get("redis_pool_size").map_or(Some(usual.redis_pool_size), |at| reader.number(&at, 1..=POOL_MAX));
+    let queue_target = section.get("queue_target").map_or(Some(usual.queue_target), |at| span(reader, &at));
+    let mut length = |name: &str| section.get(name).and_then(|at| span(reader, &at));
+    let statement_timeout = length("statement_timeout");
+    let idle_in_transaction_timeout = length("idle_in_transaction_timeout");
     let application_name = match section.get("application_name") {
         None => Some(usual.application_name.clone()),
         Some(at) => {
@@ -107,9 +115,10 @@ fn profile(
     let env = section.get("env").map(|at| env(reader, &at, environment)).unwrap_or_default();
     Some(ModeProfile {
         pool_size: pool_size?,
+        redis_pool_size: redis_pool_size?,
         queue_target: queue_target?,
-        statement_timeout: statement_timeout?,
-        idle_in_transaction_timeout: idle_in_transaction_timeout?,
+        statement_timeout,
+        idle_in_transaction_timeout,
         application_name: application_name?,
         env,
     })

@@ -16,6 +16,7 @@ const KEYS: &[&str] = &[
     "automatic",
     "approval_days",
     "stop",
+    "costs_by",
 ];
 /// As edges take it.
 const COPIES_MAX: u16 = 64;
@@ -46,7 +47,23 @@ pub fn read(reader: &mut Reader, at: &At<'_>, plans: &BTreeMap<PlanName, Plan>) 
             .and_then(|at| reader.number(&at, 1..=365))
             .unwrap_or(shipped.approval_days),
         stop: section.get("stop").map(|at| stop(reader, &at, plans)).unwrap_or_default(),
+        costs_by: section.get("costs_by").and_then(|at| metric(reader, &at)),
     }
+}
+
+/// A metric as reports and edges name it.
+fn metric(reader: &mut Reader, at: &At<'_>) -> Option<String> {
+    let text = reader.text(at)?;
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    if text.is_empty() || text.len() > 40 || !text.bytes().all(plain) {
+        let problem = Problem::Malformed {
+            message: "this is no name of a metric",
+            hint: "1 to 40 lower-case letters, digits and `_`, such as `request_time_us`",
+        };
+        reader.wrong(at, problem);
+        return None;
+    }
+    Some(text.to_owned())
 }
 
 /// Quantities that come back by themselves, and the class of requests that spends them.

@@ -1,7 +1,8 @@
 //! Everything that a month's costs are reckoned from, read once.
 
 use super::prices::{self, Kind};
-use crate::{App, ControlError, app::StackInForce, decide};
+use crate::{App, ControlError, app::StackInForce, decide, usage};
+use berth_domain::UsagePeriod;
 use berth_placement::{Catalogue, PriceLine};
 use berth_store::{CellSpan, Invoice, InvoiceLine, InvoiceSource, Stay};
 use berth_usage::cost::{self, Allocation, CellTime, Charge, Month, Span};
@@ -23,6 +24,8 @@ pub(super) struct Books {
     pub stored: Vec<Invoice>,
     pub closed: bool,
     pub plans: Vec<berth_store::StoredPlan>,
+    /// What each tenant did in the month, where the stack file says by which metric costs are shared.
+    pub work: BTreeMap<String, u64>,
 }
 
 impl Books {
@@ -31,9 +34,15 @@ impl Books {
         let (catalogue, _) = decide::settings(&in_force.stack)?;
         let Span { from, until } = month.span();
         let name = month.to_string();
+        let stays = app.store().stays_between(from, until.min(now).max(from)).await?;
+        let work = match &in_force.stack.usage.costs_by {
+            Some(metric) => work(app, metric, from, &stays).await?,
+            None => BTreeMap::new(),
+        };
         Ok(Self {
+            work,
             cells: app.store().cells_between(from, until.min(now).max(from)).await?,
-            stays: app.store().stays_between(from, until.min(now).max(from)).await?,
+            stays,
             stored: app.store().invoice_list(&name).await?,
             closed: app.store().month_is_closed(&name).await?,
             plans: app.store().plan_list().await?,
@@ -125,11 +134,13 @@ impl Books {
         let mut rates: BTreeMap<String, i64> = BTreeMap::new();
         for invoice in invoices {
             for line in &invoice.lines {
+                let rate = invoice.rates.get(&line.currency);
                 let currency = match line.currency.as_str() {
                     "USD" => "USD".to_owned(),
-                    other => format!("{other} of {}", invoice.rates_of),
+                    // A catalogue may be corrected under the same day.
+                    other => format!("{other} of {} at {}", invoice.rates_of, rate.copied().unwrap_or_default()),
                 };
-                if let Some(rate) = invoice.rates.get(&line.currency) {
+                if let Some(rate) = rate {
                     rates.insert(currency.clone(), *rate);
                 }
                 charges.push(Charge {
@@ -150,8 +161,7 @@ impl Books {
                 span: self.span_of(cell, until),
             })
             .collect();
-        let spread =
-            cost::allocate(self.month.span(), until, &charges, &cells, &self.lived(), &BTreeMap::new(), &rates);
+        let spread = cost::allocate(self.month.span(), until, &charges, &cells, &self.lived(), &self.work, &rates);
         Ok((spread.map_err(|unknown| ControlError::BadInvoice(unknown.to_string()))?, charges))
     }
 
@@ -189,4 +199,23 @@ impl Books {
         }
         brought
     }
+}
+
+/// The total of a metric by tenant. Edges count everything that passes: of their metrics a tenant without a figure has 0, as
+/// soon as anybody has one. Of other metrics it is unknown, and its cell is shared by places.
+async fn work(
+    app: &App,
+    metric: &str,
+    month: Timestamp,
+    stays: &[Stay],
+) -> Result<BTreeMap<String, u64>, ControlError> {
+    let rows = app.store().usage_of_all(UsagePeriod::Month, month).await?;
+    let total: BTreeMap<_, i64> =
+        rows.into_iter().filter(|row| row.metric == metric).map(|row| (row.tenant, row.total)).collect();
+    let zero = usage::is_counted_by_edges(metric) && !total.is_empty();
+    let of = |stay: &Stay| {
+        let known = total.get(&stay.id).copied().or(zero.then_some(0))?;
+        Some((stay.tenant.to_string(), u64::try_from(known).unwrap_or(0)))
+    };
+    Ok(stays.iter().filter_map(of).collect())
 }

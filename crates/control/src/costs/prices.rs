@@ -1,7 +1,7 @@
 //! What a place costs: from the price that the stack file gives a cell, else from what the catalogue's offer of such a
 //! place is made of.
 
-use crate::{App, ControlError, Permit, ReadTenant, app::StackInForce, decide, placing, tenants};
+use crate::{App, ControlError, Permit, ReadTenant, Scope, app::StackInForce, decide, placing, tenants};
 use berth_config::Stack;
 use berth_domain::{CellClass, CellName, Cents, PlanName, ProviderName};
 use berth_placement::{Catalogue, Engine, PriceLine};
@@ -113,6 +113,11 @@ pub async fn plan_price(
         margin_cents: cost.map(|cost| plan.price_cents - cost),
     };
     let moves = then.class != source.class;
+    // What it costs and where it would stand is the operator's: a cell may be called after another customer.
+    let own = matches!(permit.caller().scope, Scope::Tenant(_));
+    let told = |side: wire::PlanSide| {
+        if own { wire::PlanSide { cell: None, cost_cents: None, margin_cents: None, ..side } } else { side }
+    };
     let then = if moves {
         let profile = decide::profile_of(&tenant)?;
         let wanted = placing::Wanted {
@@ -133,7 +138,8 @@ pub async fn plan_price(
     } else {
         side(then, Some(source.name.clone()), false, cost)
     };
-    Ok(wire::PlanPrice { now: side(now, Some(source.name), false, cost), then, moves, tenant: tenant.name })
+    let now = side(now, Some(source.name), false, cost);
+    Ok(wire::PlanPrice { now: told(now), then: told(then), moves, tenant: tenant.name })
 }
 
 /// The catalogue's name of a provider of the stack file.

@@ -70,9 +70,25 @@ async fn keep<L: Loop>(app: &App, mut work: L, mut shutdown: watch::Receiver<boo
 }
 
 async fn turn<L: Loop>(app: &App, work: &mut L) -> Result<(), ControlError> {
-    let lease = app.store().lease_take(L::NAME, app.server(), LEASE.max(L::PAUSE * 2)).await?;
+    let lasts = LEASE.max(L::PAUSE * 2);
+    let lease = app.store().lease_take(L::NAME, app.server(), lasts).await?;
     // Behind the world nothing is started or ended: what this database wants may be long out of date.
-    if lease.is_some() && !app.store().world_ahead_any().await? { work.round(app).await } else { Ok(()) }
+    if lease.is_none() || app.store().world_ahead_any().await? {
+        return Ok(());
+    }
+    // Both are driven on: a round may hold the connections that a renewal waits for.
+    tokio::select! {
+        done = work.round(app) => done,
+        () = renewing::<L>(app, lasts) => Ok(()),
+    }
+}
+
+/// Keeps the lease as long as a round lasts; never ends. One that cannot be renewed runs out, as it does with a server.
+async fn renewing<L: Loop>(app: &App, lasts: Duration) {
+    loop {
+        tokio::time::sleep(lasts / 3).await;
+        app.store().lease_take(L::NAME, app.server(), lasts).await.ok();
+    }
 }
 
 /// Whether the server stops within this pause.

@@ -50,6 +50,10 @@ impl Loop for Scaling {
             app.store().copies_changed().await?.into_iter().map(|(cell, name, at)| ((cell, name), at)).collect();
         let mut left = Left::default();
         for cell in app.store().cell_list().await?.iter().filter(|cell| cell.state == CellState::Ready) {
+            // How many copies run there is decided by whoever runs it.
+            if app.is_foreign(cell).await? {
+                continue;
+            }
             let own: Vec<&Member> = members.iter().filter(|member| member.cell == cell.id).collect();
             // A cell that does not answer has nothing to tell; the loop that keeps it up says so.
             let Ok(loads) = self.look(app, cell, stack, &own).await else { continue };

@@ -10,6 +10,7 @@ mod create_tenant;
 mod delete_tenant;
 mod erase_tenant;
 mod import_tenant;
+mod measure_cell;
 mod move_tenant;
 mod plan_tenant;
 mod purge;
@@ -26,6 +27,8 @@ pub use create_tenant::{CREATE_TENANT, CreateTenant};
 pub use delete_tenant::DELETE_TENANT;
 pub use erase_tenant::ERASE_TENANT;
 pub use import_tenant::{IMPORT_TENANT, ImportTenant};
+pub use measure_cell::MEASURE_CELL;
+pub(crate) use measure_cell::measured;
 pub use plan_tenant::PLAN_TENANT;
 pub use purge::PURGE_TENANT;
 pub use remove_cell::REMOVE_CELL;
@@ -111,6 +114,7 @@ pub fn registry() -> Registry<App> {
         .with(&CREATE_CELL, create_cell::run)
         .with(&REMOVE_CELL, remove_cell::run)
         .with(&ROLL_CELL, roll_cell::run)
+        .with(&MEASURE_CELL, measure_cell::run)
         .with(&CREATE_TENANT, create_tenant::run)
         .with(&DELETE_TENANT, delete_tenant::run)
         .with(&SUSPEND_TENANT, suspend_tenant::suspend)

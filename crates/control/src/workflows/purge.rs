@@ -90,8 +90,13 @@ impl Step<App> for DeleteOldRows {
             return Ok(0);
         }
         let Some(mut spec) = purge::spec(app, id, &tenant).await? else { return Ok(0) };
+        let archived = self.found.old.tables.first().map(|table| table.before);
+        // It was put on a plan that keeps more: what was seen then is not too old any more.
+        if spec.keep_from < archived {
+            return Ok(0);
+        }
         // Midnight may have passed: what was archived is what goes.
-        spec.keep_from = self.found.old.tables.first().map(|table| table.before);
+        spec.keep_from = archived;
         berth_mover::purge(&spec, &self.found.old, &self.told).await.map_err(elsewhere)
     }
     /// What is gone is in the archive, or was to go.

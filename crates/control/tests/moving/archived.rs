@@ -1,7 +1,7 @@
 //! A move down: what the smaller plan does not keep is listed before, archived, and comes back when it is asked for.
 
 use crate::try_move::{Moving, rows};
-use crate::world::{STACK, change, read_tenant};
+use crate::world::{STACK, change, read, read_tenant};
 use berth_control::{archives, cells, moves, purge, ways_back};
 use berth_domain::{CellClass, OperationState};
 use berth_infra::{CellDatabase, Role};
@@ -129,7 +129,7 @@ async fn what_is_older_than_the_plan_keeps_is_archived_and_goes_where_the_tenant
     }
     let look = moving.world.tenants.connect(Role::Mover).await;
     let (whole, others) = (rows(&look, &tenant).await, rows(&look, &other).await);
-    let plan = purge::plan(app, &read_tenant(), "acme").await.unwrap();
+    let plan = purge::plan(app, &read(), "acme").await.unwrap();
     let [old] = &plan.tables[..] else { panic!("{plan:?}") };
     assert!((69..=70).contains(&old.rows) && plan.archived, "{plan:?}");
     assert_eq!(rows(&look, &tenant).await, whole, "a plan changes nothing");
@@ -140,7 +140,7 @@ async fn what_is_older_than_the_plan_keeps_is_archived_and_goes_where_the_tenant
     assert_eq!(rows(&look, &other).await, others, "nobody else's");
     let made = archives::list(app, &read_tenant(), "acme").await.unwrap().items;
     assert_eq!(made.iter().map(|a| (a.id, a.rows)).collect::<Vec<_>>(), [(begun.id, old.rows)]);
-    assert_eq!(purge::plan(app, &read_tenant(), "acme").await.unwrap().tables[0].rows, 0);
+    assert_eq!(purge::plan(app, &read(), "acme").await.unwrap().tables[0].rows, 0);
 
     let back = archives::restore(app, &change(), "acme", begun.id).await.unwrap();
     assert_eq!(moving.world.carry_out(back.id).await, OperationState::Succeeded);

@@ -14,7 +14,7 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn event(tenant: TenantId, key: &str, amount: i64) -> NewUsageEvent {
-    NewUsageEvent { tenant, key: key.to_owned(), metric: "gps_points".to_owned(), amount, at: at(0) }
+    NewUsageEvent { tenant, key: key.to_owned(), metric: "gps_points".to_owned(), amount, at: at(0), dated: true }
 }
 
 fn row(tenant: TenantId, amount: i64, second: i64) -> UsageRow {

@@ -1,6 +1,7 @@
 //! What `berth check --live` asks: a database, a Redis, names and the certificates behind them. Each is asked once and
 //! for a few seconds at most. Only asks; what an answer means is for `berth_check::live`.
 
+use super::tokens::{self, Held};
 use berth_check::{
     Finding,
     live::{Database, Host, Judge, Login, Redis},
@@ -34,6 +35,7 @@ pub struct Targets {
     pub redis: Option<SecretString>,
     /// `name` or `name:port`.
     pub hosts: Vec<String>,
+    pub tokens: Vec<Held>,
 }
 
 /// Findings, and what could not be asked and why.
@@ -86,6 +88,27 @@ pub async fn ask(targets: Targets, now: Timestamp) -> Answers {
             _ => judge.note("live-certificate", "it did not answer within 10 s"),
         }
         answers.asked.push(name.clone());
+        answers.findings.append(&mut judge.found);
+    }
+    for held in &targets.tokens {
+        let variable = held.of.variable;
+        let asked = held.clone();
+        let said = match timeout(LIMIT + LIMIT, tokio::task::spawn_blocking(move || tokens::ask(&asked))).await {
+            Ok(Ok(Ok(facts))) => facts,
+            Ok(Ok(Err(error))) => {
+                answers.left_out.push(format!("{variable} could not be tried: {error}"));
+                continue;
+            }
+            _ => {
+                answers
+                    .left_out
+                    .push(format!("{variable} could not be tried: its provider did not answer within 10 s"));
+                continue;
+            }
+        };
+        let mut judge = Judge::of(variable);
+        judge.token(&said, now);
+        answers.asked.push(variable.to_owned());
         answers.findings.append(&mut judge.found);
     }
     answers

@@ -1,0 +1,236 @@
+//! The dashboard over the real `/v1` of a real control plane: each page answers, and shows a figure that was put there.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+
+#[allow(dead_code, reason = "each test file uses its part")]
+mod world;
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{Method, Request, StatusCode, header},
+};
+use berth_api::{Api, pages::PagesSettings};
+use berth_domain::{ApprovalState, UsagePeriod};
+use berth_testkit::wait_until;
+use berth_wire::{InvoiceImport, InvoiceLine, TenantCreate, UsageEvent};
+use secrecy::ExposeSecret as _;
+use tower::ServiceExt as _;
+use world::{World, apply};
+
+const STACK: &str = "\
+stack: fleet
+services:
+  web: { command: [fleet, serve], migrate: [fleet, migrate], health: /health, env: { API_TOKEN: hunter2 } }
+plans:
+  hobby: { price: 15.00, class: shared, limits: { quantities: { vehicles: 5, gps_points_per_day: 50000 } } }
+  crew: { price: 29.00, class: shared, limits: { quantities: { vehicles: 10, gps_points_per_day: 100000 } } }
+  starter: { price: 49.00, class: dedicated, limits: { quantities: { vehicles: 25, gps_points_per_day: 500000 } } }
+providers:
+  here: { adapter: fake }
+cells:
+  shared-1: { class: shared, max_tenants: 3, price: 90.00 }
+  shared-2: { class: shared, max_tenants: 3, price: 60.00 }
+budget: { amount: 200, currency: USD }
+";
+
+struct Dashboard {
+    pages: Router,
+    key: String,
+}
+
+impl Dashboard {
+    fn of(world: &World) -> Self {
+        let pages = berth_api::router(&Api::new(world.app.clone()), PagesSettings::default());
+        Self { pages, key: world.admin.expose_secret().to_owned() }
+    }
+
+    async fn ask(&self, method: Method, path: &str, form: &str) -> (StatusCode, String) {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "berth.example")
+            .header(header::COOKIE, format!("berth_key={}", self.key))
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(Body::from(form.to_owned()))
+            .unwrap();
+        let answer = self.pages.clone().oneshot(request).await.unwrap();
+        let status = answer.status();
+        let bytes = to_bytes(answer.into_body(), 8 << 20).await.unwrap();
+        (status, String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    /// The page is there and says all of this.
+    async fn shows(&self, path: &str, says: &[&str]) -> String {
+        let (status, text) = self.ask(Method::GET, path, "").await;
+        assert_eq!(status, StatusCode::OK, "{path}: {text}");
+        for word in says {
+            assert!(text.contains(word), "{path} does not say `{word}`: {text}");
+        }
+        text
+    }
+}
+
+fn hidden(page: &str, name: &str) -> String {
+    let mark = format!("name=\"{name}\" value=\"");
+    page.rsplit(&mark).next().unwrap().split('"').next().unwrap().to_owned()
+}
+
+async fn world() -> World {
+    let world = World::empty().await;
+    let applied = world.client().stack_apply(&apply(STACK)).await.unwrap();
+    for operation in applied.operations {
+        world.finishes(operation).await;
+    }
+    for (name, cell) in [("acme", "shared-1"), ("nova", "shared-2")] {
+        let wanted = TenantCreate {
+            name: name.parse().unwrap(),
+            plan: "hobby".parse().unwrap(),
+            hosts: vec![format!("{name}.test").parse().unwrap()],
+            key: None,
+            cell: Some(cell.parse().unwrap()),
+        };
+        let begun = world.client().tenant_create(&wanted).await.unwrap();
+        world.finishes(begun.id).await;
+    }
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_page_stands_on_the_real_api_and_shows_what_is_there() {
+    let world = world().await;
+    let (client, dashboard) = (world.client(), Dashboard::of(&world));
+
+    // Costs: an invoice to the cent, this month and as one of the months before.
+    let month = jiff::Timestamp::now().strftime("%Y-%m").to_string();
+    let line = InvoiceLine {
+        cell: Some("shared-1".parse().unwrap()),
+        part: "server".into(),
+        amount: "1234.56".into(),
+        currency: "USD".into(),
+    };
+    let invoice = InvoiceImport { month: month.clone(), provider: "here".parse().unwrap(), lines: vec![line] };
+    client.invoice_import(&invoice).await.unwrap();
+    for path in ["/costs".to_owned(), format!("/costs?month={month}")] {
+        dashboard.shows(&path, &["$1234.56", "imported", "acme", "hobby", "over"]).await;
+    }
+    let (status, _) = dashboard.ask(Method::GET, "/costs?month=yesterday", "").await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+
+    // Fleet: two half-empty cells, of which the dearer one can go.
+    dashboard.shows("/fleet", &["$150.00", "$60.00", "shared-1", "moves acme to shared-2", "closes shared-1"]).await;
+
+    // Usage: a figure and its share, then the proposal that follows from it.
+    let event = |key: &str, metric: &str, amount| UsageEvent {
+        key: key.into(),
+        tenant: "acme".into(),
+        metric: metric.into(),
+        amount,
+        unit: None,
+        at: Some(jiff::Timestamp::now()),
+    };
+    client.usage_record(&[event("a", "gps_points", 45_678), event("b", "vehicles", 3)]).await.unwrap();
+    dashboard.shows("/tenants/acme", &["45\u{202f}678", "50\u{202f}000", "91\u{a0}%", "60\u{a0}%"]).await;
+    let open = async || client.approvals(None, Some(ApprovalState::Open)).await.unwrap();
+    let approvals = wait_until("a proposal", open, |all: &Vec<_>| !all.is_empty()).await;
+    let id = approvals[0].id;
+    dashboard
+        .shows("/approvals", &["acme", "upgrade", "gps_points_per_day stands at 45678, 91 % of 50000", "$29.00"])
+        .await;
+    let page = dashboard.shows(&format!("/approvals/{id}"), &["+$14.00", "a person is asked", "crew"]).await;
+    dashboard.shows("/tenants/acme", &[&format!("/approvals/{id}")]).await;
+    let usage = client.tenant_usage("acme", UsagePeriod::Day).await.unwrap();
+    assert!(usage.judged_at.is_some());
+
+    // The answer is given on the page as well.
+    let form = format!("csrf={}&once={}", hidden(&page, "csrf"), hidden(&page, "once"));
+    let (status, text) = dashboard.ask(Method::POST, &format!("/approvals/{id}/approve"), &form).await;
+    assert_eq!(status, StatusCode::SEE_OTHER, "{text}");
+    assert_eq!(client.tenant("acme").await.unwrap().plan.as_str(), "crew");
+    dashboard.shows("/approvals?all=true", &["carried out"]).await;
+
+    // Decision: with reasons and what was refused; and what another profile would get.
+    dashboard
+        .shows("/tenants/acme/decision", &["plan hobby", "of its neighbours get the same answer", "Because"])
+        .await;
+    let refused = ["nothing fits", "compliance", "hipaa"];
+    dashboard.shows("/tenants/acme/decision?compliance=hipaa", &refused).await;
+    dashboard.shows("/tenants/acme/decision?latency_ms=1", &["latency_ms", "/cells/shared-1", "/cells/shared-2"]).await;
+    dashboard
+        .shows(
+            "/tenants/acme/decision?quantities=vehicles%3D7",
+            &["plan crew", "plan hobby holds 5 vehicles, 7 are needed"],
+        )
+        .await;
+    let (status, _) = dashboard.ask(Method::GET, "/tenants/acme/decision?latency_ms=fast", "").await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+
+    // Check: of what is in force, and of what somebody pastes.
+    let page = dashboard.shows("/check", &["the stack file in force", "2 errors, 0 warnings", "secret-in-file"]).await;
+    assert!(!page.contains("hunter2"), "a secret is never repeated: {page}");
+    let compose = "services:\n  db:\n    image: postgres:15.8\n    ports: [\"5432:5432\"]\n";
+    let text: String = compose.bytes().map(|b| format!("%{b:02X}")).collect();
+    let form = format!("csrf={}&path=compose.yaml&text={text}", hidden(&page, "csrf"));
+    let (status, text) = dashboard.ask(Method::POST, "/check", &form).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(text.contains("published-database") && text.contains("compose.yaml:4"), "{text}");
+
+    // The rest answers, too.
+    for path in [
+        "/",
+        "/tenants",
+        "/tenants/new",
+        "/tenants/acme/move",
+        "/tenants/acme/suspend",
+        "/tenants/acme/export",
+        "/cells",
+        "/cells/new",
+        "/cells/shared-1",
+        "/cells/shared-1/drain",
+        "/cells/shared-1/measure",
+        "/operations",
+        "/audit",
+        "/audit?tenant=acme",
+    ] {
+        dashboard.shows(path, &[]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_measured_in_a_cell_stands_in_place_of_what_was_claimed() {
+    let world = world().await;
+    let (client, dashboard) = (world.client(), Dashboard::of(&world));
+    assert!(client.cell("shared-1").await.unwrap().measured.is_empty(), "nobody measured yet");
+    dashboard.shows("/cells/shared-1", &["what its provider claims stands"]).await;
+    let done = world.finishes(client.cell_measure("shared-1").await.unwrap().id).await;
+    let cell = client.cell("shared-1").await.unwrap();
+    let figure = |what: &str| cell.measured.iter().find(|figure| figure.what == what).cloned();
+    // Members of this world answer to nobody, so of API and socket nothing is known; that is not 0.
+    assert_eq!((figure("api"), figure("socket")), (None, None));
+    for (what, unit) in [
+        ("query_simple", "ms"),
+        ("query_complex", "ms"),
+        ("ingest", "rows_per_s"),
+        ("upload_10_mib", "s"),
+        ("backup_1_gib", "s"),
+    ] {
+        let figure = figure(what).unwrap_or_else(|| panic!("{what} is missing: {cell:?}"));
+        assert!(figure.unit == unit && figure.value > 0.0 && figure.samples > 0, "{figure:?}");
+        assert!(jiff::Timestamp::now().duration_since(figure.at).as_secs() < 60, "{figure:?}");
+    }
+    assert!(figure("query_complex").unwrap().value > figure("query_simple").unwrap().value);
+    assert_eq!(done.result.unwrap().summary.as_deref(), Some("5 figures were measured"));
+    dashboard.shows("/cells/shared-1", &["query simple", "rows/s"]).await;
+
+    // Nobody promised any throughput here. Now the one that was measured counts, and the other cell's is still unknown.
+    let asked = berth_wire::DecisionAsk {
+        tenant: None,
+        profile: Some(berth_wire::Profile { throughput_per_s: Some(1), ..berth_wire::Profile::default() }),
+    };
+    let decision = client.decide(&asked).await.unwrap();
+    assert_eq!(decision.cell.as_deref(), Some("shared-1"), "{decision:?}");
+    let unknown = |r: &berth_wire::Refusal| r.cell.as_deref() == Some("shared-2") && r.constraint == "throughput_per_s";
+    assert!(decision.refused.iter().any(unknown), "{decision:?}");
+    let entries = client.audit(&berth_client::AuditFilter::default()).await.unwrap();
+    assert!(entries.iter().any(|entry| entry.action == "cell.measure"));
+}

@@ -1,0 +1,121 @@
+//! Files as they arrive when something went wrong on the way: cut off, in another encoding, made to blow up. Each is refused
+//! with a place, or means what it meant.
+
+use berth_config::{Environment, Stack, no_files, parse, tree};
+use std::{fs, path::Path};
+
+fn folder() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples")
+}
+
+fn read(text: &str, example: &str) -> Result<Stack, berth_config::Mistakes> {
+    let files = |name: &str| fs::read_to_string(folder().join(example).join(name));
+    parse(text, Some(&Environment::default()), &files)
+}
+
+/// At every byte at which a text can be cut off.
+fn cut_off(example: &str) {
+    let text = fs::read_to_string(folder().join(example).join("berth.yaml")).expect("it is part of the repository");
+    let mut taken = 0;
+    for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)) {
+        match read(&text[..end], example) {
+            // Where a line ends the rest is a file too; whoever sends files says how long they are.
+            Ok(_) => taken += 1,
+            Err(mistakes) => {
+                for mistake in mistakes.iter() {
+                    assert!(mistake.line.is_some() || !mistake.key.is_empty(), "cut at {end}: no place: {mistakes}");
+                }
+            }
+        }
+    }
+    assert!(taken < text.len(), "something is refused");
+}
+
+#[test]
+fn webhost_cut_off_anywhere_is_refused_with_a_place_or_is_a_file() {
+    cut_off("webhost");
+}
+
+#[test]
+fn chrono_scraper_cut_off_anywhere_is_refused_with_a_place_or_is_a_file() {
+    cut_off("chrono-scraper");
+}
+
+#[test]
+fn linkflow_cut_off_anywhere_is_refused_with_a_place_or_is_a_file() {
+    cut_off("linkflow");
+}
+
+#[test]
+fn veloflux_cut_off_anywhere_is_refused_with_a_place_or_is_a_file() {
+    cut_off("veloflux");
+}
+
+#[test]
+fn fleet_cut_off_anywhere_is_refused_with_a_place_or_is_a_file() {
+    cut_off("fleet");
+}
+
+const GOOD: &str = "stack: s\nservices:\n  web: { command: [./web], health: /health }\n";
+
+fn mistakes(text: &str) -> String {
+    match parse(text, Some(&Environment::default()), &no_files) {
+        Ok(stack) => panic!("taken without a word: {stack:?}"),
+        Err(mistakes) => mistakes.to_string(),
+    }
+}
+
+#[test]
+fn a_mark_of_byte_order_changes_nothing_and_texts_read_in_another_encoding_are_refused() {
+    let good = read(GOOD, "fleet").expect("it is good");
+    assert_eq!(read(&format!("\u{feff}{GOOD}"), "fleet").expect("the mark is none of the text"), good);
+    assert_eq!(read(&GOOD.replace('\n', "\r\n"), "fleet").expect("nor are the ends of lines"), good);
+    // UTF-16 taken for Latin-1, as editors do: every other character is a NUL.
+    let wide: String = GOOD.encode_utf16().flat_map(u16::to_le_bytes).map(char::from).collect();
+    let found = mistakes(&wide);
+    assert!(!found.is_empty(), "{found}");
+    // Bytes that were no UTF-8 and have become replacement characters.
+    let found = mistakes(&GOOD.replace("web:", "w\u{fffd}b:"));
+    assert!(found.contains("line 3"), "{found}");
+}
+
+#[test]
+fn what_blows_up_repeats_itself_or_is_no_number_is_refused_with_its_line() {
+    let mut laughs = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for n in 1..12 {
+        laughs.push_str(&format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(", ")));
+    }
+    let with = |section: &str| format!("{GOOD}{section}\n");
+    for (text, says) in [
+        (laughs, "nested or repeated too much"),
+        (with("cells: { a: { class: shared }, a: { class: pool } }"), "line 4"),
+        (with("stack: other"), "line 4"),
+        // What one anchor says twice is read twice, and means the same.
+        (with("plans: { a: &p { price: 1.00, class: shared, limits: { rates: 3 } }, b: *p }"), "rates"),
+        (with("plans: { a: { price: -1.00, class: shared } }"), "plans.a.price"),
+        (with("plans: { a: { price: .nan, class: shared } }"), "plans.a.price"),
+        (with("plans: { a: { price: .inf, class: shared } }"), "plans.a.price"),
+        (with("plans: { a: { price: 1e400, class: shared } }"), "plans.a.price"),
+        (with("plans: { a: { price: 1.005, class: shared } }"), "plans.a.price"),
+        (with("cells: { a: { class: shared, max_tenants: -0 } }"), "cells.a.max_tenants"),
+        (with("cells: { a: { class: shared, max_tenants: 1e3 } }"), "cells.a.max_tenants"),
+        (with("cells: { a: { class: shared, price: -5 } }"), "cells.a.price"),
+        (with("budget: { amount: -50, currency: EUR }"), "budget.amount"),
+        (with("budget: { amount: 50, currency: euro }"), "budget.currency"),
+        (with("modes: { multi_tenant: { statement_timeout: 1e400 } }"), "statement_timeout"),
+    ] {
+        let found = mistakes(&text);
+        assert!(found.contains(says), "{} gave: {found}", &text[..text.len().min(200)]);
+    }
+}
+
+#[test]
+fn ten_megabytes_of_nesting_end_at_once_in_every_reader() {
+    for (open, close) in [("[", "]"), ("{a: ", "}"), ("- ", "")] {
+        let text = format!("a: {}{}", open.repeat(5_000_000), close.repeat(5_000_000));
+        assert!(mistakes(&text).contains("bytes long"), "by its length alone");
+        // What other readers of the same trees see, who have bounds of their own on length.
+        let part = format!("a: {}", open.repeat(300_000));
+        assert!(tree::parse(&part).is_err(), "{open}");
+    }
+}
