@@ -10,7 +10,9 @@ use crate::{
         self, CREATE_TENANT, DELETE_TENANT, PLAN_TENANT, RESUME_TENANT, SUSPEND_TENANT, TenantInput, reserved,
     },
 };
-use berth_domain::{Hostname, Mode, OperationId, PlanName, TenantEvent, TenantId, TenantKey, TenantName, TenantState};
+use berth_domain::{
+    Hostname, Mode, Network, OperationId, PlanName, TenantEvent, TenantId, TenantKey, TenantName, TenantState,
+};
 use berth_placement::Profile;
 use berth_store::{NewTenant, StoreError, Taken, Tenant, Tx};
 use berth_wire as wire;
@@ -182,6 +184,31 @@ pub async fn set_all_hosts(
         Some(json!({ "hosts": hosts })),
     )
     .await?;
+    if is_routed(tenant.state) {
+        tx.routes_publish(&[tenant.id]).await?;
+    }
+    tx.commit().await?;
+    again(app, tenant.id).await
+}
+
+/// Whose requests edges serve: of these networks, or of everybody with none. `version`: the one that was read.
+pub async fn set_allow(
+    app: &App,
+    permit: &Permit<Change>,
+    who: &str,
+    networks: &[Network],
+    version: Option<u64>,
+) -> Result<wire::Tenant, ControlError> {
+    app.writable().await?;
+    let tenant = known(app, who).await?;
+    let (before, version) = (tenant.allow()?, expected(&tenant, version)?);
+    let mut tx = app.store().begin().await?;
+    tx.tenant_lock(tenant.id).await?;
+    tx.tenant_touch(tenant.id, version).await?;
+    tx.tenant_set_allow(tenant.id, networks).await?;
+    let about = format!("tenant/{}", tenant.name);
+    let (before, after) = (json!({ "allow": before }), json!({ "allow": networks }));
+    audited(&mut tx, permit, "tenant.allow", &about, Some(before), Some(after)).await?;
     if is_routed(tenant.state) {
         tx.routes_publish(&[tenant.id]).await?;
     }
