@@ -17,7 +17,7 @@ use berth_control::{ControlError, Follow, Read, edges};
 use berth_domain::{EdgeId, EdgeName, Revision};
 use berth_wire::{
     EdgeView, Page,
-    edge::{EdgeAck, EdgeAckAnswer, LEAVING, SPEAKS},
+    edge::{EdgeAck, EdgeAckAnswer, KEEPS, KEEPS_ALLOW, LEAVING, SPEAKS},
 };
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -59,6 +59,9 @@ pub async fn routes(
     let permit = caller.may(Follow)?;
     // One that says nothing knows routes alone.
     let spoken = headers.get(SPEAKS).and_then(|spoken| spoken.to_str().ok()?.parse().ok()).unwrap_or(1);
+    let words = headers.get(KEEPS).and_then(|words| words.to_str().ok()).unwrap_or_default();
+    let allows = words.split(',').any(|word| word.trim() == KEEPS_ALLOW);
+    let spoken = if allows { spoken | edges::KEEPS_ALLOW } else { spoken };
     let leaving = headers.contains_key(LEAVING);
     let events = edges::routes(&api.app, &permit, edge, from.instance, from.after, spoken, leaving).await?;
     let lines = events.map(|event| {

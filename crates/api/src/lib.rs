@@ -116,6 +116,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(tenants::sync))
         .routes(routes!(tenants::show, tenants::change, tenants::delete))
         .routes(routes!(tenants::set_hosts))
+        .routes(routes!(tenants::set_allow))
         .routes(routes!(usage::entitlements))
         .routes(routes!(usage::of_tenant))
         .routes(routes!(usage::list, usage::record))

@@ -14,7 +14,9 @@ use berth_control::{
     tenants::{self, TenantFilter},
 };
 use berth_domain::{CellName, PlanName, TenantName, TenantState};
-use berth_wire::{Operation, Page, SyncReport, Tenant, TenantChange, TenantCreate, TenantHosts, TenantSync};
+use berth_wire::{
+    Operation, Page, SyncReport, Tenant, TenantAllow, TenantChange, TenantCreate, TenantHosts, TenantSync,
+};
 use serde::Deserialize;
 
 /// Which tenants, and how many.
@@ -128,6 +130,21 @@ pub async fn set_hosts(
 ) -> ApiResult<Tagged> {
     let permit = caller.may(Change)?;
     Ok(Tagged(tenants::set_all_hosts(&api.app, &permit, &who, &wanted.hosts, version).await?))
+}
+
+/// Whose requests edges serve: clients of these networks, or everybody with none.
+#[utoipa::path(put, path = "/v1/tenants/{tenant}/allow", tag = "tenants", request_body = TenantAllow,
+    params(("tenant" = String, Path), ("If-Match" = Option<String>, Header, description = "The `ETag` it rests on.")),
+    responses((status = 200, body = Tenant), Problems))]
+pub async fn set_allow(
+    State(api): State<Api>,
+    By(caller): By,
+    Path(who): Path<String>,
+    IfMatch(version): IfMatch,
+    Body(wanted): Body<TenantAllow>,
+) -> ApiResult<Tagged> {
+    let permit = caller.may(Change)?;
+    Ok(Tagged(tenants::set_allow(&api.app, &permit, &who, &wanted.networks, version).await?))
 }
 
 /// Answers the tenant's requests with 403 until it is resumed.

@@ -8,7 +8,8 @@ use berth_client::Drainable;
 use berth_control::Scope;
 use berth_domain::{EdgeId, OperationId, OperationState, Revision, TenantState};
 use berth_wire::{
-    CellCreate, KeyCreate, OperationEventKind, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
+    CellCreate, KeyCreate, OperationEventKind, TenantAllow, TenantChange, TenantCreate, TenantHosts, TenantMove,
+    TenantSync,
     edge::{EdgeAck, EdgeEvent, Presence, RouteState},
 };
 use std::time::Duration;
@@ -300,6 +301,28 @@ async fn an_edge_follows_routes_and_says_how_far_it_is() {
         .unwrap();
     assert!(answer.revision >= revision);
     world.finishes(begun.id).await;
+
+    let read = world.client().tenant("acme").await.unwrap();
+    assert_eq!(read.allow, []);
+    let office = TenantAllow { networks: vec!["203.0.113.0/24".parse().unwrap(), "::1".parse().unwrap()] };
+    let closed = world.client().tenant_set_allow("acme", &office, Some(read.version)).await.unwrap();
+    assert_eq!(closed.allow, office.networks);
+    assert_eq!(refused(world.client().tenant_set_allow("acme", &office, Some(read.version)).await).status, 412);
+    let told = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            if let EdgeEvent::Routes { routes, .. } = lines.next_json::<EdgeEvent>().await.unwrap().unwrap()
+                && let Some(route) = routes.into_iter().find(|route| !route.allow.is_empty())
+            {
+                return (route.allow, route.state);
+            }
+        }
+    });
+    // This one does not say that it keeps to such lists.
+    assert_eq!(told.await.expect("edges are told of it"), (office.networks, RouteState::Suspended));
+    let bad = r#"{"networks":["203.0.113.0/33"]}"#;
+    let head = "PUT /v1/tenants/acme/allow HTTP/1.1\r\ncontent-type: application/json";
+    let (status, text) = world.raw(head, bad.as_bytes()).await;
+    assert!(status == 422 || status == 400, "{status} {text}");
 
     let edges = world.client().edges().await.unwrap();
     assert_eq!((edges.len(), edges[0].alive, edges[0].behind), (1, true, 0));

@@ -7,8 +7,8 @@ use crate::{
     cli::EdgeCommand,
     fail::{Failure, FailureExt as _},
 };
-use berth_domain::EdgeName;
-use berth_edge::{Edge, EdgeConfig, EdgeError, EdgeErrorKind, Limits, Network, Sockets};
+use berth_domain::{EdgeName, Network};
+use berth_edge::{Edge, EdgeConfig, EdgeError, EdgeErrorKind, Limits, RequestLog, Sockets};
 use clap::Args;
 use listenfd::ListenFd;
 use secrecy::SecretString;
@@ -56,6 +56,12 @@ pub struct EdgeOptions {
     /// A load balancer or proxy in front, as `10.0.0.0/8` or one address: its X-Forwarded headers are believed
     #[arg(long, env = "BERTH_EDGE_TRUST", value_delimiter = ',', value_name = "NETWORK")]
     trust: Vec<Network>,
+    /// A line of JSON for each request, into this file; `-` for standard output
+    #[arg(long, env = "BERTH_EDGE_REQUEST_LOG", value_name = "FILE")]
+    request_log: Option<PathBuf>,
+    /// The share of requests that are written down, 0 to 1
+    #[arg(long, env = "BERTH_EDGE_REQUEST_SHARE", default_value_t = 1.0, value_parser = share, value_name = "SHARE")]
+    request_share: f64,
     /// Threads that serve. Default: one per core
     #[arg(long, env = "BERTH_EDGE_WORKERS", value_name = "N")]
     workers: Option<NonZero<usize>>,
@@ -72,6 +78,11 @@ pub struct EdgeOptions {
     /// Where systemd waits to hear that the edge serves
     #[arg(long, env = "NOTIFY_SOCKET", hide = true)]
     notify_socket: Option<PathBuf>,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "a share is a number from 0 to 1".to_owned())
 }
 
 pub fn run(options: EdgeOptions, url: String, key: Option<SecretString>) -> Result<(), Failure> {
@@ -101,6 +112,9 @@ pub fn run(options: EdgeOptions, url: String, key: Option<SecretString>) -> Resu
         workers,
         second_names: options.veloflux_names,
         geo_database: options.geo_database,
+        request_log: options
+            .request_log
+            .map(|path| RequestLog { file: (path.as_os_str() != "-").then_some(path), share: options.request_share }),
         limits: Limits { trusted_peers: options.trust, ..Limits::default() },
     };
     #[cfg(feature = "ssh")]

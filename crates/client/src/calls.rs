@@ -11,8 +11,8 @@ use berth_wire::{
     DrainAsk, EdgeView, EdgeWay, EndpointAdd, Entitlements, Erasure, FleetApplied, FleetApply, FleetMonth, FleetPlan,
     FleetSimulate, ImportPlan, InvoiceImport, Key, KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation,
     OperationEvent, Overview, Page, PhaseAnswer, PhaseAsk, PlanPrice, PlanView, Profile, PurgePlan, Recovery, Server,
-    ServerAdd, ServerLook, ServerSeen, Stack, StackApplied, StackApply, SyncReport, Tenant, TenantChange, TenantCreate,
-    TenantHosts, TenantImport, TenantMove, TenantSync, TenantUsage, Usage, UsageCounted, UsageEvent,
+    ServerAdd, ServerLook, ServerSeen, Stack, StackApplied, StackApply, SyncReport, Tenant, TenantAllow, TenantChange,
+    TenantCreate, TenantHosts, TenantImport, TenantMove, TenantSync, TenantUsage, Usage, UsageCounted, UsageEvent,
     edge::{EdgeAck, EdgeAckAnswer, EdgeMeters, EdgeMetersAnswer},
 };
 use http::Method;
@@ -106,6 +106,16 @@ impl Client {
         version: Option<u64>,
     ) -> Result<Tenant, ClientError> {
         self.write_at(Method::PUT, &format!("/v1/tenants/{}/hosts", escaped(tenant)), wanted, version).await
+    }
+
+    /// `version`: refused when the tenant changed since it was read.
+    pub async fn tenant_set_allow(
+        &self,
+        tenant: &str,
+        wanted: &TenantAllow,
+        version: Option<u64>,
+    ) -> Result<Tenant, ClientError> {
+        self.write_at(Method::PUT, &format!("/v1/tenants/{}/allow", escaped(tenant)), wanted, version).await
     }
 
     pub async fn tenant_entitlements(&self, tenant: &str) -> Result<Entitlements, ClientError> {

@@ -4,8 +4,10 @@
 //! key, its line and what to write instead. Never reads a file or the process environment itself (the binary hands
 //! over text, a way to read hook files, and an [`Environment`]), and never knows a provider's own settings.
 
+mod answers;
 mod cluster;
 mod diff;
+mod edge;
 mod environment;
 mod facts;
 mod mistake;
@@ -23,8 +25,10 @@ pub mod tree;
 /// JSON Schema of the stack file, for editors.
 pub const SCHEMA: &str = include_str!("stack.schema.json");
 
+pub use answers::{AnswerHeaders, Compress, CompressWay, Frame, Referrer};
 pub use cluster::{Cluster, Place, RegionRouting, Residence, Tenants};
 pub use diff::{Change, Difference, diff};
+pub use edge::{EdgeCheck, Eject, ServiceEdge};
 pub use environment::{Environment, MissingVariable, Template};
 pub use facts::{Alert, Alerts, Backups, Budget, Failover, Poll, Quota, Silence};
 pub use mistake::{Mistake, Mistakes, Problem};
@@ -36,6 +40,6 @@ pub use section::{FILE_BYTES_MAX, Files, no_files, parse, parse_layers};
 pub use show::{Layer, MASK, Shown, show};
 pub use span::{BadSpan, Span};
 pub use stack::{
-    Archives, Cell, Check, Data, DataLink, DataObjects, DataRedis, EdgeCheck, Eject, HoldPolicy, Hook, Hooks, Https,
-    Plan, Provider, Purge, Run, S3Place, Scale, Service, ServiceEdge, Shape, Stack, TableRef, UsageRules,
+    Archives, Cell, Check, Data, DataLink, DataObjects, DataRedis, HoldPolicy, Hook, Hooks, Https, Plan, Provider,
+    Purge, Run, S3Place, Scale, Service, Shape, Stack, TableRef, UsageRules,
 };

@@ -3,6 +3,7 @@
 //! Every mistake is noted and reading goes on; a [`Stack`] is handed out only when none was. Reads hook files through
 //! the function it is given and nothing else.
 
+mod answers;
 mod archives;
 mod cells;
 mod cluster;
@@ -87,6 +88,8 @@ pub(crate) const KEYS: &[&str] = &[
     "https",
     "cluster",
     "tenants",
+    "headers",
+    "compression",
     "modes",
     "archives",
     "releases",
@@ -111,7 +114,7 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
     let services =
         section.need("services", "services: { web: { command: [./web], health: /health } }", reader).map(|at| {
             let quotas = section.get("quotas").map(|at| names(&at)).unwrap_or_default();
-            let services = services::read(reader, &at, environment, &quotas);
+            let services = services::read(reader, &at, environment, &quotas, files);
             edge::agree(reader, &at, &services);
             services
         });
@@ -131,6 +134,8 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
         cluster::agree(reader, &at, cluster.as_ref(), services);
     }
     let tenants = section.get("tenants").map(|at| cluster::tenants(reader, &at, &cells)).unwrap_or_default();
+    let headers = section.get("headers").map(|at| answers::headers(reader, &at)).unwrap_or_default();
+    let compression = section.get("compression").and_then(|at| answers::compression(reader, &at));
     let modes =
         section.get("modes").map_or_else(|| Some(crate::Modes::default()), |at| modes::read(reader, &at, environment));
     let archives = section.get("archives").and_then(|at| archives::read(reader, &at, environment));
@@ -170,6 +175,8 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
         https,
         cluster,
         tenants,
+        headers,
+        compression,
         modes: modes?,
         archives,
         releases: releases.unwrap_or_default(),

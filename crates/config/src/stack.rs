@@ -4,12 +4,11 @@
 //! a resolved secret: values of `env` keep their `${VARIABLE}` until a process is started.
 
 use crate::{
-    Alerts, Backups, Budget, Cluster, Environment, Failover, MissingVariable, Modes, Poll, Quota, Releases, Silence,
-    Span, Template, Tenants,
+    Alerts, AnswerHeaders, Backups, Budget, Cluster, Compress, Environment, Failover, MissingVariable, Modes, Poll,
+    Quota, Releases, ServiceEdge, Silence, Span, Template, Tenants,
 };
 use berth_domain::{
-    Balance, CellClass, CellName, Cents, EdgeName, PlanLimits, PlanName, ProviderName, ServiceName, ServiceRole,
-    StackName,
+    CellClass, CellName, Cents, EdgeName, PlanLimits, PlanName, ProviderName, ServiceName, ServiceRole, StackName,
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -37,6 +36,11 @@ pub struct Stack {
     pub cluster: Option<Cluster>,
     #[serde(default, skip_serializing_if = "Tenants::is_empty")]
     pub tenants: Tenants,
+    #[serde(default, skip_serializing_if = "AnswerHeaders::is_usual")]
+    pub headers: AnswerHeaders,
+    /// Absent: answers go as the application gave them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compress>,
     /// What differs between cells for many tenants and those of a tenant's own.
     #[serde(default)]
     pub modes: Modes,
@@ -214,61 +218,6 @@ pub struct Service {
     /// How edges send to its members.
     #[serde(default, skip_serializing_if = "ServiceEdge::is_usual")]
     pub edge: ServiceEdge,
-}
-
-/// How edges spread requests over the members of a web service, and tell which of them are well.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceEdge {
-    #[serde(default)]
-    pub balance: Balance,
-    /// A member's share beside members of the stack's other web services.
-    pub weight: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub check: Option<EdgeCheck>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub eject: Option<Eject>,
-    /// Where its members are. Absent: where their cell is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub region: Option<String>,
-}
-
-/// What edges ask each member by themselves.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EdgeCheck {
-    pub path: String,
-    pub every: Span,
-    pub timeout: Span,
-    pub rise: u32,
-    pub fall: u32,
-    /// Absent: any 2xx.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<u16>,
-}
-
-/// When a member that fails requests is passed over, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Eject {
-    pub failures: u32,
-    #[serde(rename = "for")]
-    pub lasting: Span,
-}
-
-impl Default for ServiceEdge {
-    fn default() -> Self {
-        Self { balance: Balance::default(), weight: 1, check: None, eject: Some(Eject::default()), region: None }
-    }
-}
-
-impl Default for Eject {
-    fn default() -> Self {
-        Self { failures: 5, lasting: Span::from_ms(10_000) }
-    }
-}
-
-impl ServiceEdge {
-    fn is_usual(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 impl Service {

@@ -112,7 +112,7 @@ services:
   web: { image: a, command: [b] }
   job: { role: worker }
   tick: { command: [a], role: cron, copies: 2, polls: [{ of: cache, every: 5, amount: 2 }] }
-  shop: { command: [a], health: /, edge: { balance: random, weight: 0, check: { path: up, every: 5, rise: 0, status: 99 } } }
+  shop: { command: [a], health: /, edge: { balance: random, weight: 0, speaks: spdy, ca: gone.pem, server_name: 'a b', check: { path: up, every: 5, rise: 0, status: 99 } } }
   crew: { command: [a], role: worker, edge: { eject: { failures: -1, for: ever } } }
 data:
   root: a.b.c
@@ -137,6 +137,8 @@ providers:
   local: { adaptor: local }
 edges: [e, e, E]
 https: { redirect: maybe, hsts: 1y }
+headers: { csp: '', frame: sameorigin, nosniff: 1, referrer: none, hsts: 1d }
+compression: { ways: [lzw, br, br], from_bytes: 0, types: ['text/*'], level: 9 }
 archives: { s3: { bucket: '', endpoint: ftp://x, secret_access_key: plain, keys: 1 } }
 limits: { body_bytes: -1 }
 quotas: { redis: { amount: 0, per: 1 day, unit: commands } }

@@ -2,11 +2,12 @@
 //! one tenant.
 
 use crate::{App, ControlError};
-use berth_config::{EdgeCheck, ServiceEdge, Stack, Template, place_of};
+use berth_config::{CompressWay, EdgeCheck, ServiceEdge, Stack, Template, place_of};
 use berth_domain::{EdgeName, ServiceRole, TenantName};
 use berth_store::Drained;
 use berth_wire::edge::{
-    ClusterSettings, EdgeSettings, Ejection, GeoSettings, HealthCheck, Hidden, HttpsSettings, ServiceSettings,
+    ClusterSettings, Compression, CompressionWay, EdgeSettings, Ejection, GeoSettings, HealthCheck, Hidden,
+    HttpsSettings, ServiceSettings,
 };
 use secrecy::ExposeSecret as _;
 use std::collections::BTreeMap;
@@ -27,6 +28,12 @@ pub(crate) async fn of(app: &App, edge: &EdgeName) -> Result<EdgeSettings, Contr
             redirect: in_force.stack.https.redirect,
             hsts: in_force.stack.https.hsts.map(|age| format!("max-age={}", age.ms() / 1000)),
         },
+        headers: in_force.stack.headers.lines(),
+        compression: in_force.stack.compression.as_ref().map(|from| Compression {
+            ways: from.ways.iter().copied().map(way).collect(),
+            from_bytes: from.from_bytes,
+            types: from.types.clone(),
+        }),
         cluster: cluster(app, &in_force.stack),
         geo: geo(&in_force.stack),
         residences: residences(&in_force.stack),
@@ -74,6 +81,14 @@ fn cluster(app: &App, stack: &Stack) -> Option<ClusterSettings> {
     })
 }
 
+fn way(from: CompressWay) -> CompressionWay {
+    match from {
+        CompressWay::Zstd => CompressionWay::Zstd,
+        CompressWay::Br => CompressionWay::Br,
+        CompressWay::Gzip => CompressionWay::Gzip,
+    }
+}
+
 fn service(from: &ServiceEdge) -> ServiceSettings {
     ServiceSettings {
         balance: from.balance,
@@ -81,6 +96,9 @@ fn service(from: &ServiceEdge) -> ServiceSettings {
         region: from.region.clone(),
         check: from.check.as_ref().map(check),
         eject: from.eject.map(|eject| Ejection { failures: eject.failures, for_ms: eject.lasting.ms() }),
+        speaks: from.speaks,
+        ca_pem: from.ca.clone(),
+        server_name: from.server_name.as_ref().map(ToString::to_string),
     }
 }
 

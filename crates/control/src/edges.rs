@@ -19,6 +19,8 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 /// From what on an edge understands what is said beside routes.
 const SPEAKS_SETTINGS: u32 = 2;
 const SPEAKS_CERTIFICATES: u32 = 3;
+/// Beside the number that an edge says: it keeps to lists of allowed networks.
+pub const KEEPS_ALLOW: u32 = 1 << 8;
 /// A silent stream is pinged this often, so that a dead connection is noticed on both sides.
 const PING_EVERY: Duration = Duration::from_secs(5);
 
@@ -38,6 +40,7 @@ pub async fn routes(
     app.store().edge_seen(&edge, instance, after, leaving).await?;
     note_ahead(app, &edge, after).await?;
     let loading = after == Revision::default();
+    let (speaks, allows) = (speaks & !KEEPS_ALLOW, speaks & KEEPS_ALLOW != 0);
     let state = Following {
         app: app.clone(),
         edge,
@@ -47,6 +50,7 @@ pub async fn routes(
         first: true,
         more: false,
         loading,
+        allows,
         settings: (speaks >= SPEAKS_SETTINGS).then(|| Told::by_one_that_speaks(speaks)),
         nudges,
     };
@@ -72,6 +76,8 @@ struct Following {
     more: bool,
     /// The edge starts with nothing and has not had everything yet.
     loading: bool,
+    /// It serves a tenant to the networks that are allowed, and to no other.
+    allows: bool,
     /// `None`: the edge would not understand them.
     settings: Option<Told>,
     nudges: Receiver<Nudge>,
@@ -133,6 +139,11 @@ impl Following {
             let mut routes: Vec<TenantRoute> = changes.routes.into_iter().map(route).collect();
             if self.settings.is_none() {
                 routes.iter_mut().for_each(in_old_words);
+            }
+            if !self.allows {
+                // To nobody rather than to everybody.
+                let closed = routes.iter_mut().filter(|route| !route.allow.is_empty());
+                closed.for_each(|route| route.state = RouteState::Suspended);
             }
             if self.loading {
                 routes.retain(|route| route.state != RouteState::Gone);
@@ -297,6 +308,7 @@ fn route(route: Route) -> TenantRoute {
         generation: route.generation,
         revision: route.revision,
         hosts: route.hosts,
+        patterns: Vec::new(),
         state,
         members: members.collect(),
         body_bytes: route.body_bytes,
@@ -305,5 +317,6 @@ fn route(route: Route) -> TenantRoute {
             .into_iter()
             .map(|(class, requests)| RouteLimit { class, requests, per_s: 60 })
             .collect(),
+        allow: route.allow,
     }
 }

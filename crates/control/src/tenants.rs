@@ -11,7 +11,7 @@ use crate::{
     },
 };
 use berth_domain::{
-    CellId, Hostname, Mode, OperationId, PlanName, TenantEvent, TenantId, TenantKey, TenantName, TenantState,
+    CellId, Hostname, Mode, Network, OperationId, PlanName, TenantEvent, TenantId, TenantKey, TenantName, TenantState,
 };
 use berth_placement::Profile;
 use berth_store::{NewTenant, StoreError, Taken, Tenant, Tx};
@@ -195,6 +195,31 @@ pub async fn set_all_hosts(
         Some(json!({ "hosts": hosts })),
     )
     .await?;
+    if is_routed(tenant.state) {
+        tx.routes_publish(&[tenant.id]).await?;
+    }
+    tx.commit().await?;
+    again(app, tenant.id).await
+}
+
+/// Whose requests edges serve: of these networks, or of everybody with none. `version`: the one that was read.
+pub async fn set_allow(
+    app: &App,
+    permit: &Permit<Change>,
+    who: &str,
+    networks: &[Network],
+    version: Option<u64>,
+) -> Result<wire::Tenant, ControlError> {
+    app.writable().await?;
+    let tenant = known(app, who).await?;
+    let (before, version) = (tenant.allow()?, expected(&tenant, version)?);
+    let mut tx = app.store().begin().await?;
+    tx.tenant_lock(tenant.id).await?;
+    tx.tenant_touch(tenant.id, version).await?;
+    tx.tenant_set_allow(tenant.id, networks).await?;
+    let about = format!("tenant/{}", tenant.name);
+    let (before, after) = (json!({ "allow": before }), json!({ "allow": networks }));
+    audited(&mut tx, permit, "tenant.allow", &about, Some(before), Some(after)).await?;
     if is_routed(tenant.state) {
         tx.routes_publish(&[tenant.id]).await?;
     }

@@ -7,6 +7,8 @@ use berth_workflow::{Operation, StepRecord, StepState};
 use serde_json::Value;
 
 pub(crate) fn tenant(t: store::Tenant, operation: Option<OperationId>) -> wire::Tenant {
+    // What cannot be read was never written by this server, and edges are told what stands there.
+    let allow = t.allow().unwrap_or_default();
     wire::Tenant {
         id: t.id,
         name: t.name,
@@ -18,6 +20,7 @@ pub(crate) fn tenant(t: store::Tenant, operation: Option<OperationId>) -> wire::
         mode: Some(t.cell_class.mode()),
         generation: t.generation,
         hosts: t.hosts,
+        allow,
         operation,
         version: u64::try_from(t.version).unwrap_or(0),
         created_at: t.created_at,

@@ -8,6 +8,7 @@ mod counter;
 mod id;
 mod money;
 mod name;
+mod network;
 mod plan;
 mod state;
 
@@ -16,11 +17,13 @@ pub use counter::{Generation, Revision, Token};
 pub use id::{ApprovalId, CellId, CertificateId, EdgeId, KeyId, MemberId, MoveId, OperationId, TenantId};
 pub use money::Cents;
 pub use name::{
-    BadName, CellName, EdgeName, Hostname, PlanName, ProviderName, ServiceName, StackName, TenantKey, TenantName,
+    BadName, CellName, EdgeName, HostPattern, Hostname, PATTERN_PARTS_MAX, PlanName, ProviderName, ServiceName,
+    StackName, TenantKey, TenantName,
 };
+pub use network::{BadNetwork, Network};
 pub use plan::{Plan, PlanLimits};
 pub use state::{
     ApprovalState, BadState, Balance, CellClass, CellState, IllegalTransition, MemberRole, MemberState, Mode,
-    MovePhase, OperationState, RollCellState, RollState, ServiceRole, TenantEvent, TenantState, UsagePeriod,
+    MovePhase, OperationState, RollCellState, RollState, ServiceRole, Speaks, TenantEvent, TenantState, UsagePeriod,
     WayBackState,
 };

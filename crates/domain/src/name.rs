@@ -10,6 +10,11 @@ pub enum BadName {
     Slug(String),
     #[error("`{0}` is not a host name: up to 253 characters, labels of `a-z`, `0-9` and `-` joined by dots")]
     Hostname(String),
+    #[error(
+        "`{0}` is neither a host nor a pattern of hosts: `example.com`, `*.example.com`, `example.com/path` or both, a \
+         path of up to 8 parts of letters, digits and `-._~` without a `/` at its end"
+    )]
+    HostPattern(String),
     #[error("a tenant's key is 1 to 200 printable characters without spaces at its ends")]
     Key,
 }
@@ -90,6 +95,9 @@ names! {
     EdgeName: slug, BadName::Slug;
     /// A host name that routes to a tenant, lower case, without port or trailing dot.
     Hostname: hostname, BadName::Hostname;
+    /// Hosts that route to a tenant by a pattern: `*.example.com` for any one label, `example.com/path` for what is
+    /// below a path, or both in one; a plain host is the simplest of them.
+    HostPattern: pattern, BadName::HostPattern;
     /// The tenant's key in the application's own root table, in Postgres' text form.
     TenantKey: key, |_| BadName::Key;
 }
@@ -105,13 +113,41 @@ fn hostname(text: &str) -> bool {
     !text.is_empty() && text.len() <= 253 && text.split('.').all(label)
 }
 
+/// Parts of a pattern's path. A request is looked up once for each, so there are few.
+pub const PATTERN_PARTS_MAX: usize = 8;
+
+fn pattern(text: &str) -> bool {
+    let (host, path) = text.split_once('/').map_or((text, None), |(host, path)| (host, Some(path)));
+    let (wild, name) = host.strip_prefix("*.").map_or((false, host), |name| (true, name));
+    let part = |part: &str| {
+        !matches!(part, "" | "." | "..") && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
+    };
+    // A `*.com` would be everybody's.
+    hostname(name)
+        && (!wild || name.contains('.'))
+        && text.len() <= 512
+        && path.is_none_or(|path| path.split('/').count() <= PATTERN_PARTS_MAX && path.split('/').all(part))
+}
+
+impl HostPattern {
+    /// `*.example.com` or `example.com`.
+    pub fn host(&self) -> &str {
+        self.0.split_once('/').map_or(&self.0, |(host, _)| host)
+    }
+
+    /// `/path`, or nothing.
+    pub fn path(&self) -> &str {
+        self.0.find('/').map_or("", |at| &self.0[at..])
+    }
+}
+
 fn key(text: &str) -> bool {
     !text.is_empty() && text.len() <= 200 && text.trim() == text && !text.chars().any(char::is_control)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Hostname, TenantKey, TenantName};
+    use super::{HostPattern, Hostname, TenantKey, TenantName};
 
     #[test]
     fn names_follow_their_rule() {
@@ -126,6 +162,34 @@ mod tests {
         }
         for bad in ["", ".", "a..b", "A.b", "a:80", "-a.b", &format!("{}.x", "a".repeat(64))] {
             assert!(Hostname::new(bad).is_err(), "{bad}");
+        }
+        for (good, host, path) in [
+            ("example.com", "example.com", ""),
+            ("*.example.com", "*.example.com", ""),
+            ("example.com/shop", "example.com", "/shop"),
+            ("*.example.com/a/b.C~1", "*.example.com", "/a/b.C~1"),
+        ] {
+            let pattern = HostPattern::new(good).unwrap();
+            assert_eq!((pattern.host(), pattern.path()), (host, path), "{good}");
+        }
+        for bad in [
+            "",
+            "*",
+            "*.com",
+            "*.*.example.com",
+            "a.*.com",
+            "*example.com",
+            "example.com/",
+            "/a",
+            "a.b/c/",
+            "a.b//c",
+            "a.b/..",
+            "a.b/c?d",
+            "a.b/%61",
+            "A.b/c",
+            "a.b/1/2/3/4/5/6/7/8/9",
+        ] {
+            assert!(HostPattern::new(bad).is_err(), "{bad}");
         }
         assert!(TenantKey::new("7").is_ok());
         assert!(TenantKey::new(" 7").is_err());

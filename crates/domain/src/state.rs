@@ -49,6 +49,13 @@ impl Default for Balance {
     }
 }
 
+#[expect(clippy::derivable_impls, reason = "the enum is written by a macro that knows no default")]
+impl Default for Speaks {
+    fn default() -> Self {
+        Self::Http
+    }
+}
+
 states! {
     /// Where a tenant is in its life.
     TenantState, "tenant state" {
@@ -101,6 +108,14 @@ states! {
         ClientAddress = "client_address",
         /// The member that the client's signed cookie names.
         Sticky = "sticky",
+    }
+    /// What a member is spoken to in, where its address does not say it.
+    Speaks, "protocol of members" {
+        Http = "http",
+        /// HTTP/2 from the first byte, without TLS.
+        H2c = "h2c",
+        /// TLS, and in it HTTP/2 or HTTP/1.1 as the member likes.
+        Https = "https",
     }
     /// Which part a member plays among its service's copies.
     MemberRole, "member role" {

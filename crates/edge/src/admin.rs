@@ -101,7 +101,10 @@ impl Admin {
         match path {
             "/metrics" => {
                 let connected = self.link.connected.load(Ordering::Relaxed);
-                let mut page = metrics(&facts, &self.reports().await, connected) + &self.members() + &self.cluster();
+                let mut page = metrics(&facts, &self.reports().await, connected)
+                    + &self.members()
+                    + &self.cluster()
+                    + &self.dropped();
                 if self.second_names {
                     page += &second_names::of(&page);
                 }
@@ -181,6 +184,14 @@ impl Admin {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
         }
         out
+    }
+
+    /// Lines of the request log that found no room.
+    fn dropped(&self) -> String {
+        let Some(log) = &self.common.request_log else { return String::new() };
+        let name = "berth_edge_request_log_dropped_total";
+        let help = "Lines of the request log that were not written.";
+        format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {}\n", log.dropped())
     }
 
     async fn facts(&self) -> Option<Facts> {

@@ -24,6 +24,8 @@ pub enum Refusal {
     /// The connection's certificate is not the one of this host.
     Misdirected,
     UnknownHost,
+    /// The tenant serves other addresses only.
+    NotAllowed,
     Suspended,
     /// The tenant gets nothing new.
     Draining,
@@ -56,7 +58,7 @@ impl Refusal {
             Self::Tunnel => StatusCode::METHOD_NOT_ALLOWED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::UnknownHost => StatusCode::NOT_FOUND,
-            Self::Suspended | Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::Suspended | Self::Forbidden | Self::NotAllowed => StatusCode::FORBIDDEN,
             Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyLate => StatusCode::REQUEST_TIMEOUT,
@@ -77,6 +79,7 @@ impl Refusal {
             Self::Tunnel => ("method_not_allowed", "CONNECT is not offered here."),
             Self::Misdirected => ("misdirected", "This host is reached by a connection of its own."),
             Self::UnknownHost => ("not_found", "There is nothing at this address."),
+            Self::NotAllowed => ("address_not_allowed", "This address is not one of those that are served here."),
             Self::Suspended => ("suspended", "This account is suspended."),
             Self::Draining => ("draining", "The account takes no requests at the moment. Try again in a while."),
             Self::TooLarge => ("body_too_large", "The request's body is larger than allowed."),

@@ -3,10 +3,14 @@
 //! Never buffers more than the bound for sending once more; what is longer streams.
 
 use crate::{
+    headers,
+    pack::Packer,
     tenant::{Tenant, Ticket},
     upstream::Lease,
 };
+use berth_wire::edge::CompressionWay;
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -36,8 +40,8 @@ pub enum BodyError {
 /// A request's body, as far as it has been read.
 #[derive(Debug)]
 pub enum Upload {
-    /// All of it: may be sent again.
-    Whole(Bytes),
+    /// All of it, with what followed: may be sent again.
+    Whole(Bytes, Option<HeaderMap>),
     /// Too long to keep: the first part, and where the rest comes from.
     Longer(Bytes, Incoming),
 }
@@ -50,12 +54,14 @@ pub struct UploadLimits {
     pub idle: Duration,
     /// A body that is kept has to be there after this, however it drips.
     pub whole: Duration,
+    /// One that does not say how long it is streams when it is not there after this.
+    pub unsaid: Duration,
 }
 
 /// Reads a body, up to what may be kept.
 pub async fn read(mut body: Incoming, limits: UploadLimits) -> Result<Upload, BodyError> {
     if body.is_end_stream() {
-        return Ok(Upload::Whole(Bytes::new()));
+        return Ok(Upload::Whole(Bytes::new(), None));
     }
     let known = body.size_hint().exact();
     if known.is_some_and(|n| n > limits.body_bytes) {
@@ -65,13 +71,26 @@ pub async fn read(mut body: Incoming, limits: UploadLimits) -> Result<Upload, Bo
         return Ok(Upload::Longer(Bytes::new(), body));
     }
     let mut kept = Kept::default();
-    let whole = Instant::now() + limits.whole;
+    let mut after = None;
+    let now = Instant::now();
+    let (whole, streams) = (now + limits.whole, known.is_none().then(|| now + limits.unsaid));
     loop {
         let until = whole.min(Instant::now() + limits.idle);
-        let frame = tokio::time::timeout_at(until, body.frame()).await.map_err(|_| BodyError::Late)?;
-        let Some(frame) = frame else { return Ok(Upload::Whole(kept.all())) };
-        let Ok(data) = frame.map_err(|_| BodyError::Client)?.into_data() else { continue };
-        kept.push(data);
+        let until = streams.map_or(until, |streams| streams.min(until));
+        let Ok(frame) = tokio::time::timeout_at(until, body.frame()).await else {
+            if streams.is_some_and(|streams| streams <= until) {
+                return Ok(Upload::Longer(kept.all(), body));
+            }
+            return Err(BodyError::Late);
+        };
+        let Some(frame) = frame else { return Ok(Upload::Whole(kept.all(), after)) };
+        match frame.map_err(|_| BodyError::Client)?.into_data() {
+            Ok(data) => kept.push(data),
+            Err(other) => {
+                after = other.into_trailers().ok().map(headers::trailers).filter(|t| !t.is_empty());
+                continue;
+            }
+        }
         if kept.len() as u64 > limits.body_bytes {
             return Err(BodyError::TooLarge);
         }
@@ -113,41 +132,53 @@ impl Kept {
 
 /// What is sent to a member.
 pub enum SendBody {
-    Whole(Option<Bytes>),
+    Whole(Option<Bytes>, Option<Box<HeaderMap>>),
     Stream(Box<Streamed>),
+}
+
+/// How a streamed body fares, for whoever waits for its answer.
+#[derive(Debug, Default)]
+pub struct Course {
+    /// Why it ended early, for hyper reports it as its own error.
+    pub failed: Cell<Option<BodyError>>,
+    /// The answer has begun: now it may take its time, as a conversation does.
+    pub answered: Cell<bool>,
 }
 
 /// A body too long to keep.
 pub struct Streamed {
     prefix: Option<Bytes>,
     rest: Incoming,
+    /// Something may follow it, which in HTTP/1.1 takes a body without a length.
+    followed: bool,
     left_bytes: u64,
     idle: Duration,
     timer: Pin<Box<Sleep>>,
-    failed: Rc<Cell<Option<BodyError>>>,
+    course: Rc<Course>,
     tenant: Rc<Tenant>,
 }
 
 impl SendBody {
-    pub fn whole(bytes: &Bytes) -> Self {
-        Self::Whole((!bytes.is_empty()).then(|| bytes.clone()))
+    pub fn whole(bytes: &Bytes, after: Option<&HeaderMap>) -> Self {
+        Self::Whole((!bytes.is_empty()).then(|| bytes.clone()), after.map(|after| Box::new(after.clone())))
     }
 
-    /// `failed` is told why the stream ended early, for hyper reports it as its own error.
     pub fn streamed(
         prefix: Bytes,
         rest: Incoming,
+        followed: bool,
         limits: UploadLimits,
-        failed: Rc<Cell<Option<BodyError>>>,
+        course: Rc<Course>,
         tenant: Rc<Tenant>,
     ) -> Self {
         Self::Stream(Box::new(Streamed {
             left_bytes: limits.body_bytes.saturating_sub(prefix.len() as u64),
             prefix: (!prefix.is_empty()).then_some(prefix),
             rest,
+            followed,
             idle: limits.idle,
             timer: Box::pin(tokio::time::sleep(limits.idle)),
-            failed,
+            course,
             tenant,
         }))
     }
@@ -155,7 +186,7 @@ impl SendBody {
 
 impl Streamed {
     fn fail(&self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.failed.set(Some(error));
+        self.course.failed.set(Some(error));
         Poll::Ready(Some(Err(error)))
     }
 }
@@ -166,7 +197,10 @@ impl Body for SendBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let stream = match self.get_mut() {
-            Self::Whole(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Self::Whole(bytes, after) => {
+                let data = bytes.take().map(Frame::data);
+                return Poll::Ready(data.or_else(|| after.take().map(|after| Frame::trailers(*after))).map(Ok));
+            }
             Self::Stream(stream) => stream,
         };
         if let Some(prefix) = stream.prefix.take() {
@@ -176,12 +210,20 @@ impl Body for SendBody {
             let polled = Pin::new(&mut stream.rest).poll_frame(cx);
             if polled.is_pending() {
                 ready!(stream.timer.as_mut().poll(cx));
+                if stream.course.answered.get() {
+                    return Poll::Pending;
+                }
                 return stream.fail(BodyError::Late);
             }
             let Some(frame) = ready!(polled) else { return Poll::Ready(None) };
             let Ok(frame) = frame else { return stream.fail(BodyError::Client) };
-            // Trailers end at this hop.
-            let Ok(data) = frame.into_data() else { continue };
+            let data = match frame.into_data() {
+                Ok(data) => data,
+                Err(other) => match other.into_trailers() {
+                    Ok(after) => return Poll::Ready(Some(Ok(Frame::trailers(headers::trailers(after))))),
+                    Err(_) => continue,
+                },
+            };
             let bytes = data.len() as u64;
             if bytes > stream.left_bytes {
                 return stream.fail(BodyError::TooLarge);
@@ -195,16 +237,20 @@ impl Body for SendBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(None))
+        matches!(self, Self::Whole(None, None))
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            // What follows a body follows one without a length.
+            Self::Whole(_, Some(_)) => SizeHint::new(),
+            Self::Whole(bytes, None) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Self::Stream(stream) => {
                 let prefix = stream.prefix.as_ref().map_or(0, |p| p.len() as u64);
                 let rest = stream.rest.size_hint();
-                rest.exact().map_or_else(SizeHint::new, |n| SizeHint::with_exact(n + prefix))
+                rest.exact()
+                    .filter(|_| !stream.followed)
+                    .map_or_else(SizeHint::new, |n| SizeHint::with_exact(n + prefix))
             }
         }
     }
@@ -214,6 +260,17 @@ impl Body for SendBody {
 pub enum AnswerBody {
     Own(Option<Bytes>),
     Relayed(Box<Relayed>),
+    Packed(Box<Packed>),
+}
+
+/// A member's answer that is made smaller on its way.
+pub struct Packed {
+    relayed: Relayed,
+    /// `None`: all of it has been handed out, but for what follows.
+    packer: Option<Packer>,
+    way: CompressionWay,
+    after: Option<HeaderMap>,
+    _counted: Rc<()>,
 }
 
 /// A member's answer on its way, and what it keeps busy until it has passed.
@@ -223,6 +280,8 @@ pub struct Relayed {
     /// Of a request that may write: in flight until its answer is complete.
     pub ticket: Option<Ticket>,
     pub tenant: Rc<Tenant>,
+    /// What a client gets is counted where it is in its last form.
+    pub counts: bool,
     /// Of an event stream: ends it when the tenant is elsewhere.
     pub left: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
@@ -232,6 +291,85 @@ impl Relayed {
         self.ticket = None;
         if let Some(lease) = self.lease.take() {
             lease.give_back();
+        }
+    }
+}
+
+type Next = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
+
+impl Relayed {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Next {
+        if let Some(left) = &mut self.left
+            && left.as_mut().poll(cx).is_ready()
+        {
+            self.left = None;
+            self.lease = None;
+            self.ticket = None;
+            return Poll::Ready(None);
+        }
+        loop {
+            let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
+            if polled.is_pending()
+                && let Some(lease) = &mut self.lease
+            {
+                // What is to come comes over the connection, which nobody else drives.
+                lease.drive(cx);
+                polled = Pin::new(&mut self.incoming).poll_frame(cx);
+            }
+            let Some(frame) = ready!(polled) else {
+                self.done();
+                return Poll::Ready(None);
+            };
+            let Ok(frame) = frame else { return Poll::Ready(Some(Err(BodyError::Member))) };
+            let data = match frame.into_data() {
+                Ok(data) => data,
+                Err(other) => match other.into_trailers() {
+                    Ok(after) => return Poll::Ready(Some(Ok(Frame::trailers(headers::trailers(after))))),
+                    Err(_) => continue,
+                },
+            };
+            let bytes = data.len() as u64;
+            if self.counts {
+                self.tenant.metered(|m| m.sent_bytes += bytes);
+            }
+            if self.incoming.is_end_stream() {
+                self.done();
+            }
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+    }
+}
+
+impl Packed {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Next {
+        loop {
+            let Some(packer) = &mut self.packer else {
+                return Poll::Ready(self.after.take().map(|after| Ok(Frame::trailers(after))));
+            };
+            let packed = match self.relayed.poll_next(cx) {
+                // Nothing is held back while its source is silent.
+                Poll::Pending => match packer.flush() {
+                    Ok(bytes) if bytes.is_empty() => return Poll::Pending,
+                    flushed => flushed,
+                },
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => packer.push(&data),
+                    Err(other) => {
+                        self.after = other.into_trailers().ok();
+                        continue;
+                    }
+                },
+                Poll::Ready(None) => self.packer.take().map_or(Ok(Bytes::new()), Packer::finish),
+            };
+            let Ok(bytes) = packed else {
+                tracing::error!(way = ?self.way, "an answer could not be compressed and is cut");
+                return Poll::Ready(Some(Err(BodyError::Member)));
+            };
+            if !bytes.is_empty() {
+                self.relayed.tenant.metered(|m| m.sent_bytes += bytes.len() as u64);
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
         }
     }
 }
@@ -248,6 +386,23 @@ impl AnswerBody {
         }
         Self::Relayed(Box::new(relayed))
     }
+
+    /// Makes smaller what a member answers.
+    pub fn packed(self, way: CompressionWay, counted: &Rc<()>) -> Self {
+        match self {
+            Self::Relayed(relayed) => {
+                let relayed = Relayed { counts: false, ..*relayed };
+                Self::Packed(Box::new(Packed {
+                    relayed,
+                    packer: Packer::new(way).ok(),
+                    way,
+                    after: None,
+                    _counted: Rc::clone(counted),
+                }))
+            }
+            other => other,
+        }
+    }
 }
 
 impl Body for AnswerBody {
@@ -255,39 +410,10 @@ impl Body for AnswerBody {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let relayed = match self.get_mut() {
-            Self::Own(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
-            Self::Relayed(relayed) => relayed,
-        };
-        if let Some(left) = &mut relayed.left
-            && left.as_mut().poll(cx).is_ready()
-        {
-            relayed.left = None;
-            relayed.lease = None;
-            relayed.ticket = None;
-            return Poll::Ready(None);
-        }
-        loop {
-            let mut polled = Pin::new(&mut relayed.incoming).poll_frame(cx);
-            if polled.is_pending()
-                && let Some(lease) = &mut relayed.lease
-            {
-                // What is to come comes over the connection, which nobody else drives.
-                lease.drive(cx);
-                polled = Pin::new(&mut relayed.incoming).poll_frame(cx);
-            }
-            let Some(frame) = ready!(polled) else {
-                relayed.done();
-                return Poll::Ready(None);
-            };
-            let Ok(frame) = frame else { return Poll::Ready(Some(Err(BodyError::Member))) };
-            let Ok(data) = frame.into_data() else { continue };
-            let bytes = data.len() as u64;
-            relayed.tenant.metered(|m| m.sent_bytes += bytes);
-            if relayed.incoming.is_end_stream() {
-                relayed.done();
-            }
-            return Poll::Ready(Some(Ok(Frame::data(data))));
+        match self.get_mut() {
+            Self::Own(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Self::Relayed(relayed) => relayed.poll_next(cx),
+            Self::Packed(packed) => packed.poll_next(cx),
         }
     }
 
@@ -295,6 +421,7 @@ impl Body for AnswerBody {
         match self {
             Self::Own(bytes) => bytes.is_none(),
             Self::Relayed(relayed) => relayed.incoming.is_end_stream(),
+            Self::Packed(packed) => packed.packer.is_none() && packed.after.is_none(),
         }
     }
 
@@ -303,6 +430,7 @@ impl Body for AnswerBody {
             Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             // An answer to HEAD has a length and no body: the header says it, the hint must not.
             Self::Relayed(relayed) => relayed.incoming.size_hint(),
+            Self::Packed(_) => SizeHint::new(),
         }
     }
 }

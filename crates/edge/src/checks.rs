@@ -4,32 +4,34 @@
 
 use crate::{
     core::Common,
+    dial::{self, Manner, Target, Unreached, Way},
     health::{Course, Vital},
 };
 use berth_domain::ServiceName;
 use berth_wire::edge::HealthCheck;
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use http_body_util::Empty;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use std::{collections::HashMap, convert::Infallible, fmt, io, sync::Arc, time::Duration};
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
 };
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::{collections::HashMap, convert::Infallible, fmt, future::Future, sync::Arc, time::Duration};
+use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How often is looked for members that came, went, or are to be asked otherwise.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-type Asked = (String, ServiceName, HealthCheck);
+type Asked = (String, ServiceName, HealthCheck, Manner);
 
 /// Why a member is not well.
 #[derive(Debug)]
 enum Unwell {
-    Connect(io::Error),
+    Unreached(Unreached),
     Late,
+    Request(http::Error),
     Broken(hyper::Error),
     Status(StatusCode),
 }
@@ -37,7 +39,8 @@ enum Unwell {
 impl fmt::Display for Unwell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Connect(error) => write!(f, "no connection: {error}"),
+            Self::Unreached(why) => why.fmt(f),
+            Self::Request(error) => write!(f, "it cannot be asked: {error}"),
             Self::Late => f.write_str("no answer in time"),
             Self::Broken(error) => write!(f, "the connection broke: {error}"),
             Self::Status(status) => write!(f, "it answered {status}"),
@@ -53,7 +56,10 @@ pub async fn run(common: Arc<Common>) {
         running.retain(|asked, _| wanted.contains(asked));
         for asked in wanted {
             let vital = common.vitals.of(&asked.0);
-            running.entry(asked.clone()).or_insert_with(|| AbortOnDropHandle::new(tokio::spawn(ask(asked, vital))));
+            running.entry(asked.clone()).or_insert_with(|| {
+                let way = common.trust.way(&asked.3);
+                AbortOnDropHandle::new(tokio::spawn(ask(asked, way, vital)))
+            });
         }
         sleep(LOOK_EVERY).await;
     }
@@ -66,8 +72,9 @@ fn wanted(common: &Common) -> Vec<Asked> {
     }
     let members = common.routes.members().into_iter();
     let asked = members.filter_map(|member| {
-        let check = settings.services.get(&member.service)?.check.clone()?;
-        Some((member.address, member.service, check))
+        let service = settings.services.get(&member.service)?;
+        let (check, manner) = (service.check.clone()?, Target::new(&member.address).manner(service));
+        Some((member.address, member.service, check, manner))
     });
     asked.collect()
 }
@@ -81,11 +88,12 @@ impl Drop for Forgotten {
     }
 }
 
-async fn ask((address, service, check): Asked, vital: Arc<Vital>) {
+async fn ask((address, service, check, _): Asked, way: Way, vital: Arc<Vital>) {
+    let target = Target::new(&address);
     let vital = Forgotten(vital);
     let mut course = Course::default();
     loop {
-        let answer = timeout(Duration::from_millis(check.timeout_ms), probe(&address, &check));
+        let answer = timeout(Duration::from_millis(check.timeout_ms), probe(&target, &way, &check));
         let answer = answer.await.unwrap_or(Err(Unwell::Late));
         if let Some(well) = course.heard(answer.is_ok(), &check) {
             vital.0.set_well(well);
@@ -102,26 +110,40 @@ async fn ask((address, service, check): Asked, vital: Arc<Vital>) {
     }
 }
 
-async fn probe(address: &str, check: &HealthCheck) -> Result<(), Unwell> {
-    let stream = TcpStream::connect(address).await.map_err(Unwell::Connect)?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(Unwell::Broken)?;
-    let request = Request::get(&check.path)
-        .header(header::HOST, address)
-        .header(header::USER_AGENT, "berth-edge")
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| Unwell::Connect(io::Error::other(error)))?;
+async fn probe(target: &Target, way: &Way, check: &HealthCheck) -> Result<(), Unwell> {
+    let patience = Duration::from_millis(check.timeout_ms);
+    let (stream, http2) = dial::dial(target, way, false, patience).await.map_err(Unwell::Unreached)?;
+    let request = Request::get(&check.path).header(header::USER_AGENT, "berth-edge");
+    let stream = TokioIo::new(stream);
+    let status = if http2 {
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.map_err(Unwell::Broken)?;
+        let scheme = if matches!(way, Way::Tls(_)) { "https" } else { "http" };
+        let request = request.uri(format!("{scheme}://{}{}", target.authority(), check.path));
+        let request = request.body(Empty::<Bytes>::new()).map_err(Unwell::Request)?;
+        beside(connection, sender.send_request(request)).await?
+    } else {
+        let (mut sender, connection) = http1::handshake(stream).await.map_err(Unwell::Broken)?;
+        let request = request.header(header::HOST, target.authority()).header(header::CONNECTION, "close");
+        let request = request.body(Empty::<Bytes>::new()).map_err(Unwell::Request)?;
+        beside(connection, sender.send_request(request)).await?
+    };
+    let good = check.status.map_or(status.is_success(), |wanted| status.as_u16() == wanted);
+    if good { Ok(()) } else { Err(Unwell::Status(status)) }
+}
+
+/// The answer's status, while the connection is driven beside it.
+async fn beside<T>(
+    connection: impl Future<Output = T>,
+    answer: impl Future<Output = hyper::Result<Response<Incoming>>>,
+) -> Result<StatusCode, Unwell> {
     let driven = async {
         // Its end is told to whoever waits for the answer.
         let _ = connection.await;
         std::future::pending::<Infallible>().await
     };
-    let answer = tokio::select! {
+    tokio::select! {
         biased;
-        answer = sender.send_request(request) => answer.map_err(Unwell::Broken)?,
+        answer = answer => Ok(answer.map_err(Unwell::Broken)?.status()),
         never = driven => match never {},
-    };
-    let status = answer.status();
-    let good = check.status.map_or(status.is_success(), |wanted| status.as_u16() == wanted);
-    if good { Ok(()) } else { Err(Unwell::Status(status)) }
+    }
 }

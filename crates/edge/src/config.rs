@@ -3,15 +3,9 @@
 //! Reads no file and no environment: the binary resolves those once and hands over plain values.
 
 use crate::{geo::BadGeo, snapshot::SnapshotError};
-use berth_domain::EdgeName;
+use berth_domain::{EdgeName, Network};
 use secrecy::SecretString;
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    str::FromStr,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Everything an edge needs to know before its first route.
 #[derive(Clone, Debug)]
@@ -34,7 +28,18 @@ pub struct EdgeConfig {
     pub geo_database: Option<PathBuf>,
     /// Metrics have the names of the VeloFlux guide beside their own.
     pub second_names: bool,
+    /// A line of JSON for requests, some or all; `None`: for none.
+    pub request_log: Option<RequestLog>,
     pub limits: Limits,
+}
+
+/// Where requests are written down.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequestLog {
+    /// `None`: standard output.
+    pub file: Option<PathBuf>,
+    /// The share of requests that are written, 0 to 1.
+    pub share: f64,
 }
 
 /// Bounds on what a client, a member or the control plane may take.
@@ -54,6 +59,8 @@ pub struct Limits {
     pub body_time: Duration,
     /// Bodies up to here are read before the request is sent, so that a fenced request can be sent once more.
     pub resend_bytes: usize,
+    /// One that does not say how long it is has so long to be there whole; then it streams.
+    pub unsaid_time: Duration,
     pub connect_time: Duration,
     /// From the request sent to the head of its answer.
     pub answer_time: Duration,
@@ -92,6 +99,7 @@ impl Default for Limits {
             body_idle: Duration::from_secs(30),
             body_time: Duration::from_mins(2),
             resend_bytes: 1024 * 1024,
+            unsaid_time: Duration::from_millis(50),
             connect_time: Duration::from_secs(1),
             answer_time: Duration::from_mins(1),
             upstream_idle: Duration::from_secs(4),
@@ -106,42 +114,6 @@ impl Default for Limits {
             drain_time: Duration::from_secs(10),
             leave_time: Duration::from_hours(1),
         }
-    }
-}
-
-/// Addresses that begin alike: `10.0.0.0/8`, or one address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    first: IpAddr,
-    bits: u8,
-}
-
-/// Text that names no network.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a network such as `10.0.0.0/8`, `2001:db8::/32` or one address")]
-pub struct BadNetwork(String);
-
-impl Network {
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let shift = |width: u32| width - u32::from(self.bits);
-        match (self.first, address.to_canonical()) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).checked_shr(shift(32)).unwrap_or(0) == 0,
-            (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).checked_shr(shift(128)).unwrap_or(0) == 0,
-            _ => false,
-        }
-    }
-}
-
-impl FromStr for Network {
-    type Err = BadNetwork;
-
-    fn from_str(text: &str) -> Result<Self, BadNetwork> {
-        let bad = || BadNetwork(text.to_owned());
-        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-        let first: IpAddr = address.parse().map_err(|_| bad())?;
-        let width = if first.is_ipv4() { 32 } else { 128 };
-        let bits = bits.map_or(Ok(width), |bits| bits.parse().map_err(|_| bad()))?;
-        if bits <= width { Ok(Self { first, bits }) } else { Err(bad()) }
     }
 }
 
@@ -179,6 +151,12 @@ pub enum EdgeError {
     Geo(#[from] BadGeo),
     #[error("the sockets could not be handed over")]
     Handover(#[source] io::Error),
+    #[error("the request log `{path}` could not be opened")]
+    RequestLog {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("a worker thread could not be started")]
     Thread(#[source] io::Error),
     #[error("worker {0} ended unasked")]
@@ -189,7 +167,9 @@ impl EdgeError {
     pub fn kind(&self) -> EdgeErrorKind {
         match self {
             Self::AdminExposed(_) | Self::ControlUrl(_) | Self::NoWorkers | Self::Geo(_) => EdgeErrorKind::Caller,
-            Self::Listen { .. } | Self::Snapshot(_) | Self::Handover(_) | Self::Thread(_) => EdgeErrorKind::Machine,
+            Self::Listen { .. } | Self::Snapshot(_) | Self::Handover(_) | Self::Thread(_) | Self::RequestLog { .. } => {
+                EdgeErrorKind::Machine
+            }
             Self::WorkerGone(_) | Self::Tls(_) => EdgeErrorKind::Ours,
         }
     }
@@ -201,6 +181,7 @@ impl EdgeError {
             Self::NoWorkers => "give one per processor core",
             Self::Listen { .. } => "another process may have the port; ports under 1024 need CAP_NET_BIND_SERVICE",
             Self::Snapshot(_) => "give a directory that this user may write and that no other edge uses",
+            Self::RequestLog { .. } => "give a file that this user may write, or `-` for standard output",
             Self::Tls(_) => "this is a fault of Berth's: start it without `--listen-tls` meanwhile",
             Self::Geo(_) => {
                 "name a file in MaxMind's format (`.mmdb`) that tells countries, or leave `--geo-database` out"
@@ -210,32 +191,6 @@ impl EdgeError {
             }
             Self::Thread(_) => "raise the limit on processes of this user",
             Self::WorkerGone(_) => "start the edge again; its routes and holds are on disk. This is a fault of Berth's",
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Network;
-
-    #[test]
-    fn a_network_has_the_addresses_that_begin_like_it() {
-        for (network, address, inside) in [
-            ("10.0.0.0/8", "10.255.0.1", true),
-            ("10.0.0.0/8", "11.0.0.1", false),
-            ("127.0.0.1", "127.0.0.1", true),
-            ("127.0.0.1", "127.0.0.2", false),
-            ("0.0.0.0/0", "203.0.113.9", true),
-            ("0.0.0.0/0", "::1", false),
-            ("2001:db8::/32", "2001:db8:1::7", true),
-            ("2001:db8::/32", "2001:db9::", false),
-            ("10.0.0.0/8", "::ffff:10.0.0.1", true),
-        ] {
-            let network: Network = network.parse().unwrap();
-            assert_eq!(network.contains(address.parse().unwrap()), inside, "{network:?} {address}");
-        }
-        for bad in ["", "10.0.0.0/33", "::/129", "10.0.0.0/", "ten", "10.0.0.0/-1", "10.0.0.0/8/8"] {
-            assert!(bad.parse::<Network>().is_err(), "{bad}");
         }
     }
 }

@@ -20,7 +20,9 @@ use crate::{
     handover::{Predecessor, Sockets},
     hold::{Budget, HoldOrder},
     limits::Buckets,
+    pack,
     report::{self, Reporter},
+    request_log::Logger,
     routing::{Change, Table, hold_token},
     settings::{self, CERTIFICATES, SETTINGS},
     snapshot::{Log, SnapshotError},
@@ -96,8 +98,10 @@ impl Edge {
             cluster: Arc::clone(&cluster),
             vitals: Arc::default(),
             places: Arc::new(places),
+            trust: Arc::default(),
             settings: ArcSwap::from_pointee(settings::load(&config.data_dir, SETTINGS)),
             certificates: Arc::clone(&certificates),
+            request_log: config.request_log.as_ref().map(Logger::start).transpose()?,
             epoch: Instant::now(),
         });
         cluster.set(common.settings.load().cluster.clone());
@@ -391,6 +395,11 @@ impl Coordinator {
         self.common.cluster.set(settings.cluster.clone());
         self.tell(|| Order::Settings);
         tracing::info!("the control plane's settings are in force");
+        if settings.compression.is_some() && !pack::CAN {
+            tracing::warn!(
+                "the stack file wants answers compressed, which this build (without `compression`) cannot do"
+            );
+        }
         self.save(SETTINGS, settings).await;
     }
 

@@ -6,12 +6,15 @@ use crate::{
     Limits,
     balance::{GOLDEN, mix},
     cluster::Cluster,
+    dial::Trust,
     geo::Places,
     health::Vitals,
     hold::{Account, HoldOrder},
     limits::Buckets,
     meter::Meter,
-    routes::Routes,
+    pack,
+    request_log::Logger,
+    routes::{self, Routes},
     routing::{Change, Index},
     sticky::Cookies,
     tenant::{Maker, Tenant},
@@ -20,11 +23,12 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use berth_domain::TenantId;
-use berth_wire::edge::{EdgeSettings, RouteState, TenantRoute};
-use http::HeaderValue;
+use berth_wire::edge::{Compression, EdgeSettings, RouteState, TenantRoute};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    net::IpAddr,
     rc::Rc,
     sync::Arc,
     time::Instant,
@@ -37,8 +41,7 @@ const MET_MAX: usize = 20_000;
 
 /// The hosts under which the tenant is found.
 fn hosts(route: &TenantRoute) -> impl Iterator<Item = &str> {
-    let hosts = if matches!(route.state, RouteState::Gone) { &[][..] } else { &route.hosts[..] };
-    hosts.iter().map(berth_domain::Hostname::as_str)
+    routes::keys(route).filter(|_| !matches!(route.state, RouteState::Gone))
 }
 
 /// What all cores of an edge have in common.
@@ -56,6 +59,10 @@ pub struct Common {
     pub certificates: Arc<Certificates>,
     /// Another process takes new connections; those that are open are this one's to their end.
     pub leaving: CancellationToken,
+    /// Who vouches for members.
+    pub trust: Arc<Trust>,
+    /// `None`: no request is written down.
+    pub request_log: Option<Logger>,
     /// Nanoseconds are counted from here.
     pub epoch: Instant,
 }
@@ -125,6 +132,11 @@ pub struct Core {
     /// Plain requests go to `https://` where there is a certificate.
     redirects: Cell<bool>,
     hsts: RefCell<Option<HeaderValue>>,
+    /// Of answers that have none of this name.
+    headers: RefCell<Rc<[(HeaderName, HeaderValue)]>>,
+    compression: RefCell<Option<Rc<Compression>>>,
+    /// Held by each answer that is being made smaller, and once by this.
+    pub packing: Rc<()>,
     pub news: UnboundedSender<News>,
     /// The edge is going: long-lived connections end.
     pub stop: CancellationToken,
@@ -143,12 +155,15 @@ impl Core {
         let core = Self {
             index: RefCell::default(),
             retired: RefCell::default(),
-            upstreams: Upstreams::new(Arc::clone(&common.vitals), common.epoch),
+            upstreams: Upstreams::new(Arc::clone(&common.vitals), Arc::clone(&common.trust), common.epoch),
             draining_ms: Cell::new(None),
             winding_down: RefCell::default(),
             cookies: RefCell::default(),
             redirects: Cell::new(false),
             hsts: RefCell::default(),
+            headers: RefCell::new(Rc::new([])),
+            compression: RefCell::default(),
+            packing: Rc::new(()),
             common,
             news,
             stop,
@@ -168,6 +183,9 @@ impl Core {
         self.redirects.set(settings.https.redirect);
         let hsts = settings.https.hsts.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
         *self.hsts.borrow_mut() = hsts;
+        let headers = settings.headers.iter();
+        *self.headers.borrow_mut() = headers.filter_map(|(n, v)| Some((n.parse().ok()?, v.parse().ok()?))).collect();
+        *self.compression.borrow_mut() = settings.compression.clone().filter(|_| pack::CAN).map(Rc::new);
         let draining_ms = settings.draining_ms;
         self.upstreams.set(settings);
         let before = self.draining_ms.replace(draining_ms);
@@ -187,9 +205,18 @@ impl Core {
         self.redirects.get()
     }
 
-    /// What an answer over TLS says of plain HTTP.
-    pub fn hsts(&self) -> Option<HeaderValue> {
-        self.hsts.borrow().clone()
+    /// Adds to an answer what the stack file says of all, and never over what the application says itself.
+    pub fn dress(&self, headers: &mut HeaderMap, secure: bool) {
+        if secure && let Some(hsts) = &*self.hsts.borrow() {
+            headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
+        }
+        for (name, value) in &**self.headers.borrow() {
+            headers.entry(name).or_insert_with(|| value.clone());
+        }
+    }
+
+    pub fn compression(&self) -> Option<Rc<Compression>> {
+        self.compression.borrow().clone().filter(|_| Rc::strong_count(&self.packing) <= pack::AT_ONCE)
     }
 
     pub fn draining_ms(&self) -> Option<u32> {
@@ -224,6 +251,11 @@ impl Core {
         &self.common.limits
     }
 
+    /// What this peer says of its own client is believed.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.limits().trusted_peers.iter().any(|network| network.contains(peer))
+    }
+
     /// A moment of the edge's own clock.
     pub fn ns(&self, moment: Instant) -> u64 {
         u64::try_from(moment.saturating_duration_since(self.common.epoch).as_nanos()).unwrap_or(u64::MAX)
@@ -233,15 +265,26 @@ impl Core {
         Maker { upstreams: &self.upstreams, buckets: &self.common.buckets, stop: &self.stop }
     }
 
-    /// Whose host this is. A tenant met for the first time is made ready for requests.
-    pub fn lookup(&self, host: &str) -> Option<Rc<Tenant>> {
-        if let Some(tenant) = self.index.borrow().lookup(host) {
+    /// Whose request this is. A tenant met for the first time is made ready for requests.
+    pub fn lookup(&self, host: &str, path: &str) -> Option<Rc<Tenant>> {
+        // Where paths divide hosts, only the routes of all know every division.
+        let by_host = !self.common.routes.has_paths();
+        if by_host && let Some(tenant) = self.index.borrow().lookup(host) {
             tenant.used.set(true);
             return Some(Rc::clone(tenant));
         }
-        let route = self.common.routes.owner(host)?.route();
-        let tenant = Rc::new(Tenant::new(&route, self.maker()));
-        self.index.borrow_mut().put(route.tenant, &tenant, hosts(&route));
+        let (owner, exact) = self.common.routes.find(host, path)?;
+        let known = self.index.borrow().tenant(owner.tenant).cloned();
+        let tenant = known.unwrap_or_else(|| {
+            let route = owner.route();
+            let tenant = Rc::new(Tenant::new(&route, self.maker()));
+            self.index.borrow_mut().put(route.tenant, &tenant, hosts(&route));
+            tenant
+        });
+        if by_host && !exact {
+            self.index.borrow_mut().alias(host, owner.tenant);
+        }
+        tenant.used.set(true);
         Some(tenant)
     }
 
@@ -306,6 +349,7 @@ impl Core {
         let route = match change {
             Change::Put(route) => route,
             Change::Remove(tenant) => {
+                self.index.borrow_mut().forget_aliases();
                 let removed = self.index.borrow_mut().remove(*tenant);
                 if let Some(gone) = removed {
                     // What was carried was carried, and counters never fall.
@@ -319,6 +363,9 @@ impl Core {
             }
         };
         let known = self.index.borrow().tenant(route.tenant).cloned();
+        if known.is_some() || !route.patterns.is_empty() {
+            self.index.borrow_mut().forget_aliases();
+        }
         let met = known.is_some() || self.index.borrow().knows_any(hosts(route));
         if !met && hold.is_none() {
             // It is found in the routes of all when its first request comes.

@@ -6,7 +6,8 @@
 use crate::config::EdgeError;
 use berth_domain::{EdgeId, EdgeName, Revision};
 use berth_wire::edge::{
-    EdgeAck, EdgeAckAnswer, EdgeEvent, EdgeMeters, EdgeMetersAnswer, HoldReport, LEAVING, Presence, SPEAKS,
+    EdgeAck, EdgeAckAnswer, EdgeEvent, EdgeMeters, EdgeMetersAnswer, HoldReport, KEEPS, KEEPS_ALLOW, LEAVING, Presence,
+    SPEAKS,
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
@@ -185,7 +186,8 @@ impl Link {
             .header(header::HOST, url.authority.clone())
             .header(header::AUTHORIZATION, key)
             .header(header::CONTENT_TYPE, "application/json")
-            .header(SPEAKS, if self.ends_tls { "3" } else { "2" });
+            .header(SPEAKS, if self.ends_tls { "3" } else { "2" })
+            .header(KEEPS, KEEPS_ALLOW);
         let request = if self.presence() == Presence::Serving { request } else { request.header(LEAVING, "1") };
         Ok(request.body(Full::new(body))?)
     }

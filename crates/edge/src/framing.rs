@@ -4,9 +4,6 @@
 //! `Content-Length` too. Whoever stands in front of us may have preferred the other, so such a request is to be
 //! refused, and by the time hyper shows it to us the evidence is gone. Pure; fed with whatever a read brought.
 
-/// Longest chunk-size line that is still read; hyper refuses far shorter ones.
-const CHUNK_LINE_MAX: usize = 4096;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// In a head, at this place of a line.
@@ -57,7 +54,8 @@ impl Default for Watch {
     }
 }
 
-/// A header line longer than this has its value cut: names and lengths that matter are short.
+/// Of a line; names, lengths and chunk sizes that matter are short. A length or a size that is longer is not followed, and
+/// from there on no request of the connection is believed: what the watch misread, it could be made to overlook.
 const LINE_KEPT: usize = 256;
 
 impl Watch {
@@ -101,35 +99,43 @@ impl Watch {
     }
 
     fn keep(&mut self, part: &[u8]) {
-        let room = LINE_KEPT.saturating_sub(self.line.len());
+        // One more, so that a line too long is told from one that just fits, its end included.
+        let room = (LINE_KEPT + 2).saturating_sub(self.line.len());
         self.line.extend_from_slice(&part[..part.len().min(room)]);
     }
 
     fn end_line(&mut self, line: &[u8]) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let long = line.len() > LINE_KEPT;
+        let line = &line[..line.len().min(LINE_KEPT)];
         match self.state {
             // Empty lines before a request are allowed and mean nothing.
             State::Head if line.is_empty() && !self.begun => {}
             State::Head if line.is_empty() => self.end_head(),
             State::Head => {
                 self.begun = true;
-                self.header(line);
+                self.header(line, long);
             }
-            State::ChunkSize => self.state = chunk(line),
+            State::ChunkSize => {
+                self.state = if long { State::Lost } else { chunk(line) };
+                if self.state == State::Lost {
+                    self.doubtful.get_or_insert(self.heads + 1);
+                }
+            }
             State::Trailers if line.is_empty() => self.state = State::Head,
             _ => {}
         }
     }
 
-    fn header(&mut self, line: &[u8]) {
-        if !matches!(line[0] | 0x20, b'c' | b't' | b'u') {
+    fn header(&mut self, line: &[u8], long: bool) {
+        if !matches!(line.first().map_or(0, |first| first | 0x20), b'c' | b't' | b'u') {
             return;
         }
         let Some(colon) = line.iter().position(|b| *b == b':') else { return };
         let (name, value) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"content-length") {
             self.lengths = true;
-            self.length = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
+            self.length = std::str::from_utf8(value).ok().filter(|_| !long).and_then(|v| v.parse().ok());
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             self.chunked = true;
         } else if name.eq_ignore_ascii_case(b"upgrade") {
@@ -143,7 +149,7 @@ impl Watch {
         let (lengths, chunked, upgrade) = (self.lengths, self.chunked, self.upgrade);
         let length = self.length.take();
         (self.lengths, self.chunked, self.upgrade) = (false, false, false);
-        if lengths && chunked {
+        if lengths && (chunked || length.is_none()) {
             self.doubtful.get_or_insert(self.heads);
         }
         self.state = match (lengths, chunked, length) {
@@ -163,8 +169,8 @@ fn chunk(line: &[u8]) -> State {
     match size {
         Some(0) => State::Trailers,
         // The two bytes of the line end after the data belong to the chunk.
-        Some(size) if line.len() < CHUNK_LINE_MAX => size.checked_add(2).map_or(State::Lost, State::Chunk),
-        _ => State::Lost,
+        Some(size) => size.checked_add(2).map_or(State::Lost, State::Chunk),
+        None => State::Lost,
     }
 }
 

@@ -41,6 +41,26 @@ fn only_a_request_with_both_lengths_is_doubtful_wherever_it_stands() {
 }
 
 #[test]
+fn a_length_too_long_to_be_followed_leaves_nothing_to_be_overlooked() {
+    let spaces = " ".repeat(300);
+    let zeros = "0".repeat(300);
+    let length = format!("POST / HTTP/1.1\r\ncontent-length:{spaces}0\r\n\r\n");
+    assert_eq!(doubtful(&[GET, &length, BOTH]), Some(2));
+    // Read as the end of the body it would hide what follows: in the chunk, and after it.
+    let size = format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{zeros}5\r\n\r\nabc\r\n0\r\n\r\n");
+    assert_eq!(doubtful(&[&size, BOTH]), Some(2));
+    let comment = format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3;{zeros}\r\nabc\r\n0\r\n\r\n");
+    assert_eq!(doubtful(&[&comment, GET]), Some(2));
+    for length in [255, 256, 257, 258] {
+        let line = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(length));
+        assert_eq!(doubtful(&[&line, CHUNKED, BOTH]), Some(3), "other lines may be long");
+        let size = "0".repeat(length - 1);
+        let chunked = format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{size}3\r\nabc\r\n0\r\n\r\n");
+        assert_eq!(doubtful(&[&chunked, GET]), (length > 256).then_some(2), "{length}");
+    }
+}
+
+#[test]
 fn a_body_that_looks_like_a_head_is_not_one() {
     let body = "content-length: 1\r\ntransfer-encoding: x\r\n\r\n";
     let request = format!("POST / HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len());

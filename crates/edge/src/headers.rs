@@ -4,11 +4,13 @@
 
 use crate::balance::digest;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method,
+    HeaderMap, HeaderName, HeaderValue, Method, Request,
     header::{self, Entry},
     request::Parts,
     uri::{PathAndQuery, Uri},
 };
+use http_body::Body;
+use hyper::ext::Protocol;
 use std::net::IpAddr;
 
 pub const BERTH_TENANT: HeaderName = HeaderName::from_static("berth-tenant");
@@ -27,12 +29,11 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Headers that end at this hop, besides those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 8] = [
+const HOP_BY_HOP: [HeaderName; 7] = [
     KEEP_ALIVE,
     HTTP2_SETTINGS,
     PROXY_CONNECTION,
     header::TE,
-    header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     header::PROXY_AUTHENTICATE,
@@ -63,6 +64,22 @@ pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     }
     let named = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
     named.flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case("upgrade")).then(|| wanted.clone())
+}
+
+/// HTTP/2's way of asking for a WebSocket (RFC 8441). No other protocol, and nothing that is half of it.
+pub fn websocket_over_http2(parts: &Parts) -> bool {
+    let named = parts.extensions.get::<Protocol>().is_some_and(|protocol| protocol.as_ref() == b"websocket");
+    named && parts.version == http::Version::HTTP_2 && parts.method == Method::CONNECT
+}
+
+/// The same question in the words of HTTP/1.1, with a key that HTTP/2 has no need of.
+pub fn ask_for_websocket(parts: &mut Parts, key: HeaderValue) {
+    parts.method = Method::GET;
+    parts.extensions.remove::<Protocol>();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    parts.headers.insert(header::SEC_WEBSOCKET_KEY, key);
 }
 
 /// Methods that by their definition change nothing.
@@ -162,6 +179,24 @@ pub fn said_https(headers: &HeaderMap) -> bool {
     said(headers).proto.is_some_and(|proto| proto == "https")
 }
 
+/// The client that trusted peers name: the last in their chain that is none of them. `None`: nobody can tell.
+pub fn named_client(headers: &HeaderMap, peer: IpAddr, trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+    if !trusted(peer) {
+        return Some(peer);
+    }
+    let Some(chain) = said(headers).chain else {
+        return if headers.contains_key(FORWARDED_FOR) { None } else { Some(peer) };
+    };
+    let mut named = Some(peer);
+    for part in chain.to_str().ok()?.rsplit(',') {
+        named = Some(part.trim().parse().ok()?);
+        if !trusted(named?) {
+            break;
+        }
+    }
+    named
+}
+
 /// HTTP/2 may send a cookie header in pieces; HTTP/1.1 has one.
 fn join_cookies(headers: &mut HeaderMap) {
     let mut pieces = headers.get_all(header::COOKIE).iter();
@@ -184,6 +219,7 @@ pub fn forward(parts: &mut Parts, origin: &Origin<'_>) {
         Some(named)
     });
     let said = if origin.trusted { said(&parts.headers) } else { Said::default() };
+    let trailers = takes_trailers(&parts.headers);
     remove_connection(&mut parts.headers);
     remove_where(&mut parts.headers, |n| ends_here(n) || ours(n.as_str()) || *n == header::EXPECT);
     if parts.version == http::Version::HTTP_2 {
@@ -207,12 +243,97 @@ pub fn forward(parts: &mut Parts, origin: &Origin<'_>) {
     if let Some(protocol) = origin.upgrade {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, protocol.clone());
+    } else if trailers {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     if parts.uri.authority().is_some() {
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         parts.uri = Uri::from(path);
     }
     parts.version = http::Version::HTTP_11;
+}
+
+/// The client says that it reads what comes after an answer's body.
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let said = headers.get_all(header::TE).iter().filter_map(|value| value.to_str().ok());
+    said.flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case("trailers"))
+}
+
+/// Leaves of what follows a body what may stand there: nothing that frames or addresses a message, says who somebody
+/// is, or is the edge's to say.
+pub fn trailers(mut trailers: HeaderMap) -> HeaderMap {
+    let never = |name: &HeaderName| {
+        ends_here(name)
+            || ours(name.as_str())
+            || name.as_str().starts_with("content-")
+            || matches!(
+                *name,
+                header::AUTHORIZATION
+                    | header::CACHE_CONTROL
+                    | header::CONNECTION
+                    | header::COOKIE
+                    | header::EXPECT
+                    | header::HOST
+                    | header::MAX_FORWARDS
+                    | header::SET_COOKIE
+                    | header::TRAILER
+            )
+    };
+    remove_where(&mut trailers, never);
+    trailers
+}
+
+/// Names what follows the body, which HTTP/1.1 carries only when it was announced and the body has no length.
+pub fn announce(headers: &mut HeaderMap, trailers: &HeaderMap) {
+    let names: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+    if let Ok(names) = HeaderValue::from_str(&names.join(", ")) {
+        headers.remove(header::CONTENT_LENGTH);
+        headers.insert(header::TRAILER, names);
+    }
+}
+
+/// Makes a request one of HTTP/2: the host beside the path, and nothing about the connection.
+pub fn fit_http2<B>(request: &mut Request<B>, secure: bool) {
+    if request.uri().authority().is_none()
+        && let Some(host) = request.headers_mut().remove(header::HOST)
+    {
+        let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let scheme = if secure { "https" } else { "http" };
+        let uri = Uri::builder().scheme(scheme).authority(host.as_bytes()).path_and_query(path);
+        match uri.build() {
+            Ok(uri) => *request.uri_mut() = uri,
+            // A host that no URI can hold goes as it came.
+            Err(_) => drop(request.headers_mut().insert(header::HOST, host)),
+        }
+    }
+    request.headers_mut().remove(header::CONNECTION);
+    request.headers_mut().remove(header::TRANSFER_ENCODING);
+    *request.version_mut() = http::Version::HTTP_2;
+}
+
+/// Makes a request that was to go over HTTP/2 one of HTTP/1.1 again.
+pub fn fit_http1<B: Body>(request: &mut Request<B>) {
+    let body = request.body();
+    if matches!(*request.method(), Method::GET | Method::HEAD)
+        && !body.is_end_stream()
+        && body.size_hint().exact().is_none()
+    {
+        // Without a word on its length the body of such a request would be taken for none, and left behind.
+        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if request.version() != http::Version::HTTP_2 {
+        return;
+    }
+    *request.version_mut() = http::Version::HTTP_11;
+    if let Some(host) = request.uri().authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok()) {
+        request.headers_mut().insert(header::HOST, host);
+        let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        *request.uri_mut() = Uri::from(path);
+    }
+    if request.headers().contains_key(header::TE) {
+        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
 }
 
 /// A number for the client's address, of a request that is ready to be sent on: of the client that the peer names, where

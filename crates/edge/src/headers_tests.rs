@@ -1,7 +1,8 @@
 //! What the edge sets, what it removes, and which requests may be sent twice. Tables, no socket.
 
-use super::{Origin, answer, forward, host, idempotent, safe, upgrade};
+use super::{Origin, announce, answer, fit_http1, fit_http2, forward, host, idempotent, safe, trailers, upgrade};
 use http::{HeaderMap, HeaderValue, Method, Request, request::Parts};
+use std::net::IpAddr;
 
 fn parts(uri: &str, headers: &[(&str, &str)]) -> Parts {
     let mut request = Request::builder().uri(uri);
@@ -82,8 +83,10 @@ fn what_is_forwarded_has_only_the_edges_word_on_where_it_comes_from() {
     );
     let expected = [
         "berth",
+        "connection",
         "content-length",
         "host",
+        "te",
         "x-forward",
         "x-forwarded-for",
         "x-forwarded-host",
@@ -94,6 +97,10 @@ fn what_is_forwarded_has_only_the_edges_word_on_where_it_comes_from() {
     assert_eq!(
         (&parts.headers["x-forwarded-for"], &parts.headers["x-forwarded-host"]),
         (&client, &"a.test".parse().unwrap())
+    );
+    assert_eq!(
+        (&parts.headers["connection"], &parts.headers["te"]),
+        (&"te".parse().unwrap(), &"trailers".parse().unwrap())
     );
     assert_eq!(parts.uri.to_string(), "/x?y");
 }
@@ -188,5 +195,70 @@ fn http_2_names_its_host_beside_the_path_and_its_cookies_become_one_line() {
     assert_eq!(parts.headers["host"], "a.test");
     assert_eq!(parts.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
     assert_eq!((parts.uri.to_string(), parts.version), ("/x?y".to_owned(), http::Version::HTTP_11));
-    assert!(!parts.headers.contains_key("te"));
+    assert_eq!(parts.headers["te"], "trailers");
+}
+
+#[test]
+fn a_request_goes_over_http_2_and_back_without_a_loss() {
+    let sent = [("host", "a.test:81"), ("connection", "te"), ("te", "trailers"), ("x", "y")];
+    let mut request = Request::from_parts(parts("/x?y", &sent), String::new());
+    let before = format!("{request:?}");
+    fit_http1(&mut request);
+    assert_eq!(format!("{request:?}"), before);
+    fit_http2(&mut request, true);
+    assert_eq!(
+        (request.uri().to_string(), names(request.headers())),
+        ("https://a.test:81/x?y".into(), vec!["te", "x"])
+    );
+    fit_http2(&mut request, true);
+    fit_http1(&mut request);
+    assert_eq!(request.uri().to_string(), "/x?y");
+    assert_eq!(names(request.headers()), ["connection", "host", "te", "x"]);
+    assert_eq!(request.headers()["host"], "a.test:81");
+}
+
+#[test]
+fn what_follows_a_body_says_nothing_that_a_head_must_say() {
+    let sent = [
+        ("grpc-status", "0"),
+        ("checksum", "1"),
+        ("berth-tenant", "evil"),
+        ("berth_plan", "evil"),
+        ("x-forwarded-for", "evil"),
+        ("host", "evil"),
+        ("transfer-encoding", "chunked"),
+        ("content-length", "5"),
+        ("content-type", "evil"),
+        ("connection", "close"),
+        ("authorization", "evil"),
+        ("cookie", "evil"),
+        ("trailer", "evil"),
+    ];
+    let left = trailers(parts("/", &sent).headers);
+    assert_eq!(names(&left), ["checksum", "grpc-status"]);
+    let mut head = parts("/", &[("content-length", "3")]).headers;
+    announce(&mut head, &left);
+    assert_eq!((names(&head), head["trailer"].len()), (vec!["trailer"], "checksum, grpc-status".len()));
+}
+
+#[test]
+fn the_client_is_the_last_whom_a_trusted_peer_names_and_who_is_none() {
+    let trusted = |address: IpAddr| address.to_string().starts_with("10.");
+    let named = |peer: &str, chains: &[&str]| {
+        let sent: Vec<_> = chains.iter().map(|chain| ("x-forwarded-for", *chain)).collect();
+        super::named_client(&parts("/", &sent).headers, peer.parse().unwrap(), trusted).map(|a| a.to_string())
+    };
+    for (peer, chains, client) in [
+        ("1.1.1.1", &["2.2.2.2"][..], Some("1.1.1.1")),
+        ("10.0.0.1", &[], Some("10.0.0.1")),
+        ("10.0.0.1", &["2.2.2.2"], Some("2.2.2.2")),
+        ("10.0.0.1", &["3.3.3.3, 2.2.2.2"], Some("2.2.2.2")),
+        ("10.0.0.1", &["2.2.2.2, 10.0.0.2"], Some("2.2.2.2")),
+        ("10.0.0.1", &["10.0.0.2"], Some("10.0.0.2")),
+        ("10.0.0.1", &["2.2.2.2, unknown"], None),
+        ("10.0.0.1", &["2.2.2.2", "3.3.3.3"], None),
+        ("10.0.0.1", &["2001:db8::1"], Some("2001:db8::1")),
+    ] {
+        assert_eq!(named(peer, chains).as_deref(), client, "{peer} {chains:?}");
+    }
 }

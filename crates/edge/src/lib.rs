@@ -5,23 +5,28 @@
 //! to disk, and tells the cores. Never knows the store, and serves on from its last routes when all else is down.
 //!
 //! Pure parts, tested with tables: [`routing`], `routes`, `limits`, `shared`, `balance`, `health`, `sticky`, `hold`, `book`, `headers`,
-//! `framing`, `geo`, `frames`, `meter`, `second_names`, `pulse`. The shell around them: `serve` (one request), `pool`, `upstream`, `checks`, `tls`, `body`, `drain`,
-//! `tunnel`, `worker`, `feed`, `report`, `snapshot`, `settings`, `cluster`, `place`, `handover`, `coordinator`.
+//! `framing`, `geo`, `frames`, `meter`, `second_names`, `pack`, `pulse`. The shell around them: `serve` (one request), `call`, `pool`, `upstream`,
+//! `dial`, `checks`, `request_log`, `tls`, `body`, `drain`, `tunnel`, `worker`, `feed`, `report`, `snapshot`, `settings`, `cluster`, `place`,
+//! `handover`, `coordinator`.
 
 mod admin;
 mod answers;
 mod balance;
 mod body;
 mod book;
+mod call;
 mod checks;
 mod cluster;
 mod config;
 mod coordinator;
 mod core;
+mod dial;
 mod drain;
 mod feed;
 mod frames;
 mod framing;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod geo;
 mod handover;
 mod headers;
@@ -29,10 +34,12 @@ mod health;
 mod hold;
 mod limits;
 mod meter;
+mod pack;
 mod place;
 mod pool;
 mod pulse;
 mod report;
+mod request_log;
 mod routes;
 mod routing;
 mod second_names;
@@ -47,7 +54,7 @@ mod tunnel;
 mod upstream;
 mod worker;
 
-pub use config::{BadNetwork, EdgeConfig, EdgeError, EdgeErrorKind, Limits, Network};
+pub use config::{EdgeConfig, EdgeError, EdgeErrorKind, Limits, RequestLog};
 pub use coordinator::{Edge, run};
 pub use geo::BadGeo;
 pub use handover::Sockets;

@@ -4,6 +4,7 @@
 
 use crate::{
     balance::{Choice, Chooser, Wish, digest},
+    dial::Trust,
     geo::Spot,
     upstream::{Member, Upstreams},
 };
@@ -11,6 +12,7 @@ use berth_domain::{Balance, MemberId, ServiceName};
 use berth_wire::edge::{EdgeSettings, Ejection, MemberAddress, ServiceSettings};
 use std::{
     cell::{Cell, RefCell},
+    fmt::Display,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -59,7 +61,7 @@ impl Pool {
     }
 
     /// Puts settings in force. Who is being served by whom stays.
-    pub fn set(&self, settings: &EdgeSettings) {
+    pub fn set(&self, settings: &EdgeSettings, trust: &Trust) {
         let usual = ServiceSettings::default();
         let mut regions: Vec<(String, Option<Spot>)> = Vec::new();
         for entry in &self.entries {
@@ -74,6 +76,7 @@ impl Pool {
                     regions.len() - 1
                 })
             }));
+            entry.member.set(own, trust);
             // The same for all services of a cell: the stack file is refused otherwise.
             self.balance.set(own.balance);
         }
@@ -224,13 +227,13 @@ impl Busy {
     }
 
     /// It took no connection, or ended a new one without an answer.
-    pub fn failed(&self) {
+    pub fn failed(&self, why: &impl Display) {
         let (entry, member) = (self.entry(), self.member());
         if member.vital().failed(entry.eject.get(), self.pool.now_ns()) {
             tracing::warn!(
                 service = %entry.service,
                 address = member.address(),
-                "a member of `{}` failed several requests and is passed over",
+                "a member of `{}` failed several requests and is passed over; the last: {why}",
                 entry.service
             );
         }
@@ -247,7 +250,7 @@ impl Drop for Busy {
 #[cfg(test)]
 mod tests {
     use super::Pool;
-    use crate::{balance::Wish, health::Vitals, upstream::Upstreams};
+    use crate::{balance::Wish, upstream::Upstreams};
     use berth_domain::{MemberId, ServiceName};
     use berth_wire::edge::{Ejection, MemberAddress};
     use std::{rc::Rc, sync::Arc, time::Instant};
@@ -273,7 +276,7 @@ mod tests {
 
     #[test]
     fn who_failed_lately_comes_last_and_who_is_down_never() {
-        let upstreams = Upstreams::new(Arc::new(Vitals::default()), Instant::now());
+        let upstreams = Upstreams::new(Arc::default(), Arc::default(), Instant::now());
         let pool = pool(&upstreams);
         assert_eq!(turns(&pool, 6), "012012");
         let tried = pool.choose(Wish::default(), &[0, 1], &mut || 0).unwrap();
@@ -296,7 +299,7 @@ mod tests {
 
     #[test]
     fn what_is_under_way_is_counted_while_it_lives() {
-        let upstreams = Upstreams::new(Arc::new(Vitals::default()), Instant::now());
+        let upstreams = Upstreams::new(Arc::default(), Arc::default(), Instant::now());
         let pool = pool(&upstreams);
         let busy: Vec<_> = (0..6).map(|_| pool.choose(Wish::default(), &[], &mut || 0).unwrap()).collect();
         assert!(pool.entries.iter().all(|entry| entry.member.busy.get() == 2));
@@ -306,7 +309,7 @@ mod tests {
 
     #[test]
     fn tenants_of_a_cell_share_its_pool() {
-        let upstreams = Upstreams::new(Arc::new(Vitals::default()), Instant::now());
+        let upstreams = Upstreams::new(Arc::default(), Arc::default(), Instant::now());
         let (one, other) = (pool(&upstreams), pool(&upstreams));
         assert!(Rc::ptr_eq(&one, &other));
         assert_eq!((turns(&one, 1), turns(&other, 1)), ("0".to_owned(), "1".to_owned()));

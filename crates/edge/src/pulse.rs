@@ -22,6 +22,9 @@ pub struct Pulse {
     /// Requests that went away before their answer began.
     taken_back: Cell<u64>,
     too_many: Notify,
+    /// WebSockets on a connection of HTTP/2, and answers that are being carried.
+    tunnels: Cell<u32>,
+    carried: Cell<u32>,
 }
 
 impl Pulse {
@@ -49,7 +52,25 @@ impl Pulse {
     }
 
     pub fn waits_for_member(&self) -> bool {
-        self.waits_for_member.get()
+        // An answer that its client does not take is none the better for a WebSocket beside it.
+        self.waits_for_member.get() || (self.tunnels.get() > 0 && self.carried.get() == 0)
+    }
+
+    /// A tunnel has begun: what is said in it is said here.
+    pub fn tunnel(pulse: &Rc<Self>) -> Tunnelled {
+        pulse.tunnels.set(pulse.tunnels.get() + 1);
+        Tunnelled(Rc::clone(pulse))
+    }
+}
+
+/// A connection is not quiet while this lives.
+#[derive(Debug)]
+pub struct Tunnelled(Rc<Pulse>);
+
+impl Drop for Tunnelled {
+    fn drop(&mut self) {
+        self.0.tunnels.set(self.0.tunnels.get() - 1);
+        self.0.beat(false);
     }
 }
 
@@ -65,6 +86,7 @@ impl Beat {
     pub fn answered(mut self) -> Self {
         self.answered = true;
         self.pulse.answered.set(self.pulse.answered.get() + 1);
+        self.pulse.carried.set(self.pulse.carried.get() + 1);
         self
     }
 }
@@ -72,7 +94,9 @@ impl Beat {
 impl Drop for Beat {
     fn drop(&mut self) {
         self.pulse.beat(false);
-        if !self.answered {
+        if self.answered {
+            self.pulse.carried.set(self.pulse.carried.get() - 1);
+        } else {
             self.pulse.taken_back.set(self.pulse.taken_back.get() + 1);
             self.pulse.too_many.notify_one();
         }

@@ -4,7 +4,10 @@
 //! request's way after that. Cut into shards, so that a change touches one of them and a table that grows moves a few
 //! thousand entries and not a million. Never touches a socket, a clock or a disk.
 
-use berth_domain::{CellName, Generation, Hostname, PlanName, Revision, TenantId, TenantKey, TenantName, Token};
+use berth_domain::{
+    CellName, Generation, HostPattern, Hostname, Network, PATTERN_PARTS_MAX, PlanName, Revision, TenantId, TenantKey,
+    TenantName, Token,
+};
 use berth_wire::edge::{Hold, MemberAddress, RouteLimit, RouteState, TenantRoute};
 use hashbrown::{HashTable, hash_table::Entry as Slot};
 use std::{
@@ -28,6 +31,7 @@ pub struct Common {
     pub members: Vec<MemberAddress>,
     pub body_bytes: Option<u64>,
     pub limits: Vec<RouteLimit>,
+    pub allow: Vec<Network>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +52,7 @@ pub struct Packed {
     pub revision: Revision,
     pub common: Arc<Common>,
     state: State,
-    /// Name, key and hosts, a line each: none of them may hold a line's end.
+    /// Name, key, hosts and patterns of hosts, a line each: none of them may hold a line's end.
     text: Box<str>,
 }
 
@@ -90,7 +94,8 @@ impl Packed {
             cell: self.common.cell.clone(),
             generation: self.generation,
             revision: self.revision,
-            hosts: lines.map(|host| Hostname::new(host).expect(packed)).collect(),
+            hosts: lines.clone().filter(|l| !is_pattern(l)).map(|l| Hostname::new(l).expect(packed)).collect(),
+            patterns: lines.filter(|l| is_pattern(l)).map(|l| HostPattern::new(l).expect(packed)).collect(),
             state: match &self.state {
                 State::Serving => RouteState::Serving,
                 State::Suspended => RouteState::Suspended,
@@ -101,6 +106,7 @@ impl Packed {
             members: self.common.members.clone(),
             body_bytes: self.common.body_bytes,
             limits: self.common.limits.clone(),
+            allow: self.common.allow.clone(),
         }
     }
 
@@ -123,11 +129,24 @@ impl Packed {
 
 fn text(route: &TenantRoute) -> String {
     let mut text = format!("{}\n{}", route.name.as_str(), route.key.as_str());
-    for host in &route.hosts {
+    for host in keys(route) {
         text.push('\n');
-        text.push_str(host.as_str());
+        text.push_str(host);
     }
     text
+}
+
+/// Hosts and patterns of hosts, under which the tenant is found.
+pub fn keys(route: &TenantRoute) -> impl Iterator<Item = &str> {
+    route.hosts.iter().map(Hostname::as_str).chain(route.patterns.iter().map(HostPattern::as_str))
+}
+
+pub fn is_pattern(key: &str) -> bool {
+    key.starts_with('*') || has_path(key)
+}
+
+fn has_path(key: &str) -> bool {
+    key.contains('/')
 }
 
 fn common(route: &TenantRoute) -> Common {
@@ -137,6 +156,7 @@ fn common(route: &TenantRoute) -> Common {
         members: route.members.clone(),
         body_bytes: route.body_bytes,
         limits: route.limits.clone(),
+        allow: route.allow.clone(),
     }
 }
 
@@ -159,6 +179,9 @@ pub struct Routes {
     hosts: Vec<RwLock<HashTable<Owned>>>,
     shared: Mutex<Shared>,
     number: AtomicUsize,
+    /// Patterns there are, and those of them with a path.
+    patterns: AtomicUsize,
+    paths: AtomicUsize,
     hasher: RandomState,
 }
 
@@ -175,6 +198,8 @@ impl Default for Routes {
             hosts: (0..SHARDS).map(|_| RwLock::default()).collect(),
             shared: Mutex::default(),
             number: AtomicUsize::new(0),
+            patterns: AtomicUsize::new(0),
+            paths: AtomicUsize::new(0),
             hasher: RandomState::new(),
         }
     }
@@ -207,10 +232,45 @@ impl Routes {
         read!(shard(&self.tenants, hash)).find(hash, |p| p.tenant == tenant).cloned()
     }
 
-    /// Whose host this is.
-    pub fn owner(&self, host: &str) -> Option<Arc<Packed>> {
-        let hash = self.hasher.hash_one(host);
-        read!(shard(&self.hosts, hash)).find(hash, |o| o.is(hash, host)).map(|o| Arc::clone(&o.owner))
+    /// Whose key this is: a host or a pattern, as it was given.
+    fn owner(&self, key: &str) -> Option<Arc<Packed>> {
+        let hash = self.hasher.hash_one(key);
+        read!(shard(&self.hosts, hash)).find(hash, |o| o.is(hash, key)).map(|o| Arc::clone(&o.owner))
+    }
+
+    /// Some host is divided by paths, so that a host alone does not say whose a request is.
+    pub fn has_paths(&self) -> bool {
+        self.paths.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whose request to this host and path is: of the host itself before all names beside it, and of each by the longest
+    /// beginning of the path. And whether that was said by the exact host.
+    pub fn find(&self, host: &str, path: &str) -> Option<(Arc<Packed>, bool)> {
+        if self.patterns.load(Ordering::Relaxed) == 0 {
+            return self.owner(host).map(|owner| (owner, true));
+        }
+        if let Some(owner) = self.below(host, path) {
+            return Some((owner, true));
+        }
+        let (_, parent) = host.split_once('.')?;
+        self.below(&format!("*.{parent}"), path).map(|owner| (owner, false))
+    }
+
+    fn below(&self, host: &str, path: &str) -> Option<Arc<Packed>> {
+        if self.has_paths() {
+            let mut key = format!("{host}{path}");
+            let ends = path.char_indices().skip(1).filter(|(_, c)| *c == '/').map(|(at, _)| at);
+            let ends: Vec<usize> = ends.chain([path.len()]).take(PATTERN_PARTS_MAX).collect();
+            for end in ends.into_iter().rev() {
+                key.truncate(host.len() + end);
+                if end > 1
+                    && let Some(owner) = self.owner(&key)
+                {
+                    return Some(owner);
+                }
+            }
+        }
+        self.owner(host)
     }
 
     /// The members of the cells that tenants are in, one for each address.
@@ -292,6 +352,8 @@ impl Routes {
             Slot::Occupied(mut slot) => slot.get_mut().owner = Arc::clone(owner),
             Slot::Vacant(slot) => {
                 slot.insert(Owned { hash, owner: Arc::clone(owner) });
+                self.patterns.fetch_add(usize::from(is_pattern(host)), Ordering::Relaxed);
+                self.paths.fetch_add(usize::from(has_path(host)), Ordering::Relaxed);
             }
         }
     }
@@ -303,6 +365,8 @@ impl Routes {
             let mut shard = write!(shard(&self.hosts, hash));
             if let Ok(slot) = shard.find_entry(hash, |o| o.is(hash, host) && o.owner.tenant == owner) {
                 slot.remove();
+                self.patterns.fetch_sub(usize::from(is_pattern(host)), Ordering::Relaxed);
+                self.paths.fetch_sub(usize::from(has_path(host)), Ordering::Relaxed);
             }
         }
     }

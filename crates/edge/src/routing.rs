@@ -173,22 +173,48 @@ impl Table {
     }
 }
 
+/// Hosts that are remembered although only a pattern says whose they are: anybody can think of more.
+const ALIASES_MAX: usize = 20_000;
+
 /// A core's own look-up: host name to tenant. `T` is what the core keeps of a tenant.
 #[derive(Debug)]
 pub struct Index<T> {
     tenants: HashMap<TenantId, (Vec<Box<str>>, Rc<T>)>,
+    /// Hosts and patterns as routes say them.
     hosts: HashMap<Box<str>, (TenantId, Rc<T>)>,
+    /// Hosts that were found by a pattern, for as long as no route changes that could say otherwise.
+    aliases: HashMap<Box<str>, TenantId>,
 }
 
 impl<T> Default for Index<T> {
     fn default() -> Self {
-        Self { tenants: HashMap::new(), hosts: HashMap::new() }
+        Self { tenants: HashMap::new(), hosts: HashMap::new(), aliases: HashMap::new() }
     }
 }
 
 impl<T> Index<T> {
+    /// Whose host this is, where hosts alone say it.
     pub fn lookup(&self, host: &str) -> Option<&Rc<T>> {
-        self.hosts.get(host).map(|(_, tenant)| tenant)
+        if let Some((_, tenant)) = self.hosts.get(host) {
+            return Some(tenant);
+        }
+        if self.aliases.is_empty() {
+            return None;
+        }
+        self.tenant(*self.aliases.get(host)?)
+    }
+
+    /// Remembers whose host this is by a pattern.
+    pub fn alias(&mut self, host: &str, tenant: TenantId) {
+        if self.aliases.len() >= ALIASES_MAX {
+            self.aliases.clear();
+        }
+        self.aliases.insert(host.into(), tenant);
+    }
+
+    /// A route came or went that may say otherwise.
+    pub fn forget_aliases(&mut self) {
+        self.aliases.clear();
     }
 
     pub fn tenant(&self, tenant: TenantId) -> Option<&Rc<T>> {
@@ -206,6 +232,7 @@ impl<T> Index<T> {
             self.forget(tenant, old.iter().filter(|h| !hosts.contains(h)));
         }
         for host in &hosts {
+            self.aliases.remove(host);
             self.hosts.insert(host.clone(), (tenant, Rc::clone(kept)));
         }
         self.tenants.insert(tenant, (hosts, Rc::clone(kept)));
@@ -213,7 +240,7 @@ impl<T> Index<T> {
 
     /// Whether any of these hosts is known here, whoever has it.
     pub fn knows_any<'a>(&self, mut hosts: impl Iterator<Item = &'a str>) -> bool {
-        hosts.any(|host| self.hosts.contains_key(host))
+        hosts.any(|host| self.hosts.contains_key(host) || self.aliases.contains_key(host))
     }
 
     /// Tenants that nobody but this look-up has in hand, and of whom this is true.
@@ -231,6 +258,7 @@ impl<T> Index<T> {
 
     pub fn remove(&mut self, tenant: TenantId) -> Option<Rc<T>> {
         let (hosts, kept) = self.tenants.remove(&tenant)?;
+        self.aliases.retain(|_, owner| *owner != tenant);
         self.forget(tenant, hosts.iter());
         Some(kept)
     }

@@ -15,10 +15,12 @@ fn route(tenant: u128, generation: u64, revision: u64) -> TenantRoute {
         generation: Generation::new(generation),
         revision: Revision::new(revision),
         hosts: vec![Hostname::new("acme.test").unwrap()],
+        patterns: Vec::new(),
         state: RouteState::Serving,
         members: Vec::new(),
         body_bytes: None,
         limits: Vec::new(),
+        allow: Vec::new(),
     }
 }
 

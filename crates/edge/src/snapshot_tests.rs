@@ -17,10 +17,12 @@ fn put(tenant: u128, generation: u64) -> Change {
         generation: Generation::new(generation),
         revision: Revision::new(generation),
         hosts: vec![Hostname::new("acme.test").unwrap()],
+        patterns: Vec::new(),
         state: RouteState::Held { hold },
         members: Vec::new(),
         body_bytes: Some(5),
         limits: Vec::new(),
+        allow: Vec::new(),
     }))
 }
 

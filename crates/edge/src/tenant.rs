@@ -9,11 +9,12 @@ use crate::{
     pool::Pool,
     upstream::Upstreams,
 };
-use berth_domain::{CellName, Generation, MemberId, TenantId, TenantName};
+use berth_domain::{CellName, Generation, MemberId, Network, TenantId, TenantName};
 use berth_wire::edge::{RouteState, TenantRoute};
 use http::HeaderValue;
 use std::{
     cell::{Cell, RefCell},
+    net::IpAddr,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -50,6 +51,8 @@ pub struct Route {
     pub pool: Rc<Pool>,
     pub body_bytes: Option<u64>,
     pub limits: TenantLimits,
+    /// Whose requests are served; none: everybody's.
+    allow: Box<[Network]>,
     cell: CellName,
     /// Long-lived connections end within this time.
     draining_ms: Option<u32>,
@@ -76,6 +79,7 @@ impl Route {
             pool: maker.upstreams.pool(&from.members),
             body_bytes: from.body_bytes,
             limits: maker.buckets.of(from.tenant, &from.limits),
+            allow: from.allow.as_slice().into(),
             cell: from.cell.clone(),
             draining_ms: match from.state {
                 RouteState::Draining { grace_ms } => Some(grace_ms),
@@ -87,6 +91,12 @@ impl Route {
 }
 
 impl Route {
+    /// Whether the tenant serves this client. The address is asked for only where it matters; one that nobody knows is
+    /// not allowed.
+    pub fn allows(&self, client: impl FnOnce() -> Option<IpAddr>) -> bool {
+        self.allow.is_empty() || client().is_some_and(|client| self.allow.iter().any(|net| net.contains(client)))
+    }
+
     /// Within this time a long-lived connection to this member is to end, because it or the tenant is drained.
     pub fn draining_ms(&self, member: MemberId) -> Option<u32> {
         self.draining_ms.or_else(|| self.pool.draining_ms(member))
@@ -156,6 +166,7 @@ impl Tenant {
             pool: Rc::clone(&old.pool),
             body_bytes: None,
             limits: old.limits.clone(),
+            allow: old.allow.clone(),
             cell: old.cell.clone(),
             draining_ms: None,
             left: old.left.clone(),

@@ -6,6 +6,7 @@ use crate::{
     core::Connected,
     frames::{CLOSE_RESTART, Frames},
     pool::Busy,
+    pulse::Tunnelled,
     tenant::Tenant,
 };
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -33,8 +34,16 @@ pub struct Ends {
     pub websocket: bool,
 }
 
-/// Carries until it ends, and counts what was carried.
-pub async fn run(ends: Ends, tenant: Rc<Tenant>, farewell: impl Future<Output = ()>, _open: Connected, _busy: Busy) {
+/// Carries until it ends, and counts what was carried. `_kept`: of the client's connection, which in HTTP/2 is not the
+/// tunnel's own.
+pub async fn run(
+    ends: Ends,
+    tenant: Rc<Tenant>,
+    farewell: impl Future<Output = ()>,
+    _open: Connected,
+    _busy: Busy,
+    _kept: Tunnelled,
+) {
     let (Ok(client), Ok(member)) = tokio::join!(ends.client, ends.member) else { return };
     // Either side going away is the ordinary end.
     let _ = carry(client, member, ends.websocket, &tenant, pin!(farewell)).await;
@@ -132,6 +141,7 @@ async fn copy(
             return Ok(());
         }
         to.write_all(&buffer[..read]).await?;
+        to.flush().await?;
         counted(read as u64);
     }
 }

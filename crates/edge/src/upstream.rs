@@ -7,32 +7,39 @@ use crate::{
     Limits,
     balance::Wish,
     body::SendBody,
+    dial::{self, Manner, OnThisCore, Stream, Target, Trust, Unreached, Way},
+    headers,
     health::{Vital, Vitals},
     pool::{Busy, Pool},
 };
-use berth_domain::MemberId;
-use berth_wire::edge::{EdgeSettings, MemberAddress};
+use berth_domain::{MemberId, Speaks};
+use berth_wire::edge::{EdgeSettings, MemberAddress, ServiceSettings};
+use futures_util::future::Either;
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
-    client::conn::http1::{self, Connection, SendRequest},
+    client::conn::{http1, http2},
 };
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     future::{Future, poll_fn},
-    net::SocketAddr,
     pin::{Pin, pin},
     rc::{Rc, Weak},
     sync::Arc,
     task::{Context, Waker},
     time::{Duration, Instant},
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
 /// Kept connections per member and core.
 const KEPT_MAX: usize = 256;
+/// An HTTP/2 connection with requests on it is asked so often whether its member is there, and given up after the other.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_TIME: Duration = Duration::from_secs(5);
+/// Requests at once on one connection of HTTP/2 to a member: common servers take 100 or 128.
+const STREAMS_MAX: u32 = 64;
 
 /// A request could not be sent.
 #[derive(Debug)]
@@ -47,45 +54,82 @@ pub enum SendError {
 #[derive(Debug)]
 pub struct Member {
     address: Box<str>,
-    /// Known without asking a resolver.
-    socket: Option<SocketAddr>,
+    target: Target,
+    /// What is spoken there, as it was said and ready for use.
+    way: RefCell<(Manner, Way)>,
     kept: RefCell<Vec<Kept>>,
+    /// Connections of HTTP/2 that requests share.
+    shared: RefCell<Vec<Shared>>,
     failed_at: Cell<Option<Instant>>,
     vital: Arc<Vital>,
     /// Requests and tunnels that it has from this core.
     pub busy: Cell<u32>,
 }
 
-type Driven = Connection<TokioIo<TcpStream>, SendBody>;
+type Driven = http1::Connection<TokioIo<Stream>, SendBody>;
 
-/// One connection to a member. Whoever has a request on it drives it too, in the client's own task: handing every
-/// request to a task of the connection's and back costs two turns of the scheduler.
-struct Wire {
-    sender: SendRequest<SendBody>,
-    /// `None`: it has ended, or drives itself because it may be upgraded.
-    connection: Option<Pin<Box<Driven>>>,
+/// One connection to a member.
+enum Wire {
+    /// Whoever has a request on it drives it too, in the client's own task: handing every request to a task of the
+    /// connection's and back costs two turns of the scheduler.
+    Http1 {
+        sender: http1::SendRequest<SendBody>,
+        /// `None`: it has ended, or drives itself because it may be upgraded.
+        connection: Option<Pin<Box<Driven>>>,
+    },
+    /// Many requests at once, and driven by a task of its own.
+    Http2(http2::SendRequest<SendBody>, Counted),
+}
+
+/// One connection of HTTP/2. Beyond [`STREAMS_MAX`] requests the next ones get another: a member that takes no more makes
+/// all of them wait, whosever they are.
+#[derive(Debug)]
+struct Shared {
+    sender: http2::SendRequest<SendBody>,
+    streams: Rc<Cell<u32>>,
+    since: Instant,
+}
+
+/// A request on such a connection, counted while this lives.
+struct Counted(Rc<Cell<u32>>);
+
+impl Counted {
+    fn on(streams: &Rc<Cell<u32>>) -> Self {
+        streams.set(streams.get() + 1);
+        Self(Rc::clone(streams))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 impl std::fmt::Debug for Wire {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wire").field("driven", &self.connection.is_some()).finish_non_exhaustive()
+        f.write_str(if matches!(self, Self::Http2(..)) { "Http2" } else { "Http1" })
     }
 }
 
 impl Wire {
     /// Lets the connection do what it can. Its error is the error of the request on it.
     fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(connection) = &mut self.connection
+        if let Self::Http1 { connection: slot, .. } = self
+            && let Some(connection) = slot
             && connection.as_mut().poll(cx).is_ready()
         {
-            self.connection = None;
+            *slot = None;
         }
     }
 
     /// Nobody waits for it, so it is asked instead whether its member has closed it.
     fn is_alive(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()));
-        self.connection.is_some() && self.sender.is_ready()
+        match self {
+            Self::Http1 { sender, connection } => connection.is_some() && sender.is_ready(),
+            Self::Http2(sender, _) => !sender.is_closed(),
+        }
     }
 }
 
@@ -122,6 +166,13 @@ impl Lease {
 
     pub fn give_back(mut self) {
         let alive = self.wire.is_alive();
+        if let Wire::Http2(_, Counted(streams)) = &self.wire {
+            let mut all = self.busy.member().shared.borrow_mut();
+            if let Some(shared) = all.iter_mut().find(|shared| Rc::ptr_eq(&shared.streams, streams)) {
+                shared.since = Instant::now();
+            }
+            return;
+        }
         let mut kept = self.busy.member().kept.borrow_mut();
         if alive && kept.len() < KEPT_MAX {
             kept.push(Kept { wire: self.wire, since: Instant::now() });
@@ -130,15 +181,35 @@ impl Lease {
 }
 
 impl Member {
-    fn new(address: &str, vital: Arc<Vital>) -> Self {
+    fn new(address: &str, vital: Arc<Vital>, trust: &Trust) -> Self {
+        let target = Target::new(address);
+        let manner = target.manner(&ServiceSettings::default());
         Self {
             address: address.into(),
-            socket: address.parse().ok(),
+            way: RefCell::new((manner.clone(), trust.way(&manner))),
+            target,
             kept: RefCell::default(),
+            shared: RefCell::default(),
             failed_at: Cell::default(),
             vital,
             busy: Cell::new(0),
         }
+    }
+
+    /// Speaks as its service says from now on. Connections that were made otherwise are kept no longer.
+    pub fn set(&self, service: &ServiceSettings, trust: &Trust) {
+        let manner = self.target.manner(service);
+        if self.way.borrow().0 == manner {
+            return;
+        }
+        let way = trust.way(&manner);
+        *self.way.borrow_mut() = (manner, way);
+        self.kept.borrow_mut().clear();
+        self.shared.borrow_mut().clear();
+    }
+
+    fn is_secure(&self) -> bool {
+        self.way.borrow().0.speaks == Speaks::Https
     }
 
     pub fn address(&self) -> &str {
@@ -156,6 +227,15 @@ impl Member {
 
     /// The kept connection used last, if it was used within `age` and is alive and idle.
     fn take_kept(&self, age: Duration) -> Option<Wire> {
+        let mut all = self.shared.borrow_mut();
+        let usable = |shared: &&mut Shared| {
+            !shared.sender.is_closed() && shared.streams.get() < STREAMS_MAX && shared.since.elapsed() <= age
+        };
+        if let Some(shared) = all.iter_mut().find(usable) {
+            shared.since = Instant::now();
+            return Some(Wire::Http2(shared.sender.clone(), Counted::on(&shared.streams)));
+        }
+        drop(all);
         let mut kept = self.kept.borrow_mut();
         while let Some(mut last) = kept.pop() {
             if last.wire.is_alive() {
@@ -171,26 +251,38 @@ impl Member {
 
     fn close_idle(&self, age: Duration) {
         self.kept.borrow_mut().retain_mut(|k| k.since.elapsed() < age && k.wire.is_alive());
+        self.shared
+            .borrow_mut()
+            .retain(|shared| !shared.sender.is_closed() && (shared.streams.get() > 0 || shared.since.elapsed() < age));
     }
 
-    async fn connect(&self, limits: &Limits, upgrades: bool) -> Option<Wire> {
-        let connected = timeout(limits.connect_time, async {
-            match self.socket {
-                Some(socket) => TcpStream::connect(socket).await,
-                None => TcpStream::connect(&*self.address).await,
-            }
-        });
-        let Ok(Ok(stream)) = connected.await else {
-            self.failed_at.set(Some(Instant::now()));
-            return None;
-        };
-        // Without it a small request waits for the acknowledgement of the one before; with an error nothing is lost.
-        let _ = stream.set_nodelay(true);
+    async fn connect(&self, limits: &Limits, upgrades: bool) -> Result<Wire, Unreached> {
+        let way = self.way.borrow().1.clone();
+        let connected = dial::dial(&self.target, &way, upgrades, limits.connect_time).await;
+        let (stream, http2) = connected.inspect_err(|_| self.failed_at.set(Some(Instant::now())))?;
+        let stream = TokioIo::new(stream);
+        if http2 {
+            let (sender, connection) = http2::Builder::new(OnThisCore)
+                .timer(TokioTimer::new())
+                .keep_alive_interval(PING_EVERY)
+                .keep_alive_timeout(PING_TIME)
+                .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+                .handshake(stream)
+                .await
+                .map_err(Unreached::Handshake)?;
+            // Its error is the error of the requests on it.
+            tokio::task::spawn_local(async move { drop(connection.await) });
+            self.failed_at.set(None);
+            let streams = Rc::default();
+            let wire = Wire::Http2(sender.clone(), Counted::on(&streams));
+            self.shared.borrow_mut().push(Shared { sender, streams, since: Instant::now() });
+            return Ok(wire);
+        }
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(limits.header_bytes.max(16 * 1024))
-            .handshake(TokioIo::new(stream))
+            .handshake(stream)
             .await
-            .ok()?;
+            .map_err(Unreached::Handshake)?;
         self.failed_at.set(None);
         let connection = if upgrades {
             // It becomes the tunnel's, which is a task of its own.
@@ -199,7 +291,7 @@ impl Member {
         } else {
             Some(Box::pin(connection))
         };
-        Some(Wire { sender, connection })
+        Ok(Wire::Http1 { sender, connection })
     }
 }
 
@@ -210,13 +302,14 @@ pub struct Upstreams {
     pools: RefCell<HashMap<Vec<MemberAddress>, Weak<Pool>>>,
     settings: RefCell<Arc<EdgeSettings>>,
     vitals: Arc<Vitals>,
+    pub trust: Arc<Trust>,
     epoch: Instant,
 }
 
 impl Upstreams {
-    pub fn new(vitals: Arc<Vitals>, epoch: Instant) -> Self {
+    pub fn new(vitals: Arc<Vitals>, trust: Arc<Trust>, epoch: Instant) -> Self {
         let (members, pools) = (RefCell::default(), RefCell::default());
-        Self { members, pools, settings: RefCell::default(), vitals, epoch }
+        Self { members, pools, settings: RefCell::default(), vitals, trust, epoch }
     }
 
     /// The member at an address, the same for all tenants who share it.
@@ -225,7 +318,7 @@ impl Upstreams {
         if let Some(member) = members.get(address).and_then(Weak::upgrade) {
             return member;
         }
-        let member = Rc::new(Member::new(address, self.vitals.of(address)));
+        let member = Rc::new(Member::new(address, self.vitals.of(address), &self.trust));
         members.insert(address.into(), Rc::downgrade(&member));
         member
     }
@@ -237,7 +330,7 @@ impl Upstreams {
             return pool;
         }
         let pool = Rc::new(Pool::new(members, self, self.epoch));
-        pool.set(&self.settings.borrow());
+        pool.set(&self.settings.borrow(), &self.trust);
         pools.insert(members.to_vec(), Rc::downgrade(&pool));
         pool
     }
@@ -245,7 +338,7 @@ impl Upstreams {
     /// Puts settings in force for the pools there are and those to come.
     pub fn set(&self, settings: Arc<EdgeSettings>) {
         for pool in self.pools.borrow().values().filter_map(Weak::upgrade) {
-            pool.set(&settings);
+            pool.set(&settings, &self.trust);
         }
         *self.settings.borrow_mut() = settings;
     }
@@ -289,11 +382,13 @@ pub async fn lease(
         {
             return Ok((Lease { busy, wire, new: false }, true));
         }
-        if let Some(wire) = busy.member().connect(limits, sending.upgrade).await {
-            return Ok((Lease { busy, wire, new: true }, false));
+        match busy.member().connect(limits, sending.upgrade).await {
+            Ok(wire) => return Ok((Lease { busy, wire, new: true }, false)),
+            Err(why) => {
+                busy.failed(&why);
+                tried.push(busy.place());
+            }
         }
-        busy.failed();
-        tried.push(busy.place());
     }
 }
 
@@ -310,10 +405,19 @@ pub enum Attempt {
 /// Sends on one connection. The future owns everything, so that it can outlive the client who asked.
 pub fn send(
     mut lease: Lease,
-    request: Request<SendBody>,
+    mut request: Request<SendBody>,
     answer_time: Duration,
 ) -> impl Future<Output = Attempt> + 'static {
-    let sent = lease.wire.sender.try_send_request(request);
+    let sent = match &mut lease.wire {
+        Wire::Http1 { sender, .. } => {
+            headers::fit_http1(&mut request);
+            Either::Left(sender.try_send_request(request))
+        }
+        Wire::Http2(sender, _) => {
+            headers::fit_http2(&mut request, lease.busy.member().is_secure());
+            Either::Right(sender.try_send_request(request))
+        }
+    };
     async move {
         let mut sent = pin!(sent);
         let answered = poll_fn(|cx| {
@@ -328,7 +432,7 @@ pub fn send(
             Ok(Err(mut error)) => {
                 // A kept connection may end at any time; a new one that ends without a word is a fault.
                 if lease.new {
-                    lease.busy.failed();
+                    lease.busy.failed(error.error());
                 }
                 error.take_message().map_or(Attempt::Broken, Attempt::Unsent)
             }

@@ -4,6 +4,7 @@
 
 use crate::{
     core::{Common, Connected, Core, News, Order},
+    dial::OnThisCore,
     framing::Watch,
     pulse::{Carried, Pulse},
     serve::{self, Client},
@@ -169,16 +170,6 @@ const STREAMS_MAX: u32 = 128;
 /// An HTTP/2 request has its own buffer, so it is bounded.
 const STREAM_BUFFER_BYTES: usize = 256 * 1024;
 
-/// Tasks of HTTP/2's requests stay on this core.
-#[derive(Clone, Copy, Debug)]
-struct OnThisCore;
-
-impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for OnThisCore {
-    fn execute(&self, task: F) {
-        tokio::task::spawn_local(task);
-    }
-}
-
 /// Whether the client begins with HTTP/2. The bytes stay where they are. `None`: it said nothing in time.
 async fn speaks_http2(stream: &TcpStream, patience: Duration) -> Option<bool> {
     let looked = async {
@@ -280,8 +271,9 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) {
     let limits = core.limits();
     let noticed = Arc::new(Noticed::default());
-    let client = Rc::new(Client::new(from.ip().to_canonical(), limits, Arc::clone(&noticed.doubtful), secure));
     let pulse = Rc::new(Pulse::default());
+    let client = Client::new(from.ip().to_canonical(), limits, Arc::clone(&noticed.doubtful), secure, &pulse);
+    let client = Rc::new(client);
     let service = {
         let (core, pulse) = (Rc::clone(core), Rc::clone(&pulse));
         service_fn(move |request| {
@@ -297,6 +289,7 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
             .max_concurrent_streams(STREAMS_MAX)
             .max_send_buf_size(STREAM_BUFFER_BYTES)
+            .enable_connect_protocol()
             .serve_connection(TokioIo::new(stream), service);
         keep(core, connection, &noticed, &pulse).await;
     } else {

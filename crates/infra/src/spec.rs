@@ -229,6 +229,7 @@ pub struct Member {
     pub cell: CellName,
     pub service: ServiceName,
     pub index: u16,
+    /// An address or a name; `https://` before it where TLS is spoken.
     pub host: String,
     pub port: u16,
     pub health: Health,

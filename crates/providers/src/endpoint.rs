@@ -93,13 +93,6 @@ impl Endpoints {
             let refused = |reason: String| ProviderError::Refused { what: format!("the endpoint `{name}`"), reason };
             let origin =
                 Origin::parse(&existing.url).map_err(|why| refused(format!("its `url` is unusable: {why}")))?;
-            if origin.https {
-                return Err(refused(
-                    "edges of this version speak plain HTTP to an application; name an http:// address \
-                                    in a private network"
-                        .to_owned(),
-                ));
-            }
             if !existing.health.starts_with('/') || existing.health.contains(char::is_whitespace) {
                 return Err(refused("its `health` is not a path".to_owned()));
             }
@@ -226,7 +219,17 @@ impl Known {
     }
 
     /// An address that edges connect to. Names are looked up here, so that a change shows as a change.
+    ///
+    /// Over TLS it is the name that counts, which the certificate bears: edges look it up by themselves.
     async fn address(&self) -> Result<(String, u16), String> {
+        if self.origin.https {
+            return Ok((format!("https://{}", self.origin.host), self.origin.port));
+        }
+        self.socket().await
+    }
+
+    /// Where a stream is opened, TLS or none.
+    async fn socket(&self) -> Result<(String, u16), String> {
         let host = self.origin.host.trim_start_matches('[').trim_end_matches(']');
         let found = lookup_host((host, self.origin.port)).await.map_err(|error| format!("`{host}`: {error}"))?;
         // The first in order, and not the first that came: two looks have one answer.
@@ -352,7 +355,7 @@ impl Reach for Endpoints {
                 let what = format!("member {name}");
                 let known = parts(name).and_then(|(cell, _, _)| self.cells.get(&cell));
                 let known = known.ok_or_else(|| ProviderError::Absent { what: what.clone() })?;
-                let (host, own) = known.address().await.map_err(|why| failed(&what, why))?;
+                let (host, own) = known.socket().await.map_err(|why| failed(&what, why))?;
                 let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
                 connect(&what, &bare, if port == 0 { own } else { port }).await
             }

@@ -10,8 +10,8 @@
 
 use crate::{Store, StoreError, Tx, hub};
 use berth_domain::{
-    CellId, CellName, Generation, Hostname, MemberId, PlanName, Revision, ServiceName, TenantId, TenantKey, TenantName,
-    TenantState, Token,
+    CellId, CellName, Generation, Hostname, MemberId, Network, PlanName, Revision, ServiceName, TenantId, TenantKey,
+    TenantName, TenantState, Token,
 };
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -37,6 +37,8 @@ pub struct Route {
     pub body_bytes: Option<u64>,
     /// Of its plan, by class; none of a class whose quota is spent.
     pub requests_per_minute: BTreeMap<String, u64>,
+    /// The networks whose clients are served; none: everybody's.
+    pub allow: Vec<Network>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +94,8 @@ impl Store {
                       (pl.limits->>'body_bytes')::bigint AS body_bytes,
                       coalesce(pl.limits->'requests_per_minute', '{}')
                           || coalesce((SELECT jsonb_object_agg(s.class, 0) FROM usage_spent s
-                                       WHERE s.tenant_id = t.id), '{}') AS "requests_per_minute!"
+                                       WHERE s.tenant_id = t.id), '{}') AS "requests_per_minute!",
+                      coalesce(t.settings->'allow', '[]') AS "allow!"
                FROM routes r
                JOIN tenants t ON t.id = r.tenant_id
                JOIN placements p ON p.tenant_id = t.id
@@ -130,6 +133,7 @@ impl Store {
                 members: serde_json::from_value(r.members)?,
                 body_bytes: r.body_bytes.and_then(|b| u64::try_from(b).ok()),
                 requests_per_minute: serde_json::from_value(r.requests_per_minute)?,
+                allow: serde_json::from_value(r.allow)?,
             });
         }
         routes.sort_by_key(|route| (route.revision, route.tenant));

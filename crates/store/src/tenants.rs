@@ -2,10 +2,11 @@
 
 use crate::{Store, StoreError, Tx, moment::Moment};
 use berth_domain::{
-    CellClass, CellId, CellName, Generation, Hostname, IllegalTransition, MovePhase, PlanName, TenantEvent, TenantId,
-    TenantKey, TenantName, TenantState,
+    CellClass, CellId, CellName, Generation, Hostname, IllegalTransition, MovePhase, Network, PlanName, TenantEvent,
+    TenantId, TenantKey, TenantName, TenantState,
 };
 use jiff::Timestamp;
+use serde::Deserialize as _;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -28,6 +29,13 @@ pub struct Tenant {
     pub cell_class: CellClass,
     pub generation: Generation,
     pub phase: MovePhase,
+}
+
+impl Tenant {
+    /// The networks whose clients edges serve; none: everybody's.
+    pub fn allow(&self) -> Result<Vec<Network>, StoreError> {
+        Ok(self.settings.get("allow").map(Vec::deserialize).transpose()?.unwrap_or_default())
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -267,6 +275,18 @@ impl Tx {
         .execute(&mut *self.inner)
         .await?;
         if changed.rows_affected() == 0 { Err(StoreError::Stale("tenant")) } else { Ok(()) }
+    }
+
+    /// The networks whose clients edges serve; none: everybody's.
+    pub async fn tenant_set_allow(&mut self, id: TenantId, networks: &[Network]) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE tenants SET settings = jsonb_set(settings, '{allow}', $2) WHERE id = $1",
+            id.uuid(),
+            serde_json::to_value(networks)?
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
     }
 
     /// What the tenant needs, as its decisions ask for it.

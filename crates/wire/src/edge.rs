@@ -7,8 +7,8 @@
 //! [`SPEAKS`] is told [`EdgeEvent::Settings`] too; an older one would not understand them.
 
 use berth_domain::{
-    Balance, CellName, CertificateId, EdgeId, Generation, Hostname, MemberId, PlanName, Revision, ServiceName,
-    StackName, TenantId, TenantKey, TenantName, Token,
+    Balance, CellName, CertificateId, EdgeId, Generation, HostPattern, Hostname, MemberId, Network, PlanName, Revision,
+    ServiceName, Speaks, StackName, TenantId, TenantKey, TenantName, Token,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
@@ -19,6 +19,11 @@ pub const SPEAKS: &str = "berth-edge-speaks";
 
 /// The header by which a process says that it is [`Presence::Leaving`].
 pub const LEAVING: &str = "berth-edge-leaving";
+
+/// The header by which an edge says what else it keeps, in words with commas between: [`KEEPS_ALLOW`].
+pub const KEEPS: &str = "berth-edge-keeps";
+/// It serves a tenant with a list of networks to these alone. One that does not say so is told such a tenant is suspended.
+pub const KEEPS_ALLOW: &str = "allow";
 
 /// One line of the stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +75,12 @@ pub struct EdgeSettings {
     /// Tenants that are served in one region alone, and in which.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub residences: BTreeMap<TenantName, String>,
+    /// Put into answers that have none of this name of the application's own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// None: answers go as the application gave them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
 }
 
 /// Where regions are, in degrees north and east.
@@ -101,6 +112,25 @@ pub struct ClusterSettings {
     pub edges: u32,
 }
 
+/// Which answers are compressed for clients that ask for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compression {
+    /// Of those that a client likes equally, the first.
+    pub ways: Vec<CompressionWay>,
+    /// Answers that say they are shorter go as they are.
+    pub from_bytes: u64,
+    /// Media types, without parameters.
+    pub types: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CompressionWay {
+    Zstd,
+    Br,
+    Gzip,
+}
+
 /// What is answered over plain HTTP and over TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpsSettings {
@@ -130,6 +160,15 @@ pub struct ServiceSettings {
     /// Where its members are, when it is not where their cell is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
+    /// Of members whose address does not say it.
+    #[serde(default)]
+    pub speaks: Speaks,
+    /// Who vouches for the members' certificates; none: the authorities that the edge's system knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_pem: Option<String>,
+    /// The name in the members' certificates; none: the host of their address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
 }
 
 impl ServiceSettings {
@@ -146,6 +185,9 @@ impl Default for ServiceSettings {
             check: None,
             eject: Some(Ejection { failures: 5, for_ms: 10_000 }),
             region: None,
+            speaks: Speaks::default(),
+            ca_pem: None,
+            server_name: None,
         }
     }
 }
@@ -208,6 +250,10 @@ pub struct TenantRoute {
     /// The revision at which this route changed last.
     pub revision: Revision,
     pub hosts: Vec<Hostname>,
+    /// Hosts by a pattern, for requests that no tenant has by the exact name. An edge of an older version does not see
+    /// them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub patterns: Vec<HostPattern>,
     pub state: RouteState,
     /// The cell's members that take requests.
     pub members: Vec<MemberAddress>,
@@ -216,6 +262,9 @@ pub struct TenantRoute {
     /// Requests by class; a class that is not named is not limited.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<RouteLimit>,
+    /// Networks whose clients are served, as `10.0.0.0/8`; none: everybody is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<Network>,
 }
 
 /// How many requests of one class a tenant may make.
@@ -273,7 +322,7 @@ pub enum HoldPolicy {
 pub struct MemberAddress {
     pub member: MemberId,
     pub service: ServiceName,
-    /// `host:port`, plain HTTP inside one host or private network.
+    /// `host:port`, spoken to as its service says; or `https://host:port`, `h2c://host:port`, `http://host:port`.
     pub address: String,
     /// Gets no new requests; its WebSockets and event streams are closed, spread over this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]

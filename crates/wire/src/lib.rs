@@ -59,7 +59,9 @@ pub use release::{
 pub use server::{EdgeWay, Machine, Server, ServerAdd, ServerLook, ServerSeen};
 pub use stack::{Difference, DifferenceKind, PlanView, Stack, StackApplied, StackApply};
 pub use status::{Attention, CellCounts, EdgeSeen, EdgeView, Overview, Recovery, TenantCounts};
-pub use tenant::{SyncReport, SyncTenant, Tenant, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync};
+pub use tenant::{
+    SyncReport, SyncTenant, Tenant, TenantAllow, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
+};
 pub use usage::{
     Approval, ApprovalPlace, ApprovalReject, Entitlements, PurgePlan, Quota, QuotaOutlook, TenantUsage, Usage,
     UsageCounted, UsageEvent, UsageForecast,

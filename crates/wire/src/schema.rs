@@ -44,6 +44,10 @@ pub(crate) fn hosts() -> Array {
     ArrayBuilder::new().items(host).build()
 }
 
+pub(crate) fn networks() -> Array {
+    ArrayBuilder::new().items(string().max_length(Some(49)).build()).build()
+}
+
 pub(crate) fn id() -> Object {
     string().format(Some(SchemaFormat::KnownFormat(KnownFormat::Uuid))).build()
 }

@@ -2,7 +2,7 @@
 
 use crate::schema;
 use berth_domain::{
-    CellName, Generation, Hostname, Mode, OperationId, PlanName, TenantId, TenantKey, TenantName, TenantState,
+    CellName, Generation, Hostname, Mode, Network, OperationId, PlanName, TenantId, TenantKey, TenantName, TenantState,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,10 @@ pub struct Tenant {
     pub generation: Generation,
     #[schema(schema_with = schema::hosts)]
     pub hosts: Vec<Hostname>,
+    /// The networks whose clients edges serve; none: everybody's.
+    #[serde(default)]
+    #[schema(schema_with = schema::networks)]
+    pub allow: Vec<Network>,
     /// The operation that works on it now.
     #[schema(schema_with = schema::id_or_none)]
     pub operation: Option<OperationId>,
@@ -80,6 +84,15 @@ pub struct TenantChange {
 pub struct TenantHosts {
     #[schema(schema_with = schema::hosts)]
     pub hosts: Vec<Hostname>,
+}
+
+/// `PUT /v1/tenants/{tenant}/allow`: all networks whose clients edges serve; none for everybody's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantAllow {
+    /// As `203.0.113.0/24`, `2001:db8::/32` or one address.
+    #[schema(schema_with = schema::networks)]
+    pub networks: Vec<Network>,
 }
 
 /// `POST /v1/tenants/{tenant}/moves` and `…/plan-move`.

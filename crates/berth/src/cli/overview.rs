@@ -7,9 +7,9 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
   stack     berth init, berth apply         write berth.yaml from what runs; put it in force, asks
             berth check, berth render       mistakes; compose, nginx  berth config show schema
             berth plan      list show       prices, and the limits that come with them
-  tenants   berth tenant    create list show hosts sync drain suspend resume delete archives export
+  tenants   berth tenant    create list show hosts allow sync drain suspend resume delete archives
             berth tenant    plan plan-move move   its plan and price; what a move would do; move it
-            berth tenant    undo-move settle-move restore purge import erase erasures   back; gone
+            berth tenant    undo-move settle-move export restore purge import erase erasures
   cells     berth cell      create add abilities list show measure drain drain-member remove
             berth server    prepare check list   berth up HOST   a fresh host, to a served tenant
   release   berth release   create list show roll status back      berth registry add list remove

@@ -1,5 +1,6 @@
 //! `berth tenant …`.
 
+mod allow;
 mod archive;
 mod screens;
 
@@ -23,6 +24,8 @@ pub enum Tenant {
     Show { tenant: String },
     /// Show or change the host names that route to a tenant
     Hosts(Hosts),
+    /// Show or change the networks whose clients are served; without any everybody is
+    Allow(allow::Allow),
     /// Compare a cell's root table with what Berth knows
     Sync(Sync),
     /// Put a tenant on another plan; shows first what that costs and brings
@@ -228,6 +231,7 @@ impl Tenant {
             }
             Self::Show { tenant } => show(cx, &tenant).await,
             Self::Hosts(hosts) => hosts.run(cx).await,
+            Self::Allow(allow) => allow.run(cx).await,
             Self::Sync(sync) => sync.run(cx).await,
             Self::Plan(plan) => plan.run(cx).await,
             Self::PlanMove(target) => {

@@ -2,18 +2,27 @@
 
 use super::{facts::span, services::path};
 use crate::{
-    EdgeCheck, Eject, Https, Problem, Service, ServiceEdge, Span,
+    EdgeCheck, Eject, Files, Https, Problem, Service, ServiceEdge, Span,
     read::{At, Reader},
 };
-use berth_domain::{Balance, ServiceName, ServiceRole};
+use berth_domain::{Balance, ServiceName, ServiceRole, Speaks};
 use std::collections::BTreeMap;
 
 const STREAK_MAX: u32 = 1000;
 const WEIGHT_MAX: u32 = 1000;
+const CA_BYTES_MAX: usize = 1 << 16;
 
-pub fn read(reader: &mut Reader, at: &At<'_>, role: Option<ServiceRole>, health: Option<&str>) -> ServiceEdge {
+const KEYS: &[&str] = &["balance", "weight", "check", "eject", "region", "speaks", "ca", "server_name"];
+
+pub fn read(
+    reader: &mut Reader,
+    at: &At<'_>,
+    role: Option<ServiceRole>,
+    health: Option<&str>,
+    files: Files<'_>,
+) -> ServiceEdge {
     let mut edge = ServiceEdge::default();
-    let Some(section) = reader.section(at, &["balance", "weight", "check", "eject", "region"]) else { return edge };
+    let Some(section) = reader.section(at, KEYS) else { return edge };
     if role.is_some_and(|role| role != ServiceRole::Web) {
         let problem = Problem::Malformed {
             message: "an edge sends to web services only",
@@ -33,7 +42,35 @@ pub fn read(reader: &mut Reader, at: &At<'_>, role: Option<ServiceRole>, health:
     if let Some(at) = section.get("eject") {
         edge.eject = eject(reader, &at);
     }
+    let protocols: Vec<_> = Speaks::ALL.iter().map(|protocol| (protocol.as_str(), *protocol)).collect();
+    if let Some(speaks) = section.get("speaks").and_then(|at| reader.one_of(&at, &protocols)) {
+        edge.speaks = speaks;
+    }
+    edge.ca = section.get("ca").and_then(|at| authorities(reader, &at, files));
+    edge.server_name = section.get("server_name").and_then(|at| reader.name(&at));
     edge
+}
+
+/// A file of certificates becomes its text here, so that a stored revision says who was believed.
+fn authorities(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Option<String> {
+    let path = reader.text(at)?;
+    let pem = match files(path) {
+        Ok(pem) => pem,
+        Err(reason) => {
+            let problem = Problem::UnreadableFile { path: path.to_owned(), reason: reason.to_string() };
+            reader.wrong(at, problem);
+            return None;
+        }
+    };
+    let message = if pem.contains("PRIVATE KEY-----") {
+        "there is a key in this file, which nobody needs who checks certificates"
+    } else if pem.len() > CA_BYTES_MAX || !pem.contains("-----BEGIN CERTIFICATE-----") {
+        "there is no certificate in this file"
+    } else {
+        return Some(pem);
+    };
+    reader.wrong(at, Problem::Malformed { message, hint: "name a PEM file with the authority's certificate" });
+    None
 }
 
 fn check(reader: &mut Reader, at: &At<'_>, health: Option<&str>) -> Option<EdgeCheck> {

@@ -2,7 +2,7 @@
 
 use super::{facts::polls, usage::scale};
 use crate::{
-    Environment, HoldPolicy, Problem, Run, Service, Shape, Template,
+    Environment, Files, HoldPolicy, Problem, Run, Service, Shape, Template,
     environment::is_variable,
     read::{At, Reader, Section},
 };
@@ -21,17 +21,24 @@ pub fn read(
     at: &At<'_>,
     environment: Option<&Environment>,
     quotas: &[String],
+    files: Files<'_>,
 ) -> BTreeMap<ServiceName, Service> {
     let mut services = BTreeMap::new();
     for (name, at) in reader.named::<ServiceName>(at) {
-        if let Some(service) = service(reader, &at, environment, quotas) {
+        if let Some(service) = service(reader, &at, environment, quotas, files) {
             services.insert(name, service);
         }
     }
     services
 }
 
-fn service(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>, quotas: &[String]) -> Option<Service> {
+fn service(
+    reader: &mut Reader,
+    at: &At<'_>,
+    environment: Option<&Environment>,
+    quotas: &[String],
+    files: Files<'_>,
+) -> Option<Service> {
     let section = reader.section(at, KEYS)?;
     let run = run(reader, at, &section);
     let role = match section.get("role") {
@@ -52,8 +59,8 @@ fn service(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>, 
     let hold = section.get("hold").map_or(Some(HoldPolicy::default()), |at| {
         reader.one_of(&at, &[("unsafe", HoldPolicy::Unsafe), ("all", HoldPolicy::All)])
     });
-    let edge =
-        section.get("edge").map(|at| super::edge::read(reader, &at, role, health.as_deref())).unwrap_or_default();
+    let edge = section.get("edge").map(|at| super::edge::read(reader, &at, role, health.as_deref(), files));
+    let edge = edge.unwrap_or_default();
     let several = if scale.is_some_and(|scale| scale.max > 1) { "scale" } else { "copies" };
     let copies = copies.map(|copies| scale.map_or(copies, |scale| copies.clamp(scale.min, scale.max.max(scale.min))));
     let most = copies.max(scale.map(|scale| scale.max));

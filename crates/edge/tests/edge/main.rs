@@ -2,19 +2,25 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy sees tests only in functions marked so, and all of this is a test")]
 
+mod echo;
 mod world;
 
+mod answers;
 mod balance;
 #[cfg(feature = "cluster")]
 mod clusters;
 mod drains;
 mod handovers;
 mod holds;
+mod hosts;
 mod limits;
+mod members;
 mod mmdb;
 mod raw;
 mod regions;
 mod restarts;
 mod serving;
+mod shuffled;
+mod streams;
 mod tls;
 mod tunnels;

@@ -1,7 +1,12 @@
 //! Bytes that no honest client sends: what is refused, what is cut, and that nothing of it reaches a member.
 
-use crate::world::{Running, World, eventually};
-use http::{Method, StatusCode};
+use crate::{
+    echo::{body, http2},
+    world::{Running, World, eventually, route},
+};
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use hyper::body::Frame;
 use std::{
     sync::atomic::Ordering,
     time::{Duration, Instant},
@@ -256,4 +261,66 @@ async fn who_asks_for_http_2_and_floods_is_cut_and_others_are_served() {
     assert_eq!(after.status, StatusCode::OK);
     let look = async || world.edge.admin("/metrics").await;
     eventually("the cut connections are gone", look, |m| !m.contains("berth_edge_connections 4")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_answers_before_it_has_read_is_heard_and_nothing_of_the_body_is_a_request() {
+    let world = World::start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut hasty = world.home();
+    hasty.members[0].address = listener.local_addr().unwrap().to_string();
+    world.control.put(vec![hasty]).await;
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut head = [0; 2048];
+                if stream.read(&mut head).await.is_ok_and(|read| read > 0) {
+                    let _ = stream.write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 4\r\n\r\nmuch").await;
+                }
+                // It never reads on.
+                std::future::pending::<()>().await;
+            });
+        }
+    });
+    // The body would be a second request to whoever took the answer for the end of the first.
+    let second = "GET /second HTTP/1.1\r\nhost: t1.test\r\n\r\n";
+    for body in [
+        format!("content-length: 5000000\r\n\r\n{second}"),
+        format!("transfer-encoding: chunked\r\n\r\n400000\r\n{second}"),
+    ] {
+        let answer = raw(&world.edge, format!("POST / HTTP/1.1\r\nhost: t1.test\r\n{body}").as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 413") && answer.ends_with("much"), "{answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_http_2_too_a_request_has_one_host_and_one_length() {
+    let world = World::start().await;
+    world.control.put(vec![route(2, 1, "other", &[&world.new])]).await;
+    let ask = async |host: Option<&str>, length: Option<&str>| {
+        let mut client = http2(world.edge.address).await;
+        let mut request = Request::post("http://t1.test/");
+        if let Some(host) = host {
+            request = request.header("host", host);
+        }
+        if let Some(length) = length {
+            request = request.header("content-length", length);
+        }
+        let (frames, body) = body();
+        frames.send(Frame::data(Bytes::from_static(b"hello"))).unwrap();
+        drop(frames);
+        client.send_request(request.body(body).unwrap()).await.map(|answer| answer.status())
+    };
+    assert_eq!(ask(None, Some("5")).await.unwrap(), StatusCode::OK);
+    assert_eq!(ask(Some("t1.test"), None).await.unwrap(), StatusCode::OK);
+    assert_eq!(ask(Some("t2.test"), None).await.unwrap(), StatusCode::BAD_REQUEST);
+    let before = reached(&world);
+    for length in ["3", "7", "x", "-1"] {
+        let status = ask(None, Some(length)).await;
+        assert!(status.as_ref().is_err() || status.as_ref().unwrap().is_client_error(), "{length}: {status:?}");
+    }
+    assert_eq!(reached(&world), before);
+    assert_eq!(world.new.writes(), 0);
 }

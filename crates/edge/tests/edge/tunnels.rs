@@ -1,7 +1,13 @@
 //! WebSockets and event streams: carried, and ended when their tenant has moved.
 
-use crate::world::{World, held};
-use http::StatusCode;
+use crate::{
+    echo::{http2, nothing},
+    world::{World, held},
+};
+use http::{Request, Response, StatusCode};
+use hyper::{body::Incoming, ext::Protocol};
+use hyper_util::rt::TokioIo;
+use std::{sync::atomic::Ordering, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -99,4 +105,50 @@ async fn an_edge_that_goes_tells_its_websockets_so() {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
     assert_eq!(rest, [0x88, 0x02, 0x03, 0xf4]);
+}
+
+/// A WebSocket in a stream of HTTP/2, as RFC 8441 opens it.
+async fn over_http2(world: &World, protocol: &'static str, path: &str) -> Response<Incoming> {
+    let mut client = http2(world.edge.address).await;
+    // With its first answer the edge has said that it takes WebSockets.
+    let first = Request::get("http://nobody.test/").body(nothing()).unwrap();
+    assert_eq!(client.send_request(first).await.unwrap().status(), StatusCode::NOT_FOUND);
+    let request = Request::connect(format!("http://t1.test{path}"))
+        .extension(Protocol::from_static(protocol))
+        .header("sec-websocket-version", "13")
+        .body(nothing())
+        .unwrap();
+    client.send_request(request).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_over_http_2_is_carried_left_open_while_nobody_speaks_and_closed_after_the_move() {
+    let world = World::with(|c| c.limits.client_idle = Duration::from_millis(300)).await;
+    let answer = over_http2(&world, "websocket", "/socket").await;
+    assert_eq!((answer.status(), answer.headers().get("upgrade")), (StatusCode::OK, None));
+    let mut stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+    let frame = [0x81, 0x02, b'h', b'i'];
+    let mut echoed = [0; 4];
+    for _ in 0..2 {
+        stream.write_all(&frame).await.unwrap();
+        stream.read_exact(&mut echoed).await.unwrap();
+        assert_eq!(echoed, frame);
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    world.control.put(vec![world.moved()]).await;
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, [0x88, 0x02, 0x03, 0xf4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_http_2_no_other_protocol_is_opened_and_an_answer_that_opens_none_is_no_success() {
+    let world = World::start().await;
+    assert_eq!(over_http2(&world, "connect-udp", "/socket").await.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(world.old.state.safe.load(Ordering::SeqCst), 0);
+    // The member answers 200: to a client of HTTP/2 that would be an open WebSocket.
+    assert_eq!(over_http2(&world, "websocket", "/").await.status(), StatusCode::BAD_GATEWAY);
+    let mut client = http2(world.edge.address).await;
+    let tunnel = Request::connect("t1.test:443").body(nothing()).unwrap();
+    assert_eq!(client.send_request(tunnel).await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
 }

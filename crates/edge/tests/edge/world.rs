@@ -63,10 +63,12 @@ pub fn route(number: u128, generation: u64, cell: &str, members: &[&Member]) -> 
         generation: Generation::new(generation),
         revision: Revision::new(0),
         hosts: vec![Hostname::new(format!("t{number}.test")).unwrap()],
+        patterns: Vec::new(),
         state: RouteState::Serving,
         members: members.iter().map(|m| m.wire()).collect(),
         body_bytes: None,
         limits: Vec::new(),
+        allow: Vec::new(),
     }
 }
 
@@ -450,6 +452,7 @@ pub fn config(control: &Control, dir: &Path) -> EdgeConfig {
         workers: 2,
         second_names: false,
         geo_database: None,
+        request_log: None,
         limits: Limits {
             drain_time: Duration::from_millis(200),
             report_every: Duration::from_millis(100),

@@ -4,7 +4,7 @@ use super::{EndpointOptions, Endpoints, Existing as At};
 use crate::local::{Afterwards, EmbeddedOptions, EmbeddedPostgres, end_all};
 use berth_domain::CellName;
 use berth_infra::{
-    CellSpec, Compute, Database, DatabaseName, Health, Observed, Provider, ProviderError, Role,
+    CellSpec, Compute, Database, DatabaseName, Health, MemberName, Observed, Provider, ProviderError, Role,
     conformance::{Existing, cell},
 };
 use secrecy::ExposeSecret;
@@ -76,7 +76,6 @@ berth_infra::conformance_foreign!(super::there);
 fn what_cannot_be_a_cell_is_refused_without_its_password() {
     for (url, database, why) in [
         ("app.example.com", "postgres://a:geheim@h/d", "neither `http://`"),
-        ("https://app.example.com", "postgres://a:geheim@h/d", "plain HTTP"),
         ("http://app.example.com/x", "postgres://a:geheim@h/d", "a path"),
         ("http://app.example.com", "postgres://a:geheim@h/d?sslmode=require", "asks for TLS"),
         ("http://app.example.com", "postgres://a:geheim@h", "no database"),
@@ -91,6 +90,15 @@ fn what_cannot_be_a_cell_is_refused_without_its_password() {
     assert!(of("existing-1", both).is_err());
     let known = of("existing-1", at("http://a", "postgres://a:geheim@h/d")).unwrap();
     assert!(!format!("{:?}", known.cells.values().next().unwrap().existing).contains("geheim"));
+}
+
+#[tokio::test]
+async fn over_tls_the_name_is_the_address_that_edges_get() {
+    let known = of("b", at("https://127.0.0.1:1", "postgres://a@h/d")).unwrap();
+    let name = MemberName::of(&CellName::new("b").unwrap(), &"web".parse().unwrap(), 0);
+    let Observed::Present(member) = known.observe_member(&name).await.unwrap() else { panic!("it is there") };
+    assert_eq!(format!("{}:{}", member.host, member.port), "https://127.0.0.1:1");
+    assert!(matches!(member.health, Health::Unhealthy { .. }), "nobody listens");
 }
 
 #[tokio::test]
@@ -111,7 +119,7 @@ async fn a_password_that_changes_in_its_file_is_taken_up_and_a_silent_server_is_
     let silent = known.ensure_database(&cell("b")).await.unwrap_err();
     assert!(matches!(silent, ProviderError::NoAnswer { .. }) && silent.retryable(), "{silent}");
 
-    let member = berth_infra::MemberName::new("b.web.0").unwrap();
+    let member = MemberName::of(&CellName::new("b").unwrap(), &"web".parse().unwrap(), 0);
     let Observed::Present(sick) = known.observe_member(&member).await.unwrap() else { panic!("it has an address") };
     assert_eq!(sick.health, Health::Unhealthy { reason: "`/health` answered 503".to_owned() });
 }

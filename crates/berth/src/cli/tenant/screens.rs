@@ -33,6 +33,7 @@ pub fn one(tenant: &Tenant, operations: &[Operation], now: Timestamp) -> String 
         ("generation", tenant.generation.to_string()),
         ("key", units::or_unknown(tenant.key.as_ref())),
         ("hosts", if tenant.hosts.is_empty() { "none".to_owned() } else { joined(&tenant.hosts) }),
+        ("served to", if tenant.allow.is_empty() { "everybody".to_owned() } else { joined(&tenant.allow) }),
         ("made", units::ago(tenant.created_at, now)),
         ("id", tenant.id.to_string()),
     ]);
@@ -237,8 +238,8 @@ pub fn sync(report: &SyncReport) -> String {
     table.text() + &taken
 }
 
-fn joined(hosts: &[Hostname]) -> String {
-    hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+fn joined(names: &[impl ToString]) -> String {
+    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -263,6 +264,7 @@ mod tests {
             mode: Some(Mode::MultiTenant),
             generation: Generation::new(1),
             hosts: vec!["acme.test".parse().unwrap(), "www.acme.test".parse().unwrap()],
+            allow: vec![],
             operation: None,
             version: 3,
             created_at: "2026-11-20T12:00:00Z".parse().unwrap(),
@@ -296,6 +298,7 @@ mode        multi_tenant
 generation  1
 key         7f0c
 hosts       acme.test www.acme.test
+served to   everybody
 made        1 d ago
 id          0197a000-0000-7000-8000-000000000001
 "

@@ -2,7 +2,7 @@
 //!
 //! Never keeps the routes: each is put together when it is sent, so that a million of them cost this process nothing.
 
-use super::host;
+use super::{host, noise};
 use crate::fail::{Failure, FailureExt as _};
 use berth_domain::{Generation, Hostname, MemberId, Revision, TenantId};
 use berth_wire::edge::{EdgeAck, EdgeEvent, MemberAddress, RouteLimit, RouteState, TenantRoute};
@@ -88,6 +88,7 @@ fn route(nth: usize, origin: u16) -> TenantRoute {
         generation: Generation::new(1),
         revision: Revision::new(nth as u64 + 1),
         hosts: vec![Hostname::new(host(nth)).expect("a host name")],
+        patterns: Vec::new(),
         state: RouteState::Serving,
         members: vec![MemberAddress {
             member: MemberId::new(Uuid::from_u128(1)),
@@ -96,7 +97,11 @@ fn route(nth: usize, origin: u16) -> TenantRoute {
             draining_ms: None,
         }],
         body_bytes: Some(1 << 30),
-        limits: vec![RouteLimit { class: name("api"), requests: 100_000, per_s: 1 }],
+        limits: vec![match nth {
+            noise::NOISY => RouteLimit { class: name("api"), requests: noise::LIMIT_A_MINUTE, per_s: 60 },
+            _ => RouteLimit { class: name("api"), requests: 100_000, per_s: 1 },
+        }],
+        allow: Vec::new(),
     }
 }
 

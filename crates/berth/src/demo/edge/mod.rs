@@ -4,6 +4,7 @@
 //! round. Prints figures and asserts none, but that every answer was a good one.
 
 mod feed;
+mod noise;
 mod peers;
 mod wrk;
 
@@ -84,7 +85,7 @@ async fn measure(options: &BenchEdge, dir: &Path) -> Result<(Value, bool), Failu
     for contender in contenders {
         contender.ready().await?;
     }
-    let wrk = Wrk::new(dir, options.connections, (0..HOSTS).map(host))?;
+    let wrk = Wrk::new(dir, options.connections, (0..noise::NOISY).map(host))?;
     let table = rounds(&wrk, &contenders, "/", options.rounds, options.seconds)?;
     let mut good = table.iter().flatten().all(|round| round.failed == 0);
     let mut ratios = json!({});
@@ -114,6 +115,9 @@ async fn measure(options: &BenchEdge, dir: &Path) -> Result<(Value, bool), Failu
             });
         }
         figures["bodies"] = bodies;
+        let (beside, quiet) = noise::beside_noise(&ours, dir, options.rounds, options.seconds)?;
+        figures["neighbours"] = beside;
+        good &= quiet;
         let visible = visible_us(&program, dir, origin.port).await?;
         figures["route_visible_us"] = json!(median(visible.clone()));
         figures["route_visible_p99_us"] = json!(quantile(visible, 0.99));
@@ -124,7 +128,8 @@ async fn measure(options: &BenchEdge, dir: &Path) -> Result<(Value, bool), Failu
             feed.in_force(PATIENCE).await?;
             figures[format!("load_{label}_routes_s")] = json!(started.elapsed().as_secs_f64());
             large.ready().await?;
-            let spread = Wrk::new(&dir.join(label), options.connections, (0..HOSTS).map(|n| host(n * (size / HOSTS))))?;
+            let spread =
+                Wrk::new(&dir.join(label), options.connections, (0..noise::NOISY).map(|n| host(n * (size / HOSTS))))?;
             let mut of_both = Vec::new();
             for _ in 0..options.rounds {
                 let small = wrk.round(&ours, "/", options.seconds)?;

@@ -1,0 +1,316 @@
+//! How a member is reached: its address, what is spoken there, and who vouches for its name.
+//!
+//! Never sends a request. A member whose certificate is not in order is not reached at all, and the reason is said.
+
+use berth_domain::Speaks;
+use berth_wire::edge::ServiceSettings;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject as _},
+    version::{TLS12, TLS13},
+};
+use std::{
+    collections::HashMap,
+    fmt,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// Authorities that are remembered; a stack has one or two.
+const KNOWN_MAX: usize = 64;
+
+/// Tasks stay on the core that starts them.
+#[derive(Clone, Copy, Debug)]
+pub struct OnThisCore;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for OnThisCore {
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(task);
+    }
+}
+
+/// A member's address, taken apart.
+#[derive(Debug)]
+pub struct Target {
+    /// `host:port`.
+    authority: Box<str>,
+    /// Known without asking a resolver.
+    socket: Option<SocketAddr>,
+    /// What the address says of the protocol.
+    said: Option<Speaks>,
+}
+
+impl Target {
+    pub fn new(address: &str) -> Self {
+        let schemes = [("https://", Speaks::Https), ("h2c://", Speaks::H2c), ("http://", Speaks::Http)];
+        let said = schemes.iter().find_map(|(scheme, speaks)| Some((address.strip_prefix(scheme)?, *speaks)));
+        let (authority, said) = said.map_or((address, None), |(rest, speaks)| (rest, Some(speaks)));
+        Self { authority: authority.into(), socket: authority.parse().ok(), said }
+    }
+
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// What is spoken at this address, by a service with these settings.
+    pub fn manner(&self, service: &ServiceSettings) -> Manner {
+        let speaks = self.said.unwrap_or(service.speaks);
+        let secure = speaks == Speaks::Https;
+        Manner {
+            speaks,
+            ca_pem: service.ca_pem.clone().filter(|_| secure),
+            server_name: service.server_name.clone().filter(|_| secure),
+        }
+    }
+
+    /// The name that the member's certificate has to bear.
+    fn name(&self, own: Option<&str>) -> Result<ServerName<'static>, InvalidDnsNameError> {
+        let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, _)| host);
+        let name = own.unwrap_or_else(|| host.trim_start_matches('[').trim_end_matches(']'));
+        ServerName::try_from(name.to_owned())
+    }
+}
+
+/// What is spoken, in words that can be compared.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Manner {
+    pub speaks: Speaks,
+    pub ca_pem: Option<String>,
+    pub server_name: Option<String>,
+}
+
+/// TLS of one authority: with HTTP/2 on offer and without.
+#[derive(Clone, Debug)]
+struct Configs {
+    both: Arc<ClientConfig>,
+    http1: Arc<ClientConfig>,
+}
+
+/// What is spoken, ready for use.
+#[derive(Clone, Debug)]
+pub enum Way {
+    Plain,
+    H2c,
+    Tls(Arc<Tls>),
+}
+
+#[derive(Debug)]
+pub struct Tls {
+    configs: Configs,
+    server_name: Option<String>,
+}
+
+/// Who vouches for members' names, read once per authority.
+#[derive(Debug, Default)]
+pub struct Trust {
+    known: Mutex<HashMap<Option<String>, Configs>>,
+}
+
+impl Trust {
+    pub fn way(&self, manner: &Manner) -> Way {
+        match manner.speaks {
+            Speaks::Http => Way::Plain,
+            Speaks::H2c => Way::H2c,
+            Speaks::Https => {
+                let configs = self.configs(manner.ca_pem.as_ref());
+                Way::Tls(Arc::new(Tls { configs, server_name: manner.server_name.clone() }))
+            }
+        }
+    }
+
+    fn configs(&self, ca_pem: Option<&String>) -> Configs {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(configs) = known.get(&ca_pem.cloned()) {
+            return configs.clone();
+        }
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        let roots = ca_pem.map_or_else(of_the_system, |pem| Arc::new(read(pem)));
+        let config = |protocols: &[&[u8]]| {
+            let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+            let mut config = builder
+                .with_protocol_versions(&[&TLS13, &TLS12])
+                .expect("ring speaks both versions")
+                .with_root_certificates(Arc::clone(&roots))
+                .with_no_client_auth();
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            Arc::new(config)
+        };
+        let configs = Configs { both: config(&[b"h2", b"http/1.1"]), http1: config(&[b"http/1.1"]) };
+        known.insert(ca_pem.cloned(), configs.clone());
+        configs
+    }
+}
+
+/// What cannot be read vouches for nobody, so that its members are refused and not believed.
+fn read(pem: &str) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let added = certificate.map_err(|error| error.to_string());
+        if let Err(error) = added.and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string())) {
+            tracing::error!(%error, "an authority of members' certificates cannot be read");
+        }
+    }
+    roots
+}
+
+fn of_the_system() -> Arc<RootCertStore> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    let load = || {
+        let found = rustls_native_certs::load_native_certs();
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            tracing::error!("this system knows no authorities, so no member is believed over TLS without `edge.ca`");
+        }
+        Arc::new(roots)
+    };
+    Arc::clone(ROOTS.get_or_init(load))
+}
+
+/// Why there is no connection. Nothing was sent.
+#[derive(Debug)]
+pub enum Unreached {
+    Connect(io::Error),
+    Late,
+    Name(InvalidDnsNameError),
+    /// The certificate among others: its name, its end, who vouches for it.
+    Tls(io::Error),
+    Handshake(hyper::Error),
+}
+
+impl fmt::Display for Unreached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(error) => write!(f, "no connection: {error}"),
+            Self::Late => f.write_str("no connection in time"),
+            Self::Name(error) => write!(f, "its address names no host that a certificate could bear: {error}"),
+            Self::Tls(error) => write!(f, "TLS was refused: {error}"),
+            Self::Handshake(error) => write!(f, "it does not speak HTTP: {error}"),
+        }
+    }
+}
+
+/// A connection to a member, and whether HTTP/2 is spoken on it.
+pub async fn dial(
+    target: &Target,
+    way: &Way,
+    http1_only: bool,
+    patience: Duration,
+) -> Result<(Stream, bool), Unreached> {
+    let dialled = async {
+        let stream = match target.socket {
+            Some(socket) => TcpStream::connect(socket).await,
+            None => TcpStream::connect(&*target.authority).await,
+        };
+        let stream = stream.map_err(Unreached::Connect)?;
+        // Without it a small request waits for the acknowledgement of the one before; with an error nothing is lost.
+        let _ = stream.set_nodelay(true);
+        let tls = match way {
+            Way::Plain => return Ok((Stream::Plain(stream), false)),
+            Way::H2c => return Ok((Stream::Plain(stream), !http1_only)),
+            Way::Tls(tls) => tls,
+        };
+        let name = target.name(tls.server_name.as_deref()).map_err(Unreached::Name)?;
+        let config = if http1_only { &tls.configs.http1 } else { &tls.configs.both };
+        let stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await.map_err(Unreached::Tls)?;
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(&b"h2"[..]);
+        Ok((Stream::Secure(Box::new(stream)), http2))
+    };
+    timeout(patience, dialled).await.unwrap_or(Err(Unreached::Late))
+}
+
+/// Bytes to and from a member.
+#[derive(Debug)]
+pub enum Stream {
+    Plain(TcpStream),
+    Secure(Box<TlsStream<TcpStream>>),
+}
+
+macro_rules! on_either {
+    ($self:expr, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Self::Plain($stream) => {
+                let $stream = Pin::new($stream);
+                $call
+            }
+            Self::Secure($stream) => {
+                let $stream = Pin::new(&mut **$stream);
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        on_either!(self, stream => stream.poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        on_either!(self, stream => stream.poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_either!(self, stream => stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_either!(self, stream => stream.poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        on_either!(self, stream => stream.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Secure(stream) => stream.is_write_vectored(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Target;
+    use berth_domain::Speaks;
+    use berth_wire::edge::ServiceSettings;
+
+    #[test]
+    fn an_address_says_what_is_spoken_or_leaves_it_to_its_service() {
+        let service = ServiceSettings { speaks: Speaks::H2c, ca_pem: Some("x".into()), ..ServiceSettings::default() };
+        for (address, authority, speaks, name) in [
+            ("10.0.0.1:80", "10.0.0.1:80", Speaks::H2c, "10.0.0.1"),
+            ("http://10.0.0.1:80", "10.0.0.1:80", Speaks::Http, "10.0.0.1"),
+            ("https://app.example.com:443", "app.example.com:443", Speaks::Https, "app.example.com"),
+            ("https://[::1]:443", "[::1]:443", Speaks::Https, "::1"),
+            ("h2c://a:1", "a:1", Speaks::H2c, "a"),
+        ] {
+            let target = Target::new(address);
+            let manner = target.manner(&service);
+            assert_eq!((target.authority(), manner.speaks), (authority, speaks), "{address}");
+            assert_eq!(manner.ca_pem.is_some(), speaks == Speaks::Https, "{address}");
+            assert_eq!(target.name(None).unwrap().to_str(), name);
+            assert_eq!(target.name(Some("own.test")).unwrap().to_str(), "own.test");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Bodies while they come, and what follows them: both ways, from clients of both protocols to members of both.
+
+use crate::{
+    echo::{Authority, Echo, Tongue, after, body, data, http2, nothing, until, version},
+    world::{World, route},
+};
+use berth_domain::Speaks;
+use berth_wire::edge::ServiceSettings;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
+use hyper::body::Frame;
+use std::time::Duration;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+/// A world whose tenants 1, 2 and 3 are at echoes of HTTP/1.1, HTTP/2 and TLS.
+async fn world() -> (World, Vec<Echo>) {
+    let authority = Authority::new();
+    let tls = authority.server("members.test", &[b"h2", b"http/1.1"], false);
+    let world = World::start().await;
+    let mut echoes = Vec::new();
+    world.control.set_web(ServiceSettings {
+        ca_pem: Some(authority.pem.clone()),
+        server_name: Some("members.test".into()),
+        speaks: Speaks::Http,
+        ..ServiceSettings::default()
+    });
+    for (number, (scheme, tongue)) in (1..).zip([("", Tongue::Http1), ("h2c://", Tongue::H2c), ("https://", tls)]) {
+        let echo = Echo::start(tongue).await;
+        let mut home = route(number, 1, "own", &[]);
+        home.members = vec![echo.wire(scheme)];
+        world.control.put(vec![home]).await;
+        echoes.push(echo);
+    }
+    (world, echoes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_part_arrives_before_the_last_was_sent_and_trailers_follow_from_http_1() {
+    let (world, _echoes) = world().await;
+    for number in 1..=3 {
+        let mut stream = TcpStream::connect(world.edge.address).await.unwrap();
+        let head = format!(
+            "POST /echo HTTP/1.1\r\nhost: t{number}.test\r\ntransfer-encoding: chunked\r\nte: trailers\r\nconnection: te\r\n\
+             trailer: checksum\r\n\r\n5\r\nfirst\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let seen = until(&mut stream, "5\r\nfirst\r\n").await.to_ascii_lowercase();
+        assert!(seen.contains("x-te: trailers") && seen.contains(&format!("x-tenant: key-{number}")), "{seen}");
+        stream.write_all(b"6\r\nsecond\r\n").await.unwrap();
+        until(&mut stream, "6\r\nsecond\r\n").await;
+        stream.write_all(b"0\r\nchecksum: 7\r\nberth-tenant: evil\r\n\r\n").await.unwrap();
+        let end = until(&mut stream, "\r\n\r\n").await;
+        assert_eq!(end, "0\r\nchecksum: 7\r\n\r\n", "tenant {number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_part_arrives_before_the_last_was_sent_and_trailers_follow_from_http_2() {
+    let (world, _echoes) = world().await;
+    let mut client = http2(world.edge.address).await;
+    for (number, spoken) in [(1, Version::HTTP_11), (2, Version::HTTP_2), (3, Version::HTTP_2)] {
+        let (frames, body) = body();
+        let request = Request::post(format!("http://t{number}.test/echo"));
+        let request = request.header("te", "trailers").header("trailer", "checksum").body(body).unwrap();
+        frames.send(Frame::data(Bytes::from_static(b"first"))).unwrap();
+        let (parts, mut answer) = client.send_request(request).await.unwrap().into_parts();
+        assert_eq!((parts.status, version(&parts.headers)), (StatusCode::OK, spoken));
+        assert_eq!(parts.headers["x-host"], format!("t{number}.test"));
+        assert_eq!(parts.headers["x-te"], "trailers");
+        assert_eq!(data(&mut answer).await, "first");
+        frames.send(Frame::data(Bytes::from_static(b"second"))).unwrap();
+        assert_eq!(data(&mut answer).await, "second");
+        let evil = ["berth-tenant", "x-forwarded-for", "content-type"].map(http::HeaderName::from_static);
+        let mut trailers: HeaderMap = evil.into_iter().map(|name| (name, HeaderValue::from_static("evil"))).collect();
+        trailers.insert("checksum", HeaderValue::from_static("7"));
+        frames.send(Frame::trailers(trailers)).unwrap();
+        drop(frames);
+        let trailers = after(&mut answer).await.unwrap_or_else(|| panic!("tenant {number}: no trailers"));
+        assert_eq!(trailers.into_iter().map(|(name, _)| name.unwrap()).collect::<Vec<_>>(), ["checksum"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_body_is_kept_whole_with_what_follows_it_and_one_client_is_answered_without() {
+    let (world, echoes) = world().await;
+    for number in 1..=3 {
+        let mut stream = TcpStream::connect(world.edge.address).await.unwrap();
+        let ask = |te: &str| {
+            format!(
+                "POST / HTTP/1.1\r\nhost: t{number}.test\r\ntransfer-encoding: chunked\r\n{te}\r\n3\r\nabc\r\n0\r\nchecksum: 9\r\n\r\n"
+            )
+        };
+        stream.write_all(ask("te: trailers\r\nconnection: te\r\n").as_bytes()).await.unwrap();
+        let answer = until(&mut stream, "0\r\n").await + &until_end(&mut stream).await;
+        assert!(answer.contains("3\r\nabc\r\n0\r\nchecksum: 9\r\n\r\n"), "tenant {number}: {answer}");
+        stream.write_all(ask("").as_bytes()).await.unwrap();
+        let answer = until(&mut stream, "\r\n0\r\n\r\n").await;
+        assert!(!answer.contains("checksum: 9"), "nobody asked for it: {answer}");
+    }
+    assert_eq!(echoes.iter().map(Echo::requests).collect::<Vec<_>>(), [2, 2, 2]);
+}
+
+/// What comes within a moment.
+async fn until_end(stream: &mut TcpStream) -> String {
+    let mut rest = Vec::new();
+    while let Ok(Ok(read)) = tokio::time::timeout(Duration::from_millis(200), stream.read_buf(&mut rest)).await {
+        if read == 0 {
+            break;
+        }
+    }
+    String::from_utf8(rest).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_to_be_asked_for_a_body_is_asked_when_admitted_and_refused_without_when_not() {
+    let (world, echoes) = world().await;
+    let ask = |host: &str, bytes: usize| {
+        format!("POST / HTTP/1.1\r\nhost: {host}\r\ncontent-length: {bytes}\r\nexpect: 100-continue\r\n\r\n")
+    };
+    let mut stream = TcpStream::connect(world.edge.address).await.unwrap();
+    stream.write_all(ask("t1.test", 5).as_bytes()).await.unwrap();
+    assert_eq!(until(&mut stream, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(echoes[0].requests(), 0, "it is sent on when its body is there");
+    stream.write_all(b"hello").await.unwrap();
+    assert!(until(&mut stream, "hello").await.starts_with("HTTP/1.1 200"));
+    // The connection is as good as before, for a body that streams too.
+    let long = 2 * 1024 * 1024;
+    stream.write_all(ask("t1.test", long).as_bytes()).await.unwrap();
+    assert!(until(&mut stream, "\r\n\r\n").await.starts_with("HTTP/1.1 100"));
+    let (mut read, mut write) = stream.split();
+    let sent = async { write.write_all(&vec![b'x'; long]).await.unwrap() };
+    let received = async {
+        let (mut part, mut number) = (vec![0; 65536], 0);
+        while number < long {
+            number += read.read(&mut part).await.unwrap();
+        }
+    };
+    tokio::join!(sent, received);
+
+    let mut limited = route(5, 1, "own", &[&world.old]);
+    limited.limits = vec![berth_wire::edge::RouteLimit { class: "api".into(), requests: 0, per_s: 60 }];
+    world.control.put(vec![limited]).await;
+    for (host, bytes, status) in [("t5.test", 5, "403"), ("t1.test", 1 << 40, "413"), ("nobody.test", 5, "404")] {
+        let mut stream = TcpStream::connect(world.edge.address).await.unwrap();
+        stream.write_all(ask(host, bytes).as_bytes()).await.unwrap();
+        let answer = until(&mut stream, "\r\n\r\n").await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{host}: {answer}");
+    }
+    assert_eq!(echoes[0].requests(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_may_be_silent_for_longer_than_an_upload_may() {
+    let world = World::with(|c| c.limits.body_idle = Duration::from_millis(200)).await;
+    let echo = Echo::start(Tongue::H2c).await;
+    let mut home = route(2, 1, "own", &[]);
+    home.members = vec![echo.wire("h2c://")];
+    world.control.put(vec![home]).await;
+    let mut client = http2(world.edge.address).await;
+    let (frames, body) = body();
+    frames.send(Frame::data(Bytes::from_static(b"hi"))).unwrap();
+    let request = Request::post("http://t2.test/").body(body).unwrap();
+    let mut answer = client.send_request(request).await.unwrap().into_body();
+    assert_eq!(data(&mut answer).await, "hi");
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    frames.send(Frame::data(Bytes::from_static(b"still there"))).unwrap();
+    assert_eq!(data(&mut answer).await, "still there");
+    drop(frames);
+    assert!(after(&mut answer).await.is_none());
+    let answer = client.send_request(Request::get("http://t2.test/").body(nothing()).unwrap()).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_with_a_body_of_unsaid_length_keeps_it_on_its_way() {
+    let (world, _echoes) = world().await;
+    let mut client = http2(world.edge.address).await;
+    for number in 1..=3 {
+        let (frames, body) = body();
+        frames.send(Frame::data(Bytes::from_static(b"what is "))).unwrap();
+        let request = Request::get(format!("http://t{number}.test/search")).body(body).unwrap();
+        let mut answer = client.send_request(request).await.unwrap();
+        assert_eq!(data(answer.body_mut()).await, "what is ", "tenant {number}");
+        frames.send(Frame::data(Bytes::from_static(b"wanted"))).unwrap();
+        drop(frames);
+        assert_eq!(data(answer.body_mut()).await, "wanted", "tenant {number}");
+    }
+}
