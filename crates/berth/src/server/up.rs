@@ -123,18 +123,29 @@ impl Up {
     fn edge(&self) -> Step {
         let answers = "curl -fs -o /dev/null http://127.0.0.1:7603/healthz";
         let says = if self.tls { "the proxy, on 80 and 443" } else { "the proxy, on 80" };
-        let unit = unit("systemd/berth-edge.service");
+        let unit = unit_of("systemd/berth-edge.service");
         let tls = if self.tls { "Environment=BERTH_EDGE_LISTEN_TLS=0.0.0.0:443\n" } else { "" };
         // As a user of its own: on this server members are processes of the control plane's user, and the edge's key and
         // its certificates' are none of theirs.
         let own = format!("{EDGE_OWN}{tls}");
         let folder = "/etc/systemd/system/berth-edge.service.d";
-        let look =
-            format!("{} && printf %s '{own}' | cmp -s - {folder}/berth.conf && {answers}", runs("berth-edge", &unit));
+        let socket = unit_of("systemd/berth-edge.socket").text;
+        let ports =
+            if self.tls { "ListenStream=0.0.0.0:80\nListenStream=0.0.0.0:443\n" } else { "ListenStream=0.0.0.0:80\n" };
+        let socket = socket.replace("ListenStream=0.0.0.0:80\n", ports).replace('\'', r"'\''");
+        let units = "/etc/systemd/system";
+        let look = format!(
+            "{} && printf %s '{own}' | cmp -s - {folder}/berth.conf && \
+             printf %s '{socket}' | cmp -s - {units}/berth-edge.socket && {answers}",
+            runs("berth-edge", &unit)
+        );
+        // The socket is started before the edge, and again only while no edge holds it.
         let act = format!(
             "set -e; mkdir -p {folder}; printf %s '{own}' >{folder}/berth.conf; \
-             cat >/etc/systemd/system/berth-edge.service; systemctl daemon-reload; \
-             systemctl enable -q berth-edge; systemctl restart berth-edge"
+             printf %s '{socket}' >{units}/berth-edge.socket; cat >{units}/berth-edge.service; \
+             systemctl daemon-reload; systemctl stop berth-edge.service berth-edge.socket; \
+             systemctl enable -q berth-edge.socket berth-edge.service; \
+             systemctl start berth-edge.socket; systemctl start berth-edge.service"
         );
         Step::new("edge", says, look, act).with(unit.text)
     }
@@ -308,14 +319,14 @@ async fn program(walk: &mut Walk<'_>) -> Result<(), Failure> {
 
 /// `serve`, until its API answers. One that runs an older program is started again.
 fn serve() -> Step {
-    let unit = unit("systemd/berth-serve.service");
+    let unit = unit_of("systemd/berth-serve.service");
     let look = format!("{} && curl -s -o /dev/null http://127.0.0.1:7600/v1/status", runs("berth-serve", &unit));
     let act = "set -e; install -d -m 755 /etc/berth; cat >/etc/systemd/system/berth-serve.service; \
                systemctl daemon-reload; systemctl enable -q berth-serve; systemctl restart berth-serve";
     Step::new("serve", "the control plane, on 127.0.0.1:7600", look, act).with(unit.text)
 }
 
-fn unit(path: &str) -> File {
+fn unit_of(path: &str) -> File {
     units().into_iter().find(|file| file.path == path).expect("the two units are rendered")
 }
 
