@@ -169,7 +169,7 @@ async fn every_page_stands_on_the_real_api_and_shows_what_is_there() {
     let page = dashboard.shows("/check", &["the stack file in force", "2 errors, 0 warnings", "secret-in-file"]).await;
     assert!(!page.contains("hunter2"), "a secret is never repeated: {page}");
     let compose = "services:\n  db:\n    image: postgres:15.8\n    ports: [\"5432:5432\"]\n";
-    let text: String = compose.bytes().map(|b| format!("%{b:02X}")).collect();
+    let text = compose.bytes().map(|b| format!("%{b:02X}")).collect::<Vec<_>>().concat();
     let form = format!("csrf={}&path=compose.yaml&text={text}", hidden(&page, "csrf"));
     let (status, text) = dashboard.ask(Method::POST, "/check", &form).await;
     assert_eq!(status, StatusCode::OK);

@@ -165,7 +165,7 @@ fn login_to(login: cli::Login, json: bool) -> ExitCode {
 }
 
 /// Where this user's settings are.
-#[expect(clippy::disallowed_methods, reason = "configuration is resolved here and nowhere below")]
+#[allow(clippy::disallowed_methods, reason = "configuration is resolved here and nowhere below")]
 fn config_folder() -> Option<std::path::PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(std::path::PathBuf::from);
     // The specification of those folders: what is no whole path does not count.

@@ -327,7 +327,11 @@ fn no_secret_is_in_a_process_list(world: &World) {
     let secrets = [world.password(), world.key.clone()];
     for process in fs::read_dir("/proc").unwrap().flatten() {
         let Ok(line) = fs::read_to_string(process.path().join("cmdline")) else { continue };
-        assert!(secrets.iter().all(|secret| !line.contains(secret)), "a secret is an argument of {:?}", process.path());
+        assert!(
+            secrets.iter().all(|secret| !line.contains(secret)),
+            "a secret is an argument of {}",
+            process.path().display()
+        );
     }
 }
 

@@ -113,7 +113,7 @@ impl Sshd {
         })
     }
 
-    fn provider_of(&self, settings: &Value) -> Provider {
+    fn provider_of(settings: &Value) -> Provider {
         let cells: serde_json::Map<_, _> = CELLS.iter().map(|cell| ((*cell).to_owned(), settings.clone())).collect();
         (ADAPTER.build)(&json!({ "cells": cells, "stop_grace_ms": 2_000 })).unwrap()
     }
@@ -135,7 +135,7 @@ impl Drop for Sshd {
 
 impl Subject for Sshd {
     fn provider(&self) -> Provider {
-        self.provider_of(&self.settings())
+        Self::provider_of(&self.settings())
     }
     fn serving_command(&self) -> Vec<String> {
         ["perl", "-e", SERVER].map(str::to_owned).into()
@@ -236,7 +236,7 @@ async fn whom_it_does_not_know_or_who_does_not_know_it_is_named_with_a_remedy() 
     let ask = async |change: &dyn Fn(&mut Value)| {
         let mut settings = sshd.settings();
         change(&mut settings);
-        let provider = sshd.provider_of(&settings);
+        let provider = Sshd::provider_of(&settings);
         let error = provider.database.unwrap().observe_database(&name).await.unwrap_err();
         (error.to_string(), error.retryable())
     };

@@ -165,7 +165,8 @@ fn pieces(text: &str) -> Vec<Piece> {
                         "console" => commands(block, &mut pieces),
                         "yaml" => {
                             let name = block[0].1.strip_prefix("# file: ").map(str::to_owned);
-                            let text = block[1..].iter().map(|(_, line)| format!("{line}\n")).collect();
+                            let lines: Vec<_> = block[1..].iter().map(|(_, line)| line.as_str()).collect();
+                            let text = lines.join("\n") + "\n";
                             pieces.extend(name.map(|name| Piece::File { name, text }));
                         }
                         _ => {}
@@ -305,7 +306,7 @@ async fn every_command_of_the_tutorial_prints_what_the_text_says_and_no_request_
         let (said, good) = world.run(&command);
         let lines: Vec<&str> = said.lines().collect();
         if !good || !all_fit(&prints, &lines) {
-            wrong.push_str(&format!("line {line}: $ {command}\n(well: {good})\n{said}\n"));
+            wrong.extend([format!("line {line}: $ {command}\n(well: {good})\n{said}\n")]);
             if !good {
                 break;
             }

@@ -83,7 +83,8 @@ fn a_mark_of_byte_order_changes_nothing_and_texts_read_in_another_encoding_are_r
 fn what_blows_up_repeats_itself_or_is_no_number_is_refused_with_its_line() {
     let mut laughs = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for n in 1..12 {
-        laughs.push_str(&format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(", ")));
+        let ten = vec![format!("*a{}", n - 1); 10].join(", ");
+        laughs.extend([format!("a{n}: &a{n} [{ten}]\n")]);
     }
     let with = |section: &str| format!("{GOOD}{section}\n");
     for (text, says) in [

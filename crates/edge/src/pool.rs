@@ -94,7 +94,7 @@ impl Pool {
     }
 
     /// Regions from the nearest on; last those of which nobody knows where they are, and members where their cell is.
-    fn from_nearest(&self, spot: Spot) -> Vec<Group> {
+    fn by_nearness(&self, spot: Spot) -> Vec<Group> {
         let regions = self.regions.borrow();
         let mut known: Vec<(usize, f32)> =
             regions.iter().enumerate().filter_map(|(n, (_, at))| Some((n, at.as_ref()?.far_from(spot)))).collect();
@@ -123,7 +123,7 @@ impl Pool {
 
     /// One that has not been tried for this request. Whoever failed lately comes last; who is down never.
     pub fn choose(self: &Rc<Self>, wish: Wish, tried: &[usize], random: &mut impl FnMut() -> u64) -> Option<Busy> {
-        let part = |among, last_resort| Among { pool: self, tried, last_resort, only: wish.only, among };
+        let part = |group, last_resort| Among { pool: self, tried, last_resort, only: wish.only, group };
         let mut choose = |among| self.chooser.choose(self.balance(), &among, wish, random);
         let mut near = || -> Option<usize> {
             let spot = wish.spot?;
@@ -131,7 +131,7 @@ impl Pool {
             if let Some(at) = wish.sticky.filter(|at| part(Group::All, false).may(*at)) {
                 return Some(at);
             }
-            self.from_nearest(spot).into_iter().find_map(|group| choose(part(group, false)))
+            self.by_nearness(spot).into_iter().find_map(|group| choose(part(group, false)))
         };
         let at = near().or_else(|| choose(part(Group::All, false))).or_else(|| choose(part(Group::All, true)))?;
         Some(Busy::new(self, at))
@@ -146,7 +146,7 @@ struct Among<'a> {
     last_resort: bool,
     /// The tenant is served in this region alone, and where its cell is.
     only: Option<usize>,
-    among: Group,
+    group: Group,
 }
 
 /// A part of the members.
@@ -166,7 +166,7 @@ impl Choice for Among<'_> {
     fn may(&self, at: usize) -> bool {
         let Entry { member, draining_ms, region, .. } = &self.pool.entries[at];
         let here = region.get().is_none_or(|own| self.only.is_none_or(|only| only == own));
-        let wanted = match self.among {
+        let wanted = match self.group {
             Group::All => true,
             Group::Region(wanted) => region.get() == Some(wanted),
             Group::Home => region.get().is_none(),

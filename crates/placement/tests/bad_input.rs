@@ -30,7 +30,8 @@ fn a_catalogue_cut_off_anywhere_is_refused_with_what_is_missing_or_is_one() {
 fn bombs() -> Vec<String> {
     let mut laughs = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for n in 1..12 {
-        laughs.push_str(&format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(", ")));
+        let ten = vec![format!("*a{}", n - 1); 10].join(", ");
+        laughs.extend([format!("a{n}: &a{n} [{ten}]\n")]);
     }
     let deep = |levels: usize| format!("quantities: {}{}", "[".repeat(levels), "]".repeat(levels));
     vec![laughs, deep(10_000), deep(5_000_000), "budget_cents: 1\nbudget_cents: 2\n".to_owned(), "\0\0".to_owned()]

@@ -112,7 +112,10 @@ async fn migrate(pool: &PgPool) -> Result<(), StoreError> {
         Ok(_) => {}
         // Before there was a floor, and in an empty database.
         Err(error)
-            if error.as_database_error().and_then(|answer| answer.code()).is_some_and(|code| code == "42P01") => {}
+            if error
+                .as_database_error()
+                .and_then(sqlx::error::DatabaseError::code)
+                .is_some_and(|code| code == "42P01") => {}
         Err(error) => return Err(error.into()),
     }
     known.set_ignore_missing(true);

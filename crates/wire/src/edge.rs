@@ -28,6 +28,7 @@ pub const KEEPS_ALLOW: &str = "allow";
 /// One line of the stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "one at a time is made and read; no collection of them exists")]
 pub enum EdgeEvent {
     /// Routes that changed, oldest first. `full`: these are all there are; whatever else the edge has is gone.
     Routes { full: bool, revision: Revision, routes: Vec<TenantRoute> },

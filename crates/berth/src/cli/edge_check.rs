@@ -39,7 +39,7 @@ impl EdgeCheck {
         let folder = self.file.parent().unwrap_or(Path::new(""));
         let parsed = berth_config::parse(&text, None, &|name| fs::read_to_string(folder.join(name)));
         let (mut mistakes, mut elsewhere) = (Vec::new(), 0);
-        for mistake in parsed.as_ref().err().into_iter().flat_map(|mistakes| mistakes.iter()) {
+        for mistake in parsed.as_ref().err().into_iter().flat_map(berth_config::Mistakes::iter) {
             if is_edges(&mistake.key) {
                 mistakes.push(Shown {
                     key: mistake.key.clone(),
@@ -61,10 +61,11 @@ impl EdgeCheck {
 fn is_edges(key: &str) -> bool {
     let parts: Vec<&str> = key.split(['.', '[']).collect();
     match parts[..] {
-        ["" | "stack" | "edges" | "https" | "hosts" | "cluster" | "tenants" | "limits", ..] | ["usage", "stop", ..] => {
-            true
-        }
-        ["services"] | ["services", _] | ["plans", _, "limits", ..] => true,
+        ["" | "stack" | "edges" | "https" | "hosts" | "cluster" | "tenants" | "limits", ..]
+        | ["usage", "stop", ..]
+        | ["services"]
+        | ["services", _]
+        | ["plans", _, "limits", ..] => true,
         ["services", _, key, ..] => matches!(key, "edge" | "role" | "health" | "hold"),
         _ => false,
     }

@@ -13,6 +13,7 @@ use std::{
 };
 
 #[derive(Args, Clone, Debug)]
+#[allow(clippy::struct_field_names, reason = "fields are called as their arguments")]
 pub struct Host {
     /// The host, as NAME or USER@NAME
     #[arg(value_name = "HOST")]

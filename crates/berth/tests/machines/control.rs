@@ -72,7 +72,7 @@ impl<'a> Control<'a> {
     }
 
     pub fn client(&self) -> Client {
-        Client::new(&self.url(), Some(self.key().into())).unwrap().with_answer_limit(Duration::from_secs(60))
+        Client::new(&self.url(), Some(self.key().into())).unwrap().with_answer_limit(Duration::from_mins(1))
     }
 
     pub async fn listens(&self) {

@@ -83,7 +83,7 @@ impl Machine {
             run("podman", &["rm", "--force", &name]);
             return None;
         }
-        let machine = Self { ip, name };
+        let machine = Self { name, ip };
         let public = fs::read_to_string(key.with_extension("pub")).unwrap();
         machine.sh(&format!("mkdir -p /root/.ssh && echo '{}' >/root/.ssh/authorized_keys", public.trim()));
         machine.booted();
@@ -94,7 +94,7 @@ impl Machine {
 
     /// Waits until systemd has started what it starts.
     fn booted(&self) {
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_mins(1);
         loop {
             let state = text(&run("podman", &["exec", &self.name, "systemctl", "is-system-running"]).stdout);
             if matches!(state.trim(), "running" | "degraded") {

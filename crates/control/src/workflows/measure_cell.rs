@@ -239,6 +239,7 @@ mod tests {
     use super::{figure, p95};
 
     #[test]
+    #[allow(clippy::float_cmp, reason = "rounded to what is written here")]
     fn figures_have_three_digits_and_95_of_100_are_at_or_below_the_95th_percentile() {
         assert_eq!([1234.5, 0.012_345, 99.96].map(|v| figure("a", "ms", v, 1).value), [1230.0, 0.0123, 100.0]);
         assert_eq!(figure("a", "ms", 0.0, 1).value, 0.0);

@@ -150,7 +150,7 @@ async fn a_move_to_where_the_tenant_is_or_to_another_schema_is_refused() {
     };
     assert_eq!(told(&start("shared-1").await), ("same_cell", Kind::Invalid));
     assert_eq!(told(&start("atlantis").await), ("no_cell", Kind::NotFound));
-    let file = format!("{}  shared-2: {{ class: shared, provider: fake, max_tenants: 2 }}\n", STACK);
+    let file = format!("{STACK}  shared-2: {{ class: shared, provider: fake, max_tenants: 2 }}\n");
     world.apply(&file).await.unwrap();
     assert_eq!(told(&start("shared-2").await), ("cell_not_ready", Kind::Conflict));
     world.finish().await;
