@@ -325,7 +325,7 @@ async fn an_edge_follows_routes_and_says_how_far_it_is() {
     assert!(status == 422 || status == 400, "{status} {text}");
 
     let edges = world.client().edges().await.unwrap();
-    assert_eq!((edges.len(), edges[0].alive, edges[0].behind), (1, true, 0));
+    assert_eq!((edges.len(), edges[0].alive, edges[0].behind), (1, true, 1), "the list's change is not acknowledged");
     let admin_only = refused(client.edges().await);
     assert_eq!(admin_only.status, 403);
 }

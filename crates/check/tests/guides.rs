@@ -140,8 +140,6 @@ fn all_that_is_wrong_with_the_veloflux_guide_is_found() {
             "stack-file berth.yaml:21",
             "stack-file berth.yaml:23",
             "stack-file berth.yaml:24",
-            "stack-file berth.yaml:4",
-            "stack-file berth.yaml:6",
             "stack-file berth.yaml:8",
         ],
     );

@@ -297,7 +297,7 @@ mod tests {
         assert_eq!(
             waves(&plan),
             "wave 1: fra-1 (r6)\nwave 2: fra-2 (r6), sao-1 (the stack file's)\n\
-             `migrate` first in each cell; workers start after the old ones, 10 min between waves\n\
+             `migrate` first in each cell; workers start after the old ones, 10 min 0 s between waves\n\
              left out: acme-1: it runs r7 already\n"
         );
     }
