@@ -211,7 +211,7 @@ fn what_is_wrong_with_a_server_is_named_before_anything_is_changed() {
     assert!(said.contains("does not let `root` in") && said.contains("ssh-copy-id"), "{said}");
 
     server.sh(
-        "useradd --create-home plain && cp -r /root/.ssh /home/plain/ && chown -R plain /home/plain/.ssh && chmod 755 /home/plain",
+        "useradd --create-home plain && cp -r ~root/.ssh ~plain/ && chown -R plain ~plain/.ssh && chmod 755 ~plain",
     );
     let plain = format!("plain@{}", server.ip);
     let said = refused(&["up", &plain, "--key-file", &key, "-f", &stack()]);

@@ -102,7 +102,7 @@ fn packages() -> Step {
 }
 
 fn user(line: &str) -> Step {
-    let keys = format!("/home/{USER}/.ssh/authorized_keys");
+    let keys = format!("~{USER}/.ssh/authorized_keys");
     let rights = format!("{USER} ALL=(ALL) NOPASSWD: ALL");
     let look = format!(
         "id {USER} >/dev/null 2>&1 && id berth >/dev/null 2>&1 && id berth-edge >/dev/null 2>&1 && grep -qxF '{line}' {keys} && \
@@ -114,7 +114,7 @@ fn user(line: &str) -> Step {
          id berth-edge >/dev/null 2>&1 || \
          useradd --system --home-dir /var/lib/berth-edge --shell /usr/sbin/nologin berth-edge; \
          install -d -m 755 -o berth -g berth /var/lib/berth; \
-         install -d -m 700 -o {USER} -g {USER} /home/{USER}/.ssh; \
+         install -d -m 700 -o {USER} -g {USER} ~{USER}/.ssh; \
          grep -qxF '{line}' {keys} 2>/dev/null || echo '{line}' >>{keys}; chown {USER}:{USER} {keys}; \
          echo '{rights}' >/etc/sudoers.d/{USER}.new; chmod 440 /etc/sudoers.d/{USER}.new; \
          visudo -cqf /etc/sudoers.d/{USER}.new; mv /etc/sudoers.d/{USER}.new /etc/sudoers.d/{USER}"

@@ -85,7 +85,7 @@ impl Machine {
         }
         let machine = Self { name, ip };
         let public = fs::read_to_string(key.with_extension("pub")).unwrap();
-        machine.sh(&format!("mkdir -p /root/.ssh && echo '{}' >/root/.ssh/authorized_keys", public.trim()));
+        machine.sh(&format!("mkdir -p ~root/.ssh && echo '{}' >~root/.ssh/authorized_keys", public.trim()));
         machine.booted();
         machine.sh("rm -f /etc/ssh/ssh_host_* /etc/fail2ban/jail.d/berth.local; ssh-keygen -A; systemctl restart ssh");
         machine.up();

@@ -21,17 +21,13 @@ use std::{
     fmt::{Debug, Write as _},
     net::SocketAddr,
     path::Path,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{broadcast, oneshot, watch},
-    task::{JoinHandle, JoinSet},
-};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{broadcast, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
