@@ -38,6 +38,7 @@ mod units;
 mod usage;
 mod watch;
 
+#[cfg(feature = "ssh")]
 pub use apply::{StackFiles, stack_apply};
 pub use cell::Cell;
 pub use check::Variables as CheckVariables;
@@ -46,6 +47,7 @@ pub use contexts::{Asked, Contexts, Login, resolve};
 pub use edge::Edge as EdgeCommand;
 pub use error::CliError;
 pub use overview::OVERVIEW;
+#[cfg(feature = "ssh")]
 pub use watch::{success, to_its_end, to_success};
 
 use clap::{Args, Subcommand};
