@@ -35,8 +35,11 @@ missing_packages() {
 # What only some tests need; where it cannot be installed they say that they were skipped.
 missing_for_tests() {
     command -v redis-server >/dev/null 2>&1 || echo redis-server
+    command -v promtool >/dev/null 2>&1 || echo prometheus
     [ -x /usr/sbin/sshd ] || echo openssh-server
     command -v ssh >/dev/null 2>&1 || echo openssh-client
+    command -v pebble >/dev/null 2>&1 || echo pebble
+    [ -x /usr/sbin/pgbouncer ] || echo pgbouncer
 }
 
 # install_quietly PACKAGE...: installs programs and starts none of them. Debian asks this file before it starts a server.

@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("usage", &["domain"]),
     ("render", &["domain"]),
     ("store", &["domain", "workflow", "mover"]),
+    ("acme", &["infra"]),
     ("providers", &["domain", "infra"]),
     ("client", &["domain", "wire"]),
     ("edge", &["domain", "wire", "client"]),
@@ -39,6 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "infra",
             "store",
             "providers",
+            "acme",
             "client",
             "edge",
             "workload",
@@ -52,7 +54,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// What only tests may use, whatever the table says.
-const FOR_TESTS: &[&str] = &["testkit", "providers", "infra", "workload", "client", "store"];
+const FOR_TESTS: &[&str] = &["acme", "edge", "testkit", "providers", "infra", "workload", "client", "store"];
 
 pub fn faults(metadata: &Metadata) -> Vec<String> {
     let ours: BTreeSet<&str> = metadata.workspace().map(|package| package.name.as_str()).collect();

@@ -3,7 +3,8 @@
 //! Reads migrations as text and never runs them: a word that only one side knows is a row that cannot be stored or read.
 
 use berth_domain::{
-    CellClass, CellState, MemberRole, MemberState, MovePhase, OperationState, ServiceRole, TenantState,
+    CellClass, CellState, MemberRole, MemberState, MovePhase, OperationState, OrderState, OrderTrouble, ServiceRole,
+    TenantState,
 };
 use std::collections::BTreeSet;
 
@@ -23,6 +24,8 @@ fn stored() -> Vec<(&'static str, &'static str, &'static str, BTreeSet<&'static 
         TenantState in "tenant"."state",
         MovePhase in "placement"."phase",
         OperationState in "operation"."state",
+        OrderState in "certificate_order"."state",
+        OrderTrouble in "certificate_order"."trouble",
     ]
 }
 

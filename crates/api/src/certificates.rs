@@ -1,4 +1,4 @@
-//! `/v1/certificates`: TLS certificates of the hosts that edges serve. A key goes in and never comes out.
+//! `/v1/certificates`: TLS certificates of the hosts that edges serve, added or ordered. A key goes in and never comes out.
 
 use crate::{
     Api,
@@ -8,9 +8,9 @@ use crate::{
     problem::{ApiResult, Problems},
 };
 use axum::{Json, extract::State};
-use berth_control::{Change, Read, certificates};
-use berth_domain::CertificateId;
-use berth_wire::{Certificate, CertificateAdd, Page};
+use berth_control::{Change, Read, certificates, orders};
+use berth_domain::{CertificateId, Hostname};
+use berth_wire::{Certificate, CertificateAdd, CertificateOrder, Page};
 use http::StatusCode;
 
 /// All certificates, the newest first. Always the whole list.
@@ -47,4 +47,28 @@ pub async fn remove(
 ) -> ApiResult<Json<Certificate>> {
     let permit = caller.may(Change)?;
     Ok(Json(certificates::remove(&api.app, &permit, id).await?))
+}
+
+/// How hosts come by their certificates where those are got by ACME. Always the whole list.
+#[utoipa::path(get, path = "/v1/certificates/orders", tag = "certificates", params(Whole),
+    responses((status = 200, body = Page<CertificateOrder>), Problems))]
+pub async fn orders(
+    State(api): State<Api>,
+    By(caller): By,
+    Query(_): Query<Whole>,
+) -> ApiResult<Json<Page<CertificateOrder>>> {
+    let permit = caller.may(Read)?;
+    Ok(Json(Page::whole(orders::list(&api.app, &permit).await?)))
+}
+
+/// Asks for a new certificate of this host now, whatever its order waits for.
+#[utoipa::path(post, path = "/v1/certificates/orders/{host}/renew", tag = "certificates",
+    params(("host" = String, Path)), responses((status = 200, body = CertificateOrder), Problems))]
+pub async fn renew(
+    State(api): State<Api>,
+    By(caller): By,
+    Path(host): Path<Hostname>,
+) -> ApiResult<Json<CertificateOrder>> {
+    let permit = caller.may(Change)?;
+    Ok(Json(orders::renew(&api.app, &permit, &host).await?))
 }

@@ -3,13 +3,22 @@
 use crate::{
     Api,
     auth::By,
-    extract::{MaybeBody, Path},
+    cells::Whole,
+    extract::{MaybeBody, Path, Query},
     problem::{ApiResult, Problems},
 };
 use axum::{Json, extract::State};
 use berth_control::{Change, Read, ReadTenant, drains};
 use berth_domain::{EdgeName, MemberId};
-use berth_wire::{Drain, DrainAsk};
+use berth_wire::{Drain, DrainAsk, Drained, Page};
+
+/// All that is drained: tenants, members and edges, the longest drained first. Always the whole list.
+#[utoipa::path(get, path = "/v1/drains", tag = "drains", params(Whole),
+    responses((status = 200, body = Page<Drained>), Problems))]
+pub async fn list(State(api): State<Api>, By(caller): By, Query(_): Query<Whole>) -> ApiResult<Json<Page<Drained>>> {
+    let permit = caller.may(Read)?;
+    Ok(Json(drains::list(&api.app, &permit).await?))
+}
 
 /// Answers new requests of a tenant with 503 until it is taken back; what is open gets time to end.
 #[utoipa::path(post, path = "/v1/tenants/{tenant}/drain", tag = "drains", request_body = Option<DrainAsk>,

@@ -8,21 +8,25 @@ use crate::{
     problem::{ApiResult, Problems},
 };
 use axum::{
-    Json,
+    Extension, Json,
     body::Body as Streamed,
-    extract::State,
+    extract::{ConnectInfo, State},
     response::{IntoResponse as _, Response},
 };
-use berth_control::{ControlError, Follow, Read, edges};
-use berth_domain::{EdgeId, EdgeName, Revision};
+use berth_control::{
+    ControlError, Follow, Read,
+    edges::{self, Takes},
+};
+use berth_domain::{EdgeId, EdgeName, Revision, is_private};
 use berth_wire::{
     EdgeView, Page,
-    edge::{EdgeAck, EdgeAckAnswer, KEEPS, KEEPS_ALLOW, LEAVING, SPEAKS},
+    edge::{CHALLENGES, EdgeAck, EdgeAckAnswer, IN_THE_OPEN, KEEPS, KEEPS_ALLOW, LEAVING, SPEAKS},
 };
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{HeaderMap, header};
 use serde::Deserialize;
+use std::net::SocketAddr;
 
 /// All edges that ever called. Always the whole list.
 #[utoipa::path(get, path = "/v1/edges", tag = "edges", params(Whole),
@@ -54,16 +58,21 @@ pub async fn routes(
     By(caller): By,
     Path(edge): Path<EdgeName>,
     Query(from): Query<From>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let permit = caller.may(Follow)?;
     // One that says nothing knows routes alone.
-    let spoken = headers.get(SPEAKS).and_then(|spoken| spoken.to_str().ok()?.parse().ok()).unwrap_or(1);
     let words = headers.get(KEEPS).and_then(|words| words.to_str().ok()).unwrap_or_default();
-    let allows = words.split(',').any(|word| word.trim() == KEEPS_ALLOW);
-    let spoken = if allows { spoken | edges::KEEPS_ALLOW } else { spoken };
-    let leaving = headers.contains_key(LEAVING);
-    let events = edges::routes(&api.app, &permit, edge, from.instance, from.after, spoken, leaving).await?;
+    let takes = Takes {
+        speaks: headers.get(SPEAKS).and_then(|spoken| spoken.to_str().ok()?.parse().ok()).unwrap_or(1),
+        allows: words.split(',').any(|word| word.trim() == KEEPS_ALLOW),
+        leaving: headers.contains_key(LEAVING),
+        challenges: headers.contains_key(CHALLENGES),
+        in_the_open: headers.contains_key(IN_THE_OPEN)
+            || peer.is_some_and(|Extension(ConnectInfo(peer))| !is_private(peer.ip())),
+    };
+    let events = edges::routes(&api.app, &permit, edge, from.instance, from.after, takes).await?;
     let lines = events.map(|event| {
         let mut line = serde_json::to_vec(&event?)?;
         line.push(b'\n');

@@ -17,6 +17,7 @@ mod drains;
 mod edges;
 mod extract;
 mod guide;
+mod hosts;
 mod keys;
 mod layers;
 mod metrics;
@@ -190,6 +191,12 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(releases::plan_back))
         .routes(routes!(releases::registry_list, releases::registry_put))
         .routes(routes!(releases::registry_remove))
+        .routes(routes!(certificates::orders))
+        .routes(routes!(certificates::renew))
+        .routes(routes!(hosts::list, hosts::add))
+        .routes(routes!(hosts::verify))
+        .routes(routes!(hosts::remove))
+        .routes(routes!(drains::list))
         .routes(routes!(drains::show_tenant, drains::tenant, drains::undo_tenant))
         .routes(routes!(drains::show_member, drains::member, drains::undo_member))
         .routes(routes!(drains::show_edge, drains::edge, drains::undo_edge))

@@ -15,6 +15,7 @@ mod cells;
 mod check;
 mod costs;
 mod decisions;
+mod edges;
 mod failure;
 mod fleet;
 mod inner;
@@ -66,6 +67,9 @@ pub fn router(v1: Router, settings: PagesSettings) -> Router {
         .route("/cells/new", get(cells::new))
         .route("/cells/{cell}", get(cells::one))
         .route("/cells/{cell}/{change}", get(cells::ask).post(cells::change))
+        .route("/certificates/{certificate}/remove", get(edges::ask_certificate).post(edges::remove_certificate))
+        .route("/drains/{kind}/{name}/{change}", get(edges::ask).post(edges::change))
+        .route("/edges", get(edges::page))
         .route("/check", get(check::page).post(check::look))
         .route("/costs", get(costs::page))
         .route("/fleet", get(fleet::page).post(fleet::apply))

@@ -1,7 +1,7 @@
 //! Answering on a socket until told to stop.
 
 use axum::Router;
-use std::{future::Future, io, time::Duration};
+use std::{future::Future, io, net::SocketAddr, time::Duration};
 use tokio::{net::TcpListener, sync::oneshot};
 
 /// Requests under way have this long once the server is told to stop. Streams never end by themselves: whoever reads
@@ -20,7 +20,11 @@ pub async fn serve(
         // Nobody to tell: then the server has ended already.
         let _ = stopped.send(());
     };
-    let serving = async { axum::serve(listener, router).with_graceful_shutdown(stop).await };
+    let serving = async {
+        // Who is at the other end: what may be said to an edge depends on it.
+        let router = router.into_make_service_with_connect_info::<SocketAddr>();
+        axum::serve(listener, router).with_graceful_shutdown(stop).await
+    };
     let out_of_patience = async {
         match was_stopped.await {
             Ok(()) => tokio::time::sleep(GRACE).await,

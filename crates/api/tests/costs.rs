@@ -112,6 +112,31 @@ async fn a_month_adds_up_and_an_imported_invoice_stands_in_place_of_the_computed
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rate_that_is_corrected_under_the_same_day_changes_later_invoices_and_no_earlier_one() {
+    let world = world().await;
+    let client = world.client();
+    tenant(&world, "acme", "shared-1").await;
+    let stack = STACK
+        .replace("  here: { adapter: fake }", "  here: { adapter: fake }\n  there: { adapter: fake }")
+        .replace("class: shared, max", "class: shared, provider: here, max")
+        .replace("class: dedicated, price: 400", "class: dedicated, provider: here, price: 400");
+    let corrected =
+        |rate: &str| format!("{stack}placement: {{ catalogue: {{ rates: {{ usd: {{ EUR: {rate} }} }} }} }}\n");
+    for (provider, rate) in [("here", "1.10"), ("there", "1.20")] {
+        client.stack_apply(&apply(&corrected(rate))).await.unwrap();
+        let invoice = InvoiceImport {
+            month: this_month(),
+            provider: provider.parse().unwrap(),
+            lines: vec![line(None, "100.00", "EUR")],
+        };
+        client.invoice_import(&invoice).await.unwrap();
+    }
+    let costs = client.costs(None).await.unwrap();
+    adds_up(&costs);
+    assert_eq!(costs.cost_cents, Cents::new(11_000 + 12_000), "each at the rate that it was brought under");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_invoice_that_cannot_be_right_is_refused_with_its_line() {
     let world = world().await;
     let client = world.client();

@@ -121,13 +121,80 @@ async fn a_fleet_is_planned_carried_out_and_grown() {
         "one cell is closed and nothing can be bought: {months:?}"
     );
 
-    let done = client.fleet_apply(&FleetApply { moves: Some(1) }).await.unwrap();
+    let done = client.fleet_apply(&FleetApply { moves: Some(1), cells: false }).await.unwrap();
     let started = &done.started[0];
     assert_eq!((started.tenant.as_str(), started.to.as_str()), ("acme", "shared-2"));
     assert!(started.operation.is_some(), "{started:?}");
     assert_eq!(client.cell("shared-1").await.unwrap().state.to_string(), "draining");
     let again = client.tenant_move("acme", &TenantMove { to: None }).await;
     assert_eq!(refused(again).code, "already_moving");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cell_that_the_plan_needs_is_made_only_when_asked_to() {
+    // The provider sells a small cell for less than the large one that stands, which nobody could have known before.
+    let stack = STACK.replace("  shared-2: { class: shared, max_tenants: 3, price: 60.00 }\n", "")
+        + r"  catalogue:
+    regions: { here: { title: Here, lat: 50, lon: 10, location: europe, residency: [eu] } }
+    providers:
+      fake:
+        title: Fake
+        currency: USD
+        checked: 2026-11-21
+        source: a test
+        regions: { here: { region: here, near_ms: 5, trust: claimed } }
+        shapes: { small: { kind: server, price: 20, cpu_millis: 4000, memory_mib: 8192, disk_gib: 80 } }
+    offers:
+      small: { class: shared, provider: fake, at: [[here]], parts: { small: 1 }, places: 2 }
+";
+    let world = World::empty().await;
+    let client = world.client();
+    for operation in client.stack_apply(&apply(&stack)).await.unwrap().operations {
+        world.finishes(operation).await;
+    }
+    tenant(&world, "acme", "shared-1").await;
+    let apply = async |cells| client.fleet_apply(&FleetApply { moves: None, cells }).await.unwrap();
+    let said = apply(false).await;
+    assert_eq!((said.needs.len(), said.cells.len(), said.left), (1, 0, 1), "unasked nothing is bought: {said:?}");
+    assert_eq!(client.cells().await.unwrap().len(), 1);
+
+    let first = apply(true).await;
+    let [made] = &first.cells[..] else { panic!("{first:?}") };
+    assert!(!made.removed && first.needs.is_empty() && first.started.is_empty(), "{first:?}");
+    let again = apply(true).await;
+    assert!(again.cells.iter().all(|cell| cell.operation.is_none()), "one is enough: {again:?}");
+    world.finishes(made.operation.unwrap()).await;
+    let cell = client.cell(&made.cell).await.unwrap();
+    assert_eq!((cell.class, cell.max_tenants, cell.region.as_deref()), (CellClass::Shared, 2, Some("here")));
+
+    let second = apply(true).await;
+    let [moved] = &second.started[..] else { panic!("{second:?}") };
+    assert_eq!((moved.tenant.as_str(), moved.to.as_str()), ("acme", made.cell.as_str()));
+    assert!(moved.operation.is_some() && second.cells.is_empty(), "{second:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cell_that_the_plan_closes_is_removed_when_it_was_emptied_and_that_is_asked_for() {
+    let world = world().await;
+    let client = world.client();
+    tenant(&world, "acme", "shared-2").await;
+    let apply = async |cells| client.fleet_apply(&FleetApply { moves: None, cells }).await.unwrap();
+    let said = apply(false).await;
+    assert_eq!((said.removable, said.cells), (vec!["shared-1".to_owned()], Vec::new()));
+    let spare = apply(true).await;
+    assert_eq!(
+        (spare.removable, spare.cells),
+        (vec!["shared-1".to_owned()], Vec::new()),
+        "it may be for tenants to come"
+    );
+    client.cell_drain("shared-1").await.unwrap();
+    let done = apply(true).await;
+    let [removed] = &done.cells[..] else { panic!("{done:?}") };
+    assert_eq!((removed.cell.as_str(), removed.removed, done.removable.len()), ("shared-1", true, 0));
+    world.finishes(removed.operation.unwrap()).await;
+    let left: Vec<String> = client.cells().await.unwrap().iter().map(|cell| cell.name.to_string()).collect();
+    assert_eq!(left, ["shared-2"]);
+    assert!(client.fleet_plan().await.unwrap().steps.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -296,7 +296,7 @@ async fn an_edge_follows_routes_and_says_how_far_it_is() {
     assert_eq!(routes[0].state, RouteState::Serving);
     assert_eq!(routes[0].hosts[0].as_str(), "acme.test");
     let answer = client
-        .edge_ack(&name, &EdgeAck { instance, revision, holds: vec![], presence: Presence::Serving })
+        .edge_ack(&name, &EdgeAck { instance, revision, holds: vec![], presence: Presence::Serving, challenges: 0 })
         .await
         .unwrap();
     assert!(answer.revision >= revision);

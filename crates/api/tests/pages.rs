@@ -27,6 +27,11 @@ const PAGES: &[&str] = &[
     "/cells/shared-1",
     "/cells/shared-1/drain",
     "/cells/shared-1/remove",
+    "/edges",
+    "/drains/tenant/acme/begin",
+    "/drains/edge/fra-1/undo",
+    "/drains/member/shared-1:01980000-0000-7000-8000-000000000003/undo",
+    "/certificates/01980000-0000-7000-8000-000000000004/remove",
     "/costs",
     "/costs?month=2026-10",
     "/fleet",
@@ -194,6 +199,8 @@ async fn a_form_that_is_not_the_visitors_own_changes_nothing() {
             "/tenants",
             "/cells",
             "/cells/shared-1/drain",
+            "/drains/tenant/acme/begin",
+            "/certificates/01980000-0000-7000-8000-000000000004/remove",
             &format!("/operations/{OPERATION}/retry"),
             "/tenants/acme/move",
             "/logout",
@@ -237,6 +244,10 @@ async fn forms_become_the_requests_of_the_api() {
         ("/cells", "name=shared-2&class=shared&provider=&region=&max_tenants=12"),
         ("/cells/shared-1/drain", ""),
         ("/tenants/blue/delete", ""),
+        ("/drains/tenant/acme/begin", ""),
+        ("/drains/edge/fra-1/undo", ""),
+        ("/drains/member/shared-1:01980000-0000-7000-8000-000000000003/undo", ""),
+        ("/certificates/01980000-0000-7000-8000-000000000004/remove", ""),
     ] {
         let answer = ask(&app, post(path, ADMIN, &format!("csrf={csrf}&{fields}"))).await;
         assert_eq!(answer.status, StatusCode::SEE_OTHER, "{path}: {}", answer.text);
@@ -250,6 +261,10 @@ async fn forms_become_the_requests_of_the_api() {
             r#"POST /v1/cells {"class":"shared","max_tenants":12,"name":"shared-2","provider":null,"region":null}"#,
             "POST /v1/cells/shared-1/drain {}",
             "DELETE /v1/tenants/blue {}",
+            "POST /v1/tenants/acme/drain {}",
+            "DELETE /v1/edges/fra-1/drain {}",
+            "DELETE /v1/cells/shared-1/members/01980000-0000-7000-8000-000000000003/drain {}",
+            "DELETE /v1/certificates/01980000-0000-7000-8000-000000000004 {}",
         ]
     );
     let wrong = ask(&app, post("/tenants", ADMIN, &format!("csrf={csrf}&name=Not+a+name&plan=hobby"))).await;

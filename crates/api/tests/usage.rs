@@ -133,6 +133,15 @@ async fn a_key_that_reports_usage_does_nothing_else() {
     assert!(own.tenant_usage("acme", UsagePeriod::Day).await.is_ok());
     assert_eq!(refused(own.tenant_usage("nova", UsagePeriod::Day).await).status, 404);
     assert_eq!(refused(own.usage_record(&[event("acme", "a", "m", 1)]).await).status, 403);
+    // Nor does a customer's key see what a place costs, or have the cell count its history.
+    assert_eq!(refused(own.tenant_plan_purge("acme").await).status, 403);
+    let told = own.tenant_plan_price("acme", "crew").await.unwrap();
+    let known = world.client().tenant_plan_price("acme", "crew").await.unwrap();
+    for (theirs, ours) in [(told.now, known.now), (told.then, known.then)] {
+        assert_eq!((theirs.cell, theirs.cost_cents, theirs.margin_cents), (None, None, None));
+        assert_eq!(theirs.price_cents, ours.price_cents, "its own price it may know");
+        assert!(ours.cell.is_some() && ours.cost_cents.is_some(), "{ours:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,12 +179,16 @@ async fn a_spent_quota_is_refused_at_the_edge_until_there_is_room_again() {
     client.usage_record(&[event("acme", "a", "gps_points", 50_000)]).await.unwrap();
     let gps = || async {
         let changes = world.app.store().routes_after(berth_domain::Revision::default()).await.unwrap();
-        changes.routes.iter().find(|r| r.name.as_str() == "acme").unwrap().requests_per_minute.get("gps").copied()
+        changes.routes.iter().find(|r| r.name.as_str() == "acme").unwrap().spent.get("gps").copied()
     };
-    wait_until("edges refuse the class", gps, |limit: &Option<u64>| *limit == Some(0)).await;
+    let until = wait_until("edges refuse the class", gps, Option::is_some).await.unwrap();
+    // The end travels with it: an edge that control cannot reach lets the next day's requests through.
+    let usage = client.tenant_usage("acme", UsagePeriod::Day).await.unwrap();
+    let quota = usage.quotas.iter().find(|outlook| outlook.quota.quantity == "gps_points_per_day").unwrap();
+    assert_eq!(quota.quota.resets_at, Some(until));
     let wanted = berth_wire::TenantChange { plan: "crew".parse().unwrap() };
     client.tenant_change("acme", &wanted, None).await.unwrap();
-    wait_until("a larger plan has room", gps, |limit: &Option<u64>| limit.is_none()).await;
+    wait_until("a larger plan has room", gps, Option::is_none).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -47,6 +47,9 @@ pub struct EdgeOptions {
     /// A control plane, any of them will do; may be given more than once. Default: BERTH_URL
     #[arg(long, value_name = "URL")]
     control: Vec<String>,
+    /// Who vouches for control planes over `https://`, a file of certificates in PEM. Default: those whom the system knows
+    #[arg(long, env = "BERTH_EDGE_CONTROL_CA", value_name = "FILE")]
+    control_ca: Option<PathBuf>,
     /// A file with the edge's key. Default: the variable BERTH_API_KEY
     #[arg(long, env = "BERTH_API_KEY_FILE", value_name = "FILE")]
     key_file: Option<PathBuf>,
@@ -100,6 +103,13 @@ pub fn run(options: EdgeOptions, url: String, key: Option<SecretString>) -> Resu
             "`berth key create NAME --scope edge`, then BERTH_API_KEY or `--key-file`",
         )
     })?;
+    let control_authorities = match &options.control_ca {
+        Some(path) => Some(
+            fs::read_to_string(path)
+                .map_err(|error| Failure::ours(error, format!("the authorities in {}", path.display()), ""))?,
+        ),
+        None => None,
+    };
     let workers = options.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZero::get);
     let config = EdgeConfig {
         name: options.name,
@@ -107,6 +117,7 @@ pub fn run(options: EdgeOptions, url: String, key: Option<SecretString>) -> Resu
         listen_tls: options.listen_tls,
         admin: options.admin,
         control_urls: if options.control.is_empty() { vec![url] } else { options.control },
+        control_authorities,
         api_key,
         data_dir: options.data_dir,
         workers,
@@ -158,14 +169,20 @@ pub fn run(options: EdgeOptions, url: String, key: Option<SecretString>) -> Resu
                 () = ways => unreachable!("ways are kept for ever"),
             }
         };
-        served.await.map_err(failed)
+        Box::pin(served).await.map_err(failed)
     })
 }
 
 /// To members on servers that are reached over SSH.
 #[cfg(feature = "ssh")]
 fn ways(config: &EdgeConfig) -> Result<impl Future<Output = ()> + use<>, Failure> {
-    let client = |url: &String| berth_client::Client::new(url, Some(config.api_key.clone()));
+    let client = |url: &String| {
+        let client = berth_client::Client::new(url, Some(config.api_key.clone()))?;
+        match &config.control_authorities {
+            Some(authorities) => client.trusting(authorities),
+            None => Ok(client),
+        }
+    };
     let clients: Result<Vec<_>, _> = config.control_urls.iter().map(client).collect();
     let clients = clients.ours("the address of the control plane")?;
     Ok(crate::ways::keep(clients, config.name.clone(), config.data_dir.clone()))

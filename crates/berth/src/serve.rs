@@ -149,6 +149,8 @@ async fn on_database(
         crate::archives::open(place, environment, &own_folder)
     };
     let app = App::new(store, variables.environment, Box::new(build), Box::new(archives));
+    #[cfg(feature = "acme")]
+    let app = app.asking(std::sync::Arc::new(berth_acme::World));
 
     let open = first_key(&app, options).await?;
     let listener = listen(options.listen).await?;

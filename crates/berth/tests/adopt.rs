@@ -2,17 +2,20 @@
 //! load, with the commands that people type: no request fails, no row is lost, no job is done twice.
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
+mod running;
+
 use berth_infra::Role;
-use berth_testkit::{TestPg, wait_until};
+use berth_testkit::{TestPg, free_port, wait_until};
+use running::{BERTH, Place, ask};
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
     fs,
-    io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    io::Write as _,
+    net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -20,9 +23,7 @@ use std::{
     thread,
     time::Duration,
 };
-use uuid::Uuid;
 
-const BERTH: &str = env!("CARGO_BIN_EXE_berth");
 const NORTH: &str = "north.desk.test";
 const SOUTH: &str = "south.desk.test";
 /// Two organizations, users who are members of both, 100,000 rows in all.
@@ -42,40 +43,22 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// The application's program; Cargo builds it beside the tests.
 fn desk() -> PathBuf {
     Path::new(BERTH).with_file_name("examples").join("desk")
 }
 
-/// Everything that the test started, ended with it.
+/// The application, and Berth beside it.
 struct World {
-    dir: PathBuf,
+    place: Place,
     pg: TestPg,
-    children: Vec<Child>,
-    url: String,
-    key: String,
 }
 
 impl World {
     /// The foreign application, as it runs before anybody thinks of Berth.
-    #[expect(clippy::zombie_processes, reason = "the janitor is there to outlive us")]
     async fn new() -> (Self, u16) {
         let pg = TestPg::new().await;
-        let dir = PathBuf::from(format!("/tmp/berth-test-{}", Uuid::new_v4().simple()));
-        fs::create_dir_all(dir.join("serve/postgres")).unwrap();
-        fs::create_dir_all(dir.join("cells")).unwrap();
-        let own = std::process::id().to_string();
-        let mut janitor = Command::new(BERTH);
-        janitor.args(["janitor", "--delete", "--owner", &own]);
-        for root in ["cells", "serve/postgres", ""] {
-            janitor.arg("--root").arg(dir.join(root));
-        }
-        janitor.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let mut world = Self { dir, pg, children: Vec::new(), url: String::new(), key: String::new() };
+        let mut world = Self { place: Place::new(), pg };
         let owner = world.pg.cell().url(Role::Owner);
         let migrated = Command::new(desk()).arg("migrate").env("DATABASE_URL", owner.expose_secret()).status().unwrap();
         assert!(migrated.success());
@@ -83,44 +66,17 @@ impl World {
         let port = free_port();
         let database = world.pg.cell().url(Role::App).expose_secret().to_owned();
         let port_text = port.to_string();
-        let files = world.dir.join("files").to_string_lossy().into_owned();
+        let files = world.place.dir.join("files").to_string_lossy().into_owned();
         let env = [("DATABASE_URL", database.as_str()), ("PORT", &port_text), ("FILES_DIR", &files)];
-        world.start("desk-serve", desk(), &["serve"], &env);
-        world.start("desk-worker", desk(), &["worker"], &env);
+        world.place.start("desk-serve", desk(), &["serve"], &env);
+        world.place.start("desk-worker", desk(), &["worker"], &env);
         let look = async || TcpStream::connect(("127.0.0.1", port)).is_ok();
         wait_until("the application listens", look, |up| *up).await;
         (world, port)
     }
 
-    fn start(&mut self, name: &str, program: impl AsRef<Path>, arguments: &[&str], env: &[(&str, &str)]) {
-        let log = fs::File::create(self.dir.join(name).with_extension("log")).unwrap();
-        let child = Command::new(program.as_ref())
-            .args(arguments)
-            .env_remove("DATABASE_URL")
-            .env_remove("BERTH_API_KEY")
-            .envs(env.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.children.push(child);
-    }
-
-    fn log(&self, name: &str) -> String {
-        fs::read_to_string(self.dir.join(name).with_extension("log")).unwrap_or_default()
-    }
-
     fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(BERTH)
-            .args(arguments)
-            .current_dir(&self.dir)
-            .env("BERTH_URL", &self.url)
-            .env("BERTH_API_KEY", &self.key)
-            .env("BERTH_FROM_PASSWORD", self.password())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+        self.place.berth(arguments).env("BERTH_FROM_PASSWORD", self.password()).output().unwrap()
     }
 
     fn good(&self, arguments: &[&str]) -> Value {
@@ -131,7 +87,7 @@ impl World {
             "{arguments:?}: {}{}\n{}",
             text(&done.stdout),
             text(&done.stderr),
-            self.log("serve")
+            self.place.log("serve")
         );
         serde_json::from_slice(done.stdout.split(|b| *b == b'\n').rfind(|line| !line.is_empty()).unwrap()).unwrap()
     }
@@ -140,62 +96,12 @@ impl World {
         self.pg.cell().login(Role::Mover).password.expose_secret().to_owned()
     }
 
-    async fn serve(&mut self) {
-        let data = self.dir.join("serve").to_string_lossy().into_owned();
-        let at = ["serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--data-dir", &data];
-        self.start("serve", BERTH, &at, &[]);
-        let look = async || self.log("serve");
-        let log = wait_until("the server listens", look, |log: &String| log.contains("serving on http://")).await;
-        let url = log.split("serving on ").nth(1).unwrap().split_whitespace().next();
-        self.url = url.unwrap().into();
-        self.key = fs::read_to_string(self.dir.join("serve/admin.key")).unwrap().trim().into();
-    }
-
     async fn edge(&mut self) -> u16 {
-        let key = self.good(&["key", "create", "edge-1", "--scope", "edge"]);
-        let key = key["secret"].as_str().unwrap().to_owned();
-        let port = free_port();
-        let (listen, admin) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{}", free_port()));
-        let (data, url) = (self.dir.join("edge").to_string_lossy().into_owned(), self.url.clone());
-        let mut at = vec!["edge", "--name", "edge-1", "--listen", &listen, "--admin", &admin];
-        at.extend(["--control", &url, "--data-dir", &data]);
-        self.start("edge", BERTH, &at, &[("BERTH_API_KEY", &key)]);
+        let port = self.place.edge("edge-1").port();
         let look = async || ask(port, NORTH, "GET", "/up", "").unwrap_or_default().0;
         wait_until("the edge routes to the application", look, |status| *status == 200).await;
         port
     }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            // One that has ended by itself is what this is for, too.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        for root in ["cells", "serve/postgres"] {
-            let afterwards = berth_providers::local::Afterwards::Delete;
-            let _ = berth_providers::local::end_all(&self.dir.join(root), afterwards);
-        }
-        if !thread::panicking() {
-            let _ = fs::remove_dir_all(&self.dir);
-        }
-    }
-}
-
-/// One request on a connection of its own: status and body, `None` where there was no answer.
-fn ask(port: u16, host: &str, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    let length = body.len();
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    );
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
 /// Tickets opened until it is told to stop: what was acknowledged, by title, and what failed.
@@ -288,8 +194,8 @@ async fn leaves_and_comes_back(world: &mut World, client: &tokio_postgres::Clien
     let (north, south) = (of(1).await, of(2).await);
     let brought = world.good(&["tenant", "export", "2", "--to", "south.tar"]);
     assert_eq!(brought["rows"].as_u64().unwrap() as usize, south.len());
-    let packed = fs::read(world.dir.join("south.tar")).unwrap();
-    let secrets = [world.password(), world.key.clone()];
+    let packed = fs::read(world.place.dir.join("south.tar")).unwrap();
+    let secrets = [world.password(), world.place.key.clone()];
     for secret in &secrets {
         assert!(!packed.windows(secret.len()).any(|part| part == secret.as_bytes()), "a secret is in the archive");
     }
@@ -308,7 +214,7 @@ async fn leaves_and_comes_back(world: &mut World, client: &tokio_postgres::Clien
     assert_ne!(ask(edge, SOUTH, "GET", "/tickets", "").unwrap().0, 200);
     assert!(world.good(&["tenant", "erasures"])[0]["operation"].is_string());
 
-    fs::write(world.dir.join("cut.tar"), &packed[..packed.len() / 2]).unwrap();
+    fs::write(world.place.dir.join("cut.tar"), &packed[..packed.len() / 2]).unwrap();
     let cut = world.run(&["tenant", "import", "cut.tar", "--name", "south", "--plan", "standard"]);
     assert!(text(&cut.stderr).contains("cut off"), "{}", text(&cut.stderr));
     let whole: Vec<&str> = into.into_iter().chain(["--host", SOUTH]).collect();
@@ -317,14 +223,14 @@ async fn leaves_and_comes_back(world: &mut World, client: &tokio_postgres::Clien
     let look = async || ask(edge, SOUTH, "GET", "/tickets", "").unwrap_or_default().0;
     wait_until("the edge routes to it again", look, |status| *status == 200).await;
     assert_eq!(ask(edge, SOUTH, "POST", "/tickets", "after").unwrap().0, 200, "numbers go on");
-    let uploads = fs::read_dir(world.dir.join("serve/archives/uploads")).into_iter().flatten().flatten();
+    let uploads = fs::read_dir(world.place.dir.join("serve/archives/uploads")).into_iter().flatten().flatten();
     let left = uploads.filter_map(|folder| fs::read_dir(folder.path()).ok()).flatten().count();
     assert_eq!(left, 0, "what was uploaded is not kept");
 }
 
 /// No process that runs now was started with a secret as an argument.
 fn no_secret_is_in_a_process_list(world: &World) {
-    let secrets = [world.password(), world.key.clone()];
+    let secrets = [world.password(), world.place.key.clone()];
     for process in fs::read_dir("/proc").unwrap().flatten() {
         let Ok(line) = fs::read_to_string(process.path().join("cmdline")) else { continue };
         assert!(
@@ -337,7 +243,7 @@ fn no_secret_is_in_a_process_list(world: &World) {
 
 /// The key comes from standard input, is tried at once, and is kept where nobody else reads it.
 fn a_login_is_kept(world: &World) {
-    let home = world.dir.join("home");
+    let home = world.place.dir.join("home");
     let run = |arguments: &[&str], key: &str| {
         let mut command = Command::new(BERTH);
         command.args(arguments).env_remove("BERTH_URL").env_remove("BERTH_API_KEY").env_remove("XDG_CONFIG_HOME");
@@ -346,16 +252,16 @@ fn a_login_is_kept(world: &World) {
         child.stdin.take().unwrap().write_all(key.as_bytes()).unwrap();
         child.wait_with_output().unwrap()
     };
-    let refused = run(&["login", &world.url], "bk_nobody");
+    let refused = run(&["login", &world.place.url], "bk_nobody");
     assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stderr));
     assert!(!home.join(".config/berth/contexts.json").exists(), "what is refused is not kept");
-    let kept = run(&["login", &world.url, "--name", "here"], &format!("{}\n", world.key));
-    assert!(kept.status.success() && !text(&kept.stdout).contains(&world.key), "{}", text(&kept.stderr));
+    let kept = run(&["login", &world.place.url, "--name", "here"], &format!("{}\n", world.place.key));
+    assert!(kept.status.success() && !text(&kept.stdout).contains(&world.place.key), "{}", text(&kept.stderr));
     assert!(run(&["tenant", "list"], "").status.success());
     let listed = text(&run(&["context", "list", "--json"], "").stdout);
-    assert!(listed.contains("here") && !listed.contains(&world.key), "{listed}");
+    assert!(listed.contains("here") && !listed.contains(&world.place.key), "{listed}");
     assert!(run(&["context", "remove", "here"], "").status.success());
-    assert!(!fs::read_to_string(home.join(".config/berth/contexts.json")).unwrap().contains(&world.key));
+    assert!(!fs::read_to_string(home.join(".config/berth/contexts.json")).unwrap().contains(&world.place.key));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -365,13 +271,13 @@ async fn a_foreign_application_is_adopted_and_a_tenant_moves_and_comes_back_unde
     let whole = world.pg.cell().url(Role::Mover).expose_secret().to_owned();
     let from = whole.replacen(&format!(":{}@", world.password()), "@", 1);
     world.good(&["init", "--from", &from, "--app", &app]);
-    let path = world.dir.join("berth.yaml");
-    let file = answered(&fs::read_to_string(&path).unwrap(), &world.dir);
+    let path = world.place.dir.join("berth.yaml");
+    let file = answered(&fs::read_to_string(&path).unwrap(), &world.place.dir);
     fs::write(&path, &file).unwrap();
 
-    world.serve().await;
+    world.place.serve().await;
     world.good(&["apply"]);
-    let secret = world.dir.join("connection");
+    let secret = world.place.dir.join("connection");
     fs::write(&secret, "postgres://nobody:wrong@127.0.0.1:1/app").unwrap();
     let refused = world.run(&["cell", "add", "existing-1", "--endpoint", &app, "--database-file", "connection"]);
     assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
@@ -441,7 +347,7 @@ async fn a_foreign_application_is_adopted_and_a_tenant_moves_and_comes_back_unde
     a_login_is_kept(&world);
 
     for log in ["serve", "edge"] {
-        assert!(!world.log(log).contains(&world.password()), "the password stands in the log of `{log}`");
+        assert!(!world.place.log(log).contains(&world.password()), "the password stands in the log of `{log}`");
     }
     assert!(!text(&world.run(&["audit"]).stdout).contains(&world.password()));
     // It is forgotten, not removed: whoever runs it notices nothing.

@@ -374,3 +374,135 @@ fn tokens_of_providers_are_tried_and_never_told() {
     let talk = String::from_utf8_lossy(&found.stderr).into_owned();
     assert!(talk.contains("HCLOUD_TOKEN could not be tried: a token is not sent in the clear"), "{talk}");
 }
+
+/// What a person reads when a file is not as it should be, from each command that takes it.
+fn refused(folder: &Folder, words: &[&str], says: &str) {
+    let said = folder.berth(words, &[]);
+    let text = format!("{}{}", out(&said), String::from_utf8_lossy(&said.stderr));
+    let shown = &text[..text.floor_char_boundary(2000)];
+    assert_eq!(said.status.code(), Some(1), "berth {}: {shown}", words.join(" "));
+    assert!(text.contains(says), "berth {} does not say `{says}`: {shown}", words.join(" "));
+    let remedies = ["hint: ", "remedy: ", "should be", "is none of"];
+    assert!(remedies.iter().any(|word| text.contains(word)), "berth {}: no remedy: {shown}", words.join(" "));
+}
+
+/// The stack file that these commands take lies in the folder. None of them has a server to ask.
+fn refused_by_all(folder: &Folder, says: &str) {
+    for words in [
+        &["check"][..],
+        &["apply"],
+        &["apply", "--dry-run"],
+        &["config", "show"],
+        &["decide", "--offline", "berth.yaml", "--profile", "profile.yaml"],
+        &["render", "--host", "shop.example.com"],
+    ] {
+        refused(folder, words, says);
+    }
+}
+
+#[test]
+fn a_stack_file_that_arrives_damaged_is_refused_by_every_command_with_what_to_do() {
+    let folder = Folder::new();
+    folder.write("profile.yaml", "budget_cents: 4900\n");
+    let with = |section: &str| format!("{STACK}{section}\n").into_bytes();
+    let wide = |mark: &[u16]| -> Vec<u8> {
+        mark.iter().copied().chain(STACK.encode_utf16()).flat_map(u16::to_le_bytes).collect()
+    };
+    let mut laughs = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for n in 1..12 {
+        let ten = vec![format!("*a{}", n - 1); 10].join(", ");
+        laughs.extend([format!("a{n}: &a{n} [{ten}]\n")]);
+    }
+    for (bytes, says) in [
+        // Cut off in the middle of a value.
+        (STACK.as_bytes()[..STACK.len() - 12].to_vec(), "berth.yaml"),
+        (Vec::new(), "is empty"),
+        // In another encoding.
+        (wide(&[0xfeff]), "it is in UTF-16 or UTF-32"),
+        (wide(&[]), "it is in UTF-16 or UTF-32"),
+        (with("# caf\u{e9}").iter().copied().filter(|byte| *byte != 0xc3).collect(), "not in UTF-8"),
+        // Said twice, or in circles.
+        (with("stack: other"), "twice"),
+        (laughs.into_bytes(), "nested or repeated too much"),
+        (format!("stack: s\nservices: {}{}\n", "[".repeat(200_000), "]".repeat(200_000)).into_bytes(), "nested"),
+    ] {
+        fs::write(folder.0.join("berth.yaml"), bytes).unwrap();
+        refused_by_all(&folder, says);
+    }
+    // Ten megabytes of nesting are refused by their length alone.
+    fs::write(folder.0.join("berth.yaml"), format!("a: {}{}", "[".repeat(5_000_000), "]".repeat(5_000_000))).unwrap();
+    refused_by_all(&folder, "10000003 bytes long");
+}
+
+#[test]
+fn numbers_prices_and_currencies_that_cannot_be_are_refused_with_key_and_line() {
+    let folder = Folder::new();
+    folder.write("profile.yaml", "budget_cents: 4900\n");
+    for (section, key) in [
+        ("plans: { a: { price: -1.00, class: shared } }", "plans.a.price"),
+        ("plans: { a: { price: .nan, class: shared } }", "plans.a.price"),
+        ("plans: { a: { price: 1e400, class: shared } }", "plans.a.price"),
+        ("cells: { a: { class: shared, price: -5 } }", "cells.a.price"),
+        ("cells: { a: { class: shared, max_tenants: 1e3 } }", "cells.a.max_tenants"),
+        ("budget: { amount: 50, currency: XXX }", "budget.currency"),
+        ("budget: { amount: -50, currency: EUR }", "budget.amount"),
+    ] {
+        folder.write("berth.yaml", &format!("{STACK}{section}\n"));
+        refused_by_all(&folder, key);
+        refused(&folder, &["check"], &format!("berth.yaml:4: error [stack-file] `{key}`"));
+    }
+    // What the catalogue says is read by whoever decides by it, and by what is applied.
+    for (catalogue, key) in [
+        ("providers: { fly: { shapes: { ipv4: { price: -2 } } } }", "providers.fly.shapes.ipv4.price"),
+        ("providers: { fly: { currency: XXX } }", "providers.fly.currency"),
+        ("rates: { usd: { EUR: -1 } }", "rates.usd.EUR"),
+        ("rates: { usd: { EUR: .inf } }", "rates.usd.EUR"),
+        ("providers: { fly: { shapes: { ipv4: { price: 1e400 } } } }", "providers.fly.shapes.ipv4.price"),
+        ("rates: { as_of: 2024-01-01 }", "rates"),
+        ("regions: { us-east: null }", "providers."),
+        ("providers: { fly: { regions: { iad: { region: atlantis } } } }", "providers.fly.regions.iad"),
+        ("providers: { fly: { regions: { iad: null } } }", "offers."),
+    ] {
+        folder.write("berth.yaml", &format!("{STACK}placement:\n  catalogue: {{ {catalogue} }}\n"));
+        for words in [&["check"][..], &["apply"], &["decide", "--offline", "berth.yaml", "--profile", "profile.yaml"]] {
+            refused(&folder, words, key);
+        }
+        refused(&folder, &["check"], "berth.yaml:5: error [stack-file] `placement.catalogue.");
+    }
+    folder.write("berth.yaml", &format!("{STACK}placement: {{ policy: {{ rules: [] }} }}\n"));
+    refused(&folder, &["check"], "`placement.policy`");
+    refused(&folder, &["apply"], "`placement.policy`");
+}
+
+#[test]
+fn what_is_assumed_is_said_and_what_is_odd_but_plain_is_taken() {
+    let folder = Folder::new();
+    let plan =
+        "plans: { hobby: &p { price: 15.00, class: shared, limits: { quantities: { vehicles: 5 } } }, club: *p }\n";
+    // A mark of byte order, lines that end as elsewhere, and an anchor that says the same twice.
+    folder.write("berth.yaml", &format!("\u{feff}{STACK}{plan}").replace('\n', "\r\n"));
+    let checked = folder.berth(&["check"], &[]);
+    assert_eq!(checked.status.code(), Some(0), "{}", out(&checked));
+    let shown = out(&folder.berth(&["config", "show", "--said"], &[]));
+    assert!(shown.contains("plans.club.limits.quantities.vehicles: 5"), "{shown}");
+
+    let ask = ["decide", "--offline", "berth.yaml", "--profile", "profile.yaml"];
+    for nothing in ["", "{}\n", "# nobody asked\n"] {
+        folder.write("profile.yaml", nothing);
+        let answer = folder.berth(&ask, &[]);
+        let text = out(&answer);
+        assert_eq!(answer.status.code(), Some(0), "{text}{}", String::from_utf8_lossy(&answer.stderr));
+        assert!(text.contains("because\n") && text.contains("assum"), "{text}");
+    }
+    // Rates that are weeks old are an assumption.
+    let day =
+        jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date().saturating_sub(jiff::Span::new().days(60));
+    let rates = format!("placement: {{ catalogue: {{ rates: {{ as_of: {day} }} }} }}\n");
+    folder.write("berth.yaml", &format!("{STACK}{plan}{rates}"));
+    let text = out(&folder.berth(&ask, &[]));
+    assert!(text.contains("60 days old"), "{text}");
+    for bad in ["latency_ms: -1", "users: 1e400", "vehicels: 3", "[]", "budget_cents: 1\nbudget_cents: 2", "a: [b"] {
+        folder.write("profile.yaml", bad);
+        refused(&folder, &ask, "profile.yaml is not a profile");
+    }
+}

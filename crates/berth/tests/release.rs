@@ -3,21 +3,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
+mod running;
+
 use berth_client::Client;
-use berth_domain::OperationState;
-use berth_providers::local::{Afterwards, end_all};
 use berth_testkit::wait_until;
-use berth_wire::{KeyCreate, StackApply, TenantCreate};
-use secrecy::SecretString;
+use berth_wire::{StackApply, TenantCreate};
+use running::{Place, finishes, fleet};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fs,
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::Path,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -25,44 +25,11 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use uuid::Uuid;
-
-const BERTH: &str = env!("CARGO_BIN_EXE_berth");
-
-/// The application is another package's program; `scripts/test` builds both.
-fn fleet() -> PathBuf {
-    let path = Path::new(BERTH).with_file_name("fleet");
-    assert!(path.exists(), "{} is missing: cargo build -p fleet", path.display());
-    path
-}
 
 struct World {
-    dir: PathBuf,
-    children: Vec<Child>,
+    place: Place,
     client: Client,
-    url: String,
     edge: SocketAddr,
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            // It may have ended already.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        for root in ["serve/postgres", "cells"] {
-            let _ = end_all(&self.dir.join(root), Afterwards::Delete);
-        }
-        if thread::panicking() {
-            for log in ["serve", "edge"] {
-                let text = fs::read_to_string(self.dir.join(format!("{log}.log"))).unwrap_or_default();
-                let lines: Vec<&str> = text.lines().collect();
-                eprintln!("--- {log}\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
-            }
-        }
-        let _ = fs::remove_dir_all(&self.dir);
-    }
 }
 
 /// Requests one after the other until it is told to stop: how many, and how many were not answered with 200.
@@ -126,40 +93,18 @@ fn request(edge: SocketAddr) -> (u16, String) {
 
 impl World {
     async fn start() -> Self {
-        let dir = PathBuf::from(format!("/tmp/berth-test-{}", Uuid::new_v4().simple()));
-        fs::create_dir_all(dir.join("serve/postgres")).unwrap();
-        fs::create_dir_all(dir.join("cells")).unwrap();
-        let own = std::process::id().to_string();
-        let janitor = Command::new(BERTH)
-            .args(["janitor", "--delete", "--owner", &own, "--root"])
-            .arg(dir.join("serve/postgres"))
-            .arg("--root")
-            .arg(dir.join("cells"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        drop(janitor.unwrap());
-        let serve = program(&dir, "serve", &["serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"], None);
-        let look = || async { fs::read_to_string(dir.join("serve.log")).unwrap_or_default() };
-        let log = wait_until("the server listens", look, |log: &String| log.contains("serving on http://")).await;
-        let url = log.split("serving on ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
-        let admin = fs::read_to_string(dir.join("serve/admin.key")).unwrap().trim().to_owned();
-        let client = Client::new(&url, Some(SecretString::from(admin))).unwrap();
-        let edge = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut world = Self { dir, children: vec![serve], client, url, edge };
+        let mut place = Place::new();
+        place.serve().await;
+        let client = place.client();
+        // Listened on by the edge, once the stack file that names it is in force.
+        let mut world = Self { place, client, edge: SocketAddr::from(([127, 0, 0, 1], 0)) };
         world.apply().await;
-        let key =
-            world.client.key_create(&KeyCreate { name: "edge".into(), scope: "edge".into() }).await.unwrap().secret;
-        let (listen, control) = (edge.to_string(), world.url.clone());
-        let arguments =
-            ["edge", "--name", "edge-1", "--listen", &listen, "--admin", "127.0.0.1:0", "--control", &control];
-        let edge = program(&world.dir, "edge", &arguments, Some(&key));
-        world.children.push(edge);
+        world.edge = world.place.edge("edge-1");
         world
     }
 
     async fn apply(&self) {
-        let (program, root) = (json!(fleet()), json!(self.dir.join("cells")));
+        let (program, root) = (json!(fleet()), json!(self.place.dir.join("cells")));
         let file = format!(
             "stack: fleet
 services:
@@ -193,41 +138,20 @@ releases:
         let files = BTreeMap::from([("tenant_create.sql".to_owned(), create)]);
         let applied = self.client.stack_apply(&StackApply { file, files, dry_run: false }).await.unwrap();
         for operation in applied.operations {
-            self.finishes(operation).await;
-        }
-    }
-
-    async fn finishes(&self, operation: berth_domain::OperationId) {
-        let until = Instant::now() + Duration::from_mins(2);
-        loop {
-            let now = self.client.operation(operation).await.unwrap();
-            if now.state.is_final() || now.state == OperationState::Stuck {
-                assert_eq!(now.state, OperationState::Succeeded, "{:?}", now.fault);
-                return;
-            }
-            assert!(Instant::now() < until, "operation {operation} is still {}", now.state);
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            finishes(&self.client, operation).await;
         }
     }
 
     /// Exit status, standard output, standard error.
     fn berth(&self, words: &[&str]) -> (i32, String, String) {
-        let admin = fs::read_to_string(self.dir.join("serve/admin.key")).unwrap();
-        let done = Command::new(BERTH)
-            .args(words)
-            .args(["--yes"])
-            .env("BERTH_URL", &self.url)
-            .env("BERTH_API_KEY", admin.trim())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let done = self.place.berth(words).arg("--yes").output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (done.status.code().unwrap_or(-1), text(&done.stdout), text(&done.stderr))
     }
 
     /// A program of the application, and the release that runs it.
     fn release(&self, name: &str, script: &str) -> String {
-        let path = self.dir.join(name);
+        let path = self.place.dir.join(name);
         let text = format!("#!/bin/sh\n# {name}\n{}\n", script.replace("FLEET", fleet().to_str().unwrap()));
         fs::write(&path, &text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -248,21 +172,6 @@ releases:
     }
 }
 
-fn program(dir: &Path, name: &str, arguments: &[&str], key: Option<&str>) -> Child {
-    let log = fs::File::create(dir.join(format!("{name}.log"))).unwrap();
-    let mut command = Command::new(BERTH);
-    command
-        .args(arguments)
-        .arg("--data-dir")
-        .arg(dir.join(name))
-        .env_remove("DATABASE_URL")
-        .env_remove("BERTH_API_KEY");
-    if let Some(key) = key {
-        command.env("BERTH_API_KEY", key);
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn users_notice_neither_a_release_nor_one_that_fails_nor_the_way_back() {
     let world = World::start().await;
@@ -274,7 +183,7 @@ async fn users_notice_neither_a_release_nor_one_that_fails_nor_the_way_back() {
         cell: None,
     };
     let begun = world.client.tenant_create(&wanted).await.unwrap();
-    world.finishes(begun.id).await;
+    finishes(&world.client, begun.id).await;
     let first = || async { request(world.edge) };
     wait_until("the edge serves the tenant", first, |(status, _): &(u16, String)| *status == 200).await;
 
@@ -299,7 +208,7 @@ async fn users_notice_neither_a_release_nor_one_that_fails_nor_the_way_back() {
         assert_eq!(world.runs(), [1, 1], "{name}");
     }
     let replaced = world.release("replaced", "exec FLEET \"$@\"");
-    fs::write(world.dir.join("replaced"), "something else").unwrap();
+    fs::write(world.place.dir.join("replaced"), "something else").unwrap();
     let (code, _, error) = world.berth(&["release", "roll", &replaced, "--wait"]);
     assert!(code == 1 && error.contains("has the digest sha256:"), "{error}");
 
@@ -311,7 +220,7 @@ async fn users_notice_neither_a_release_nor_one_that_fails_nor_the_way_back() {
 
     // Of what failed and of what was replaced nothing is left.
     let left = || async {
-        let members = fs::read_dir(world.dir.join("cells/members")).unwrap();
+        let members = fs::read_dir(world.place.dir.join("cells/members")).unwrap();
         let names = members.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
         names.filter(|name| name.contains(".r")).collect::<Vec<String>>()
     };

@@ -1,45 +1,58 @@
-//! The main job across two servers that the test makes: a tenant moves there and back under load, with a server that loses
-//! its power and a control plane that is killed midway. Takes minutes: `scripts/soak servers` runs it.
+//! The main job across two servers that the test makes: a tenant moves there and back under load, releases come and go, and
+//! whatever carries a move is killed midway: control, a server's Postgres, its SSH, the server itself. Takes minutes:
+//! `scripts/soak servers` runs it and prints a line of figures.
 
 #![cfg(feature = "ssh")]
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
 mod machines;
 
-use berth_domain::{CellName, Hostname, OperationId, OperationState, PlanName, TenantName};
+use berth_domain::{CellName, Hostname, OperationState, PlanName, TenantName};
 use berth_infra::Role;
 use berth_providers::ssh::ADAPTER;
 use berth_testkit::wait_until;
-use berth_wire::{StackApply, TenantCreate, TenantMove};
+use berth_wire::{Move, StackApply, TenantCreate, TenantMove};
 use berth_workload::{
     Amounts, Class, Load, LoadConfig, LoadHandle, Target, TenantPlace, Verdict, check, seed, vehicle_ids,
 };
-use machines::{Desk, Machine, control::Control, fleet, text};
+use machines::{
+    Desk, Machine,
+    control::Control,
+    fleet,
+    registry::{self, Images},
+    text,
+};
 use secrecy::ExposeSecret as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
+use tokio_postgres::{Config, NoTls};
 use uuid::Uuid;
 
 const RATE: f64 = 60.0;
+const CELLS: [&str; 2] = ["one", "two"];
 
-/// A prepared server with the application's program on it.
-fn server(desk: &Desk, fleet: &Path) -> Option<Machine> {
+/// A prepared server with the application's program on it, and its images.
+fn server(desk: &Desk, fleet: &Path, images: Option<&Images>) -> Option<Machine> {
     let server = Machine::start(&desk.key())?;
     server.copy(fleet, "/usr/local/bin/fleet");
     let (at, key) = (format!("root@{}", server.ip), desk.key());
     let prepared =
         desk.berth(&["--yes", "server", "prepare", &at, "--key-file", key.to_str().unwrap()]).output().unwrap();
     assert!(prepared.status.success(), "{}", text(&prepared.stderr));
+    if let Some(images) = images {
+        images.bring(&server);
+    }
     Some(server)
 }
 
 /// The cell's database as the checker reads it, found through the adapter and not through control.
-async fn database(desk: &Desk, server: &Machine, host_key: &str, cell: &str) -> tokio_postgres::Config {
+async fn database(desk: &Desk, server: &Machine, host_key: &str, cell: &str) -> Config {
     // The one that control brought: this test is no `berth`.
     let program = server.sh("ls /usr/local/lib/berth/berth-*");
     let settings = json!({
@@ -53,11 +66,197 @@ async fn database(desk: &Desk, server: &Machine, host_key: &str, cell: &str) -> 
     found.url(Role::Mover).expose_secret().parse().unwrap()
 }
 
-async fn move_to(control: &Control<'_>, load: &LoadHandle, to: &str) -> OperationId {
-    load.move_begins("acme").unwrap();
-    let wanted = TenantMove { to: Some(CellName::new(to).unwrap()) };
-    control.client().tenant_move("acme", &wanted).await.unwrap().id
+/// Two servers with a cell each, a tenant in the first, and what was seen so far.
+struct World<'a> {
+    control: Control<'a>,
+    servers: [Machine; 2],
+    databases: [Config; 2],
+    tenant: Uuid,
+    target: Target,
+    phases: Vec<Value>,
 }
+
+/// What may happen to clients in a phase: nothing, or what is under way on a server that dies.
+#[derive(Clone, Copy, PartialEq)]
+enum Clients {
+    NoticeNothing,
+    SeeFailures,
+}
+
+impl<'a> World<'a> {
+    async fn start(desk: &'a Desk, fleet: &Path, images: Option<&Images>) -> Option<Self> {
+        let servers = [server(desk, fleet, images)?, server(desk, fleet, images)?];
+        let control = Control::start(desk).await;
+        let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/fleet");
+        let file = fs::read_to_string(examples.join("berth.yaml")).unwrap();
+        let file = file.replace("local: { adapter: local }", "servers: { adapter: ssh }");
+        // The plans' limits are tests of their own; here nothing but the move may refuse.
+        let file =
+            file.replace("{ api: 100, upload: 10, gps: 1000 }", "{ api: 10000000, upload: 10000000, gps: 10000000 }");
+        let kept = file.lines().filter(|line| !line.contains("provider: local") && *line != "cells:");
+        let file = kept.collect::<Vec<_>>().join("\n");
+        let mut files = BTreeMap::new();
+        for hook in ["create", "suspend", "resume", "plan", "delete"] {
+            let name = format!("../../apps/fleet/hooks/tenant_{hook}.sql");
+            let text = fs::read_to_string(examples.join(&name)).unwrap();
+            files.insert(name, text);
+        }
+        let client = control.client();
+        client.stack_apply(&StackApply { file, files, dry_run: false }).await.unwrap();
+        let key = desk.key().to_str().unwrap().to_owned();
+        for (cell, server) in CELLS.iter().zip(&servers) {
+            control.run(&[
+                "--yes",
+                "cell",
+                "add",
+                cell,
+                "--host",
+                &server.ip,
+                "--user",
+                "berth-ssh",
+                "--key-file",
+                &key,
+            ]);
+        }
+        let listed: Vec<Value> = serde_json::from_str(&control.run(&["server", "list", "--json"])).unwrap();
+        let host_key = |cell: &str| {
+            let found = listed.iter().find(|server| server["cell"] == cell).unwrap();
+            found["host_key"].as_str().unwrap().to_owned()
+        };
+        let wanted = TenantCreate {
+            name: TenantName::new("acme").unwrap(),
+            plan: PlanName::new("hobby").unwrap(),
+            hosts: vec![Hostname::new("acme.fleet.test").unwrap()],
+            key: None,
+            cell: Some(CellName::new("one").unwrap()),
+        };
+        let begun = client.tenant_create(&wanted).await.unwrap();
+        assert_eq!(control.ended(begun.id).await, OperationState::Succeeded);
+        let tenant: Uuid = client.tenant("acme").await.unwrap().key.unwrap().as_str().parse().unwrap();
+        let databases = [
+            database(desk, &servers[0], &host_key("one"), "one").await,
+            database(desk, &servers[1], &host_key("two"), "two").await,
+        ];
+        let (mut db, connection) = databases[0].connect(NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let amounts = Amounts { positions: 20_000, ..Amounts::default() };
+        seed(&mut db, tenant, amounts, 1).await.unwrap();
+        let target = Target {
+            name: "acme".to_owned(),
+            key: tenant,
+            host: "acme.fleet.test".to_owned(),
+            weight: 1.0,
+            class: Class::Mover,
+            vehicles: vehicle_ids(tenant, 1, Amounts::default().vehicles),
+        };
+        Some(Self { control, servers, databases, tenant, target, phases: Vec::new() })
+    }
+
+    fn edge(&self) -> SocketAddr {
+        format!("127.0.0.1:{}", self.control.edge_port).parse().unwrap()
+    }
+
+    async fn lives(&self) -> usize {
+        let look = || async { self.control.client().tenant("acme").await.ok().and_then(|tenant| tenant.cell) };
+        let cell = wait_until("control says where the tenant lives", look, Option::is_some).await.unwrap();
+        CELLS.iter().position(|known| *known == cell.as_str()).unwrap()
+    }
+
+    /// The tenant's move to the other server; when it is at `step`, `midway` happens.
+    async fn moves(&mut self, load: &LoadHandle, step: &str, midway: impl AsyncFnOnce(&mut Self, usize)) -> Value {
+        let to = 1 - self.lives().await;
+        let wanted = TenantMove { to: Some(CellName::new(CELLS[to]).unwrap()) };
+        let client = self.control.client();
+        // The move before stays: its way back is given up, and what it left in the old cell goes.
+        self.control.try_run(&["--yes", "tenant", "settle-move", "acme"]);
+        let begun = || async { client.tenant_move("acme", &wanted).await.map_err(|error| format!("{error:?}")) };
+        let operation = wait_until("the move begins", begun, Result::is_ok).await.unwrap().id;
+        load.move_begins("acme").unwrap();
+        let this = async |client: &berth_client::Client| -> Option<Move> {
+            let all = client.moves(Some("acme")).await.ok()?;
+            all.into_iter().find(|one| one.operation == operation)
+        };
+        for _ in 0..3000 {
+            let now = this(&client).await;
+            if now.is_some_and(|now| now.state.is_final() || now.phase.as_deref() == Some(step)) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        midway(self, to).await;
+        let state = self.control.ended(operation).await;
+        let gap_ms = load.move_ends("acme").unwrap();
+        let client = self.control.client();
+        let done = this(&client).await.unwrap();
+        json!({
+            "to": CELLS[to], "state": state.to_string(), "duration_s": done.duration_s, "rows": done.rows,
+            "rows_verified": done.rows_verified, "pause_ms": done.pause_ms, "held": done.held_requests, "client_gap_ms": gap_ms,
+        })
+    }
+
+    /// Load, what happens under it, and the check of every acknowledged write.
+    async fn phase(
+        &mut self,
+        name: &str,
+        clients: Clients,
+        happens: impl AsyncFnOnce(&mut Self, &LoadHandle) -> Vec<Value>,
+    ) {
+        eprintln!("== {name}");
+        let load = Load::start(LoadConfig::new(self.edge(), RATE, vec![self.target.clone()], 1)).unwrap();
+        let handle = load.handle();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let happened = happens(self, &handle).await;
+        let before = handle.counts();
+        let look = || async { handle.counts() };
+        wait_until("requests are answered", look, |now: &(u64, u64, u64)| now.1 > before.1 + 100).await;
+        let report = load.stop().await.unwrap();
+        let owner = self.lives().await;
+        for database in &self.databases {
+            let look = || async { database.connect(NoTls).await.is_ok() };
+            wait_until("both databases answer", look, |answers: &bool| *answers).await;
+        }
+        // What a move that was given up left in its target is nobody's.
+        let moved = happened.last().is_some_and(|last| last["state"] == "succeeded");
+        let place = TenantPlace {
+            name: "acme".to_owned(),
+            key: self.tenant,
+            owner: self.databases[owner].clone(),
+            former: moved.then(|| self.databases[1 - owner].clone()),
+        };
+        let findings = check(&report.ledger, &[place]).await.unwrap();
+        let verdict = Verdict::new(&report, Vec::new(), Some(&findings));
+        let figures = json!({
+            "phase": name, "requests": verdict.requests, "failed": verdict.failed, "ledger": verdict.ledger,
+            "latency": verdict.latency.movers, "happened": happened,
+        });
+        eprintln!("{figures}");
+        self.phases.push(figures);
+        assert!(findings.is_clean(), "{name}: {:?}", findings.examples);
+        if clients == Clients::NoticeNothing {
+            assert_eq!(verdict.failed, 0, "{name}: {:?}", verdict.problems);
+        }
+    }
+
+    /// Release and way back, each in both cells.
+    async fn releases(&mut self, artifact: &str) -> Vec<Value> {
+        let made: Value =
+            serde_json::from_str(&self.control.run(&["release", "create", &format!("web={artifact}"), "--json"]))
+                .unwrap();
+        let mut all = Vec::new();
+        for words in [vec!["release", "roll", "R", "--wait", "--yes"], vec!["release", "back", "--wait", "--yes"]] {
+            let number = format!("r{}", made["number"]);
+            let words: Vec<&str> =
+                words.into_iter().map(|word| if word == "R" { number.as_str() } else { word }).collect();
+            let began = std::time::Instant::now();
+            self.control.run(&words);
+            all.push(json!({ "release": words[1], "took_s": began.elapsed().as_secs_f64() }));
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        all
+    }
+}
+
+async fn nothing(_: &mut World<'_>, _: usize) {}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_moves_between_two_servers_and_back_under_load() {
@@ -66,111 +265,59 @@ async fn a_tenant_moves_between_two_servers_and_back_under_load() {
         return;
     }
     let (Some(fleet), desk) = (fleet(), Desk::new()) else { return };
-    let (Some(one), Some(two)) = (server(&desk, &fleet), server(&desk, &fleet)) else { return };
-    let mut control = Control::start(&desk).await;
-    let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/fleet");
-    let file = fs::read_to_string(examples.join("berth.yaml")).unwrap();
-    let file = file.replace("local: { adapter: local }", "servers: { adapter: ssh }");
-    // The plans' limits are tests of their own; here nothing but the move may refuse.
-    let file =
-        file.replace("{ api: 100, upload: 10, gps: 1000 }", "{ api: 10000000, upload: 10000000, gps: 10000000 }");
-    let kept = file.lines().filter(|line| !line.contains("provider: local") && *line != "cells:");
-    let file = kept.collect::<Vec<_>>().join("\n");
-    let mut files = BTreeMap::new();
-    for hook in ["create", "suspend", "resume", "plan", "delete"] {
-        let name = format!("../../apps/fleet/hooks/tenant_{hook}.sql");
-        let text = fs::read_to_string(examples.join(&name)).unwrap();
-        files.insert(name, text);
-    }
-    let client = control.client();
-    client.stack_apply(&StackApply { file, files, dry_run: false }).await.unwrap();
-    let key = desk.key().to_str().unwrap().to_owned();
-    for (cell, server) in [("one", &one), ("two", &two)] {
-        control.run(&["--yes", "cell", "add", cell, "--host", &server.ip, "--user", "berth-ssh", "--key-file", &key]);
-    }
-    let servers: serde_json::Value = serde_json::from_str(&control.run(&["server", "list", "--json"])).unwrap();
-    eprintln!("{servers:#}");
-    let host_key = |nth: usize| servers[nth]["host_key"].as_str().unwrap().to_owned();
+    let images = Images::make(&desk.dir, &fleet, &["1"]);
+    let Some(mut world) = World::start(&desk, &fleet, images.as_ref()).await else { return };
 
-    let begun = client
-        .tenant_create(&TenantCreate {
-            name: TenantName::new("acme").unwrap(),
-            plan: PlanName::new("hobby").unwrap(),
-            hosts: vec![Hostname::new("acme.fleet.test").unwrap()],
-            key: None,
-            cell: Some(CellName::new("one").unwrap()),
+    world
+        .phase("there and back", Clients::NoticeNothing, async |world: &mut World<'_>, load: &LoadHandle| {
+            let mut all = Vec::new();
+            for _ in CELLS {
+                all.push(world.moves(load, "copy", nothing).await);
+                assert_eq!(all.last().unwrap()["state"], "succeeded", "{all:?}");
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+            all
         })
-        .await
-        .unwrap();
-    assert_eq!(control.ended(begun.id).await, OperationState::Succeeded);
-    let tenant: Uuid = client.tenant("acme").await.unwrap().key.unwrap().as_str().parse().unwrap();
-    let (db_one, db_two) =
-        (database(&desk, &one, &host_key(0), "one").await, database(&desk, &two, &host_key(1), "two").await);
-    let (mut db, connection) = db_one.connect(tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
-    let amounts = Amounts { positions: 20_000, ..Amounts::default() };
-    seed(&mut db, tenant, amounts, 1).await.unwrap();
-    let target = Target {
-        name: "acme".to_owned(),
-        key: tenant,
-        host: "acme.fleet.test".to_owned(),
-        weight: 1.0,
-        class: Class::Mover,
-        vehicles: vehicle_ids(tenant, 1, Amounts::default().vehicles),
-    };
-    let edge = format!("127.0.0.1:{}", control.edge_port).parse().unwrap();
-    let config = || LoadConfig::new(edge, RATE, vec![target.clone()], 1);
-
-    // There and back with nothing in the way: no request fails.
-    let load = Load::start(config()).unwrap();
-    let handle = load.handle();
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    for to in ["two", "one"] {
-        let operation = move_to(&control, &handle, to).await;
-        assert_eq!(control.ended(operation).await, OperationState::Succeeded);
-        let gap_ms = handle.move_ends("acme").unwrap();
-        let done = client.moves(Some("acme")).await.unwrap().into_iter().find(|it| it.operation == operation).unwrap();
-        eprintln!("to {to}: {:?} s, pause {:?} ms, gap {gap_ms} ms", done.duration_s, done.pause_ms);
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        .await;
+    if let Some(images) = &images {
+        let (artifact, word) = (images.artifact(0), desk.dir.join("word"));
+        fs::write(&word, registry::PASSWORD).unwrap();
+        let word = word.to_str().unwrap();
+        world.control.run(&["registry", "add", registry::HOST, "--user", registry::USER, "--password-file", word]);
+        let happens = async |world: &mut World<'_>, _: &LoadHandle| world.releases(&artifact).await;
+        world.phase("a release of images and its way back", Clients::NoticeNothing, happens).await;
     }
-    let report = load.stop().await.unwrap();
-    let place = |owner: &tokio_postgres::Config, former: &tokio_postgres::Config| {
-        vec![TenantPlace { name: "acme".to_owned(), key: tenant, owner: owner.clone(), former: Some(former.clone()) }]
-    };
-    let findings = check(&report.ledger, &place(&db_one, &db_two)).await.unwrap();
-    let verdict = Verdict::new(&report, Vec::new(), Some(&findings));
-    eprintln!("{}", verdict.table());
-    assert!(findings.is_clean(), "{:?}", findings.examples);
-    assert_eq!(verdict.failed, 0, "{:?}", verdict.problems);
-
-    // Control killed midway, then a server: what was acknowledged is there, once, wherever the tenant lives then.
-    let load = Load::start(config()).unwrap();
-    let handle = load.handle();
-    let operation = move_to(&control, &handle, "two").await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    control.killed().await;
-    eprintln!("control killed: the move is {:?}", control.ended(operation).await);
-    handle.move_ends("acme").unwrap();
-    let lives = client.tenant("acme").await.unwrap().cell.unwrap().to_string();
-    let other = if lives == "one" { "two" } else { "one" };
-    let operation = move_to(&control, &handle, other).await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    let dies = if other == "one" { &one } else { &two };
-    dies.power_cycle();
-    dies.up();
-    eprintln!("server killed: the move is {:?}", control.ended(operation).await);
-    handle.move_ends("acme").unwrap();
-    let lives = client.tenant("acme").await.unwrap().cell.unwrap().to_string();
-    let look = || async { handle.counts() };
-    let before = handle.counts();
-    wait_until("writes are acknowledged again", look, |now: &(u64, u64, u64)| now.1 > before.1 + 50).await;
-    let report = load.stop().await.unwrap();
-    let (owner, former) = if lives == "one" { (&db_one, &db_two) } else { (&db_two, &db_one) };
-    let look = || async {
-        owner.connect(tokio_postgres::NoTls).await.is_ok() && former.connect(tokio_postgres::NoTls).await.is_ok()
-    };
-    wait_until("both databases answer", look, |both: &bool| *both).await;
-    let findings = check(&report.ledger, &place(owner, former)).await.unwrap();
-    eprintln!("{}", Verdict::new(&report, Vec::new(), Some(&findings)).table());
-    assert!(findings.is_clean(), "{:?}", findings.examples);
+    for step in ["copy", "cut_over"] {
+        let happens = async |world: &mut World<'_>, load: &LoadHandle| {
+            vec![world.moves(load, step, async |world: &mut World<'_>, _| world.control.killed().await).await]
+        };
+        world.phase(&format!("control killed at {step}"), Clients::NoticeNothing, happens).await;
+    }
+    // Who dies, and what of it: nobody notices what happens where the tenant does not live.
+    for (what, script) in
+        [("postgres", "pkill -KILL postgres; true"), ("sshd", "pkill -KILL sshd; systemctl restart ssh")]
+    {
+        for (whose, clients) in [("target", Clients::NoticeNothing), ("source", Clients::SeeFailures)] {
+            let happens = async |world: &mut World<'_>, load: &LoadHandle| {
+                let midway = async |world: &mut World<'_>, to: usize| {
+                    let dies = if whose == "target" { to } else { 1 - to };
+                    world.servers[dies].sh(script);
+                };
+                vec![world.moves(load, "copy", midway).await]
+            };
+            world.phase(&format!("{what} of the {whose} killed"), clients, happens).await;
+        }
+    }
+    for (whose, clients) in [("target", Clients::NoticeNothing), ("source", Clients::SeeFailures)] {
+        let happens = async |world: &mut World<'_>, load: &LoadHandle| {
+            let midway = async |world: &mut World<'_>, to: usize| {
+                let dies = &world.servers[if whose == "target" { to } else { 1 - to }];
+                dies.power_cycle();
+                dies.up();
+            };
+            vec![world.moves(load, "copy", midway).await]
+        };
+        world.phase(&format!("the {whose} without power"), clients, happens).await;
+    }
+    println!("{}", json!({ "soak": "servers", "phases": world.phases }));
 }

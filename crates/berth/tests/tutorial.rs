@@ -9,16 +9,17 @@
     reason = "a test ends where it is surprised, and says what it leaves out"
 )]
 
+mod running;
+
 use berth_infra::Role;
-use berth_testkit::{TestPg, wait_until};
+use berth_testkit::{TestPg, free_port, wait_until};
+use running::{BERTH, Place, ask};
 use secrecy::ExposeSecret as _;
 use std::{
     collections::BTreeMap,
     fs,
-    io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
     os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::{
         Arc, Mutex,
@@ -27,9 +28,7 @@ use std::{
     thread,
     time::Duration,
 };
-use uuid::Uuid;
 
-const BERTH: &str = env!("CARGO_BIN_EXE_berth");
 const TEXT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/tutorial.md");
 const NORTH: &str = "north.desk.test";
 const SOUTH: &str = "south.desk.test";
@@ -57,7 +56,7 @@ impl Names {
 }
 
 struct World {
-    dir: PathBuf,
+    place: Place,
     names: Names,
     /// Process groups of what the text leaves in the background.
     groups: Vec<i32>,
@@ -71,34 +70,16 @@ impl Drop for World {
             // One that has ended by itself is what this is for, too.
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
-        for root in ["cells", "serve/postgres"] {
-            let afterwards = berth_providers::local::Afterwards::Delete;
-            let _ = berth_providers::local::end_all(&self.dir.join(root), afterwards);
-        }
-        if !thread::panicking() {
-            let _ = fs::remove_dir_all(&self.dir);
-        }
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 impl World {
-    #[expect(clippy::zombie_processes, reason = "the janitor is there to outlive us")]
     async fn new() -> (Self, u16) {
-        let pg = TestPg::new().await;
-        let dir = PathBuf::from(format!("/tmp/berth-test-{}", Uuid::new_v4().simple()));
-        for folder in ["serve/postgres", "cells", "bin", "files"] {
+        let (pg, place) = (TestPg::new().await, Place::new());
+        let dir = &place.dir;
+        for folder in ["bin", "files"] {
             fs::create_dir_all(dir.join(folder)).unwrap();
         }
-        let mut janitor = Command::new(BERTH);
-        janitor.args(["janitor", "--delete", "--owner", &std::process::id().to_string()]);
-        for root in ["cells", "serve/postgres", ""] {
-            janitor.arg("--root").arg(dir.join(root));
-        }
-        janitor.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let desk = Path::new(BERTH).with_file_name("examples").join("desk");
         for (name, program) in [("berth", Path::new(BERTH)), ("desk", &desk)] {
             std::os::unix::fs::symlink(program, dir.join("bin").join(name)).unwrap();
@@ -123,16 +104,20 @@ impl World {
             port("8080", edge),
             port("7603", free_port()),
         ]);
-        (Self { dir, names, groups: Vec::new(), pg }, edge)
+        (Self { place, names, groups: Vec::new(), pg }, edge)
     }
 
     /// A command as a person types it: what it prints on both streams, and whether it went well.
     fn run(&mut self, command: &str) -> (String, bool) {
         let background = command.trim_end().ends_with('&');
-        let path = format!("{}:/usr/bin:/bin", self.dir.join("bin").display());
+        let path = format!("{}:/usr/bin:/bin", self.place.dir.join("bin").display());
         let mut shell = Command::new("bash");
-        shell.args(["-c", &format!("exec 2>&1\n{}", self.names.here(command))]).current_dir(&self.dir);
-        shell.env_clear().envs([("PATH", path.as_str()), ("HOME", &self.dir.to_string_lossy()), ("LC_ALL", "C.UTF-8")]);
+        shell.args(["-c", &format!("exec 2>&1\n{}", self.names.here(command))]).current_dir(&self.place.dir);
+        shell.env_clear().envs([
+            ("PATH", path.as_str()),
+            ("HOME", &self.place.dir.to_string_lossy()),
+            ("LC_ALL", "C.UTF-8"),
+        ]);
         shell.stdin(Stdio::null()).process_group(0);
         if background {
             let child = shell.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -237,21 +222,6 @@ fn a_line_of_the_text_is_compared_word_by_word() {
     assert!(all_fit(&lines("a\n…\nz"), &["a", "b", "c", "z"]) && !all_fit(&lines("a\n…\nz"), &["a", "b"]));
 }
 
-/// One request on a connection of its own.
-fn ask(port: u16, host: &str, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    let length = body.len();
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    );
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
-}
-
 /// Tickets by title: what was acknowledged to whom, under which number; and what failed.
 #[derive(Default)]
 struct Ledger {
@@ -298,7 +268,7 @@ async fn every_command_of_the_tutorial_prints_what_the_text_says_and_no_request_
     for piece in pieces(&text) {
         let (command, prints, line) = match piece {
             Piece::File { name, text } => {
-                fs::write(world.dir.join(name), world.names.here(&text)).unwrap();
+                fs::write(world.place.dir.join(name), world.names.here(&text)).unwrap();
                 continue;
             }
             Piece::Command { text, prints, line } => (text, prints, line),

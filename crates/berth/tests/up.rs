@@ -6,8 +6,19 @@
 
 mod machines;
 
-use berth_infra::{CellDatabase, Role, RunSpec, Shape, Source, conformance::cell};
-use machines::{Desk, Machine, fleet, keygen, run, text};
+use berth_domain::CellName;
+use berth_infra::{
+    CellDatabase, Health, MemberName, MemberSpec, Observed, ProviderError, RegistryLogin, Role, RunSpec, Shape, Source,
+    conformance::cell,
+};
+use berth_wire::StackApply;
+use machines::{
+    Desk, Machine,
+    control::Control,
+    fleet, keygen,
+    registry::{self, Images},
+    run, text,
+};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use std::{
@@ -86,11 +97,9 @@ fn a_fresh_server_becomes_a_served_tenant_and_stays_closed() {
     let admin = first["admin_key"].as_str().unwrap().to_owned();
     assert_eq!(first["next"].as_array().unwrap().len(), 3);
 
-    // As the user that stays: root is not let in any more, and the same command finds nothing to do.
+    // Root is not let in any more: the same command goes on as the user that stays, and finds nothing to do.
     let again = format!("berth-ssh@{}", server.ip);
-    let mut second = words.clone();
-    second[3] = &again;
-    let second = answer(&desk.berth(&second).output().unwrap());
+    let second = answer(&desk.berth(&words).output().unwrap());
     for row in second["steps"].as_array().unwrap() {
         assert_eq!(row["went"], "was", "{row}");
     }
@@ -226,6 +235,44 @@ fn what_is_wrong_with_a_server_is_named_before_anything_is_changed() {
     assert!(!server.try_sh("id berth-ssh").status.success(), "something was changed");
 }
 
+/// The same of `berth cell add --host`, which asks the control plane.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_cannot_hold_a_cell_is_refused_by_name() {
+    let desk = Desk::new();
+    let Some(server) = Machine::start(&desk.key()) else { return };
+    let control = Control::start(&desk).await;
+    let file = "stack: desk\nservices: { web: { command: [web], health: /health } }\nproviders: { servers: { adapter: ssh } }\n\
+                plans: { hobby: { price: 15, class: shared } }\ndata: { root: public.customers }\n";
+    let applied = StackApply { file: file.to_owned(), files: std::collections::BTreeMap::new(), dry_run: false };
+    control.client().stack_apply(&applied).await.unwrap();
+    server.sh(
+        "useradd --create-home plain && cp -r ~root/.ssh ~plain/ && chown -R plain ~plain/.ssh && chmod 755 ~plain",
+    );
+    let (key, other) = (desk.key().to_str().unwrap().to_owned(), format!("SHA256:{}", "A".repeat(43)));
+    let add = |more: &[&str]| {
+        let words = ["--yes", "cell", "add", "fra-1", "--host", &server.ip, "--key-file", &key];
+        let out = control.try_run(&[&words[..], more].concat());
+        assert!(!out.status.success(), "{}", text(&out.stdout));
+        text(&out.stderr)
+    };
+    let said = add(&["--user", "plain"]);
+    assert!(said.contains("without being asked for a password") && said.contains("/etc/sudoers.d"), "{said}");
+    let said = add(&["--user", "root", "--host-key", &other]);
+    assert!(said.contains("was expected") && said.contains(&other) && said.contains("set up anew"), "{said}");
+    let said = add(&["--user", "nobody-there"]);
+    assert!(said.contains("does not let `nobody-there` in") && said.contains("ssh-copy-id"), "{said}");
+    server.sh("mount -t tmpfs -o size=64m tmpfs /var/lib");
+    let said = add(&["--user", "root"]);
+    assert!(said.contains("MiB of its disk are free") && said.contains("make room"), "{said}");
+    server.sh("umount /var/lib; sed -i 's/^PRETTY_NAME=.*/PRETTY_NAME=\"Arch Linux\"/' /etc/os-release");
+    let said = add(&["--user", "root"]);
+    assert!(said.contains("runs Arch Linux") && said.contains("Debian 12"), "{said}");
+    assert_eq!(control.client().cells().await.unwrap().len(), 0, "a cell was begun");
+    let left = server
+        .sh("ls -d /var/lib/berth-cells 2>/dev/null; grep ^cell- /etc/passwd; nft list tables | grep berth; true");
+    assert_eq!(left, "", "something was changed on the server");
+}
+
 /// Two tenants' cells on one server, each with the rights that the adapter gives it and nothing else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_of_one_cell_cannot_reach_the_database_of_another() {
@@ -243,28 +290,48 @@ async fn a_service_of_one_cell_cannot_reach_the_database_of_another() {
     let one = database.ensure_database(&cell("one")).await.unwrap();
     let two = database.ensure_database(&cell("two")).await.unwrap();
     assert_ne!(one.host, two.host);
-    let reaches = async |from: &str, to: &CellDatabase| {
+    let images = fleet().and_then(|fleet| Images::make(&desk.dir, &fleet, &["1"]));
+    let mut sources = vec![Source::Host];
+    if let Some(images) = &images {
+        images.bring(&server);
+        sources.push(pulled(&images.artifact(0), Some(registry::PASSWORD)));
+    }
+    let reaches = async |source: &Source, from: &str, to: &CellDatabase| {
         let run = RunSpec {
             what: format!("a service of {from}"),
             cell: from.parse().unwrap(),
-            source: Source::Host,
-            command: ["bash", "-c", &format!("id -un; exec 3<>/dev/tcp/{}/{}", to.host, to.port)]
-                .map(Into::into)
-                .into(),
+            source: source.clone(),
+            command: ["bash", "-c", &format!("id -u; exec 3<>/dev/tcp/{}/{}", to.host, to.port)].map(Into::into).into(),
             env: Vec::new(),
-            time_limit: Duration::from_secs(10),
+            time_limit: Duration::from_mins(1),
             shape: Shape::default(),
+            key: None,
         };
         let outcome = compute.run_once(&run).await.unwrap();
-        assert!(outcome.output.starts_with("cell-"), "it runs as a user of its own: {}", outcome.output);
+        let user = server.sh(&format!("getent passwd {} | cut -d: -f1", outcome.output.lines().next().unwrap()));
+        assert!(user.starts_with("cell-"), "it runs as a user of its own: {}", outcome.output);
         (outcome.succeeded(), outcome.output)
     };
-    for (cell, own, other) in [("one", &one, &two), ("two", &two, &one)] {
-        let (reached, said) = reaches(cell, own).await;
+    for (source, (cell, own, other)) in
+        sources.iter().flat_map(|source| [("one", &one, &two), ("two", &two, &one)].map(|cells| (source, cells)))
+    {
+        let (reached, said) = reaches(source, cell, own).await;
         assert!(reached, "{cell} does not reach its own database: {said}");
-        let (reached, said) = reaches(cell, other).await;
+        let (reached, said) = reaches(source, cell, other).await;
         assert!(!reached && said.contains("refused"), "{cell} reaches the other one's database: {said}");
     }
+    // Whoever starts the server's own firewall anew flushes every table: the next looks bring the rules back.
+    server.sh("nft flush ruleset");
+    let look = || async {
+        for found in [&one, &two] {
+            let _ = database.observe_database(&found.name).await;
+        }
+        text(&server.try_sh("nft list set inet berth_cells members").stdout)
+    };
+    let both = |rules: &String| rules.contains(&one.host) && rules.contains(&two.host);
+    berth_testkit::wait_until("both cells are apart again", look, both).await;
+    let (reached, said) = reaches(&Source::Host, "one", &two).await;
+    assert!(!reached && said.contains("refused"), "one reaches the other one's database: {said}");
     // From here both are reached, through SSH; and what is removed leaves nothing.
     for found in [&one, &two] {
         let url = found.url(Role::App);
@@ -274,4 +341,101 @@ async fn a_service_of_one_cell_cannot_reach_the_database_of_another() {
     database.remove_database(&one.name).await.unwrap();
     let left = server.sh("ls /var/lib/berth-cells; grep -c ^cell- /etc/passwd; nft list set inet berth_cells members");
     assert!(left.starts_with("two\n1\n") && !left.contains(&one.host), "{left}");
+}
+
+fn pulled(artifact: &str, password: Option<&str>) -> Source {
+    let login = |password: &str| RegistryLogin {
+        host: registry::HOST.to_owned(),
+        user: registry::USER.to_owned(),
+        password: password.into(),
+    };
+    Source::Artifact { artifact: artifact.parse().unwrap(), login: password.map(login) }
+}
+
+/// What a release names is at hand on the server before anything is changed there, or the reason is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_has_images_and_programs_at_hand_or_says_why_not() {
+    let (Some(fleet), desk) = (fleet(), Desk::new()) else { return };
+    let Some(server) = Machine::start(&desk.key()) else { return };
+    let Some(images) = Images::make(&desk.dir, &fleet, &["1"]) else { return };
+    images.bring(&server);
+    server.copy(&desk.dir.join("berth"), "/usr/local/bin/berth");
+    server.copy(&fleet, "/opt/fleet");
+    let host_key = server.sh("ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub | cut -d' ' -f2");
+    let settings = json!({
+        "host": server.ip, "user": "root", "key_file": desk.key(), "host_key": host_key.trim(),
+        "program": "/usr/local/bin/berth", "durable": false,
+    });
+    let section = json!({ "cells": { "one": settings }, "stop_grace_ms": 2_000 });
+    let provider = (berth_providers::ssh::ADAPTER.build)(&section).unwrap();
+    let (database, compute) = (provider.database.unwrap(), provider.compute.unwrap());
+    let there = database.ensure_database(&cell("one")).await.unwrap();
+    let name: CellName = "one".parse().unwrap();
+
+    let absent = format!("{}/shop/web@sha256:{}", registry::HOST, "0".repeat(64));
+    for (source, word) in [
+        (pulled(&images.artifact(0), None), "unauthorized"),
+        (pulled(&images.artifact(0), Some("wrong-registry-word")), "unauthorized"),
+        (pulled(&absent, Some(registry::PASSWORD)), "unknown"),
+    ] {
+        let refused = compute.ensure_source(&name, &source).await.unwrap_err();
+        let said = refused.to_string();
+        assert!(matches!(refused, ProviderError::NotPulled { .. }) && said.contains(word), "{said}");
+        assert!(refused.hint().unwrap().contains("registry add 127.0.0.1:5000"), "{:?}", refused.hint());
+        assert!(!said.contains(registry::PASSWORD) && !said.contains("wrong-registry-word"), "a password shows");
+    }
+    let other = compute.ensure_source(&name, &pulled(&format!("/opt/fleet@sha256:{}", "1".repeat(64)), None)).await;
+    let other = other.unwrap_err();
+    assert!(matches!(other, ProviderError::OtherDigest { .. }), "{other}");
+    assert!(other.to_string().contains("has the digest sha256:") && other.hint().unwrap().contains("sha256sum"));
+    assert!(compute.list_members().await.unwrap().is_empty(), "something was begun");
+
+    let source = pulled(&images.artifact(0), Some(registry::PASSWORD));
+    compute.ensure_source(&name, &source).await.unwrap();
+    // Pulled, it is there without its registry.
+    server.sh("systemctl stop registry");
+    let env = |role| vec![berth_infra::EnvVar::new("DATABASE_URL", there.url(role))];
+    let migrate = RunSpec {
+        what: "migrate".to_owned(),
+        cell: name.clone(),
+        source: source.clone(),
+        command: ["fleet", "migrate"].map(Into::into).into(),
+        env: env(Role::Owner),
+        time_limit: Duration::from_mins(1),
+        shape: Shape::default(),
+        key: None,
+    };
+    let outcome = compute.run_once(&migrate).await.unwrap();
+    assert!(outcome.succeeded(), "{}", outcome.output);
+    let spec = MemberSpec {
+        name: MemberName::new("one.web.0").unwrap(),
+        cell: name.clone(),
+        service: "web".parse().unwrap(),
+        index: 0,
+        source,
+        command: ["fleet", "serve"].map(Into::into).into(),
+        env: env(Role::App),
+        port: 0,
+        health_path: Some("/health".to_owned()),
+        shape: Shape::default(),
+    };
+    let made = compute.ensure_member(&spec).await.unwrap();
+    let look = || async { compute.observe_member(&spec.name).await.ok().and_then(Observed::present) };
+    let well = |seen: &Option<berth_infra::Member>| seen.as_ref().is_some_and(|it| it.health == Health::Healthy);
+    let seen = berth_testkit::wait_until("the member answers its health path", look, well).await.unwrap();
+    assert_eq!((seen.pid, seen.starts), (made.pid, 1));
+    let user = server.sh(&format!("ps -o user:32= -p {}", seen.pid.unwrap()));
+    assert!(user.trim().starts_with("cell-"), "the container runs as `{user}`");
+    // Nobody but root finds an account or a variable of the container, neither in lists nor in what others may read.
+    for secret in [registry::PASSWORD.to_owned(), there.login(Role::App).password.expose_secret().to_owned()] {
+        let seen = server.sh(
+            "cat /proc/*/cmdline 2>/dev/null | tr '\\0' ' '; journalctl --no-pager -o cat; \
+             setpriv --reuid nobody --clear-groups sh -c 'cat /proc/*/environ; grep -rhs . /var/lib/berth-cells /tmp /run/containers' 2>/dev/null; true",
+        );
+        assert!(!seen.contains(&secret), "a secret is seen on the server");
+    }
+    assert_eq!(server.sh(&format!("grep -rl {} /var/lib/berth-cells; true", registry::PASSWORD)), "");
+    compute.remove_member(&spec.name).await.unwrap();
+    let left = server.sh("podman ps --all --format '{{.Names}}'");
+    assert_eq!(left.trim(), "");
 }

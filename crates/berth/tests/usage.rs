@@ -3,92 +3,38 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
+mod running;
+
 use berth_client::Client;
-use berth_domain::{ApprovalState, CellClass, Mode, OperationState, TenantState, UsagePeriod};
-use berth_providers::local::{Afterwards, end_all};
+use berth_domain::{ApprovalState, CellClass, Mode, TenantState, UsagePeriod};
 use berth_testkit::wait_until;
 use berth_wire::{KeyCreate, StackApply, TenantCreate};
-use secrecy::SecretString;
+use running::{Place, finishes, fleet};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fs,
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::Duration,
+    net::{SocketAddr, TcpStream},
+    path::Path,
 };
 use uuid::Uuid;
 
-const BERTH: &str = env!("CARGO_BIN_EXE_berth");
-
-/// The application is another package's program; `scripts/test` builds both.
-fn fleet() -> PathBuf {
-    let path = Path::new(BERTH).with_file_name("fleet");
-    assert!(path.exists(), "{} is missing: cargo build -p fleet", path.display());
-    path
-}
-
 struct World {
-    dir: PathBuf,
-    children: Vec<Child>,
+    place: Place,
     client: Client,
-    url: String,
     edge: SocketAddr,
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            // It may have ended already.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        for root in ["serve/postgres", "cells"] {
-            let _ = end_all(&self.dir.join(root), Afterwards::Delete);
-        }
-        if std::thread::panicking() {
-            for log in ["serve", "edge"] {
-                let text = fs::read_to_string(self.dir.join(format!("{log}.log"))).unwrap_or_default();
-                let lines: Vec<&str> = text.lines().collect();
-                eprintln!("--- {log}\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
-            }
-        }
-        let _ = fs::remove_dir_all(&self.dir);
-    }
 }
 
 impl World {
     async fn start() -> Self {
-        let dir = PathBuf::from(format!("/tmp/berth-test-{}", Uuid::new_v4().simple()));
-        fs::create_dir_all(dir.join("serve/postgres")).unwrap();
-        fs::create_dir_all(dir.join("cells")).unwrap();
-        let own = std::process::id().to_string();
-        let janitor = Command::new(BERTH)
-            .args(["janitor", "--delete", "--owner", &own, "--root"])
-            .arg(dir.join("serve/postgres"))
-            .arg("--root")
-            .arg(dir.join("cells"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        drop(janitor.unwrap());
-        let serve = program(&dir, "serve", &["serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"], None);
-        let look = || async { fs::read_to_string(dir.join("serve.log")).unwrap_or_default() };
-        let log = wait_until("the server listens", look, |log: &String| log.contains("serving on http://")).await;
-        let url = log.split("serving on ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
-        let admin = fs::read_to_string(dir.join("serve/admin.key")).unwrap().trim().to_owned();
-        let client = Client::new(&url, Some(SecretString::from(admin))).unwrap();
-        let edge = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut world = Self { dir, children: vec![serve], client, url, edge };
+        let mut place = Place::new();
+        place.serve().await;
+        let client = place.client();
+        // Listened on by the edge, once the stack file that names it is in force.
+        let mut world = Self { place, client, edge: SocketAddr::from(([127, 0, 0, 1], 0)) };
         world.apply().await;
-        let key = world.key("edge").await;
-        let (listen, control) = (edge.to_string(), world.url.clone());
-        let arguments =
-            ["edge", "--name", "edge-1", "--listen", &listen, "--admin", "127.0.0.1:0", "--control", &control];
-        let edge = program(&world.dir, "edge", &arguments, Some(&key));
-        world.children.push(edge);
+        world.edge = world.place.edge("edge-1");
         world
     }
 
@@ -98,8 +44,8 @@ impl World {
     }
 
     async fn apply(&self) {
-        let (program, root) = (json!(fleet()), json!(self.dir.join("cells")));
-        let (url, key) = (json!(self.url), json!(self.key("usage").await));
+        let (program, root) = (json!(fleet()), json!(self.place.dir.join("cells")));
+        let (url, key) = (json!(self.place.url), json!(self.key("usage").await));
         let file = format!(
             "stack: fleet
 services:
@@ -130,20 +76,7 @@ edges: [edge-1]
         let files = BTreeMap::from([hook("tenant_create.sql"), hook("tenant_plan.sql")]);
         let applied = self.client.stack_apply(&StackApply { file, files, dry_run: false }).await.unwrap();
         for operation in applied.operations {
-            self.finishes(operation).await;
-        }
-    }
-
-    async fn finishes(&self, operation: berth_domain::OperationId) {
-        let until = std::time::Instant::now() + Duration::from_mins(2);
-        loop {
-            let now = self.client.operation(operation).await.unwrap();
-            if now.state.is_final() || now.state == OperationState::Stuck {
-                assert_eq!(now.state, OperationState::Succeeded, "{:?}", now.fault);
-                return;
-            }
-            assert!(std::time::Instant::now() < until, "operation {operation} is still {}", now.state);
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            finishes(&self.client, operation).await;
         }
     }
 
@@ -163,32 +96,10 @@ edges: [edge-1]
     }
 
     fn berth(&self, words: &[&str]) -> Value {
-        let admin = fs::read_to_string(self.dir.join("serve/admin.key")).unwrap();
-        let done = Command::new(BERTH)
-            .args(words)
-            .args(["--json", "--yes"])
-            .env("BERTH_URL", &self.url)
-            .env("BERTH_API_KEY", admin.trim())
-            .output()
-            .unwrap();
+        let done = self.place.berth(words).args(["--json", "--yes"]).output().unwrap();
         assert!(done.status.success(), "{words:?}: {}", String::from_utf8_lossy(&done.stderr));
         serde_json::from_slice(&done.stdout).unwrap()
     }
-}
-
-fn program(dir: &Path, name: &str, arguments: &[&str], key: Option<&str>) -> Child {
-    let log = fs::File::create(dir.join(format!("{name}.log"))).unwrap();
-    let mut command = Command::new(BERTH);
-    command
-        .args(arguments)
-        .arg("--data-dir")
-        .arg(dir.join(name))
-        .env_remove("DATABASE_URL")
-        .env_remove("BERTH_API_KEY");
-    if let Some(key) = key {
-        command.env("BERTH_API_KEY", key);
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
 }
 
 fn positions(vehicle: Uuid, count: usize) -> Value {
@@ -207,7 +118,7 @@ async fn traffic_over_a_threshold_becomes_a_proposal_and_when_it_is_agreed_to_a_
         cell: None,
     };
     let begun = world.client.tenant_create(&wanted).await.unwrap();
-    world.finishes(begun.id).await;
+    finishes(&world.client, begun.id).await;
 
     let vehicle = Uuid::new_v4();
     let body = json!({ "id": vehicle, "name": "v", "vehicle_identifier": "V1" });
@@ -225,7 +136,7 @@ async fn traffic_over_a_threshold_becomes_a_proposal_and_when_it_is_agreed_to_a_
     assert_eq!((open[0].then.plan.as_str(), open[0].then.class), ("starter", CellClass::Dedicated), "{open:?}");
     let done = world.berth(&["approval", "approve", &open[0].id.to_string()]);
     let operation = done["operation"].as_str().unwrap_or_else(|| panic!("{done}")).parse().unwrap();
-    world.finishes(operation).await;
+    finishes(&world.client, operation).await;
 
     let tenant = world.client.tenant("acme").await.unwrap();
     assert_eq!((tenant.state, tenant.mode), (TenantState::Active, Some(Mode::SingleTenant)));
@@ -237,6 +148,22 @@ async fn traffic_over_a_threshold_becomes_a_proposal_and_when_it_is_agreed_to_a_
     wait_until("the new limit is known", more, |(status, _): &(u16, String)| *status == 201).await;
     let approval = world.berth(&["approval", "show", &open[0].id.to_string()]);
     assert_eq!(approval["state"], "carried_out");
+
+    // What the cell does is measured over the member that serves it, and stands where its provider's word stood.
+    world.berth(&["cell", "measure", "shared-1"]);
+    let cell = world.berth(&["cell", "show", "shared-1"]);
+    let figure = |what: &str| {
+        let all = cell["measured"].as_array().unwrap_or_else(|| panic!("{cell}"));
+        all.iter().find(|figure| figure["what"] == what).unwrap_or_else(|| panic!("no {what}: {cell}")).clone()
+    };
+    for what in ["api", "socket", "query_simple", "query_complex", "ingest", "upload_10_mib", "backup_1_gib"] {
+        assert!(figure(what)["value"].as_f64().is_some_and(|value| value > 0.0), "{what}: {cell}");
+    }
+    for (what, unit, samples) in [("api", "ms", 100), ("socket", "ms", 100)] {
+        assert_eq!((figure(what)["unit"].as_str(), figure(what)["samples"].as_u64()), (Some(unit), Some(samples)));
+    }
+    let value = |what: &str| figure(what)["value"].as_f64().unwrap();
+    assert!(value("api") > value("socket"), "an answer takes longer than a connection: {cell}");
 
     // What the edge carried is counted too.
     let carried = || async {

@@ -24,7 +24,9 @@ pub fn look(world: &World<'_>, out: &mut Out) {
         let files: Vec<File> = std::iter::once(joined).chain(beside).collect();
         let mut found = Out::default();
         // A stack file's own mistakes are looked for in the texts, layer by layer.
-        crate::run(&World { files: &files, now: world.now }, &mut found, |rule| rule.id != "stack-file");
+        crate::run(&World { files: &files, now: world.now, judge: world.judge }, &mut found, |rule| {
+            rule.id != "stack-file"
+        });
         for mut finding in found.findings {
             if let Some(line) = finding.line.filter(|line| *line >= UPPER) {
                 finding.line = Some(line - UPPER);

@@ -16,9 +16,10 @@ mod world;
 
 pub use finding::{Finding, Looked, Report, Severity, Silenced};
 pub use page::{Example, Page};
-pub use read::{Kind, Source};
+pub use read::{Kind, Source, Unread};
 pub use rules::{RULES, Rule};
 
+use berth_config::Stack;
 use jiff::Timestamp;
 use world::{Out, World};
 
@@ -31,30 +32,40 @@ pub struct Options {
     pub only: Vec<String>,
 }
 
+/// What somebody else knows to be wrong with a stack file that is one: keys, and what is wrong with them.
+pub type Judge<'a> = &'a dyn Fn(&Stack, Timestamp) -> Vec<(String, String)>;
+
+const REPAIR: &str = "repair it there, or leave it out of the check";
+
 /// Looks at all files together.
 pub fn check(sources: &[Source], options: &Options) -> Report {
+    check_with(sources, options, &|_, _| Vec::new())
+}
+
+/// The same, with what a judge has to say of the stack file, alone and with each environment over it.
+pub fn check_with(sources: &[Source], options: &Options, judge: Judge<'_>) -> Report {
     let mut files = Vec::new();
     let mut out = Out::default();
     let mut report = Report::default();
     for source in sources {
         let text = match &source.text {
             Ok(text) => text,
-            Err(line) => {
-                out.unreadable(&source.path, Some(*line), "it is not in UTF-8");
+            Err(unread) => {
+                out.unreadable(&source.path, unread.line, &unread.why, &unread.remedy);
                 continue;
             }
         };
         let Some(kind) = Kind::of(&source.path, text) else {
-            out.unreadable(&source.path, None, "nothing is known about a file of this name");
+            out.unreadable(&source.path, None, "nothing is known about a file of this name", REPAIR);
             continue;
         };
         report.files.push(Looked { path: source.path.clone(), kind: kind.as_str() });
         match read::read(&source.path, text, kind) {
             Ok(file) => files.push(file),
-            Err(why) => out.unreadable(&source.path, why.line, &why.message),
+            Err(why) => out.unreadable(&source.path, why.line, &why.message, REPAIR),
         }
     }
-    let world = World { files: &files, now: options.now };
+    let world = World { files: &files, now: options.now, judge };
     run(&world, &mut out, |_| true);
     environments::look(&world, &mut out);
     // A mistake that a rule explains is not said twice.
@@ -96,7 +107,7 @@ pub fn named(sources: &[Source]) -> Named {
         read::read(&source.path, text, Kind::of(&source.path, text)?).ok()
     };
     let files: Vec<_> = sources.iter().filter_map(read).collect();
-    let world = World { files: &files, now: Timestamp::UNIX_EPOCH };
+    let world = World { files: &files, now: Timestamp::UNIX_EPOCH, judge: &|_, _| Vec::new() };
     let variables = world.variables();
     let value = |name: &str| {
         let own = variables.iter().filter(move |v| v.file.kind == Kind::Environment && v.name == name);

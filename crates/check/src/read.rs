@@ -4,7 +4,10 @@ mod elixir;
 mod environment;
 mod toml_tree;
 
-use berth_config::tree::{self, Node, Value};
+use berth_config::{
+    NotText,
+    tree::{self, Node, Value},
+};
 use nginx_lint_parser::ast::Config;
 
 pub use elixir::{Token, tokens};
@@ -14,17 +17,38 @@ pub use elixir::{Token, tokens};
 pub struct Source {
     /// As people know it; findings name it so.
     pub path: String,
-    /// Otherwise the first line that is no UTF-8.
-    pub text: Result<String, u64>,
+    /// Otherwise why there is none.
+    pub text: Result<String, Unread>,
+}
+
+/// Bytes that are no text to be checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    pub line: Option<u64>,
+    pub why: String,
+    pub remedy: String,
 }
 
 impl Source {
     pub fn new(path: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
-        let text = String::from_utf8(bytes.into()).map_err(|error| {
-            let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            good.split(|b| *b == b'\n').count() as u64
+        let bytes = bytes.into();
+        let text = berth_config::text_of(bytes).map_err(|why| Unread {
+            line: Some(why.line()),
+            why: match why {
+                NotText::Wide => why.to_string(),
+                // The finding names its line already.
+                NotText::Other { .. } => "it is not in UTF-8".to_owned(),
+            },
+            remedy: why.hint().to_owned(),
         });
         Self { path: path.into(), text }
+    }
+
+    /// One that nobody wrote by hand, and whose text was not read.
+    pub fn too_large(path: impl Into<String>, bytes: u64) -> Self {
+        let why = format!("it is {bytes} bytes long");
+        let remedy = "leave it out of the check, or say what it says in fewer words".to_owned();
+        Self { path: path.into(), text: Err(Unread { line: None, why, remedy }) }
     }
 }
 

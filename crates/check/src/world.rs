@@ -1,11 +1,13 @@
 //! What rules look at: all files of a check together, and where they put what they find.
 
-use crate::{Finding, Kind, Rule, Severity, node::Ask, read::File};
+use crate::{Finding, Judge, Kind, Rule, Severity, node::Ask, read::File};
 use jiff::Timestamp;
 
 pub struct World<'a> {
     pub files: &'a [File],
     pub now: Timestamp,
+    /// Only asked about stack files without a mistake.
+    pub judge: Judge<'a>,
 }
 
 /// A variable that some file sets for a process.
@@ -116,7 +118,7 @@ impl Out {
         });
     }
 
-    pub fn unreadable(&mut self, path: &str, line: Option<u64>, why: &str) {
+    pub fn unreadable(&mut self, path: &str, line: Option<u64>, why: &str, remedy: &str) {
         self.findings.push(Finding {
             rule: "unreadable",
             severity: Severity::Error,
@@ -124,7 +126,7 @@ impl Out {
             line,
             key: String::new(),
             message: format!("this file cannot be read: {why}"),
-            remedy: "repair it there, or leave it out of the check".to_owned(),
+            remedy: remedy.to_owned(),
         });
     }
 }

@@ -7,12 +7,13 @@ use berth_domain::{
 };
 use berth_wire::{
     Abandon, Approval, ApprovalReject, Archive, AuditEntry, Cell, CellAbilities, CellCreate, Certificate,
-    CertificateAdd, CheckAsk, CheckReport, CostInvoice, CostMonth, Costs, DatabaseTop, Decision, DecisionAsk, Drain,
-    DrainAsk, EdgeView, EdgeWay, EndpointAdd, Entitlements, Erasure, FleetApplied, FleetApply, FleetMonth, FleetPlan,
-    FleetSimulate, ImportPlan, InvoiceImport, Key, KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation,
-    OperationEvent, Overview, Page, PhaseAnswer, PhaseAsk, PlanPrice, PlanView, Profile, PurgePlan, Recovery, Server,
-    ServerAdd, ServerLook, ServerSeen, Stack, StackApplied, StackApply, SyncReport, Tenant, TenantAllow, TenantChange,
-    TenantCreate, TenantHosts, TenantImport, TenantMove, TenantSync, TenantUsage, Usage, UsageCounted, UsageEvent,
+    CertificateAdd, CertificateOrder, CheckAsk, CheckReport, CostInvoice, CostMonth, Costs, DatabaseTop, Decision,
+    DecisionAsk, Drain, DrainAsk, Drained, EdgeView, EdgeWay, EndpointAdd, Entitlements, Erasure, FleetApplied,
+    FleetApply, FleetMonth, FleetPlan, FleetSimulate, Host, HostAdd, HostVerify, ImportPlan, InvoiceImport, Key,
+    KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent, Overview, Page, PhaseAnswer, PhaseAsk,
+    PlanPrice, PlanView, Profile, PurgePlan, Recovery, Server, ServerAdd, ServerLook, ServerSeen, Stack, StackApplied,
+    StackApply, SyncReport, Tenant, TenantAllow, TenantChange, TenantCreate, TenantHosts, TenantImport, TenantMove,
+    TenantSync, TenantUsage, Usage, UsageCounted, UsageEvent,
     edge::{EdgeAck, EdgeAckAnswer, EdgeMeters, EdgeMetersAnswer},
 };
 use http::Method;
@@ -463,6 +464,40 @@ impl Client {
         self.write(Method::DELETE, &format!("/v1/certificates/{id}"), &NOTHING).await
     }
 
+    pub async fn certificate_orders(&self) -> Result<Vec<CertificateOrder>, ClientError> {
+        self.all("/v1/certificates/orders", Query::default(), None).await
+    }
+
+    pub async fn certificate_renew(&self, host: &str) -> Result<CertificateOrder, ClientError> {
+        self.write(Method::POST, &format!("/v1/certificates/orders/{}/renew", escaped(host)), &NOTHING).await
+    }
+
+    pub async fn hosts(&self, tenant: Option<&str>) -> Result<Vec<Host>, ClientError> {
+        let mut query = Query::default();
+        query.add("tenant", tenant);
+        let page: Page<Host> = self.get(&format!("/v1/hosts{}", query.0)).await?;
+        Ok(page.items)
+    }
+
+    pub async fn host_add(&self, wanted: &HostAdd) -> Result<Host, ClientError> {
+        self.write(Method::POST, "/v1/hosts", wanted).await
+    }
+
+    pub async fn host_verify(&self, host: &str, asked: &HostVerify) -> Result<Host, ClientError> {
+        self.write(Method::POST, &format!("/v1/hosts/{}/verify", escaped(host)), asked).await
+    }
+
+    pub async fn host_remove(&self, host: &str, tenant: Option<&str>) -> Result<Host, ClientError> {
+        let mut query = Query::default();
+        query.add("tenant", tenant);
+        self.write(Method::DELETE, &format!("/v1/hosts/{}{}", escaped(host), query.0), &NOTHING).await
+    }
+
+    /// All that is drained.
+    pub async fn drains(&self) -> Result<Vec<Drained>, ClientError> {
+        self.all("/v1/drains", Query::default(), None).await
+    }
+
     pub async fn drain(&self, what: &Drainable, asked: &DrainAsk) -> Result<Drain, ClientError> {
         self.write(Method::POST, &what.path(), asked).await
     }
@@ -549,9 +584,8 @@ mod tests {
 
     #[test]
     fn what_people_type_stays_one_segment() {
-        assert_eq!(escaped("acme-2"), "acme-2");
         assert_eq!(escaped("../keys?x#y"), "%2E.%2Fkeys%3Fx%23y");
-        assert_eq!(escaped("ä"), "%C3%A4");
+        assert_eq!([escaped("acme-2"), escaped("ä")], ["acme-2", "%C3%A4"]);
     }
 
     #[test]

@@ -14,6 +14,14 @@ pub enum ClientError {
         #[source]
         source: std::io::Error,
     },
+    #[error("what answers at {url} could not prove that it is that server")]
+    Unproved {
+        url: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("what is to vouch for servers is no PEM of certificates")]
+    BadAuthority,
     #[error("the server at {url} took longer than {limit_s} s to answer")]
     TooSlow { url: String, limit_s: u64 },
     #[error("the connection to {url} broke before the answer was whole")]
@@ -47,10 +55,11 @@ pub enum Fault {
 impl ClientError {
     pub fn fault(&self) -> Fault {
         match self {
-            Self::BadUrl { .. } | Self::BadKey => Fault::Caller,
+            Self::BadUrl { .. } | Self::BadKey | Self::BadAuthority => Fault::Caller,
             Self::Refused(problem) if problem.status < 500 => Fault::Caller,
             Self::Refused(_)
             | Self::Unreachable { .. }
+            | Self::Unproved { .. }
             | Self::TooSlow { .. }
             | Self::Broken { .. }
             | Self::CutOff { .. }
@@ -66,6 +75,12 @@ impl ClientError {
             Self::Unreachable { .. } => {
                 Some("start one with `berth serve`, or say where it is with BERTH_URL".to_owned())
             }
+            Self::Unproved { .. } => Some(
+                "its certificate has to bear the URL's host, and an authority of this system has to vouch for it; \
+                 SSL_CERT_FILE names a file of others"
+                    .to_owned(),
+            ),
+            Self::BadAuthority => Some("give the authority's certificate, `-----BEGIN CERTIFICATE-----`".to_owned()),
             Self::TooSlow { .. } | Self::Broken { .. } => {
                 Some("what it was asked may still happen: look with `berth operation list`".to_owned())
             }

@@ -1,12 +1,13 @@
 //! Typed client of the API: one method a call, the problem of a refused one as a value.
 //!
 //! Every write carries an `Idempotency-Key`, so that a write whose answer was lost is sent once more and still
-//! happens once. Plain HTTP to the server it is given; it never reads the environment, never follows a redirect
+//! happens once. HTTP to the server it is given, over TLS where its URL says `https://`; it never reads the environment, never follows a redirect
 //! and never logs.
 
 mod calls;
 mod error;
 mod releases;
+mod secure;
 mod stream;
 mod transport;
 
@@ -27,21 +28,38 @@ pub struct Client {
     port: u16,
     key: Option<SecretString>,
     limit: Duration,
+    /// `https://`.
+    secure: Option<secure::Secure>,
 }
 
 impl Client {
-    /// `url` is `http://HOST[:PORT]`, without a path: the client knows its own.
+    /// `url` is `http://HOST[:PORT]` or `https://…`, without a path: the client knows its own.
     pub fn new(url: &str, key: Option<SecretString>) -> Result<Self, ClientError> {
         let bad = |why| ClientError::BadUrl { url: url.to_owned(), why };
         let uri: http::Uri = url.parse().map_err(|_| bad("it is not a URL"))?;
-        if uri.scheme_str() != Some("http") {
-            return Err(bad("it must begin with `http://`"));
-        }
+        let https = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(bad("it must begin with `http://` or `https://`")),
+        };
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(bad("it must end after the host and port"));
         }
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| bad("it names no host"))?;
-        Ok(Self { host: host.to_owned(), port: uri.port_u16().unwrap_or(80), key, limit: ANSWER_LIMIT })
+        let secure = if https {
+            let name = host.trim_start_matches('[').trim_end_matches(']');
+            Some(secure::Secure::new(name).ok_or_else(|| bad("no certificate could bear its host's name"))?)
+        } else {
+            None
+        };
+        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+        Ok(Self { host: host.to_owned(), port, key, limit: ANSWER_LIMIT, secure })
+    }
+
+    /// The same client, believing a server over TLS that an authority of this PEM vouches for, and no other.
+    pub fn trusting(mut self, authorities_pem: &str) -> Result<Self, ClientError> {
+        self.secure = self.secure.map(|secure| secure.trusting(authorities_pem)).transpose()?;
+        Ok(self)
     }
 
     /// The same client, waiting for each answer this long.
@@ -53,6 +71,7 @@ impl Client {
 
     /// `http://HOST:PORT`, for messages.
     pub fn url(&self) -> String {
-        format!("http://{}:{}", self.host, self.port)
+        let scheme = if self.secure.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}:{}", self.host, self.port)
     }
 }

@@ -13,7 +13,10 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use secrecy::ExposeSecret;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use uuid::Uuid;
 
 impl Client {
@@ -145,6 +148,20 @@ impl Client {
             Ok(Err(source)) => return Err(ClientError::Unreachable { url: self.url(), source }),
             Err(_) => return Err(ClientError::TooSlow { url: self.url(), limit_s: self.limit.as_secs() }),
         };
+        let Some(secure) = &self.secure else { return self.speak(stream, request).await };
+        match tokio::time::timeout(self.limit, secure.connect(stream)).await {
+            Ok(Ok(stream)) => self.speak(stream, request).await,
+            Ok(Err(source)) => Err(ClientError::Unproved { url: self.url(), source }),
+            Err(_) => Err(ClientError::TooSlow { url: self.url(), limit_s: self.limit.as_secs() }),
+        }
+    }
+
+    async fn speak<S, B>(&self, stream: S, request: Request<B>) -> Result<Response<Incoming>, ClientError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let broken = |source| ClientError::Broken { url: self.url(), source };
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;

@@ -160,8 +160,53 @@ async fn events_are_read_however_their_bytes_are_cut() {
 
 #[test]
 fn an_address_that_is_none_is_refused_before_anything_is_sent() {
-    for bad in ["", "127.0.0.1:7600", "https://x", "http://", "http://x/v1", "http://x?y"] {
+    for bad in ["", "127.0.0.1:7600", "ftp://x", "https://", "https://-", "http://", "http://x/v1", "http://x?y"] {
         let error = Client::new(bad, None).err().unwrap_or_else(|| panic!("{bad} was taken"));
         assert_eq!(error.fault(), Fault::Caller);
     }
+}
+
+#[tokio::test]
+async fn over_tls_a_server_is_believed_only_under_its_own_name_and_by_who_vouches_for_it() {
+    let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let own = key.cert.pem();
+    let stranger = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem();
+    let ring = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(ring)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![key.cert.der().clone()],
+            rustls::pki_types::PrivateKeyDer::Pkcs8(key.signing_key.serialize_der().into()),
+        )
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut request = Vec::new();
+            while !whole(&request) {
+                request.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            stream.shutdown().await.unwrap();
+        }
+    });
+    let ask = async |host: &str, authority: &str| {
+        let client = Client::new(&format!("https://{host}:{port}"), None).unwrap();
+        let client = if authority.is_empty() { client } else { client.trusting(authority).unwrap() };
+        client.status().await.unwrap_err()
+    };
+    assert!(matches!(ask("localhost", &own).await, ClientError::NotBerth { status: 404, .. }));
+    for (host, authority) in [("localhost", ""), ("localhost", stranger.as_str()), ("127.0.0.1", own.as_str())] {
+        let error = ask(host, authority).await;
+        assert!(matches!(error, ClientError::Unproved { .. }), "{host}: {error:?}");
+        assert!(error.hint().unwrap().contains("SSL_CERT_FILE"));
+    }
+    let error = Client::new("https://localhost", None).unwrap().trusting("no PEM").err().unwrap();
+    assert!(matches!(error, ClientError::BadAuthority), "{error:?}");
 }

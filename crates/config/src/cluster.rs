@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
     pub enabled: bool,
-    /// `host:port`, with commas between several.
+    /// `host:port`, with commas between several; `rediss://` before the first: over TLS.
     pub redis_address: String,
     /// The address is of Sentinels or of a cluster's nodes.
     pub redis_cluster_mode: bool,
@@ -19,6 +19,9 @@ pub struct Cluster {
     pub redis_user: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis_password: Option<Template>,
+    /// PEM of who vouches for it over TLS, instead of whom the edges' systems know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis_ca: Option<String>,
     /// Members in several regions are chosen by nearness to the client.
     #[serde(default)]
     pub geo_routing: bool,

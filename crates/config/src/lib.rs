@@ -5,11 +5,13 @@
 //! over text, a way to read hook files, and an [`Environment`]), and never knows a provider's own settings.
 
 mod answers;
+mod bytes;
 mod cluster;
 mod diff;
 mod edge;
 mod environment;
 mod facts;
+mod hosts;
 mod mistake;
 mod modes;
 mod over;
@@ -26,11 +28,13 @@ pub mod tree;
 pub const SCHEMA: &str = include_str!("stack.schema.json");
 
 pub use answers::{AnswerHeaders, Compress, CompressWay, Frame, Referrer};
+pub use bytes::{NotText, text_of};
 pub use cluster::{Cluster, Place, RegionRouting, Residence, Tenants};
 pub use diff::{Change, Difference, diff};
 pub use edge::{EdgeCheck, Eject, ServiceEdge};
 pub use environment::{Environment, MissingVariable, Template};
 pub use facts::{Alert, Alerts, Backups, Budget, Failover, Poll, Quota, Silence};
+pub use hosts::{Acme, AcmeChallenge, HostProofs, Hosts, Https};
 pub use mistake::{Mistake, Mistakes, Problem};
 pub use modes::{ModeProfile, Modes};
 pub use over::{find, json, over};
@@ -40,6 +44,6 @@ pub use section::{FILE_BYTES_MAX, Files, no_files, parse, parse_layers};
 pub use show::{Layer, MASK, Shown, show};
 pub use span::{BadSpan, Span};
 pub use stack::{
-    Archives, Cell, Check, Data, DataLink, DataObjects, DataRedis, HoldPolicy, Hook, Hooks, Https, Plan, Provider,
-    Purge, Run, S3Place, Scale, Service, Shape, Stack, TableRef, UsageRules,
+    Archives, Cell, Check, Data, DataLink, DataObjects, DataRedis, HoldPolicy, Hook, Hooks, Plan, Provider, Purge, Run,
+    S3Place, Scale, Service, Shape, Stack, TableRef, UsageRules,
 };

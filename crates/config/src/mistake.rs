@@ -78,8 +78,10 @@ impl Problem {
             Self::Malformed { hint, .. } | Self::Excludes { why: hint, .. } => Some((*hint).to_owned()),
             Self::MissingVariable { name } => Some(format!("set `{name}`, or write `$$` for a dollar sign")),
             Self::NotYet { .. } => Some("leave it out; a key without effect is refused rather than ignored".to_owned()),
-            Self::NotYaml { .. }
-            | Self::WrongType { .. }
+            Self::NotYaml { .. } => Some(
+                "look at that line and the one before it: a bracket, a quote or an indentation may be off".to_owned(),
+            ),
+            Self::WrongType { .. }
             | Self::OutOfRange { .. }
             | Self::NoneOf { .. }
             | Self::BadName(_)

@@ -10,6 +10,7 @@ mod cluster;
 mod data;
 mod edge;
 mod facts;
+mod https;
 mod later;
 mod modes;
 mod plans;
@@ -88,6 +89,7 @@ pub(crate) const KEYS: &[&str] = &[
     "https",
     "cluster",
     "tenants",
+    "hosts",
     "headers",
     "compression",
     "modes",
@@ -128,12 +130,13 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
     let providers = section.get("providers").map(|at| cells::read_providers(reader, &at)).unwrap_or_default();
     let cells = section.get("cells").map(|at| cells::read(reader, &at, &declared)).unwrap_or_default();
     let edges = section.get("edges").map(|at| edges(reader, &at)).unwrap_or_default();
-    let https = section.get("https").map(|at| edge::https(reader, &at)).unwrap_or_default();
-    let cluster = section.get("cluster").and_then(|at| cluster::read(reader, &at, environment));
+    let https = section.get("https").map(|at| https::https(reader, &at)).unwrap_or_default();
+    let cluster = section.get("cluster").and_then(|at| cluster::read(reader, &at, environment, files));
     if let (Some(at), Some(services)) = (section.get("services"), &services) {
         cluster::agree(reader, &at, cluster.as_ref(), services);
     }
     let tenants = section.get("tenants").map(|at| cluster::tenants(reader, &at, &cells)).unwrap_or_default();
+    let hosts = section.get("hosts").map(|at| https::hosts(reader, &at)).unwrap_or_default();
     let headers = section.get("headers").map(|at| answers::headers(reader, &at)).unwrap_or_default();
     let compression = section.get("compression").and_then(|at| answers::compression(reader, &at));
     let modes =
@@ -175,6 +178,7 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
         https,
         cluster,
         tenants,
+        hosts,
         headers,
         compression,
         modes: modes?,

@@ -4,8 +4,8 @@
 //! a resolved secret: values of `env` keep their `${VARIABLE}` until a process is started.
 
 use crate::{
-    Alerts, AnswerHeaders, Backups, Budget, Cluster, Compress, Environment, Failover, MissingVariable, Modes, Poll,
-    Quota, Releases, ServiceEdge, Silence, Span, Template, Tenants,
+    Alerts, AnswerHeaders, Backups, Budget, Cluster, Compress, Environment, Failover, Hosts, Https, MissingVariable,
+    Modes, Poll, Quota, Releases, ServiceEdge, Silence, Span, Template, Tenants,
 };
 use berth_domain::{
     CellClass, CellName, Cents, EdgeName, PlanLimits, PlanName, ProviderName, ServiceName, ServiceRole, StackName,
@@ -36,6 +36,9 @@ pub struct Stack {
     pub cluster: Option<Cluster>,
     #[serde(default, skip_serializing_if = "Tenants::is_empty")]
     pub tenants: Tenants,
+    /// Whose hosts need proof.
+    #[serde(default, skip_serializing_if = "Hosts::is_usual")]
+    pub hosts: Hosts,
     #[serde(default, skip_serializing_if = "AnswerHeaders::is_usual")]
     pub headers: AnswerHeaders,
     /// Absent: answers go as the application gave them.
@@ -68,23 +71,6 @@ pub struct Stack {
     /// `policy` and `catalogue` of the placement engine, which alone understands and checks them.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub placement: serde_json::Map<String, serde_json::Value>,
-}
-
-/// What edges answer plain requests for a host that has a certificate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Https {
-    /// Sends them to `https://`.
-    #[serde(default)]
-    pub redirect: bool,
-    /// For how long browsers are to ask over TLS only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hsts: Option<Span>,
-}
-
-impl Https {
-    fn is_usual(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// Where archives are kept.

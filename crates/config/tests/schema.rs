@@ -64,6 +64,8 @@ fn reader_and_schema_know_the_same_keys_everywhere() {
         &["cluster"],
         &["tenants"],
         &["tenants", "region_routing"],
+        &["https", "acme"],
+        &["hosts"],
         &["headers"],
         &["compression"],
         &["data"],

@@ -1,6 +1,9 @@
 //! What a stack file means, what is wrong with bad ones, and that nothing makes the reader fall over.
 
-use berth_config::{Change, Environment, Hook, Run, Stack, diff, json, no_files, over, parse, parse_layers, tree};
+use berth_config::{
+    Acme, AcmeChallenge, Change, Environment, Hook, HostProofs, Hosts, Run, Stack, diff, json, no_files, over, parse,
+    parse_layers, tree,
+};
 use berth_domain::{CellClass, Cents, PlanName};
 use proptest::prelude::*;
 use std::{fs, path::Path};
@@ -136,7 +139,8 @@ cells:
 providers:
   local: { adaptor: local }
 edges: [e, e, E]
-https: { redirect: maybe, hsts: 1y }
+https: { redirect: maybe, hsts: 1y, port: 0, keys_over_plain_http: 1, acme: { directory: http://x, email: me, ca_file: a.pem, challenge: dns-01, agree: true } }
+hosts: { own: [A.test, a.test], proof: always, resolver: dns, http_port: 70000 }
 headers: { csp: '', frame: sameorigin, nosniff: 1, referrer: none, hsts: 1d }
 compression: { ways: [lzw, br, br], from_bytes: 0, types: ['text/*'], level: 9 }
 archives: { s3: { bucket: '', endpoint: ftp://x, secret_access_key: plain, keys: 1 } }
@@ -398,6 +402,23 @@ fn strict_transport_without_a_redirect_is_a_mistake() {
 }
 
 #[test]
+fn an_authority_is_lets_encrypts_unless_another_is_named_and_none_unless_asked_for() {
+    let read = |rest: &str| parse(&format!("{GOOD}{rest}\n"), None, &no_files).unwrap();
+    let usual = read("https: { acme: {} }").https.acme.unwrap();
+    assert_eq!((usual.directory.as_str(), usual.challenge), (Acme::USUAL_DIRECTORY, AcmeChallenge::Http));
+    let none = read("https: {}");
+    assert_eq!((none.https.acme, none.hosts), (None, Hosts::default()));
+    let text = "hosts: { own: [a.test], proof: required, resolver: 1.1.1.1 }\nhttps: { acme: { directory: 'https://ca.test/dir', \
+                challenge: tls-alpn-01, email: ops@a.test, ca_file: /ca.pem }, port: 8443, keys_over_plain_http: true }";
+    let all = read(text);
+    assert_eq!(all.hosts.resolver, Some("1.1.1.1:53".parse().unwrap()));
+    assert_eq!((all.hosts.proof, all.https.port), (HostProofs::Required, Some(8443)));
+    // As it is stored and read again.
+    let again: Stack = serde_json::from_value(serde_json::to_value(&all).unwrap()).unwrap();
+    assert_eq!(again, all);
+}
+
+#[test]
 fn web_services_that_are_balanced_in_different_ways_are_a_mistake() {
     let stack = |other: &str| {
         format!(
@@ -420,9 +441,16 @@ fn the_guides_cluster_and_regions_are_taken_as_written_and_what_they_cannot_mean
         taken("cluster: { enabled: true, redis_address: 'redis-sentinel:26379', redis_cluster_mode: true }").cluster;
     let cluster = cluster.unwrap();
     assert!(cluster.enabled && cluster.redis_cluster_mode && cluster.redis_address == "redis-sentinel:26379");
+    let secure =
+        stack("cluster: { redis_address: 'rediss://a:1,rediss://b', redis_cluster_mode: true, redis_ca: ca.pem }");
+    let cluster = parse(&secure, None, &|_| Ok("-----BEGIN CERTIFICATE-----".into())).unwrap().cluster.unwrap();
+    assert!(cluster.redis_address == "rediss://a:1,b" && cluster.redis_ca.is_some());
     for (wrong, said) in [
         ("redis_address: 'a:1,b:1'", "redis_cluster_mode` says that there is one"),
         ("redis_address: 'redis://u:p@a:1'", "this is no address of Redis"),
+        ("redis_address: 'rediss://u:p@a:1'", "this is no address of Redis"),
+        ("redis_address: 'a:1,rediss://b:1', redis_cluster_mode: true", "this is no address of Redis"),
+        ("redis_address: a, redis_ca: ca.pem", "it does not begin with `rediss://`"),
         ("redis_address: 'a:0'", "this is no address of Redis"),
         ("redis_address: a, redis_password: secret", "a secret does not stand in the stack file"),
         ("redis_address: a, redis_master: main, redis_cluster_mode: false", "cannot stand beside"),

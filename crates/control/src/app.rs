@@ -5,7 +5,7 @@
 use crate::{ControlError, cell_access};
 use berth_config::{Environment, Stack, Template};
 use berth_domain::{CellId, CellName, ProviderName};
-use berth_infra::{CellDatabase, Compute, Database, Provider, ProviderError};
+use berth_infra::{CellDatabase, Compute, Database, Outside, Provider, ProviderError};
 use berth_mover::Archives;
 use berth_store::{Cell, Store, Tx};
 use secrecy::ExposeSecret as _;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 use uuid::Uuid;
 
@@ -39,6 +39,7 @@ struct Inner {
     built: Mutex<HashMap<String, Provider>>,
     stack: Mutex<Option<Arc<StackInForce>>>,
     server: Uuid,
+    outside: OnceLock<Arc<dyn Outside>>,
 }
 
 /// The newest revision of the stack file, parsed.
@@ -69,8 +70,21 @@ impl App {
             built: Mutex::default(),
             stack: Mutex::default(),
             server: Uuid::now_v7(),
+            outside: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// How the world outside is asked; without it nothing is proved and no certificate ordered.
+    #[must_use]
+    pub fn asking(self, outside: Arc<dyn Outside>) -> Self {
+        // A second one would be the first one's equal.
+        let _ = self.inner.outside.set(outside);
+        self
+    }
+
+    pub(crate) fn outside(&self) -> Result<Arc<dyn Outside>, ControlError> {
+        self.inner.outside.get().cloned().ok_or(ControlError::NoOutside)
     }
 
     pub fn store(&self) -> &Store {

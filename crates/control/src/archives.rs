@@ -4,13 +4,13 @@
 //! of the place itself, so that a copy of it can be used by another control plane.
 
 use crate::{
-    App, Change, ControlError, Permit, ReadTenant, audited,
+    App, Change, ControlError, Permit, ReadTenant, audited, imports,
     operations::{self, Begun},
     tenants, views,
     workflows::{ArchiveInput, EXPORT_TENANT, RESTORE_ARCHIVE},
 };
 use berth_config::Stack;
-use berth_domain::{MoveId, OperationId, TenantId, TenantState};
+use berth_domain::{MoveId, OperationId, TenantId, TenantKey, TenantState};
 use berth_mover::{Archive, ArchivePath, Contents, MoveError, MovePlan, MoveSpec, Watcher};
 use berth_store::Tenant;
 use berth_wire as wire;
@@ -30,6 +30,29 @@ pub(crate) fn path(tenant: TenantId, archive: OperationId) -> ArchivePath {
 /// Where archives lie that somebody brought, until they are imported.
 pub(crate) fn uploaded(archive: OperationId) -> ArchivePath {
     ArchivePath::from_iter(["uploads".to_owned(), archive.to_string()])
+}
+
+/// Where anything of a tenant lies: its own folder, archives under other tenants' that it was imported from, and those of
+/// its key that were brought. A key alone says nothing under `tenants/`: it may have been another's, who is deleted.
+pub(crate) async fn places_of(app: &App, tenant: TenantId, key: &TenantKey) -> Result<Vec<ArchivePath>, ControlError> {
+    let place = app.archives().await?;
+    let own = folder(tenant);
+    let from = imports::archives_of(app, tenant).await?;
+    let mut all = vec![own.clone()];
+    let found = berth_mover::find_archives_of(&place, &ArchivePath::from("tenants"), key.as_str()).await?;
+    let imported =
+        |at: &ArchivePath| at.filename().and_then(|name| name.parse().ok()).is_some_and(|id| from.contains(&id));
+    all.extend(found.into_iter().filter(|at| !at.prefix_matches(&own) && imported(at)));
+    all.extend(berth_mover::find_archives_of(&place, &ArchivePath::from("uploads"), key.as_str()).await?);
+    Ok(all)
+}
+
+pub(crate) async fn count_of(app: &App, tenant: TenantId, key: &TenantKey) -> Result<u64, ControlError> {
+    let (place, mut files) = (app.archives().await?, 0);
+    for at in places_of(app, tenant, key).await? {
+        files += berth_mover::count_files(&place, &at).await?;
+    }
+    Ok(files)
 }
 
 /// The archive of this id: brought, or of any tenant, gone ones too.

@@ -33,32 +33,43 @@ pub async fn create(
         (None, 1) => providers.keys().next().cloned().expect("there is one"),
         (None, many) => return Err(ControlError::WhichProvider(many)),
     };
-    // What the stack file says of this cell, else of another one of its class.
-    let model = in_force.stack.cells.get(&wanted.name).filter(|model| model.class == wanted.class);
-    let model = model.or_else(|| in_force.stack.cells.values().find(|model| model.class == wanted.class));
-    let most = wanted.max_tenants.or_else(|| model.map(|model| model.max_tenants)).unwrap_or(most_of(wanted.class));
-    let most = if wanted.class == CellClass::Dedicated { 1 } else { most };
-    let new = NewCell {
-        id: CellId::new(Uuid::now_v7()),
-        name: wanted.name,
-        class: wanted.class,
-        provider: provider.to_string(),
-        region: wanted.region.or_else(|| model.and_then(|model| model.region.clone())),
-        max_tenants: i32::try_from(most).unwrap_or(i32::MAX),
-        shape: serde_json::to_value(model.map(|model| model.shape).unwrap_or_default())?,
-        stack_revision: in_force.revision,
-    };
+    let (class, region) = (wanted.class, wanted.region);
+    let new = like_others(&in_force, wanted.name, class, provider.to_string(), region, wanted.max_tenants)?;
     let mut tx = app.store().begin().await?;
     let started = reserve(app, &mut tx, permit, &new).await?;
     tx.commit().await?;
     Ok(views::operation(started, Vec::new()))
 }
 
-const fn most_of(class: CellClass) -> u32 {
-    match class {
-        CellClass::Shared | CellClass::Pool => MAX_CUSTOMERS_PER_SERVER,
+/// A new cell. What is not said of it is what the stack file says of a cell of this name, else of another one of its
+/// class.
+pub(crate) fn like_others(
+    in_force: &StackInForce,
+    name: CellName,
+    class: CellClass,
+    provider: String,
+    region: Option<String>,
+    max_tenants: Option<u32>,
+) -> Result<NewCell, ControlError> {
+    let cells = &in_force.stack.cells;
+    let model = cells.get(&name).filter(|model| model.class == class);
+    let model = model.or_else(|| cells.values().find(|model| model.class == class));
+    let most = match class {
         CellClass::Dedicated => 1,
-    }
+        CellClass::Shared | CellClass::Pool => {
+            max_tenants.or_else(|| model.map(|model| model.max_tenants)).unwrap_or(MAX_CUSTOMERS_PER_SERVER)
+        }
+    };
+    Ok(NewCell {
+        id: CellId::new(Uuid::now_v7()),
+        name,
+        class,
+        provider,
+        region: region.or_else(|| model.and_then(|model| model.region.clone())),
+        max_tenants: i32::try_from(most).unwrap_or(i32::MAX),
+        shape: serde_json::to_value(model.map(|model| model.shape).unwrap_or_default())?,
+        stack_revision: in_force.revision,
+    })
 }
 
 /// The row that gives the cell its name, and the operation that makes the cell: one does not exist without the other.

@@ -8,7 +8,7 @@ use berth_domain::{CertificateId, Hostname};
 use berth_store::{Certificate, NewCertificate, StoreError};
 use berth_wire::{
     self as wire,
-    edge::{EdgeCertificate, Hidden},
+    edge::{EdgeCertificate, Good, Hidden},
 };
 use jiff::{SignedDuration, Timestamp};
 use rustls::{
@@ -57,6 +57,7 @@ pub async fn add(
         chain_pem: read.chain_pem,
         key_pem: wanted.key_pem.into(),
         added_by: permit.caller().name.clone(),
+        ordered_for: None,
     };
     let mut tx = app.store().begin().await?;
     app.store().certificate_insert(&mut tx, &new).await?;
@@ -96,6 +97,16 @@ fn shown(certificate: Certificate) -> wire::Certificate {
         not_before: certificate.not_before,
         not_after: certificate.not_after,
         added_at: certificate.added_at,
+        ordered_for: certificate.ordered_for,
+    }
+}
+
+/// Whether the stack file takes it on itself that others read along.
+pub(crate) async fn keys_may_be_read(app: &App) -> Result<bool, ControlError> {
+    match app.stack().await {
+        Ok(in_force) => Ok(in_force.stack.https.keys_over_plain_http),
+        Err(ControlError::NoStack) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -133,6 +144,10 @@ impl Told {
                 names: certificate.names,
                 chain_pem,
                 key_pem: Hidden::new(key.expose_secret().to_owned()),
+                good: Some(Good {
+                    from_s: certificate.not_before.as_second(),
+                    until_s: certificate.not_after.as_second(),
+                }),
             });
         }
         let gone: Vec<_> = before.keys().filter(|id| !versions.contains_key(id)).copied().collect();
@@ -141,17 +156,17 @@ impl Told {
     }
 }
 
-struct Facts {
+pub(crate) struct Facts {
     /// Of the certificates alone: whatever else stood in the file is not kept.
-    chain_pem: String,
-    names: Vec<String>,
-    issuer: String,
-    not_before: Timestamp,
-    not_after: Timestamp,
+    pub chain_pem: String,
+    pub names: Vec<String>,
+    pub issuer: String,
+    pub not_before: Timestamp,
+    pub not_after: Timestamp,
 }
 
 /// `Err`: what is wrong with it, for people.
-fn read(wanted: &wire::CertificateAdd) -> Result<Facts, String> {
+pub(crate) fn read(wanted: &wire::CertificateAdd) -> Result<Facts, String> {
     let sections = <(SectionKind, Vec<u8>)>::pem_slice_iter(wanted.chain_pem.as_bytes());
     // What is wrong is not repeated: somebody may have given the key in its place.
     let sections = sections.collect::<Result<Vec<_>, _>>().map_err(|_| "the chain is no PEM")?;

@@ -2,10 +2,11 @@
 //!
 //! Asks no other server: what is live is looked at from where it runs, by the command line.
 
-use crate::{App, ControlError, Permit, Read};
+use crate::{App, ControlError, Permit, Read, decide};
 use berth_check::{Finding, Options, Source};
+use berth_config::Stack;
 use berth_wire as wire;
-use jiff::Timestamp;
+use jiff::{Timestamp, tz::TimeZone};
 
 pub async fn run(app: &App, _permit: &Permit<Read>, asked: &wire::CheckAsk) -> Result<wire::CheckReport, ControlError> {
     let mut sources: Vec<Source> =
@@ -16,7 +17,7 @@ pub async fn run(app: &App, _permit: &Permit<Read>, asked: &wire::CheckAsk) -> R
     }
     let options = Options { now: Timestamp::now(), only: asked.only.clone() };
     // Reading some megabytes by all rules takes a while, and nobody else should wait for it.
-    let look = move || berth_check::check(&sources, &options);
+    let look = move || berth_check::check_with(&sources, &options, &placement);
     let report = tokio::task::spawn_blocking(look).await.map_err(ControlError::Cut)?;
     Ok(wire::CheckReport {
         files: report
@@ -31,6 +32,11 @@ pub async fn run(app: &App, _permit: &Permit<Read>, asked: &wire::CheckAsk) -> R
             .map(|it| wire::CheckSilenced { finding: finding(it.finding), reason: it.reason })
             .collect(),
     })
+}
+
+/// What is wrong with the section `placement`: the engine could not decide by it.
+pub fn placement(stack: &Stack, now: Timestamp) -> Vec<(String, String)> {
+    decide::wrong_settings(stack, now.to_zoned(TimeZone::UTC).date())
 }
 
 fn finding(found: Finding) -> wire::CheckFinding {

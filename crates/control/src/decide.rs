@@ -7,7 +7,7 @@ use crate::{
 };
 use berth_config::Stack;
 use berth_domain::{CellClass, CellName, CellState, Cents};
-use berth_placement::{Catalogue, CellFacts, Engine, Measured, PlanFacts, Policy, Profile};
+use berth_placement::{Catalogue, CellFacts, Engine, Measured, Mistakes, PlanFacts, Policy, Profile};
 use berth_store::{Cell, CellFigure, Tenant};
 use berth_wire as wire;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
@@ -140,16 +140,37 @@ pub(crate) fn settings(stack: &Stack) -> Result<(Catalogue, Policy), ControlErro
 }
 
 fn read_settings(stack: &Stack) -> Result<(Catalogue, Policy), ControlError> {
-    let text = |key: &str| stack.placement.get(key).map(ToString::to_string);
     let bad = |key: &str, says: String| ControlError::BadPlacement { key: format!("placement.{key}"), says };
-    let catalogue = Catalogue::over(text("catalogue").as_deref().unwrap_or("{}"), today())
-        .map_err(|mistakes| bad("catalogue", mistakes.to_string()))?;
-    let policy = match text("policy") {
-        Some(policy) => Policy::parse(&policy).map_err(|says| bad("policy", says))?,
+    let catalogue = catalogue(stack, today()).map_err(|mistakes| bad("catalogue", mistakes.to_string()))?;
+    let policy = policy(stack).map_err(|says| bad("policy", says))?;
+    Ok((catalogue, policy))
+}
+
+fn catalogue(stack: &Stack, day: Date) -> Result<Catalogue, Mistakes> {
+    Catalogue::over(stack.placement.get("catalogue").map(ToString::to_string).as_deref().unwrap_or("{}"), day)
+}
+
+fn policy(stack: &Stack) -> Result<Policy, String> {
+    let policy = match stack.placement.get("policy") {
+        Some(policy) => Policy::parse(&policy.to_string())?,
         None => Policy::default(),
     };
-    policy.check().map_err(|fault| bad("policy", format!("{fault} ({})", fault.hint())))?;
-    Ok((catalogue, policy))
+    policy.check().map_err(|fault| format!("{fault} ({})", fault.hint()))?;
+    Ok(policy)
+}
+
+/// Every mistake in what the stack file says of placement, with its key.
+pub(crate) fn wrong_settings(stack: &Stack, day: Date) -> Vec<(String, String)> {
+    let mut wrong = Vec::new();
+    if let Err(mistakes) = catalogue(stack, day) {
+        for mistake in mistakes.0 {
+            let below = if mistake.key.is_empty() { String::new() } else { format!(".{}", mistake.key) };
+            wrong
+                .push((format!("placement.catalogue{below}"), format!("{} ({})", mistake.fault, mistake.fault.hint())));
+        }
+    }
+    wrong.extend(policy(stack).err().map(|says| ("placement.policy".to_owned(), says)));
+    wrong
 }
 
 /// The engine over everything that is known now.

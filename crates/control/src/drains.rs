@@ -4,7 +4,7 @@
 
 use crate::{App, Change, ControlError, Permit, Read, ReadTenant, audited, cells, edge_link::SILENT_MS, tenants};
 use berth_domain::{EdgeName, MemberId, Revision, TenantId};
-use berth_store::{Cell, Drained, Member, Tenant, Tx};
+use berth_store::{Cell, DrainListed, Drained, Member, Tenant, Tx};
 use berth_wire as wire;
 use serde_json::json;
 
@@ -94,6 +94,24 @@ pub async fn undo_edge(app: &App, permit: &Permit<Change>, name: &EdgeName) -> R
 pub async fn show_edge(app: &App, _permit: &Permit<Read>, name: &EdgeName) -> Result<wire::Drain, ControlError> {
     let name = known_edge(app, Some(name)).await?;
     shown(app, &Drained::Edge(name), None).await
+}
+
+/// All that is drained, the longest drained first.
+pub async fn list(app: &App, _permit: &Permit<Read>) -> Result<wire::Page<wire::Drained>, ControlError> {
+    let mut all = Vec::new();
+    for DrainListed { what, name, cell, .. } in app.store().drain_list().await? {
+        let (kind, member, routed) = match &what {
+            Drained::Tenant(tenant) => (wire::DrainedKind::Tenant, None, Some(*tenant)),
+            Drained::Member(member) => (wire::DrainedKind::Member, Some(*member), None),
+            Drained::Edge(_) => (wire::DrainedKind::Edge, None, None),
+        };
+        let drain = shown(app, &what, routed).await?;
+        // It may have been taken back meanwhile.
+        if drain.draining {
+            all.push(wire::Drained { kind, name, cell, member, drain });
+        }
+    }
+    Ok(wire::Page::whole(all))
 }
 
 enum Subject<'a> {

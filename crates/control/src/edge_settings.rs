@@ -27,6 +27,7 @@ pub(crate) async fn of(app: &App, edge: &EdgeName) -> Result<EdgeSettings, Contr
         https: HttpsSettings {
             redirect: in_force.stack.https.redirect,
             hsts: in_force.stack.https.hsts.map(|age| format!("max-age={}", age.ms() / 1000)),
+            port: in_force.stack.https.port,
         },
         headers: in_force.stack.headers.lines(),
         compression: in_force.stack.compression.as_ref().map(|from| Compression {
@@ -50,6 +51,14 @@ fn geo(stack: &Stack) -> Option<GeoSettings> {
         Some((region.clone(), (degrees(place.north), degrees(place.east))))
     };
     Some(GeoSettings { regions: used.filter_map(place).collect() })
+}
+
+/// For an edge whose stream others may read: no client is remembered there, and Redis refuses it if it wants a password.
+pub fn without_secrets(settings: &mut EdgeSettings) {
+    settings.cookie_key = Hidden::default();
+    if let Some(cluster) = &mut settings.cluster {
+        cluster.password = Hidden::default();
+    }
 }
 
 /// Residence beats nearness.
@@ -77,6 +86,7 @@ fn cluster(app: &App, stack: &Stack) -> Option<ClusterSettings> {
         master: cluster.redis_master.clone(),
         user: cluster.redis_user.clone(),
         password: Hidden::new(cluster.redis_password.as_ref().map(resolved).unwrap_or_default()),
+        ca_pem: cluster.redis_ca.clone(),
         edges: u32::try_from(stack.edges.len()).unwrap_or(u32::MAX),
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! Never decides what an edge does with a request: the route says how the tenant is, the edge acts on it.
 
-use crate::{App, ControlError, Follow, Permit, Read, certificates, edge_link::SILENT_MS, edge_settings};
+use crate::{App, ControlError, Follow, Permit, Read, certificates, challenges, edge_link::SILENT_MS, edge_settings};
 use berth_domain::{EdgeId, EdgeName, Revision, TenantState};
 use berth_store::{EdgeSaid, HoldSaid, HoldWent, Nudge, Presence, Route, WorldAhead};
 use berth_wire::{
@@ -13,45 +13,56 @@ use berth_wire::{
     },
 };
 use futures_util::Stream;
-use std::time::Duration;
+use jiff::Timestamp;
+use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+/// What an edge understands, and what may be said to it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Takes {
+    /// As [`berth_wire::edge::SPEAKS`] says.
+    pub speaks: u32,
+    /// As [`berth_wire::edge::KEEPS_ALLOW`] says: it keeps to lists of allowed networks.
+    pub allows: bool,
+    /// See [`wire::edge::Presence`].
+    pub leaving: bool,
+    /// As [`berth_wire::edge::CHALLENGES`] says.
+    pub challenges: bool,
+    /// Others may read along: it is connected without TLS, from an address that is not private.
+    pub in_the_open: bool,
+}
 
 /// From what on an edge understands what is said beside routes.
 const SPEAKS_SETTINGS: u32 = 2;
 const SPEAKS_CERTIFICATES: u32 = 3;
-/// Beside the number that an edge says: it keeps to lists of allowed networks.
-pub const KEEPS_ALLOW: u32 = 1 << 8;
 /// A silent stream is pinged this often, so that a dead connection is noticed on both sides.
 const PING_EVERY: Duration = Duration::from_secs(5);
 
-/// The stream for one edge. `after`: what it has in force; 0 for one that starts with nothing. `speaks`: what
-/// it understands, as [`berth_wire::edge::SPEAKS`] says. `leaving`: see [`wire::edge::Presence`].
+/// The stream for one edge. `after`: what it has in force; 0 for one that starts with nothing.
 pub async fn routes(
     app: &App,
     _permit: &Permit<Follow>,
     edge: EdgeName,
     instance: EdgeId,
     after: Revision,
-    speaks: u32,
-    leaving: bool,
+    takes: Takes,
 ) -> Result<impl Stream<Item = Result<EdgeEvent, ControlError>> + Send + use<>, ControlError> {
     // Subscribed before the first look, so that no change falls between.
     let nudges = app.store().hub().subscribe();
-    app.store().edge_seen(&edge, instance, after, leaving).await?;
+    app.store().edge_seen(&edge, instance, after, takes.leaving).await?;
     note_ahead(app, &edge, after).await?;
     let loading = after == Revision::default();
-    let (speaks, allows) = (speaks & !KEEPS_ALLOW, speaks & KEEPS_ALLOW != 0);
     let state = Following {
         app: app.clone(),
         edge,
         instance,
-        leaving,
+        leaving: takes.leaving,
         sent: after,
         first: true,
         more: false,
         loading,
-        allows,
-        settings: (speaks >= SPEAKS_SETTINGS).then(|| Told::by_one_that_speaks(speaks)),
+        allows: takes.allows,
+        settings: (takes.speaks >= SPEAKS_SETTINGS).then(|| Told::new(takes)),
         nudges,
     };
     Ok(futures_util::stream::unfold(Some(state), |state| async move {
@@ -87,19 +98,31 @@ struct Following {
 struct Told {
     settings: Option<EdgeSettings>,
     certificates: certificates::Told,
-    /// It is told certificates and their keys.
-    serves_tls: bool,
+    takes: Takes,
     /// They are told after the settings.
     look_at_certificates: bool,
+    /// They are told last.
+    look_at_challenges: bool,
+    challenges: Option<u64>,
     /// They may have changed.
     look: bool,
 }
 
 impl Told {
-    fn by_one_that_speaks(speaks: u32) -> Self {
-        let certificates = certificates::Told::default();
-        let serves_tls = speaks >= SPEAKS_CERTIFICATES;
-        Self { settings: None, certificates, serves_tls, look_at_certificates: false, look: true }
+    fn new(takes: Takes) -> Self {
+        Self {
+            settings: None,
+            certificates: certificates::Told::default(),
+            takes,
+            look_at_certificates: false,
+            look_at_challenges: false,
+            challenges: None,
+            look: true,
+        }
+    }
+
+    fn serves_tls(&self) -> bool {
+        self.takes.speaks >= SPEAKS_CERTIFICATES
     }
 }
 
@@ -165,17 +188,30 @@ impl Following {
     async fn changed_settings(&mut self) -> Result<Option<EdgeEvent>, ControlError> {
         let Some(told) = &mut self.settings else { return Ok(None) };
         if std::mem::take(&mut told.look) {
-            told.look_at_certificates = told.serves_tls;
-            let now = edge_settings::of(&self.app, &self.edge).await?;
+            told.look_at_certificates = told.serves_tls();
+            told.look_at_challenges = told.takes.challenges;
+            let mut now = edge_settings::of(&self.app, &self.edge).await?;
+            if told.takes.in_the_open && !certificates::keys_may_be_read(&self.app).await? {
+                edge_settings::without_secrets(&mut now);
+            }
             if told.settings.as_ref() != Some(&now) {
                 told.settings = Some(now.clone());
                 return Ok(Some(EdgeEvent::Settings { settings: now }));
             }
         }
-        if std::mem::take(&mut told.look_at_certificates)
-            && let Some((full, certificates, gone)) = told.certificates.news(&self.app).await?
-        {
-            return Ok(Some(EdgeEvent::Certificates { full, certificates, gone }));
+        if std::mem::take(&mut told.look_at_certificates) {
+            if told.takes.in_the_open && !certificates::keys_may_be_read(&self.app).await? {
+                tracing::warn!(edge = %self.edge, "edge {} is told no certificates: their keys would go over plain HTTP from an address that is not private", self.edge);
+            } else if let Some((full, certificates, gone)) = told.certificates.news(&self.app).await? {
+                return Ok(Some(EdgeEvent::Certificates { full, certificates, gone }));
+            }
+        }
+        if std::mem::take(&mut told.look_at_challenges) {
+            let (version, challenges) = challenges::all(&self.app, told.serves_tls()).await?;
+            if told.challenges != Some(version) {
+                told.challenges = Some(version);
+                return Ok(Some(EdgeEvent::Challenges { version, challenges }));
+            }
         }
         Ok(None)
     }
@@ -231,7 +267,14 @@ pub async fn acknowledge(
         wire::edge::Presence::Gone => Presence::Gone,
     };
     let (instance, revision) = (ack.instance, ack.revision);
-    let said = EdgeSaid { edge: edge.clone(), instance, revision, holds: holds.collect(), presence };
+    let said = EdgeSaid {
+        edge: edge.clone(),
+        instance,
+        revision,
+        holds: holds.collect(),
+        presence,
+        challenges: ack.challenges,
+    };
     let head = app.store().edge_said(said).await?;
     if ack.revision > head {
         note_ahead(app, &edge, ack.revision).await?;
@@ -308,15 +351,22 @@ fn route(route: Route) -> TenantRoute {
         generation: route.generation,
         revision: route.revision,
         hosts: route.hosts,
-        patterns: Vec::new(),
+        patterns: route.patterns,
         state,
         members: members.collect(),
         body_bytes: route.body_bytes,
-        limits: route
-            .requests_per_minute
-            .into_iter()
-            .map(|(class, requests)| RouteLimit { class, requests, per_s: 60 })
-            .collect(),
+        limits: limits(route.requests_per_minute, route.spent),
         allow: route.allow,
     }
+}
+
+/// By class, and of a class that is spent nothing first: an edge takes the first entry that has not ended.
+fn limits(per_minute: BTreeMap<String, u64>, spent: BTreeMap<String, Timestamp>) -> Vec<RouteLimit> {
+    let planned =
+        per_minute.into_iter().map(|(class, requests)| RouteLimit { class, requests, per_s: 60, until: None });
+    let nothing =
+        spent.into_iter().map(|(class, until)| RouteLimit { class, requests: 0, per_s: 60, until: Some(until) });
+    let mut limits: Vec<RouteLimit> = nothing.chain(planned).collect();
+    limits.sort_by(|a, b| a.class.cmp(&b.class));
+    limits
 }

@@ -15,24 +15,13 @@ use serde_json::json;
 /// What would go, and what would not. Changes nothing.
 pub async fn plan(app: &App, permit: &Permit<ReadTenant>, who: &str) -> Result<wire::Erasure, ControlError> {
     let tenant = tenants::find(app, permit, who).await?;
-    let mut erased = Vec::new();
-    for way in app.store().ways_back_unfinished(Some(tenant.id)).await? {
-        let old = app.cell(way.old_cell).await?;
-        let rows = berth_mover::count_rows(&moves::spec_in(app, way.id, &tenant.key, &old).await?).await?;
-        erased.push(left_behind(old.name.as_str(), rows.iter().map(|table| table.rows).sum()));
-    }
     let cell = app.cell(tenant.cell).await?;
     let spec = moves::spec_in(app, MoveId::new(tenants::fresh().uuid()), &tenant.key, &cell).await?;
-    let rows = berth_mover::count_rows(&spec).await?;
-    let (found, _) = berth_mover::count_beside(&spec.beside, &tenant.key).await?;
-    let many = |kind| found.iter().filter(|found| found.what == kind).map(|found| found.found).sum();
-    use berth_mover::BesideKind as Kind;
-    erased.extend(in_cell(cell.name.as_str(), &rows, (many(Kind::RedisKeys), many(Kind::Objects))));
-    let files = berth_mover::count_files(&app.archives().await?, &archives::folder(tenant.id)).await?;
-    erased.push(archived(files));
+    berth_mover::may_be_erased(&spec).await?;
+    let mut erased = in_places(app, &tenant).await?;
     erased.extend(in_control(&app.store().tenant_records(tenant.id, &tenant.name).await?));
     erased.push(certificates(certificates_of(app, &tenant).await?.len() as u64));
-    Ok(report(tenant.id, erased))
+    Ok(report(tenant.id, erased, &[]))
 }
 
 /// Marks the tenant, takes its route away and starts the operation: there is no way back from here.
@@ -40,6 +29,10 @@ pub async fn start(app: &App, permit: &Permit<Change>, who: &str) -> Result<wire
     app.writable().await?;
     let tenant = tenants::known(app, who).await?;
     tenants::must_be_idle(app, &tenant).await?;
+    // Everything that would be refused is refused now: with the route gone there is no way back.
+    let cell = app.cell(tenant.cell).await?;
+    let spec = moves::spec_in(app, MoveId::new(tenants::fresh().uuid()), &tenant.key, &cell).await?;
+    berth_mover::may_be_erased(&spec).await?;
     let mut tx = app.store().begin().await?;
     if let Err(source) = tx.tenant_apply(tenant.id, TenantEvent::DeleteStarted).await? {
         drop(tx);
@@ -66,23 +59,68 @@ pub async fn list(app: &App, _permit: &Permit<Read>) -> Result<wire::Page<wire::
     Ok(wire::Page::whole(items))
 }
 
-pub(crate) fn report(tenant: berth_domain::TenantId, erased: Vec<wire::Erased>) -> wire::Erasure {
+/// What lies outside the control database, counted.
+pub(crate) async fn in_places(app: &App, tenant: &Tenant) -> Result<Vec<wire::Erased>, ControlError> {
+    let mut erased = Vec::new();
+    for way in app.store().ways_back_unfinished(Some(tenant.id)).await? {
+        let old = app.cell(way.old_cell).await?;
+        let rows = berth_mover::count_rows(&moves::spec_in(app, way.id, &tenant.key, &old).await?).await?;
+        erased.push(left_behind(old.name.as_str(), rows.iter().map(|table| table.rows).sum()));
+    }
+    let cell = app.cell(tenant.cell).await?;
+    let spec = moves::spec_in(app, MoveId::new(tenants::fresh().uuid()), &tenant.key, &cell).await?;
+    let rows = berth_mover::count_rows(&spec).await?;
+    let (found, _) = berth_mover::count_beside(&spec.beside, &tenant.key).await?;
+    let many = |kind| found.iter().filter(|found| found.what == kind).map(|found| found.found).sum();
+    use berth_mover::BesideKind as Kind;
+    erased.extend(in_cell(cell.name.as_str(), &rows, (many(Kind::RedisKeys), many(Kind::Objects))));
+    erased.push(archived(archives::count_of(app, tenant.id, &tenant.key).await?));
+    Ok(erased)
+}
+
+/// Of what was counted before and of what was found while it went, the larger figure, line by line.
+pub(crate) fn larger(counted: Vec<wire::Erased>, erased: Vec<wire::Erased>) -> Vec<wire::Erased> {
+    let add_up = |lines: Vec<wire::Erased>| {
+        let mut sums: Vec<wire::Erased> = Vec::new();
+        for line in lines {
+            match sums.iter_mut().find(|sum| (&sum.place, &sum.what) == (&line.place, &line.what)) {
+                Some(sum) => sum.many += line.many,
+                None => sums.push(line),
+            }
+        }
+        sums
+    };
+    let mut all = add_up(counted);
+    for line in add_up(erased) {
+        match all.iter_mut().find(|known| (&known.place, &known.what) == (&line.place, &line.what)) {
+            Some(known) => known.many = known.many.max(line.many),
+            None => all.push(line),
+        }
+    }
+    all
+}
+
+/// `unheard`: edges that had not said that they stopped serving the tenant.
+pub(crate) fn report(tenant: berth_domain::TenantId, erased: Vec<wire::Erased>, unheard: &[String]) -> wire::Erasure {
     let kept = |what: &str, why: &str| wire::ErasureKept { what: what.to_owned(), why: why.to_owned() };
+    let mut kept_all = vec![
+        kept("who changed what and when, without the tenant's name", "a record of processing has to be kept"),
+        kept("plan, price and cell by month, under the tenant's id", "bookkeeping has to be kept"),
+        kept("figures of its moves, under the tenant's id", "nothing in them tells who it was"),
+        kept("the names of cells that were made for it", "a cell is another's next: remove it where the name tells"),
+        kept("backups, logs and metrics outside Berth", "Berth does not know them: look there"),
+    ];
+    kept_all.extend(unheard.iter().map(|edge| {
+        let why =
+            "it was not heard of: cut off, it may serve the tenant on, and what is written through it is not erased";
+        kept(&format!("the route at edge {edge}"), why)
+    }));
     wire::Erasure {
         operation: None,
         tenant,
         at: None,
         erased: erased.into_iter().filter(|line| line.many > 0).collect(),
-        kept: vec![
-            kept("who changed what and when, without the tenant's name", "a record of processing has to be kept"),
-            kept("plan, price and cell by month, under the tenant's id", "bookkeeping has to be kept"),
-            kept("figures of its moves, under the tenant's id", "nothing in them tells who it was"),
-            kept(
-                "the names of cells that were made for it",
-                "a cell is another's next: remove it where the name tells",
-            ),
-            kept("backups, logs and metrics outside Berth", "Berth does not know them: look there"),
-        ],
+        kept: kept_all,
     }
 }
 

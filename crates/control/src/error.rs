@@ -1,15 +1,18 @@
 //! Everything that a use case can answer besides yes. One exhaustive `match` says whose fault it is and alone picks
 //! the HTTP status; another says what to do next.
 
+mod from;
+mod told;
+
 use berth_config::{MissingVariable, Mistakes};
 use berth_domain::{
-    ApprovalId, ApprovalState, BadName, CellClass, CellName, CellState, CertificateId, IllegalTransition, KeyId,
-    MemberId, Mode, OperationId, PlanName, TenantName, TenantState,
+    ApprovalId, ApprovalState, BadName, CellClass, CellName, CellState, CertificateId, Hostname, IllegalTransition,
+    KeyId, MemberId, Mode, OperationId, PlanName, TenantHost, TenantName, TenantState,
 };
 use berth_infra::ProviderError;
 use berth_mover::MoveError;
-use berth_store::{Scope, StoreError, Taken};
-use berth_workflow::{JournalError, Refusal, StepError};
+use berth_store::{Scope, StoreError};
+use berth_workflow::{JournalError, Refusal};
 
 /// Whose fault an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +109,20 @@ pub enum ControlError {
     CellExists(CellName),
     #[error("{} belong{} to another tenant already", list(.0), if .0.len() == 1 { "s" } else { "" })]
     HostsTaken(Vec<String>),
+    #[error("{}", .0.join("; "))]
+    HostsMeet(Vec<String>),
+    #[error("{} {} not proved", list(.0), if .0.len() == 1 { "is" } else { "are" })]
+    HostsUnproved(Vec<String>),
+    #[error("`{host}` is not proved: {why}")]
+    HostNotProved { host: TenantHost, why: String },
+    #[error("no certificate is ordered for `{0}`")]
+    NoOrder(Hostname),
+    #[error("no tenant has or claims the host `{0}`")]
+    NoHost(String),
+    #[error("a tenant has to be named: the host is claimed by {}", list(.0))]
+    WhichTenant(Vec<String>),
+    #[error("this program was built without what asks the world outside")]
+    NoOutside,
     #[error("{}", no_room(*.class, .already_in.as_ref()))]
     NoRoom { class: CellClass, already_in: Option<CellName> },
     #[error("no {class} cell in the region `{region}` has room for tenant `{tenant}`, which belongs there")]
@@ -156,6 +173,8 @@ pub enum ControlError {
     },
     #[error("there is no archive {0}")]
     NoUpload(OperationId),
+    #[error("archive {0} is being imported")]
+    UploadInUse(OperationId),
     #[error("`{0}` is no file of an archive")]
     BadArchiveFile(String),
     #[error("operation {operation} is working on tenant `{tenant}`")]
@@ -210,6 +229,8 @@ pub enum ControlError {
     },
     #[error("the {hook} hook failed in cell `{cell}`: {message}")]
     Hook { cell: CellName, hook: &'static str, message: String },
+    #[error("the application does not answer the {hook} hook for cell `{cell}`: {message}")]
+    HookSilent { cell: CellName, hook: &'static str, message: String },
     #[error("cell `{0}` has no database yet")]
     NoDatabase(CellName),
     #[error("cell `{cell}` is run by somebody else, and its database does not answer: {reason}")]
@@ -251,26 +272,6 @@ fn list(names: &[String]) -> String {
     names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
 }
 
-impl From<StoreError> for ControlError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Stale(what) => Self::Stale(what),
-            StoreError::Taken(Taken::StackRevision) => Self::AppliedMeanwhile,
-            other => Self::Store(other),
-        }
-    }
-}
-
-impl From<JournalError> for ControlError {
-    fn from(error: JournalError) -> Self {
-        match error {
-            JournalError::Missing(id) => Self::NoOperation(id),
-            JournalError::Refused(refusal) => Self::Operation(refusal),
-            other => Self::Journal(other),
-        }
-    }
-}
-
 impl ControlError {
     pub fn kind(&self) -> Kind {
         match self {
@@ -280,6 +281,8 @@ impl ControlError {
             | Self::NoCell(_)
             | Self::NoEdge(_)
             | Self::NoCertificate(_)
+            | Self::NoHost(_)
+            | Self::NoOrder(_)
             | Self::NoMember { .. }
             | Self::NoKey(_)
             | Self::NoOperation(_)
@@ -301,6 +304,8 @@ impl ControlError {
             | Self::NoService(_)
             | Self::WhichProvider(_)
             | Self::WhichEdge(_)
+            | Self::WhichTenant(_)
+            | Self::NoOutside
             | Self::NoAdapter(_)
             | Self::NotOffered { .. }
             | Self::NoEndpoints
@@ -326,6 +331,9 @@ impl ControlError {
             | Self::KeyTaken(_)
             | Self::CellExists(_)
             | Self::HostsTaken(_)
+            | Self::HostsMeet(_)
+            | Self::HostsUnproved(_)
+            | Self::HostNotProved { .. }
             | Self::CellNotReady { .. }
             | Self::CellState { .. }
             | Self::CellNotEmpty { .. }
@@ -338,6 +346,7 @@ impl ControlError {
             | Self::TenantBusy { .. }
             | Self::ApprovalState { .. }
             | Self::StillUnderWay
+            | Self::UploadInUse(_)
             | Self::Operation(_)
             | Self::Hook { .. }
             | Self::LacksBeside { .. }
@@ -352,7 +361,10 @@ impl ControlError {
                 berth_mover::Fault::Passing => Kind::Provider,
                 berth_mover::Fault::Ours => Kind::Ours,
             },
-            Self::Provider { .. } | Self::CellDatabase { .. } | Self::ForeignSilent { .. } => Kind::Provider,
+            Self::Provider { .. }
+            | Self::CellDatabase { .. }
+            | Self::ForeignSilent { .. }
+            | Self::HookSilent { .. } => Kind::Provider,
             Self::Store(error) if error.passes_by_itself() => Kind::Unavailable,
             Self::WorldAhead | Self::Journal(JournalError::Unreachable(_)) => Kind::Unavailable,
             Self::Store(_) | Self::Journal(_) | Self::Document(_) | Self::Cut(_) => Kind::Ours,
@@ -396,6 +408,12 @@ impl ControlError {
             Self::KeyTaken(_) => "key_taken",
             Self::CellExists(_) => "cell_exists",
             Self::HostsTaken(_) => "host_taken",
+            Self::HostsMeet(_) => "host_meets_another",
+            Self::HostsUnproved(_) | Self::HostNotProved { .. } => "host_not_proved",
+            Self::NoHost(_) => "no_host",
+            Self::NoOrder(_) => "no_order",
+            Self::WhichTenant(_) => "which_tenant",
+            Self::NoOutside => "not_built_in",
             Self::NoRoom { .. } => "no_room",
             Self::NoRoomInRegion { .. } => "no_room_in_region",
             Self::OtherRegion { .. } => "other_region",
@@ -409,6 +427,7 @@ impl ControlError {
             Self::OddObject { .. } => "object_name",
             Self::CacheBecomesStore => "cache_becomes_store",
             Self::NoArchive { .. } | Self::NoUpload(_) => "no_archive",
+            Self::UploadInUse(_) => "upload_in_use",
             Self::TenantBusy { .. } => "tenant_busy",
             Self::BadArchiveFile(_) => "bad_archive_file",
             Self::LeftBehind { .. } => "rows_left_behind",
@@ -436,6 +455,7 @@ impl ControlError {
             Self::Environment(_) => "variable_missing",
             Self::CellDatabase { .. } => "cell_database",
             Self::Hook { .. } => "hook_failed",
+            Self::HookSilent { .. } => "hook_silent",
             Self::NoDatabase(_) => "no_database",
             Self::ForeignSilent { .. } => "foreign_silent",
             Self::NoEndpoints => "no_endpoints",
@@ -481,7 +501,18 @@ impl ControlError {
             Self::NotOffered { .. } => "name a provider that offers it",
             Self::TenantExists(_) | Self::CellExists(_) => "choose another name",
             Self::KeyTaken(_) => "`berth tenant list` shows whose it is",
-            Self::HostsTaken(_) => "take the host from the other tenant first",
+            Self::HostsTaken(_) => {
+                "take it from the other tenant first; who proves it takes it over: `berth host add`, `berth host verify`"
+            }
+            Self::HostsMeet(_) => "take what is in the way from the other tenant first, or choose another host",
+            Self::HostsUnproved(_) => "`berth host add` says what proves it; hosts below `hosts.own` need no proof",
+            Self::HostNotProved { .. } => {
+                "`berth host list` says what proves it; a new TXT record may take minutes until all DNS servers have it"
+            }
+            Self::NoOrder(_) => "they are ordered with `https.acme`, for hosts proved or below `hosts.own`",
+            Self::NoHost(_) => "`berth host list` shows those there are",
+            Self::WhichTenant(_) => "name one of them: `--tenant`",
+            Self::NoOutside => "use a program with the feature `acme`, as releases have it",
             Self::NoRoom { .. } => "add a cell to the stack file, or `berth cell create`",
             Self::NoRoomInRegion { .. } => "add a cell with that `region`, or change `tenants.region_routing`",
             Self::OtherRegion { .. } => "name a cell there, or change `tenants.region_routing.tenant_region_mapping`",
@@ -513,6 +544,7 @@ impl ControlError {
             Self::TenantBusy { .. } => {
                 "wait until it is over: `berth operation watch`; or give it up: `berth operation abandon`"
             }
+            Self::UploadInUse(_) => "it goes when that import is over: `berth operation list --open`",
             Self::NoUpload(_) => "give the folder or file that `berth tenant export --to` wrote, or an archive's id",
             Self::BadArchiveFile(_) => "files are named in the archive's `manifest.json`",
             Self::TenantState { .. } | Self::NotNow { .. } => "`berth tenant show` tells what is being done with it",
@@ -532,6 +564,9 @@ impl ControlError {
             Self::ForeignSilent { .. } => "it is looked at again every second; whoever runs it starts it",
             Self::NoServers => "add `servers: { adapter: ssh }` to `providers` and apply it",
             Self::NoEndpoints => "add `existing: { adapter: endpoint }` to `providers` and apply it",
+            Self::HookSilent { .. } => {
+                "it is asked again for a while under the same `Idempotency-Key`; `berth logs` shows what the application says"
+            }
             Self::Hook { .. } => "hooks are in the stack file under `data.hooks`; they have to bear being run twice",
             Self::BadStackFile(mistakes) => {
                 return Some(
@@ -552,45 +587,5 @@ impl ControlError {
             Self::BadKeyName | Self::Name(_) | Self::Store(_) | Self::Document(_) | Self::Cut(_) => return None,
         };
         Some(text.to_owned())
-    }
-
-    /// The same request may succeed later without anybody changing anything.
-    pub fn retryable(&self) -> bool {
-        match self {
-            Self::Provider { source, .. } => source.retryable(),
-            Self::StillUnderWay => true,
-            other => matches!(other.kind(), Kind::Unavailable | Kind::Provider),
-        }
-    }
-
-    /// The operation that stands in the way.
-    pub fn operation(&self) -> Option<OperationId> {
-        match self {
-            Self::AlreadyMoving { operation, .. } | Self::TenantState { operation, .. } => *operation,
-            Self::TenantBusy { operation, .. } => Some(*operation),
-            _ => None,
-        }
-    }
-
-    /// The error with its causes, for people: `Display` says its own part only.
-    pub fn full(&self) -> String {
-        StepError::chain(self)
-    }
-}
-
-/// In a workflow the same errors end a step.
-impl From<ControlError> for StepError {
-    fn from(error: ControlError) -> Self {
-        let message = error.full();
-        let step = match error.kind() {
-            Kind::Provider | Kind::Unavailable | Kind::Stale if error.retryable() || error.kind() == Kind::Stale => {
-                Self::retryable(error.code(), message)
-            }
-            _ => Self::permanent(error.code(), message),
-        };
-        match error.hint() {
-            Some(hint) => step.hint(hint),
-            None => step,
-        }
     }
 }

@@ -1,11 +1,14 @@
 //! The whole fleet: planned, carried out a few moves at a time, grown on paper.
 //!
 //! Applying starts moves as anybody else would, with everything that a move checks. It never makes or removes a paid
-//! cell: that is said, and a person does it.
+//! cell unless it is asked to: otherwise that is said, and a person does it.
 
-use crate::{App, Change, ControlError, Permit, Read, cells, decide, moves};
-use berth_domain::{CellName, Cents, TenantState};
-use berth_placement::fleet::{self, Fleet, PlacedTenant};
+use crate::{App, Change, ControlError, Permit, Read, cells, costs::prices, decide, moves};
+use berth_domain::{CellName, CellState, Cents, ProviderName, TenantState};
+use berth_placement::{
+    Place,
+    fleet::{self, Fleet, Opened, PlacedTenant},
+};
 use berth_wire as wire;
 use std::collections::BTreeSet;
 
@@ -31,15 +34,30 @@ pub async fn apply(
     let most = wanted.moves.unwrap_or(MOVES_USUAL).clamp(1, 1000) as usize;
     let mut done = wire::FleetApplied::default();
     let there: BTreeSet<&str> = fleet.cells.iter().map(|cell| cell.name.as_str()).collect();
+    let takes: BTreeSet<&str> =
+        fleet.cells.iter().filter(|cell| cell.takes_tenants).map(|cell| cell.name.as_str()).collect();
     for step in &planned.steps {
-        done.needs.extend(step.opens.iter().map(|opened| wire::FleetOpened {
-            cell: opened.cell.clone(),
-            offer: opened.offer.clone(),
-            price_cents: opened.price_cents,
-        }));
+        for opened in &step.opens {
+            if wanted.cells {
+                done.cells.push(open(app, permit, opened).await?);
+            } else {
+                done.needs.push(wire::FleetOpened {
+                    cell: opened.cell.clone(),
+                    offer: opened.offer.clone(),
+                    price_cents: opened.price_cents,
+                });
+            }
+        }
         // A cell that is empty now may go; one that this step empties may go after it.
         if step.moves.is_empty() {
-            done.removable.extend(step.closes.iter().cloned());
+            for name in &step.closes {
+                // One that was emptied takes no tenants any more; one that takes them may have been made for those to come.
+                if wanted.cells && !takes.contains(name.as_str()) {
+                    done.cells.push(close(app, permit, name).await);
+                } else {
+                    done.removable.push(name.clone());
+                }
+            }
         }
         for name in step.closes.iter().filter(|_| !step.moves.is_empty() && done.started.len() < most) {
             cells::drain(app, permit, name).await?;
@@ -63,6 +81,56 @@ pub async fn apply(
         }
     }
     Ok(done)
+}
+
+/// Makes a cell from an offer of the catalogue at the provider of the stack file that sells it. Its moves come with the
+/// next plan, when it stands.
+async fn open(app: &App, permit: &Permit<Change>, opened: &Opened) -> Result<wire::FleetCell, ControlError> {
+    let in_force = app.stack().await?;
+    let (catalogue, _) = decide::settings(&in_force.stack)?;
+    let said = |operation, trouble| wire::FleetCell { cell: opened.cell.clone(), removed: false, operation, trouble };
+    let is = |(offer, place): &(String, Place)| fleet::offer_name(offer, &place.sites) == opened.offer;
+    let Some((_, place)) = catalogue.places().into_iter().find(is) else {
+        return Ok(said(None, Some(format!("the catalogue has no offer {}", opened.offer))));
+    };
+    let sells = |name: &str| prices::adapter(&in_force.stack, name) == place.provider;
+    let provider = in_force.stack.providers.keys().find(|name| sells(name.as_str())).cloned();
+    let [region] = place.sites.as_slice() else {
+        return Ok(said(None, Some("a cell that stands in several regions is made by hand".to_owned())));
+    };
+    let there = app.store().cell_list().await?;
+    let same = there.iter().find(|cell| {
+        cell.state == CellState::Creating
+            && cell.class == place.class
+            && Some(cell.provider.as_str()) == provider.as_ref().map(ProviderName::as_str)
+    });
+    if let Some(cell) = same {
+        return Ok(said(None, Some(format!("cell {} is being made", cell.name))));
+    }
+    // `shared-3`: what people call cells, and not what the plan called it.
+    let name = (1..10_000)
+        .filter_map(|n| CellName::new(format!("{}-{n}", place.class)).ok())
+        .find(|name| !there.iter().any(|cell| cell.name == *name) && !in_force.stack.cells.contains_key(name));
+    let Some(name) = name else { return Ok(said(None, Some("every name is taken".to_owned()))) };
+    let create = wire::CellCreate {
+        name: name.clone(),
+        class: place.class,
+        provider,
+        region: Some(region.clone()),
+        max_tenants: Some(place.places),
+    };
+    Ok(match cells::create(app, permit, create).await {
+        Ok(operation) => wire::FleetCell { cell: name.to_string(), ..said(Some(operation.id), None) },
+        Err(error) => said(None, Some(error.to_string())),
+    })
+}
+
+async fn close(app: &App, permit: &Permit<Change>, name: &str) -> wire::FleetCell {
+    let (operation, trouble) = match cells::remove(app, permit, name).await {
+        Ok(operation) => (Some(operation.id), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    wire::FleetCell { cell: name.to_owned(), removed: true, operation, trouble }
 }
 
 pub async fn simulate(

@@ -7,9 +7,10 @@
 use crate::{
     App, ControlError,
     cell_access::{self, connect},
+    hook_call::{self, Called},
 };
 use berth_config::Hook;
-use berth_domain::{PlanName, TenantKey, TenantName};
+use berth_domain::{OperationId, PlanName, TenantKey, TenantName};
 use berth_infra::Role;
 use berth_store::Cell;
 use tokio_postgres::SimpleQueryMessage;
@@ -22,22 +23,18 @@ pub(crate) struct HookTenant {
     pub plan: PlanName,
 }
 
-/// Runs a hook and answers with the first column of the last row, if there was one.
+/// Runs a hook for an operation and answers with the tenant's key, if it gave one: the first column of the last row of SQL.
 pub(crate) async fn run(
     app: &App,
     cell: &Cell,
     name: &'static str,
     hook: &Hook,
+    operation: OperationId,
     tenant: &HookTenant,
 ) -> Result<Option<String>, ControlError> {
     match hook {
         Hook::Sql(sql) => run_sql(app, cell, name, sql, tenant).await,
-        Hook::Url(_) => Err(ControlError::Hook {
-            cell: cell.name.clone(),
-            hook: name,
-            message: "HTTP hooks are not called by this version; use SQL, or `POST /v1/tenants` from the application"
-                .to_owned(),
-        }),
+        Hook::Url(url) => hook_call::call(app, cell, url, &Called { hook: name, operation, tenant }).await,
     }
 }
 

@@ -8,15 +8,20 @@ use crate::{
     tenants, views,
     workflows::{IMPORT_TENANT, ImportTenant, reserved},
 };
-use berth_domain::{MoveId, OperationId, Plan, TenantId, TenantKey};
+use berth_domain::{MoveId, OperationId, OperationState, Plan, TenantId, TenantKey};
 use berth_mover::{Archive, ArchivePath};
 use berth_placement::Profile;
 use berth_store::NewTenant;
 use berth_wire as wire;
+use berth_workflow::{Filter, Journal as _};
 use bytes::Bytes;
 use futures_util::Stream;
 use serde_json::json;
+use std::time::Duration;
 use uuid::Uuid;
+
+/// Operations that are looked through for one that reads an archive.
+const OPEN_MOST: u32 = 10_000;
 
 /// Takes one file of an archive that somebody brings. Returns its length.
 pub async fn take_file<E: std::error::Error + Send + Sync + 'static>(
@@ -35,9 +40,46 @@ pub async fn take_file<E: std::error::Error + Send + Sync + 'static>(
     Ok(berth_mover::write_file(&place, &archives::uploaded(archive), file, content).await?)
 }
 
-/// Forgets what was brought under this id. Returns how many files there were.
+/// Forgets what was brought under this id. Returns how many files there were. An import that is under way keeps its own.
 pub async fn forget_files(app: &App, _permit: &Permit<Change>, archive: OperationId) -> Result<u64, ControlError> {
+    if in_use(app).await?.contains(&archive) {
+        return Err(ControlError::UploadInUse(archive));
+    }
     Ok(berth_mover::remove_files(&app.archives().await?, &archives::uploaded(archive)).await?)
+}
+
+/// Archives that a tenant was imported from.
+pub(crate) async fn archives_of(app: &App, tenant: TenantId) -> Result<Vec<OperationId>, ControlError> {
+    let Some(known) = app.store().tenant_get(tenant).await? else { return Ok(Vec::new()) };
+    let subject = Some(operations::about_tenant(&known.name));
+    let filter = Filter { subject, limit: OPEN_MOST, ..Filter::default() };
+    let imports = app.store().list(&filter).await?.into_iter().filter(|it| it.workflow.starts_with("import_tenant"));
+    let inputs = imports.filter_map(|it| serde_json::from_value::<ImportTenant>(it.input).ok());
+    Ok(inputs.filter(|input| input.tenant == tenant).map(|input| input.archive).collect())
+}
+
+/// Archives that imports under way read from.
+async fn in_use(app: &App) -> Result<Vec<OperationId>, ControlError> {
+    let open = [OperationState::Queued, OperationState::Running, OperationState::Undoing, OperationState::Stuck];
+    let filter = Filter { states: open.to_vec(), limit: OPEN_MOST, ..Filter::default() };
+    let open = app.store().list(&filter).await?.into_iter();
+    let imports = open.filter(|operation| operation.workflow.starts_with("import_tenant"));
+    Ok(imports.filter_map(|it| serde_json::from_value::<ImportTenant>(it.input).ok()).map(|it| it.archive).collect())
+}
+
+/// What was brought and never imported goes a day after its last file. Returns how many archives went.
+pub(crate) async fn sweep(app: &App, idle: Duration) -> Result<usize, ControlError> {
+    let (place, mut gone) = (app.archives().await?, 0);
+    for at in berth_mover::idle_folders(&place, &ArchivePath::from("uploads"), idle).await? {
+        let id = at.filename().and_then(|name| name.parse::<OperationId>().ok());
+        // As late as can be: an import may have begun since the last one.
+        let in_use = in_use(app).await?;
+        if id.is_none_or(|id| !in_use.contains(&id)) {
+            berth_mover::remove_files(&place, &at).await?;
+            gone += 1;
+        }
+    }
+    Ok(gone)
 }
 
 /// What an import needs, looked up once.
@@ -127,7 +169,7 @@ pub async fn start(
         asked_by: permit.caller().name.clone(),
     };
     let operation = IMPORT_TENANT.with(tenants::fresh(), &input).about(operations::about_tenant(&wanted.name));
-    let mut rows = vec![reserved::tenant(id)];
+    let mut rows = vec![reserved::tenant(id), reserved::upload(wanted.archive)];
     rows.extend(input.new_cell.map(reserved::cell));
     let started = operations::start(app, &mut tx, operation, Begun::Reserved(rows)).await?;
     let after =

@@ -5,7 +5,7 @@
 //! [`ControlError`], whose `kind()` picks the HTTP status and whose `code()`, `hint()`, `retryable()` and `operation()`
 //! fill the problem. A server calls [`serve::work`] beside answering requests.
 //!
-//! Knows the contracts of infrastructure and no adapter; never speaks HTTP.
+//! Knows the contracts of infrastructure and no adapter; never serves HTTP.
 //!
 //! ```text
 //! keys::caller(app, &secret, request_id) -> Caller               caller.may(Read | ReadTenant | ReadEntitlements | Report | Change | Follow)? -> Permit
@@ -36,17 +36,22 @@
 //! certificates::{add(Change, CertificateAdd), list(Read), remove(Change, id)}
 //! releases::{create(Change, ReleaseCreate), list(Read), show(Read, number), roll(Change, &RollAsk), back(Change, &BackAsk), status(Read)}
 //! registries::{put(Change, RegistryPut), list(Read), remove(Change, host)}
+//! hosts::{add(Change, &HostAdd), list(Read, tenant), verify(Change, &host, tenant), remove(Change, &host, tenant)}
+//! orders::{list(Read), renew(Change, &host)}
 //! recover::{show(Read), recover(Change)}                         idempotency::{begin(app, &caller, key, hash) -> Once, finish}
 //! ```
 //! `who` is a name or an id.
 
 mod app;
+mod ask;
 mod caller;
 mod cell_access;
+mod challenges;
 mod edge_link;
 mod edge_settings;
 mod error;
 mod hook;
+mod hook_call;
 mod judge;
 mod member_spec;
 mod mode_settings;
@@ -54,6 +59,7 @@ mod move_edges;
 mod placing;
 mod programs;
 mod reconcile;
+mod release_back;
 mod release_error;
 mod smoke;
 mod views;
@@ -72,11 +78,13 @@ pub mod edges;
 pub mod endpoints;
 pub mod erasures;
 pub mod fleet;
+pub mod hosts;
 pub mod idempotency;
 pub mod imports;
 pub mod keys;
 pub mod moves;
 pub mod operations;
+pub mod orders;
 pub mod plans;
 pub mod purge;
 pub mod recover;

@@ -3,7 +3,7 @@
 
 use crate::{App, ControlError, app::StackInForce, mode_settings, programs::Programs};
 use berth_config::Service;
-use berth_domain::{CellName, ServiceName};
+use berth_domain::{CellName, OperationId, ServiceName};
 use berth_infra::{
     CellDatabase, CellSpec, DatabaseName, EnvVar, MemberName, MemberSpec, RedisUse, Role, RunSpec, Shape,
 };
@@ -70,8 +70,8 @@ pub(crate) fn migrate_spec(
     programs: &Programs,
     cell: &Cell,
     database: &CellDatabase,
-    name: &ServiceName,
-    service: &Service,
+    (name, service): (&ServiceName, &Service),
+    operation: OperationId,
 ) -> Result<Option<RunSpec>, ControlError> {
     let Some((source, command)) = programs.of_migrate(name, service)? else { return Ok(None) };
     Ok(Some(RunSpec {
@@ -82,6 +82,7 @@ pub(crate) fn migrate_spec(
         env: environment(app, in_force, cell, database, service, Role::Owner)?,
         time_limit: Duration::from_millis(in_force.stack.releases.migrate_limit.ms()),
         shape: shape(service.shape),
+        key: Some(format!("{operation}.{name}")),
     }))
 }
 

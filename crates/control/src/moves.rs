@@ -53,6 +53,7 @@ pub async fn plan(
         tables: Vec::new(),
         shared: Vec::new(),
         unsure: Vec::new(),
+        notes: Vec::new(),
         left_behind: Vec::new(),
         beside: Vec::new(),
         archived_to: None,
@@ -94,6 +95,7 @@ pub async fn plan(
             shown.rows = whole(found.rows);
             shown.bytes = whole(found.bytes);
             shown.duration_s = Some(found.estimated_s);
+            shown.notes.clone_from(&found.notes);
             left_behind(app, &in_force.stack, &mut shown, &found.tables).await?;
             shown.beside = found.beside.iter().map(beside_shown).collect();
             belonging(&mut shown, &found.tables, &found.shared, found.unsure, true);

@@ -5,11 +5,12 @@
 //! so that of two that begin at once the second sees the first.
 
 use crate::{
-    App, Change, ControlError, Permit, Read, ReleaseError, app::StackInForce, audited, cells, release_error::said,
+    App, Change, ControlError, Permit, Read, ReleaseError, app::StackInForce, audited, cells, release_back::way_back,
+    release_error::said,
 };
 use berth_config::{Releases, Workers};
 use berth_domain::{Artifact, CellId, CellName, CellState, RollCellState, RollState, ServiceName, ServiceRole};
-use berth_store::{Artifacts, Cell, NewRoll, Release, Roll, RollCell, Tx};
+use berth_store::{Artifacts, Cell, NewRoll, NewRollCell, Release, Roll, Tx};
 use berth_wire as wire;
 use berth_workflow::Journal;
 use serde_json::json;
@@ -119,78 +120,52 @@ pub async fn roll(app: &App, permit: &Permit<Change>, ask: &wire::RollAsk) -> Re
 
 /// Where `back` would go.
 pub async fn plan_back(app: &App, _permit: &Permit<Read>, ask: &wire::BackAsk) -> Result<wire::RollPlan, ControlError> {
-    let last = app.store().roll_list(None).await?.into_iter().next();
-    let (to, before, cells) = target(app, ask, last.as_ref()).await?;
-    Ok(Scope::of(app, &cells).await?.plan(to, before, true))
+    if let Some(to) = ask.to {
+        must_exist(app, to).await?;
+    }
+    // Rows before cells: one that ends in between is in both.
+    let (rolls, rows) = (app.store().roll_list(None).await?, app.store().roll_cells(None).await?);
+    let scope = Scope::of(app, &[]).await?;
+    Ok(way_back(ask.to, &rolls, &rows, &scope)?.plan)
 }
 
-/// Every cell that has the last release gets what ran before it, all at once; a roll that is under way ends with it.
-/// `migrate` is not run: what an older release does with a newer schema is its own.
+/// Every cell that the last roll reached gets what ran there before it, all at once; a roll that is under way ends with
+/// it. `migrate` is not run: what an older release does with a newer schema is its own.
 pub async fn back(app: &App, permit: &Permit<Change>, ask: &wire::BackAsk) -> Result<wire::Roll, ControlError> {
     app.writable().await?;
-    let last = app.store().roll_list(None).await?.into_iter().next();
-    let (to, before, cells) = target(app, ask, last.as_ref()).await?;
-    let open = last.filter(|last| last.state == RollState::Rolling);
-    if let Some(open) = open.clone().filter(|open| open.back && open.release == to) {
-        return Shown::read(app).await?.roll(app, open).await;
+    if let Some(to) = ask.to {
+        must_exist(app, to).await?;
     }
-    let scope = Scope::of(app, &cells).await?;
-    let mut plan = scope.plan(to, before, true);
-    // Cells in which the release is just arriving run the old one still: they have to be looked at when that is over.
-    let mut under_way: Vec<RollCell> = app.store().roll_cells(None).await?;
-    under_way.retain(|cell| cell.state == RollCellState::Rolling);
-    for cell in &under_way {
-        let Some(known) = scope.cells.iter().find(|known| known.id == cell.cell) else { continue };
-        plan.left_out.retain(|left| left.cell != known.name);
-        if !plan.waves.iter().flatten().any(|planned| planned.cell == known.name) {
-            let planned = wire::PlannedCell { cell: known.name.clone(), before: known.release };
-            match plan.waves.first_mut() {
-                Some(wave) => wave.push(planned),
-                None => plan.waves.push(vec![planned]),
-            }
+    let scope = Scope::of(app, &[]).await?;
+    let mut tx = app.store().begin().await?;
+    let open = tx.rolls_lock().await?;
+    // Read under the lock: which cells the roll has reached is decided by nobody else from here.
+    let (rolls, rows) = (tx.roll_list().await?, tx.roll_cells().await?);
+    let open = rolls.iter().find(|roll| Some(roll.number) == open);
+    if let Some(open) = open.filter(|open| open.back) {
+        let mut own = rows.iter().filter(|row| row.roll == open.number);
+        let same = |to| open.release == to && open.whole && own.all(|row| row.release.is_none_or(|gets| gets == to));
+        if ask.to.is_none_or(same) {
+            drop(tx);
+            return Shown::read(app).await?.roll(app, open.clone()).await;
         }
     }
-    let mut tx = app.store().begin().await?;
-    if tx.rolls_lock().await? != open.as_ref().map(|open| open.number) {
-        return Err(ControlError::Stale("release"));
-    }
+    let way = way_back(ask.to, &rolls, &rows, &scope)?;
     if let Some(open) = open {
         let why = format!("taken back by {}", permit.caller().name);
         tx.roll_end(open.number, RollState::Stopped, Some(&why)).await?;
         // What is under way in a cell is undone where it still can be; otherwise the way back begins when it is over.
-        for operation in under_way.iter().filter_map(|cell| cell.operation) {
+        let under_way = rows.iter().filter(|row| row.state == RollCellState::Rolling);
+        for operation in under_way.filter_map(|row| row.operation) {
             let _ = Journal::abandon(app.store(), &mut tx, operation, false).await;
         }
     }
-    let whole = cells.is_empty();
-    begin(app, tx, permit, &scope, plan, whole).await
+    begin(app, tx, permit, &scope, way.plan, way.whole).await
 }
 
-/// The release to go back to, what it replaces, and the cells; none: all.
-async fn target(
-    app: &App,
-    ask: &wire::BackAsk,
-    last: Option<&Roll>,
-) -> Result<(u32, u32, Vec<CellName>), ControlError> {
-    if let Some(to) = ask.to {
-        must_exist(app, to).await?;
-        let before = last.map_or(0, |last| last.release);
-        return Ok((to, before, Vec::new()));
-    }
-    let last = last.ok_or(ReleaseError::NothingBefore)?;
-    if last.back {
-        if last.state == RollState::Rolling {
-            return Ok((last.release, last.before, Vec::new()));
-        }
-        return Err(ReleaseError::NothingBefore.into());
-    }
-    let mut only = Vec::new();
-    if !last.whole {
-        for cell in app.store().roll_cells(Some(last.number)).await? {
-            only.push(app.cell(cell.cell).await?.name);
-        }
-    }
-    Ok((last.before, last.release, only))
+/// Starts what is due of the release that rolls, and closes what is over. A server's own loop does so twice a second.
+pub async fn go_on(app: &App) -> Result<(), ControlError> {
+    crate::reconcile::release_round(app).await
 }
 
 async fn begin(
@@ -202,7 +177,14 @@ async fn begin(
     whole: bool,
 ) -> Result<wire::Roll, ControlError> {
     let waves = (0..).zip(&plan.waves);
-    let cells = waves.flat_map(|(wave, cells)| cells.iter().map(move |cell| (scope.id(&cell.cell), wave, cell.before)));
+    let cells = waves.flat_map(|(wave, cells)| {
+        cells.iter().map(move |cell| NewRollCell {
+            cell: scope.id(&cell.cell),
+            wave,
+            before: cell.before,
+            release: cell.gets,
+        })
+    });
     let by = permit.caller().name.clone();
     let new = NewRoll {
         release: plan.release,
@@ -247,9 +229,9 @@ pub(crate) async fn must_not_roll(tx: &mut Tx, cells: &[CellId]) -> Result<(), C
 }
 
 /// The cells that a roll is about.
-struct Scope {
+pub(crate) struct Scope {
     in_force: std::sync::Arc<StackInForce>,
-    cells: Vec<Cell>,
+    pub(crate) cells: Vec<Cell>,
     foreign: Vec<CellName>,
 }
 
@@ -292,8 +274,8 @@ impl Scope {
         found.expect("a plan names cells of its scope").id
     }
 
-    fn plan(&self, release: u32, before: u32, back: bool) -> wire::RollPlan {
-        let rules = &self.in_force.stack.releases;
+    /// Every cell that does not run it yet.
+    pub(crate) fn plan(&self, release: u32, before: u32, back: bool) -> wire::RollPlan {
         let mut left_out: Vec<wire::LeftOut> = Vec::new();
         let mut todo = Vec::new();
         for cell in &self.cells {
@@ -302,29 +284,34 @@ impl Scope {
                     format!("it runs {} already", said(release))
                 }
                 CellState::Ready | CellState::Draining => {
-                    todo.push(wire::PlannedCell { cell: cell.name.clone(), before: cell.release });
+                    todo.push(wire::PlannedCell { cell: cell.name.clone(), before: cell.release, gets: None });
                     continue;
                 }
                 other => format!("it is {other}"),
             };
             left_out.push(wire::LeftOut { cell: cell.name.clone(), why });
         }
-        let foreign = self.foreign.iter().map(|cell| wire::LeftOut {
-            cell: cell.clone(),
-            why: "somebody else runs it and releases there".to_owned(),
-        });
-        left_out.extend(foreign);
+        left_out.extend(self.foreign());
+        self.waves(wire::RollPlan { release, before, back, left_out, ..wire::RollPlan::default() }, todo)
+    }
+
+    pub(crate) fn foreign(&self) -> impl Iterator<Item = wire::LeftOut> {
+        let why = "somebody else runs it and releases there";
+        self.foreign.iter().map(|cell| wire::LeftOut { cell: cell.clone(), why: why.to_owned() })
+    }
+
+    /// The same plan with its waves, by the rules of the stack file.
+    pub(crate) fn waves(&self, plan: wire::RollPlan, todo: Vec<wire::PlannedCell>) -> wire::RollPlan {
+        let rules = &self.in_force.stack.releases;
+        let back = plan.back;
         wire::RollPlan {
-            release,
-            before,
-            back,
             waves: plan_waves(rules, todo, back),
             pause_ms: rules.pause.filter(|_| !back).map(berth_config::Span::ms),
             workers: match rules.workers {
                 Workers::After => "after".to_owned(),
                 Workers::Beside => "beside".to_owned(),
             },
-            left_out,
+            ..plan
         }
     }
 }
@@ -376,6 +363,7 @@ impl Shown {
                 wave: u32::try_from(cell.wave).unwrap_or(0) + 1,
                 state: cell.state,
                 before: cell.before,
+                gets: cell.release,
                 release: known.release,
                 operation: cell.operation,
                 reason: cell.reason,
@@ -409,7 +397,8 @@ mod tests {
     #[test]
     fn the_canary_goes_alone_and_the_others_in_groups() {
         let cells = |names: &str| -> Vec<PlannedCell> {
-            let cell = |name: char| PlannedCell { cell: CellName::new(name.to_string()).unwrap(), before: 1 };
+            let named = |name: char| CellName::new(name.to_string()).unwrap();
+            let cell = |name: char| PlannedCell { cell: named(name), before: 1, gets: None };
             names.chars().map(cell).collect()
         };
         let waves = |rules: &Releases, names: &str, back| -> Vec<String> {

@@ -3,20 +3,22 @@
 //! opens nothing but members' ports.
 
 use crate::{App, Change, ControlError, Follow, Permit, Read, cells, endpoints, views};
-use berth_domain::{CellClass, CellId, CellName, ProviderName, ServiceRole};
+use berth_domain::{CellName, ProviderName, ServiceRole};
 use berth_infra::{Compute, Machine, ProviderError};
-use berth_store::{Cell, NewCell};
+use berth_store::Cell;
 use berth_wire::{self as wire, edge::Hidden};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::task::JoinSet;
 use tracing::debug;
-use uuid::Uuid;
 
 /// The adapter whose cells stand on such servers.
 const ADAPTER: &str = "ssh";
 /// A cell begins with its Postgres, its log and its members' programs.
 const ROOM_BYTES: u64 = 1024 * 1024 * 1024;
+/// Edges ask twice a second.
+const WAY_LIMIT: Duration = Duration::from_secs(2);
 
 /// The server's host key, for a person to compare. Nothing is done there.
 pub async fn look(
@@ -70,21 +72,8 @@ pub async fn add(app: &App, permit: &Permit<Change>, wanted: wire::ServerAdd) ->
     let there = compute(app, stack, &provider, &wanted.name, &settings)?;
     let machine = there.machine(&wanted.name).await.map_err(about(&wanted.name))?;
     fit(&wanted.name, &machine.ok_or_else(|| missing(&provider))?)?;
-    // What the stack file says of this cell, else of another one of its class.
-    let model = stack.cells.get(&wanted.name).filter(|model| model.class == wanted.class);
-    let model = model.or_else(|| stack.cells.values().find(|model| model.class == wanted.class));
-    let most = if wanted.class == CellClass::Dedicated { 1 } else { cells::MAX_CUSTOMERS_PER_SERVER };
-    let most = wanted.max_tenants.or_else(|| model.map(|model| model.max_tenants)).unwrap_or(most);
-    let new = NewCell {
-        id: CellId::new(Uuid::now_v7()),
-        name: wanted.name,
-        class: wanted.class,
-        provider: provider.to_string(),
-        region: wanted.region.or_else(|| model.and_then(|model| model.region.clone())),
-        max_tenants: i32::try_from(most).unwrap_or(i32::MAX),
-        shape: serde_json::to_value(model.map(|model| model.shape).unwrap_or_default())?,
-        stack_revision: in_force.revision,
-    };
+    let (class, region) = (wanted.class, wanted.region);
+    let new = cells::like_others(&in_force, wanted.name, class, provider.to_string(), region, wanted.max_tenants)?;
     let mut tx = app.store().begin().await?;
     let started = cells::reserve(app, &mut tx, permit, &new).await?;
     tx.cell_set_settings(app.store(), new.id, &settings.to_string().into()).await?;
@@ -128,7 +117,7 @@ async fn cells_there(app: &App) -> Result<Vec<Cell>, ControlError> {
 /// The servers of all cells that stand on some, each looked at now.
 pub async fn list(app: &App, _permit: &Permit<Read>) -> Result<wire::Page<wire::Server>, ControlError> {
     let in_force = app.stack().await?;
-    let mut looks = tokio::task::JoinSet::new();
+    let mut looks = JoinSet::new();
     for cell in cells_there(app).await? {
         let settings = told(app, &in_force.stack, &cell.provider).await?.remove(cell.name.as_str()).unwrap_or_default();
         let compute = app.compute_of(&cell).await;
@@ -181,6 +170,7 @@ pub async fn ways(app: &App, _permit: &Permit<Follow>) -> Result<wire::Page<wire
         Err(ControlError::NoStack) => Vec::new(),
         Err(error) => return Err(error),
     };
+    let mut asked = JoinSet::new();
     for cell in cells {
         let members = app.store().member_list(Some(cell.id)).await?;
         let web = members.iter().filter(|member| member.service_role == ServiceRole::Web);
@@ -188,14 +178,24 @@ pub async fn ways(app: &App, _permit: &Permit<Follow>) -> Result<wire::Page<wire
         let ports: Vec<u16> = web.filter_map(|member| member.address.as_ref().and_then(port)).collect();
         let reach = app.provider(&cell.provider).await?.reach;
         let (Some(reach), false) = (reach, ports.is_empty()) else { continue };
-        match reach.way(&cell.name).await {
-            Ok(Some(way)) => {
+        asked.spawn(async move {
+            // What is known is answered at once; a server that is dead must not keep the edges from the others' ways.
+            let way = tokio::time::timeout(WAY_LIMIT, reach.way(&cell.name)).await;
+            (cell.name, ports, way)
+        });
+    }
+    while let Some(answered) = asked.join_next().await {
+        let Ok((cell, ports, way)) = answered else { continue };
+        match way {
+            Ok(Ok(Some(way))) => {
                 let settings = Hidden::new(way.settings.expose_secret().to_owned());
-                items.push(wire::EdgeWay { cell: cell.name, settings, ports });
+                items.push(wire::EdgeWay { cell, settings, ports });
             }
-            Ok(None) => {}
-            Err(error) => debug!(cell = %cell.name, %error, "no way into cell {} now", cell.name),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => debug!(%cell, %error, "no way into cell {cell} now"),
+            Err(_) => debug!(%cell, "the server of cell {cell} does not answer now"),
         }
     }
+    items.sort_by(|a, b| a.cell.cmp(&b.cell));
     Ok(wire::Page::whole(items))
 }

@@ -1,14 +1,12 @@
 //! Smoke checks: a request to one new member, before any client's reaches it. Asked through the provider's reach, since
 //! no edge knows the member yet. Never follows a redirect.
 
+use crate::ask::{self, Answer};
 use berth_config::Smoke;
 use berth_infra::{MemberName, Reach, ReachTarget};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const LIMIT: Duration = Duration::from_secs(10);
-/// Of the answer, head and body, that is read.
-const ANSWER_MOST: usize = 64 * 1024;
 
 /// `Err`: why the member is not what was asked for.
 pub(crate) async fn ask(reach: &dyn Reach, member: &MemberName, smoke: &Smoke) -> Result<(), String> {
@@ -17,39 +15,24 @@ pub(crate) async fn ask(reach: &dyn Reach, member: &MemberName, smoke: &Smoke) -
         Ok(answer) => answer.map_err(|why| format!("`{}`: {why}", smoke.path))?,
         Err(_) => return Err(format!("`{}` did not answer within {} s", smoke.path, LIMIT.as_secs())),
     };
-    judge(&answer, smoke)
+    judge(answer.as_ref(), smoke)
 }
 
-async fn answer(reach: &dyn Reach, member: &MemberName, path: &str) -> Result<Vec<u8>, String> {
+async fn answer(reach: &dyn Reach, member: &MemberName, path: &str) -> Result<Option<Answer>, String> {
     let mut stream = reach.reach(ReachTarget::Member(member), 0).await.map_err(|error| error.to_string())?;
-    // 1.0, so that the answer ends with the connection and comes in one piece.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {member}\r\nUser-Agent: berth\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
-    let mut all = Vec::new();
-    while all.len() < ANSWER_MOST {
-        match stream.read_buf(&mut all).await {
-            Ok(0) => break,
-            Ok(_) => {}
-            // What came before it was cut off is judged.
-            Err(_) if !all.is_empty() => break,
-            Err(error) => return Err(error.to_string()),
-        }
-    }
-    all.truncate(ANSWER_MOST);
-    Ok(all)
+    let head = format!("GET {path} HTTP/1.0\r\nHost: {member}\r\nUser-Agent: berth\r\n");
+    ask::ask(&mut stream, &head, b"").await.map_err(|error| error.to_string())
 }
 
-fn judge(answer: &[u8], smoke: &Smoke) -> Result<(), String> {
-    let status = answer.strip_prefix(b"HTTP/1.").and_then(|rest| std::str::from_utf8(rest.get(2..5)?).ok());
-    let Some(status) = status.and_then(|status| status.parse::<u16>().ok()) else {
+fn judge(answer: Option<&Answer>, smoke: &Smoke) -> Result<(), String> {
+    let Some(Answer { status, body }) = answer else {
         return Err(format!("`{}` gave no HTTP answer", smoke.path));
     };
     match smoke.status {
-        Some(wanted) if status != wanted => return Err(format!("`{}` answered {status}, not {wanted}", smoke.path)),
-        None if !(200..400).contains(&status) => return Err(format!("`{}` answered {status}", smoke.path)),
+        Some(wanted) if *status != wanted => return Err(format!("`{}` answered {status}, not {wanted}", smoke.path)),
+        None if !(200..400).contains(status) => return Err(format!("`{}` answered {status}", smoke.path)),
         _ => {}
     }
-    let body = answer.windows(4).position(|four| four == b"\r\n\r\n").map_or(&[][..], |at| &answer[at + 4..]);
     match &smoke.contains {
         Some(text) if !body.windows(text.len()).any(|part| part == text.as_bytes()) => {
             Err(format!("`{}` answered {status} without `{text}` in it", smoke.path))
@@ -60,9 +43,14 @@ fn judge(answer: &[u8], smoke: &Smoke) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::judge;
+    use super::judge as judged;
+    use crate::ask::read;
     use berth_config::Smoke;
     use berth_domain::ServiceName;
+
+    fn judge(answer: &[u8], smoke: &Smoke) -> Result<(), String> {
+        judged(read(answer).as_ref(), smoke)
+    }
 
     #[test]
     fn an_answer_is_judged_by_its_status_and_its_text() {

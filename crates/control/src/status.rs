@@ -1,11 +1,13 @@
 //! Everything at a glance: is everybody served, what moves, what needs a person.
 
 use crate::{App, ControlError, Permit, Read, costs::prices, edges};
-use berth_domain::{ApprovalState, CellState, Cents, MemberState, OperationState, TenantState};
+use berth_domain::{
+    ApprovalState, CellState, Cents, MemberState, OperationState, OrderState, OrderTrouble, TenantState,
+};
 use berth_store::Store;
 use berth_wire as wire;
 use berth_workflow::{Filter, Journal};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 const OPEN: &[OperationState] =
     &[OperationState::Queued, OperationState::Running, OperationState::Undoing, OperationState::Stuck];
@@ -57,6 +59,7 @@ pub async fn overview(app: &App, _permit: &Permit<Read>) -> Result<wire::Overvie
         operation: None,
     }));
     attention.extend(unserved(app.store(), &cells).await?);
+    attention.extend(certificates(store).await?);
     attention.extend(edges.iter().filter(|edge| !edge.alive).map(|edge| wire::Attention {
         code: "edge_silent".to_owned(),
         subject: format!("edge {}", edge.name),
@@ -96,6 +99,58 @@ pub async fn overview(app: &App, _permit: &Permit<Read>) -> Result<wire::Overvie
     })
 }
 
+/// Certificates near their end that nothing follows, and hosts whose certificate cannot be had.
+async fn certificates(store: &Store) -> Result<Vec<wire::Attention>, ControlError> {
+    let now = Timestamp::now();
+    let all = store.certificate_list().await?;
+    let mut attention = Vec::new();
+    for certificate in all.iter().filter(|certificate| is_near(certificate.not_before, certificate.not_after, now)) {
+        // Names that another one covers for longer are taken care of.
+        let alone: Vec<&str> = certificate
+            .names
+            .iter()
+            .filter(|name| {
+                !all.iter().any(|other| other.not_after > certificate.not_after && other.names.contains(name))
+            })
+            .map(String::as_str)
+            .collect();
+        if !alone.is_empty() {
+            let day = certificate.not_after.strftime("%Y-%m-%d %H:%M UTC");
+            let verb = if certificate.not_after <= now { "ended" } else { "ends" };
+            attention.push(wire::Attention {
+                code: "certificate_ends".to_owned(),
+                subject: format!("certificate {}", alone.join(" ")),
+                detail: format!("it {verb} on {day}, and none follows it"),
+                hint: Some(
+                    "`berth cert add` takes a new one; `berth cert list` says what is wrong with ordered ones"
+                        .to_owned(),
+                ),
+                operation: None,
+            });
+        }
+    }
+    let failed = store.order_list().await?.into_iter().filter(|order| order.state == OrderState::Failed);
+    attention.extend(failed.take(100).map(|order| wire::Attention {
+        code: "certificate_not_renewed".to_owned(),
+        subject: format!("host {}", order.host),
+        detail: format!(
+            "no certificate could be had ({}): {}; next try {}",
+            order.trouble.map_or("unknown", OrderTrouble::as_str),
+            order.detail.unwrap_or_default(),
+            order.next_at.strftime("%Y-%m-%d %H:%M UTC")
+        ),
+        hint: Some(format!("`berth cert renew {}` tries at once", order.host)),
+        operation: None,
+    }));
+    Ok(attention)
+}
+
+/// Two weeks before the end, or when a fifth of a short life is left.
+fn is_near(not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> bool {
+    let fifth = not_after.duration_since(not_before) / 5;
+    not_after.duration_since(now) < fifth.min(SignedDuration::from_hours(14 * 24))
+}
+
 /// Cells with tenants and no healthy member: those tenants are not served.
 async fn unserved(store: &Store, cells: &[berth_store::Cell]) -> Result<Vec<wire::Attention>, ControlError> {
     let members = store.member_list(None).await?;
@@ -112,4 +167,18 @@ async fn unserved(store: &Store, cells: &[berth_store::Cell]) -> Result<Vec<wire
             operation: None,
         })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_near;
+
+    #[test]
+    fn a_certificate_is_near_its_end_in_its_last_two_weeks_or_last_fifth() {
+        let at = |text: &str| text.parse().unwrap();
+        let quarter = |now| is_near(at("2026-01-01T00:00:00Z"), at("2026-04-01T00:00:00Z"), at(now));
+        assert!(!quarter("2026-03-17T00:00:00Z") && quarter("2026-03-19T00:00:00Z") && quarter("2026-05-01T00:00:00Z"));
+        let week = |now| is_near(at("2026-01-01T00:00:00Z"), at("2026-01-07T00:00:00Z"), at(now));
+        assert!(!week("2026-01-05T00:00:00Z") && week("2026-01-06T00:00:00Z"));
+    }
 }

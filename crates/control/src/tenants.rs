@@ -2,7 +2,7 @@
 //! transaction with the rows that reserve what it needs.
 
 use crate::{
-    App, Change, ControlError, Permit, ReadTenant, StackInForce, audited,
+    App, Change, ControlError, Permit, ReadTenant, StackInForce, audited, hosts,
     operations::{self, Begun, open_operation},
     placing::{self, Place, Wanted},
     views,
@@ -86,11 +86,11 @@ pub(crate) async fn reserve(
     in_force: &StackInForce,
     new: &NewTenant,
     cell: CellId,
-    hosts: &[Hostname],
+    wanted: &[Hostname],
 ) -> Result<(), ControlError> {
     tx.tenant_insert(new).await.map_err(|error| taken(error, new))?;
     tx.placement_insert(new.id, cell).await?;
-    set_hosts(tx, new.id, hosts).await?;
+    hosts::replace(tx, &in_force.stack.hosts, new.id, wanted).await?;
     // What a request that reads writes to Redis in the pause is fenced by nothing; of a cache that is no loss.
     let holds_all = in_force.stack.data.redis.as_ref().is_some_and(|redis| redis.store)
         || in_force.stack.services.values().any(|service| service.hold == berth_config::HoldPolicy::All);
@@ -176,23 +176,24 @@ pub async fn set_all_hosts(
     app: &App,
     permit: &Permit<Change>,
     who: &str,
-    hosts: &[Hostname],
+    wanted: &[Hostname],
     version: Option<u64>,
 ) -> Result<wire::Tenant, ControlError> {
     app.writable().await?;
     let tenant = known(app, who).await?;
+    let rules = hosts::rules(app).await?;
     let mut tx = app.store().begin().await?;
     let version = expected(&tenant, version)?;
     tx.tenant_lock(tenant.id).await?;
     tx.tenant_touch(tenant.id, version).await?;
-    set_hosts(&mut tx, tenant.id, hosts).await?;
+    hosts::replace(&mut tx, &rules, tenant.id, wanted).await?;
     audited(
         &mut tx,
         permit,
         "tenant.hosts",
         &format!("tenant/{}", tenant.name),
         Some(json!({ "hosts": tenant.hosts })),
-        Some(json!({ "hosts": hosts })),
+        Some(json!({ "hosts": wanted })),
     )
     .await?;
     if is_routed(tenant.state) {
@@ -386,19 +387,6 @@ pub(crate) async fn known(app: &App, who: &str) -> Result<Tenant, ControlError> 
 pub(crate) async fn usable_plan(app: &App, name: &PlanName) -> Result<berth_domain::Plan, ControlError> {
     let stored = app.store().plan_get(name).await?.ok_or_else(|| ControlError::NoPlan(name.clone()))?;
     if stored.retired { Err(ControlError::PlanRetired(name.clone())) } else { Ok(stored.plan) }
-}
-
-/// Only over `tx`: whoever asks the pool for a second connection inside a transaction waits for others who do the same.
-async fn set_hosts(tx: &mut Tx, tenant: TenantId, hosts: &[Hostname]) -> Result<(), ControlError> {
-    let taken = tx.hosts_taken(hosts, tenant).await?;
-    if !taken.is_empty() {
-        return Err(ControlError::HostsTaken(taken.iter().map(ToString::to_string).collect()));
-    }
-    tx.hosts_replace(tenant, hosts).await.map_err(|error| match error {
-        // Taken since we looked: which one is not known, so all are named.
-        StoreError::Taken(Taken::Host) => ControlError::HostsTaken(hosts.iter().map(ToString::to_string).collect()),
-        other => other.into(),
-    })
 }
 
 fn taken(error: StoreError, new: &NewTenant) -> ControlError {

@@ -5,6 +5,7 @@
 
 mod artifact;
 mod counter;
+mod host;
 mod id;
 mod money;
 mod name;
@@ -14,16 +15,17 @@ mod state;
 
 pub use artifact::{Artifact, BadArtifact, Digest};
 pub use counter::{Generation, Revision, Token};
+pub use host::{Overlap, TenantHost};
 pub use id::{ApprovalId, CellId, CertificateId, EdgeId, KeyId, MemberId, MoveId, OperationId, TenantId};
 pub use money::Cents;
 pub use name::{
     BadName, CellName, EdgeName, HostPattern, Hostname, PATTERN_PARTS_MAX, PlanName, ProviderName, ServiceName,
     StackName, TenantKey, TenantName,
 };
-pub use network::{BadNetwork, Network};
+pub use network::{BadNetwork, Network, is_private};
 pub use plan::{Plan, PlanLimits};
 pub use state::{
-    ApprovalState, BadState, Balance, CellClass, CellState, IllegalTransition, MemberRole, MemberState, Mode,
-    MovePhase, OperationState, RollCellState, RollState, ServiceRole, Speaks, TenantEvent, TenantState, UsagePeriod,
-    WayBackState,
+    ApprovalState, BadState, Balance, CellClass, CellState, HostProof, IllegalTransition, MemberRole, MemberState,
+    Mode, MovePhase, OperationState, OrderState, OrderTrouble, RollCellState, RollState, ServiceRole, Speaks,
+    TenantEvent, TenantState, UsagePeriod, WayBackState,
 };

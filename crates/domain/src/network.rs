@@ -61,6 +61,14 @@ impl From<Network> for String {
     }
 }
 
+/// This machine, or a network that no stranger is in.
+pub fn is_private(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Network;
@@ -86,6 +94,18 @@ mod tests {
         }
         for text in ["10.0.0.0/8", "127.0.0.1", "2001:db8::/32", "::1", "0.0.0.0/0"] {
             assert_eq!(text.parse::<Network>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn private_is_what_no_stranger_can_read() {
+        for private in
+            ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.7.7", "::1", "fd00::1", "fe80::1", "::ffff:10.0.0.1"]
+        {
+            assert!(super::is_private(private.parse().unwrap()), "{private}");
+        }
+        for open in ["1.1.1.1", "172.32.0.1", "100.64.0.1", "2001:db8::1", "::ffff:8.8.8.8"] {
+            assert!(!super::is_private(open.parse().unwrap()), "{open}");
         }
     }
 }

@@ -117,6 +117,44 @@ states! {
         /// TLS, and in it HTTP/2 or HTTP/1.1 as the member likes.
         Https = "https",
     }
+    /// Why a host counts as its tenant's.
+    HostProof, "proof of a host" {
+        /// Somebody with a key to all of Berth said so.
+        Given = "given",
+        /// It is at or below one of the stack's own names.
+        Own = "own",
+        /// A TXT record of its domain.
+        Txt = "txt",
+        /// A page that it was asked for.
+        Http = "http",
+    }
+    /// Where a host's certificate is that Berth gets by itself.
+    OrderState, "state of a certificate's order" {
+        /// It is its turn soon.
+        Waiting = "waiting",
+        /// The authority has the order.
+        Ordered = "ordered",
+        /// There is a certificate, and it is not time for the next one.
+        Served = "served",
+        /// The last try failed; there is a moment of the next one.
+        Failed = "failed",
+    }
+    /// Why a certificate could not be had.
+    OrderTrouble, "trouble with a certificate" {
+        /// The authority gives none for this name, or the name leads nowhere.
+        WrongName = "wrong_name",
+        /// The authority asked the host and did not hear what it should.
+        ChallengeFailed = "challenge_failed",
+        /// Too many were asked for.
+        RateLimited = "rate_limited",
+        /// The authority wants none of this account or order.
+        Refused = "refused",
+        AuthoritySilent = "authority_silent",
+        /// An edge has not taken what it is to answer.
+        EdgesSilent = "edges_silent",
+        /// What came was none for this host and key.
+        BadCertificate = "bad_certificate",
+    }
     /// Which part a member plays among its service's copies.
     MemberRole, "member role" {
         Active = "active",

@@ -100,8 +100,7 @@ impl Admin {
         };
         match path {
             "/metrics" => {
-                let connected = self.link.connected.load(Ordering::Relaxed);
-                let mut page = metrics(&facts, &self.reports().await, connected)
+                let mut page = metrics(&facts, &self.reports().await, &self.link)
                     + &self.members()
                     + &self.cluster()
                     + &self.dropped();
@@ -226,6 +225,7 @@ impl Admin {
             "tenants": facts.routes.len(),
             "draining": self.draining(),
             "control_connected": self.link.connected.load(Ordering::Relaxed),
+            "control_open": self.link.open.load(Ordering::Relaxed),
             "limits": {
                 "shared": self.common.cluster.is_connected(),
                 "edges": self.common.cluster.edges(),
@@ -292,7 +292,7 @@ fn state(route: &TenantRoute) -> &'static str {
     }
 }
 
-fn metrics(facts: &Facts, reports: &[CoreReport], connected: bool) -> String {
+fn metrics(facts: &Facts, reports: &[CoreReport], link: &Link) -> String {
     let mut meters: Vec<_> = sum(reports).into_iter().collect();
     meters.sort_by_key(|(tenant, meter)| (std::cmp::Reverse(meter.requests()), *tenant));
     let mut lines: Vec<(String, Meter)> = Vec::new();
@@ -348,6 +348,8 @@ fn metrics(facts: &Facts, reports: &[CoreReport], connected: bool) -> String {
             let _ = writeln!(out, "{name}_count{{tenant=\"{tenant}\"}} {all}");
         }
     });
+    let connected = link.connected.load(Ordering::Relaxed);
+    let open = u64::from(link.open.load(Ordering::Relaxed));
     let whole = |field: fn(&CoreReport) -> u64| reports.iter().map(field).sum::<u64>();
     let scalars = [
         (
@@ -366,6 +368,7 @@ fn metrics(facts: &Facts, reports: &[CoreReport], connected: bool) -> String {
         ("berth_edge_tenants", "gauge", "Tenants routed.", facts.routes.len() as u64),
         ("berth_edge_revision", "gauge", "Revision of the routes in force.", facts.revision.get()),
         ("berth_edge_control_connected", "gauge", "1 while routes are followed.", u64::from(connected)),
+        ("berth_edge_control_open", "gauge", "1 when control was spoken to without TLS over a public network.", open),
     ];
     for (name, kind, help, value) in scalars {
         family(name, kind, help, &|out| {

@@ -5,6 +5,7 @@
 use crate::body::{AnswerBody, BodyError};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use jiff::Timestamp;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -41,6 +42,10 @@ pub enum Refusal {
     ParkOver,
     /// The tenant's plan has none of this class of requests.
     Forbidden,
+    /// The plan has, and they are used up.
+    Spent {
+        until: Timestamp,
+    },
     /// The tenant's bucket is empty.
     Limited {
         requests: u64,
@@ -58,7 +63,7 @@ impl Refusal {
             Self::Tunnel => StatusCode::METHOD_NOT_ALLOWED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::UnknownHost => StatusCode::NOT_FOUND,
-            Self::Suspended | Self::Forbidden | Self::NotAllowed => StatusCode::FORBIDDEN,
+            Self::Suspended | Self::Forbidden | Self::Spent { .. } | Self::NotAllowed => StatusCode::FORBIDDEN,
             Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyLate => StatusCode::REQUEST_TIMEOUT,
@@ -90,6 +95,7 @@ impl Refusal {
             Self::AnswerLate => ("answer_late", "The service did not answer in time."),
             Self::ParkFull | Self::ParkOver => ("moving", "The account is being moved. Try again in a moment."),
             Self::Forbidden => ("not_in_plan", "The account's plan has no requests of this kind."),
+            Self::Spent { .. } => ("quota_spent", "The account has used up what its plan allows for now."),
             Self::Limited { .. } => ("rate_limited", "The account has made as many requests as its plan allows."),
             Self::Fenced => ("moved", "The account has just been moved. Nothing was changed. Try again."),
         }
@@ -98,6 +104,10 @@ impl Refusal {
     fn retry_after(self) -> Option<HeaderValue> {
         match self {
             Self::Limited { wait_ns, .. } => Some(HeaderValue::from(wait_s(wait_ns))),
+            Self::Spent { until } => {
+                let wait_s = until.as_second().saturating_sub(Timestamp::now().as_second()).max(1);
+                Some(HeaderValue::from(wait_s))
+            }
             _ => (self.status() == StatusCode::SERVICE_UNAVAILABLE).then(|| HeaderValue::from_static("1")),
         }
     }

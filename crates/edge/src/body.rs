@@ -58,11 +58,8 @@ pub struct UploadLimits {
     pub unsaid: Duration,
 }
 
-/// Reads a body, up to what may be kept.
+/// Reads a body that there is, up to what may be kept.
 pub async fn read(mut body: Incoming, limits: UploadLimits) -> Result<Upload, BodyError> {
-    if body.is_end_stream() {
-        return Ok(Upload::Whole(Bytes::new(), None));
-    }
     let known = body.size_hint().exact();
     if known.is_some_and(|n| n > limits.body_bytes) {
         return Err(BodyError::TooLarge);

@@ -56,10 +56,14 @@ impl<'a> Call<'a> {
     ) -> Result<Answered, Refusal> {
         let mut fenced = false;
         let mut broken = false;
+        // The first attempt takes the head itself, which has room for what is put in; the copy is for another.
+        let copy = parts.clone();
+        let mut first = Some(parts);
         loop {
             let (ticket, route) = self.admit(body.len() as u64).await?;
             let releases = self.tenant.releases.get();
-            let request = Request::from_parts(parts.clone(), SendBody::whole(body, after));
+            let parts = first.take().unwrap_or_else(|| copy.clone());
+            let request = Request::from_parts(parts, SendBody::whole(body, after));
             let (answer, lease, ticket) =
                 match self.attempt(&route, request, ticket, self.core.limits().answer_time).await? {
                     Some(answered) => answered,
@@ -77,7 +81,7 @@ impl<'a> Call<'a> {
             fenced = true;
             // Nothing was committed, so nothing is in flight.
             drop((answer, lease, ticket));
-            self.wait_for_generation(moved_to, releases, body.len() as u64).await?;
+            Box::pin(self.wait_for_generation(moved_to, releases, body.len() as u64)).await?;
         }
     }
 
@@ -120,7 +124,7 @@ impl<'a> Call<'a> {
                 self.park(stopped)?;
             }
             let changed = self.tenant.changed.notified();
-            self.before_deadline(changed).await?;
+            Box::pin(self.before_deadline(changed)).await?;
         }
     }
 
@@ -219,12 +223,14 @@ impl<'a> Call<'a> {
             && headers.get(headers::FORWARDED_PROTO).is_some_and(|proto| proto == "https");
         let mut hung_up = false;
         loop {
-            let leased = upstream::lease(&route.pool, wish, limits, self.sending, || self.core.random()).await;
+            let now = Instant::now();
+            let leased = upstream::lease(&route.pool, wish, limits, self.sending, now, || self.core.random()).await;
             let (lease, kept) = leased.map_err(refusal)?;
+            let since = if kept { now } else { Instant::now() };
             if let Some(parked) = self.parked.take() {
                 parked.sent_on(Instant::now());
             }
-            let send = upstream::send(lease, request, answer_time);
+            let send = upstream::send(lease, request, since + answer_time, &self.core.waiting);
             let attempt = if self.safe {
                 send.await
             } else {

@@ -413,6 +413,10 @@ impl Asker {
 
     /// What nobody uses goes back, so that the other edges have it.
     fn look(&mut self) {
+        // While nobody can be given anything back, what is in hand is of use here.
+        if self.place.is_none() {
+            return;
+        }
         self.held.retain(|_, ask| !ask.bucket.hand.is_empty());
         let idle: Vec<_> = self
             .held

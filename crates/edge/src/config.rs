@@ -17,8 +17,10 @@ pub struct EdgeConfig {
     pub listen_tls: Option<SocketAddr>,
     /// Metrics and health. Loopback only: it names tenants.
     pub admin: SocketAddr,
-    /// Control planes, `http://host:port`, any of them will do.
+    /// Control planes, `http://host:port` or `https://…`, any of them will do.
     pub control_urls: Vec<String>,
+    /// PEM of who vouches for them over TLS; `None`: whom the system knows.
+    pub control_authorities: Option<String>,
     pub api_key: SecretString,
     /// Routes and holds are kept here; one edge at a time.
     pub data_dir: PathBuf,
@@ -135,6 +137,8 @@ pub enum EdgeError {
     AdminExposed(SocketAddr),
     #[error("`{0}` is not a control plane's address")]
     ControlUrl(String),
+    #[error("what is to vouch for control planes is no PEM of certificates")]
+    ControlAuthority,
     #[error("an edge needs at least one worker")]
     NoWorkers,
     #[error("{address} could not be listened on")]
@@ -166,7 +170,9 @@ pub enum EdgeError {
 impl EdgeError {
     pub fn kind(&self) -> EdgeErrorKind {
         match self {
-            Self::AdminExposed(_) | Self::ControlUrl(_) | Self::NoWorkers | Self::Geo(_) => EdgeErrorKind::Caller,
+            Self::AdminExposed(_) | Self::ControlUrl(_) | Self::ControlAuthority | Self::NoWorkers | Self::Geo(_) => {
+                EdgeErrorKind::Caller
+            }
             Self::Listen { .. } | Self::Snapshot(_) | Self::Handover(_) | Self::Thread(_) | Self::RequestLog { .. } => {
                 EdgeErrorKind::Machine
             }
@@ -177,7 +183,8 @@ impl EdgeError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::AdminExposed(_) => "metrics name tenants: give a loopback address such as 127.0.0.1:7603",
-            Self::ControlUrl(_) => "write it as http://host:port",
+            Self::ControlUrl(_) => "write it as https://host:port, or http://host:port inside a private network",
+            Self::ControlAuthority => "give the authority's certificate, `-----BEGIN CERTIFICATE-----`",
             Self::NoWorkers => "give one per processor core",
             Self::Listen { .. } => "another process may have the port; ports under 1024 need CAP_NET_BIND_SERVICE",
             Self::Snapshot(_) => "give a directory that this user may write and that no other edge uses",

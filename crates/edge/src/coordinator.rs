@@ -38,7 +38,7 @@ use std::{
     future::Future,
     net::{SocketAddr, TcpListener as StdListener},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -346,6 +346,13 @@ impl Coordinator {
                 if self.certificates.take(full, certificates, &gone, &self.common.certificates) {
                     self.save(CERTIFICATES, self.certificates.to_write()).await;
                 }
+                return Ok(());
+            }
+            EdgeEvent::Challenges { version, challenges } => {
+                self.common.certificates.challenges.set(challenges);
+                // Acknowledged when every core answers them, which is now.
+                self.link.challenges.store(version, Ordering::Release);
+                self.link.say(self.table.revision, Vec::new());
                 return Ok(());
             }
         };

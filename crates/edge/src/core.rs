@@ -10,6 +10,7 @@ use crate::{
     geo::Places,
     health::Vitals,
     hold::{Account, HoldOrder},
+    late::Waiting,
     limits::Buckets,
     meter::Meter,
     pack,
@@ -24,6 +25,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use berth_domain::TenantId;
 use berth_wire::edge::{Compression, EdgeSettings, RouteState, TenantRoute};
+use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::{
     cell::{Cell, RefCell},
@@ -36,6 +38,8 @@ use std::{
 use tokio::sync::{Notify, mpsc::UnboundedSender, oneshot};
 use tokio_util::sync::CancellationToken;
 
+/// A piece of memory for request ids.
+const IDS_BYTES: usize = 4096;
 /// Tenants that a core remembers although they have no requests.
 const MET_MAX: usize = 20_000;
 
@@ -131,10 +135,14 @@ pub struct Core {
     cookies: RefCell<Option<Rc<Cookies>>>,
     /// Plain requests go to `https://` where there is a certificate.
     redirects: Cell<bool>,
+    /// Where they go, when not to 443.
+    https_port: Cell<Option<u16>>,
     hsts: RefCell<Option<HeaderValue>>,
     /// Of answers that have none of this name.
     headers: RefCell<Rc<[(HeaderName, HeaderValue)]>>,
     compression: RefCell<Option<Rc<Compression>>>,
+    /// This core takes no new connection any more. The tokens that say so are all cores', and take a lock to look at.
+    pub ending: Cell<bool>,
     /// Held by each answer that is being made smaller, and once by this.
     pub packing: Rc<()>,
     pub news: UnboundedSender<News>,
@@ -147,6 +155,10 @@ pub struct Core {
     /// Told when a connection has ended, for the listener that waits for room.
     pub room: Notify,
     random: Cell<u64>,
+    /// Whom members owe an answer.
+    pub waiting: Rc<Waiting>,
+    /// Where the next request ids are written.
+    ids: RefCell<BytesMut>,
 }
 
 impl Core {
@@ -160,9 +172,11 @@ impl Core {
             winding_down: RefCell::default(),
             cookies: RefCell::default(),
             redirects: Cell::new(false),
+            https_port: Cell::new(None),
             hsts: RefCell::default(),
             headers: RefCell::new(Rc::new([])),
             compression: RefCell::default(),
+            ending: Cell::new(false),
             packing: Rc::new(()),
             common,
             news,
@@ -172,6 +186,8 @@ impl Core {
             connections: Cell::new(0),
             room: Notify::new(),
             random: Cell::new(seed),
+            waiting: Rc::default(),
+            ids: RefCell::new(BytesMut::with_capacity(IDS_BYTES)),
         };
         core.set_settings();
         core
@@ -181,6 +197,7 @@ impl Core {
         let settings = self.common.settings.load_full();
         *self.cookies.borrow_mut() = Cookies::new(settings.cookie_key.expose()).map(Rc::new);
         self.redirects.set(settings.https.redirect);
+        self.https_port.set(settings.https.port.filter(|port| *port != 443));
         let hsts = settings.https.hsts.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
         *self.hsts.borrow_mut() = hsts;
         let headers = settings.headers.iter();
@@ -203,6 +220,11 @@ impl Core {
 
     pub fn redirects(&self) -> bool {
         self.redirects.get()
+    }
+
+    /// The port of `https://`, when it has to be named.
+    pub fn https_port(&self) -> Option<u16> {
+        self.https_port.get()
     }
 
     /// Adds to an answer what the stack file says of all, and never over what the application says itself.
@@ -230,7 +252,7 @@ impl Core {
 
     /// Nobody is to follow on a connection that is answered now.
     pub fn is_going(&self) -> bool {
-        self.draining_ms.get().is_some() || self.common.leaving.is_cancelled() || self.stop.is_cancelled()
+        self.draining_ms.get().is_some() || self.ending.get()
     }
 
     pub fn cookies(&self) -> Option<Rc<Cookies>> {
@@ -238,13 +260,16 @@ impl Core {
     }
 
     /// A request id: unique, in order of time, not secret. The generator is this core's own (splitmix64), because
-    /// the library's goes through a lock that all threads share.
-    pub fn request_id(&self) -> uuid::Uuid {
+    /// the library's goes through a lock that all threads share; and a hundred ids lie in one piece of memory.
+    pub fn request_id(&self) -> HeaderValue {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         let (a, b) = (self.random().to_be_bytes(), self.random().to_be_bytes());
         let bytes = [a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], b[0], b[1]];
-        uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid()
+        let id = uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid();
+        let mut ids = self.ids.borrow_mut();
+        ids.extend_from_slice(id.hyphenated().encode_lower(&mut [0; uuid::fmt::Hyphenated::LENGTH]).as_bytes());
+        HeaderValue::from_maybe_shared(ids.split().freeze()).expect("hexadecimal digits and dashes are a header value")
     }
 
     pub fn limits(&self) -> &Limits {
@@ -267,9 +292,10 @@ impl Core {
 
     /// Whose request this is. A tenant met for the first time is made ready for requests.
     pub fn lookup(&self, host: &str, path: &str) -> Option<Rc<Tenant>> {
-        // Where paths divide hosts, only the routes of all know every division.
-        let by_host = !self.common.routes.has_paths();
-        if by_host && let Some(tenant) = self.index.borrow().lookup(host) {
+        // Where paths divide a host, only the routes of all know every division. Read first: a division that comes
+        // while they are asked makes what is remembered old.
+        let divisions = self.common.routes.divisions();
+        if let Some(tenant) = self.index.borrow().lookup(host, divisions) {
             tenant.used.set(true);
             return Some(Rc::clone(tenant));
         }
@@ -281,8 +307,8 @@ impl Core {
             self.index.borrow_mut().put(route.tenant, &tenant, hosts(&route));
             tenant
         });
-        if by_host && !exact {
-            self.index.borrow_mut().alias(host, owner.tenant);
+        if !self.common.routes.is_divided(host, exact) {
+            self.index.borrow_mut().whole(host, owner.tenant, exact, divisions);
         }
         tenant.used.set(true);
         Some(tenant)

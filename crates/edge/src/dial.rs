@@ -138,20 +138,30 @@ impl Trust {
             known.clear();
         }
         let roots = ca_pem.map_or_else(of_the_system, |pem| Arc::new(read(pem)));
-        let config = |protocols: &[&[u8]]| {
-            let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
-            let mut config = builder
-                .with_protocol_versions(&[&TLS13, &TLS12])
-                .expect("ring speaks both versions")
-                .with_root_certificates(Arc::clone(&roots))
-                .with_no_client_auth();
-            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-            Arc::new(config)
-        };
-        let configs = Configs { both: config(&[b"h2", b"http/1.1"]), http1: config(&[b"http/1.1"]) };
+        let configs = Configs { both: config(&roots, &[b"h2", b"http/1.1"]), http1: config(&roots, &[b"http/1.1"]) };
         known.insert(ca_pem.cloned(), configs.clone());
         configs
     }
+}
+
+/// TLS to a control plane: that an authority of this PEM vouches for, or without one an authority that this system knows.
+pub fn to_control(authorities_pem: Option<&str>) -> Option<Arc<ClientConfig>> {
+    let roots = match authorities_pem {
+        Some(pem) => Arc::new(read(pem)),
+        None => of_the_system(),
+    };
+    (authorities_pem.is_none() || !roots.is_empty()).then(|| config(&roots, &[b"http/1.1"]))
+}
+
+fn config(roots: &Arc<RootCertStore>, protocols: &[&[u8]]) -> Arc<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let mut config = builder
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .expect("ring speaks both versions")
+        .with_root_certificates(Arc::clone(roots))
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Arc::new(config)
 }
 
 /// What cannot be read vouches for nobody, so that its members are refused and not believed.

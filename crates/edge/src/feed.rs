@@ -3,11 +3,11 @@
 //! Never decides what is taken. Either conversation may break at any time and goes on with any control plane that
 //! answers; the edge serves on without.
 
-use crate::config::EdgeError;
-use berth_domain::{EdgeId, EdgeName, Revision};
+use crate::{config::EdgeError, dial};
+use berth_domain::{EdgeId, EdgeName, Revision, is_private};
 use berth_wire::edge::{
-    EdgeAck, EdgeAckAnswer, EdgeEvent, EdgeMeters, EdgeMetersAnswer, HoldReport, KEEPS, KEEPS_ALLOW, LEAVING, Presence,
-    SPEAKS,
+    CHALLENGES, EdgeAck, EdgeAckAnswer, EdgeEvent, EdgeMeters, EdgeMetersAnswer, HoldReport, IN_THE_OPEN, KEEPS,
+    KEEPS_ALLOW, LEAVING, Presence, SPEAKS,
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
@@ -17,6 +17,7 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, pki_types::ServerName};
 use secrecy::{ExposeSecret as _, SecretString};
 use std::{
     io,
@@ -27,10 +28,12 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::{Notify, mpsc},
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsConnector;
 
 const CONNECT_TIME: Duration = Duration::from_secs(2);
 const ANSWER_TIME: Duration = Duration::from_secs(5);
@@ -47,6 +50,8 @@ const REPORTS_MAX: usize = 10_000;
 enum FeedError {
     #[error("no connection")]
     Connect(#[from] io::Error),
+    #[error("it could not prove that it is the control plane")]
+    Tls(#[source] io::Error),
     #[error("no answer in time")]
     Late,
     #[error("the connection broke")]
@@ -73,19 +78,34 @@ pub struct ControlUrl {
     authority: HeaderValue,
     socket: String,
     prefix: String,
+    /// `https://`: the name that its certificate has to bear, and who vouches for it.
+    secure: Option<(ServerName<'static>, Arc<ClientConfig>)>,
 }
 
 impl ControlUrl {
-    pub fn parse(text: &str) -> Result<Self, EdgeError> {
+    /// `authorities_pem`: who vouches for control planes over TLS, instead of those whom the system knows.
+    pub fn parse(text: &str, authorities_pem: Option<&str>) -> Result<Self, EdgeError> {
         let bad = || EdgeError::ControlUrl(text.to_owned());
         let uri: Uri = text.parse().map_err(|_| bad())?;
         let authority = uri.authority().ok_or_else(bad)?;
-        if uri.scheme_str() != Some("http") || uri.query().is_some() {
+        let https = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(bad()),
+        };
+        if uri.query().is_some() {
             return Err(bad());
         }
-        let socket = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
+        let secure = if https {
+            let name = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+            let config = dial::to_control(authorities_pem).ok_or(EdgeError::ControlAuthority)?;
+            Some((ServerName::try_from(name).map_err(|_| bad())?, config))
+        } else {
+            None
+        };
+        let socket = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(if https { 443 } else { 80 }));
         let value = HeaderValue::from_str(authority.as_str()).map_err(|_| bad())?;
-        Ok(Self { authority: value, socket, prefix: uri.path().trim_end_matches('/').to_owned() })
+        Ok(Self { authority: value, socket, prefix: uri.path().trim_end_matches('/').to_owned(), secure })
     }
 }
 
@@ -100,7 +120,11 @@ pub struct Link {
     pub ends_tls: bool,
     /// The newest revision in force and on disk.
     pub revision: AtomicU64,
+    /// The version of the challenges that are answered.
+    pub challenges: AtomicU64,
     pub connected: AtomicBool,
+    /// It has been spoken to without TLS over a network that is not private.
+    pub open: AtomicBool,
     /// The routes are wanted again from `revision`, because the last ones could not be written down.
     pub again: Notify,
     presence: Mutex<Presence>,
@@ -128,7 +152,9 @@ impl Link {
             silence,
             ends_tls,
             revision: AtomicU64::new(revision.get()),
+            challenges: AtomicU64::new(0),
             connected: AtomicBool::new(false),
+            open: AtomicBool::new(false),
             again: Notify::new(),
             presence: Mutex::default(),
             said: Mutex::default(),
@@ -186,6 +212,7 @@ impl Link {
             .header(header::HOST, url.authority.clone())
             .header(header::AUTHORIZATION, key)
             .header(header::CONTENT_TYPE, "application/json")
+            .header(CHALLENGES, "1")
             .header(SPEAKS, if self.ends_tls { "3" } else { "2" })
             .header(KEEPS, KEEPS_ALLOW);
         let request = if self.presence() == Presence::Serving { request } else { request.header(LEAVING, "1") };
@@ -193,9 +220,31 @@ impl Link {
     }
 }
 
-async fn connect(url: &ControlUrl) -> Result<SendRequest<Full<Bytes>>, FeedError> {
+/// The connection, and whether others may read along.
+async fn connect(link: &Link, url: &ControlUrl) -> Result<(SendRequest<Full<Bytes>>, bool), FeedError> {
     let stream = timeout(CONNECT_TIME, TcpStream::connect(&url.socket)).await.map_err(|_| FeedError::Late)??;
     stream.set_nodelay(true)?;
+    let in_the_open = url.secure.is_none() && !is_private(stream.peer_addr()?.ip());
+    if in_the_open && !link.open.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            control = %url.socket,
+            "this edge's key and what control says pass a public network without TLS; give the control plane as https://"
+        );
+    }
+    let sender = match &url.secure {
+        None => speak(stream).await?,
+        Some((name, config)) => {
+            let connecting = TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream);
+            speak(timeout(CONNECT_TIME, connecting).await.map_err(|_| FeedError::Late)?.map_err(FeedError::Tls)?)
+                .await?
+        }
+    };
+    Ok((sender, in_the_open))
+}
+
+async fn speak(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Result<SendRequest<Full<Bytes>>, FeedError> {
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Ends with the sender or the peer; either is noticed by whoever uses it.
     tokio::spawn(async move { drop(connection.await) });
@@ -247,10 +296,14 @@ async fn follow_one(
     events: &mpsc::Sender<EdgeEvent>,
     pause: &mut Duration,
 ) -> Result<(), FeedError> {
-    let mut sender = connect(url).await?;
+    let (mut sender, in_the_open) = connect(link, url).await?;
     let after = link.revision.load(Ordering::Acquire);
     let tail = format!("routes?instance={}&after={after}", link.instance);
-    let mut body = ask(&mut sender, link.request(url, Method::GET, &tail, Bytes::new())?).await?.into_body();
+    let mut request = link.request(url, Method::GET, &tail, Bytes::new())?;
+    if in_the_open {
+        request.headers_mut().insert(IN_THE_OPEN, HeaderValue::from_static("1"));
+    }
+    let mut body = ask(&mut sender, request).await?.into_body();
     let mut buffer = BytesMut::new();
     let mut scanned = 0;
     loop {
@@ -308,8 +361,8 @@ pub async fn acknowledge(link: Arc<Link>) {
 }
 
 async fn acknowledge_to(link: &Link, url: &ControlUrl, worked: &mut bool, behind: &mut bool) -> FeedError {
-    let mut sender = match connect(url).await {
-        Ok(sender) => sender,
+    let mut sender = match connect(link, url).await {
+        Ok((sender, _)) => sender,
         Err(error) => return error,
     };
     // Whatever was due when the last conversation broke is due now.
@@ -317,8 +370,9 @@ async fn acknowledge_to(link: &Link, url: &ControlUrl, worked: &mut bool, behind
         let holds = link.outbox().clone();
         let said = holds.len();
         let revision = Revision::new(link.revision.load(Ordering::Acquire));
+        let challenges = link.challenges.load(Ordering::Acquire);
         let presence = link.presence();
-        let ack = EdgeAck { instance: link.instance, revision, holds, presence };
+        let ack = EdgeAck { instance: link.instance, revision, holds, presence, challenges };
         let answer = match say(link, url, &mut sender, ack).await {
             Ok(answer) => answer,
             Err(error) => return error,
@@ -360,8 +414,9 @@ pub async fn say_gone(link: &Link) {
     link.be(Presence::Gone);
     let revision = Revision::new(link.revision.load(Ordering::Acquire));
     for url in &link.urls {
-        let ack = EdgeAck { instance: link.instance, revision, holds: Vec::new(), presence: Presence::Gone };
-        let said = async { say(link, url, &mut connect(url).await?, ack).await };
+        let ack =
+            EdgeAck { instance: link.instance, revision, holds: Vec::new(), presence: Presence::Gone, challenges: 0 };
+        let said = async { say(link, url, &mut connect(link, url).await?.0, ack).await };
         if matches!(timeout(CONNECT_TIME, said).await, Ok(Ok(_))) {
             return;
         }
@@ -381,10 +436,28 @@ pub async fn say_meters(link: &Link, said: &EdgeMeters) -> bool {
 }
 
 async fn say_meters_to(link: &Link, url: &ControlUrl, said: &EdgeMeters) -> Result<EdgeMetersAnswer, FeedError> {
-    let mut sender = connect(url).await?;
+    let (mut sender, _) = connect(link, url).await?;
     let request = link.request(url, Method::POST, "meters", Bytes::from(serde_json::to_vec(said)?))?;
     let answer = ask(&mut sender, request).await?;
     let body = timeout(ANSWER_TIME, Limited::new(answer.into_body(), ANSWER_MAX).collect()).await;
     let body = body.map_err(|_| FeedError::Late)?.map_err(|_| FeedError::Answer)?.to_bytes();
     Ok(serde_json::from_slice(&body)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ControlUrl;
+
+    #[test]
+    fn a_control_plane_has_an_address_and_no_more() {
+        for (text, socket) in [("http://a", "a:80"), ("https://a/x/", "a:443"), ("https://[::1]:7", "[::1]:7")] {
+            let url = ControlUrl::parse(text, None).unwrap();
+            assert_eq!((url.socket.as_str(), url.secure.is_some()), (socket, text.starts_with("https")));
+        }
+        for bad in ["a:80", "ftp://a", "http://a/?b", "https://-"] {
+            assert!(ControlUrl::parse(bad, None).is_err(), "{bad}");
+        }
+        let error = ControlUrl::parse("https://a", Some("no PEM")).err().unwrap();
+        assert_eq!(error.to_string(), "what is to vouch for control planes is no PEM of certificates");
+    }
 }

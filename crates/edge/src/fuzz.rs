@@ -6,12 +6,15 @@
 use crate::{
     frames::Frames,
     framing::Watch,
+    headers::{self, Origin},
+    pack,
     routing::{Table, normal_host},
     sticky::Cookies,
 };
 use berth_domain::{MemberId, TenantId};
-use berth_wire::edge::EdgeEvent;
-use http::{HeaderMap, HeaderValue, header};
+use berth_wire::edge::{Compression, CompressionWay, EdgeEvent};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
+use std::net::IpAddr;
 
 /// The first byte says how the rest is cut into reads.
 fn cuts(bytes: &[u8]) -> (&[u8], usize) {
@@ -80,5 +83,65 @@ pub fn routes(bytes: &[u8]) {
             // Two tenants may claim one host, and one that is gone claims none.
             let _ = table.routes.find(host.as_str(), "/a/b");
         }
+    }
+}
+
+/// Lines of `name: value`, as many as there are.
+fn lines(bytes: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for line in bytes.split(|b| *b == b'\n').take(100) {
+        let Some(colon) = line.iter().position(|b| *b == b':') else { continue };
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(&line[..colon]), HeaderValue::from_bytes(&line[colon + 1..]))
+        {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+/// Whoever reads `_` as `-` must find nothing of ours either.
+fn is_ours(name: &HeaderName) -> bool {
+    let name = name.as_str().replace('_', "-");
+    ["berth-", "x-forwarded-", "x-request-id", "x-real-ip"].iter().any(|ours| name.starts_with(ours))
+}
+
+/// Whatever a client says of itself or of Berth, a member hears of it what the edge says, once; and an answer tells
+/// nothing of the connection behind the edge.
+pub fn headers(bytes: &[u8]) {
+    let (bytes, first) = cuts(bytes);
+    let said = lines(bytes);
+    let (mut parts, ()) = Request::get("/a?b").body(()).expect("it is a request").into_parts();
+    parts.headers = said.clone();
+    let (client, id) = (HeaderValue::from_static("192.0.2.1"), HeaderValue::from_static("id"));
+    let trusted = first % 2 == 1;
+    headers::forward(&mut parts, &Origin { client: &client, trusted, secure: false, request_id: &id, upgrade: None });
+    for name in parts.headers.keys() {
+        let set = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-request-id"].contains(&name.as_str());
+        assert!(set || !is_ours(name), "{name}");
+        assert!(!set || parts.headers.get_all(name).iter().count() == 1, "{name}");
+    }
+    assert_eq!(parts.headers[headers::REQUEST_ID], id);
+    let chain = parts.headers["x-forwarded-for"].as_bytes();
+    assert!(chain == client.as_bytes() || (trusted && chain.ends_with(b", 192.0.2.1")));
+    assert!(parts.headers.get(header::CONNECTION).is_none_or(|value| value == "te"));
+    assert!(!parts.headers.contains_key(header::TRANSFER_ENCODING) && !parts.headers.contains_key(header::UPGRADE));
+    let peer: IpAddr = [192, 0, 2, 1].into();
+    let named = headers::named_client(&said, peer, |ip| trusted && ip == peer);
+    assert!(trusted || named == Some(peer), "nobody else is believed");
+    let _ = (headers::client_digest(&parts.headers), headers::client_address(&parts.headers));
+    let mut answer = said.clone();
+    let settings = Compression {
+        ways: vec![CompressionWay::Zstd, CompressionWay::Br, CompressionWay::Gzip],
+        from_bytes: 1024,
+        types: vec!["text/html".into()],
+    };
+    let packed = pack::mark(&settings, pack::wanted(&settings, &parts), StatusCode::OK, &mut answer);
+    assert!(packed.is_none() || !said.contains_key(header::CONTENT_ENCODING));
+    headers::answer(&mut answer, &id, false);
+    assert!(!answer.keys().any(|name| name.as_str().starts_with("berth-")));
+    assert!(!answer.contains_key(header::CONNECTION) && !answer.contains_key(header::TRANSFER_ENCODING));
+    for name in headers::trailers(said).keys() {
+        assert!(!is_ours(name) && *name != header::HOST && *name != header::CONTENT_LENGTH, "{name}");
     }
 }

@@ -28,6 +28,8 @@ use std::{
 use tokio::{net::UnixListener, task::spawn_blocking};
 
 const FILE: &str = "handover.sock";
+/// What a message with sockets says; a letter begins otherwise.
+const SOCKETS: &[u8; 1] = b"s";
 /// As many as one message carries.
 const SOCKETS_MAX: usize = 250;
 /// For each word of the conversation; the follower reads its routes before it says that it serves.
@@ -35,6 +37,10 @@ const WORD_TIME: Duration = Duration::from_secs(30);
 const READY_TIME: Duration = Duration::from_mins(2);
 const TAKE: &[u8; 5] = b"take\n";
 const READY: &[u8; 6] = b"ready\n";
+/// The predecessor has heard it and goes.
+const GO: &[u8; 3] = b"go\n";
+/// It has waited for too long and goes on.
+const NO: &[u8; 3] = b"no\n";
 
 /// Sockets that were opened before this process began.
 #[derive(Debug, Default)]
@@ -59,11 +65,17 @@ struct Letter {
     tls: usize,
     /// Buckets that are not full, and for how long not.
     owed_ns: HashMap<Box<str>, u64>,
+    /// The predecessor says that it goes; one of an older version just does.
+    #[serde(default)]
+    answers: bool,
 }
 
 /// The follower's side, until it serves.
 #[derive(Debug)]
-pub struct Predecessor(UnixStream);
+pub struct Predecessor {
+    stream: UnixStream,
+    answers: bool,
+}
 
 /// What a follower is given: sockets, and what buckets owe.
 type Given = (Predecessor, Sockets, HashMap<Box<str>, u64>);
@@ -120,25 +132,28 @@ impl Follower {
     pub fn give(&mut self, sockets: &Sockets, owed_ns: HashMap<Box<str>, u64>) -> io::Result<()> {
         let all: Vec<BorrowedFd<'_>> =
             sockets.plain.iter().chain(&sockets.tls).chain(&sockets.admin).map(StdListener::as_fd).collect();
-        if all.len() > SOCKETS_MAX {
-            return Err(io::Error::other("there are more sockets than one message carries"));
+        for part in all.chunks(SOCKETS_MAX) {
+            let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(SOCKETS_MAX))];
+            let mut rights = SendAncillaryBuffer::new(&mut space);
+            if !rights.push(SendAncillaryMessage::ScmRights(part)) {
+                return Err(io::Error::other("the sockets do not fit"));
+            }
+            sendmsg(&self.0, &[IoSlice::new(SOCKETS)], &mut rights, SendFlags::empty())?;
         }
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(SOCKETS_MAX))];
-        let mut rights = SendAncillaryBuffer::new(&mut space);
-        if !rights.push(SendAncillaryMessage::ScmRights(&all)) {
-            return Err(io::Error::other("the sockets do not fit"));
-        }
-        sendmsg(&self.0, &[IoSlice::new(b"s")], &mut rights, SendFlags::empty())?;
-        let letter = Letter { plain: sockets.plain.len(), tls: sockets.tls.len(), owed_ns };
+        let letter = Letter { plain: sockets.plain.len(), tls: sockets.tls.len(), owed_ns, answers: true };
         let mut line = serde_json::to_vec(&letter)?;
         line.push(b'\n');
         self.0.write_all(&line)
     }
 
-    /// `false`: it ended before it served.
+    /// `false`: it ended before it served, or took too long and is to end.
     pub fn serves(mut self) -> bool {
         let mut word = [0; READY.len()];
-        self.0.set_read_timeout(Some(READY_TIME)).is_ok() && self.0.read_exact(&mut word).is_ok() && &word == READY
+        let said = self.0.set_read_timeout(Some(READY_TIME)).is_ok() && self.0.read_exact(&mut word).is_ok();
+        let goes = said && &word == READY;
+        // Whoever has said so waits for the word without end, or is of an older version and waits for none.
+        let _ = self.0.write_all(if goes { GO } else { NO });
+        goes
     }
 }
 
@@ -155,20 +170,26 @@ impl Predecessor {
         stream.set_read_timeout(Some(WORD_TIME))?;
         stream.set_write_timeout(Some(WORD_TIME))?;
         stream.write_all(TAKE)?;
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(SOCKETS_MAX))];
-        let mut rights = RecvAncillaryBuffer::new(&mut space);
-        let mut one = [0];
-        let got = recvmsg(&stream, &mut [IoSliceMut::new(&mut one)], &mut rights, RecvFlags::CMSG_CLOEXEC)?;
-        if got.bytes == 0 {
-            return Err(io::Error::other("the edge that runs gave nothing: it may be going"));
-        }
         let mut all: Vec<StdListener> = Vec::new();
-        for message in rights.drain() {
-            if let RecvAncillaryMessage::ScmRights(sockets) = message {
-                all.extend(sockets.map(|socket: OwnedFd| StdListener::from(socket)));
+        let mut one = [0];
+        // Sockets, as many messages as it takes; then the letter.
+        loop {
+            let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(SOCKETS_MAX))];
+            let mut rights = RecvAncillaryBuffer::new(&mut space);
+            let got = recvmsg(&stream, &mut [IoSliceMut::new(&mut one)], &mut rights, RecvFlags::CMSG_CLOEXEC)?;
+            if got.bytes == 0 {
+                return Err(io::Error::other("the edge that runs gave nothing: it may be going"));
+            }
+            for message in rights.drain() {
+                if let RecvAncillaryMessage::ScmRights(sockets) = message {
+                    all.extend(sockets.map(|socket: OwnedFd| StdListener::from(socket)));
+                }
+            }
+            if &one != SOCKETS {
+                break;
             }
         }
-        let mut line = String::new();
+        let mut line = String::from(char::from(one[0]));
         BufReader::new(&stream).read_line(&mut line)?;
         let letter: Letter = serde_json::from_str(&line)?;
         if all.len() < letter.plain + letter.tls {
@@ -176,19 +197,34 @@ impl Predecessor {
         }
         let mut rest = all.split_off(letter.plain);
         let admin = rest.split_off(letter.tls).into_iter().next();
-        Ok(Some((Self(stream), Sockets { plain: all, tls: rest, admin }, letter.owed_ns)))
+        Ok(Some((Self { stream, answers: letter.answers }, Sockets { plain: all, tls: rest, admin }, letter.owed_ns)))
     }
 
-    /// This process serves: the other one may go.
-    pub fn thank(mut self) -> io::Result<()> {
-        self.0.write_all(READY)
+    /// This process serves: the other one may go. `false`: it stays, because it has waited for too long, and this one is
+    /// one too many. Waits for the word; whoever is gone without one does not stay.
+    pub fn thank(mut self) -> bool {
+        let told = self.stream.write_all(READY);
+        if !self.answers {
+            return true;
+        }
+        // What it has said before it stopped listening can still be read.
+        let mut word = [0; GO.len()];
+        let heard = self.stream.set_read_timeout(None).and_then(|()| self.stream.read_exact(&mut word));
+        if heard.is_err() {
+            tracing::warn!(told = told.is_ok(), "the edge that this one follows is gone without a word");
+        }
+        heard.is_err() || &word != NO
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Door, Predecessor, Sockets};
-    use std::{collections::HashMap, io::Read as _, net, thread};
+    use super::{Door, NO, Predecessor, Sockets};
+    use std::{
+        collections::HashMap,
+        io::{Read as _, Write as _},
+        net, thread,
+    };
 
     fn sockets() -> Sockets {
         let one = || net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -210,12 +246,54 @@ mod tests {
         let (predecessor, new, owed) = asking.join().unwrap();
         assert_eq!((new.plain.len(), new.tls.len(), new.admin.is_some()), (2, 1, true));
         assert_eq!((new.plain[1].local_addr().unwrap(), owed["{t}:api"]), (address, 7));
-        predecessor.thank().unwrap();
+        let thanking = thread::spawn(move || predecessor.thank());
         assert!(follower.serves());
+        assert!(thanking.join().unwrap());
         drop(old);
         let (stream, _) = new.plain[1].accept().unwrap();
         drop(stream);
         assert_eq!(waiting.read(&mut [0]).unwrap(), 0, "it was taken and closed, not refused");
+    }
+
+    #[tokio::test]
+    async fn more_sockets_travel_than_one_message_carries() {
+        let (dir, listener) = (tempfile::tempdir().unwrap(), net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let many = |number: usize| (0..number).map(|_| listener.try_clone().unwrap()).collect();
+        let (door, old) = (Door::open(dir.path()).unwrap(), Sockets { plain: many(260), tls: many(3), admin: None });
+        let path = dir.path().to_owned();
+        let asking = thread::spawn(move || Predecessor::ask(&path).unwrap().unwrap());
+        let mut follower = door.wait().await.unwrap();
+        follower.give(&old, HashMap::new()).unwrap();
+        let (_, new, _) = asking.join().unwrap();
+        assert_eq!((new.plain.len(), new.tls.len(), new.admin.is_some()), (260, 3, false));
+    }
+
+    #[tokio::test]
+    async fn a_follower_whose_predecessor_has_given_it_up_hears_that_it_is_one_too_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let (door, old) = (Door::open(dir.path()).unwrap(), sockets());
+        let path = dir.path().to_owned();
+        let asking = thread::spawn(move || Predecessor::ask(&path).unwrap().unwrap());
+        let mut follower = door.wait().await.unwrap();
+        follower.give(&old, HashMap::new()).unwrap();
+        let (predecessor, ..) = asking.join().unwrap();
+        // As after two minutes in which nothing was said.
+        follower.0.write_all(NO).unwrap();
+        drop(follower);
+        assert!(!predecessor.thank());
+    }
+
+    #[tokio::test]
+    async fn a_follower_whose_predecessor_dies_serves() {
+        let dir = tempfile::tempdir().unwrap();
+        let (door, old) = (Door::open(dir.path()).unwrap(), sockets());
+        let path = dir.path().to_owned();
+        let asking = thread::spawn(move || Predecessor::ask(&path).unwrap().unwrap());
+        let mut follower = door.wait().await.unwrap();
+        follower.give(&old, HashMap::new()).unwrap();
+        let (predecessor, ..) = asking.join().unwrap();
+        drop(follower);
+        assert!(predecessor.thank());
     }
 
     #[tokio::test]

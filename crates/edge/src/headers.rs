@@ -28,6 +28,9 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// At most so many headers are put into a request.
+const ADDED: usize = 10;
+
 /// Headers that end at this hop, besides those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 7] = [
     KEEP_ALIVE,
@@ -122,14 +125,18 @@ fn remove_where(headers: &mut HeaderMap, gone: impl Fn(&HeaderName) -> bool) {
 
 /// Removes what `Connection` names and `Connection` itself. Never what frames or addresses the message.
 fn remove_connection(headers: &mut HeaderMap) {
-    if !headers.contains_key(header::CONNECTION) {
+    let names_nothing = |said: &[u8]| said.eq_ignore_ascii_case(b"keep-alive") || said.eq_ignore_ascii_case(b"close");
+    let mut all = headers.get_all(header::CONNECTION).iter();
+    let Some(first) = all.next() else { return };
+    if all.next().is_none() && names_nothing(first.as_bytes()) {
+        headers.remove(header::CONNECTION);
         return;
     }
     let values: Vec<HeaderValue> = headers.get_all(header::CONNECTION).iter().cloned().collect();
     headers.remove(header::CONNECTION);
     for token in values.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')) {
         let token = token.trim();
-        if token.eq_ignore_ascii_case("keep-alive") || token.eq_ignore_ascii_case("close") {
+        if names_nothing(token.as_bytes()) {
             continue;
         }
         if let Ok(name) = HeaderName::from_bytes(token.as_bytes())
@@ -213,6 +220,8 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// Makes a client's request one that may be sent on.
 pub fn forward(parts: &mut Parts, origin: &Origin<'_>) {
+    // Room for all that is put in here and at each attempt, made once.
+    parts.headers.reserve(ADDED);
     let host = parts.headers.get(header::HOST).cloned().or_else(|| {
         let named = HeaderValue::from_str(parts.uri.authority()?.as_str()).ok()?;
         parts.headers.insert(header::HOST, named.clone());

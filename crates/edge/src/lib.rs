@@ -5,7 +5,7 @@
 //! to disk, and tells the cores. Never knows the store, and serves on from its last routes when all else is down.
 //!
 //! Pure parts, tested with tables: [`routing`], `routes`, `limits`, `shared`, `balance`, `health`, `sticky`, `hold`, `book`, `headers`,
-//! `framing`, `geo`, `frames`, `meter`, `second_names`, `pack`, `pulse`. The shell around them: `serve` (one request), `call`, `pool`, `upstream`,
+//! `framing`, `geo`, `frames`, `meter`, `second_names`, `pack`, `pulse`, `seldom`, `late`. The shell around them: `serve` (one request), `call`, `pool`, `upstream`,
 //! `dial`, `checks`, `request_log`, `tls`, `body`, `drain`, `tunnel`, `worker`, `feed`, `report`, `snapshot`, `settings`, `cluster`, `place`,
 //! `handover`, `coordinator`.
 
@@ -15,6 +15,7 @@ mod balance;
 mod body;
 mod book;
 mod call;
+mod challenges;
 mod checks;
 mod cluster;
 mod config;
@@ -32,6 +33,7 @@ mod handover;
 mod headers;
 mod health;
 mod hold;
+mod late;
 mod limits;
 mod meter;
 mod pack;
@@ -43,6 +45,7 @@ mod request_log;
 mod routes;
 mod routing;
 mod second_names;
+mod seldom;
 mod serve;
 mod settings;
 mod shared;

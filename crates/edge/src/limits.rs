@@ -3,11 +3,13 @@
 //!
 //! A bucket is one atomic that all cores share: the moment at which it would be full again. Taking a token moves that
 //! moment on by one compare-and-set, so however a client spreads over connections and cores, it gets what one bucket
-//! has. Knows no clock: it is given nanoseconds of a monotonic one, so that a wall clock that jumps changes nothing.
+//! has. Knows no clock: a bucket is given nanoseconds of a monotonic one, so that a wall clock that jumps changes nothing; only
+//! the end of a spent quota is a time of day.
 
 use crate::shared::Hand;
 use berth_domain::TenantId;
 use berth_wire::edge::RouteLimit;
+use jiff::Timestamp;
 use std::{
     collections::HashMap,
     sync::{
@@ -50,11 +52,13 @@ impl Rate {
     }
 
     /// A token comes back after this long.
+    #[cfg(any(feature = "cluster", test))]
     pub fn every_ns(&self) -> u64 {
         self.every_ns
     }
 
     /// And all of them after this.
+    #[cfg(any(feature = "cluster", test))]
     pub fn full_ns(&self) -> u64 {
         self.full_ns
     }
@@ -122,6 +126,8 @@ pub struct Limit {
     pub class: Box<str>,
     /// `None`: no request of this class at all.
     pub rate: Option<Rate>,
+    /// A quota is spent: by the wall clock, for a period's end is a time of day. From then on this one is not there.
+    pub until: Option<Timestamp>,
     pub bucket: Arc<Bucket>,
 }
 
@@ -131,11 +137,12 @@ pub struct TenantLimits(Box<[Limit]>);
 
 impl TenantLimits {
     /// The limit that a request to this path comes under: of the class whose name begins a part of the path, as `gps`
-    /// begins `gps-positions` in `/api/v1/gps-positions`, else of `api`.
-    pub fn of(&self, path: &str) -> Option<&Limit> {
+    /// begins `gps-positions` in `/api/v1/gps-positions`, else of `api`. `day` tells the time of day, where it matters.
+    pub fn of(&self, path: &str, day: impl Fn() -> Timestamp) -> Option<&Limit> {
         let class =
             |limit: &&Limit| *limit.class != *REST && path.split('/').any(|part| part.starts_with(&*limit.class));
-        self.0.iter().find(class).or_else(|| self.0.iter().find(|limit| *limit.class == *REST))
+        let mut there = self.0.iter().filter(|limit| limit.until.is_none_or(|until| day() < until));
+        there.clone().find(class).or_else(|| there.find(|limit| *limit.class == *REST))
     }
 
     pub fn are_full(&self, now_ns: u64) -> bool {
@@ -194,7 +201,7 @@ impl Buckets {
                 *slot = Arc::downgrade(&bucket);
                 bucket
             });
-            Limit { class, rate: Rate::new(limit.requests, limit.per_s), bucket }
+            Limit { class, rate: Rate::new(limit.requests, limit.per_s), until: limit.until, bucket }
         };
         TenantLimits(limits.iter().map(limit).collect())
     }

@@ -3,6 +3,7 @@
 use super::{Bucket, Buckets, Rate, Taken};
 use berth_domain::TenantId;
 use berth_wire::edge::RouteLimit;
+use jiff::Timestamp;
 use std::{
     sync::{
         Arc,
@@ -68,11 +69,34 @@ fn a_limit_of_none_gives_nothing_and_an_absent_one_is_none() {
     assert_eq!(Rate::new(0, 60), None);
     let buckets = Buckets::default();
     let tenant = TenantId::new(uuid::Uuid::from_u128(1));
-    assert!(buckets.of(tenant, &[]).of("/").is_none());
+    assert!(buckets.of(tenant, &[]).of("/", never).is_none());
 }
 
 fn limit(class: &str, requests: u64) -> RouteLimit {
-    RouteLimit { class: class.to_owned(), requests, per_s: 60 }
+    RouteLimit { class: class.to_owned(), requests, per_s: 60, until: None }
+}
+
+/// The time of day is asked for only where something ends.
+fn never() -> Timestamp {
+    panic!("nothing here ends")
+}
+
+#[test]
+fn what_was_spent_ends_by_itself_and_the_plans_own_limit_counts_again() {
+    let tenant = TenantId::new(uuid::Uuid::from_u128(1));
+    let end = Timestamp::from_second(86_400).unwrap();
+    let spent = |class| RouteLimit { until: Some(end), ..limit(class, 0) };
+    let (before, after) = (|| Timestamp::from_second(86_399).unwrap(), || Timestamp::from_second(86_400).unwrap());
+    let limits = Buckets::default().of(tenant, &[limit("api", 5), spent("gps"), limit("gps", 2), spent("upload")]);
+    let rate = |path, at: &dyn Fn() -> Timestamp| limits.of(path, at).map(|limit| limit.rate.map(|rate| rate.requests));
+    for (path, then, later) in [("/gps", None, Some(2)), ("/upload", None, Some(5)), ("/", Some(5), Some(5))] {
+        assert_eq!(rate(path, &before), Some(then), "{path} before the end");
+        assert_eq!(rate(path, &after), Some(later), "{path} from the end on");
+    }
+    // What an older control plane says has no end.
+    let old: RouteLimit = serde_json::from_str(r#"{"class":"gps","requests":0,"per_s":60}"#).unwrap();
+    assert_eq!(old, limit("gps", 0));
+    assert_eq!(serde_json::to_string(&old).unwrap(), r#"{"class":"gps","requests":0,"per_s":60}"#);
 }
 
 #[test]
@@ -87,7 +111,7 @@ fn a_request_comes_under_the_class_that_its_path_names() {
         ("/my-gps", "api"),
         ("/api/v1/vehicles", "api"),
     ] {
-        assert_eq!(limits.of(path).map(|l| &*l.class), Some(class), "{path}");
+        assert_eq!(limits.of(path, never).map(|l| &*l.class), Some(class), "{path}");
     }
 }
 
@@ -96,7 +120,7 @@ fn cores_share_a_tenants_bucket_and_a_changed_limit_does_not_fill_it() {
     let (one, other) = (TenantId::new(uuid::Uuid::from_u128(1)), TenantId::new(uuid::Uuid::from_u128(2)));
     let buckets = Buckets::default();
     let core = buckets.of(one, &[limit("api", 10)]);
-    let limit_of = |limits: &super::TenantLimits| limits.of("/").cloned().unwrap();
+    let limit_of = |limits: &super::TenantLimits| limits.of("/", never).cloned().unwrap();
     for _ in 0..10 {
         assert!(taken(&limit_of(&core).bucket, &limit_of(&core).rate.unwrap(), 0));
     }

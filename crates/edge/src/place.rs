@@ -26,6 +26,7 @@ pub struct Report {
 pub enum OpenError {
     /// Another try would be refused too.
     Refused(String),
+    #[cfg_attr(not(feature = "cluster"), expect(dead_code, reason = "nothing is asked without the feature"))]
     Unreachable(String),
 }
 
@@ -68,7 +69,7 @@ mod real {
     use super::{ClusterSettings, EdgeName, Granted, OpenError, Question, Rate, Report};
     use redis::{
         AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo as _, RedisConnectionInfo,
-        RedisError, Script,
+        RedisError, Script, TlsCertificates, TlsMode,
         aio::{ConnectionLike, MultiplexedConnection},
         cluster::ClusterClient,
         cluster_async::ClusterConnection,
@@ -78,6 +79,7 @@ mod real {
     const CONNECT_TIME: Duration = Duration::from_secs(1);
     const ANSWER_TIME: Duration = Duration::from_millis(500);
     const PORT: u16 = 6379;
+    const OVER_TLS: &str = "rediss://";
 
     /// Moves the bucket on to the caller's time, adds what the edge says, and hands out tokens: of a bucket that is nearly
     /// empty a few at a time, so that no edge has many while another has none.
@@ -209,15 +211,42 @@ return {edges, math.floor(clock)}";
         }
     }
 
-    async fn to(address: &(String, u16), login: RedisConnectionInfo) -> Result<MultiplexedConnection, RedisError> {
-        let info = ConnectionAddr::Tcp(address.0.clone(), address.1).into_connection_info()?.set_redis_settings(login);
+    async fn to(
+        settings: &ClusterSettings,
+        address: &(String, u16),
+        login: RedisConnectionInfo,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let info = at(settings, address).into_connection_info()?.set_redis_settings(login);
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIME))
             .set_response_timeout(Some(ANSWER_TIME));
-        Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await
+        let client = match vouched_by(settings).filter(|_| is_secure(settings)) {
+            Some(vouched) => Client::build_with_tls(info, vouched)?,
+            None => Client::open(info)?,
+        };
+        client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    fn is_secure(settings: &ClusterSettings) -> bool {
+        settings.redis_address.starts_with(OVER_TLS)
+    }
+
+    fn vouched_by(settings: &ClusterSettings) -> Option<TlsCertificates> {
+        let pem = settings.ca_pem.as_ref()?;
+        Some(TlsCertificates { client_tls: None, root_cert: Some(pem.clone().into_bytes()) })
+    }
+
+    fn at(settings: &ClusterSettings, (host, port): &(String, u16)) -> ConnectionAddr {
+        let (host, port) = (host.clone(), *port);
+        if is_secure(settings) {
+            ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+        } else {
+            ConnectionAddr::Tcp(host, port)
+        }
     }
 
     fn addresses(text: &str) -> Vec<(String, u16)> {
+        let text = text.strip_prefix(OVER_TLS).unwrap_or(text);
         let address = |text: &str| match text.rsplit_once(':') {
             Some((host, port)) => (host.trim_matches(['[', ']']).to_owned(), port.parse().unwrap_or(PORT)),
             None => (text.to_owned(), PORT),
@@ -255,11 +284,12 @@ return {edges, math.floor(clock)}";
             OpenError::Refused(reason) => OpenError::Refused(format!("{shown}: {reason}")),
             OpenError::Unreachable(reason) => OpenError::Unreachable(format!("{shown}: {reason}")),
         };
-        let mut one = match to(address, login(settings)).await {
+        let mut one = match to(settings, address, login(settings)).await {
             Ok(one) => one,
             // Sentinels seldom have a password of their own, and refuse one then.
             Err(error) if error.kind() == ErrorKind::AuthenticationFailed && settings.several => {
-                let mut one = to(address, RedisConnectionInfo::default()).await.map_err(|_| said(&error))?;
+                let bare = to(settings, address, RedisConnectionInfo::default()).await;
+                let mut one = bare.map_err(|_| said(&error))?;
                 if mode(&mut one).await.ok().as_deref() != Some("sentinel") {
                     return Err(said(&error));
                 }
@@ -271,7 +301,7 @@ return {edges, math.floor(clock)}";
         match (mode.as_str(), settings.several) {
             ("sentinel", true) => {
                 let master = master(&mut one, settings.master.as_deref(), &shown).await?;
-                let mut one = to(&master, login(settings)).await.map_err(|error| said(&error))?;
+                let mut one = to(settings, &master, login(settings)).await.map_err(|error| said(&error))?;
                 let role: Vec<redis::Value> =
                     redis::cmd("ROLE").query_async(&mut one).await.map_err(|error| said(&error))?;
                 match role.first() {
@@ -280,7 +310,7 @@ return {edges, math.floor(clock)}";
                 }
             }
             ("cluster", true) => {
-                let nodes = all.iter().map(|(host, port)| ConnectionAddr::Tcp(host.clone(), *port));
+                let nodes = all.iter().map(|address| at(settings, address));
                 let mut client = ClusterClient::builder(nodes)
                     .connection_timeout(CONNECT_TIME)
                     .response_timeout(ANSWER_TIME)
@@ -290,6 +320,12 @@ return {edges, math.floor(clock)}";
                 }
                 if let Some(user) = &settings.user {
                     client = client.username(user);
+                }
+                if is_secure(settings) {
+                    client = client.tls(TlsMode::Secure);
+                    if let Some(vouched) = vouched_by(settings) {
+                        client = client.certs(vouched);
+                    }
                 }
                 let client = client.build().map_err(|error| said(&error))?;
                 Ok(Connection::Cluster(client.get_async_connection().await.map_err(|error| said(&error))?))

@@ -1,9 +1,10 @@
 //! Every route of this edge, once per process and packed: what a million tenants cost is decided here.
 //!
-//! Written by the coordinator alone; read by a core when it meets a tenant for the first time, and never on a
-//! request's way after that. Cut into shards, so that a change touches one of them and a table that grows moves a few
+//! Written by the coordinator alone; read by a core when it meets a tenant for the first time, and on a request's way
+//! after that only where paths divide its host. Cut into shards, so that a change touches one of them and a table that grows moves a few
 //! thousand entries and not a million. Never touches a socket, a clock or a disk.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use berth_domain::{
     CellName, Generation, HostPattern, Hostname, Network, PATTERN_PARTS_MAX, PlanName, Revision, TenantId, TenantKey,
     TenantName, Token,
@@ -11,15 +12,18 @@ use berth_domain::{
 use berth_wire::edge::{Hold, MemberAddress, RouteLimit, RouteState, TenantRoute};
 use hashbrown::{HashTable, hash_table::Entry as Slot};
 use std::{
-    collections::HashSet,
+    borrow::Cow,
+    collections::{HashMap, HashSet},
     hash::{BuildHasher as _, RandomState},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
+use uuid::{Uuid, fmt::Hyphenated};
 
-const SHARDS: usize = 256;
+/// A table's room doubles when it is full: of this many shards each is nearly full when a million hosts are in all of them.
+const SHARDS: usize = 320;
 /// What tenants have in common is looked through for what nobody has any more when there is twice as much of it.
 const SWEEP_FROM: usize = 1024;
 
@@ -34,14 +38,37 @@ pub struct Common {
     pub allow: Vec<Network>,
 }
 
+/// What most tenants are not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
-    Serving,
     Suspended,
     Gone,
     Draining(u32),
     /// With the number of requests in flight when the hold was refused: then nothing is parked.
-    Held(Box<(Hold, Option<u32>)>),
+    Held(Hold, Option<u32>),
+}
+
+impl State {
+    /// `None`: serving.
+    fn of(state: &RouteState, lifted: Option<u32>) -> Option<Box<Self>> {
+        Some(Box::new(match state {
+            RouteState::Serving => return None,
+            RouteState::Suspended => Self::Suspended,
+            RouteState::Gone => Self::Gone,
+            RouteState::Draining { grace_ms } => Self::Draining(*grace_ms),
+            RouteState::Held { hold } => Self::Held(hold.clone(), lifted),
+        }))
+    }
+
+    fn shown(state: Option<&Self>) -> RouteState {
+        match state {
+            None => RouteState::Serving,
+            Some(Self::Suspended) => RouteState::Suspended,
+            Some(Self::Gone) => RouteState::Gone,
+            Some(Self::Draining(grace_ms)) => RouteState::Draining { grace_ms: *grace_ms },
+            Some(Self::Held(hold, _)) => RouteState::Held { hold: hold.clone() },
+        }
+    }
 }
 
 /// One tenant's route.
@@ -51,7 +78,8 @@ pub struct Packed {
     pub generation: Generation,
     pub revision: Revision,
     pub common: Arc<Common>,
-    state: State,
+    /// `None`: serving. In a box, for a word is all that a million of them can spare.
+    state: Option<Box<State>>,
     /// Name, key, hosts and patterns of hosts, a line each: none of them may hold a line's end.
     text: Box<str>,
 }
@@ -67,42 +95,36 @@ impl Packed {
 
     /// The token of the hold that the route orders.
     pub fn hold_token(&self) -> Option<Token> {
-        match &self.state {
-            State::Held(hold) => Some(hold.0.token),
-            State::Serving | State::Suspended | State::Gone | State::Draining(_) => None,
+        match self.state.as_deref() {
+            Some(State::Held(hold, _)) => Some(hold.token),
+            None | Some(State::Suspended | State::Gone | State::Draining(_)) => None,
         }
     }
 
     /// The hold that the route orders was refused, with that many requests in flight.
     pub fn lifted(&self) -> Option<u32> {
-        match &self.state {
-            State::Held(hold) => hold.1,
-            State::Serving | State::Suspended | State::Gone | State::Draining(_) => None,
+        match self.state.as_deref() {
+            Some(State::Held(_, lifted)) => *lifted,
+            None | Some(State::Suspended | State::Gone | State::Draining(_)) => None,
         }
     }
 
     /// The route as it was sent.
     pub fn route(&self) -> TenantRoute {
         let mut lines = self.text.split('\n');
-        let (name, key) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+        let (name, key) = (lines.next().unwrap_or_default(), unpacked(lines.next().unwrap_or_default()));
         let packed = "was one when it was packed";
         TenantRoute {
             tenant: self.tenant,
             name: TenantName::new(name).expect(packed),
-            key: TenantKey::new(key).expect(packed),
+            key: TenantKey::new(&*key).expect(packed),
             plan: self.common.plan.clone(),
             cell: self.common.cell.clone(),
             generation: self.generation,
             revision: self.revision,
             hosts: lines.clone().filter(|l| !is_pattern(l)).map(|l| Hostname::new(l).expect(packed)).collect(),
             patterns: lines.filter(|l| is_pattern(l)).map(|l| HostPattern::new(l).expect(packed)).collect(),
-            state: match &self.state {
-                State::Serving => RouteState::Serving,
-                State::Suspended => RouteState::Suspended,
-                State::Gone => RouteState::Gone,
-                State::Draining(grace_ms) => RouteState::Draining { grace_ms: *grace_ms },
-                State::Held(hold) => RouteState::Held { hold: hold.0.clone() },
-            },
+            state: State::shown(self.state.as_deref()),
             members: self.common.members.clone(),
             body_bytes: self.common.body_bytes,
             limits: self.common.limits.clone(),
@@ -112,15 +134,7 @@ impl Packed {
 
     /// Whether it is this route, without unpacking it.
     pub fn is(&self, route: &TenantRoute) -> bool {
-        let same_state = match (&self.state, &route.state) {
-            (State::Held(held), RouteState::Held { hold }) => held.0 == *hold,
-            (State::Draining(known), RouteState::Draining { grace_ms }) => known == grace_ms,
-            (State::Serving, RouteState::Serving)
-            | (State::Suspended, RouteState::Suspended)
-            | (State::Gone, RouteState::Gone) => true,
-            _ => false,
-        };
-        same_state
+        State::shown(self.state.as_deref()) == route.state
             && (self.tenant, self.generation, self.revision) == (route.tenant, route.generation, route.revision)
             && *self.text == *text(route)
             && *self.common == common(route)
@@ -128,12 +142,31 @@ impl Packed {
 }
 
 fn text(route: &TenantRoute) -> String {
-    let mut text = format!("{}\n{}", route.name.as_str(), route.key.as_str());
+    let mut text = format!("{}\n{}", route.name.as_str(), packed(route.key.as_str()));
     for host in keys(route) {
         text.push('\n');
         text.push_str(host);
     }
     text
+}
+
+/// Stands before a key that is a UUID: no key has it.
+const UUID: char = '\u{1}';
+
+/// A key that is a UUID, as many are, in two thirds of its length.
+fn packed(key: &str) -> Cow<'_, str> {
+    let uuid = (key.len() == Hyphenated::LENGTH).then(|| Uuid::try_parse(key).ok()).flatten();
+    match uuid {
+        Some(uuid) if uuid.hyphenated().encode_lower(&mut [0; Hyphenated::LENGTH]) == key => {
+            format!("{UUID}{}", URL_SAFE_NO_PAD.encode(uuid.as_bytes())).into()
+        }
+        _ => key.into(),
+    }
+}
+
+fn unpacked(key: &str) -> Cow<'_, str> {
+    let uuid = key.strip_prefix(UUID).and_then(|packed| Uuid::from_slice(&URL_SAFE_NO_PAD.decode(packed).ok()?).ok());
+    uuid.map_or(key.into(), |uuid| uuid.to_string().into())
 }
 
 /// Hosts and patterns of hosts, under which the tenant is found.
@@ -142,11 +175,7 @@ pub fn keys(route: &TenantRoute) -> impl Iterator<Item = &str> {
 }
 
 pub fn is_pattern(key: &str) -> bool {
-    key.starts_with('*') || has_path(key)
-}
-
-fn has_path(key: &str) -> bool {
-    key.contains('/')
+    key.starts_with('*') || key.contains('/')
 }
 
 fn common(route: &TenantRoute) -> Common {
@@ -182,6 +211,10 @@ pub struct Routes {
     /// Patterns there are, and those of them with a path.
     patterns: AtomicUsize,
     paths: AtomicUsize,
+    /// Hosts, and `*.` before what they have in common, with the number of paths that divide each.
+    divided: RwLock<HashMap<Box<str>, u32>>,
+    /// Rises with every path that comes or goes.
+    divisions: AtomicU64,
     hasher: RandomState,
 }
 
@@ -200,6 +233,8 @@ impl Default for Routes {
             number: AtomicUsize::new(0),
             patterns: AtomicUsize::new(0),
             paths: AtomicUsize::new(0),
+            divided: RwLock::default(),
+            divisions: AtomicU64::new(0),
             hasher: RandomState::new(),
         }
     }
@@ -239,8 +274,55 @@ impl Routes {
     }
 
     /// Some host is divided by paths, so that a host alone does not say whose a request is.
-    pub fn has_paths(&self) -> bool {
+    fn has_paths(&self) -> bool {
         self.paths.load(Ordering::Relaxed) > 0
+    }
+
+    /// A number that is another one after a path has come to divide a host or does so no longer. What is read here
+    /// before [`Self::is_divided`] is asked tells how long its answer holds.
+    pub fn divisions(&self) -> u64 {
+        self.divisions.load(Ordering::Acquire)
+    }
+
+    /// Whether requests to this host go by their paths. `exact`: it was found by its own name.
+    pub fn is_divided(&self, host: &str, exact: bool) -> bool {
+        if !self.has_paths() {
+            return false;
+        }
+        let divided = read!(self.divided);
+        let beside = || {
+            let (_, parent) = host.split_once('.')?;
+            divided.get(format!("*.{parent}").as_str())
+        };
+        divided.contains_key(host) || (!exact && beside().is_some())
+    }
+
+    /// A key came or went. Paths are counted after the table of hosts is as it is to be, see [`Self::divisions`].
+    fn count(&self, key: &str, came: bool) {
+        if !is_pattern(key) {
+            return;
+        }
+        let change = |number: &AtomicUsize| {
+            if came {
+                number.fetch_add(1, Ordering::Relaxed)
+            } else {
+                number.fetch_sub(1, Ordering::Relaxed)
+            };
+        };
+        change(&self.patterns);
+        let Some((host, _)) = key.split_once('/') else { return };
+        change(&self.paths);
+        let mut divided = write!(self.divided);
+        if came {
+            *divided.entry(host.into()).or_default() += 1;
+        } else if let Some(number) = divided.get_mut(host) {
+            *number -= 1;
+            if *number == 0 {
+                divided.remove(host);
+            }
+        }
+        drop(divided);
+        self.divisions.fetch_add(1, Ordering::Release);
     }
 
     /// Whose request to this host and path is: of the host itself before all names beside it, and of each by the longest
@@ -299,23 +381,17 @@ impl Routes {
             generation: route.generation,
             revision: route.revision,
             common: self.common(common(route)),
-            state: match &route.state {
-                RouteState::Serving => State::Serving,
-                RouteState::Suspended => State::Suspended,
-                RouteState::Gone => State::Gone,
-                RouteState::Draining { grace_ms } => State::Draining(*grace_ms),
-                RouteState::Held { hold } => State::Held(Box::new((hold.clone(), lifted))),
-            },
+            state: State::of(&route.state, lifted),
             text: text(route).into(),
         });
         let old = self.replace(&packed);
-        if packed.state != State::Gone {
+        let gone = packed.state.as_deref() == Some(&State::Gone);
+        if !gone {
             for host in packed.hosts() {
                 self.own(host, &packed);
             }
         }
         if let Some(old) = old {
-            let gone = packed.state == State::Gone;
             self.disown(old.hosts().filter(|host| gone || !packed.hosts().any(|own| own == *host)), old.tenant);
         }
     }
@@ -352,8 +428,8 @@ impl Routes {
             Slot::Occupied(mut slot) => slot.get_mut().owner = Arc::clone(owner),
             Slot::Vacant(slot) => {
                 slot.insert(Owned { hash, owner: Arc::clone(owner) });
-                self.patterns.fetch_add(usize::from(is_pattern(host)), Ordering::Relaxed);
-                self.paths.fetch_add(usize::from(has_path(host)), Ordering::Relaxed);
+                drop(shard);
+                self.count(host, true);
             }
         }
     }
@@ -365,8 +441,8 @@ impl Routes {
             let mut shard = write!(shard(&self.hosts, hash));
             if let Ok(slot) = shard.find_entry(hash, |o| o.is(hash, host) && o.owner.tenant == owner) {
                 slot.remove();
-                self.patterns.fetch_sub(usize::from(is_pattern(host)), Ordering::Relaxed);
-                self.paths.fetch_sub(usize::from(has_path(host)), Ordering::Relaxed);
+                drop(shard);
+                self.count(host, false);
             }
         }
     }
@@ -383,5 +459,23 @@ impl Routes {
         let common = Arc::new(common);
         shared.all.insert(Arc::clone(&common));
         common
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{packed, unpacked};
+
+    #[test]
+    fn a_key_comes_out_as_it_went_in_and_one_that_is_a_uuid_is_kept_shorter() {
+        for (key, bytes) in [
+            ("0192f1a4-0000-7000-8000-00000000002a", 23),
+            ("0192F1A4-0000-7000-8000-00000000002a", 36),
+            ("0192f1a40000700080000000000000002a00", 36),
+            ("acme", 4),
+            ("\u{e4}", 2),
+        ] {
+            assert_eq!((packed(key).len(), &*unpacked(&packed(key))), (bytes, key));
+        }
     }
 }

@@ -181,9 +181,18 @@ const ALIASES_MAX: usize = 20_000;
 pub struct Index<T> {
     tenants: HashMap<TenantId, (Vec<Box<str>>, Rc<T>)>,
     /// Hosts and patterns as routes say them.
-    hosts: HashMap<Box<str>, (TenantId, Rc<T>)>,
+    hosts: HashMap<Box<str>, Named<T>>,
     /// Hosts that were found by a pattern, for as long as no route changes that could say otherwise.
-    aliases: HashMap<Box<str>, TenantId>,
+    aliases: HashMap<Box<str>, (TenantId, u64)>,
+}
+
+/// Whose a host is.
+#[derive(Debug)]
+struct Named<T> {
+    tenant: TenantId,
+    kept: Rc<T>,
+    /// The count of divisions under which the host alone says it, see [`Routes::divisions`].
+    whole_at: u64,
 }
 
 impl<T> Default for Index<T> {
@@ -193,23 +202,30 @@ impl<T> Default for Index<T> {
 }
 
 impl<T> Index<T> {
-    /// Whose host this is, where hosts alone say it.
-    pub fn lookup(&self, host: &str) -> Option<&Rc<T>> {
-        if let Some((_, tenant)) = self.hosts.get(host) {
-            return Some(tenant);
+    /// Whose host this is, where the host alone says it under this count of divisions.
+    pub fn lookup(&self, host: &str, divisions: u64) -> Option<&Rc<T>> {
+        if let Some(named) = self.hosts.get(host) {
+            return (named.whole_at == divisions).then_some(&named.kept);
         }
         if self.aliases.is_empty() {
             return None;
         }
-        self.tenant(*self.aliases.get(host)?)
+        let (tenant, whole_at) = *self.aliases.get(host)?;
+        if whole_at == divisions { self.tenant(tenant) } else { None }
     }
 
-    /// Remembers whose host this is by a pattern.
-    pub fn alias(&mut self, host: &str, tenant: TenantId) {
-        if self.aliases.len() >= ALIASES_MAX {
-            self.aliases.clear();
+    /// Remembers that paths do not divide this host. `exact`: it was found by its own name and not by a pattern.
+    pub fn whole(&mut self, host: &str, tenant: TenantId, exact: bool, divisions: u64) {
+        if let Some(named) = self.hosts.get_mut(host) {
+            if named.tenant == tenant {
+                named.whole_at = divisions;
+            }
+        } else if !exact {
+            if self.aliases.len() >= ALIASES_MAX {
+                self.aliases.clear();
+            }
+            self.aliases.insert(host.into(), (tenant, divisions));
         }
-        self.aliases.insert(host.into(), tenant);
     }
 
     /// A route came or went that may say otherwise.
@@ -233,7 +249,7 @@ impl<T> Index<T> {
         }
         for host in &hosts {
             self.aliases.remove(host);
-            self.hosts.insert(host.clone(), (tenant, Rc::clone(kept)));
+            self.hosts.insert(host.clone(), Named { tenant, kept: Rc::clone(kept), whole_at: 0 });
         }
         self.tenants.insert(tenant, (hosts, Rc::clone(kept)));
     }
@@ -258,14 +274,14 @@ impl<T> Index<T> {
 
     pub fn remove(&mut self, tenant: TenantId) -> Option<Rc<T>> {
         let (hosts, kept) = self.tenants.remove(&tenant)?;
-        self.aliases.retain(|_, owner| *owner != tenant);
+        self.aliases.retain(|_, (owner, _)| *owner != tenant);
         self.forget(tenant, hosts.iter());
         Some(kept)
     }
 
     fn forget<'a>(&mut self, tenant: TenantId, hosts: impl Iterator<Item = &'a Box<str>>) {
         for host in hosts {
-            if self.hosts.get(host).is_some_and(|(owner, _)| *owner == tenant) {
+            if self.hosts.get(host).is_some_and(|named| named.tenant == tenant) {
                 self.hosts.remove(host);
             }
         }

@@ -133,11 +133,30 @@ fn a_host_belongs_to_who_was_given_it_last_and_leaves_only_with_its_owner() {
     index.put(one, &Rc::new("one"), ["a.test", "b.test"].into_iter());
     index.put(other, &Rc::new("other"), ["b.test", "c.test"].into_iter());
     index.put(one, &Rc::new("one"), ["a.test"].into_iter());
-    let seen = |index: &Index<&'static str>| ["a.test", "b.test", "c.test"].map(|h| index.lookup(h).map(|t| **t));
+    let seen = |index: &Index<&'static str>| ["a.test", "b.test", "c.test"].map(|h| index.lookup(h, 0).map(|t| **t));
     assert_eq!(seen(&index), [Some("one"), Some("other"), Some("other")]);
     index.remove(one);
     assert_eq!(seen(&index), [None, Some("other"), Some("other")]);
     index.put(other, &Rc::new("other"), std::iter::empty());
     assert_eq!(seen(&index), [None, None, None]);
     assert!(index.tenant(other).is_some());
+}
+
+#[test]
+fn a_host_is_remembered_for_as_long_as_no_path_divides_any_anew() {
+    let (one, other) = (route(1, 0, 0).tenant, route(2, 0, 0).tenant);
+    let mut index = Index::default();
+    index.put(one, &Rc::new("one"), ["a.test", "*.b.test"].into_iter());
+    let seen =
+        |index: &Index<&'static str>, divisions| ["a.test", "x.b.test"].map(|h| index.lookup(h, divisions).is_some());
+    assert_eq!(seen(&index, 0), [true, false]);
+    index.whole("x.b.test", one, false, 0);
+    assert_eq!((seen(&index, 0), seen(&index, 1)), ([true, true], [false, false]), "somebody has to be asked again");
+    index.whole("a.test", one, true, 1);
+    index.whole("x.b.test", one, false, 1);
+    assert_eq!(seen(&index, 1), [true, true]);
+    // The routes of all may be ahead of this core: what they say of another tenant's host is not this one's.
+    index.put(one, &Rc::new("one"), ["a.test"].into_iter());
+    index.whole("a.test", other, true, 1);
+    assert_eq!(index.lookup("a.test", 1), None);
 }

@@ -20,11 +20,13 @@ use crate::{
     upstream::{Lease, Sending},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::{
     body::{Body as _, Incoming},
     upgrade::OnUpgrade,
 };
+use jiff::Timestamp;
 use std::{
     cell::Cell,
     future::Future,
@@ -78,9 +80,7 @@ impl Client {
 
 pub async fn serve(core: &Rc<Core>, client: &Client, request: Request<Incoming>) -> Response<AnswerBody> {
     let started = Instant::now();
-    let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
-    let id = core.request_id().hyphenated().encode_lower(&mut id);
-    let id = HeaderValue::from_str(id).expect("hexadecimal digits and dashes are a header value");
+    let id = core.request_id();
     let (parts, body) = request.into_parts();
     let manner = Manner {
         http2: parts.version == Version::HTTP_2,
@@ -90,7 +90,12 @@ pub async fn serve(core: &Rc<Core>, client: &Client, request: Request<Incoming>)
     let entry = log.map(|log| (log, Entry::new(&id, client.peer, &parts.method, &parts.uri, parts.version)));
     let mut account = Account { entry, tenant: None, started, status: CLIENT_LEFT };
     let mut answer = 'answered: {
-        let tenant = match find(core, client, &parts) {
+        let doubtful = client.is_doubtful();
+        // Before the tenant: a host is proved before it is anybody's.
+        if !doubtful && let Some(answer) = core.common.certificates.challenges.page(&parts, &id) {
+            break 'answered answer;
+        }
+        let tenant = match find(core, client, &parts, doubtful) {
             Ok(tenant) => tenant,
             Err(refusal) => break 'answered refusal.answer(&id),
         };
@@ -157,9 +162,15 @@ fn redirect(core: &Core, client: &Client, parts: &Parts, id: &HeaderValue) -> Op
         return None;
     }
     let host = routing::normal_host(headers::host(parts)?).ok()?;
-    core.common.certificates.find(&host)?;
+    if !core.common.certificates.is_served(&host) {
+        return None;
+    }
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    let location = HeaderValue::from_str(&format!("https://{host}{path}")).ok()?;
+    let location = match core.https_port() {
+        None => format!("https://{host}{path}"),
+        Some(port) => format!("https://{host}:{port}{path}"),
+    };
+    let location = HeaderValue::from_str(&location).ok()?;
     let mut answer = Response::new(AnswerBody::empty());
     // Not 301: that lets a client turn a POST into a GET.
     *answer.status_mut() = StatusCode::PERMANENT_REDIRECT;
@@ -173,12 +184,12 @@ fn redirect(core: &Core, client: &Client, parts: &Parts, id: &HeaderValue) -> Op
 }
 
 /// First of all: without a tenant there is nothing to hold, to count or to send to.
-fn find(core: &Core, client: &Client, parts: &Parts) -> Result<Rc<Tenant>, Refusal> {
+fn find(core: &Core, client: &Client, parts: &Parts, doubtful: bool) -> Result<Rc<Tenant>, Refusal> {
     let refuse = |refusal| {
         core.refused.set(core.refused.get() + 1);
         refusal
     };
-    if client.is_doubtful() {
+    if doubtful {
         return Err(refuse(Refusal::BadFraming));
     }
     if parts.method == Method::CONNECT && !headers::websocket_over_http2(parts) {
@@ -210,14 +221,15 @@ pub fn standing(route: &Route) -> Result<(), Refusal> {
 
 /// Takes one of the tenant's tokens.
 async fn within_limits(core: &Core, tenant: &Tenant, route: &Route, path: &str, now: Instant) -> Result<(), Refusal> {
-    let Some(limit) = route.limits.of(path) else { return Ok(()) };
+    let Some(limit) = route.limits.of(path, Timestamp::now) else { return Ok(()) };
     let Some(rate) = &limit.rate else {
         tenant.metered(|m| m.limited += 1);
-        return Err(Refusal::Forbidden);
+        return Err(limit.until.map_or(Refusal::Forbidden, |until| Refusal::Spent { until }));
     };
     let cluster = &core.common.cluster;
     let taken = if cluster.is_on() {
-        cluster.take(&limit.bucket, rate, || core.ns(Instant::now())).await
+        // In a box, as all that few requests need: what every request carries about is as large as its largest branch.
+        Box::pin(cluster.take(&limit.bucket, rate, || core.ns(Instant::now()))).await
     } else {
         limit.bucket.take(rate, core.ns(now))
     };
@@ -276,7 +288,11 @@ async fn exchange(
         },
     );
     // Before anything is in flight: a slow upload must not stand in the way of a cut-over.
-    let upload = body::read(body, limits).await?;
+    let upload = if body.is_end_stream() {
+        Upload::Whole(Bytes::new(), None)
+    } else {
+        Box::pin(body::read(body, limits)).await?
+    };
     let sending = Sending { idempotent: headers::idempotent(&parts.method), upgrade: client_side.is_some() };
     let safe = headers::safe(&parts.method);
     let mut call = Call::new(core, tenant, sending, safe);
@@ -290,7 +306,7 @@ async fn exchange(
             }
             call.send_whole(parts, &bytes, after.as_ref()).await?
         }
-        Upload::Longer(prefix, rest) => call.send_streamed(parts, prefix, rest, limits).await?,
+        Upload::Longer(prefix, rest) => Box::pin(call.send_streamed(parts, prefix, rest, limits)).await?,
     };
     let cookie = call.cookie.take();
     let mut answer = if let Some(client_side) = client_side {

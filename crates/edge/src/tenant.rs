@@ -139,11 +139,13 @@ impl Tenant {
         Rc::clone(&self.route.borrow())
     }
 
-    /// Replaces the route. Tunnels and streams into a cell that the tenant has left are told to end.
+    /// Replaces the route. Tunnels and streams into a cell that the tenant has left are told to end, and all of them when
+    /// fewer addresses are allowed: whose they are was asked when they began.
     pub fn set_route(&self, from: &TenantRoute, maker: Maker<'_>) {
         let old = self.route();
         let stays = old.cell == from.cell
             && old.generation == from.generation
+            && (from.allow.is_empty() || *old.allow == *from.allow)
             && matches!(from.state, RouteState::Serving | RouteState::Held { .. } | RouteState::Draining { .. });
         let left = if stays { old.left.clone() } else { maker.stop.child_token() };
         *self.route.borrow_mut() = Rc::new(Route::new(from, maker, left));

@@ -10,6 +10,7 @@ use crate::{
     dial::{self, Manner, OnThisCore, Stream, Target, Trust, Unreached, Way},
     headers,
     health::{Vital, Vitals},
+    late::Waiting,
     pool::{Busy, Pool},
 };
 use berth_domain::{MemberId, Speaks};
@@ -17,7 +18,7 @@ use berth_wire::edge::{EdgeSettings, MemberAddress, ServiceSettings};
 use futures_util::future::Either;
 use http::{Request, Response};
 use hyper::{
-    body::Incoming,
+    body::{Body as _, Incoming},
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -31,8 +32,6 @@ use std::{
     task::{Context, Waker},
     time::{Duration, Instant},
 };
-use tokio::time::timeout;
-
 /// Kept connections per member and core.
 const KEPT_MAX: usize = 256;
 /// An HTTP/2 connection with requests on it is asked so often whether its member is there, and given up after the other.
@@ -40,6 +39,10 @@ const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIME: Duration = Duration::from_secs(5);
 /// Requests at once on one connection of HTTP/2 to a member: common servers take 100 or 128.
 const STREAMS_MAX: u32 = 64;
+/// What a member may send of one answer before its client has taken it. All streams together fit into the connection's
+/// window: a client that reads nothing holds up its own answer and nobody else's.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = STREAMS_MAX * STREAM_WINDOW_BYTES;
 
 /// A request could not be sent.
 #[derive(Debug)]
@@ -146,9 +149,15 @@ pub struct Lease {
     wire: Wire,
     /// Never used before.
     new: bool,
+    /// Its request had no body, so that nothing of it can be on its way when the answer is whole.
+    bodiless: bool,
 }
 
 impl Lease {
+    fn new(busy: Busy, wire: Wire, new: bool) -> Self {
+        Self { busy, wire, new, bodiless: false }
+    }
+
     /// Lets the connection do what it can, for whoever waits for an answer's body.
     pub fn drive(&mut self, cx: &mut Context<'_>) {
         self.wire.drive(cx);
@@ -165,7 +174,8 @@ impl Lease {
     }
 
     pub fn give_back(mut self) {
-        let alive = self.wire.is_alive();
+        // It is asked before it is used again in any case; what is left of a body has to be told now.
+        let alive = self.bodiless || self.wire.is_alive();
         if let Wire::Http2(_, Counted(streams)) = &self.wire {
             let mut all = self.busy.member().shared.borrow_mut();
             if let Some(shared) = all.iter_mut().find(|shared| Rc::ptr_eq(&shared.streams, streams)) {
@@ -226,20 +236,20 @@ impl Member {
     }
 
     /// The kept connection used last, if it was used within `age` and is alive and idle.
-    fn take_kept(&self, age: Duration) -> Option<Wire> {
+    fn take_kept(&self, age: Duration, now: Instant) -> Option<Wire> {
         let mut all = self.shared.borrow_mut();
         let usable = |shared: &&mut Shared| {
-            !shared.sender.is_closed() && shared.streams.get() < STREAMS_MAX && shared.since.elapsed() <= age
+            !shared.sender.is_closed() && shared.streams.get() < STREAMS_MAX && now.duration_since(shared.since) <= age
         };
         if let Some(shared) = all.iter_mut().find(usable) {
-            shared.since = Instant::now();
+            shared.since = now;
             return Some(Wire::Http2(shared.sender.clone(), Counted::on(&shared.streams)));
         }
         drop(all);
         let mut kept = self.kept.borrow_mut();
         while let Some(mut last) = kept.pop() {
             if last.wire.is_alive() {
-                if last.since.elapsed() > age {
+                if now.duration_since(last.since) > age {
                     kept.push(last);
                     return None;
                 }
@@ -266,6 +276,8 @@ impl Member {
                 .timer(TokioTimer::new())
                 .keep_alive_interval(PING_EVERY)
                 .keep_alive_timeout(PING_TIME)
+                .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                 .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
                 .handshake(stream)
                 .await
@@ -369,6 +381,7 @@ pub async fn lease(
     wish: Wish,
     limits: &Limits,
     sending: Sending,
+    now: Instant,
     mut random: impl FnMut() -> u64,
 ) -> Result<(Lease, bool), SendError> {
     let age = if sending.idempotent { limits.upstream_idle } else { limits.upstream_fresh };
@@ -378,12 +391,12 @@ pub async fn lease(
             return Err(if tried.is_empty() { SendError::NoMember } else { SendError::Connect });
         };
         if !sending.upgrade
-            && let Some(wire) = busy.member().take_kept(age)
+            && let Some(wire) = busy.member().take_kept(age, now)
         {
-            return Ok((Lease { busy, wire, new: false }, true));
+            return Ok((Lease::new(busy, wire, false), true));
         }
-        match busy.member().connect(limits, sending.upgrade).await {
-            Ok(wire) => return Ok((Lease { busy, wire, new: true }, false)),
+        match Box::pin(busy.member().connect(limits, sending.upgrade)).await {
+            Ok(wire) => return Ok((Lease::new(busy, wire, true), false)),
             Err(why) => {
                 busy.failed(&why);
                 tried.push(busy.place());
@@ -406,8 +419,11 @@ pub enum Attempt {
 pub fn send(
     mut lease: Lease,
     mut request: Request<SendBody>,
-    answer_time: Duration,
-) -> impl Future<Output = Attempt> + 'static {
+    until: Instant,
+    waiting: &Rc<Waiting>,
+) -> impl Future<Output = Attempt> + use<> {
+    lease.bodiless = request.body().is_end_stream();
+    let waiting = Rc::clone(waiting);
     let sent = match &mut lease.wire {
         Wire::Http1 { sender, .. } => {
             headers::fit_http1(&mut request);
@@ -424,19 +440,19 @@ pub fn send(
             lease.wire.drive(cx);
             sent.as_mut().poll(cx)
         });
-        match timeout(answer_time, answered).await {
-            Ok(Ok(answer)) => {
+        match Waiting::within(&waiting, until, answered).await {
+            Some(Ok(answer)) => {
                 lease.busy.answered();
                 Attempt::Answered(answer, lease)
             }
-            Ok(Err(mut error)) => {
+            Some(Err(mut error)) => {
                 // A kept connection may end at any time; a new one that ends without a word is a fault.
                 if lease.new {
                     lease.busy.failed(error.error());
                 }
                 error.take_message().map_or(Attempt::Broken, Attempt::Unsent)
             }
-            Err(_) => Attempt::Late,
+            None => Attempt::Late,
         }
     }
 }

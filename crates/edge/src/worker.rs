@@ -3,11 +3,14 @@
 //! Never decides anything about a request; bounds on connections and time limits on their silence are kept here.
 
 use crate::{
+    Limits,
     core::{Common, Connected, Core, News, Order},
     dial::OnThisCore,
     framing::Watch,
     pulse::{Carried, Pulse},
+    seldom::Seldom,
     serve::{self, Client},
+    tls,
 };
 use hyper::{
     body::Incoming,
@@ -19,10 +22,10 @@ use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     convert::Infallible,
-    future::Future,
+    future::{Future, poll_fn},
     io,
     net::{SocketAddr, TcpListener as StdListener},
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::{
         Arc,
@@ -36,6 +39,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
     sync::mpsc::{UnboundedReceiver, UnboundedSender},
+    time::Sleep,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
@@ -85,6 +89,7 @@ async fn serve_core(start: Start) -> io::Result<()> {
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
             tidier.upstreams.tidy(tidier.limits().upstream_idle);
+            tidier.waiting.look(Instant::now());
             tidier.forget_idle();
         }
     });
@@ -111,6 +116,7 @@ async fn serve_core(start: Start) -> io::Result<()> {
             () = core.room.notified(), if core.connections() >= core.limits().connections => {}
         }
     }
+    core.ending.set(true);
     drop((listener, tls));
     // Orders are obeyed to the end: a request that is parked while the edge goes is still to be let go.
     let mut drained = async |look: Duration| {
@@ -239,6 +245,10 @@ async fn connection(core: Rc<Core>, stream: TcpStream, from: SocketAddr, guard: 
         // A handshake that fails is told to the client by TLS itself.
         let stream = tokio::time::timeout(limits.header_time, acceptor.accept(stream)).await.ok()?.ok()?;
         let session = stream.get_ref().1;
+        if session.alpn_protocol() == Some(tls::PROOF) {
+            // The handshake was all of it.
+            return None;
+        }
         let http2 = session.alpn_protocol() == Some(&b"h2"[..]);
         let name = session.server_name()?.to_ascii_lowercase().into();
         Some(Begun::Secure { stream: Box::new(stream), http2, name })
@@ -306,55 +316,108 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 
 /// Serves a connection to its end, or ends it when its client does not keep to the limits.
 async fn keep(core: &Core, connection: impl Served, noticed: &Noticed, pulse: &Pulse) {
-    let limits = core.limits();
     tokio::pin!(connection);
-    let every = LOOK_MAX.min(limits.header_time / 2).min(limits.client_idle / 2);
-    let look = tokio::time::sleep(every);
-    tokio::pin!(look);
-    let (mut quiet_since, mut head_since, mut beats) = (Instant::now(), None::<Instant>, 0);
-    let mut stopping = core.stop.is_cancelled();
-    if stopping {
-        connection.as_mut().finish_up();
-    }
-    // One that comes while the edge is drained is answered once; ending it here would be before its request.
-    let (winding_down, leaving) = (core.winding_down(), &core.common.leaving);
-    let mut left = false;
-    let mut winding = winding_down.is_cancelled();
+    let (mut signs, mut seldom) = (Signs::new(core, noticed, pulse), Seldom::default());
     loop {
-        tokio::select! {
+        let mut next = pin!(signs.next());
+        seldom.begin();
+        let sign = poll_fn(|cx| match connection.as_mut().poll(cx) {
             // Its error is the client's going away, or a request that hyper has answered 400 already.
-            _ = connection.as_mut() => break,
-            () = core.stop.cancelled(), if !stopping => {
-                stopping = true;
-                connection.as_mut().finish_up();
-            }
-            () = winding_down.cancelled(), if !winding => {
-                winding = true;
-                connection.as_mut().finish_up();
-            }
-            () = leaving.cancelled(), if !left => {
-                left = true;
-                connection.as_mut().finish_politely();
-            }
-            () = pulse.taken_back(TAKEN_BACK_MAX) => {
-                tracing::debug!("a connection that took back its requests was cut");
-                break;
-            }
-            () = look.as_mut() => {
-                let now = Instant::now();
-                // Quiet: nothing under way, or an answer that the client does not take.
-                if pulse.beats() != beats || pulse.waits_for_member() {
-                    (beats, quiet_since) = (pulse.beats(), now);
+            Poll::Ready(_) => Poll::Ready(Sign::Cut),
+            Poll::Pending => seldom.poll(next.as_mut(), cx),
+        });
+        match sign.await {
+            Sign::Cut => break,
+            Sign::FinishUp => connection.as_mut().finish_up(),
+            Sign::FinishPolitely => connection.as_mut().finish_politely(),
+        }
+    }
+}
+
+/// What is to become of a connection.
+enum Sign {
+    /// It has ended, or has to.
+    Cut,
+    FinishUp,
+    FinishPolitely,
+}
+
+/// What a connection hears of beside its client, and its time.
+struct Signs<'a> {
+    core: &'a Core,
+    noticed: &'a Noticed,
+    pulse: &'a Pulse,
+    /// One that comes while the edge is drained is answered once; ending it here would be before its request.
+    winding_down: CancellationToken,
+    stopping: bool,
+    winding: bool,
+    left: bool,
+    look: Pin<Box<Sleep>>,
+    quiet_since: Instant,
+    head_since: Option<Instant>,
+    beats: u64,
+}
+
+impl<'a> Signs<'a> {
+    fn new(core: &'a Core, noticed: &'a Noticed, pulse: &'a Pulse) -> Self {
+        let winding_down = core.winding_down();
+        Self {
+            core,
+            noticed,
+            pulse,
+            winding: winding_down.is_cancelled(),
+            winding_down,
+            stopping: false,
+            left: false,
+            look: Box::pin(tokio::time::sleep(look_every(core.limits()))),
+            quiet_since: Instant::now(),
+            head_since: None,
+            beats: 0,
+        }
+    }
+
+    async fn next(&mut self) -> Sign {
+        let limits = self.core.limits();
+        loop {
+            tokio::select! {
+                biased;
+                () = self.core.stop.cancelled(), if !self.stopping => {
+                    self.stopping = true;
+                    return Sign::FinishUp;
                 }
-                head_since = if noticed.in_head.load(Ordering::Relaxed) { head_since.or(Some(now)) } else { None };
-                let late = head_since.is_some_and(|since| now - since >= limits.header_time);
-                if late || now - quiet_since >= limits.client_idle {
-                    break;
+                () = self.winding_down.cancelled(), if !self.winding => {
+                    self.winding = true;
+                    return Sign::FinishUp;
                 }
-                look.as_mut().reset(tokio::time::Instant::now() + every);
+                () = self.core.common.leaving.cancelled(), if !self.left => {
+                    self.left = true;
+                    return Sign::FinishPolitely;
+                }
+                () = self.pulse.taken_back(TAKEN_BACK_MAX) => {
+                    tracing::debug!("a connection that took back its requests was cut");
+                    return Sign::Cut;
+                }
+                () = self.look.as_mut() => {
+                    let now = Instant::now();
+                    // Quiet: nothing under way, or an answer that the client does not take.
+                    if self.pulse.beats() != self.beats || self.pulse.waits_for_member() {
+                        (self.beats, self.quiet_since) = (self.pulse.beats(), now);
+                    }
+                    let in_head = self.noticed.in_head.load(Ordering::Relaxed);
+                    self.head_since = if in_head { self.head_since.or(Some(now)) } else { None };
+                    let late = self.head_since.is_some_and(|since| now - since >= limits.header_time);
+                    if late || now - self.quiet_since >= limits.client_idle {
+                        return Sign::Cut;
+                    }
+                    self.look.as_mut().reset(tokio::time::Instant::now() + look_every(limits));
+                }
             }
         }
     }
+}
+
+fn look_every(limits: &Limits) -> Duration {
+    LOOK_MAX.min(limits.header_time / 2).min(limits.client_idle / 2)
 }
 
 /// A client's stream whose incoming bytes are watched before hyper has them.

@@ -220,6 +220,7 @@ pub async fn a_run_keeps_its_output_and_its_time_limit(subject: impl Subject) {
         env: vec![EnvVar::new("GREETING", "hello")],
         time_limit: Duration::from_millis(limit_ms),
         shape: Shape::default(),
+        key: None,
     };
     let fine = compute.run_once(&run("echo $GREETING; echo word >&2", 60_000)).await.unwrap();
     assert!(fine.succeeded(), "{fine:?}");
@@ -232,6 +233,14 @@ pub async fn a_run_keeps_its_output_and_its_time_limit(subject: impl Subject) {
     let slow = compute.run_once(&run("echo begun; sleep 600", 300)).await.unwrap();
     assert!(slow.timed_out && !slow.succeeded(), "{slow:?}");
     assert_eq!(slow.output, "begun\n");
+    // A caller who lost the answer asks again, perhaps while it still runs: it is the same run.
+    let migrate = RunSpec { key: Some("one".to_owned()), ..run("sleep 1; cat /proc/sys/kernel/random/uuid", 60_000) };
+    let (first, second) = tokio::join!(compute.run_once(&migrate), compute.run_once(&migrate));
+    let (first, second) = (first.unwrap(), second.unwrap());
+    assert!(first.succeeded() && first == second, "{first:?}, {second:?}");
+    let other = compute.run_once(&RunSpec { key: Some("two".to_owned()), ..migrate.clone() }).await.unwrap();
+    assert!(other.succeeded() && other != first, "{other:?}");
+    assert_eq!(compute.run_once(&migrate).await.unwrap(), first, "also when another run came between");
 }
 
 /// A foreign adapter on trial: one cell exists at its place, and Berth did not make it.
@@ -312,6 +321,7 @@ pub async fn what_exists_is_never_stopped_or_removed_and_nothing_is_run_there(th
         env: Vec::new(),
         time_limit: Duration::from_secs(5),
         shape: Shape::default(),
+        key: None,
     };
     assert!(matches!(compute.run_once(&run).await, Err(ProviderError::Refused { .. })));
     // What a sweep would find, it would remove.

@@ -56,9 +56,9 @@ pub trait Database: Send + Sync {
 /// Places where members run.
 #[async_trait]
 pub trait Compute: Send + Sync {
-    /// Has at hand and compared what processes are to be made from: an image pulled, a program's digest looked at.
-    /// Changes nothing that runs, so that whoever is about to replace members learns here that it cannot.
-    async fn ensure_source(&self, source: &Source) -> Result<(), ProviderError> {
+    /// Has at hand and compared where the cell is what processes are to be made from: an image pulled, a program's digest
+    /// looked at. Changes nothing that runs, so that whoever is about to replace members learns here that it cannot.
+    async fn ensure_source(&self, _cell: &CellName, source: &Source) -> Result<(), ProviderError> {
         match source {
             Source::Host => Ok(()),
             Source::Artifact { artifact, .. } => Err(ProviderError::Refused {

@@ -14,6 +14,7 @@ mod contract;
 mod error;
 pub mod fake;
 mod name;
+mod outside;
 mod spec;
 mod unreliable;
 
@@ -21,6 +22,9 @@ pub use adapter::{Adapter, Provider};
 pub use contract::{ByteStream, Compute, Database, Observed, Reach, ReachTarget, Stream};
 pub use error::{ErrorKind, ProviderError};
 pub use name::{BadResourceName, DatabaseName, MemberName};
+pub use outside::{
+    AnswerWay, Asking, AuthorityAt, AuthorityError, AuthorityFault, NothingSeen, Ordered, Outside, ToAnswer,
+};
 pub use spec::{
     CellDatabase, CellSpec, Confinement, EnvVar, Health, Listed, Login, Machine, Member, MemberLoad, MemberSpec,
     RedisUse, RegistryLogin, Role, RunOutcome, RunSpec, Shape, Source, Way,

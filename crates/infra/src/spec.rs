@@ -274,6 +274,9 @@ pub struct RunSpec {
     pub env: Vec<EnvVar>,
     pub time_limit: Duration,
     pub shape: Shape,
+    /// Asked for again under the same key it is the same run: it is waited for, or its end is told again. Only where the
+    /// one who ran it died in the middle is it ended and run anew. `None`: each is a run of its own.
+    pub key: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use crate::{
     Observed, Provider, ProviderError, RunOutcome, RunSpec, Source,
 };
 use async_trait::async_trait;
+use berth_domain::CellName;
 use std::{
     collections::VecDeque,
     future::{Future, pending},
@@ -126,8 +127,8 @@ impl Database for Line<dyn Database> {
 
 #[async_trait]
 impl Compute for Line<dyn Compute> {
-    async fn ensure_source(&self, source: &Source) -> Result<(), ProviderError> {
-        self.inner.ensure_source(source).await
+    async fn ensure_source(&self, cell: &CellName, source: &Source) -> Result<(), ProviderError> {
+        self.inner.ensure_source(cell, source).await
     }
     async fn ensure_member(&self, spec: &MemberSpec) -> Result<Member, ProviderError> {
         self.faults.through(Call::EnsureMember, spec.name.as_str(), || self.inner.ensure_member(spec)).await

@@ -30,7 +30,7 @@ use tokio_postgres::Client;
 
 /// The layout of the files; a reader refuses a later one. The second has the schema and what is beside the rows.
 const FORMAT: u32 = 2;
-const MANIFEST: &str = "manifest.json";
+pub(crate) const MANIFEST: &str = "manifest.json";
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Where archives are.

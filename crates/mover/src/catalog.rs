@@ -41,6 +41,8 @@ pub(crate) struct Column {
     pub always_identity: bool,
     /// Two of its values are equal only when their texts are.
     pub exact: bool,
+    /// The collation that it names; none where it has that of its type or of the database.
+    pub collation: Option<String>,
 }
 
 pub(crate) struct ForeignKey {
@@ -102,7 +104,8 @@ pub(crate) async fn catalogue(client: &Client, side: Side) -> Result<Catalogue, 
                     coalesce((select e.typname from pg_type e where e.oid = t.typelem), b.typname)::text like 'reg%',
                     t.typname::text in ('oid', 'lo'), a.attidentity = 'a',
                     (b.typtype = 'e' or b.typname::text in ('int2', 'int4', 'int8', 'uuid', 'text', 'varchar', 'date', 'bool', 'timestamp', 'timestamptz'))
-                        and coalesce((select l.collisdeterministic from pg_collation l where l.oid = a.attcollation), true)
+                        and coalesce((select l.collisdeterministic from pg_collation l where l.oid = a.attcollation), true),
+                    (select l.collname::text from pg_collation l where l.oid = a.attcollation and a.attcollation <> t.typcollation)
              from pg_attribute a join pg_type t on t.oid = a.atttypid join pg_type b on b.oid = coalesce(nullif(t.typbasetype, 0), t.oid)
              join pg_class c on c.oid = a.attrelid
              where a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p')
@@ -125,6 +128,7 @@ pub(crate) async fn catalogue(client: &Client, side: Side) -> Result<Catalogue, 
                 large_object: row.get(8),
                 always_identity: row.get(9),
                 exact: row.get(10),
+                collation: row.get(11),
             });
         }
     }

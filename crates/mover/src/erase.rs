@@ -36,14 +36,7 @@ pub async fn count_rows(spec: &MoveSpec) -> Result<Vec<RowsOf>, MoveError> {
 pub async fn erase_rows(spec: &MoveSpec, watcher: &dyn Watcher) -> Result<Vec<RowsOf>, MoveError> {
     let mut client = connect(&spec.source, Side::Source, "berth-erase").await?;
     let plan = plan(spec, &client).await?;
-    for reference in &plan.inner {
-        let rows = count_strays(spec, &plan, reference, Stray::Others, &client, Side::Source).await?;
-        if rows > 0 {
-            let (table, to) = (reference.table.clone(), reference.to.clone());
-            return Err(MoveError::ReferredTo { table, to, rows });
-        }
-    }
-    outside(spec, &plan, &client).await?;
+    unreferred(spec, &plan, &client).await?;
     let first = counted(spec, &plan, &client).await?;
     let mut left = first.clone();
     for _ in 0..ROUNDS {
@@ -64,6 +57,27 @@ pub async fn erase_rows(spec: &MoveSpec, watcher: &dyn Watcher) -> Result<Vec<Ro
         fence::remove(&mut client, &fence).await?;
     }
     Ok(first)
+}
+
+/// Whether all of the tenant can go: its rows, keys and objects. Asked before its route is taken away, for afterwards there is
+/// no way back. Changes nothing.
+pub async fn may_be_erased(spec: &MoveSpec) -> Result<(), MoveError> {
+    let client = connect(&spec.source, Side::Source, "berth-erase").await?;
+    let plan = plan(spec, &client).await?;
+    unreferred(spec, &plan, &client).await?;
+    crate::may_be_removed(&spec.source, &spec.rules, &spec.beside, &spec.tenant).await
+}
+
+/// Rows of nobody else hold on to the tenant's.
+async fn unreferred(spec: &MoveSpec, plan: &MovePlan, client: &Client) -> Result<(), MoveError> {
+    for reference in &plan.inner {
+        let rows = count_strays(spec, plan, reference, Stray::Others, client, Side::Source).await?;
+        if rows > 0 {
+            let (table, to) = (reference.table.clone(), reference.to.clone());
+            return Err(MoveError::ReferredTo { table, to, rows });
+        }
+    }
+    outside(spec, plan, client).await
 }
 
 async fn plan(spec: &MoveSpec, client: &Client) -> Result<MovePlan, MoveError> {

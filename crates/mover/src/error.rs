@@ -121,6 +121,10 @@ pub enum Obstacle {
     Disk { free_mb: u64, needed_mb: u64 },
     #[error("source and target are the same database")]
     SameDatabase,
+    #[error("text is {source_encoding} in the source and {target_encoding} in the target")]
+    Encoding { source_encoding: String, target_encoding: String },
+    #[error("the target's clock is {} ms {} the source's", .ahead_ms.unsigned_abs(), if *.ahead_ms < 0 { "behind" } else { "ahead of" })]
+    Clocks { ahead_ms: i64 },
     #[error("the {side} is a standby that takes no writes")]
     Standby { side: Side },
     #[error("`{table}.{column}` says when a row is from, and is no date or timestamp but {type_name}")]
@@ -212,6 +216,12 @@ impl Obstacle {
             Self::NoFree { what, .. } => format!("end a move that is under way, or raise the server's limit of {what}"),
             Self::Disk { .. } => "choose a cell with more room: `--to auto` does".into(),
             Self::SameDatabase => "choose another cell".into(),
+            Self::Encoding { source_encoding, .. } => {
+                format!(
+                    "make the target's database anew: CREATE DATABASE … ENCODING '{source_encoding}' TEMPLATE template0"
+                )
+            }
+            Self::Clocks { .. } => "let both servers keep their time by NTP: timedatectl set-ntp true".into(),
             Self::Standby { .. } => "give the address of the primary".into(),
             Self::RetentionType { table, .. } => {
                 format!("name a date or timestamp column of `{table}` under `data.retention`")

@@ -98,7 +98,16 @@ pub(crate) async fn install_ddl_watch(client: &Client) -> Result<(), MoveError> 
 /// Begins a transaction whose lock on a table neighbours queue behind: waited for `lock_wait` at most, and let go without
 /// waiting for the disk. The next commit of the session that waits for it makes this one durable too.
 fn briefly(lock_wait: Duration) -> String {
-    format!("begin; set local lock_timeout = {}; set local synchronous_commit = off;", lock_wait.as_millis())
+    format!("begin; set local lock_timeout = {}; set local synchronous_commit = off;", lock_wait.as_millis().max(1))
+}
+
+/// Tries with half the wait. A table whose writers are seldom all done within it is met by the whole one later.
+const HASTY_TRIES: u32 = 300;
+const MOST_TRIES: u32 = 2_000;
+
+/// How long the lock is waited for at this try.
+fn wait_at(tries: u32, lock_wait: Duration) -> Duration {
+    if tries < HASTY_TRIES { lock_wait / 2 } else { lock_wait }
 }
 
 /// How many triggers the fence of a tenant has on a table.
@@ -205,9 +214,9 @@ impl Fence {
                 fence_rows::ensure_function(self, client, plan, table).await?;
             }
             loop {
-                match self.try_triggers(client, table, lock_wait, firing).await {
+                match self.try_triggers(client, table, wait_at(tries, lock_wait), firing).await {
                     Ok(()) => break,
-                    Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) && tries < 2_000 => {
+                    Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) && tries < MOST_TRIES => {
                         client.batch_execute("rollback").await.doing(self.side, "making the fence's triggers")?;
                         tries += 1;
                         tokio::time::sleep(Duration::from_millis(u64::from(5 + tries % 20))).await;
@@ -249,13 +258,17 @@ impl Fence {
             .await?;
         let on = table.table.sql();
         let begin = briefly(lock_wait);
-        let enable = |name: &str| format!("alter table {on} enable always trigger {};", ident(name));
+        // One statement for all: each would have every session read the table's description anew.
+        let enable = |names: &[String]| {
+            let each: Vec<String> = names.iter().map(|name| format!("enable always trigger {}", ident(name))).collect();
+            format!("alter table {on} {};", each.join(", "))
+        };
         if there.len() as i64 >= triggers_on(table) {
-            let weak: String = there.iter().filter(|t| !t.get::<_, bool>(1)).map(|t| enable(t.get(0))).collect();
+            let weak: Vec<String> = there.iter().filter(|t| !t.get::<_, bool>(1)).map(|t| t.get(0)).collect();
             if weak.is_empty() || firing == Firing::ButForTheMover {
                 return Ok(());
             }
-            return client.batch_execute(&format!("{begin}{weak}commit")).await;
+            return client.batch_execute(&format!("{begin}{}commit", enable(&weak))).await;
         }
         let call = format!(
             "execute function berth.fence({}, {}, {})",
@@ -263,13 +276,11 @@ impl Fence {
             self.sequence_oid,
             literal(self.tenant.as_str())
         );
-        let mut sql = begin;
+        let (mut sql, mut made) = (begin, Vec::new());
         let mut trigger = |name: &str, event: &str, when: &str, call: &str| {
             let name = format!("{prefix}_{name}");
             sql.extend([format!("create trigger {name} {event} on {on} {when} {call};")]);
-            if firing == Firing::Always {
-                sql.push_str(&enable(&name));
-            }
+            made.push(name);
         };
         if let Some(column) = &table.tenant_column {
             let is = |row: &str| {
@@ -298,6 +309,9 @@ impl Fence {
             trigger("rows_update", "after update", &format!("referencing {old} {new} for each statement"), &look);
         }
         trigger("truncate", "before truncate", "for each statement", &call);
+        if firing == Firing::Always {
+            sql.push_str(&enable(&made));
+        }
         sql.push_str("commit");
         client.batch_execute(&sql).await
     }
@@ -342,12 +356,12 @@ impl Fence {
             let drop =
                 |row: &tokio_postgres::Row| format!("drop trigger if exists {} on {};", ident(row.get(0)), table.sql());
             let drops: Vec<String> = there.iter().map(drop).collect();
-            let sql = format!("{}{}commit", briefly(lock_wait), drops.concat());
             let mut tries = 0_u32;
-            while let Err(source) = client.batch_execute(&sql).await {
+            let drop_all = |tries: u32| format!("{}{}commit", briefly(wait_at(tries, lock_wait)), drops.concat());
+            while let Err(source) = client.batch_execute(&drop_all(tries)).await {
                 client.batch_execute("rollback").await.doing(self.side, what)?;
                 tries += 1;
-                if source.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) || tries > 2_000 {
+                if source.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) || tries > MOST_TRIES {
                     return Err(MoveError::Statement { side: self.side, doing: what, source });
                 }
                 tokio::time::sleep(Duration::from_millis(u64::from(5 + tries % 20))).await;

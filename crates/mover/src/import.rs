@@ -212,6 +212,18 @@ async fn fitting(
         let name = &table.table;
         return Err(unfit(format!("it has no rows of `{name}`: what belongs to tenants is said otherwise here")));
     }
+    // The other way round its rows would be left out without a word.
+    if let Some(table) = archive.tables.iter().find(|t| plan.table(&t.table).is_none()) {
+        let name = &table.table;
+        return Err(unfit(format!(
+            "its rows of `{name}` belong to no tenant here: `data` of the stack file says it otherwise"
+        )));
+    }
+    // Rows of nobody come in past every fence: only into tables that are nobody's here too.
+    if let Some(table) = archive.shared.iter().find(|t| !plan.shared.iter().any(|here| here.table == t.table)) {
+        let name = &table.table;
+        return Err(unfit(format!("it brings rows of nobody for `{name}`, which is not in `data.shared` here")));
+    }
     Ok(plan)
 }
 
@@ -413,16 +425,24 @@ async fn references(plan: &MovePlan, client: &Client) -> Result<Vec<ForeignKey>,
         .collect())
 }
 
-/// Sequences go beyond the numbers that came in.
+/// How far a sequence goes beyond the numbers that came in: whoever takes numbers while this looks stays behind it.
+const BEYOND: i64 = 1_000_000;
+
+/// Sequences go beyond the numbers that came in, and only where they are not: neighbours take numbers from them meanwhile,
+/// and what is set to the value that was read a moment ago hands theirs out twice.
 async fn ahead(spec: &MoveSpec, plan: &MovePlan, tx: &Transaction<'_>) -> Result<(), MoveError> {
     for sequence in survey::sequences(tx.client(), &plan.tables).await? {
         let Some(table) = plan.table(&sequence.table) else { continue };
         let (name, column) = (literal(&sequence.sequence.sql()), ident(&sequence.column));
-        // One that counts down is left alone where it is lower already, and so is one that nobody has used.
+        // A small sequence is not used up by it: a hundredth of what it has left.
         let sql = format!(
-            "select setval({name}::regclass, case when s.seqincrement > 0 then greatest(v.last_value, m.most) else least(v.last_value, m.least) end)
+            "select setval({name}::regclass,
+                           case when s.seqincrement > 0 then m.most + least({BEYOND}, (s.seqmax::numeric - m.most) / 100)::bigint
+                                else m.least - least({BEYOND}, (m.least - s.seqmin::numeric) / 100)::bigint end)
              from pg_sequence s, {} v, (select max({column})::bigint most, min({column})::bigint least from {} where {}) m
-             where s.seqrelid = {name}::regclass and m.most is not null",
+             where s.seqrelid = {name}::regclass
+               and case when s.seqincrement > 0 then m.most > v.last_value or (m.most = v.last_value and not v.is_called)
+                        else m.least < v.last_value or (m.least = v.last_value and not v.is_called) end",
             sequence.sequence.sql(),
             table.table.sql(),
             plan.filter(table, &spec.tenant)

@@ -1,11 +1,11 @@
 //! Looks at both databases before a move: the plan, or everything that stands in its way at once. Changes nothing.
 
-use crate::catalog::{Catalogue, Table, catalogue, fingerprint};
+use crate::catalog::{Catalogue, Column, Table, catalogue, fingerprint};
 use crate::closure::{Closure, closure};
 use crate::sql::{Doing, connect, ident, idents};
 use crate::{
     DataRules, Endpoint, InnerReference, MoveError, MovePlan, MoveSpec, Obstacle, PlannedSequence, PlannedTable,
-    SharedTable, Side, TableName, Unsure, beside, retention, shared, taken,
+    SharedTable, Side, TableName, Unsure, beside, retention, shared, sides, taken,
 };
 use tokio_postgres::Client;
 
@@ -53,6 +53,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
         shared,
         inner,
         unsure,
+        notes: sides::differences(&source, &target, &mut obstacles).await?,
         beside: Vec::new(),
         sequences: Vec::new(),
         rows: 0,
@@ -224,6 +225,10 @@ fn compare_shapes(ours: &Table, theirs: &Catalogue, obstacles: &mut Vec<Obstacle
             None => differs(format!("the target lacks column `{}`", column.name)),
             Some(c) if c.type_name != column.type_name => {
                 differs(format!("column `{}` is {} here and {} there", column.name, column.type_name, c.type_name));
+            }
+            Some(c) if c.collation != column.collation => {
+                let name = |c: &Column| c.collation.clone().unwrap_or_else(|| "the database's collation".into());
+                differs(format!("column `{}` is sorted by {} here and {} there", column.name, name(column), name(c)));
             }
             Some(c) if c.not_null != column.not_null || c.generated != column.generated => {
                 differs(format!("column `{}` has other rules there", column.name));

@@ -1,6 +1,6 @@
 //! Archives as files that somebody takes along or brings: read, written and removed one by one. Never looks into them.
 
-use crate::archive::{failed, stored};
+use crate::archive::{MANIFEST, failed, stored};
 use crate::{Archives, MoveError};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -8,6 +8,7 @@ use object_store::buffered::BufWriter;
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 use tokio::io::AsyncWriteExt;
 
 /// A file's length and content; none where there is no such file.
@@ -81,4 +82,38 @@ pub async fn find_archive(store: &Archives, under: &Path, name: &str) -> Result<
         }
     }
     Ok(None)
+}
+
+/// Where archives of the tenant with this key lie under `under`, however deep.
+pub async fn find_archives_of(store: &Archives, under: &Path, tenant: &str) -> Result<Vec<Path>, MoveError> {
+    let listed: Vec<Path> =
+        store.list(Some(under)).map_ok(|meta| meta.location).try_collect().await.map_err(stored("listing archives"))?;
+    let mut found = Vec::new();
+    for path in listed.iter().filter(|path| path.filename() == Some(MANIFEST)) {
+        let parts: Vec<_> = path.parts().collect();
+        let at: Path = parts[..parts.len() - 1].iter().cloned().collect();
+        match crate::archive::read(store, &at).await {
+            Ok(Some(archive)) if archive.tenant == tenant => found.push(at),
+            // What is no manifest is nobody's as far as anybody can tell; what could not be read just now may be.
+            Ok(_) | Err(MoveError::ArchiveUnfit { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// Folders directly under `under` in which nothing was written for `idle`.
+pub async fn idle_folders(store: &Archives, under: &Path, idle: Duration) -> Result<Vec<Path>, MoveError> {
+    let found = store.list_with_delimiter(Some(under)).await.map_err(stored("listing archives"))?;
+    let mut folders = Vec::new();
+    for folder in found.common_prefixes {
+        let newest =
+            store.list(Some(&folder)).try_fold(None, async |newest, meta| Ok(newest.max(Some(meta.last_modified))));
+        let newest = newest.await.map_err(stored("listing archives"))?;
+        let age = newest.and_then(|at| SystemTime::now().duration_since(at.into()).ok());
+        if age.is_some_and(|age| age >= idle) {
+            folders.push(folder);
+        }
+    }
+    Ok(folders)
 }

@@ -15,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Microseconds between the Unix epoch and Postgres' (2000-01-01).
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+/// What is made ready for more of a message at a time.
+const ROOM_BYTES: usize = 1 << 20;
 
 /// A position in the write-ahead log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -94,14 +96,14 @@ impl Replication {
             let (tag, mut body) = self.receive().await?;
             match tag {
                 b'R' => {
-                    let kind = body.get_u32();
+                    let kind = body.try_get_u32().map_err(|_| short())?;
                     let mut answer = BytesMut::new();
                     match kind {
                         0 => {}
                         3 => frontend::password_message(password, &mut answer).map_err(MoveError::Stream)?,
                         5 => {
                             let mut salt = [0; 4];
-                            body.copy_to_slice(&mut salt);
+                            body.try_copy_to_slice(&mut salt).map_err(|_| short())?;
                             let hash = md5_hash(endpoint.user.as_bytes(), password, salt);
                             frontend::password_message(hash.as_bytes(), &mut answer).map_err(MoveError::Stream)?;
                         }
@@ -144,21 +146,9 @@ impl Replication {
         self.query(sql).await?;
         let mut rows = Vec::new();
         loop {
-            let (tag, mut body) = self.receive().await?;
+            let (tag, body) = self.receive().await?;
             match tag {
-                b'D' => {
-                    let fields = body.get_u16();
-                    let mut row = Vec::with_capacity(usize::from(fields));
-                    for _ in 0..fields {
-                        let length = body.get_i32();
-                        row.push(
-                            usize::try_from(length)
-                                .ok()
-                                .map(|n| String::from_utf8_lossy(&body.split_to(n)).into_owned()),
-                        );
-                    }
-                    rows.push(row);
-                }
+                b'D' => rows.push(row(body)?),
                 b'Z' => return Ok(rows),
                 _ => {}
             }
@@ -249,13 +239,33 @@ impl Replication {
                     }
                     return Ok((tag, body));
                 }
-                self.buffer.reserve(length + 1 - self.buffer.len());
+                // No more at once than a server has to send to have it: a length is only a claim.
+                self.buffer.reserve((length + 1 - self.buffer.len()).min(ROOM_BYTES));
             }
             if self.wire.read_buf(&mut self.buffer).await.map_err(MoveError::Stream)? == 0 {
                 return Err(broken("the server closed the connection"));
             }
         }
     }
+}
+
+fn short() -> MoveError {
+    broken("the server sent a message that ends too early")
+}
+
+/// One row of a command's answer.
+pub(crate) fn row(mut body: Bytes) -> Result<Vec<Option<String>>, MoveError> {
+    let fields = body.try_get_u16().map_err(|_| short())?;
+    let mut row = Vec::with_capacity(usize::from(fields));
+    for _ in 0..fields {
+        let length = body.try_get_i32().map_err(|_| short())?;
+        row.push(match usize::try_from(length) {
+            Ok(length) if length > body.len() => return Err(short()),
+            Ok(length) => Some(String::from_utf8_lossy(&body.split_to(length)).into_owned()),
+            Err(_) => None,
+        });
+    }
+    Ok(row)
 }
 
 fn refused(body: &[u8]) -> MoveError {

@@ -11,7 +11,11 @@ use common::zoo::{ZOO, ZOO_TABLES, rows, zoo_rows, zoo_writes};
 use common::{Two, Watch};
 use object_store::{ObjectStoreExt, local::LocalFileSystem, memory::InMemory, path::Path};
 use redis::AsyncCommands;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -231,6 +235,67 @@ async fn what_others_refer_to_is_not_erased_and_is_named() {
     assert_eq!(all_of_it(&here).await, before, "nothing went");
     here.batch_execute("delete from notes").await.unwrap();
     assert_eq!(erased(&spec).await as usize, before.len());
+}
+
+/// A neighbour takes numbers while the tenant's rows are looked through: what was read a moment ago is old.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbour_is_handed_no_number_twice_while_a_tenant_comes_in() {
+    let (two, spec) = numbered().await;
+    let here = two.client(&two.source, Role::Mover).await;
+    here.batch_execute(
+        "create table codes (id smallserial primary key, customer_id int not null references customers);
+         insert into codes values (20000, 1);
+         insert into lines (invoice_id, text) select 2, 'x' from generate_series(1, 60000)",
+    )
+    .await
+    .unwrap();
+    let (store, at) = store();
+    exported(&spec, &store, &at).await;
+    erased(&spec).await;
+    // Beyond everything that comes in: there is nothing to be raised.
+    here.batch_execute("select nextval('lines_id_seq') from generate_series(1, 100)").await.unwrap();
+    let app = two.client(&two.source, Role::App).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let taken = tokio::spawn(async move {
+        let mut taken: Vec<i64> = Vec::new();
+        while !stopped.load(Ordering::Relaxed) {
+            taken.push(app.query_one("select nextval('lines_id_seq')", &[]).await.unwrap().get(0));
+        }
+        taken
+    });
+    imported(&spec, &store, &at).await.unwrap();
+    stop.store(true, Ordering::Relaxed);
+    let taken = taken.await.unwrap();
+    let different = taken.iter().collect::<BTreeSet<_>>().len();
+    assert!(taken.len() > 50, "{}", taken.len());
+    assert_eq!(different, taken.len(), "a number was handed out twice");
+    // Where it is behind, it goes beyond what anybody takes meanwhile; a small one is not used up.
+    let next: i64 = here.query_one("select nextval('codes_id_seq')", &[]).await.unwrap().get(0);
+    assert!((20_001..21_000).contains(&next), "{next}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_says_otherwise_whose_rows_are_whose_changes_nothing() {
+    let (two, spec) = numbered().await;
+    let here = two.client(&two.source, Role::Mover).await;
+    let (store, at) = store();
+    exported(&spec, &store, &at).await;
+    erased(&spec).await;
+    // Its rows of that table would be left out without a word.
+    let mut fewer = spec.clone();
+    fewer.rules.leave_out.push(berth_mover::TableName::parse("lines"));
+    let refused = imported(&fewer, &store, &at).await.unwrap_err();
+    assert_eq!(refused.code(), "archive_unfit", "{refused}");
+    assert!(refused.to_string().contains("rows of `lines` belong to no tenant here"), "{refused}");
+    // Its rows of nobody would come in past every fence.
+    let mut nobodys = spec.clone();
+    nobodys.rules.shared.clear();
+    let refused = imported(&nobodys, &store, &at).await.unwrap_err();
+    assert_eq!(refused.code(), "archive_unfit", "{refused}");
+    assert!(refused.to_string().contains("rows of nobody for `currencies`"), "{refused}");
+    assert!(all_of_it(&here).await.is_empty());
+    imported(&spec, &store, &at).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

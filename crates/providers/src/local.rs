@@ -163,6 +163,7 @@ impl Database for Local {
         self.clusters.observe(name).await
     }
     async fn remove_database(&self, name: &DatabaseName) -> Result<(), ProviderError> {
+        self.members.forget_runs(name.as_str())?;
         self.clusters.remove(name).await
     }
     async fn stop_database(&self, name: &DatabaseName) -> Result<(), ProviderError> {
@@ -182,7 +183,7 @@ impl Database for Local {
 
 #[async_trait]
 impl Compute for Local {
-    async fn ensure_source(&self, source: &Source) -> Result<(), ProviderError> {
+    async fn ensure_source(&self, _cell: &CellName, source: &Source) -> Result<(), ProviderError> {
         self.members.ensure_source(source).await
     }
     async fn ensure_member(&self, spec: &MemberSpec) -> Result<Member, ProviderError> {

@@ -13,7 +13,7 @@ mod separation;
 mod ways;
 
 pub use agent::run as run_agent;
-pub use connection::{Connection, Proof, Said, Target, Trust, public_line, quoted, read_key};
+pub use connection::{Connection, Proof, Said, Target, Trust, quoted, read_key};
 pub use error::SshError;
 pub use line::{bring, root};
 pub use ways::listen;
@@ -24,7 +24,7 @@ use berth_infra::{
     Adapter, CellDatabase, CellSpec, Compute, Database, DatabaseName, Listed, Machine, Member, MemberLoad, MemberName,
     MemberSpec, Observed, Provider, ProviderError, Reach, ReachTarget, RunOutcome, RunSpec, Source, Stream, Way,
 };
-use calls::{Answer, Call, Home, MemberAsk, RunAsk};
+use calls::{Answer, Call, Home, MemberAsk, RunAsk, SourceSaid};
 use line::Line;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,8 @@ pub const ADAPTER: Adapter = Adapter { name: "ssh", build };
 const LOOK: Duration = Duration::from_secs(20);
 /// Making or ending something, with everything that is waited for there.
 const WORK: Duration = Duration::from_mins(5);
+/// A pull, with the time that podman itself is given for it.
+const PULL: Duration = Duration::from_mins(11);
 
 /// The adapter's section of the stack file.
 #[derive(Clone, Debug, Deserialize)]
@@ -54,6 +56,9 @@ pub struct SshOptions {
     /// Between SIGTERM and SIGKILL for a member.
     #[serde(default = "default_grace_ms")]
     pub stop_grace_ms: u64,
+    /// Options of podman for every call, such as `[--runtime, runc]`. It runs services from images.
+    #[serde(default)]
+    pub podman: Vec<String>,
 }
 
 /// Where one cell is. `berth cell add --host` writes it, sealed.
@@ -164,7 +169,7 @@ pub async fn open_ways(settings: &SecretString, ports: impl IntoIterator<Item = 
 
 impl Ssh {
     pub fn new(options: SshOptions) -> Result<Self, ProviderError> {
-        let stop_grace_ms = options.stop_grace_ms;
+        let (stop_grace_ms, podman) = (options.stop_grace_ms, options.podman);
         let host = |(cell, options): (CellName, HostOptions)| {
             let refused =
                 |reason: String| ProviderError::Refused { what: format!("the host of cell `{cell}`"), reason };
@@ -190,6 +195,7 @@ impl Ssh {
                 durable: options.durable,
                 stop_grace_ms,
                 authorized_keys: options.authorized_keys,
+                podman: podman.clone(),
                 cell: cell.clone(),
             };
             let line = line::line(&target, options.program.as_deref());
@@ -278,8 +284,9 @@ impl Database for Ssh {
             _ => Err(odd(&what)),
         }
     }
+    /// Refused where nobody says any more on which host it is: what lies there would stay, and no list names it.
     async fn remove_database(&self, name: &DatabaseName) -> Result<(), ProviderError> {
-        let Some(host) = self.known(name.as_str()) else { return Ok(()) };
+        let host = self.host(name.as_str())?;
         let what = format!("removing database {name}");
         host.ask(&what, Call::RemoveDatabase(name.clone()), WORK).await.map(drop)
     }
@@ -309,10 +316,13 @@ impl Database for Ssh {
 
 #[async_trait]
 impl Compute for Ssh {
-    /// Each host has it at hand before it touches a member that is to be made from it; for which hosts this asks, it does
-    /// not say.
-    async fn ensure_source(&self, _source: &Source) -> Result<(), ProviderError> {
-        Ok(())
+    async fn ensure_source(&self, cell: &CellName, source: &Source) -> Result<(), ProviderError> {
+        if let Source::Host = source {
+            return Ok(());
+        }
+        let host = self.host(cell.as_str())?;
+        let what = format!("what the release runs in cell {cell}");
+        host.ask(&what, Call::EnsureSource(SourceSaid::of(source)), PULL).await.map(drop)
     }
     async fn ensure_member(&self, spec: &MemberSpec) -> Result<Member, ProviderError> {
         let host = self.host(spec.cell.as_str())?;
@@ -331,7 +341,7 @@ impl Compute for Ssh {
         }
     }
     async fn remove_member(&self, name: &MemberName) -> Result<(), ProviderError> {
-        let Some(host) = self.known(cell_of(name)) else { return Ok(()) };
+        let host = self.host(cell_of(name))?;
         host.ask(&format!("removing member {name}"), Call::RemoveMember(name.clone()), WORK).await.map(drop)
     }
     async fn list_members(&self) -> Result<Vec<Listed<MemberName>>, ProviderError> {
@@ -429,5 +439,25 @@ impl Reach for Ssh {
         let way = Way { settings: serde_json::to_string(&settings).expect("it has text keys").into() };
         *host.way.lock().unwrap_or_else(PoisonError::into_inner) = Some(way.clone());
         Ok(Some(way))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::build;
+    use berth_domain::CellName;
+    use berth_infra::{DatabaseName, MemberName, ProviderError};
+
+    #[tokio::test]
+    async fn what_lies_on_a_host_that_nobody_names_any_more_is_not_taken_for_removed() {
+        let provider = build(&serde_json::json!({})).unwrap();
+        let cell = CellName::new("fra-1").unwrap();
+        let database = provider.database.unwrap().remove_database(&DatabaseName::of(&cell)).await;
+        let member = provider.compute.unwrap().remove_member(&MemberName::new("fra-1.web.0").unwrap()).await;
+        for removed in [database, member] {
+            let refused =
+                matches!(&removed, Err(ProviderError::Refused { reason, .. }) if reason.contains("which host"));
+            assert!(refused, "{removed:?}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! TLS certificates and their sealed keys. Never judges one: `control` has looked at it before it comes here.
 
 use crate::{Store, StoreError, Tx, moment::Moment, seal::Sealed};
-use berth_domain::CertificateId;
+use berth_domain::{CertificateId, Hostname};
 use jiff::Timestamp;
 use secrecy::SecretString;
 
@@ -17,6 +17,8 @@ pub struct Certificate {
     pub not_before: Timestamp,
     pub not_after: Timestamp,
     pub added_at: Timestamp,
+    /// It was got for this host; `None`: a person gave it.
+    pub ordered_for: Option<Hostname>,
 }
 
 #[derive(Debug)]
@@ -29,6 +31,7 @@ pub struct NewCertificate {
     pub chain_pem: String,
     pub key_pem: SecretString,
     pub added_by: String,
+    pub ordered_for: Option<Hostname>,
 }
 
 impl Store {
@@ -36,23 +39,25 @@ impl Store {
     pub async fn certificate_list(&self) -> Result<Vec<Certificate>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT id, version, names, issuer, not_before AS "not_before: Moment", not_after AS "not_after: Moment",
-                      added_at AS "added_at: Moment"
+                      added_at AS "added_at: Moment", ordered_for
                FROM certificates ORDER BY version DESC"#
         )
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows
-            .into_iter()
-            .map(|r| Certificate {
-                id: r.id.into(),
-                version: r.version,
-                names: r.names,
-                issuer: r.issuer,
-                not_before: r.not_before.0,
-                not_after: r.not_after.0,
-                added_at: r.added_at.0,
+        rows.into_iter()
+            .map(|r| {
+                Ok(Certificate {
+                    id: r.id.into(),
+                    version: r.version,
+                    names: r.names,
+                    issuer: r.issuer,
+                    not_before: r.not_before.0,
+                    not_after: r.not_after.0,
+                    added_at: r.added_at.0,
+                    ordered_for: r.ordered_for.map(Hostname::new).transpose()?,
+                })
             })
-            .collect())
+            .collect()
     }
 
     /// Chain and opened key; `None`: it has gone.
@@ -70,8 +75,9 @@ impl Store {
     pub async fn certificate_insert(&self, tx: &mut Tx, new: &NewCertificate) -> Result<(), StoreError> {
         let sealed = self.sealer.seal(KEY, new.id.uuid(), &new.key_pem);
         sqlx::query!(
-            "INSERT INTO certificates (id, names, issuer, not_before, not_after, chain_pem, key_sealed, key_key_version, added_by)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "INSERT INTO certificates (id, names, issuer, not_before, not_after, chain_pem, key_sealed, key_key_version, added_by,
+                 ordered_for)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
             new.id.uuid(),
             &new.names,
             new.issuer,
@@ -80,7 +86,8 @@ impl Store {
             new.chain_pem,
             sealed.bytes,
             sealed.key_version,
-            new.added_by
+            new.added_by,
+            new.ordered_for.as_ref().map(Hostname::as_str)
         )
         .execute(&mut *tx.inner)
         .await?;

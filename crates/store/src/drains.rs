@@ -1,7 +1,7 @@
 //! Drains: what gets no new requests, since when, and how long its open connections have.
 
 use crate::{Store, StoreError, Tx, moment::Moment};
-use berth_domain::{EdgeName, MemberId, TenantId};
+use berth_domain::{CellName, EdgeName, MemberId, TenantId};
 use jiff::Timestamp;
 
 /// What is drained.
@@ -41,7 +41,49 @@ pub struct Drain {
     pub over: bool,
 }
 
+/// Something that is drained, under the name that people have for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrainListed {
+    pub what: Drained,
+    /// A tenant's or an edge's name; of a member its service and address.
+    pub name: String,
+    /// A member's.
+    pub cell: Option<CellName>,
+    pub drain: Drain,
+}
+
 impl Store {
+    /// All that is drained, the longest drained first. What is gone is left out.
+    pub async fn drain_list(&self) -> Result<Vec<DrainListed>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT d.kind, d.subject, d.grace_ms, d.since AS "since: Moment", t.id AS "tenant_id?", t.name AS "tenant?",
+                      m.id AS "member_id?", m.service AS "service?", m.address, c.name AS "cell?",
+                      now() >= d.since + d.grace_ms * interval '1 millisecond' AS "over!"
+               FROM drains d
+               LEFT JOIN tenants t ON d.kind = 'tenant' AND t.id::text = d.subject AND t.state <> 'deleted'
+               LEFT JOIN members m ON d.kind = 'member' AND m.id::text = d.subject AND m.wanted
+               LEFT JOIN cells c ON c.id = m.cell_id
+               WHERE d.kind = 'edge' OR t.id IS NOT NULL OR m.id IS NOT NULL
+               ORDER BY d.since, d.subject"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let mut listed = Vec::with_capacity(rows.len());
+        for r in rows {
+            let drain = Drain { grace_ms: r.grace_ms.cast_unsigned(), since: r.since.0, over: r.over };
+            let (what, name) = match (r.tenant_id.zip(r.tenant), r.member_id.zip(r.service)) {
+                (Some((id, name)), _) => (Drained::Tenant(id.into()), name),
+                (None, Some((id, service))) => {
+                    let address = r.address.map(|address| format!(" {address}")).unwrap_or_default();
+                    (Drained::Member(id.into()), service + &address)
+                }
+                (None, None) => (Drained::Edge(EdgeName::new(r.subject.as_str())?), r.subject),
+            };
+            listed.push(DrainListed { what, name, cell: r.cell.map(CellName::new).transpose()?, drain });
+        }
+        Ok(listed)
+    }
+
     pub async fn drain_get(&self, what: &Drained) -> Result<Option<Drain>, StoreError> {
         let row = sqlx::query!(
             r#"SELECT grace_ms, since AS "since: Moment", now() >= since + grace_ms * interval '1 millisecond' AS "over!"

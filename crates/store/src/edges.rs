@@ -44,6 +44,9 @@ pub struct EdgeSaid {
     pub holds: Vec<HoldSaid>,
     #[serde(default)]
     pub presence: Presence,
+    /// The version of what it answers to those who want a host proved.
+    #[serde(default)]
+    pub challenges: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,7 +88,7 @@ impl Store {
         sqlx::query!("SET LOCAL synchronous_commit = off").execute(&mut *tx.inner).await?;
         match said.presence {
             Presence::Serving => {
-                seen(&mut tx.inner, &said.edge, said.instance, said.revision).await?;
+                seen(&mut tx.inner, &said.edge, said.instance, said.revision, Some(said.challenges)).await?;
                 // A process that was to go and stayed: its follower did not come.
                 left(&mut tx.inner, said.instance).await?;
             }
@@ -139,7 +142,7 @@ impl Store {
         if leaving {
             return seen_leaving(&mut connection, name, instance, has).await;
         }
-        seen(&mut connection, name, instance, has).await
+        seen(&mut connection, name, instance, has, None).await
     }
 
     /// Those that ever called, and of those that are leaving the ones that have not gone.
@@ -210,14 +213,23 @@ impl Store {
     }
 }
 
-async fn seen(to: &mut PgConnection, name: &EdgeName, instance: EdgeId, has: Revision) -> Result<(), StoreError> {
+/// `challenges`: the version that it answers; absent where it does not say, and then a new process answers none.
+async fn seen(
+    to: &mut PgConnection,
+    name: &EdgeName,
+    instance: EdgeId,
+    has: Revision,
+    challenges: Option<u64>,
+) -> Result<(), StoreError> {
     sqlx::query!(
-        "INSERT INTO edges (name, instance, acked) VALUES ($1, $2, $3)
+        "INSERT INTO edges (name, instance, acked, challenges) VALUES ($1, $2, $3, coalesce($4::bigint, 0))
          ON CONFLICT (name) DO UPDATE SET instance = excluded.instance, last_seen = now(),
-             acked = CASE WHEN edges.instance = excluded.instance THEN greatest(edges.acked, excluded.acked) ELSE excluded.acked END",
+             acked = CASE WHEN edges.instance = excluded.instance THEN greatest(edges.acked, excluded.acked) ELSE excluded.acked END,
+             challenges = coalesce($4::bigint, CASE WHEN edges.instance = excluded.instance THEN edges.challenges ELSE 0 END)",
         name.as_str(),
         instance.uuid(),
-        has.as_i64()
+        has.as_i64(),
+        challenges.map(u64::cast_signed)
     )
     .execute(to)
     .await?;

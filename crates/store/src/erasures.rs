@@ -4,7 +4,7 @@
 //! trail stays who did what and when.
 
 use crate::{Store, StoreError, Tx, moment::Moment};
-use berth_domain::{OperationId, TenantId, TenantName};
+use berth_domain::{CertificateId, OperationId, TenantId, TenantName};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -32,7 +32,6 @@ impl Store {
     /// What an erasure would find.
     pub async fn tenant_records(&self, id: TenantId, name: &TenantName) -> Result<Records, StoreError> {
         let subject = format!("tenant/{name}");
-        let quoted = format!("\"{name}\"");
         let r = sqlx::query!(
             r#"SELECT (SELECT count(*) FROM usage_events WHERE tenant_id = $1) + (SELECT count(*) FROM usage WHERE tenant_id = $1)
                         + (SELECT count(*) FROM usage_spent WHERE tenant_id = $1) + (SELECT count(*) FROM usage_judgements WHERE tenant_id = $1)
@@ -41,12 +40,13 @@ impl Store {
                       (SELECT count(*) FROM api_keys WHERE tenant_id = $1) AS "keys!",
                       (SELECT count(*) FROM hosts WHERE tenant_id = $1) AS "hosts!",
                       (SELECT count(*) FROM operations WHERE subject = $2) AS "operations!",
-                      (SELECT count(*) FROM idempotency_keys WHERE strpos(body::text, $3) > 0 OR strpos(body::text, $4) > 0) AS "answers!",
+                      (SELECT count(*) FROM idempotency_keys WHERE strpos(body::text, $3) > 0
+                         OR jsonb_path_exists(body, '$.** ? (@.tenant == $name || (@.name == $name && exists(@.plan)))', jsonb_build_object('name', $4::text))) AS "answers!",
                       (SELECT count(*) FROM audit WHERE target = $2) AS "audit!""#,
             id.uuid(),
             subject,
             id.to_string(),
-            quoted
+            name.as_str()
         )
         .fetch_one(&self.pool)
         .await?;
@@ -94,8 +94,17 @@ impl Tx {
             .fetch_one(&mut *self.inner)
             .await?;
         let subject = format!("tenant/{name}");
-        let quoted = format!("\"{name}\"");
         let nobody = format!("erased-{}", id.uuid().simple());
+        // What was said of its keys and of its operations names it too; certificates' are made nameless one by one.
+        sqlx::query!(
+            "UPDATE audit SET before = NULL, after = NULL
+             WHERE target IN (SELECT 'key/' || id FROM api_keys WHERE tenant_id = $1
+                              UNION ALL SELECT 'operation/' || id FROM operations WHERE subject = $2)",
+            id.uuid(),
+            subject
+        )
+        .execute(&mut *self.inner)
+        .await?;
         for table in [
             sqlx::query!("DELETE FROM usage_events WHERE tenant_id = $1", id.uuid()),
             sqlx::query!("DELETE FROM usage WHERE tenant_id = $1", id.uuid()),
@@ -119,9 +128,11 @@ impl Tx {
             .execute(&mut *self.inner)
             .await?;
         sqlx::query!(
-            "DELETE FROM idempotency_keys WHERE strpos(body::text, $1) > 0 OR strpos(body::text, $2) > 0",
+            "DELETE FROM idempotency_keys
+             WHERE strpos(body::text, $1) > 0
+                OR jsonb_path_exists(body, '$.** ? (@.tenant == $name || (@.name == $name && exists(@.plan)))', jsonb_build_object('name', $2::text))",
             id.to_string(),
-            quoted
+            name
         )
         .execute(&mut *self.inner)
         .await?;
@@ -145,6 +156,14 @@ impl Tx {
         )
         .execute(&mut *self.inner)
         .await?;
+        Ok(())
+    }
+
+    /// What the audit trail says of a certificate: the names in it are a tenant's hosts.
+    pub async fn certificate_nameless(&mut self, id: CertificateId) -> Result<(), StoreError> {
+        sqlx::query!("UPDATE audit SET before = NULL, after = NULL WHERE target = $1", format!("certificate/{id}"))
+            .execute(&mut *self.inner)
+            .await?;
         Ok(())
     }
 

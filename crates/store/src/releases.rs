@@ -3,6 +3,7 @@
 use crate::{Store, StoreError, Tx, moment::Moment};
 use berth_domain::{Artifact, CellId, MemberId, OperationId, RollCellState, RollState, ServiceName, TenantName};
 use jiff::Timestamp;
+use sqlx::PgExecutor;
 use std::collections::BTreeMap;
 
 /// Service to what it runs.
@@ -40,7 +41,10 @@ pub struct RollCell {
     pub cell: CellId,
     pub wave: i32,
     pub state: RollCellState,
+    /// What it ran when this began there; until then, when it was planned.
     pub before: u32,
+    /// What it gets; `None`: the roll's release. A way back gives each cell what ran there.
+    pub release: Option<u32>,
     pub operation: Option<OperationId>,
     pub reason: Option<String>,
     pub output: Option<String>,
@@ -53,8 +57,17 @@ pub struct NewRoll {
     pub back: bool,
     pub whole: bool,
     pub asked_by: String,
-    /// Each with its wave and what it runs now.
-    pub cells: Vec<(CellId, i32, u32)>,
+    pub cells: Vec<NewRollCell>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct NewRollCell {
+    pub cell: CellId,
+    pub wave: i32,
+    /// What it runs now.
+    pub before: u32,
+    /// What it gets; `None`: the roll's release.
+    pub release: Option<u32>,
 }
 
 fn release_number(stored: i32) -> u32 {
@@ -63,6 +76,61 @@ fn release_number(stored: i32) -> u32 {
 
 fn stored(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+async fn rolls(on: impl PgExecutor<'_>, only: Option<i32>) -> Result<Vec<Roll>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT number, release, before, back, whole, state, reason, next_wave_at AS "next_wave_at: Moment", asked_by,
+                  started_at AS "started_at: Moment", ended_at AS "ended_at: Moment"
+           FROM rolls WHERE $1::integer IS NULL OR number = $1 ORDER BY number DESC LIMIT 200"#,
+        only
+    )
+    .fetch_all(on)
+    .await?;
+    rows.into_iter()
+        .map(|r| {
+            Ok(Roll {
+                number: r.number,
+                release: release_number(r.release),
+                before: release_number(r.before),
+                back: r.back,
+                whole: r.whole,
+                state: r.state.parse()?,
+                reason: r.reason,
+                next_wave_at: Moment::of(r.next_wave_at),
+                asked_by: r.asked_by,
+                started_at: r.started_at.0,
+                ended_at: Moment::of(r.ended_at),
+            })
+        })
+        .collect()
+}
+
+async fn cells(on: impl PgExecutor<'_>, roll: Option<i32>) -> Result<Vec<RollCell>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT rc.roll, rc.cell_id, rc.wave, rc.state, rc.before, rc.release, rc.operation_id, rc.reason,
+                CASE WHEN $1::integer IS NULL THEN NULL ELSE rc.output END AS output
+         FROM roll_cells rc JOIN cells c ON c.id = rc.cell_id
+         WHERE $1::integer IS NULL OR rc.roll = $1 ORDER BY rc.roll, rc.wave, c.name",
+        roll
+    )
+    .fetch_all(on)
+    .await?;
+    rows.into_iter()
+        .map(|r| {
+            Ok(RollCell {
+                roll: r.roll,
+                cell: r.cell_id.into(),
+                wave: r.wave,
+                state: r.state.parse()?,
+                before: release_number(r.before),
+                release: r.release.map(release_number),
+                operation: r.operation_id.map(Into::into),
+                reason: r.reason,
+                output: r.output,
+            })
+        })
+        .collect()
 }
 
 impl Store {
@@ -101,57 +169,12 @@ impl Store {
 
     /// The newest first; `only`: that one alone.
     pub async fn roll_list(&self, only: Option<i32>) -> Result<Vec<Roll>, StoreError> {
-        let rows = sqlx::query!(
-            r#"SELECT number, release, before, back, whole, state, reason, next_wave_at AS "next_wave_at: Moment", asked_by,
-                      started_at AS "started_at: Moment", ended_at AS "ended_at: Moment"
-               FROM rolls WHERE $1::integer IS NULL OR number = $1 ORDER BY number DESC LIMIT 200"#,
-            only
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        rows.into_iter()
-            .map(|r| {
-                Ok(Roll {
-                    number: r.number,
-                    release: release_number(r.release),
-                    before: release_number(r.before),
-                    back: r.back,
-                    whole: r.whole,
-                    state: r.state.parse()?,
-                    reason: r.reason,
-                    next_wave_at: Moment::of(r.next_wave_at),
-                    asked_by: r.asked_by,
-                    started_at: r.started_at.0,
-                    ended_at: Moment::of(r.ended_at),
-                })
-            })
-            .collect()
+        rolls(&self.pool, only).await
     }
 
-    /// In the order of their waves. `None`: of all rolls.
+    /// In the order of their waves. `None`: of all rolls, without what migrations wrote.
     pub async fn roll_cells(&self, roll: Option<i32>) -> Result<Vec<RollCell>, StoreError> {
-        let rows = sqlx::query!(
-            "SELECT rc.roll, rc.cell_id, rc.wave, rc.state, rc.before, rc.operation_id, rc.reason, rc.output
-             FROM roll_cells rc JOIN cells c ON c.id = rc.cell_id
-             WHERE $1::integer IS NULL OR rc.roll = $1 ORDER BY rc.roll, rc.wave, c.name",
-            roll
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        rows.into_iter()
-            .map(|r| {
-                Ok(RollCell {
-                    roll: r.roll,
-                    cell: r.cell_id.into(),
-                    wave: r.wave,
-                    state: r.state.parse()?,
-                    before: release_number(r.before),
-                    operation: r.operation_id.map(Into::into),
-                    reason: r.reason,
-                    output: r.output,
-                })
-            })
-            .collect()
+        cells(&self.pool, roll).await
     }
 
     /// What a person is told of a cell that waits. Changes nothing else.
@@ -227,21 +250,32 @@ impl Tx {
         )
         .fetch_one(&mut *self.inner)
         .await?;
-        for (cell, wave, before) in &new.cells {
-            self.roll_add(number, *cell, *wave, *before).await?;
+        for cell in &new.cells {
+            self.roll_add(number, cell).await?;
         }
         Ok(number)
     }
 
+    /// As [`Store::roll_list`]. With the lock above nothing but the ends of cells changes any more.
+    pub async fn roll_list(&mut self) -> Result<Vec<Roll>, StoreError> {
+        rolls(&mut *self.inner, None).await
+    }
+
+    /// As [`Store::roll_cells`], of all rolls.
+    pub async fn roll_cells(&mut self) -> Result<Vec<RollCell>, StoreError> {
+        cells(&mut *self.inner, None).await
+    }
+
     /// One more cell.
-    pub async fn roll_add(&mut self, roll: i32, cell: CellId, wave: i32, before: u32) -> Result<(), StoreError> {
+    pub async fn roll_add(&mut self, roll: i32, new: &NewRollCell) -> Result<(), StoreError> {
         sqlx::query!(
-            "INSERT INTO roll_cells (roll, cell_id, wave, state, before) VALUES ($1, $2, $3, 'waiting', $4)
+            "INSERT INTO roll_cells (roll, cell_id, wave, state, before, release) VALUES ($1, $2, $3, 'waiting', $4, $5)
              ON CONFLICT DO NOTHING",
             roll,
-            cell.uuid(),
-            wave,
-            stored(before)
+            new.cell.uuid(),
+            new.wave,
+            stored(new.before),
+            new.release.map(stored)
         )
         .execute(&mut *self.inner)
         .await?;
@@ -268,14 +302,21 @@ impl Tx {
         Ok(())
     }
 
-    /// `Stale` when it does not wait any more.
-    pub async fn roll_cell_start(&mut self, roll: i32, cell: CellId, operation: OperationId) -> Result<(), StoreError> {
+    /// `before`: what it runs at this moment. `Stale` when it does not wait any more.
+    pub async fn roll_cell_start(
+        &mut self,
+        roll: i32,
+        cell: CellId,
+        operation: OperationId,
+        before: u32,
+    ) -> Result<(), StoreError> {
         let started = sqlx::query!(
-            "UPDATE roll_cells SET state = 'rolling', operation_id = $3, reason = NULL
+            "UPDATE roll_cells SET state = 'rolling', operation_id = $3, before = $4, reason = NULL
              WHERE roll = $1 AND cell_id = $2 AND state = 'waiting'",
             roll,
             cell.uuid(),
-            operation.uuid()
+            operation.uuid(),
+            stored(before)
         )
         .execute(&mut *self.inner)
         .await?;
@@ -311,8 +352,8 @@ impl Tx {
     /// The release that is being rolled over this cell. Ask with the cell's lock held.
     pub async fn cell_rolling(&mut self, cell: CellId) -> Result<Option<u32>, StoreError> {
         let release = sqlx::query_scalar!(
-            "SELECT r.release FROM roll_cells rc JOIN rolls r ON r.number = rc.roll
-             WHERE rc.cell_id = $1 AND rc.state = 'rolling'",
+            r#"SELECT coalesce(rc.release, r.release) AS "release!" FROM roll_cells rc JOIN rolls r ON r.number = rc.roll
+               WHERE rc.cell_id = $1 AND rc.state = 'rolling'"#,
             cell.uuid()
         )
         .fetch_optional(&mut *self.inner)
@@ -332,11 +373,13 @@ impl Tx {
         name.map(TenantName::new).transpose().map_err(Into::into)
     }
 
-    /// Gives requests to the members of a release and takes them from all others of the cell's web services: edges hear
-    /// of both in one revision. With `back`, the reverse.
+    /// Gives requests to the members of a release and takes them from `old`: edges hear of both in one revision. Any
+    /// other member of another release is not wanted any more either: nobody planned it, so nobody but the loop that
+    /// ends unwanted members ends it. With `back`, the reverse for those that are named.
     pub async fn members_switch(
         &mut self,
         cell: CellId,
+        release: u32,
         new: &[MemberId],
         old: &[MemberId],
         back: bool,
@@ -360,6 +403,15 @@ impl Tx {
         )
         .execute(&mut *self.inner)
         .await?;
+        if !back {
+            sqlx::query!(
+                "UPDATE members SET wanted = false WHERE cell_id = $1 AND wanted AND release <> $2",
+                cell.uuid(),
+                stored(release)
+            )
+            .execute(&mut *self.inner)
+            .await?;
+        }
         self.routes_publish_cell(cell).await
     }
 

@@ -10,9 +10,10 @@
 
 use crate::{Store, StoreError, Tx, hub};
 use berth_domain::{
-    CellId, CellName, Generation, Hostname, MemberId, Network, PlanName, Revision, ServiceName, TenantId, TenantKey,
-    TenantName, TenantState, Token,
+    CellId, CellName, Generation, HostPattern, Hostname, MemberId, Network, PlanName, Revision, ServiceName, TenantId,
+    TenantKey, TenantName, TenantState, Token,
 };
+use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -29,14 +30,18 @@ pub struct Route {
     pub generation: Generation,
     pub revision: Revision,
     pub hosts: Vec<Hostname>,
+    /// Wildcards and paths.
+    pub patterns: Vec<HostPattern>,
     /// Edges are to park what may write.
     pub hold: Option<RouteHold>,
     /// No new requests; what is open is closed over this time.
     pub draining_ms: Option<u32>,
     pub members: Vec<RouteMember>,
     pub body_bytes: Option<u64>,
-    /// Of its plan, by class; none of a class whose quota is spent.
+    /// Of its plan, by class.
     pub requests_per_minute: BTreeMap<String, u64>,
+    /// Classes of which nothing is let through until then, for a quota is spent.
+    pub spent: BTreeMap<String, Timestamp>,
     /// The networks whose clients are served; none: everybody's.
     pub allow: Vec<Network>,
 }
@@ -84,7 +89,8 @@ impl Store {
         let rows = sqlx::query!(
             r#"SELECT r.revision, t.id, t.name, t.key, t.plan, t.state, c.name AS cell, p.generation,
                       p.holding, p.hold_token, p.hold_policy, p.drain_ms, p.park_ms,
-                      ARRAY(SELECT host FROM hosts h WHERE h.tenant_id = t.id ORDER BY host) AS "hosts!",
+                      ARRAY(SELECT host FROM hosts h WHERE h.tenant_id = t.id AND host !~ '[*/]' ORDER BY host) AS "hosts!",
+                      ARRAY(SELECT host FROM hosts h WHERE h.tenant_id = t.id AND host ~ '[*/]' ORDER BY host) AS "patterns!",
                       (SELECT coalesce(jsonb_agg(jsonb_build_object('member', m.id, 'service', m.service, 'address', m.address,
                                                  'draining_ms', (SELECT grace_ms FROM drains WHERE kind = 'member' AND subject = m.id::text))
                                                  ORDER BY m.service, m.copy), '[]')
@@ -92,9 +98,10 @@ impl Store {
                                         AND m.wanted AND m.address IS NOT NULL) AS "members!",
                       (SELECT grace_ms FROM drains WHERE kind = 'tenant' AND subject = t.id::text) AS draining_ms,
                       (pl.limits->>'body_bytes')::bigint AS body_bytes,
-                      coalesce(pl.limits->'requests_per_minute', '{}')
-                          || coalesce((SELECT jsonb_object_agg(s.class, 0) FROM usage_spent s
-                                       WHERE s.tenant_id = t.id), '{}') AS "requests_per_minute!",
+                      coalesce(pl.limits->'requests_per_minute', '{}') AS "requests_per_minute!",
+                      coalesce((SELECT jsonb_object_agg(s.class, s.until)
+                                FROM (SELECT class, max(until) AS until FROM usage_spent
+                                      WHERE tenant_id = t.id GROUP BY class) s), '{}') AS "spent!",
                       coalesce(t.settings->'allow', '[]') AS "allow!"
                FROM routes r
                JOIN tenants t ON t.id = r.tenant_id
@@ -128,11 +135,13 @@ impl Store {
                 generation: Generation::from_i64(r.generation),
                 revision: Revision::from_i64(r.revision),
                 hosts: r.hosts.into_iter().map(Hostname::new).collect::<Result<_, _>>()?,
+                patterns: r.patterns.into_iter().map(HostPattern::new).collect::<Result<_, _>>()?,
                 hold,
                 draining_ms: r.draining_ms.map(i32::cast_unsigned),
                 members: serde_json::from_value(r.members)?,
                 body_bytes: r.body_bytes.and_then(|b| u64::try_from(b).ok()),
                 requests_per_minute: serde_json::from_value(r.requests_per_minute)?,
+                spent: serde_json::from_value(r.spent)?,
                 allow: serde_json::from_value(r.allow)?,
             });
         }

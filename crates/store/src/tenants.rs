@@ -100,7 +100,7 @@ impl Store {
             Row,
             r#"SELECT t.id, t.name, t.key, t.plan, t.state, t.settings, t.version,
                       t.created_at AS "created_at: Moment", t.changed_at AS "changed_at: Moment",
-                      ARRAY(SELECT host FROM hosts h WHERE h.tenant_id = t.id ORDER BY host) AS "hosts!",
+                      ARRAY(SELECT host FROM hosts h WHERE h.tenant_id = t.id AND host !~ '[*/]' ORDER BY host) AS "hosts!",
                       c.id AS cell, c.name AS cell_name, c.class AS cell_class, p.generation, p.phase
                FROM tenants t JOIN placements p ON p.tenant_id = t.id JOIN cells c ON c.id = p.owner
                WHERE t.state NOT IN ('deleted', 'failed') AND ($1::text IS NULL OR t.name > $1)
@@ -124,7 +124,7 @@ impl Store {
             Row,
             r#"SELECT t.id, t.name, t.key, t.plan, t.state, t.settings, t.version,
                       t.created_at AS "created_at: Moment", t.changed_at AS "changed_at: Moment",
-                      ARRAY(SELECT host FROM hosts h WHERE h.tenant_id = t.id ORDER BY host) AS "hosts!",
+                      ARRAY(SELECT host FROM hosts h WHERE h.tenant_id = t.id AND host !~ '[*/]' ORDER BY host) AS "hosts!",
                       c.id AS cell, c.name AS cell_name, c.class AS cell_class, p.generation, p.phase
                FROM tenants t JOIN placements p ON p.tenant_id = t.id JOIN cells c ON c.id = p.owner WHERE t.id = $1"#,
             id.uuid()
@@ -249,6 +249,7 @@ impl Tx {
         if matches!(to, TenantState::Deleted | TenantState::Failed) {
             // Its hosts are free for others from here on.
             sqlx::query!("DELETE FROM hosts WHERE tenant_id = $1", id.uuid()).execute(&mut *self.inner).await?;
+            sqlx::query!("DELETE FROM host_claims WHERE tenant_id = $1", id.uuid()).execute(&mut *self.inner).await?;
         }
         Ok(Ok(to))
     }

@@ -1,7 +1,7 @@
 //! TLS certificates. The key goes in and never comes out, except to edges.
 
 use crate::schema;
-use berth_domain::CertificateId;
+use berth_domain::{CertificateId, Hostname, OrderState, OrderTrouble, TenantName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -39,4 +39,32 @@ pub struct Certificate {
     pub not_after: Timestamp,
     #[schema(schema_with = schema::time)]
     pub added_at: Timestamp,
+    /// It was got for this host by ACME, and is renewed; absent: somebody added it.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub ordered_for: Option<Hostname>,
+}
+
+/// How a host comes by its certificate, where certificates are got by ACME.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CertificateOrder {
+    #[schema(value_type = String)]
+    pub host: Hostname,
+    #[schema(schema_with = schema::name_or_none)]
+    pub tenant: Option<TenantName>,
+    #[schema(schema_with = schema::order_state)]
+    pub state: OrderState,
+    /// Why the last try failed.
+    #[schema(schema_with = schema::order_trouble_or_none)]
+    pub trouble: Option<OrderTrouble>,
+    /// The same, as the authority said it.
+    pub detail: Option<String>,
+    /// Tries in a row that failed.
+    pub failures: u32,
+    /// When it is tried again, or renewed.
+    #[schema(schema_with = schema::time)]
+    pub next_at: Timestamp,
+    /// What is served meanwhile.
+    #[schema(schema_with = schema::id_or_none)]
+    pub certificate: Option<CertificateId>,
 }

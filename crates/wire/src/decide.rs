@@ -158,18 +158,37 @@ pub struct FleetApply {
     #[serde(default)]
     #[schema(minimum = 1, maximum = 1000)]
     pub moves: Option<u32>,
+    /// Make the cells that the plan needs, and remove those that it has emptied; otherwise that is a person's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    pub cells: bool,
 }
 
 /// What was begun. The rest of the plan is made anew the next time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FleetApplied {
     pub started: Vec<FleetStarted>,
-    /// Cells that the plan needs and that a person has to make first.
+    /// Cells that the plan needs and that are not made yet: a person has to, or what stands in `cells`.
     pub needs: Vec<FleetOpened>,
     /// Cells that are empty and can be removed.
     pub removable: Vec<String>,
+    /// Cells that are being made and removed, where that was asked for.
+    #[serde(default)]
+    pub cells: Vec<FleetCell>,
     /// Moves of the plan that were not started now.
     pub left: u64,
+}
+
+/// A cell that an applied plan makes or removes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FleetCell {
+    pub cell: String,
+    /// It is removed, else made.
+    pub removed: bool,
+    #[schema(schema_with = schema::id_or_none)]
+    pub operation: Option<OperationId>,
+    /// Why it could not be.
+    pub trouble: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -1,7 +1,7 @@
 //! Draining: nothing new comes in, what is open gets time to end.
 
 use crate::schema;
-use berth_domain::EdgeName;
+use berth_domain::{CellName, EdgeName, MemberId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -28,4 +28,26 @@ pub struct Drain {
     /// Edges that have not acknowledged it yet.
     #[schema(value_type = Vec<String>)]
     pub waiting_for: Vec<EdgeName>,
+}
+
+/// One line of `GET /v1/drains`: something that gets nothing new.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Drained {
+    pub kind: DrainedKind,
+    /// A tenant's or an edge's name; of a member its service and address.
+    pub name: String,
+    /// Where a member is.
+    #[schema(value_type = Option<String>)]
+    pub cell: Option<CellName>,
+    #[schema(schema_with = schema::id_or_none)]
+    pub member: Option<MemberId>,
+    pub drain: Drain,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DrainedKind {
+    Tenant,
+    Member,
+    Edge,
 }

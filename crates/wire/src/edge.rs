@@ -10,6 +10,7 @@ use berth_domain::{
     Balance, CellName, CertificateId, EdgeId, Generation, HostPattern, Hostname, MemberId, Network, PlanName, Revision,
     ServiceName, Speaks, StackName, TenantId, TenantKey, TenantName, Token,
 };
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 
@@ -25,6 +26,13 @@ pub const KEEPS: &str = "berth-edge-keeps";
 /// It serves a tenant with a list of networks to these alone. One that does not say so is told such a tenant is suspended.
 pub const KEEPS_ALLOW: &str = "allow";
 
+/// The header by which an edge says, with any value, that it takes [`EdgeEvent::Challenges`].
+pub const CHALLENGES: &str = "berth-edge-challenges";
+
+/// The header by which an edge says, with any value, that it reached this control plane without TLS at an address that is
+/// not private. Control sees the address of whoever is between.
+pub const IN_THE_OPEN: &str = "berth-edge-in-the-open";
+
 /// One line of the stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -38,6 +46,18 @@ pub enum EdgeEvent {
     Settings { settings: EdgeSettings },
     /// Certificates that changed. `full`: these are all there are. Of two with one name the later version has it.
     Certificates { full: bool, certificates: Vec<EdgeCertificate>, gone: Vec<CertificateId> },
+    /// What is to be answered to those who want a host proved: all there is. Acknowledged by [`EdgeAck::challenges`].
+    Challenges { version: u64, challenges: Vec<EdgeChallenge> },
+}
+
+/// What an edge answers for a host, whether it is routed or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "way", rename_all = "snake_case")]
+pub enum EdgeChallenge {
+    /// `GET` of this path below `/.well-known/`.
+    Http { host: Hostname, path: String, body: String },
+    /// A handshake that asks for `acme-tls/1` alone. Only edges that end TLS are told.
+    Tls { host: Hostname, chain_pem: String, key_pem: Hidden },
 }
 
 /// A certificate with its key.
@@ -51,6 +71,16 @@ pub struct EdgeCertificate {
     /// The certificate itself first.
     pub chain_pem: String,
     pub key_pem: Hidden,
+    /// Seconds since 1970. Of two with one name, one that is good now is before one that is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub good: Option<Good>,
+}
+
+/// From when on a certificate is good, and until when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Good {
+    pub from_s: i64,
+    pub until_s: i64,
 }
 
 /// What is the same for all tenants: a change of it touches no route.
@@ -98,7 +128,7 @@ impl Eq for GeoSettings {}
 pub struct ClusterSettings {
     /// What their keys in Redis begin with, so that stacks can share a server.
     pub stack: StackName,
-    /// `host:port`, with commas between several.
+    /// `host:port`, with commas between several; `rediss://` before the first: over TLS.
     pub redis_address: String,
     /// The address is of Sentinels or of a cluster's nodes.
     pub several: bool,
@@ -109,6 +139,9 @@ pub struct ClusterSettings {
     pub user: Option<String>,
     #[serde(default)]
     pub password: Hidden,
+    /// Who vouches for it over TLS; none: whom the edge's system knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_pem: Option<String>,
     /// Edges of the stack file: the limits are divided by them while nobody can be asked who is there.
     pub edges: u32,
 }
@@ -141,6 +174,9 @@ pub struct HttpsSettings {
     /// `Strict-Transport-Security` of answers over TLS that have none of the application's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hsts: Option<String>,
+    /// Where clients reach the edges over TLS, where that is not 443.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
 }
 
 /// How requests are spread over the members of a service, and how an edge finds out which of them are well.
@@ -276,6 +312,10 @@ pub struct RouteLimit {
     pub requests: u64,
     /// The requests are meant for this long: 100 a minute are 100 for 60.
     pub per_s: u32,
+    /// From then on this entry is not there, also when nobody says so: what was spent comes back with the next period. What
+    /// the plan says of the class follows it. An edge of an older version takes the first entry of a class, until it is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
 }
 
 /// What the edge does with requests for a tenant.
@@ -339,6 +379,9 @@ pub struct EdgeAck {
     pub revision: Revision,
     #[serde(default)]
     pub holds: Vec<HoldReport>,
+    /// The version of the challenges that it answers; 0: none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub challenges: u64,
     #[serde(default, skip_serializing_if = "Presence::is_serving")]
     pub presence: Presence,
 }
@@ -359,6 +402,11 @@ impl Presence {
     pub fn is_serving(&self) -> bool {
         *self == Self::Serving
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// How a hold went at this edge. Sent once when it is in force or refused, and once when it ended.

@@ -17,6 +17,7 @@ mod cost;
 mod database;
 mod decide;
 mod drain;
+mod host;
 mod key;
 mod moves;
 mod operation;
@@ -33,7 +34,7 @@ mod usage;
 pub use archive::{Archive, ArchivedTable, Erased, Erasure, ErasureKept, ImportPlan, TenantImport};
 pub use audit::AuditEntry;
 pub use cell::{Cell, CellAbilities, CellAbility, CellCreate, CellFigure, EndpointAdd, LogLine, Member};
-pub use certificate::{Certificate, CertificateAdd};
+pub use certificate::{Certificate, CertificateAdd, CertificateOrder};
 pub use check::{CheckAsk, CheckFile, CheckFinding, CheckLooked, CheckReport, CheckSilenced};
 pub use cost::{
     CostAdvice, CostBudget, CostCell, CostForecast, CostInvoice, CostMonth, CostRow, Costs, InvoiceImport, InvoiceLine,
@@ -41,10 +42,11 @@ pub use cost::{
 };
 pub use database::{DatabaseStatement, DatabaseTable, DatabaseTop};
 pub use decide::{
-    Decision, DecisionAsk, FleetApplied, FleetApply, FleetMonth, FleetMove, FleetOpened, FleetPlan, FleetSimulate,
-    FleetStarted, FleetStep, Flip, Profile, Refusal,
+    Decision, DecisionAsk, FleetApplied, FleetApply, FleetCell, FleetMonth, FleetMove, FleetOpened, FleetPlan,
+    FleetSimulate, FleetStarted, FleetStep, Flip, Profile, Refusal,
 };
-pub use drain::{Drain, DrainAsk};
+pub use drain::{Drain, DrainAsk, Drained, DrainedKind};
+pub use host::{Host, HostAdd, HostShow, HostVerify};
 pub use key::{Key, KeyCreate, KeyCreated};
 pub use moves::{Move, MoveBeside, MoveBlocker, MoveLeft, MovePlan, MovePlanTable, MoveUnsure, WayBack};
 pub use operation::{

@@ -31,6 +31,9 @@ pub struct MovePlan {
     /// Tables that stay, and look as if they should not.
     #[serde(default)]
     pub unsure: Vec<MoveUnsure>,
+    /// What else a person has to know before the move.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Rows that are too old for the tenant's plan: they stay behind and are archived. Empty: all travel.
     #[serde(default)]
     pub left_behind: Vec<MoveLeft>,

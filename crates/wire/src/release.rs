@@ -51,13 +51,13 @@ pub struct RollAsk {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BackAsk {
-    /// Absent: what ran before the last release that was rolled. 0: what the stack file alone says.
+    /// Absent: each cell that the last roll reached gets what ran there before it. 0: what the stack file alone says.
     #[serde(default)]
     pub to: Option<u32>,
 }
 
 /// What a roll would do. Nothing is changed to find out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RollPlan {
     pub release: u32,
     pub before: u32,
@@ -76,6 +76,9 @@ pub struct PlannedCell {
     pub cell: CellName,
     /// What it runs now; 0: what the stack file alone says.
     pub before: u32,
+    /// What it gets. Absent: the plan's release; a way back gives each cell what ran there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gets: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -122,6 +125,9 @@ pub struct RollCell {
     pub state: RollCellState,
     /// What it ran before this.
     pub before: u32,
+    /// What it gets. Absent: the roll's release; a way back gives each cell what ran there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gets: Option<u32>,
     /// What it runs now.
     pub release: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,8 +1,8 @@
 //! How the words of `domain` look in OpenAPI. `domain` itself knows no schema: it is pure.
 
 use berth_domain::{
-    ApprovalState, CellClass, CellState, MemberRole, MemberState, Mode, MovePhase, OperationState, RollCellState,
-    RollState, ServiceRole, TenantState, UsagePeriod, WayBackState,
+    ApprovalState, CellClass, CellState, HostProof, MemberRole, MemberState, Mode, MovePhase, OperationState,
+    OrderState, OrderTrouble, RollCellState, RollState, ServiceRole, TenantState, UsagePeriod, WayBackState,
 };
 use utoipa::openapi::schema::{ArrayBuilder, Object, ObjectBuilder, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::{KnownFormat, schema::Array};
@@ -46,6 +46,13 @@ pub(crate) fn hosts() -> Array {
 
 pub(crate) fn networks() -> Array {
     ArrayBuilder::new().items(string().max_length(Some(49)).build()).build()
+}
+
+/// A host, `*.example.com`, or either with a path.
+pub(crate) fn tenant_host() -> Object {
+    let label = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?";
+    let pattern = format!("^(\\*\\.)?{label}(\\.{label})*(/[A-Za-z0-9._~-]+)*$");
+    string().pattern(Some(pattern)).max_length(Some(512)).build()
 }
 
 pub(crate) fn id() -> Object {
@@ -115,4 +122,7 @@ states! {
     roll_cell_state, roll_cell_state_or_none: RollCellState;
     usage_period, usage_period_or_none: UsagePeriod;
     approval_state, approval_state_or_none: ApprovalState;
+    host_proof, host_proof_or_none: HostProof;
+    order_state, order_state_or_none: OrderState;
+    order_trouble, order_trouble_or_none: OrderTrouble;
 }

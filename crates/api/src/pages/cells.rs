@@ -13,7 +13,7 @@ use axum::{
     http::Method,
     response::{IntoResponse as _, Redirect, Response},
 };
-use berth_domain::{CellClass, CellState, MemberState};
+use berth_domain::{CellClass, CellState, MemberState, ServiceRole};
 use berth_wire::{Cell, CellCreate, Operation, Overview, Page, Tenant};
 use jiff::Timestamp;
 use serde_json::json;
@@ -87,6 +87,8 @@ struct MemberRow {
     seen: Option<When>,
     cpu: String,
     memory: String,
+    /// Where it is drained: only members that take requests are.
+    drain: Option<String>,
 }
 
 struct FigureRow {
@@ -130,6 +132,8 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
         seen: member.seen_at.map(|at| When::new(at, now)),
         cpu: or_unknown(member.cpu_percent, |percent| format!("{percent:.0}\u{a0}%")),
         memory: or_unknown(member.memory_bytes, bytes),
+        drain: (member.service_role == ServiceRole::Web)
+            .then(|| format!("/drains/member/{}:{}/begin", cell.name, member.id)),
     });
     let figures = cell.measured.iter().map(|figure| FigureRow {
         what: figure.what.replace('_', " "),

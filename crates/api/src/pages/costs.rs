@@ -42,6 +42,8 @@ struct Bar {
     idle: String,
     revenue: String,
     margin: String,
+    /// Under the bars, where cents have no room.
+    margin_short: String,
     tenants: u64,
     here: bool,
 }
@@ -85,6 +87,8 @@ struct CostsPage {
     unknown: Vec<String>,
     invoices: Vec<String>,
     bars: Vec<Bar>,
+    /// Nothing was spent or earned in any of them: there is nothing to draw.
+    flat: bool,
     width: i64,
     most: String,
     half: String,
@@ -147,6 +151,7 @@ pub async fn page(session: Session, Query(asked): Query<Asked>) -> Result<Respon
             })
             .collect(),
         width: SLOT * i64::try_from(bars.len()).unwrap_or(12) + 70,
+        flat: months.iter().all(|m| m.cost_cents.get() == 0 && m.revenue_cents.get() == 0),
         bars,
         most: money(Cents::new(most)),
         half: money(Cents::new(most / 2)),
@@ -195,6 +200,20 @@ fn cell_row(cell: &berth_wire::CostCell) -> CellRow {
     }
 }
 
+/// `$42`, `-$1.5k`, `$12k`: as exact as a picture is.
+fn short(cents: i64) -> String {
+    let sign = if cents < 0 { "-" } else { "" };
+    let dollars = cents.unsigned_abs() as f64 / 100.0;
+    match dollars {
+        ..0.005 => "$0".to_owned(),
+        ..10.0 => format!("{sign}${dollars:.2}"),
+        ..999.5 => format!("{sign}${dollars:.0}"),
+        ..9_950.0 => format!("{sign}${:.1}k", dollars / 1e3),
+        ..999_500.0 => format!("{sign}${:.0}k", dollars / 1e3),
+        _ => format!("{sign}${:.1}M", dollars / 1e6),
+    }
+}
+
 /// Bars and the amount that the highest stands for.
 fn bars(months: &[CostMonth], here: &str) -> (Vec<Bar>, i64) {
     let most = months.iter().flat_map(|m| [m.cost_cents.get(), m.revenue_cents.get()]).max().unwrap_or(0).max(1);
@@ -230,6 +249,7 @@ fn bars(months: &[CostMonth], here: &str) -> (Vec<Bar>, i64) {
             idle: money(idle),
             revenue: money(revenue),
             margin: money(month.margin_cents),
+            margin_short: short(month.margin_cents.get()),
             tenants: month.tenants,
             here: month.month == here,
         }
@@ -271,5 +291,21 @@ mod tests {
         assert_eq!((bars[2].used_h, bars[2].idle_h, bars[1].revenue_h), (32, 8, HEIGHT));
         assert!(bars[2].here && bars.windows(2).all(|pair| pair[0].revenue_x < pair[1].x));
         assert_eq!(super::bars(&[], "2026-11").1, 1, "no month, and nothing is divided by nothing");
+    }
+
+    #[test]
+    fn a_margin_under_its_bars_is_as_exact_as_there_is_room() {
+        for (cents, says) in [
+            (0, "$0"),
+            (1, "$0.01"),
+            (-999, "-$9.99"),
+            (4_250, "$42"),
+            (-99_940, "-$999"),
+            (99_960, "$1.0k"),
+            (1_234_567, "$12k"),
+            (-123_456_789, "-$1.2M"),
+        ] {
+            assert_eq!(super::short(cents), says);
+        }
     }
 }

@@ -57,7 +57,8 @@ struct FleetPage {
     before: String,
     after: String,
     bound: String,
-    gap: String,
+    /// None where the bound says nothing.
+    gap: Option<String>,
     moves: u64,
     wrong: Option<(u64, u64)>,
     nowhere: Vec<String>,
@@ -90,7 +91,7 @@ pub async fn page(session: Session) -> Result<Response, Failure> {
         before: money(plan.before_cents),
         after: money(plan.after_cents),
         bound: money(plan.bound_cents),
-        gap: format!("{:.1} %", plan.gap_percent),
+        gap: (plan.bound_cents.get() > 0).then(|| format!("{:.1} %", plan.gap_percent)),
         moves: plan.moves,
         wrong: (plan.wrong_before > 0).then_some((plan.wrong_before, plan.wrong_after)),
         sides: picture(standing.collect(), &plan).into(),
@@ -112,7 +113,7 @@ fn why(word: &str) -> &'static str {
 
 /// `POST /fleet`: starts the first moves.
 pub async fn apply(change: Change) -> Result<Response, Failure> {
-    let body = FleetApply { moves: None };
+    let body = FleetApply { moves: None, cells: false };
     let _: FleetApplied = change.session.send(Method::POST, "/v1/fleet/apply", &body, &change.once()).await?;
     Ok(Redirect::to("/operations?open=true").into_response())
 }

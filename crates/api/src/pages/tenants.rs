@@ -172,6 +172,7 @@ impl QuotaRow {
             limit: count(quota.limit),
             share: share.map(|share| (u64::try_from(share.min(100)).unwrap_or(100), format!("{share}\u{a0}%"))),
             signal: match outlook.signal.as_str() {
+                _ if quota.used.is_none() => state("unknown", "off"),
                 "over" => state("nearly used up", "bad"),
                 "under" => state("hardly used", "off"),
                 _ => state("calm", "good"),
@@ -370,6 +371,7 @@ struct MovePage {
     facts: Vec<(String, String)>,
     tables: Vec<(String, String, String, String)>,
     blockers: Vec<MoveBlocker>,
+    notes: Vec<String>,
     unsure: Vec<MoveUnsure>,
     left_behind: Vec<(String, String, String)>,
     archived_to: String,
@@ -429,6 +431,7 @@ pub async fn plan_move(
             .collect(),
         may_start: plan.blockers.is_empty(),
         blockers: plan.blockers,
+        notes: plan.notes,
         unsure: plan.unsure,
         left_behind: plan
             .left_behind

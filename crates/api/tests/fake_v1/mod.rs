@@ -72,7 +72,12 @@ impl Fake {
                 return problem(409, "cell_full", "cell `<b>shared-1</b>` has no room");
             }
             self.changes.lock().expect("no test panics here").push(Asked { method, path: path.clone(), once, body });
-            let answer = if path.ends_with("/drain") { cell("shared-1", "shared", 19) } else { operation("queued") };
+            let answer = match path.split('/').collect::<Vec<_>>()[..] {
+                [_, _, "cells", _, "drain"] => cell("shared-1", "shared", 19),
+                [.., "drain"] => drains()[0]["drain"].clone(),
+                [_, _, "certificates", _] => certificate(),
+                _ => operation("queued"),
+            };
             return (StatusCode::ACCEPTED, Json(answer)).into_response();
         }
         self.read(uri.path())
@@ -93,6 +98,12 @@ impl Fake {
             ["cells"] => list(vec![cell("shared-1", "shared", 19), cell("acme-1", "dedicated", 0)]).into_response(),
             ["cells", name, "logs"] => list(vec![log(name)]).into_response(),
             ["cells", name] => Json(cell(name, "shared", 19)).into_response(),
+            ["edges"] => list(vec![edge("fra-1", true), edge("hel-1", false)]).into_response(),
+            [.., "drain"] => Json(drains()[0]["drain"].clone()).into_response(),
+            ["drains"] => list(drains()).into_response(),
+            ["certificates"] => list(vec![certificate()]).into_response(),
+            ["certificates", "orders"] => list(vec![order()]).into_response(),
+            ["hosts"] => list(vec![host()]).into_response(),
             ["operations"] => list(vec![operation("running"), operation("stuck")]).into_response(),
             ["operations", _] => Json(operation("running")).into_response(),
             ["operations", _, "events"] => {
@@ -226,6 +237,36 @@ fn cell(name: &str, class: &str, tenants: u32) -> Value {
         }],
         "created_at": now(-7_200)
     })
+}
+
+fn edge(name: &str, alive: bool) -> Value {
+    json!({ "name": name, "instance": null, "revision": 41, "behind": 1, "alive": alive, "leaving": false, "seen_at": now(-9) })
+}
+
+fn drains() -> Vec<Value> {
+    let drain = |done: bool, waiting: &[&str]| json!({ "draining": true, "since": now(-60), "grace_s": 30, "done": done, "waiting_for": waiting });
+    vec![
+        json!({ "kind": "tenant", "name": "acme", "cell": null, "member": null, "drain": drain(false, &["hel-1"]) }),
+        json!({ "kind": "member", "name": "web <b>10.0.0.7:80</b>", "cell": "shared-1",
+                "member": "01980000-0000-7000-8000-000000000003", "drain": drain(true, &[]) }),
+        json!({ "kind": "edge", "name": "fra-1", "cell": null, "member": null, "drain": drain(false, &[]) }),
+    ]
+}
+
+fn certificate() -> Value {
+    json!({ "id": "01980000-0000-7000-8000-000000000004", "names": ["acme.test", "*.acme.test"], "issuer": "CN=Test",
+            "not_before": now(-86_400), "not_after": now(86_400 * 5), "added_at": now(-60), "ordered_for": null })
+}
+
+fn order() -> Value {
+    json!({ "host": "acme.test", "tenant": "acme", "state": "failed", "trouble": "wrong_name", "detail": "no <b>such</b> name",
+            "failures": 2, "next_at": now(3_600), "certificate": null })
+}
+
+fn host() -> Value {
+    json!({ "host": "shop.test", "tenant": "acme", "served": false, "proof": null, "contested": false, "looked_at": now(-5),
+            "show": { "txt_name": "_berth.shop.test", "txt_value": "berth=1", "url": null, "page": null },
+            "trouble": "there is no such record" })
 }
 
 fn log(cell: &str) -> Value {

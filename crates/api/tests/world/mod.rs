@@ -35,7 +35,8 @@ pub struct World {
     pub address: SocketAddr,
     pub admin: SecretString,
     stop: watch::Sender<bool>,
-    _control: TestDatabase,
+    #[allow(dead_code, reason = "one of the programs that share this looks into it")]
+    pub control: TestDatabase,
     _cells: Arc<TestPg>,
 }
 
@@ -51,7 +52,8 @@ impl World {
         let build = move |name: &str, _: &serde_json::Value| (name == "fake").then(|| Ok(provider.clone()));
         let archives: Arc<dyn object_store::ObjectStore> = Arc::new(object_store::memory::InMemory::new());
         let open = move |_: Option<&berth_config::Archives>, _: &Environment| Ok(Arc::clone(&archives));
-        let app = App::new(store, Environment::default(), Box::new(build), Box::new(open));
+        let app = App::new(store, Environment::default(), Box::new(build), Box::new(open))
+            .asking(Arc::new(berth_acme::World));
         let admin = keys::create_for_berth(&app, "test", Scope::Admin).await.unwrap();
 
         let (stop, stopped) = watch::channel(false);
@@ -66,7 +68,7 @@ impl World {
             let options = WorkerOptions::named("test");
             here.block_on(async { berth_control::serve::work(&working, stopped, options).await })
         });
-        Self { app, address, admin, stop, _control: control, _cells: cells }
+        Self { app, address, admin, stop, control, _cells: cells }
     }
 
     /// A server with the stack above, its shared cell ready.

@@ -1,9 +1,10 @@
 //! `berth apply`.
 
-use super::{CliError, Context, watch};
+use super::{CliError, Context, text, watch};
 use berth_config::{Stack, json, over, parse_layers, tree};
 use berth_wire::{DifferenceKind, StackApplied, StackApply};
 use clap::Args;
+use jiff::Timestamp;
 use std::{
     cell::RefCell,
     collections::BTreeMap,
@@ -29,7 +30,7 @@ pub struct Apply {
 
 impl Apply {
     pub async fn run(self, cx: &Context) -> Result<(), CliError> {
-        let mut wanted = read(&self.file, self.environment.as_deref())?;
+        let mut wanted = read(&self.file, self.environment.as_deref(), cx.now)?;
         let shown = cx.client.stack_apply(&wanted).await?;
         if self.dry_run || shown.differences.is_empty() {
             return cx.show(&shown, screen);
@@ -60,7 +61,7 @@ impl StackFiles {
         paths.extend(environment.map(|name| of_environment(path, name)));
         let mut layers = Vec::new();
         for path in paths {
-            let text = fs::read_to_string(&path).map_err(|source| CliError::File { path: path.clone(), source })?;
+            let text = text::read(&path)?;
             let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
             layers.push((name, text));
         }
@@ -99,9 +100,15 @@ fn of_environment(path: &Path, name: &str) -> PathBuf {
     path.with_file_name(format!("{stem}.{name}.{ending}"))
 }
 
-fn read(path: &Path, environment: Option<&str>) -> Result<StackApply, CliError> {
+fn read(path: &Path, environment: Option<&str>, now: Timestamp) -> Result<StackApply, CliError> {
     let files = StackFiles::read(path, environment)?;
-    files.parse()?;
+    let stack = files.parse()?;
+    let wrong = berth_control::check::placement(&stack, now);
+    if !wrong.is_empty() {
+        let all: Vec<String> = wrong.iter().map(|(key, says)| format!("`{key}` {says}")).collect();
+        let detail = format!("{} cannot be applied:\n{}", path.display(), all.join("\n"));
+        return Err(CliError::request(detail, "docs/decide.md describes `placement`"));
+    }
     Ok(StackApply { dry_run: true, ..stack_apply(&files) })
 }
 
@@ -181,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_the_callers_mistake() {
-        let error = read(std::path::Path::new("/nowhere/berth.yaml"), None).unwrap_err();
+        let error = read(std::path::Path::new("/nowhere/berth.yaml"), None, jiff::Timestamp::UNIX_EPOCH).unwrap_err();
         assert!(matches!(error, CliError::File { .. }));
         assert_eq!(error.exit_status(), 1);
     }

@@ -85,7 +85,7 @@ impl Check {
         }
         let sources = files.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
         let options = Options { now: cx.now, only: self.only };
-        let mut report = berth_check::check(&sources, &options);
+        let mut report = berth_check::check_with(&sources, &options, &berth_control::check::placement);
         if self.live {
             let named = berth_check::named(&sources);
             let targets = live::Targets {
@@ -162,8 +162,7 @@ fn read(path: &Path) -> Result<Source, CliError> {
     let failed = |source: io::Error| CliError::File { path: path.to_owned(), source };
     let length = fs::metadata(path).map_err(failed)?.len();
     if length > FILE_BYTES_MAX {
-        let large = io::Error::new(io::ErrorKind::FileTooLarge, format!("it is {length} bytes long"));
-        return Err(failed(large));
+        return Ok(Source::too_large(shown(path), length));
     }
     Ok(Source::new(shown(path), fs::read(path).map_err(failed)?))
 }

@@ -1,8 +1,9 @@
 //! `berth cost`: what a month cost, who bore it, what is left; invoices; growth phases; the guides' tables.
 
+mod catalogue;
 mod screens;
 
-use super::{CliError, Context};
+use super::{CliError, Context, text};
 use berth_domain::{CellName, ProviderName};
 use berth_placement::{Catalogue, guides};
 use berth_wire::{InvoiceImport, InvoiceLine, PhaseAsk};
@@ -74,6 +75,8 @@ enum Command {
         #[arg(value_name = "TRIGGER=FIGURE", value_parser = figure)]
         figures: Vec<(String, f64)>,
     },
+    /// What providers sell, at which prices, from where these are known
+    Catalogue(catalogue::Show),
     /// What the guides claim of costs, beside what the catalogue gives
     Guides,
 }
@@ -118,6 +121,7 @@ impl Cost {
                 let answer = cx.client.growth_phase(&asked).await?;
                 cx.show(&answer, screens::phase)
             }
+            Some(Command::Catalogue(show)) => show.run(cx),
             Some(Command::Guides) => {
                 let today = cx.now.to_zoned(TimeZone::UTC).date();
                 let catalogue = Catalogue::shipped(today).map_err(|mistakes| {
@@ -159,7 +163,7 @@ struct Row {
 }
 
 fn read(path: &Path, provider: Option<ProviderName>, month: Option<String>) -> Result<InvoiceImport, CliError> {
-    let text = std::fs::read_to_string(path).map_err(|source| CliError::File { path: path.to_owned(), source })?;
+    let text = text::read(path)?;
     let bad = |why: String| {
         let hint = "columns of a .csv file: cell,part,amount,currency; docs/costs.md shows both kinds";
         CliError::request(format!("{} is no invoice: {why}", path.display()), hint)

@@ -3,6 +3,7 @@
 use super::{
     CliError, Context,
     table::{Table, facts},
+    text,
 };
 use berth_domain::{Cents, TenantName};
 use berth_placement::{Catalogue, Engine, PlanFacts, Policy, Profile};
@@ -47,15 +48,11 @@ impl Decide {
     }
 }
 
-fn file(path: &Path) -> Result<String, CliError> {
-    std::fs::read_to_string(path).map_err(|source| CliError::File { path: path.to_owned(), source })
-}
-
 fn read_profile(path: &Path) -> Result<Profile, CliError> {
     let bad = |says| {
         CliError::request(format!("{} is not a profile: {says}", path.display()), "docs/decide.md lists its fields")
     };
-    Profile::parse(&file(path)?).map_err(bad)
+    Profile::parse(&text::read(path)?).map_err(bad)
 }
 
 fn over_the_wire(profile: Profile) -> berth_wire::Profile {
@@ -66,7 +63,7 @@ fn over_the_wire(profile: Profile) -> berth_wire::Profile {
 fn offline(path: &Path, profile: &Profile, cx: &Context) -> Result<Decision, CliError> {
     let folder = path.parent().map(Path::to_owned).unwrap_or_default();
     let files = |name: &str| std::fs::read_to_string(folder.join(name));
-    let stack = berth_config::parse(&file(path)?, None, &files)
+    let stack = berth_config::parse(&text::read(path)?, None, &files)
         .map_err(|mistakes| CliError::Stack { path: path.to_owned(), mistakes })?;
     let today = cx.now.to_zoned(TimeZone::UTC).date();
     let section = |key: &str| stack.placement.get(key).map(ToString::to_string);

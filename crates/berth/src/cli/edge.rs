@@ -1,10 +1,10 @@
-//! `berth edge list` and `berth edge drain`: edges as the control plane knows them; `berth edge check`: what a stack file
+//! `berth edge list`, `drain` and `drains`: edges as the control plane knows them, and what is drained; `berth edge check`: what a stack file
 //! says to them. `berth edge` alone is one.
 
 use super::{CliError, Context, drain::Drain, edge_check::EdgeCheck, table::Table};
 use berth_client::Drainable;
 use berth_domain::EdgeName;
-use berth_wire::EdgeView;
+use berth_wire::{Drained, DrainedKind, EdgeView};
 use clap::Subcommand;
 
 #[derive(Subcommand, Debug)]
@@ -13,6 +13,8 @@ pub enum Edge {
     List,
     /// All that is wrong with what a stack file says to edges; nothing is started and nobody asked
     Check(EdgeCheck),
+    /// All that is drained: tenants, members and edges, and how far each is
+    Drains,
     /// Let an edge lose its connections one by one, before it is stopped; it goes on answering
     Drain {
         edge: EdgeName,
@@ -29,9 +31,37 @@ impl Edge {
                 cx.show(&edges, |edges| list(edges))
             }
             Self::Check(check) => check.run(cx),
+            Self::Drains => {
+                let drains = cx.client.drains().await?;
+                cx.show(&drains, |drains| drained(drains))
+            }
             Self::Drain { edge, how } => how.run(cx, Drainable::Edge(edge)).await,
         }
     }
+}
+
+fn drained(drains: &[Drained]) -> String {
+    let mut table = Table::new(&["WHAT", "KIND", "STATE", "TAKE IT BACK"]);
+    for drained in drains {
+        let (kind, back) = match (drained.kind, &drained.cell, drained.member) {
+            (DrainedKind::Tenant, ..) => ("tenant".to_owned(), format!("tenant drain {} --undo", drained.name)),
+            (DrainedKind::Member, Some(cell), Some(member)) => {
+                (format!("member of {cell}"), format!("cell drain-member {cell} {member} --undo"))
+            }
+            (DrainedKind::Member, ..) => ("member".to_owned(), String::new()),
+            (DrainedKind::Edge, ..) => ("edge".to_owned(), format!("edge drain {} --undo", drained.name)),
+        };
+        let state = if drained.drain.done {
+            "done".to_owned()
+        } else if drained.drain.waiting_for.is_empty() {
+            "ending".to_owned()
+        } else {
+            let edges: Vec<String> = drained.drain.waiting_for.iter().map(ToString::to_string).collect();
+            format!("waits for {}", edges.join(", "))
+        };
+        table.row([drained.name.clone(), kind, state, format!("berth {back}")]);
+    }
+    table.or("nothing is drained")
 }
 
 fn list(edges: &[EdgeView]) -> String {

@@ -1,6 +1,6 @@
 //! `berth edge check`: what is wrong with what a stack file says to edges, all of it at once. Starts nothing and asks nobody.
 
-use super::{CliError, Context, table::Table};
+use super::{CliError, Context, table::Table, text};
 use clap::Args;
 use serde::Serialize;
 use std::{
@@ -34,8 +34,7 @@ struct Shown {
 
 impl EdgeCheck {
     pub fn run(self, cx: &Context) -> Result<(), CliError> {
-        let text =
-            fs::read_to_string(&self.file).map_err(|source| CliError::File { path: self.file.clone(), source })?;
+        let text = text::read(&self.file)?;
         let folder = self.file.parent().unwrap_or(Path::new(""));
         let parsed = berth_config::parse(&text, None, &|name| fs::read_to_string(folder.join(name)));
         let (mut mistakes, mut elsewhere) = (Vec::new(), 0);

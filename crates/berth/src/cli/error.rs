@@ -83,7 +83,7 @@ impl CliError {
                 _ => error.hint(),
             },
             Self::Request { hint, .. } | Self::Ended { hint, .. } => hint.clone(),
-            Self::File { .. } => Some("name another with `--file`".to_owned()),
+            Self::File { .. } => Some("is the name right, and may you read it?".to_owned()),
             Self::Stack { mistakes, .. } => mistakes.iter().find_map(|mistake| mistake.problem.hint()),
             Self::NobodyToAsk => Some("`--yes` goes on without asking, `--dry-run` only shows".to_owned()),
             Self::StillRunning { operation } => Some(format!(

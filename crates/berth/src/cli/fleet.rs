@@ -19,6 +19,9 @@ pub struct Apply {
     /// How many moves to start at most
     #[arg(long, default_value_t = 4)]
     moves: u32,
+    /// Make the cells that the plan needs and remove those that it has emptied
+    #[arg(long)]
+    cells: bool,
     /// Show the plan and stop
     #[arg(long)]
     dry_run: bool,
@@ -45,8 +48,9 @@ impl Fleet {
                 if apply.dry_run || plan.steps.is_empty() {
                     return cx.show(&plan, plan_screen);
                 }
-                cx.agree(&plan_screen(&plan), &format!("Start up to {} of its moves?", apply.moves))?;
-                let done = cx.client.fleet_apply(&FleetApply { moves: Some(apply.moves) }).await?;
+                let cells = if apply.cells { ", and make and remove its cells" } else { "" };
+                cx.agree(&plan_screen(&plan), &format!("Start up to {} of its moves{cells}?", apply.moves))?;
+                let done = cx.client.fleet_apply(&FleetApply { moves: Some(apply.moves), cells: apply.cells }).await?;
                 cx.show(&done, applied)
             }
             Self::Simulate(simulate) => {
@@ -62,14 +66,16 @@ impl Fleet {
 const STEPS_SHOWN: usize = 30;
 
 fn plan_screen(plan: &FleetPlan) -> String {
+    let known = plan.bound_cents.get() > 0;
+    let gap = if known { format!(" (gap {:.1} %)", plan.gap_percent) } else { String::new() };
     let mut text = format!(
-        "{} a month now, {} after {} moves in {} steps; no arrangement costs less than {} (gap {:.1} %)\n",
+        "{} a month now, {} after {} moves in {} steps; no arrangement costs less than {}{}\n",
         plan.before_cents,
         plan.after_cents,
         units::count(plan.moves),
         plan.steps.len(),
         plan.bound_cents,
-        plan.gap_percent
+        gap
     );
     text.push_str(&format!("cells: {} now, {} after\n", plan.cells_before, plan.cells_after));
     if plan.wrong_before > 0 {
@@ -108,14 +114,27 @@ fn applied(done: &FleetApplied) -> String {
         };
         text.push_str(&format!("{} to {}: {how}\n", started.tenant, started.to));
     }
+    for cell in &done.cells {
+        let how = match (&cell.operation, &cell.trouble) {
+            (Some(operation), _) => {
+                format!("{}: operation {operation}", if cell.removed { "is removed" } else { "is made" })
+            }
+            (None, trouble) => format!(
+                "cannot be {} now: {}",
+                if cell.removed { "removed" } else { "made" },
+                trouble.as_deref().unwrap_or("?")
+            ),
+        };
+        text.push_str(&format!("cell {} {how}\n", cell.cell));
+    }
     for needed in &done.needs {
         text.push_str(&format!(
-            "needs a cell from the offer {}, {} a month: `berth cell create`\n",
+            "needs a cell from the offer {}, {} a month: `--cells`, or `berth cell create`\n",
             needed.offer, needed.price_cents
         ));
     }
     for cell in &done.removable {
-        text.push_str(&format!("cell {cell} is not needed: `berth cell remove {cell}`\n"));
+        text.push_str(&format!("cell {cell} is not needed: `--cells`, or `berth cell remove {cell}`\n"));
     }
     text.push_str(&format!("{} moves of the plan are left; run it again when these are done\n", done.left));
     text

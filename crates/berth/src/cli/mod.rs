@@ -22,6 +22,7 @@ mod edge;
 mod edge_check;
 mod error;
 mod fleet;
+mod host;
 mod key;
 mod logs;
 mod operation;
@@ -34,6 +35,7 @@ mod render;
 mod status;
 mod table;
 mod tenant;
+mod text;
 mod units;
 mod usage;
 mod watch;
@@ -96,6 +98,9 @@ pub enum ApiCommand {
     /// Databases of cells, looked at
     #[command(subcommand)]
     Db(db::Db),
+    /// Which hosts are whose, and their proof
+    #[command(subcommand)]
+    Host(host::Host),
     /// TLS certificates of the hosts that edges serve
     #[command(subcommand)]
     Cert(cert::Cert),
@@ -146,6 +151,7 @@ pub async fn run(command: ApiCommand, cx: &Context) -> Result<(), CliError> {
         ApiCommand::Tenant(tenant) => tenant.run(cx).await,
         ApiCommand::Cell(cell) => cell.run(cx).await,
         ApiCommand::Db(db) => db.run(cx).await,
+        ApiCommand::Host(host) => host.run(cx).await,
         ApiCommand::Cert(cert) => cert.run(cx).await,
         ApiCommand::Release(release) => release.run(cx).await,
         ApiCommand::Registry(registry) => registry.run(cx).await,

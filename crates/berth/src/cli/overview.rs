@@ -15,12 +15,12 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
   release   berth release   create list show roll status back      berth registry add list remove
   placing   berth decide, berth fleet plan apply simulate   where a tenant belongs; where all do
   usage     berth usage     list show record   berth approval  list show approve reject
-            berth cost      months import forget phase guides   what a month cost, and who bore it
+            berth cost      months import forget phase catalogue guides   what a month cost; prices
   work      berth operation list show watch retry abandon     access  berth key create list revoke
   mover     berth mover     discover rights plan run compare keep undo give-up settle  (no server)
   roles     berth demo soak   the whole job on this machine    berth serve   API, dashboard, workers
-            berth edge      list drain check  the proxy    berth cert list add remove  certificates
-            berth recover   after a restored database   berth db top   berth completions SHELL
+            berth edge list drains drain check  berth host add verify list remove
+            berth cert list add renew remove  berth recover  berth db top  berth completions SHELL
 
   --json on every command, --dry-run and --yes on those that change more than one thing.
   berth login, berth context list use remove   servers and keys, where BERTH_URL says nothing.

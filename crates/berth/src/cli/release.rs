@@ -210,7 +210,10 @@ fn waves(plan: &RollPlan) -> String {
         text.push_str("Nothing to do.\n");
     }
     for (n, wave) in plan.waves.iter().enumerate() {
-        let names = wave.iter().map(|cell| format!("{} ({})", cell.cell, said(cell.before)));
+        let names = wave.iter().map(|cell| {
+            let gets = cell.gets.map(|gets| format!(", gets {}", said(gets))).unwrap_or_default();
+            format!("{} ({}{gets})", cell.cell, said(cell.before))
+        });
         let _ = writeln!(text, "wave {}: {}", n + 1, names.collect::<Vec<_>>().join(", "));
     }
     if !plan.waves.is_empty() {
@@ -290,13 +293,13 @@ mod tests {
     fn waves_and_what_is_left_out_are_shown_before_anything_happens() {
         let plan: RollPlan = serde_json::from_value(json!({
             "release": 7, "before": 6, "back": false, "pause_ms": 600_000, "workers": "after",
-            "waves": [[{ "cell": "fra-1", "before": 6 }], [{ "cell": "fra-2", "before": 6 }, { "cell": "sao-1", "before": 0 }]],
+            "waves": [[{ "cell": "fra-1", "before": 6 }], [{ "cell": "fra-2", "before": 6, "gets": 5 }, { "cell": "sao-1", "before": 0 }]],
             "left_out": [{ "cell": "acme-1", "why": "it runs r7 already" }]
         }))
         .unwrap();
         assert_eq!(
             waves(&plan),
-            "wave 1: fra-1 (r6)\nwave 2: fra-2 (r6), sao-1 (the stack file's)\n\
+            "wave 1: fra-1 (r6)\nwave 2: fra-2 (r6, gets r5), sao-1 (the stack file's)\n\
              `migrate` first in each cell; workers start after the old ones, 10 min 0 s between waves\n\
              left out: acme-1: it runs r7 already\n"
         );

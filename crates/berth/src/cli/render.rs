@@ -2,7 +2,7 @@
 //!
 //! Never writes over a file that people wrote, and with `--check` writes nothing at all.
 
-use super::{CliError, Context, table::Table};
+use super::{CliError, Context, table::Table, text};
 use berth_config::Stack;
 use berth_domain::Hostname;
 use berth_render::{DATABASE_MIB, File, Language, MARK, Run, Service, Site};
@@ -62,8 +62,7 @@ struct Shown {
 impl Render {
     pub fn run(self, cx: &Context) -> Result<(), CliError> {
         let folder = self.file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let text =
-            fs::read_to_string(&self.file).map_err(|source| CliError::File { path: self.file.clone(), source })?;
+        let text = text::read(&self.file)?;
         let stack = berth_config::parse(&text, None, &|name| fs::read_to_string(folder.join(name)))
             .map_err(|mistakes| CliError::Stack { path: self.file.clone(), mistakes })?;
         let output = self.output.clone().unwrap_or_else(|| folder.to_owned());

@@ -3,13 +3,13 @@
 use super::{
     CliError, Context,
     table::{Table, facts},
-    units,
+    text, units,
 };
 use berth_domain::UsagePeriod;
 use berth_wire::{QuotaOutlook, TenantUsage, Usage as Row, UsageCounted, UsageEvent};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use std::{fmt::Write as _, io::Read as _, path::PathBuf};
+use std::{fmt::Write as _, path::PathBuf};
 
 #[derive(Subcommand, Debug)]
 pub enum Usage {
@@ -92,12 +92,10 @@ impl Record {
             }]);
         };
         let text = if path.as_os_str() == "-" {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map(|_| text)
+            std::io::read_to_string(std::io::stdin()).map_err(|source| CliError::File { path: path.clone(), source })?
         } else {
-            std::fs::read_to_string(&path)
+            text::read(&path)?
         };
-        let text = text.map_err(|source| CliError::File { path: path.clone(), source })?;
         serde_json::from_str(&text).map_err(|error| {
             let hint = "write a JSON list of `{\"key\", \"tenant\", \"metric\", \"amount\", \"unit\", \"at\"}`";
             CliError::request(format!("{} is no list of events: {error}", path.display()), hint)

@@ -69,6 +69,9 @@ pub fn plan(plan: &MovePlan) -> String {
     for table in &plan.shared {
         let _ = writeln!(text, "{:>12}  {} (of nobody)", table.rows, table.table);
     }
+    for note in &plan.notes {
+        let _ = writeln!(text, "\nnote: {note}");
+    }
     for unsure in &plan.unsure {
         let _ = writeln!(
             text,

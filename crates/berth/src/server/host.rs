@@ -1,7 +1,10 @@
 //! Which host, as whom, under which key: what every command takes that goes to a host itself. Host keys that were taken
 //! once are remembered in a file, and another one is refused.
 
-use super::steps::{failed, say};
+use super::{
+    prepare::USER,
+    steps::{failed, say},
+};
 use crate::fail::{Failure, FailureExt as _};
 use berth_providers::ssh::{Connection, Proof, SshError, Target, Trust};
 use clap::Args;
@@ -65,7 +68,17 @@ impl Host {
             None => remembered(&self.known_hosts, &self.line_name()),
         };
         let trust = known.map_or(Trust::Nobody, Trust::Pinned);
-        match Connection::open(&self.target(self.user(), trust)?).await {
+        match Connection::open(&self.target(self.user(), trust.clone())?).await {
+            // A run that was broken off after root's door was closed: the same command goes on by the one that stays.
+            Err(refused @ SshError::KeyRefused { .. }) if self.user() == "root" => {
+                match Connection::open(&self.target(USER, trust)?).await {
+                    Ok(connection) => {
+                        say(&format!("`{}` lets root in no more; going on as `{USER}`", self.name()));
+                        Ok(connection)
+                    }
+                    Err(_) => Err(failed(refused)),
+                }
+            }
             Err(SshError::HostKeyUnknown { seen, .. }) => {
                 say(&format!("`{}` shows the host key {seen}", self.name()));
                 say("`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints it on the host itself.");

@@ -7,7 +7,7 @@ use super::{
     steps::{Step, Walk, Went, failed, say},
 };
 use crate::fail::Failure;
-use berth_providers::ssh::{Connection, public_line, root};
+use berth_providers::ssh::{Connection, root};
 use std::time::{Duration, Instant};
 
 /// Who Berth is on the host, with root's rights and no password.
@@ -73,14 +73,9 @@ pub async fn look(connection: &Connection) -> Result<Found, Failure> {
 
 /// Everything, in its order.
 pub async fn prepare(walk: &mut Walk<'_>, host: &Host) -> Result<(), Failure> {
-    let line = match host.key()? {
-        Some(key) => public_line(&key).map_err(failed)?,
-        // With an agent the keys that let us in are those that stay.
-        None => walk.must("reading the keys that let us in", "head -n1 \"$HOME/.ssh/authorized_keys\"", b"").await?,
-    };
-    let line = line.trim();
     walk.step(&packages()).await?;
-    walk.step(&user(line)).await?;
+    // The key that has let us in is the one that stays.
+    walk.step(&user(walk.connection.login())).await?;
     second_door(walk, host).await?;
     sshd(walk, host).await?;
     walk.step(&fail2ban()).await?;
@@ -200,14 +195,15 @@ fn upgrades() -> Step {
 }
 
 async fn firewall(walk: &mut Walk<'_>, host: &Host) -> Result<(), Failure> {
-    let port = host.port();
-    // A port before 22 would be the one that the client sees; the host's own SSH may listen on another.
+    // On which port its own SSH listens, the host says: ours may be one that is forwarded to it.
+    let said = walk.connection.run("echo \"$SSH_CONNECTION\"", b"").await.map_err(failed)?.out;
+    let port: u16 = said.split_whitespace().nth(3).and_then(|port| port.parse().ok()).unwrap_or(host.port());
     let rules = format!(
         "# Written by `berth server prepare`.\n\
          table inet berth\ndelete table inet berth\n\
          table inet berth {{\n  chain input {{\n    type filter hook input priority 0; policy drop;\n\
          \x20   ct state established,related accept\n    ct state invalid drop\n    iif lo accept\n\
-         \x20   meta l4proto {{ icmp, ipv6-icmp }} accept\n    tcp dport {{ {port}, 80, 443 }} accept\n  }}\n}}\n"
+         \x20   meta l4proto {{ icmp, ipv6-icmp }} accept\n    ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept\n    tcp dport {{ {port}, 80, 443 }} accept\n  }}\n}}\n"
     );
     let file = "/etc/nftables.d/berth.nft";
     let include = "include \"/etc/nftables.d/*.nft\"";
@@ -215,22 +211,40 @@ async fn firewall(walk: &mut Walk<'_>, host: &Host) -> Result<(), Failure> {
         "printf %s '{rules}' | cmp -s - {file} && grep -qxF '{include}' /etc/nftables.conf && \
          nft list table inet berth 2>/dev/null | grep -q 'policy drop'"
     );
-    // Taken away by itself unless a second connection has come through it.
-    let act = format!(
-        "set -e; mkdir -p /etc/nftables.d; cat >{file}; nft -c -f {file}; \
-         grep -qxF '{include}' /etc/nftables.conf 2>/dev/null || echo '{include}' >>/etc/nftables.conf; \
-         systemctl enable -q nftables; \
-         rm -f /run/berth-firewall-ok; \
-         (setsid sh -c 'sleep {REGRET_S}; test -e /run/berth-firewall-ok || nft delete table inet berth' \
-         >/dev/null 2>&1 </dev/null &); nft -f {file}"
-    );
-    let step = Step::new("firewall", format!("nothing is let in but SSH ({port}), 80 and 443"), look, act).with(rules);
-    if walk.step(&step).await? != Went::Done {
-        return Ok(());
+    let says = format!("nothing is let in but SSH ({port}), 80 and 443");
+    let begun = Instant::now();
+    let went = if walk.is(&look).await? {
+        Went::Was
+    } else if walk.dry_run {
+        Went::Would
+    } else {
+        Went::Done
+    };
+    if went == Went::Done {
+        // Taken away by itself unless a second connection has come through it; what a restart of the host reads is
+        // written after that.
+        let draft = "/run/berth-firewall.nft";
+        let tried = format!(
+            "set -e; cat >{draft}; nft -c -f {draft}; rm -f /run/berth-firewall-ok; \
+             (setsid sh -c 'sleep {REGRET_S}; test -e /run/berth-firewall-ok || {{ nft delete table inet berth; test ! -e {file} || nft -f {file}; }}' \
+             >/dev/null 2>&1 </dev/null &); nft -f {draft}"
+        );
+        walk.must("the firewall", &tried, rules.as_bytes()).await?;
+        if let Err(error) = host.again(walk.connection, USER).await {
+            say(&format!("the firewall is as it was before within {REGRET_S} s"));
+            return Err(failed(error));
+        }
+        let kept = format!(
+            "set -e; touch /run/berth-firewall-ok; nft -f {draft}; mkdir -p /etc/nftables.d; mv {draft} {file}; \
+             grep -qxF '{include}' /etc/nftables.conf 2>/dev/null || echo '{include}' >>/etc/nftables.conf; \
+             systemctl enable -q nftables"
+        );
+        walk.must("keeping the firewall", &kept, b"").await?;
+        if !walk.is(&look).await? {
+            let what = "the firewall was set on the host, and a look says otherwise";
+            return Err(Failure::request(what, format!("there: `{look}`")));
+        }
     }
-    if let Err(error) = host.again(walk.connection, USER).await {
-        say(&format!("the firewall is taken away again within {REGRET_S} s"));
-        return Err(failed(error));
-    }
-    walk.must("keeping the firewall", "touch /run/berth-firewall-ok", b"").await.map(drop)
+    walk.note("firewall", &says, went, begun.elapsed());
+    Ok(())
 }

@@ -97,7 +97,10 @@ impl Up {
         prepare::prepare(&mut walk, &self.host).await?;
         program(&mut walk).await?;
         if let Some(env) = env.filter(|_| !self.dry_run) {
+            // Read at a start only: with other variables it is stopped here, and started by its own step.
             let script = "set -e; umask 077; install -d -m 755 /etc/berth; cat >/etc/berth/serve.env.new; \
+                          cmp -s /etc/berth/serve.env.new /etc/berth/serve.env || \
+                          systemctl stop berth-serve 2>/dev/null || true; \
                           mv /etc/berth/serve.env.new /etc/berth/serve.env";
             walk.must("the variables", script, &env).await?;
         }
@@ -109,13 +112,14 @@ impl Up {
             }
         } else {
             let key = walk.must("reading the first key", "cat /var/lib/berth/serve/admin.key", b"").await?;
+            let web = stack.services.values().find(|service| service.role == ServiceRole::Web);
+            let path = web.and_then(|service| service.health.clone()).unwrap_or_else(|| "/".to_owned());
+            self.over_the_api(&mut walk, key.trim().to_owned().into(), &files, &path, common).await?;
+            // Last: a run that is broken off before has shown nothing.
             let shown = "mkdir /var/lib/berth/serve/admin.key.shown 2>/dev/null";
             if walk.is(shown).await? {
                 shown_key = Some(key.trim().to_owned());
             }
-            let web = stack.services.values().find(|service| service.role == ServiceRole::Web);
-            let path = web.and_then(|service| service.health.clone()).unwrap_or_else(|| "/".to_owned());
-            self.over_the_api(&mut walk, key.trim().to_owned().into(), &files, &path, common).await?;
         }
         Ok(self.answer(&name, &walk, begun.elapsed(), shown_key))
     }
@@ -342,7 +346,8 @@ fn runs(name: &str, unit: &File) -> String {
 /// Ports that serve and edge will listen on, unless they are theirs already.
 async fn ports_are_free(walk: &Walk<'_>) -> Result<(), Failure> {
     for (port, role) in [(80, "edge"), (443, "edge"), (7600, "serve"), (7601, "serve"), (7603, "edge")] {
-        let ours = format!("systemctl is-active -q berth-{role}");
+        // The edge's ports are held by its socket, also while it is started again itself.
+        let ours = format!("systemctl is-active -q berth-{role} || systemctl is-active -q berth-{role}.socket");
         let taken = format!("(exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null");
         let taken = format!("bash -c '{taken}'");
         if walk.is(&taken).await? && !walk.is(&ours).await? {

@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 pub mod control;
+pub mod registry;
+pub mod secrets;
 
 use std::{
     fs,
@@ -71,8 +73,10 @@ impl Machine {
         let name = format!("berth-test-{}", Uuid::new_v4().simple());
         // As many as most machines let root ask for.
         let limits = "--ulimit nofile=20000:20000 --ulimit nproc=20000:20000";
-        let flags = format!("run --detach --privileged --runtime runc --systemd=always {limits} --name");
-        let mut words: Vec<&str> = flags.split(' ').collect();
+        // Its own containers lie on a disk of their own: an overlay cannot lie on an overlay.
+        let disk = "--volume /var/lib/containers";
+        let flags = format!("run --detach --privileged --runtime runc --systemd=always {limits} {disk} --name");
+        let mut words: Vec<&str> = flags.split_whitespace().collect();
         // Of its own also after its power was cut.
         let [a, b, ..] = *Uuid::new_v4().as_bytes();
         let ip = format!("10.88.{}.{}", 128 + a % 120, 1 + b % 250);
@@ -138,7 +142,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        run("podman", &["rm", "--force", "--time", "0", &self.name]);
+        run("podman", &["rm", "--force", "--volumes", "--time", "0", &self.name]);
     }
 }
 

@@ -1,8 +1,8 @@
 //! `cluster` and `tenants`: what edges have in common, and which region is a tenant's. Never opens a connection.
 
-use super::{later, services::template};
+use super::{edge::authorities, later, services::template};
 use crate::{
-    Cell, Cluster, Environment, Place, Problem, RegionRouting, Service, Tenants, place_of,
+    Cell, Cluster, Environment, Files, Place, Problem, RegionRouting, Service, Tenants, place_of,
     read::{At, Reader},
 };
 use berth_domain::{CellName, ServiceName, TenantName};
@@ -15,11 +15,12 @@ const KEYS: &[&str] = &[
     "redis_master",
     "redis_user",
     "redis_password",
+    "redis_ca",
     "geo_routing",
     "regions",
 ];
 
-pub fn read(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>) -> Option<Cluster> {
+pub fn read(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>, files: Files<'_>) -> Option<Cluster> {
     let section = reader.section(at, KEYS)?;
     let geo_routing = section.get("geo_routing").map_or(Some(false), |at| reader.truth(&at));
     let mut regions = BTreeMap::new();
@@ -57,6 +58,14 @@ pub fn read(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>)
         }
         Some(template)
     });
+    let secure = redis_address.as_ref().is_some_and(|address| address.starts_with(OVER_TLS));
+    let redis_ca = section.get("redis_ca").and_then(|at| {
+        if !secure {
+            let problem = Problem::Excludes { other: "redis_address", why: "it does not begin with `rediss://`" };
+            reader.wrong(&at, problem);
+        }
+        authorities(reader, &at, files)
+    });
     Some(Cluster {
         enabled: enabled?,
         redis_address: redis_address?,
@@ -64,6 +73,7 @@ pub fn read(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>)
         redis_master: master.and_then(|(text, _)| text),
         redis_user: user.and_then(|(text, _)| text),
         redis_password,
+        redis_ca,
         geo_routing: geo_routing?,
         regions,
     })
@@ -103,7 +113,10 @@ pub fn agree(reader: &mut Reader, at: &At<'_>, cluster: Option<&Cluster>, servic
     }
 }
 
-/// `host`, `host:port` or `[address]:port`, with commas between several.
+/// What stands before an address that is spoken to over TLS.
+const OVER_TLS: &str = "rediss://";
+
+/// `host`, `host:port` or `[address]:port`, with commas between several; over TLS where the first says so.
 fn addresses(reader: &mut Reader, at: &At<'_>, several: bool) -> Option<String> {
     let text = reader.text(at)?;
     let one = |address: &str| {
@@ -115,11 +128,15 @@ fn addresses(reader: &mut Reader, at: &At<'_>, several: bool) -> Option<String> 
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b) || (literal && b":[]".contains(&b));
         !host.is_empty() && host.bytes().all(plain) && port.parse::<u16>().is_ok_and(|port| port > 0)
     };
-    let all: Vec<&str> = text.split(',').map(str::trim).collect();
+    let secure = text.trim_start().starts_with(OVER_TLS);
+    let bare = |address: &'_ str| {
+        if secure { address.strip_prefix(OVER_TLS).unwrap_or(address).to_owned() } else { address.to_owned() }
+    };
+    let all: Vec<String> = text.split(',').map(str::trim).map(bare).collect();
     if !all.iter().all(|address| one(address)) {
         let problem = Problem::Malformed {
             message: "this is no address of Redis",
-            hint: "for example `cache:6379`, or `redis-1:26379,redis-2:26379` for several; the password is `redis_password`",
+            hint: "for example `cache:6379`, `rediss://cache:6379` over TLS, or `redis-1:26379,redis-2:26379` for several; the password is `redis_password`",
         };
         reader.wrong(at, problem);
         return None;
@@ -132,7 +149,7 @@ fn addresses(reader: &mut Reader, at: &At<'_>, several: bool) -> Option<String> 
         reader.wrong(at, problem);
         return None;
     }
-    Some(all.join(","))
+    Some(format!("{}{}", if secure { OVER_TLS } else { "" }, all.join(",")))
 }
 
 /// `tenants`. `cells`: those of the file, whose regions are the ones there are.

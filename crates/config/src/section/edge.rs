@@ -1,8 +1,8 @@
-//! `services.NAME.edge` and `https`: how edges send to a web service's members, and what they answer without TLS. Never knows what an edge does with it.
+//! `services.NAME.edge`: how edges send to a web service's members. Never knows what an edge does with it.
 
 use super::{facts::span, services::path};
 use crate::{
-    EdgeCheck, Eject, Files, Https, Problem, Service, ServiceEdge, Span,
+    EdgeCheck, Eject, Files, Problem, Service, ServiceEdge, Span,
     read::{At, Reader},
 };
 use berth_domain::{Balance, ServiceName, ServiceRole, Speaks};
@@ -52,7 +52,7 @@ pub fn read(
 }
 
 /// A file of certificates becomes its text here, so that a stored revision says who was believed.
-fn authorities(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Option<String> {
+pub(super) fn authorities(reader: &mut Reader, at: &At<'_>, files: Files<'_>) -> Option<String> {
     let path = reader.text(at)?;
     let pem = match files(path) {
         Ok(pem) => pem,
@@ -96,22 +96,6 @@ fn eject(reader: &mut Reader, at: &At<'_>) -> Option<Eject> {
     let lasting = section.get("for").map_or(Some(usual.lasting), |at| span(reader, &at));
     let eject = Eject { failures: failures?, lasting: lasting? };
     (eject.failures > 0).then_some(eject)
-}
-
-/// `https`: what becomes of plain requests.
-pub fn https(reader: &mut Reader, at: &At<'_>) -> Https {
-    let Some(section) = reader.section(at, &["redirect", "hsts"]) else { return Https::default() };
-    let redirect = section.get("redirect").map_or(Some(false), |at| reader.truth(&at));
-    let hsts = section.get("hsts").and_then(|at| span(reader, &at));
-    if let (Some(at), Some(false)) = (section.get("hsts"), redirect) {
-        let problem = Problem::Malformed {
-            message: "browsers would be told to keep to TLS, and those that come without it are not sent there",
-            hint: "add `redirect: true`",
-        };
-        reader.wrong(&at, problem);
-    }
-    let redirect = redirect.unwrap_or_default();
-    Https { redirect, hsts }
 }
 
 /// All web members of a cell are chosen among at once, so there is one way of choosing.

@@ -75,18 +75,32 @@ async fn keep(app: &App, cell: &Cell, members: &[&Member], looks: &mut Members) 
         let unhealthy = looks.unhealthy.entry(member.id).or_default();
         *unhealthy = if now.state == MemberState::Unhealthy { *unhealthy + 1 } else { 0 };
         // What somebody else runs is theirs to start again.
-        if !foreign && (now.state == MemberState::Stopped || *unhealthy >= PATIENCE) {
+        if !foreign
+            && (now.state == MemberState::Stopped || *unhealthy >= PATIENCE)
+            && still_wanted(app, cell.id, member.id).await?
+        {
             // Told to the edges before anything is tried: starting again may take a while, or fail.
             app.store().member_observed(member.id, &now).await?;
             info!(cell = %cell.name, member = %name, why = now.detail, "member {name} is started again");
             now = start_again(app, cell, member, *unhealthy >= PATIENCE).await?;
             *unhealthy = 0;
+            // A release that has ended it in this very moment must not find it again.
+            if !still_wanted(app, cell.id, member.id).await? {
+                compute.remove_member(&name).await.map_err(failed)?;
+                continue;
+            }
         }
         if differs(member, &now) {
             app.store().member_observed(member.id, &now).await?;
         }
     }
     Ok(())
+}
+
+/// The round's list may be many seconds old, and a release may have turned the members meanwhile.
+async fn still_wanted(app: &App, cell: CellId, member: MemberId) -> Result<bool, ControlError> {
+    let now = app.store().member_list(Some(cell)).await?;
+    Ok(now.iter().any(|row| row.id == member && row.wanted && !row.arriving))
 }
 
 async fn start_again(app: &App, cell: &Cell, member: &Member, replace: bool) -> Result<Seen, ControlError> {

@@ -1,6 +1,7 @@
 //! Loops that keep true what should stay true. They take no input, change only what differs, and run on one server at
 //! a time: two that share a database share the work by leases.
 
+mod certificates;
 mod judging;
 mod members;
 mod months;
@@ -35,6 +36,7 @@ trait Loop: Send {
 pub async fn run(app: &App, shutdown: watch::Receiver<bool>) {
     tokio::join!(
         keep(app, members::Members::default(), shutdown.clone()),
+        keep(app, certificates::Certificates::default(), shutdown.clone()),
         keep(app, months::Months, shutdown.clone()),
         keep(app, judging::Judging::default(), shutdown.clone()),
         keep(app, purging::Purging::default(), shutdown.clone()),
@@ -44,6 +46,11 @@ pub async fn run(app: &App, shutdown: watch::Receiver<bool>) {
         keep(app, sweep::Sweep::default(), shutdown.clone()),
         keep(app, ways_back::WaysBack::default(), shutdown)
     );
+}
+
+/// One round of what brings a release to its cells.
+pub(crate) async fn release_round(app: &App) -> Result<(), ControlError> {
+    releasing::Releasing.round(app).await
 }
 
 async fn keep<L: Loop>(app: &App, mut work: L, mut shutdown: watch::Receiver<bool>) {
@@ -113,4 +120,68 @@ pub(crate) fn seen(observed: &Observed<Member>, restarted: bool) -> Seen {
         Observed::Unknown { reason } => (MemberState::Unknown, None, Some(reason.clone())),
     };
     Seen { state, address, detail, restarted }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LEASE, Loop, keep};
+    use crate::{App, ControlError};
+    use async_trait::async_trait;
+    use berth_config::Environment;
+    use berth_infra::{ProviderError, Role};
+    use berth_store::{Sealer, Store};
+    use berth_testkit::{TestDatabase, wait_until};
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicU32, Ordering},
+        },
+        time::{Duration, Instant},
+    };
+    use tokio::sync::{Notify, watch};
+    use uuid::Uuid;
+
+    /// A round that lasts until somebody says so.
+    struct Slow {
+        begun: Arc<AtomicU32>,
+        enough: Arc<Notify>,
+    }
+
+    #[async_trait]
+    impl Loop for Slow {
+        const NAME: &'static str = "slow";
+        const PAUSE: Duration = Duration::from_millis(50);
+        async fn round(&mut self, _app: &App) -> Result<(), ControlError> {
+            self.begun.fetch_add(1, Ordering::Relaxed);
+            self.enough.notified().await;
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_round_that_outlasts_its_lease_keeps_it_and_a_stopped_server_gives_it_up() {
+        let control = TestDatabase::new().await;
+        let store = Store::open(&control.url(Role::Owner), Sealer::ephemeral(), 4).await.unwrap();
+        let no_archives = |_: Option<&berth_config::Archives>, _: &Environment| {
+            Err::<berth_mover::Archives, _>(ProviderError::Absent { what: "archive".to_owned() })
+        };
+        let app = App::new(store.clone(), Environment::default(), Box::new(|_, _| None), Box::new(no_archives));
+        let (begun, enough) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
+        let work = Slow { begun: Arc::clone(&begun), enough: Arc::clone(&enough) };
+        let (stop, stopped) = watch::channel(false);
+        let server = tokio::spawn(async move { keep(&app, work, stopped).await });
+        wait_until("the round begins", async || begun.load(Ordering::Relaxed), |rounds| *rounds == 1).await;
+        let (began, other) = (Instant::now(), Uuid::now_v7());
+        while began.elapsed() < LEASE + Duration::from_secs(2) {
+            assert!(store.lease_take("slow", other, LEASE).await.unwrap().is_none(), "two servers at one loop");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        stop.send_replace(true);
+        enough.notify_one();
+        server.await.unwrap();
+        assert!(
+            store.lease_take("slow", other, LEASE).await.unwrap().is_some(),
+            "it was given up, not left to run out"
+        );
+    }
 }

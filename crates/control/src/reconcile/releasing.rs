@@ -11,7 +11,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use berth_domain::{CellState, OperationState, RollCellState, RollState};
-use berth_store::{Cell, Roll, RollCell as Row};
+use berth_store::{Cell, NewRollCell, Roll, RollCell as Row};
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 use tracing::{info, warn};
@@ -64,8 +64,9 @@ async fn on(app: &App, roll: &Roll) -> Result<(), ControlError> {
     let rows = app.store().roll_cells(Some(roll.number)).await?;
     let under_way = rows.iter().any(|row| row.state == RollCellState::Rolling);
     if let Some(failed) = rows.iter().find(|row| row.state == RollCellState::Failed) {
-        // Those that began with it come to their own end.
-        return if under_way { Ok(()) } else { stop(app, roll, failed, &rows).await };
+        // Those that began with it come to their own end; and why it failed is found by the next look at it.
+        let wait = under_way || failed.reason.is_none();
+        return if wait { Ok(()) } else { stop(app, roll, failed, &rows).await };
     }
     let Some(wave) = rows.iter().filter(|row| row.state != RollCellState::Done).map(|row| row.wave).min() else {
         return finish(app, roll, &rows).await;
@@ -119,24 +120,20 @@ async fn start(app: &App, roll: &Roll, row: &Row) -> Result<(), ControlError> {
         drop(tx);
         return Ok(app.store().roll_cell_waits(roll.number, row.cell, &why).await?);
     }
-    if cell.release == roll.release {
+    let release = row.release.unwrap_or(roll.release);
+    if cell.release == release {
         tx.roll_cell_end(roll.number, cell.id, RollCellState::Done, Some("it has it already")).await?;
         return Ok(tx.commit().await?);
     }
-    let input = RollCell {
-        roll: roll.number,
-        cell: cell.id,
-        release: roll.release,
-        migrate: !roll.back,
-        asked_by: roll.asked_by.clone(),
-    };
+    let input =
+        RollCell { roll: roll.number, cell: cell.id, release, migrate: !roll.back, asked_by: roll.asked_by.clone() };
     let operation = ROLL_CELL.with(tenants::fresh(), &input).about(operations::about_cell(&cell.name));
     let rows = Begun::Reserved(vec![reserved::roll(roll.number, cell.id)]);
     let started = operations::start(app, &mut tx, operation, rows).await?;
-    tx.roll_cell_start(roll.number, cell.id, started.id).await?;
+    tx.roll_cell_start(roll.number, cell.id, started.id, cell.release).await?;
     tx.roll_unpause(roll.number).await?;
     tx.commit().await?;
-    info!(cell = %cell.name, release = roll.release, "{} comes to cell {}", said(roll.release), cell.name);
+    info!(cell = %cell.name, release, "{} comes to cell {}", said(release), cell.name);
     Ok(())
 }
 
@@ -145,7 +142,9 @@ async fn stop(app: &App, roll: &Roll, failed: &Row, rows: &[Row]) -> Result<(), 
     let count = |state| rows.iter().filter(|row| row.state == state).count();
     let (have, kept) = (count(RollCellState::Done), rows.len() - count(RollCellState::Done));
     let why = failed.reason.as_deref().unwrap_or("it failed");
-    let why = format!("cell `{cell}`: {why}; {have} cells run {}, {kept} what they ran before", said(roll.release));
+    let each = rows.iter().any(|row| row.release.is_some());
+    let run = if each { "what each is to get".to_owned() } else { said(roll.release) };
+    let why = format!("cell `{cell}`: {why}; {have} cells run {run}, {kept} what they ran before");
     let mut tx = app.store().begin().await?;
     let ended = tx.roll_end(roll.number, RollState::Stopped, Some(&why)).await?;
     tx.commit().await?;
@@ -158,11 +157,14 @@ async fn stop(app: &App, roll: &Roll, failed: &Row, rows: &[Row]) -> Result<(), 
 /// All of them have it. Cells that were made meanwhile run what was in force then: they are the next wave.
 async fn finish(app: &App, roll: &Roll, rows: &[Row]) -> Result<(), ControlError> {
     let mut late: Vec<Cell> = Vec::new();
+    // On a way back to what ran in each cell, only those of the release that goes: others were not reached by it.
+    let each = roll.back && rows.iter().all(|row| row.release.is_some());
     if roll.whole {
         for cell in app.store().cell_list().await? {
             let lives = matches!(cell.state, CellState::Creating | CellState::Ready | CellState::Draining);
             let known = rows.iter().any(|row| row.cell == cell.id);
-            if lives && !known && cell.release != roll.release && !app.is_foreign(&cell).await? {
+            let wrong = cell.release != roll.release && (!each || cell.release == roll.before);
+            if lives && !known && wrong && !app.is_foreign(&cell).await? {
                 late.push(cell);
             }
         }
@@ -175,7 +177,8 @@ async fn finish(app: &App, roll: &Roll, rows: &[Row]) -> Result<(), ControlError
         }
     } else {
         for cell in &late {
-            tx.roll_add(roll.number, cell.id, wave, cell.release).await?;
+            let release = each.then_some(roll.release);
+            tx.roll_add(roll.number, &NewRollCell { cell: cell.id, wave, before: cell.release, release }).await?;
         }
     }
     Ok(tx.commit().await?)

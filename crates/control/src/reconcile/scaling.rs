@@ -1,6 +1,9 @@
 //! How many copies of a service a cell runs, where the stack file scales it: members' use is measured, `berth_usage` says
 //! how many there should be, and what differs is wanted or unwanted. The loop beside this one starts what is wanted.
 //!
+//! A cell that is getting a release keeps the copies it has until that is over: what was added meanwhile would run the
+//! old one on.
+//!
 //! A copy that is not wanted any more gets no new request from the moment its row says so; it is ended when the edges
 //! have had time to hear of that.
 
@@ -75,10 +78,11 @@ impl Loop for Scaling {
                 let purse = left.purse(app, stack, &members, scale.price).await?;
                 let plan = plan_copies(&bounds, copies, &known, at, purse.as_ref(), Timestamp::now());
                 let Some(plan) = plan else { continue };
-                left.spent(scale.price, i64::from(plan.copies) - i64::from(copies));
-                info!(cell = %cell.name, service = %name, copies = plan.copies, was = copies, why = plan.because,
-                      "service {name} of cell {} is to have {} copies, it has {copies}: {}", cell.name, plan.copies, plan.because);
-                set(app, cell, name, service, &there, plan.copies, &plan.because).await?;
+                if set(app, cell, name, service, &there, plan.copies, &plan.because).await? {
+                    left.spent(scale.price, i64::from(plan.copies) - i64::from(copies));
+                    info!(cell = %cell.name, service = %name, copies = plan.copies, was = copies, why = plan.because,
+                          "service {name} of cell {} is to have {} copies, it has {copies}: {}", cell.name, plan.copies, plan.because);
+                }
             }
         }
         Ok(())
@@ -145,6 +149,7 @@ impl Scaling {
     }
 }
 
+/// Whether it was done: not in a cell that a release has in hand, or has had since `there` was read.
 async fn set(
     app: &App,
     cell: &Cell,
@@ -153,8 +158,13 @@ async fn set(
     there: &[&&Member],
     copies: u16,
     because: &str,
-) -> Result<(), ControlError> {
+) -> Result<bool, ControlError> {
     let mut tx = app.store().begin().await?;
+    // Asked with the cell locked, as a release begins there: either it sees the copies below, or they are left.
+    let Some(now) = tx.cell_lock(cell.id).await? else { return Ok(false) };
+    if tx.cell_rolling(cell.id).await?.is_some() || there.iter().any(|member| member.release != now.release) {
+        return Ok(false);
+    }
     tx.copies_set(cell.id, name, i32::from(copies), because).await?;
     for copy in 0..i32::from(copies) {
         if !there.iter().any(|member| member.copy == copy) {
@@ -164,8 +174,7 @@ async fn set(
                 service: name.clone(),
                 copy,
                 service_role: service.role,
-                // As those beside it, also while another release is on its way to the cell.
-                release: there.first().map_or(cell.release, |member| member.release),
+                release: now.release,
                 arriving: false,
             };
             tx.member_want(&new).await?;
@@ -174,7 +183,8 @@ async fn set(
     if there.iter().any(|member| member.copy >= i32::from(copies)) {
         tx.members_unwant_from(cell.id, name, i32::from(copies)).await?;
     }
-    Ok(tx.commit().await?)
+    tx.commit().await?;
+    Ok(true)
 }
 
 /// What is left of the budget, read once a round and counted down by what is bought in it.

@@ -2,7 +2,7 @@
 //! plane costs money and serves nobody. Also forgets edges that have been silent for so long that nobody waits for them.
 
 use super::Loop;
-use crate::{App, ControlError, member_spec};
+use crate::{App, ControlError, imports, member_spec};
 use async_trait::async_trait;
 use berth_domain::CellName;
 use berth_infra::{DatabaseName, MemberName, ProviderError};
@@ -15,12 +15,17 @@ use tracing::warn;
 /// How long something must have been unclaimed. Rows are written before anything is asked for, so an orphan is one at
 /// the first look already; the grace is for a control database that was restored and is about to be noticed.
 const GRACE: Duration = Duration::from_mins(10);
+const UPLOADS_EVERY: Duration = Duration::from_hours(1);
+/// After the last file of an archive that nobody imports.
+const UPLOADS_KEPT: Duration = Duration::from_hours(24);
 const EDGE_FORGOTTEN_MS: i64 = 10 * 60 * 1000;
 
 /// When each orphan was first seen by this server: another server that takes over begins its own grace.
 #[derive(Default)]
 pub(super) struct Sweep {
     first_seen: HashMap<String, Instant>,
+    /// When what was brought and never imported was looked for last.
+    uploads_at: Option<Instant>,
 }
 
 #[async_trait]
@@ -29,6 +34,13 @@ impl Loop for Sweep {
     const PAUSE: Duration = Duration::from_mins(1);
 
     async fn round(&mut self, app: &App) -> Result<(), ControlError> {
+        if self.uploads_at.is_none_or(|at| at.elapsed() >= UPLOADS_EVERY) {
+            self.uploads_at = Some(Instant::now());
+            let gone = imports::sweep(app, UPLOADS_KEPT).await?;
+            if gone > 0 {
+                warn!(gone, "{gone} archives that were brought and never imported are removed");
+            }
+        }
         round(app, self, GRACE).await
     }
 }

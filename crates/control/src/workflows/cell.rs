@@ -3,12 +3,12 @@
 //! All names are derived from the row, which was stored before anything was asked for: a step that runs twice, or
 //! an undo that does not know how far its step came, finds the same database and members.
 
-use super::{reserved, store};
+use super::{healthy::await_healthy, reserved, store};
 use crate::{App, ControlError, cell_access, member_spec, mode_settings, programs::Programs};
 use async_trait::async_trait;
-use berth_domain::{CellId, CellState, MemberId, MemberState, ServiceRole};
-use berth_infra::{DatabaseName, Observed};
-use berth_store::{NewMember, Seen, Tx};
+use berth_domain::{CellId, CellState, MemberId, OperationId, ServiceRole};
+use berth_infra::{DatabaseName, ProviderError};
+use berth_store::{Member, NewMember, Tx};
 use berth_workflow::{Retry, Run, Step, StepError, TxStep};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -17,15 +17,15 @@ use uuid::Uuid;
 
 /// How long members may take to answer their health path for the first time.
 const HEALTHY_LIMIT: Duration = Duration::from_mins(2);
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Lines of a member that did not come up, shown with the failure.
+/// Lines of a `migrate` that failed, shown with the failure.
 const LOG_LINES: usize = 20;
 
 /// Brings a reserved cell to `ready`, or undoes all of it.
 pub(crate) async fn provision_cell(run: &mut Run<App>, cell: CellId) -> Result<(), StepError> {
     run.tx(ReserveCell { cell }).await?;
     run.step(EnsureDatabase { cell }).await?;
-    run.step(Migrate { cell }).await?;
+    let operation = run.operation();
+    run.step(Migrate { cell, operation }).await?;
     let members = run.step(PlanMembers { cell }).await?;
     run.tx(ReserveMembers { cell, members }).await?;
     run.step(StartMembers { cell }).await?;
@@ -73,16 +73,25 @@ impl Step<App> for EnsureDatabase {
         let database = database.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
         app.store().cell_set_access(cell.id, &cell_access::write(&database)?).await.map_err(store)
     }
-    async fn undo(&self, app: &App, _made: Option<()>) -> Result<(), StepError> {
+    async fn undo(&self, app: &App, made: Option<()>) -> Result<(), StepError> {
         let cell = app.cell(self.cell).await?;
-        let removed = app.database_of(&cell).await?.remove_database(&DatabaseName::of(&cell.name)).await;
-        Ok(removed.map_err(|source| ControlError::Provider { cell: cell.name, source })?)
+        let (database, name) = (app.database_of(&cell).await?, DatabaseName::of(&cell.name));
+        match database.remove_database(&name).await {
+            // A provider that has no place for the cell made nothing for it, and refuses this as it refused that.
+            Err(ProviderError::Refused { .. })
+                if made.is_none() && database.observe_database(&name).await.is_ok_and(|seen| seen.is_absent()) =>
+            {
+                Ok(())
+            }
+            removed => Ok(removed.map_err(|source| ControlError::Provider { cell: cell.name, source })?),
+        }
     }
 }
 
 /// Brings the schema up to date, as its owner. Nothing to undo: it goes with the database.
 struct Migrate {
     cell: CellId,
+    operation: OperationId,
 }
 
 #[async_trait]
@@ -102,10 +111,9 @@ impl Step<App> for Migrate {
         let compute = app.compute_of(&cell).await?;
         let programs = Programs::load(app, cell.release).await?;
         for (name, service) in &in_force.stack.services {
-            let Some(spec) = member_spec::migrate_spec(app, &in_force, &programs, &cell, &database, name, service)?
-            else {
-                continue;
-            };
+            let service = (name, service);
+            let spec = member_spec::migrate_spec(app, &in_force, &programs, &cell, &database, service, self.operation)?;
+            let Some(spec) = spec else { continue };
             let outcome = compute
                 .run_once(&spec)
                 .await
@@ -265,37 +273,11 @@ impl Step<App> for AwaitHealthy {
 
     async fn run(&self, app: &App) -> Result<(), StepError> {
         let cell = app.cell(self.cell).await?;
-        let compute = app.compute_of(&cell).await?;
         let members = app.store().member_list(Some(cell.id)).await.map_err(store)?;
-        let wait = async {
-            for member in &members {
-                let name = member_spec::member_name(&cell.name, member);
-                loop {
-                    let observed = compute.observe_member(&name).await;
-                    let observed =
-                        observed.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
-                    let seen = crate::reconcile::seen(&observed, false);
-                    if seen.state == MemberState::Healthy {
-                        app.store().member_observed(member.id, &seen).await.map_err(store)?;
-                        break;
-                    }
-                    if let (MemberState::Stopped, Observed::Present(_)) = (seen.state, &observed) {
-                        let log = compute.member_logs(&name, LOG_LINES).await.unwrap_or_default();
-                        return Err(did_not_start(&name.to_string(), &seen, &log));
-                    }
-                    tokio::time::sleep(LOOK_EVERY).await;
-                }
-            }
-            Ok(())
-        };
-        match tokio::time::timeout(HEALTHY_LIMIT, wait).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(StepError::permanent(
-                "not_healthy",
-                format!("the members of cell `{}` were not healthy within {} s", cell.name, HEALTHY_LIMIT.as_secs()),
-            )
-            .hint("its command, health path and environment come from the stack file")),
-        }
+        let named = |member: &Member| (member.id, member_spec::member_name(&cell.name, member));
+        let members: Vec<_> = members.iter().map(named).collect();
+        let hint = "its command, health path and environment come from the stack file";
+        await_healthy(app, &cell, &members, HEALTHY_LIMIT, hint).await
     }
     async fn undo(&self, _app: &App, _made: Option<()>) -> Result<(), StepError> {
         Ok(())
@@ -303,13 +285,6 @@ impl Step<App> for AwaitHealthy {
     fn retry(&self) -> Retry {
         Retry { attempts: 3, ..Retry::default() }
     }
-}
-
-pub(super) fn did_not_start(member: &str, seen: &Seen, log: &[String]) -> StepError {
-    let why = seen.detail.as_deref().unwrap_or("it ended");
-    let message = format!("member `{member}` did not start: {why}; its last lines: {}", log.join(" | "));
-    StepError::retryable("member_did_not_start", message)
-        .hint("its command, health path and environment come from the stack file")
 }
 
 /// Reads what the cell's schema looks like, and notes it.

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{App, ControlError, hook};
 use async_trait::async_trait;
-use berth_domain::{CellId, TenantEvent, TenantId, TenantKey};
+use berth_domain::{CellId, OperationId, TenantEvent, TenantId, TenantKey};
 use berth_store::Tx;
 use berth_wire::OperationResult;
 use berth_workflow::{Run, Step, StepError, TxStep, Workflow};
@@ -27,12 +27,12 @@ pub struct CreateTenant {
 }
 
 pub(super) async fn run(run: &mut Run<App>, input: CreateTenant) -> Result<OperationResult, StepError> {
-    let tenant = input.tenant;
+    let (tenant, operation) = (input.tenant, run.operation());
     run.tx(ReserveTenant { tenant }).await?;
     if let Some(cell) = input.new_cell {
         provision_cell(run, cell).await?;
     }
-    let key = if input.known_to_application { None } else { run.step(TellApplication { tenant }).await? };
+    let key = if input.known_to_application { None } else { run.step(TellApplication { tenant, operation }).await? };
     // From here customers may come in: what they write must not be undone by us.
     run.tx_of_no_return(Publish { tenant, key }).await?;
     let late = run.step(AwaitEdges { tenant }).await?;
@@ -68,6 +68,7 @@ impl TxStep<App> for ReserveTenant {
 /// The application makes its root row, and answers with the key under which it knows the tenant from now on.
 struct TellApplication {
     tenant: TenantId,
+    operation: OperationId,
 }
 
 #[async_trait]
@@ -76,7 +77,7 @@ impl Step<App> for TellApplication {
     type Output = Option<String>;
 
     async fn run(&self, app: &App) -> Result<Option<String>, StepError> {
-        let answer = call(app, self.tenant, Call::Create).await?;
+        let answer = call(app, self.tenant, Call::Create, self.operation).await?;
         let answer = answer.filter(|key| !key.is_empty());
         if let Some(key) = &answer {
             TenantKey::new(key.clone()).map_err(|error| StepError::permanent("bad_name", error.to_string()))?;
@@ -96,8 +97,8 @@ impl Step<App> for TellApplication {
                 tracing::info!(tenant.id = %self.tenant, "what the `create` hook may have left stays; `berth tenant sync` names it");
                 Ok(())
             }
-            None | Some(None) => call(app, self.tenant, Call::Delete).await.map(drop),
-            Some(Some(key)) => call_with(app, self.tenant, Some(key), Call::Delete).await.map(drop),
+            None | Some(None) => call(app, self.tenant, Call::Delete, self.operation).await.map(drop),
+            Some(Some(key)) => call_with(app, self.tenant, Some(key), Call::Delete, self.operation).await.map(drop),
         }
     }
 }

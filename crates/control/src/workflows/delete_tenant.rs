@@ -14,7 +14,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use berth_config::TableRef;
-use berth_domain::{TenantEvent, TenantId, WayBackState};
+use berth_domain::{OperationId, TenantEvent, TenantId, WayBackState};
 use berth_infra::Role;
 use berth_store::Tx;
 use berth_wire::OperationResult;
@@ -23,11 +23,11 @@ use berth_workflow::{Run, Step, StepError, TxStep, Workflow};
 pub const DELETE_TENANT: Workflow<TenantInput> = Workflow::named("delete_tenant_v1");
 
 pub(super) async fn run(run: &mut Run<App>, input: TenantInput) -> Result<OperationResult, StepError> {
-    let tenant = input.tenant;
+    let (tenant, operation) = (input.tenant, run.operation());
     run.point_of_no_return().await?;
     run.step(AwaitEdges { tenant }).await?;
     run.step(ClearLeftBehind { tenant }).await?;
-    run.step(DeleteRows { tenant }).await?;
+    run.step(DeleteRows { tenant, operation }).await?;
     run.tx(Forget { tenant }).await?;
     Ok(done("the tenant and its rows are gone"))
 }
@@ -61,6 +61,7 @@ impl Step<App> for ClearLeftBehind {
 /// By the application's own hook, else the root row with all that its foreign keys cascade to.
 struct DeleteRows {
     tenant: TenantId,
+    operation: OperationId,
 }
 
 #[async_trait]
@@ -80,7 +81,7 @@ impl Step<App> for DeleteRows {
         let sure = berth_mover::may_be_removed(&endpoint, &rules, &beside, &about.key).await;
         sure.map_err(ControlError::from)?;
         if data.hooks.delete.is_some() {
-            call(app, self.tenant, Call::Delete).await?;
+            call(app, self.tenant, Call::Delete, self.operation).await?;
         }
         let removed = berth_mover::remove_all(&endpoint, &rules, &beside, &about.key).await;
         removed.map_err(ControlError::from)?;

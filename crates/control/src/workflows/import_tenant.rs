@@ -6,7 +6,7 @@ use super::{
     create_tenant::{Publish, ReserveTenant},
     done,
     move_tenant::{failed, patient},
-    provision_cell,
+    provision_cell, reserved,
     tenant::{AwaitEdges, tenant},
 };
 use crate::{App, ControlError, imports, moves};
@@ -16,8 +16,11 @@ use berth_mover::{ArchivePath, MoveSpec};
 use berth_wire::OperationResult;
 use berth_workflow::{Retry, Run, Step, StepError, Workflow};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-pub const IMPORT_TENANT: Workflow<ImportTenant> = Workflow::named("import_tenant_v1");
+pub const IMPORT_TENANT: Workflow<ImportTenant> = Workflow::named("import_tenant_v2");
+/// What was brought for it stayed when its cell could not be made.
+pub const IMPORT_TENANT_V1: Workflow<ImportTenant> = Workflow::named("import_tenant_v1");
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImportTenant {
@@ -31,6 +34,17 @@ pub struct ImportTenant {
 pub(super) async fn run(run: &mut Run<App>, input: ImportTenant) -> Result<OperationResult, StepError> {
     let what = What { tenant: input.tenant, archive: input.archive };
     run.tx(ReserveTenant { tenant: input.tenant }).await?;
+    run.step(HoldUpload { what }).await?;
+    import(run, input, what).await
+}
+
+pub(super) async fn run_v1(run: &mut Run<App>, input: ImportTenant) -> Result<OperationResult, StepError> {
+    let what = What { tenant: input.tenant, archive: input.archive };
+    run.tx(ReserveTenant { tenant: input.tenant }).await?;
+    import(run, input, what).await
+}
+
+async fn import(run: &mut Run<App>, input: ImportTenant, what: What) -> Result<OperationResult, StepError> {
     if let Some(cell) = input.new_cell {
         provision_cell(run, cell).await?;
     }
@@ -77,6 +91,30 @@ impl What {
             berth_mover::remove_files(&app.archives().await?, &at).await.map_err(|error| failed(&error))?;
         }
         Ok(())
+    }
+}
+
+/// Recorded as done by who asked; its undo lets go of what was brought, whatever fails.
+struct HoldUpload {
+    what: What,
+}
+
+#[async_trait]
+impl Step<App> for HoldUpload {
+    const NAME: &'static str = reserved::UPLOAD;
+    type Output = ();
+
+    async fn run(&self, _app: &App) -> Result<(), StepError> {
+        Ok(())
+    }
+    async fn undo(&self, app: &App, _made: Option<()>) -> Result<(), StepError> {
+        self.what.forget(app).await
+    }
+    fn input(&self) -> Value {
+        reserved::upload(self.what.archive).1
+    }
+    fn retry(&self) -> Retry {
+        patient()
     }
 }
 

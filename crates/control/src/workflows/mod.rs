@@ -9,6 +9,7 @@ mod create_cell;
 mod create_tenant;
 mod delete_tenant;
 mod erase_tenant;
+mod healthy;
 mod import_tenant;
 mod measure_cell;
 mod move_tenant;
@@ -25,8 +26,8 @@ pub(crate) use cell::provision_cell;
 pub use create_cell::CREATE_CELL;
 pub use create_tenant::{CREATE_TENANT, CreateTenant};
 pub use delete_tenant::DELETE_TENANT;
-pub use erase_tenant::ERASE_TENANT;
-pub use import_tenant::{IMPORT_TENANT, ImportTenant};
+pub use erase_tenant::{ERASE_TENANT, ERASE_TENANT_V1};
+pub use import_tenant::{IMPORT_TENANT, IMPORT_TENANT_V1, ImportTenant};
 pub use measure_cell::MEASURE_CELL;
 pub(crate) use measure_cell::measured;
 pub use plan_tenant::PLAN_TENANT;
@@ -82,7 +83,7 @@ pub const MOVE_TENANT: Workflow<MoveTenant> = Workflow::named("move_tenant_v1");
 /// First steps that stand for rows which the starting transaction has written: their names and inputs, as that
 /// transaction records them. What is reserved is undone by the steps of these names.
 pub(crate) mod reserved {
-    use berth_domain::{CellId, MoveId, TenantId};
+    use berth_domain::{CellId, MoveId, OperationId, TenantId};
     use serde_json::{Value, json};
 
     pub const CELL: &str = "reserve_cell";
@@ -90,9 +91,14 @@ pub(crate) mod reserved {
     pub const MOVE: &str = "reserve_move";
     pub const UNDO: &str = "reserve_undo";
     pub const ROLL: &str = "reserve_roll";
+    pub const UPLOAD: &str = "hold_upload";
 
     pub fn cell(cell: CellId) -> (&'static str, Value) {
         (CELL, json!({ "cell": cell }))
+    }
+    /// What was brought for an import: let go of when it is undone, also before it ran.
+    pub fn upload(archive: OperationId) -> (&'static str, Value) {
+        (UPLOAD, json!({ "archive": archive }))
     }
     pub fn tenant(tenant: TenantId) -> (&'static str, Value) {
         (TENANT, json!({ "tenant": tenant }))
@@ -126,7 +132,9 @@ pub fn registry() -> Registry<App> {
         .with(&RESTORE_ARCHIVE, archive::restore)
         .with(&PURGE_TENANT, purge::run)
         .with(&IMPORT_TENANT, import_tenant::run)
+        .with(&IMPORT_TENANT_V1, import_tenant::run_v1)
         .with(&ERASE_TENANT, erase_tenant::run)
+        .with(&ERASE_TENANT_V1, erase_tenant::run_v1)
 }
 
 /// A result of one sentence.

@@ -12,6 +12,7 @@ pub const PLAN_TENANT: Workflow<TenantInput> = Workflow::named("plan_tenant_v1")
 
 pub(super) async fn run(run: &mut Run<App>, input: TenantInput) -> Result<OperationResult, StepError> {
     run.point_of_no_return().await?;
-    run.step(CallApplication { tenant: input.tenant, call: Call::Plan }).await?;
+    let operation = run.operation();
+    run.step(CallApplication { tenant: input.tenant, call: Call::Plan, operation }).await?;
     Ok(done("the application knows the plan"))
 }

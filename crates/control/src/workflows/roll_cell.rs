@@ -5,16 +5,11 @@
 //!
 //! Decides nothing about other cells: `reconcile/releasing.rs` does.
 
-use super::{
-    cell::{LOOK_EVERY, did_not_start, fingerprint},
-    done, reserved, store,
-};
-use crate::{
-    App, ControlError, edge_link::await_revision, member_spec, programs::Programs, release_error::said, smoke,
-};
+use super::{cell::fingerprint, done, healthy::await_healthy, move_tenant::patient, reserved, store};
+use crate::{App, ControlError, edge_link::await_all, member_spec, programs::Programs, release_error::said, smoke};
 use async_trait::async_trait;
 use berth_config::Workers;
-use berth_domain::{CellId, MemberId, MemberState, RollCellState, ServiceName, ServiceRole};
+use berth_domain::{CellId, MemberId, OperationId, RollCellState, ServiceName, ServiceRole};
 use berth_infra::{MemberName, Observed};
 use berth_store::{Cell, Member, NewMember, Tx};
 use berth_wire::OperationResult;
@@ -25,10 +20,14 @@ use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
 use uuid::Uuid;
 
-/// Edges hear of a route within milliseconds. One that is silent catches up from its next snapshot; until then its
-/// requests fail over to the members that answer.
+/// Edges hear of a route within milliseconds. The old members are kept for one that has not taken it, whether it answers
+/// control or is cut off from it and serves on; the sweep forgets one that says nothing.
 const EDGES_LIMIT: Duration = Duration::from_secs(30);
-/// Lines of a member that did not come up, shown with the failure.
+/// On the way back there are three tries: in these a silent edge is forgotten.
+const EDGES_UNDO_LIMIT: Duration = Duration::from_mins(5);
+/// Edges ask twice a second by which ways members are reached; two such rounds later they are open.
+const WAYS_OPEN: Duration = Duration::from_millis(1500);
+/// Lines of a `migrate` that failed, shown with the failure.
 const LOG_LINES: usize = 20;
 
 /// What the workflow is given.
@@ -50,7 +49,8 @@ pub(super) async fn run(run: &mut Run<App>, input: RollCell) -> Result<Operation
     run.tx(Begin { roll, cell }).await?;
     run.step(Fetch { cell, release }).await?;
     if migrate {
-        run.step(Migrate { roll, cell, release }).await?;
+        let operation = run.operation();
+        run.step(Migrate { roll, cell, release, operation }).await?;
     }
     let plan = run.step(Plan { cell, release }).await?;
     run.tx(Reserve { cell, release, members: plan.new.clone() }).await?;
@@ -58,11 +58,11 @@ pub(super) async fn run(run: &mut Run<App>, input: RollCell) -> Result<Operation
     run.step(Start { cell, release, members: first.clone() }).await?;
     run.step(AwaitWell { cell, members: first.clone() }).await?;
     let old: Vec<MemberId> = plan.old.iter().map(|old| old.id).collect();
-    run.tx(Switch { cell, new: ids(&first), old: old.clone() }).await?;
+    run.tx(Switch { cell, release, new: ids(&first), old: old.clone() }).await?;
     let after = plan.after();
     if !after.is_empty() || plan.old.iter().any(|old| plan.waits(old)) {
         run.step(TurnWorkers { cell, release, old: plan.old_workers(), new: after.clone() }).await?;
-        run.tx(SwitchWorkers { cell, new: ids(&after) }).await?;
+        run.tx(SwitchWorkers { cell, release, new: ids(&after) }).await?;
     }
     run.point_of_no_return().await?;
     run.step(EndOld { cell, old: plan.old.clone() }).await?;
@@ -166,7 +166,7 @@ impl Step<App> for Fetch {
         let programs = Programs::load(app, self.release).await?;
         for (name, service) in &in_force.stack.services {
             let (source, _) = programs.of(name, service)?;
-            let ready = compute.ensure_source(&source).await;
+            let ready = compute.ensure_source(&cell.name, &source).await;
             ready.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
         }
         Ok(())
@@ -188,6 +188,8 @@ struct Migrate {
     roll: i32,
     cell: CellId,
     release: u32,
+    /// Asked for again by the same one it is the same run: the answer of a run of minutes may get lost.
+    operation: OperationId,
 }
 
 #[async_trait]
@@ -203,7 +205,8 @@ impl Step<App> for Migrate {
         let programs = Programs::load(app, self.release).await?;
         let mut written = String::new();
         for (name, service) in &in_force.stack.services {
-            let spec = member_spec::migrate_spec(app, &in_force, &programs, &cell, &database, name, service)?;
+            let service = (name, service);
+            let spec = member_spec::migrate_spec(app, &in_force, &programs, &cell, &database, service, self.operation)?;
             let Some(spec) = spec else { continue };
             let outcome = compute.run_once(&spec).await;
             let outcome = outcome.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
@@ -236,7 +239,7 @@ impl Step<App> for Migrate {
         json!({ "release": self.release })
     }
     fn retry(&self) -> Retry {
-        Retry { attempts: 4, ..Retry::default() }
+        patient()
     }
 }
 
@@ -326,7 +329,10 @@ async fn start(app: &App, cell: CellId, release: u32, members: &[Planned]) -> Re
         let Some(service) = in_force.stack.services.get(&row.service) else { continue };
         let spec = member_spec::member_spec(app, &in_force, &programs, &cell, &database, row, service)?;
         let started = compute.ensure_member(&spec).await;
-        started.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
+        let started = started.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
+        // Where it listens is known from here: edges open their ways to it before any route names it.
+        let seen = crate::reconcile::seen(&Observed::Present(started), false);
+        app.store().member_observed(row.id, &seen).await.map_err(store)?;
     }
     Ok(())
 }
@@ -341,58 +347,24 @@ async fn end(app: &App, cell: CellId, members: &[Planned]) -> Result<(), StepErr
     Ok(())
 }
 
-/// Returns when every live edge has the route as it is now.
-async fn edges_follow(app: &App) -> Result<(), StepError> {
+/// Returns when every edge has the route as it is now: until then it sends to the members that are about to end.
+async fn edges_follow(app: &App, limit: Duration) -> Result<(), StepError> {
     let revision = app.store().route_head().await.map_err(store)?;
-    await_revision(app, revision, EDGES_LIMIT).await?;
-    Ok(())
+    let late = await_all(app, revision, limit).await?;
+    if late.is_empty() {
+        return Ok(());
+    }
+    let names = late.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let hint = "`berth edge list` shows them; members that they still send to are kept until they follow, or until an \
+                edge that says nothing is forgotten after 10 min";
+    Err(StepError::retryable("edges_late", format!("edges have not taken the new route: {names}")).hint(hint))
 }
 
-/// Returns when each of them is healthy; what was seen is stored, so that the route is complete when it is switched.
-async fn await_healthy(app: &App, cell: CellId, members: &[Planned]) -> Result<(), StepError> {
-    let cell = app.cell(cell).await?;
-    let compute = app.compute_of(&cell).await?;
+async fn await_well(app: &App, cell: &Cell, members: &[Planned]) -> Result<(), StepError> {
     let limit = Duration::from_millis(app.stack().await?.stack.releases.healthy_limit.ms());
-    let wait = async {
-        for member in members {
-            let name = member.name(&cell);
-            loop {
-                let observed = compute.observe_member(&name).await;
-                let observed = observed.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
-                let seen = crate::reconcile::seen(&observed, false);
-                if seen.state == MemberState::Healthy {
-                    app.store().member_observed(member.id, &seen).await.map_err(store)?;
-                    break;
-                }
-                if let (MemberState::Stopped, Observed::Present(_)) = (seen.state, &observed) {
-                    let log = compute.member_logs(&name, LOG_LINES).await.unwrap_or_default();
-                    // Once more would be the same program.
-                    return Err(StepError { retryable: false, ..did_not_start(name.as_str(), &seen, &log) });
-                }
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-        }
-        Ok(())
-    };
-    match tokio::time::timeout(limit, wait).await {
-        Ok(outcome) => outcome,
-        Err(_) => {
-            let mut last = String::new();
-            for member in members {
-                let observed = compute.observe_member(&member.name(&cell)).await;
-                let seen = observed.map(|observed| crate::reconcile::seen(&observed, false));
-                if let Ok(seen) = seen
-                    && seen.state != MemberState::Healthy
-                {
-                    let why = seen.detail.unwrap_or_else(|| seen.state.to_string());
-                    last = format!("; `{}`: {why}", member.name(&cell));
-                }
-            }
-            let message = format!("the new members were not healthy within {} s{last}", limit.as_secs());
-            let hint = "they never served: the old members go on; `releases.healthy_limit` is how long they may take";
-            Err(StepError::permanent("not_healthy", message).hint(hint))
-        }
-    }
+    let members: Vec<_> = members.iter().map(|member| (member.id, member.name(cell))).collect();
+    let hint = "they never served: the old members go on; `releases.healthy_limit` is how long they may take";
+    await_healthy(app, cell, &members, limit, hint).await
 }
 
 struct Start {
@@ -410,8 +382,6 @@ impl Step<App> for Start {
         start(app, self.cell, self.release, &self.members).await
     }
     async fn undo(&self, app: &App, _made: Option<()>) -> Result<(), StepError> {
-        // They may have served, if what failed came after the switch.
-        edges_follow(app).await?;
         end(app, self.cell, &self.members).await
     }
     fn retry(&self) -> Retry {
@@ -431,13 +401,18 @@ impl Step<App> for AwaitWell {
     type Output = ();
 
     async fn run(&self, app: &App) -> Result<(), StepError> {
-        await_healthy(app, self.cell, &self.members).await?;
         let cell = app.cell(self.cell).await?;
+        await_well(app, &cell, &self.members).await?;
         let in_force = app.stack().await?;
+        let reach = app.provider(&cell.provider).await?.reach;
+        if let Some(reach) = &reach
+            && let Ok(Some(_)) = reach.way(&cell.name).await
+        {
+            tokio::time::sleep(WAYS_OPEN).await;
+        }
         if in_force.stack.releases.smoke.is_empty() {
             return Ok(());
         }
-        let reach = app.provider(&cell.provider).await?.reach;
         let missing = || ControlError::NotOffered { provider: cell.provider.clone(), what: "way to ask a member" };
         let reach = reach.ok_or_else(missing)?;
         for member in &self.members {
@@ -453,8 +428,12 @@ impl Step<App> for AwaitWell {
         }
         Ok(())
     }
-    async fn undo(&self, _app: &App, _made: Option<()>) -> Result<(), StepError> {
-        Ok(())
+    async fn undo(&self, app: &App, made: Option<()>) -> Result<(), StepError> {
+        // Once all were well the route may have been switched to them: they end when no edge sends to them any more.
+        match made {
+            Some(()) => edges_follow(app, EDGES_UNDO_LIMIT).await,
+            None => Ok(()),
+        }
     }
     fn retry(&self) -> Retry {
         Retry { attempts: 3, ..Retry::default() }
@@ -465,6 +444,7 @@ impl Step<App> for AwaitWell {
 /// undo is the same the other way round, and the old members still run.
 struct Switch {
     cell: CellId,
+    release: u32,
     new: Vec<MemberId>,
     old: Vec<MemberId>,
 }
@@ -475,10 +455,10 @@ impl TxStep<App> for Switch {
     type Output = ();
 
     async fn run(&self, tx: &mut Tx) -> Result<(), StepError> {
-        tx.members_switch(self.cell, &self.new, &self.old, false).await.map_err(store)
+        tx.members_switch(self.cell, self.release, &self.new, &self.old, false).await.map_err(store)
     }
     async fn undo(&self, tx: &mut Tx, (): ()) -> Result<(), StepError> {
-        tx.members_switch(self.cell, &self.new, &self.old, true).await.map_err(store)
+        tx.members_switch(self.cell, self.release, &self.new, &self.old, true).await.map_err(store)
     }
 }
 
@@ -499,7 +479,7 @@ impl Step<App> for TurnWorkers {
     async fn run(&self, app: &App) -> Result<(), StepError> {
         end(app, self.cell, &self.old).await?;
         start(app, self.cell, self.release, &self.new).await?;
-        await_healthy(app, self.cell, &self.new).await
+        await_well(app, &app.cell(self.cell).await?, &self.new).await
     }
     async fn undo(&self, app: &App, _made: Option<()>) -> Result<(), StepError> {
         end(app, self.cell, &self.new).await
@@ -511,6 +491,7 @@ impl Step<App> for TurnWorkers {
 
 struct SwitchWorkers {
     cell: CellId,
+    release: u32,
     new: Vec<MemberId>,
 }
 
@@ -520,10 +501,10 @@ impl TxStep<App> for SwitchWorkers {
     type Output = ();
 
     async fn run(&self, tx: &mut Tx) -> Result<(), StepError> {
-        tx.members_switch(self.cell, &self.new, &[], false).await.map_err(store)
+        tx.members_switch(self.cell, self.release, &self.new, &[], false).await.map_err(store)
     }
     async fn undo(&self, tx: &mut Tx, (): ()) -> Result<(), StepError> {
-        tx.members_switch(self.cell, &self.new, &[], true).await.map_err(store)
+        tx.members_switch(self.cell, self.release, &self.new, &[], true).await.map_err(store)
     }
 }
 
@@ -539,11 +520,14 @@ impl Step<App> for EndOld {
     type Output = ();
 
     async fn run(&self, app: &App) -> Result<(), StepError> {
-        edges_follow(app).await?;
+        edges_follow(app, EDGES_LIMIT).await?;
         end(app, self.cell, &self.old).await
     }
     async fn undo(&self, _app: &App, _made: Option<()>) -> Result<(), StepError> {
         Ok(())
+    }
+    fn retry(&self) -> Retry {
+        patient()
     }
 }
 

@@ -17,16 +17,16 @@ pub const RESUME_TENANT: Workflow<TenantInput> = Workflow::named("resume_tenant_
 
 /// Who asked has set the state and published the route already.
 pub(super) async fn suspend(run: &mut Run<App>, input: TenantInput) -> Result<OperationResult, StepError> {
-    let tenant = input.tenant;
+    let (tenant, operation) = (input.tenant, run.operation());
     run.point_of_no_return().await?;
     run.step(AwaitEdges { tenant }).await?;
-    run.step(CallApplication { tenant, call: Call::Suspend }).await?;
+    run.step(CallApplication { tenant, call: Call::Suspend, operation }).await?;
     Ok(done("the tenant is suspended"))
 }
 
 pub(super) async fn resume(run: &mut Run<App>, input: TenantInput) -> Result<OperationResult, StepError> {
-    let tenant = input.tenant;
-    run.step(CallApplication { tenant, call: Call::Resume }).await?;
+    let (tenant, operation) = (input.tenant, run.operation());
+    run.step(CallApplication { tenant, call: Call::Resume, operation }).await?;
     run.tx(LetIn { tenant }).await?;
     Ok(done("the tenant is served again"))
 }

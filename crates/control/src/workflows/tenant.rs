@@ -4,7 +4,7 @@ use super::store;
 use crate::{App, ControlError, edge_link, hook};
 use async_trait::async_trait;
 use berth_config::{Hook, Hooks};
-use berth_domain::{TenantId, TenantKey};
+use berth_domain::{OperationId, TenantId, TenantKey};
 use berth_store::Tenant;
 use berth_workflow::{Step, StepError};
 use serde::{Deserialize, Serialize};
@@ -53,8 +53,14 @@ impl Call {
 }
 
 /// Calls the application in the tenant's cell, if the stack file says how. `None`: it does not, or nothing came back.
-pub(super) async fn call(app: &App, id: TenantId, call: Call) -> Result<Option<String>, StepError> {
-    call_with(app, id, None, call).await
+/// `operation`: for which; with it the application tells a try from a second call.
+pub(super) async fn call(
+    app: &App,
+    id: TenantId,
+    call: Call,
+    operation: OperationId,
+) -> Result<Option<String>, StepError> {
+    call_with(app, id, None, call, operation).await
 }
 
 /// `key`: under which the application knows the tenant, where that is not recorded yet.
@@ -63,6 +69,7 @@ pub(super) async fn call_with(
     id: TenantId,
     key: Option<String>,
     call: Call,
+    operation: OperationId,
 ) -> Result<Option<String>, StepError> {
     let in_force = app.stack().await?;
     let Some(hook) = call.of(&in_force.stack.data.hooks) else { return Ok(None) };
@@ -73,13 +80,14 @@ pub(super) async fn call_with(
         None => tenant.key,
     };
     let about = hook::HookTenant { key, name: tenant.name, plan: tenant.plan };
-    Ok(hook::run(app, &cell, call.name(), hook, &about).await?)
+    Ok(hook::run(app, &cell, call.name(), hook, operation, &about).await?)
 }
 
 /// One call to the application as a step. Undone by nothing: the workflows that use it have their own way back.
 pub(super) struct CallApplication {
     pub tenant: TenantId,
     pub call: Call,
+    pub operation: OperationId,
 }
 
 #[async_trait]
@@ -88,7 +96,7 @@ impl Step<App> for CallApplication {
     type Output = Option<String>;
 
     async fn run(&self, app: &App) -> Result<Option<String>, StepError> {
-        call(app, self.tenant, self.call).await
+        call(app, self.tenant, self.call, self.operation).await
     }
     async fn undo(&self, _app: &App, _made: Option<Option<String>>) -> Result<(), StepError> {
         Ok(())
@@ -112,6 +120,26 @@ impl Step<App> for AwaitEdges {
     async fn run(&self, app: &App) -> Result<Vec<String>, StepError> {
         let late = edge_link::await_routed(app, self.tenant, EDGES_LIMIT).await?;
         Ok(late.iter().map(ToString::to_string).collect())
+    }
+    async fn undo(&self, _app: &App, _made: Option<Vec<String>>) -> Result<(), StepError> {
+        Ok(())
+    }
+}
+
+/// The same, and those that have been silent for long are named too: nobody waits for them, and they may serve on.
+pub(super) struct NameEdges {
+    pub tenant: TenantId,
+}
+
+#[async_trait]
+impl Step<App> for NameEdges {
+    const NAME: &'static str = AwaitEdges::NAME;
+    type Output = Vec<String>;
+
+    async fn run(&self, app: &App) -> Result<Vec<String>, StepError> {
+        let mut unheard = AwaitEdges { tenant: self.tenant }.run(app).await?;
+        unheard.extend(edge_link::silent(app).await?.iter().map(ToString::to_string));
+        Ok(unheard)
     }
     async fn undo(&self, _app: &App, _made: Option<Vec<String>>) -> Result<(), StepError> {
         Ok(())

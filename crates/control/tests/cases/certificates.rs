@@ -1,7 +1,10 @@
 //! Certificates: what is taken, what is refused, and what an edge hears of them.
 
-use crate::world::{World, change, follow, read};
-use berth_control::{certificates, edges};
+use crate::world::{STACK, World, change, follow, read, speaks};
+use berth_control::{
+    certificates,
+    edges::{self, Takes},
+};
 use berth_domain::{EdgeId, Revision};
 use berth_wire::{
     CertificateAdd,
@@ -60,14 +63,14 @@ async fn an_edge_gets_all_certificates_first_and_then_what_changes() {
     let first = certificates::add(&world.app, &change(), made(&["a.test"])).await.unwrap();
     let instance = EdgeId::new(Uuid::now_v7());
     let fra = "fra".parse().unwrap();
-    let stream = edges::routes(&world.app, &follow(), fra, instance, Revision::default(), 3, false).await.unwrap();
+    let stream = edges::routes(&world.app, &follow(), fra, instance, Revision::default(), speaks(3)).await.unwrap();
     let mut stream = Box::pin(stream);
     let mut next = async || loop {
         let event = tokio::time::timeout(Duration::from_secs(30), stream.next()).await;
         match event.expect("an edge hears something every five seconds").unwrap().unwrap() {
             EdgeEvent::Certificates { full, certificates, gone } => return (full, certificates, gone),
             EdgeEvent::Settings { settings } => assert_eq!(settings.https, HttpsSettings::default()),
-            EdgeEvent::Routes { .. } | EdgeEvent::Ping { .. } => {}
+            EdgeEvent::Challenges { .. } | EdgeEvent::Routes { .. } | EdgeEvent::Ping { .. } => {}
         }
     };
     let (full, all, gone) = next().await;
@@ -92,13 +95,32 @@ async fn an_edge_that_ends_no_tls_is_handed_no_keys() {
     let world = World::new().await;
     certificates::add(&world.app, &change(), made(&["a.test"])).await.unwrap();
     let (instance, fra) = (EdgeId::new(Uuid::now_v7()), "fra".parse().unwrap());
-    let stream = edges::routes(&world.app, &follow(), fra, instance, Revision::default(), 2, false).await.unwrap();
+    let stream = edges::routes(&world.app, &follow(), fra, instance, Revision::default(), speaks(2)).await.unwrap();
     let mut stream = Box::pin(stream);
     // Settings, all routes, and whatever comes until it is silent.
     for _ in 0..3 {
         let event = tokio::time::timeout(Duration::from_secs(30), stream.next()).await.unwrap().unwrap().unwrap();
         assert!(!matches!(event, EdgeEvent::Certificates { .. }), "{event:?}");
     }
+}
+
+#[tokio::test]
+async fn an_edge_that_others_may_read_along_with_is_handed_no_keys_unless_the_stack_file_says_so() {
+    let world = World::new().await;
+    certificates::add(&world.app, &change(), made(&["a.test"])).await.unwrap();
+    let told = async || {
+        let (instance, fra) = (EdgeId::new(Uuid::now_v7()), "fra".parse().unwrap());
+        let takes = Takes { in_the_open: true, ..speaks(3) };
+        let stream = edges::routes(&world.app, &follow(), fra, instance, Revision::default(), takes).await.unwrap();
+        // Settings, certificates where they may be told, all routes.
+        let events: Vec<_> = Box::pin(stream).take(3).collect().await;
+        let certificates = events.iter().any(|event| matches!(event, Ok(EdgeEvent::Certificates { .. })));
+        let signs = |event: &_| matches!(event, Ok(EdgeEvent::Settings { settings }) if !settings.cookie_key.expose().is_empty());
+        (certificates, events.iter().any(signs))
+    };
+    assert_eq!(told().await, (false, false));
+    world.apply(&format!("{STACK}https: {{ keys_over_plain_http: true }}\n")).await.unwrap();
+    assert_eq!(told().await, (true, true));
 }
 
 #[tokio::test]

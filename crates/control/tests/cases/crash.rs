@@ -81,9 +81,9 @@ impl Try {
         let suffix = format!(" {}", self.name);
         let rows = self.world.root_rows().await.iter().filter(|row| row.ends_with(&suffix)).count();
         assert_eq!(rows, usize::from(there), "root rows of {}", self.name);
-        let host = format!("{}.test", self.name).parse().unwrap();
+        let host: berth_domain::Hostname = format!("{}.test", self.name).parse().unwrap();
         let nobody = berth_domain::TenantId::new(uuid::Uuid::nil());
-        let taken = self.world.store.begin().await.unwrap().hosts_taken(&[host], nobody).await.unwrap();
+        let taken = self.world.store.begin().await.unwrap().hosts_near(&[host.into()], nobody).await.unwrap();
         assert_eq!(taken.len(), usize::from(there), "its host is taken exactly while it is there");
     }
 }

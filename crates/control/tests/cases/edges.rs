@@ -1,6 +1,6 @@
 //! What an edge follows.
 
-use crate::world::{STACK, World, change, follow, read, read_tenant};
+use crate::world::{STACK, World, change, follow, read, read_tenant, speaks};
 use berth_control::{drains, edges, status, tenants};
 use berth_domain::{Balance, EdgeId, EdgeName, Revision, ServiceName};
 use berth_wire::{
@@ -16,7 +16,7 @@ struct Following(Pin<Box<dyn Stream<Item = Result<EdgeEvent, berth_control::Cont
 impl Following {
     async fn new(world: &World, after: Revision) -> Self {
         let instance = EdgeId::new(Uuid::now_v7());
-        Self(Box::pin(edges::routes(&world.app, &follow(), edge(), instance, after, 1, false).await.unwrap()))
+        Self(Box::pin(edges::routes(&world.app, &follow(), edge(), instance, after, speaks(1)).await.unwrap()))
     }
 
     /// The next event; certificates have tests of their own.
@@ -86,7 +86,7 @@ async fn a_deletion_waits_for_the_edge_and_goes_on_when_it_answers() {
     let world = World::new().await;
     world.create("acme", "hobby").await;
     let instance = EdgeId::new(Uuid::now_v7());
-    let stream = edges::routes(&world.app, &follow(), edge(), instance, Revision::default(), 1, false).await.unwrap();
+    let stream = edges::routes(&world.app, &follow(), edge(), instance, Revision::default(), speaks(1)).await.unwrap();
     let mut following = Following(Box::pin(stream));
     following.routes().await;
     let operation = tenants::delete(&world.app, &change(), "acme").await.unwrap();
@@ -94,7 +94,7 @@ async fn a_deletion_waits_for_the_edge_and_goes_on_when_it_answers() {
         let (_, revision, _) = following.routes().await;
         let rows = world.root_rows().await;
         assert_eq!(rows.len(), 1, "the rows went before the edge had heard");
-        let ack = EdgeAck { instance, revision, holds: Vec::new(), presence: Presence::Serving };
+        let ack = EdgeAck { instance, revision, holds: Vec::new(), presence: Presence::Serving, challenges: 0 };
         edges::acknowledge(&world.app, &follow(), edge(), ack).await.unwrap();
     };
     let ((), state) = tokio::join!(answers, world.carry_out(operation.id));
@@ -108,7 +108,7 @@ async fn a_deletion_waits_for_the_edge_and_goes_on_when_it_answers() {
 async fn an_edge_that_understands_settings_gets_them_first_and_again_when_the_stack_file_changes_them() {
     let world = World::new().await;
     let (instance, web) = (EdgeId::new(Uuid::now_v7()), ServiceName::new("web").unwrap());
-    let stream = edges::routes(&world.app, &follow(), edge(), instance, Revision::default(), 2, false).await.unwrap();
+    let stream = edges::routes(&world.app, &follow(), edge(), instance, Revision::default(), speaks(2)).await.unwrap();
     let mut following = Following(Box::pin(stream));
     let EdgeEvent::Settings { settings: first } = following.next().await else { panic!("settings come first") };
     assert_eq!(first.services.keys().map(ToString::to_string).collect::<Vec<_>>(), ["web"]);
@@ -125,7 +125,7 @@ async fn an_edge_that_understands_settings_gets_them_first_and_again_when_the_st
         match following.next().await {
             EdgeEvent::Settings { settings } => break settings,
             EdgeEvent::Routes { routes, .. } => assert!(routes.is_empty()),
-            EdgeEvent::Certificates { .. } | EdgeEvent::Ping { .. } => {}
+            EdgeEvent::Certificates { .. } | EdgeEvent::Challenges { .. } | EdgeEvent::Ping { .. } => {}
         }
     };
     assert_eq!((second.services[&web].balance, second.services[&web].eject), (Balance::Sticky, None));
@@ -137,7 +137,7 @@ async fn a_drain_of_a_tenant_reaches_edges_in_words_that_they_know_and_is_taken_
     let world = World::new().await;
     world.create("acme", "hobby").await;
     let instance = EdgeId::new(Uuid::now_v7());
-    let stream = edges::routes(&world.app, &follow(), edge(), instance, Revision::default(), 2, false).await.unwrap();
+    let stream = edges::routes(&world.app, &follow(), edge(), instance, Revision::default(), speaks(2)).await.unwrap();
     let mut new = Following(Box::pin(stream));
     let mut old = Following::new(&world, Revision::default()).await;
     new.routes().await;
@@ -150,7 +150,7 @@ async fn a_drain_of_a_tenant_reaches_edges_in_words_that_they_know_and_is_taken_
     let (_, revision, routes) = new.routes().await;
     assert_eq!(routes[0].state, RouteState::Draining { grace_ms: 0 });
     assert_eq!(old.routes().await.2[0].state, RouteState::Suspended);
-    let ack = EdgeAck { instance, revision, holds: Vec::new(), presence: Presence::Serving };
+    let ack = EdgeAck { instance, revision, holds: Vec::new(), presence: Presence::Serving, challenges: 0 };
     edges::acknowledge(&world.app, &follow(), edge(), ack).await.unwrap();
     let shown = drains::show_tenant(&world.app, &read_tenant(), "acme").await.unwrap();
     assert!(shown.done && shown.waiting_for.is_empty(), "{shown:?}");
@@ -166,7 +166,7 @@ async fn a_member_is_drained_unless_it_is_the_last_one() {
     let world = World::new().await;
     world.create("acme", "hobby").await;
     let instance = EdgeId::new(Uuid::now_v7());
-    let stream = edges::routes(&world.app, &follow(), edge(), instance, Revision::default(), 2, false).await.unwrap();
+    let stream = edges::routes(&world.app, &follow(), edge(), instance, Revision::default(), speaks(2)).await.unwrap();
     let mut following = Following(Box::pin(stream));
     let members = following.routes().await.2.remove(0).members;
     let (one, other) = (members[0].member, members[1].member);
@@ -189,7 +189,7 @@ async fn one_edge_is_drained_and_the_others_hear_nothing_of_it() {
     let stream = |name: &str| {
         let (name, instance) = (name.parse().unwrap(), EdgeId::new(Uuid::now_v7()));
         let app = world.app.clone();
-        async move { edges::routes(&app, &follow(), name, instance, Revision::default(), 2, false).await.unwrap() }
+        async move { edges::routes(&app, &follow(), name, instance, Revision::default(), speaks(2)).await.unwrap() }
     };
     let mut one = Following(Box::pin(stream("one").await));
     assert!(matches!(one.next().await, EdgeEvent::Settings { settings } if settings.draining_ms.is_none()));

@@ -1,11 +1,12 @@
 //! What a mode's profile says reaches processes and databases.
 
 use crate::world::{STACK, World};
-use berth_control::{WorkerOptions, serve};
-use berth_infra::{MemberName, Role};
-use berth_testkit::wait_until;
+use berth_config::Environment;
+use berth_control::{App, WorkerOptions, serve};
+use berth_infra::{CellDatabase, MemberName, Role, fake::Fake};
+use berth_testkit::{TestDatabase, TestPg, wait_until};
 use secrecy::ExposeSecret;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::watch;
 
 async fn shown(world: &World, setting: &str) -> String {
@@ -82,6 +83,70 @@ async fn a_profile_of_ones_own_acts_and_a_service_has_the_last_word() {
     let app = world.another();
     let server = tokio::spawn(async move { serve::work(&app, stopped, WorkerOptions::named("server")).await });
     wait_until("the new timeout is set", || shown(&world, "statement_timeout"), |now| now == "20s").await;
+    stop.send_replace(true);
+    server.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_cell_that_somebody_else_runs_keeps_its_timeouts_and_its_copies() {
+    let mut world = World::bare().await;
+    // A cell beside it that Berth runs: when that one has the new settings, the other one had its turn.
+    let (theirs, ours, second) = (world.fake.clone(), Fake::new(), TestDatabase::new().await);
+    let server = TestPg::shared().await;
+    ours.stand_on(CellDatabase { database: second.name().to_owned(), ..server.cell().clone() });
+    let app = |foreign: bool| {
+        let (theirs, ours) = (theirs.clone(), ours.clone());
+        let build = move |adapter: &str, _: &serde_json::Value| {
+            let provider = match adapter {
+                "fake" => berth_infra::Provider { foreign, ..theirs.provider() },
+                "ours" => ours.provider(),
+                _ => return None,
+            };
+            Some(Ok(provider))
+        };
+        let open = |_: Option<&berth_config::Archives>, _: &Environment| -> Result<berth_mover::Archives, _> {
+            Ok(Arc::new(object_store::memory::InMemory::new()))
+        };
+        let environment = Environment::from_iter(Vec::<(String, String)>::new());
+        App::new(world.store.clone(), environment, Box::new(build), Box::new(open))
+    };
+    world.app = app(false);
+    let two = STACK.replace("fake: { adapter: fake }", "fake: { adapter: fake }\n  ours: { adapter: ours }")
+        + "  shared-2: { class: shared, provider: ours, max_tenants: 2 }\n";
+    world.apply(&two).await.unwrap();
+    world.finish().await;
+
+    let scaled = two.replace(
+        "copies: 2 }",
+        "copies: 2, scale: { min: 1, max: 4, cooldown_s: 0 }, shape: { cpu_millis: 1000, memory_mib: 512 } }",
+    ) + "modes:\n  multi_tenant: { statement_timeout: 20s }\n";
+    world.apply(&scaled).await.unwrap();
+    let wanted = async || {
+        let members = world.store.member_list(None).await.unwrap();
+        let cells = world.store.cell_list().await.unwrap();
+        let of = |name: &str| {
+            let cell = cells.iter().find(|cell| cell.name.as_str() == name).unwrap().id;
+            members.iter().filter(|member| member.cell == cell && member.wanted).count()
+        };
+        (of("shared-1"), of("shared-2"))
+    };
+    assert_eq!(wanted().await, (2, 2));
+    // As much work in both: for four copies at 70 %.
+    for fake in [&theirs, &ours] {
+        fake.set_load(1400, 64 << 20);
+    }
+    let (stop, stopped) = watch::channel(false);
+    let app = app(true);
+    let server = tokio::spawn(async move { serve::work(&app, stopped, WorkerOptions::named("server")).await });
+    // A session keeps the settings that it began with, so each look is a new one.
+    let timeout = async || {
+        let client = second.connect(Role::App).await;
+        client.query_one("SHOW statement_timeout", &[]).await.unwrap().get::<_, String>(0)
+    };
+    wait_until("the new timeout is set where Berth runs the cell", timeout, |now| now == "20s").await;
+    wait_until("it has the copies that its work asks for", wanted, |(_, ours)| *ours == 4).await;
+    assert_eq!(wanted().await.0, 2, "how many run there is decided by whoever runs it");
+    assert_eq!(shown(&world, "statement_timeout").await, "0", "and so is what its login may do");
     stop.send_replace(true);
     server.await.unwrap().unwrap();
 }

@@ -17,6 +17,7 @@ async fn an_edge_that_is_ahead_stops_changes_until_somebody_recovers() {
         revision: ahead,
         holds: Vec::new(),
         presence: Presence::Serving,
+        challenges: 0,
     };
     edges::acknowledge(&world.app, &follow(), "edge-1".parse().unwrap(), ack).await.unwrap();
 

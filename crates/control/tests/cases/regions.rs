@@ -1,6 +1,6 @@
 //! The stack file's `cluster` and `tenants.region_routing`: what edges are told, and where tenants go.
 
-use crate::world::{STACK, World, change, follow, wanted};
+use crate::world::{STACK, World, change, follow, speaks, wanted};
 use berth_control::{edges, tenants};
 use berth_domain::{EdgeId, OperationState, Revision};
 use berth_wire::edge::{EdgeEvent, EdgeSettings};
@@ -78,7 +78,7 @@ async fn edges_are_told_where_the_limits_are_that_they_share() {
 
 async fn told_all(world: &World) -> EdgeSettings {
     let (name, instance) = ("north".parse().unwrap(), EdgeId::new(Uuid::now_v7()));
-    let stream = edges::routes(&world.app, &follow(), name, instance, Revision::default(), 2, false).await.unwrap();
+    let stream = edges::routes(&world.app, &follow(), name, instance, Revision::default(), speaks(2)).await.unwrap();
     match pin!(stream).next().await.unwrap().unwrap() {
         EdgeEvent::Settings { settings } => settings,
         other => panic!("{other:?}"),

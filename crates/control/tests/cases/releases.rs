@@ -5,10 +5,12 @@ use crate::{
     world::{World, change, read},
 };
 use berth_control::{ControlError, ReleaseError, WorkerOptions, moves, registries, releases, serve};
-use berth_domain::{Artifact, MoveId, RollCellState, RollState};
+use berth_domain::{Artifact, EdgeId, MemberId, MoveId, OperationId, RollCellState, RollState, ServiceRole};
 use berth_infra::{Call, Fault, MemberName, RunOutcome, Source};
+use berth_store::{EdgeSaid, NewMember, Presence};
 use berth_testkit::wait_until;
 use berth_wire as wire;
+use berth_workflow::Journal as _;
 use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::watch;
 
@@ -128,6 +130,29 @@ async fn a_release_goes_from_the_canary_to_all_cells_and_back_in_one_command() {
     assert_eq!(world.fake.runs().len(), ran, "no migration on the way back");
     let nothing = releases::back(&world.app, &change(), &wire::BackAsk::default()).await.unwrap_err();
     assert!(matches!(nothing, ControlError::Release(ReleaseError::NothingBefore)), "{nothing}");
+}
+
+#[tokio::test]
+async fn the_way_back_of_some_cells_is_what_those_cells_ran() {
+    let world = three_cells("").await;
+    let (first, second) = (release(&world, 1).await, release(&world, 2).await);
+    let only = |release: u32| wire::RollAsk { release, to: vec!["shared-1".parse().unwrap()] };
+    serving(&world, async {
+        for number in [first, second] {
+            releases::roll(&world.app, &change(), &only(number)).await.unwrap();
+            assert_eq!(over(&world).await.state, RollState::Done);
+        }
+        assert_eq!(runs(&world).await, "shared-1:2 shared-2:0 shared-3:0");
+        releases::back(&world.app, &change(), &wire::BackAsk::default()).await.unwrap();
+        assert_eq!(over(&world).await.state, RollState::Done);
+        assert_eq!(runs(&world).await, "shared-1:1 shared-2:0 shared-3:0");
+        // What had nothing to do is nothing to go back from.
+        releases::roll(&world.app, &change(), &only(first)).await.unwrap();
+        assert_eq!(over(&world).await.state, RollState::Done);
+        let nothing = releases::back(&world.app, &change(), &wire::BackAsk::default()).await.unwrap_err();
+        assert_eq!(nothing.code(), "nothing_before", "{nothing}");
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -299,4 +324,190 @@ async fn the_password_of_a_registry_goes_in_and_comes_out_nowhere() {
     }
     registries::remove(&world.app, &change(), "registry.test").await.unwrap();
     assert!(registries::list(&world.app, &read()).await.unwrap().is_empty());
+}
+
+fn only(release: u32, cell: &str) -> wire::RollAsk {
+    wire::RollAsk { release, to: vec![cell.parse().unwrap()] }
+}
+
+/// Brings a release to one cell, or to all.
+async fn brought(world: &World, ask: wire::RollAsk) {
+    releases::roll(&world.app, &change(), &ask).await.unwrap();
+    let ended = over(world).await;
+    assert_eq!(ended.state, RollState::Done, "{ended:?}");
+}
+
+async fn taken_back(world: &World) {
+    releases::back(&world.app, &change(), &wire::BackAsk::default()).await.unwrap();
+    let ended = over(world).await;
+    assert_eq!(ended.state, RollState::Done, "{ended:?}");
+}
+
+#[tokio::test]
+async fn the_way_back_is_what_ran_in_each_cell() {
+    let world = three_cells("").await;
+    let (first, second) = (release(&world, 1).await, release(&world, 2).await);
+    serving(&world, async {
+        brought(&world, only(first, "shared-1")).await;
+        brought(&world, wire::RollAsk { release: second, to: Vec::new() }).await;
+        assert_eq!(runs(&world).await, "shared-1:2 shared-2:2 shared-3:2");
+        let plan = releases::plan_back(&world.app, &read(), &wire::BackAsk::default()).await.unwrap();
+        let gets: Vec<_> = plan.waves.concat().into_iter().map(|cell| (cell.cell.to_string(), cell.gets)).collect();
+        let each =
+            [("shared-1", 1), ("shared-2", 0), ("shared-3", 0)].map(|(cell, gets)| (cell.to_owned(), Some(gets)));
+        assert_eq!(gets, each);
+        taken_back(&world).await;
+        assert_eq!(runs(&world).await, "shared-1:1 shared-2:0 shared-3:0");
+        assert_eq!(status(&world).await.current, 0, "cells that are made now");
+
+        // A canary that was brought by hand goes back with all others.
+        brought(&world, only(second, "shared-2")).await;
+        brought(&world, wire::RollAsk { release: second, to: Vec::new() }).await;
+        taken_back(&world).await;
+        assert_eq!(runs(&world).await, "shared-1:1 shared-2:0 shared-3:0");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_roll_that_found_nothing_to_do_is_not_what_is_taken_back() {
+    let world = three_cells("").await;
+    let (first, second) = (release(&world, 1).await, release(&world, 2).await);
+    serving(&world, async {
+        brought(&world, only(first, "shared-1")).await;
+        brought(&world, only(second, "shared-2")).await;
+        brought(&world, only(second, "shared-2")).await;
+        taken_back(&world).await;
+        assert_eq!(runs(&world).await, "shared-1:1 shared-2:0 shared-3:0", "others were put there by hand");
+        let nothing = releases::back(&world.app, &change(), &wire::BackAsk::default()).await.unwrap_err();
+        assert!(matches!(nothing, ControlError::Release(ReleaseError::NothingBefore)), "{nothing}");
+
+        // To all of them, twice: the second time it is there.
+        for _ in 0..2 {
+            brought(&world, wire::RollAsk { release: second, to: Vec::new() }).await;
+        }
+        taken_back(&world).await;
+        assert_eq!(runs(&world).await, "shared-1:1 shared-2:0 shared-3:0");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cell_that_begins_while_the_release_is_taken_back_goes_back_too() {
+    let world = three_cells("").await;
+    let number = release(&world, 1).await;
+    let begun = roll(&world, number).await.unwrap();
+    let first = world.store.roll_cells(Some(begun.number)).await.unwrap()[0].cell;
+    // As the loop does that begins with the cells of a wave, in the very moment of the way back.
+    let mut tx = world.store.begin().await.unwrap();
+    tx.rolls_lock().await.unwrap();
+    let app = world.another();
+    let back = tokio::spawn(async move { releases::back(&app, &change(), &wire::BackAsk::default()).await });
+    let client = world.control.connect(berth_infra::Role::Owner).await;
+    let waits = async || -> i64 {
+        let waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'rolls'::regclass AND NOT granted";
+        client.query_one(waiting, &[]).await.unwrap().get(0)
+    };
+    wait_until("the way back waits for the loop", waits, |waiting| *waiting == 1).await;
+    tx.roll_cell_start(begun.number, first, OperationId::new(uuid::Uuid::now_v7()), 0).await.unwrap();
+    tx.commit().await.unwrap();
+    let back = back.await.unwrap().unwrap();
+    let cells: Vec<_> = back.cells.iter().map(|cell| (cell.cell.as_str(), cell.gets)).collect();
+    assert_eq!(cells, [("shared-2", Some(0))]);
+}
+
+#[tokio::test]
+async fn a_copy_that_nobody_planned_does_not_outlive_its_release() {
+    let world = three_cells("").await;
+    let number = release(&world, 1).await;
+    world.fake.faults().next(Call::EnsureMember, Fault::Hang);
+    let dying = world.another();
+    let (_stop, stopped) = watch::channel(false);
+    let options = || WorkerOptions { lease: Duration::from_secs(1), ..WorkerOptions::named("server") };
+    let server = tokio::spawn({
+        let options = options();
+        async move { serve::work(&dying, stopped, options).await }
+    });
+    releases::roll(&world.app, &change(), &only(number, "shared-1")).await.unwrap();
+    let begun = async || world.fake.made().iter().filter(|made| made.strip_suffix(".r1").is_some()).count();
+    wait_until("the first new member is made", begun, |made| *made == 1).await;
+    server.abort();
+    // An older server, which knows no releases when it scales.
+    let cell = world.store.cell_by_name(&"shared-1".parse().unwrap()).await.unwrap().unwrap();
+    let mut tx = world.store.begin().await.unwrap();
+    let stray = NewMember {
+        id: MemberId::new(uuid::Uuid::now_v7()),
+        cell: cell.id,
+        service: "web".parse().unwrap(),
+        copy: 2,
+        service_role: ServiceRole::Web,
+        release: 0,
+        arriving: false,
+    };
+    tx.member_want(&stray).await.unwrap();
+    tx.commit().await.unwrap();
+    serving(&world, async {
+        assert_eq!(over(&world).await.state, RollState::Done);
+        let rows = async || world.store.member_list(Some(cell.id)).await.unwrap();
+        let old = rows().await.into_iter().find(|row| row.release == 0 && row.wanted);
+        assert!(old.is_none(), "{old:?}");
+        wait_until("it is ended", rows, |rows| rows.iter().all(|row| row.release == 1)).await;
+    })
+    .await;
+    let names = members(&world).await;
+    assert!(!names.iter().any(|name| name == "shared-1.web.2"), "{names:?}");
+}
+
+#[tokio::test]
+async fn old_members_end_when_every_edge_sends_elsewhere_also_one_that_is_cut_off() {
+    let world = three_cells("").await;
+    world.create("acme", "hobby").await;
+    let home = world.tenant("acme").await.cell.unwrap().to_string();
+    let (edge, instance) = ("edge-1".parse().unwrap(), EdgeId::new(uuid::Uuid::now_v7()));
+    let head = world.store.route_head().await.unwrap();
+    world.store.edge_seen(&edge, instance, head, false).await.unwrap();
+    let client = world.control.connect(berth_infra::Role::Owner).await;
+    client.batch_execute("UPDATE edges SET last_seen = now() - interval '1 minute'").await.unwrap();
+    let number = release(&world, 1).await;
+    serving(&world, async {
+        releases::roll(&world.app, &change(), &only(number, &home)).await.unwrap();
+        let ends = async || {
+            let id = status(&world).await.roll.unwrap().cells[0].operation?;
+            let (operation, steps) = world.store.show(id).await.unwrap()?;
+            let ends = steps.last().is_some_and(|step| step.name == "end_old_members");
+            (ends || operation.state.is_final()).then_some(operation.state)
+        };
+        wait_until("the old members are about to end", ends, Option::is_some).await;
+        // Not at once, nor a second later.
+        for _ in 0..20 {
+            let names = members(&world).await;
+            assert!(names.contains(&format!("{home}.web.0")), "{names:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let head = world.store.route_head().await.unwrap();
+        world.store.edge_seen(&edge, instance, head, false).await.unwrap();
+        let said =
+            EdgeSaid { edge, instance, revision: head, holds: Vec::new(), presence: Presence::Serving, challenges: 0 };
+        world.store.edge_said(said).await.unwrap();
+        assert_eq!(over(&world).await.state, RollState::Done);
+        let names = members(&world).await;
+        assert!(!names.contains(&format!("{home}.web.0")), "{names:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_migration_whose_answer_is_lost_is_not_run_again() {
+    let world = three_cells("").await;
+    let number = release(&world, 1).await;
+    world.fake.next_run(RunOutcome { output: "added a column\n".to_owned(), ..failing(0, "") });
+    world.fake.faults().next(Call::RunOnce, Fault::LoseAnswer);
+    let ran = world.fake.runs().len();
+    serving(&world, async {
+        brought(&world, only(number, "shared-1")).await;
+        assert_eq!(status(&world).await.roll.unwrap().cells[0].output.as_deref(), Some("added a column\n"));
+    })
+    .await;
+    assert!(world.fake.faults().left().is_empty());
+    assert_eq!(world.fake.runs().len(), ran + 1);
 }

@@ -1,10 +1,11 @@
 //! What reconcilers keep true, with a whole server at work.
 
-use crate::world::{World, read};
-use berth_control::{WorkerOptions, cells, serve, status};
+use crate::world::{World, change, read};
+use berth_control::{WorkerOptions, cells, releases, serve, status};
 use berth_domain::MemberState;
-use berth_infra::{Health, MemberName};
+use berth_infra::{Call, Fault, Health, MemberName};
 use berth_testkit::wait_until;
+use std::collections::BTreeMap;
 use tokio::sync::watch;
 
 /// Runs a server beside a test, and stops it in order.
@@ -55,6 +56,38 @@ async fn a_scaled_service_has_as_many_copies_as_its_use_and_its_budget_ask_for()
     assert_eq!(world.fake.made().iter().filter(|made| made.starts_with("member")).count(), 3);
 }
 
+#[tokio::test]
+async fn no_copy_is_added_to_a_cell_that_is_getting_a_release() {
+    let world = World::new().await;
+    let scaled = crate::world::STACK.replace(
+        "copies: 2 }",
+        "copies: 2, scale: { min: 1, max: 4, cooldown_s: 0 }, shape: { cpu_millis: 1000, memory_mib: 512 } }",
+    );
+    world.apply(&scaled).await.unwrap();
+    let services = BTreeMap::from([("web".to_owned(), format!("registry.test/web@sha256:{}", "01".repeat(32)))]);
+    let wanted = berth_wire::ReleaseCreate { services };
+    let release = releases::create(&world.app, &change(), &wanted).await.unwrap().0.number;
+    // Its migration lasts.
+    world.fake.faults().next(Call::RunOnce, Fault::Hang);
+    world.fake.set_load(950, 64 << 20);
+    let ask = berth_wire::RollAsk { release, to: Vec::new() };
+    releases::roll(&world.app, &change(), &ask).await.unwrap();
+    releases::go_on(&world.app).await.unwrap();
+    let (_stop, stopped) = watch::channel(false);
+    let app = world.another();
+    let server = tokio::spawn(async move { serve::work(&app, stopped, WorkerOptions::named("server")).await });
+    let used = async || -> Vec<f64> {
+        let members = world.store.member_list(None).await.unwrap();
+        members.iter().filter_map(|member| member.cpu_percent).collect()
+    };
+    let first = wait_until("what they use is known", used, |used| used.len() == 2).await;
+    // Stored before the round decides, so the next round's figures come after the decision.
+    wait_until("a round later", used, |used| used.len() == 2 && *used != first).await;
+    let members = world.store.member_list(None).await.unwrap();
+    assert_eq!(members.iter().map(|member| member.copy).collect::<Vec<_>>(), [0, 1], "{members:?}");
+    server.abort();
+}
+
 async fn states(world: &World) -> Vec<MemberState> {
     let cell = cells::show(&world.app, &read(), "shared-1").await.unwrap();
     cell.members.into_iter().map(|member| member.state).collect()
@@ -96,13 +129,10 @@ async fn two_servers_on_one_database_share_the_work() {
     let world = World::new().await;
     Box::pin(serving(&world, async {
         Box::pin(serving(&world, async {
-            let operation = berth_control::tenants::create(
-                &world.app,
-                &crate::world::change(),
-                crate::world::wanted("acme", "hobby"),
-            )
-            .await
-            .unwrap();
+            let operation =
+                berth_control::tenants::create(&world.app, &change(), crate::world::wanted("acme", "hobby"))
+                    .await
+                    .unwrap();
             let permit = crate::world::read_tenant();
             let show = || berth_control::operations::show(&world.app, &permit, operation.id);
             let state = async || show().await.unwrap().state;

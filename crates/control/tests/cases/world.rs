@@ -3,7 +3,7 @@
 //! One control database per test process; names differ from world to world, so that worlds do not meet.
 
 use berth_config::Environment;
-use berth_control::{App, Caller, Change, Follow, Permit, Read, ReadTenant, stack, workflows};
+use berth_control::{App, Caller, Change, Follow, Permit, Read, ReadTenant, edges::Takes, stack, workflows};
 use berth_domain::{OperationId, OperationState};
 use berth_infra::{CellDatabase, Role, fake::Fake};
 use berth_store::{Sealer, Store};
@@ -157,6 +157,11 @@ pub fn wanted(name: &str, plan: &str) -> wire::TenantCreate {
         key: None,
         cell: None,
     }
+}
+
+/// An edge of that version, beside us.
+pub fn speaks(speaks: u32) -> Takes {
+    Takes { speaks, ..Takes::default() }
 }
 
 pub fn change() -> Permit<Change> {

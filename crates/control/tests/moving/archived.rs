@@ -135,6 +135,8 @@ async fn what_is_older_than_the_plan_keeps_is_archived_and_goes_where_the_tenant
     assert_eq!(rows(&look, &tenant).await, whole, "a plan changes nothing");
 
     let begun = purge::start(app, &change(), "acme").await.unwrap();
+    let again = purge::start(app, &change(), "acme").await.unwrap();
+    assert_eq!(again.id, begun.id, "one is enough: a second would archive the same rows again");
     assert_eq!(moving.world.carry_out(begun.id).await, OperationState::Succeeded);
     assert_eq!(rows(&look, &tenant).await.len() as u64, whole.len() as u64 - old.rows);
     assert_eq!(rows(&look, &other).await, others, "nobody else's");

@@ -2,19 +2,19 @@
 
 use crate::try_move::{Moving, rows};
 use crate::world::{change, read, read_tenant};
-use berth_control::{App, archives, erasures, imports, moves, tenants};
+use berth_control::{App, archives, certificates, erasures, imports, keys, moves, operations, tenants};
 use berth_domain::{OperationId, OperationState, TenantState};
-use berth_infra::Role;
-use berth_wire::TenantImport;
+use berth_infra::{Call, Fault, Role};
+use berth_wire::{CertificateAdd, KeyCreate, TenantImport};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use std::io;
 use uuid::Uuid;
 
-type Files = Vec<(String, Vec<u8>)>;
+pub type Files = Vec<(String, Vec<u8>)>;
 
 /// Exports, and takes the files along as a person would.
-async fn taken_along(moving: &Moving, name: &str) -> Files {
+pub async fn taken_along(moving: &Moving, name: &str) -> Files {
     let app = &moving.world.app;
     let exported = archives::export(app, &change(), name).await.unwrap();
     assert_eq!(moving.world.carry_out(exported.id).await, OperationState::Succeeded);
@@ -29,7 +29,7 @@ async fn taken_along(moving: &Moving, name: &str) -> Files {
     files
 }
 
-async fn brought(app: &App, files: &Files) -> OperationId {
+pub async fn brought(app: &App, files: &Files) -> OperationId {
     let id = OperationId::new(Uuid::now_v7());
     for (file, content) in files {
         let parts = content.chunks(100).map(|part| Ok::<_, io::Error>(Bytes::copy_from_slice(part)));
@@ -38,7 +38,7 @@ async fn brought(app: &App, files: &Files) -> OperationId {
     id
 }
 
-fn wanted(archive: OperationId, name: &str) -> TenantImport {
+pub fn wanted(archive: OperationId, name: &str) -> TenantImport {
     TenantImport {
         archive,
         name: name.parse().unwrap(),
@@ -49,7 +49,7 @@ fn wanted(archive: OperationId, name: &str) -> TenantImport {
 }
 
 /// Every place of the control database that has this text, but for those that are told.
-async fn mentions(moving: &Moving, text: &str) -> Vec<String> {
+pub async fn mentions(moving: &Moving, text: &str) -> Vec<String> {
     let control = moving.world.control.connect(Role::Owner).await;
     let tables = control
         .query("select relname::text from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'", &[]);
@@ -73,6 +73,15 @@ async fn a_tenant_is_exported_erased_everywhere_and_imported_as_it_was() {
     let source = moving.world.tenants.connect(Role::Mover).await;
     let (whole, theirs) = (rows(&source, &tenant).await, rows(&source, &other).await);
     let files = taken_along(&moving, "leaves").await;
+    // What else names it: a certificate of its host, a key of its own, a word about one of its operations.
+    let made = rcgen::generate_simple_self_signed(vec!["leaves.test".to_owned()]).unwrap();
+    let pem = CertificateAdd { chain_pem: made.cert.pem(), key_pem: made.signing_key.serialize_pem() };
+    certificates::add(app, &change(), pem).await.unwrap();
+    let key = KeyCreate { name: "leaves-ci".into(), scope: format!("tenant:{}", tenant.id) };
+    keys::create(app, &change(), &key).await.unwrap();
+    let given_up = archives::export(app, &change(), "leaves").await.unwrap();
+    operations::abandon(app, &change(), given_up.id, Some("leaves asked for it"), false).await.unwrap();
+    assert_eq!(moving.world.carry_out(given_up.id).await, OperationState::Abandoned);
     // What a move left in the old cell goes too.
     let to = "shared-2".parse().unwrap();
     let moved = moves::start(app, &change(), "leaves", Some(&to)).await.unwrap();
@@ -143,7 +152,7 @@ async fn an_import_that_is_refused_or_fails_leaves_nothing() {
     imports::plan(app, &change(), &wanted(id, "again")).await.unwrap();
     let begun = imports::start(app, &change(), wanted(id, "again")).await.unwrap();
     assert_eq!(moving.world.carry_out(begun.id).await, OperationState::Failed);
-    let shown = berth_control::operations::show(app, &read_tenant(), begun.id).await.unwrap();
+    let shown = operations::show(app, &read_tenant(), begun.id).await.unwrap();
     let said = shown.fault.unwrap().detail;
     assert!(said.contains("vehicles") && said.contains("damaged or changed"), "{said}");
     assert!(rows(&source, &tenant).await.is_empty() && !before.is_empty(), "nothing of it stays");
@@ -155,4 +164,96 @@ async fn an_import_that_is_refused_or_fails_leaves_nothing() {
     let begun = imports::start(app, &change(), wanted(id, "again")).await.unwrap();
     assert_eq!(moving.world.carry_out(begun.id).await, OperationState::Succeeded);
     assert_eq!(rows(&source, &tenant).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_hold_on_to_is_refused_before_the_route_goes() {
+    let moving = Moving::new().await;
+    let app = &moving.world.app;
+    let (tenant, other) = (moving.tenant("held").await, moving.tenant("other").await);
+    let source = moving.world.tenants.connect(Role::Mover).await;
+    let before = rows(&source, &tenant).await;
+    let (key, others) = (&tenant.key, &other.key);
+    let hold = format!(
+        "CREATE TABLE held_on (id uuid PRIMARY KEY REFERENCES vehicles, customer_id text NOT NULL REFERENCES customers);
+         INSERT INTO held_on SELECT id, '{others}' FROM vehicles WHERE customer_id = '{key}' LIMIT 1"
+    );
+    source.batch_execute(&hold).await.unwrap();
+    for refused in [
+        erasures::plan(app, &read_tenant(), "held").await.unwrap_err(),
+        erasures::start(app, &change(), "held").await.unwrap_err(),
+    ] {
+        assert!(refused.full().contains("`held_on`"), "{}", refused.full());
+    }
+    assert_eq!(moving.known("held").await.state, TenantState::Active, "it is served on");
+    assert_eq!(rows(&source, &tenant).await, before);
+    source.batch_execute("DROP TABLE held_on").await.unwrap();
+    let begun = erasures::start(app, &change(), "held").await.unwrap();
+    assert_eq!(moving.world.carry_out(begun.id).await, OperationState::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn archives_of_the_same_customer_go_wherever_they_lie_and_an_import_under_way_keeps_its_own() {
+    let moving = Moving::new().await;
+    let app = &moving.world.app;
+    moving.tenant("first").await;
+    let files = taken_along(&moving, "first").await;
+    let old = archives::list(app, &read_tenant(), "first").await.unwrap().items.pop().unwrap();
+    let gone = tenants::delete(app, &change(), "first").await.unwrap();
+    assert_eq!(moving.world.carry_out(gone.id).await, OperationState::Succeeded);
+    // In again under another id, from the archive that stayed; and brought once more by somebody.
+    let begun = imports::start(app, &change(), wanted(old.id, "second")).await.unwrap();
+    assert_eq!(imports::forget_files(app, &change(), old.id).await.unwrap_err().code(), "upload_in_use");
+    assert_eq!(moving.world.carry_out(begun.id).await, OperationState::Succeeded);
+    let brought = brought(app, &files).await;
+    let plan = erasures::plan(app, &read_tenant(), "second").await.unwrap();
+    let begun = erasures::start(app, &change(), "second").await.unwrap();
+    assert_eq!(moving.world.carry_out(begun.id).await, OperationState::Succeeded);
+    for archive in [old.id, brought] {
+        let left = imports::plan(app, &change(), &wanted(archive, "third")).await.unwrap_err();
+        assert_eq!(left.code(), "no_archive", "{}", left.full());
+    }
+    let line = plan.erased.iter().find(|line| line.what == "files of archives").unwrap();
+    assert_eq!(line.many as usize, 2 * files.len(), "{plan:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_brought_goes_when_its_cell_cannot_be_made() {
+    let moving = Moving::new().await;
+    let app = &moving.world.app;
+    moving.tenant("moves-in").await;
+    let files = taken_along(&moving, "moves-in").await;
+    let gone = tenants::delete(app, &change(), "moves-in").await.unwrap();
+    assert_eq!(moving.world.carry_out(gone.id).await, OperationState::Succeeded);
+    let id = brought(app, &files).await;
+    let own = TenantImport { plan: "business".parse().unwrap(), cell: None, ..wanted(id, "moves-in") };
+    let begun = imports::start(app, &change(), own).await.unwrap();
+    // It began, and is given up while its cell is made.
+    moving.world.fake.faults().next(Call::EnsureDatabase, Fault::LoseRequest);
+    moving.world.turn().await;
+    operations::abandon(app, &change(), begun.id, None, false).await.unwrap();
+    assert_eq!(moving.world.carry_out(begun.id).await, OperationState::Abandoned);
+    assert_eq!(imports::forget_files(app, &change(), id).await.unwrap(), 0, "what was brought is not kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_only_look_like_the_tenants_are_kept() {
+    let moving = Moving::new().await;
+    let app = &moving.world.app;
+    moving.tenant("hobby").await;
+    let control = moving.world.control.connect(Role::Owner).await;
+    let keep =
+        |key: &str, body: &str| format!("insert into idempotency_keys values ('c', '{key}', '', 200, '{body}');");
+    let rows = [
+        keep("plan", r#"{"name": "other", "plan": "hobby"}"#),
+        keep("key", r#"{"name": "hobby", "scope": "admin"}"#),
+        keep("own", r#"{"name": "hobby", "plan": "business"}"#),
+        keep("operation", r#"{"tenant": "hobby", "state": "queued"}"#),
+    ];
+    control.batch_execute(&rows.concat()).await.unwrap();
+    let begun = erasures::start(app, &change(), "hobby").await.unwrap();
+    assert_eq!(moving.world.carry_out(begun.id).await, OperationState::Succeeded);
+    let left = control.query("select key from idempotency_keys order by key", &[]).await.unwrap();
+    let left: Vec<String> = left.iter().map(|row| row.get(0)).collect();
+    assert_eq!(left, ["key", "plan"]);
 }

@@ -6,6 +6,7 @@ mod archived;
 mod beside;
 mod brought;
 mod crash;
+mod crash_archive;
 mod kept;
 mod late;
 mod refused;

@@ -47,7 +47,9 @@ impl Edge {
             return Err(EdgeError::NoWorkers);
         }
         let places = Places::of(config.geo_database.as_deref().map(Geo::open).transpose()?);
-        let urls = config.control_urls.iter().map(|u| ControlUrl::parse(u)).collect::<Result<_, _>>()?;
+        let urls = config.control_urls.iter();
+        let urls =
+            urls.map(|url| ControlUrl::parse(url, config.control_authorities.as_deref())).collect::<Result<_, _>>()?;
         let (log, table) = Log::open(&config.data_dir)?;
         let at = |address| move |source| EdgeError::Listen { address, source };
         // A queue that nobody takes from would be worse than a thread too many.

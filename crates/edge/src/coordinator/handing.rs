@@ -32,6 +32,8 @@ const TELL_TIME: Duration = Duration::from_secs(1);
 /// And has told the follower within this what is new.
 const SETTLE_TIME: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(20);
+/// How soon the disk is tried again.
+const DISK_TIME: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub enum Handed {
@@ -42,6 +44,12 @@ pub enum Handed {
     Failed,
     /// The follower that we are has waited long enough for the control plane.
     Settled,
+    /// Our predecessor goes.
+    Thanked,
+    /// Or stays, because we took too long.
+    TooLate,
+    /// The disk may be ours again.
+    Disk,
     /// Connections have had their time.
     Over,
 }
@@ -60,6 +68,8 @@ pub struct Handing {
     dir: PathBuf,
     sockets: Option<Sockets>,
     predecessor: Option<(Predecessor, Instant)>,
+    /// It has been told that we serve, and has not said yet that it goes.
+    thanking: bool,
     ready: Option<Ready>,
     tell: UnboundedSender<Handed>,
     tasks: JoinSet<()>,
@@ -82,6 +92,7 @@ impl Handing {
             phase: Phase::Serving,
             dir,
             sockets: Some(sockets),
+            thanking: false,
             predecessor: predecessor.map(|predecessor| (predecessor, Instant::now() + SETTLE_TIME)),
             ready,
             tell,
@@ -114,16 +125,22 @@ impl Handing {
         match self.predecessor.take() {
             Some((predecessor, until)) if !is_sure && Instant::now() < until => {
                 self.predecessor = Some((predecessor, until));
-                return;
             }
             Some((predecessor, _)) => {
-                if let Err(error) = predecessor.thank() {
-                    tracing::warn!(%error, "the edge that this one follows did not hear that it may go");
-                }
+                self.thanking = true;
+                let tell = self.tell.clone();
+                self.tasks.spawn(async move {
+                    let thanked = spawn_blocking(|| predecessor.thank()).await;
+                    let _ = tell.send(if matches!(thanked, Ok(false)) { Handed::TooLate } else { Handed::Thanked });
+                });
             }
-            None if self.ready.is_none() => return,
-            None => {}
+            None if self.thanking || self.ready.is_none() => {}
+            None => self.serve(),
         }
+    }
+
+    /// This process serves, and nobody else does.
+    fn serve(&mut self) {
         match Door::open(&self.dir) {
             Ok(door) => self.open(door),
             // All but a restart works without it.
@@ -165,7 +182,10 @@ impl Handing {
                 if let Some(reporter) = &self.reporter {
                     reporter.lock().await.stay();
                 }
-                coordinator.take_disk_back().await;
+                if !coordinator.take_disk_back().await {
+                    // The follower may be about to end.
+                    self.later(DISK_TIME, Handed::Disk);
+                }
             }
             Handed::Served => {
                 tracing::info!("another process serves; this one goes with its last connection");
@@ -177,7 +197,22 @@ impl Handing {
                 coordinator.common.leaving.cancel();
                 self.later(self.leave_time, Handed::Over);
             }
-            Handed::Settled => {}
+            Handed::Thanked => {
+                self.thanking = false;
+                self.serve();
+            }
+            Handed::TooLate => {
+                tracing::error!(
+                    "the edge that this one was to follow goes on, because it waited for too long; this one ends"
+                );
+                return true;
+            }
+            Handed::Disk if self.phase == Phase::Serving && coordinator.log.is_none() => {
+                if !coordinator.take_disk_back().await {
+                    self.later(DISK_TIME, Handed::Disk);
+                }
+            }
+            Handed::Settled | Handed::Disk => {}
             Handed::Over => return true,
         }
         false
@@ -208,15 +243,22 @@ impl Handing {
                 drop(sockets);
                 Ok(follower.serves())
             });
-            let served = matches!(served.await, Ok(Ok(true)));
+            let served = match served.await {
+                Ok(Ok(served)) => served,
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "the sockets could not be handed over");
+                    false
+                }
+                Err(_) => false,
+            };
             let _ = tell.send(if served { Handed::Served } else { Handed::Failed });
         });
     }
 }
 
 impl Coordinator {
-    /// After a follower that did not come to serve: the disk has what is in force again.
-    async fn take_disk_back(&mut self) {
+    /// After a follower that did not come to serve: the disk has what is in force again. `false`: not yet.
+    async fn take_disk_back(&mut self) -> bool {
         let (dir, entries) = (self.dir.clone(), super::Table::of(&self.table));
         let opened = spawn_blocking(move || {
             let (mut log, _) = Log::open(&dir)?;
@@ -224,10 +266,14 @@ impl Coordinator {
             Ok::<_, super::SnapshotError>(log)
         });
         match opened.await.expect("opening the log does not panic, and nobody cancels it") {
-            Ok(log) => (self.log, self.writes) = (Some(log), true),
+            Ok(log) => {
+                (self.log, self.writes) = (Some(log), true);
+                true
+            }
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
-                tracing::error!(error, "routes are in force and no longer on disk: restart this edge");
+                tracing::error!(error, "routes are in force and not on disk; it is tried again");
+                false
             }
         }
     }

@@ -4,7 +4,7 @@ use crate::{
     limits::{Got, limited},
     world::{Client, Control, Member, Running, config, eventually, route},
 };
-use berth_testkit::{TestRedis, TestRedisCluster, TestSentinels};
+use berth_testkit::{TestRedis, TestRedisCluster, TestSentinels, WallClock};
 use berth_wire::edge::{ClusterSettings, EdgeSettings, Hidden};
 use http::{Method, StatusCode};
 use std::{
@@ -28,6 +28,7 @@ fn settings(address: &str, several: bool, password: &str) -> ClusterSettings {
         master: None,
         user: None,
         password: Hidden::new(password.to_owned()),
+        ca_pem: None,
         edges: 3,
     }
 }
@@ -198,6 +199,32 @@ async fn with_redis_gone_each_edge_gives_its_share_and_says_so_and_afterwards_th
     assert!(edges.member.writes() == 0);
 }
 
+/// How far the server's clock is from ours.
+fn off_s(redis: &TestRedis) -> i64 {
+    let said = redis.ask(&["TIME"]);
+    let theirs: i64 = said.lines().next().and_then(|line| line.trim().parse().ok()).unwrap();
+    let ours = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    theirs - i64::try_from(ours).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wall_clock_of_redis_that_jumps_gives_nobody_more_and_nobody_less() {
+    let clock = WallClock::default();
+    let Some(redis) = TestRedis::start_under(&clock, &[]).await else { return };
+    let edges = Edges::start(LIMIT).await;
+    edges.share(settings(&redis.address(), false, "")).await;
+    let addresses = edges.addresses();
+    let load = tokio::spawn(async move { hammered(&addresses, Way::Spread, Duration::from_secs(5)).await });
+    // Forth for less than an hour, for which keys outlive their bucket, and back for longer.
+    for jump_s in [1800, -86_400, -84_600] {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        clock.jump(jump_s);
+        assert!((off_s(&redis) - jump_s).abs() < 30, "it did not jump: {} of {jump_s}", off_s(&redis));
+    }
+    exact(&load.await.unwrap(), "a clock that jumps");
+    edges.metrics("nobody gave by its share", &["berth_edge_limits_own_share_total 0\n"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_redis_refuses_is_refused_with_the_reason_and_what_was_in_force_goes_on() {
     let Some(redis) = TestRedis::start(&["--requirepass", "right"]).await else { return };
@@ -227,6 +254,44 @@ async fn what_redis_refuses_is_refused_with_the_reason_and_what_was_in_force_goe
         given += usize::from(edges.status(turn % 3).await == StatusCode::OK);
     }
     assert_eq!(given, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_redis_is_believed_by_its_name_and_whom_the_stack_file_names() {
+    let (dir, port) = (tempfile::tempdir().unwrap(), berth_testkit::free_port().to_string());
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let file = |name: &str, pem: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        path.into_os_string().into_string().unwrap()
+    };
+    let (own, key) = (file("own.pem", made.cert.pem()), file("key.pem", made.signing_key.serialize_pem()));
+    let arguments = ["--tls-port", &port, "--tls-cert-file", &own, "--tls-key-file", &key, "--tls-ca-cert-file", &own];
+    let Some(_redis) = TestRedis::start(&[&arguments[..], &["--tls-auth-clients", "no"]].concat()).await else {
+        return;
+    };
+    let edges = Edges::start((6, 3600)).await;
+    let over_tls = |host: &str, ca_pem: Option<String>| ClusterSettings {
+        ca_pem,
+        ..settings(&format!("rediss://{host}:{port}"), false, "")
+    };
+    // Nobody here vouches for it, and it is not whom the address says: each edge gives its share meanwhile.
+    let given = std::cell::Cell::new(0);
+    let ask = async |edge: usize| {
+        given.set(given.get() + usize::from(edges.status(edge).await == StatusCode::OK));
+        edges.all[edge].admin("/metrics").await.contains("berth_edge_limits_own_share_total 0\n")
+    };
+    for (edge, wrong) in [(0, over_tls("localhost", None)), (1, over_tls("127.0.0.1", Some(made.cert.pem())))] {
+        edges.set(wrong);
+        eventually("it gives by its share", async || ask(edge).await, |by_none| !by_none).await;
+        edges.metrics("it is not believed", &["berth_edge_limits_shared 0\n"]).await;
+    }
+    edges.share(over_tls("localhost", Some(made.cert.pem()))).await;
+    for turn in 0..12 {
+        ask(turn % 3).await;
+    }
+    // What was given by the share counts, and no token comes back for ten minutes.
+    assert!((3..=6).contains(&given.get()), "{}", given.get());
 }
 
 #[tokio::test(flavor = "multi_thread")]

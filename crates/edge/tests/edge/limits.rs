@@ -10,6 +10,7 @@ pub fn limited(mut from: TenantRoute, limits: &[(&str, u64, u32)]) -> TenantRout
         class: (*class).to_owned(),
         requests: *requests,
         per_s: *per_s,
+        until: None,
     };
     from.limits = limits.iter().map(limit).collect();
     from
@@ -54,6 +55,38 @@ async fn a_changed_limit_counts_from_the_next_request_and_gives_nobody_a_new_buc
     assert_eq!(status().await, 429, "the same limit again is the same bucket");
     world.control.put(vec![world.home()]).await;
     assert_eq!(status().await, 200, "no limit");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_spent_comes_back_with_the_next_period_though_nobody_says_so() {
+    let world = World::start().await;
+    let mut route = limited(world.home(), &[("gps", 0, 60), ("gps", 3, 3600)]);
+    let until = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(2);
+    route.limits[0].until = Some(until);
+    world.control.put(vec![route]).await;
+    let mut client = world.edge.client().await;
+    let asked = Instant::now();
+    let refused = client.ask(Method::POST, "t1.test", "/gps/1", "body").await;
+    // A machine that was too slow to ask before the end shows nothing of the refusal.
+    if asked.elapsed() < Duration::from_secs(1) && jiff::Timestamp::now() < until {
+        assert_eq!(refused.status, StatusCode::FORBIDDEN);
+        assert!(refused.body.contains(r#""code":"quota_spent""#), "{}", refused.body);
+        assert!((1..=2).contains(&refused.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap()));
+        assert_eq!(world.old.writes(), 0, "what is refused is not sent on");
+    }
+    // Control says nothing more: the edge knows by itself, and then what the plan says of the class counts.
+    let deadline = Instant::now() + Duration::from_mins(1);
+    loop {
+        let status = client.ask(Method::GET, "t1.test", "/gps/1", "").await.status;
+        if status == StatusCode::OK {
+            break;
+        }
+        assert!(Instant::now() < deadline, "still {status}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(jiff::Timestamp::now() >= until);
+    let mut status = async || client.ask(Method::GET, "t1.test", "/gps/1", "").await.status.as_u16();
+    assert_eq!((status().await, status().await, status().await), (200, 200, 429));
 }
 
 /// What clients got who asked as fast as they could.

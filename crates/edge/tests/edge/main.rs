@@ -19,6 +19,7 @@ mod mmdb;
 mod raw;
 mod regions;
 mod restarts;
+mod secure_control;
 mod serving;
 mod shuffled;
 mod streams;

@@ -2,12 +2,26 @@
 
 use crate::{
     echo::{Authority, Echo, Tongue, http2, nothing, version},
-    world::{World, eventually, route},
+    world::{PATIENCE, World, eventually, route},
 };
 use berth_domain::Speaks;
 use berth_wire::edge::{HealthCheck, ServiceSettings};
-use http::{Method, Request, StatusCode, Version};
-use std::sync::atomic::Ordering;
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body_util::Full;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpListener, TcpSocket},
+};
 
 fn check() -> HealthCheck {
     HealthCheck { path: "/health".into(), every_ms: 20, timeout_ms: 2_000, rise: 1, fall: 1, status: None }
@@ -79,6 +93,53 @@ async fn a_wrong_name_an_expired_certificate_and_a_stranger_get_no_request_and_c
     let (world, echo) = at(settings, authority.server("app.internal", &[b"h2"], false)).await;
     assert_eq!(world.edge.get("t1.test", "/").await.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(echo.requests(), 0);
+}
+
+/// A member over HTTP/2 with much to say, and how many connections it has had.
+async fn wordy() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, opened) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let seen = Arc::clone(&opened);
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            seen.fetch_add(1, Ordering::SeqCst);
+            let service = service_fn(|request: Request<Incoming>| async move {
+                let bytes = if request.uri().path() == "/much" { 32 << 20 } else { 3 << 20 };
+                Ok::<_, Infallible>(Response::new(Full::<bytes::Bytes>::from(vec![b'x'; bytes])))
+            });
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    (address, opened)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_read_nothing_hold_up_no_other_answer_on_the_connection_that_all_share() {
+    let world = World::with(|c| c.workers = 1).await;
+    let (member, opened) = wordy().await;
+    let at = |number: u128| {
+        let mut route = route(number, 1, "shared", &[&world.old]);
+        route.members[0].address = format!("h2c://{member}");
+        route
+    };
+    world.control.put(vec![at(1), at(2)]).await;
+    let mut idle = Vec::new();
+    for _ in 0..8 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut stream = socket.connect(world.edge.address).await.unwrap();
+        stream.write_all(b"GET /much HTTP/1.1\r\nhost: t1.test\r\n\r\n").await.unwrap();
+        // Its answer has begun, and is not read on.
+        stream.peek(&mut [0]).await.unwrap();
+        idle.push(stream);
+    }
+    for _ in 0..3 {
+        let answer = tokio::time::timeout(PATIENCE, world.edge.get("t2.test", "/")).await.expect("it is served");
+        assert_eq!((answer.status, answer.body.len()), (StatusCode::OK, 3 << 20));
+    }
+    assert_eq!(opened.load(Ordering::SeqCst), 1, "all of them share one");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -141,7 +141,7 @@ async fn who_waits_to_be_asked_for_a_body_is_asked_when_admitted_and_refused_wit
     tokio::join!(sent, received);
 
     let mut limited = route(5, 1, "own", &[&world.old]);
-    limited.limits = vec![berth_wire::edge::RouteLimit { class: "api".into(), requests: 0, per_s: 60 }];
+    limited.limits = vec![berth_wire::edge::RouteLimit { class: "api".into(), requests: 0, per_s: 60, until: None }];
     world.control.put(vec![limited]).await;
     for (host, bytes, status) in [("t5.test", 5, "403"), ("t1.test", 1 << 40, "413"), ("nobody.test", 5, "404")] {
         let mut stream = TcpStream::connect(world.edge.address).await.unwrap();

@@ -3,7 +3,9 @@
 use crate::world::{Answer, Running, World, config, eventually, route};
 use berth_domain::{CertificateId, Hostname};
 use berth_edge::EdgeConfig;
-use berth_wire::edge::{EdgeCertificate, EdgeEvent, EdgeSettings, Hidden, HttpsSettings, RouteState};
+use berth_wire::edge::{
+    EdgeCertificate, EdgeChallenge, EdgeEvent, EdgeSettings, Good, Hidden, HttpsSettings, RouteState,
+};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Version};
 use http_body_util::{BodyExt as _, Full};
@@ -32,6 +34,7 @@ fn made(id: u128, names: &[&str]) -> EdgeCertificate {
         names,
         chain_pem: made.cert.pem(),
         key_pem: Hidden::new(made.signing_key.serialize_pem()),
+        good: None,
     }
 }
 
@@ -215,7 +218,7 @@ async fn plain_requests_are_sent_on_where_there_is_a_certificate_and_browsers_ar
     let mut suspended = route(3, 1, "shared", &[&world.old]);
     suspended.state = RouteState::Suspended;
     world.control.put(vec![route(2, 1, "other", &[&world.new]), suspended]).await;
-    let https = HttpsSettings { redirect: true, hsts: Some("max-age=31536000".into()) };
+    let https = HttpsSettings { redirect: true, hsts: Some("max-age=31536000".into()), ..HttpsSettings::default() };
     world.control.set(EdgeSettings { https, ..EdgeSettings::default() });
     put(&world, true, vec![made(1, &["t1.test", "t3.test"])], Vec::new()).await;
 
@@ -238,6 +241,60 @@ async fn plain_requests_are_sent_on_where_there_is_a_certificate_and_browsers_ar
     );
     let (answer, _) = ask(address, "t3.test", "t3.test", "/").await;
     assert_eq!(answer.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_is_proved_by_a_page_and_by_a_handshake_whether_it_is_routed_or_not() {
+    let (world, address) = world().await;
+    put(&world, true, vec![made(1, &["t1.test"])], Vec::new()).await;
+    let proof = made(9, &["new.test"]);
+    let host = || Hostname::new("new.test").unwrap();
+    let page = |path: &str, body: &str| EdgeChallenge::Http { host: host(), path: path.into(), body: body.into() };
+    let handshake =
+        EdgeChallenge::Tls { host: host(), chain_pem: proof.chain_pem.clone(), key_pem: proof.key_pem.clone() };
+    let challenges = vec![page("/.well-known/acme-challenge/abc", "abc.thumb"), page("/.well-known/x", "y"), handshake];
+    world.control.say(&EdgeEvent::Challenges { version: 7, challenges });
+    let look = async || world.control.acks().last().map(|ack| ack.challenges);
+    eventually("the challenges are acknowledged", look, |seen| *seen == Some(7)).await;
+
+    let answer = world.edge.get("NEW.test:80", "/.well-known/acme-challenge/abc").await;
+    assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, "abc.thumb"));
+    assert_eq!(world.edge.get("new.test", "/.well-known/x").await.body, "y");
+    for (host, path) in
+        [("new.test", "/.well-known/acme-challenge/other"), ("new.test", "/"), ("a.new.test", "/.well-known/x")]
+    {
+        assert_eq!(world.edge.get(host, path).await.status, StatusCode::NOT_FOUND, "{host}{path}");
+    }
+    assert_eq!(
+        world.edge.get("t1.test", "/.well-known/acme-challenge/abc").await.by(),
+        "old",
+        "a tenant's own goes on"
+    );
+    let posted = world.edge.ask(Method::POST, "new.test", "/.well-known/x").await;
+    assert_eq!(posted.status, StatusCode::NOT_FOUND);
+
+    let (_, shown) = connect(address, "new.test", b"acme-tls/1", &TLS13).await.unwrap();
+    assert_eq!(shown, der(&proof));
+    assert!(connect(address, "new.test", b"http/1.1", &TLS13).await.is_err(), "it is for proof alone");
+    assert!(connect(address, "t1.test", b"acme-tls/1", &TLS13).await.is_err(), "nobody asked for that proof");
+
+    world.control.say(&EdgeEvent::Challenges { version: 8, challenges: Vec::new() });
+    let look = async || world.edge.get("new.test", "/.well-known/x").await.status;
+    eventually("the answers are gone", look, |status| *status == StatusCode::NOT_FOUND).await;
+    assert!(connect(address, "new.test", b"acme-tls/1", &TLS13).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_names_the_port_and_goes_only_where_a_certificate_is_good() {
+    let (world, _) = world().await;
+    world.control.put(vec![route(2, 1, "other", &[&world.new])]).await;
+    let https = HttpsSettings { redirect: true, port: Some(8443), ..HttpsSettings::default() };
+    world.control.set(EdgeSettings { https, ..EdgeSettings::default() });
+    let over = EdgeCertificate { good: Some(Good { from_s: 0, until_s: 1 }), ..made(2, &["t2.test"]) };
+    put(&world, true, vec![made(1, &["t1.test"]), over], Vec::new()).await;
+    let answer = world.edge.get("t1.test:8080", "/a").await;
+    assert_eq!(answer.headers["location"], "https://t1.test:8443/a");
+    assert_eq!(world.edge.get("t2.test", "/").await.by(), "new", "clients would not take that certificate");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -51,6 +51,26 @@ async fn a_websocket_is_carried_both_ways_and_closed_with_1012_after_the_move() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_addresses_ends_what_was_open_before_it_and_leaves_alone_what_came_after() {
+    let world = World::start().await;
+    let mut before = socket(&world).await;
+    let mut listed = world.home();
+    listed.allow = vec!["127.0.0.0/8".parse().unwrap()];
+    world.control.put(vec![listed.clone()]).await;
+    let mut rest = Vec::new();
+    before.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, [0x88, 0x02, 0x03, 0xf4]);
+    let (mut after, frame, mut echoed) = (socket(&world).await, [0x81, 0x01, b'a'], [0; 3]);
+    // Something else changes, and the list is taken away.
+    listed.body_bytes = Some(7);
+    world.control.put(vec![listed]).await;
+    world.control.put(vec![world.home()]).await;
+    after.write_all(&frame).await.unwrap();
+    after.read_exact(&mut echoed).await.unwrap();
+    assert_eq!(echoed, frame);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_frame_under_way_ends_before_the_close() {
     let world = World::start().await;
     let mut stream = socket(&world).await;

@@ -443,6 +443,7 @@ pub fn config(control: &Control, dir: &Path) -> EdgeConfig {
         listen_tls: None,
         admin: "127.0.0.1:0".parse().unwrap(),
         control_urls: vec![format!("http://{}", control.address)],
+        control_authorities: None,
         api_key: "bk_test".into(),
         data_dir: dir.to_owned(),
         workers: 2,

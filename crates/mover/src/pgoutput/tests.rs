@@ -29,6 +29,7 @@ fn plan() -> MovePlan {
         shared: vec![],
         inner: vec![],
         unsure: vec![],
+        notes: Vec::new(),
         beside: vec![],
         sequences: vec![],
         rows: 0,

@@ -10,13 +10,13 @@ use berth_domain::Cents;
 use std::collections::BTreeMap;
 
 /// Places of one price per place, for the same tenants.
-struct Supply {
-    kind: u32,
+pub(super) struct Supply {
+    pub(super) kind: u32,
     /// In places.
-    room: u64,
+    pub(super) room: u64,
     /// The price of all of `room` together, and of how many places: the rate is exact as a fraction.
-    price: i64,
-    places: u64,
+    pub(super) price: i64,
+    pub(super) places: u64,
 }
 
 /// The least that all tenants can cost a month, whoever moves where. Tenants that may live nowhere cost nothing here.
@@ -86,7 +86,7 @@ fn supplies(fleet: &Fleet) -> Vec<Supply> {
 }
 
 /// Tenants by group to supplies, kept feasible while supplies are filled one after another.
-struct Flow<'a> {
+pub(super) struct Flow<'a> {
     groups: &'a [Group],
     supplies: &'a [Supply],
     /// What of each group is nowhere yet.
@@ -96,12 +96,12 @@ struct Flow<'a> {
 }
 
 impl<'a> Flow<'a> {
-    fn new(groups: &'a [Group], left: Vec<u64>, supplies: &'a [Supply]) -> Self {
+    pub(super) fn new(groups: &'a [Group], left: Vec<u64>, supplies: &'a [Supply]) -> Self {
         Self { sent: vec![vec![0; supplies.len()]; groups.len()], groups, supplies, left }
     }
 
     /// As much as can flow into this supply, others keeping what they have; groups may change places among them.
-    fn fill(&mut self, supply: usize, room: u64) -> u64 {
+    pub(super) fn fill(&mut self, supply: usize, room: u64) -> u64 {
         let mut pushed = 0;
         while pushed < room {
             let Some(path) = self.path(supply) else { break };

@@ -18,6 +18,11 @@ pub struct PlacedTenant {
     pub profile: Profile,
 }
 
+/// What a fleet plan calls an offer at one of its places.
+pub fn offer_name(offer: &str, sites: &[String]) -> String {
+    format!("{offer}-{}", sites.join("-"))
+}
+
 impl Engine {
     /// The fleet, and what each of its groups pays a month. The first bad profile, with its tenant, is the error.
     pub fn fleet(
@@ -40,7 +45,7 @@ impl Engine {
         for (kind, offered) in self.kinds.iter().enumerate() {
             let (Some(offer), Some(price)) = (&offered.offer, offered.place.price_cents) else { continue };
             fleet.offers.push(FleetOffer {
-                name: format!("{offer}-{}", offered.place.sites.join("-")),
+                name: offer_name(offer, &offered.place.sites),
                 kind: kind as u32,
                 price_cents: price,
                 places: offered.place.places,

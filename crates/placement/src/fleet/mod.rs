@@ -8,13 +8,14 @@
 //! Never knows a tenant's profile: who may live where is handed in as groups, from [`crate::Engine`] or from a test.
 
 mod bound;
+mod exchange;
 mod from_engine;
 mod grow;
 mod plan;
 mod state;
 
 pub use bound::lower_bound;
-pub use from_engine::PlacedTenant;
+pub use from_engine::{PlacedTenant, offer_name};
 pub use grow::{Month, Simulation, simulate};
 pub use plan::plan;
 

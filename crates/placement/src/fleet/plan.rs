@@ -14,6 +14,8 @@ use std::collections::HashMap;
 const SMALL: usize = 3000;
 const NOWHERE_SHOWN: usize = 20;
 const ROUNDS: usize = 4;
+/// Of several cells for others, each the best that there is then.
+const EXCHANGES: usize = 40;
 
 /// In which order cells are tried to be emptied.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +55,11 @@ fn planned(fleet: &Fleet, order: Order) -> FleetPlan {
             break;
         }
     }
+    for _ in 0..EXCHANGES {
+        if !run.exchange() {
+            break;
+        }
+    }
     run.drop_the_idle();
     let after_cents = run.state.bill();
     let bound_cents = lower_bound(fleet);
@@ -75,12 +82,12 @@ fn planned(fleet: &Fleet, order: Order) -> FleetPlan {
 }
 
 /// Something to fill: a new cell of an offer, or a cell that stands empty.
-struct Target {
-    kind: u32,
-    price: i64,
-    places: u64,
+pub(super) struct Target {
+    pub(super) kind: u32,
+    pub(super) price: i64,
+    pub(super) places: u64,
     /// An empty cell; else the offer below.
-    cell: Option<u32>,
+    pub(super) cell: Option<u32>,
     offer: usize,
 }
 
@@ -94,13 +101,13 @@ impl Target {
     }
 }
 
-struct Run<'a> {
-    state: State<'a>,
+pub(super) struct Run<'a> {
+    pub(super) state: State<'a>,
     steps: Vec<FleetStep>,
     /// Every move and where the tenant was before, so that what does not work out is taken back.
-    made: Vec<(u32, Option<u32>)>,
+    pub(super) made: Vec<(u32, Option<u32>)>,
     /// Cells without tenants: each is used where it is worth its price, and dropped at the end where it was not.
-    idle: Vec<u32>,
+    pub(super) idle: Vec<u32>,
 }
 
 impl Run<'_> {
@@ -170,7 +177,7 @@ impl Run<'_> {
     }
 
     /// Everything that could be filled next: offers, and cells that stand empty.
-    fn targets(&self) -> Vec<Target> {
+    pub(super) fn targets(&self) -> Vec<Target> {
         let offers = self.state.fleet.offers.iter().enumerate().map(|(at, offer)| Target {
             kind: offer.kind,
             price: offer.price_cents.get(),
@@ -185,7 +192,7 @@ impl Run<'_> {
         offers.chain(idle).collect()
     }
 
-    fn use_target(&mut self, target: &Target) -> (u32, Vec<super::Opened>) {
+    pub(super) fn use_target(&mut self, target: &Target) -> (u32, Vec<super::Opened>) {
         if let Some(cell) = target.cell {
             self.idle.retain(|idle| *idle != cell);
             self.state.set_takes(cell, true);
@@ -251,12 +258,12 @@ impl Run<'_> {
         self.step(StepWhy::Empty, Vec::new(), moves, vec![name], price);
     }
 
-    fn worth_of(&self, moves: usize) -> i64 {
+    pub(super) fn worth_of(&self, moves: usize) -> i64 {
         (moves as i64).saturating_mul(self.state.fleet.move_worth_cents.get())
     }
 
     /// Moves everybody out of a cell and closes it. `None`: somebody found no place, and nothing was changed.
-    fn emptied(&mut self, cell: u32) -> Option<Vec<FleetMove>> {
+    pub(super) fn emptied(&mut self, cell: u32) -> Option<Vec<FleetMove>> {
         let live = &self.state.cells[cell as usize];
         let (takes, price, count) = (live.takes, live.price, live.tenants.len());
         let enough = self.state.room_everywhere().saturating_sub(live.room()) >= live.used;
@@ -295,7 +302,7 @@ impl Run<'_> {
         self.state.shift(tenant, to)
     }
 
-    fn undo_to(&mut self, checkpoint: usize) {
+    pub(super) fn undo_to(&mut self, checkpoint: usize) {
         while self.made.len() > checkpoint {
             let Some((tenant, from)) = self.made.pop() else { break };
             self.state.take(tenant);
@@ -486,7 +493,7 @@ impl Run<'_> {
         })
     }
 
-    fn step(
+    pub(super) fn step(
         &mut self,
         why: StepWhy,
         opens: Vec<super::Opened>,

@@ -98,6 +98,11 @@ impl<'a> State<'a> {
         state
     }
 
+    /// Kinds of place are numbered from 0.
+    pub fn kinds(&self) -> usize {
+        self.rooms.len()
+    }
+
     pub fn add(&mut self, cell: Live) -> u32 {
         let number = self.cells.len() as u32;
         self.cells.push(cell);

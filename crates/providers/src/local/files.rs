@@ -12,7 +12,7 @@ use std::{
 };
 
 /// How long one caller waits for another that is at the same resource.
-const LOCK_LIMIT: Duration = Duration::from_mins(3);
+pub(super) const LOCK_LIMIT: Duration = Duration::from_mins(3);
 const LOG_CAP: u64 = 16 * 1024 * 1024;
 
 /// The folder of one installation: everything of it that is on this machine lies below.
@@ -76,8 +76,18 @@ impl Root {
         names_in(&self.path.join(what))
     }
 
+    /// How a cell's last commands ended.
+    pub fn run_ends(&self, cell: &str) -> PathBuf {
+        self.path.join("runs").join(format!("{cell}.ended"))
+    }
+
     /// One caller at a time for one resource, over all processes of this machine. Let go when dropped or killed.
     pub async fn lock(&self, what: &str) -> Result<Lock, ProviderError> {
+        self.lock_within(what, LOCK_LIMIT).await
+    }
+
+    /// The same where whoever is at it may take long.
+    pub async fn lock_within(&self, what: &str, limit: Duration) -> Result<Lock, ProviderError> {
         let path = self.path.join("locks").join(what);
         let file = OpenOptions::new()
             .create(true)
@@ -86,7 +96,7 @@ impl Root {
             .mode(0o600)
             .open(&path)
             .map_err(ProviderError::io(format!("opening the lock of {what}")))?;
-        let until = Instant::now() + LOCK_LIMIT;
+        let until = Instant::now() + limit;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Lock { _file: file }),

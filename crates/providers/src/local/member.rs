@@ -4,7 +4,7 @@
 use super::{
     cgroup::Groups,
     container::{Containers, Wanted, plain_line},
-    files::{self, Root},
+    files::{self, LOCK_LIMIT, Root},
     health,
     process::{self, Kind, Launch, PATH, Process, User},
 };
@@ -30,6 +30,8 @@ const WARM_UP: Duration = Duration::from_secs(30);
 /// How long `ensure` watches a new process for an end at once: a wrong option, a taken port, a missing library.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 const OUTPUT_LIMIT: u64 = 64 * 1024;
+/// Of a cell's last runs it is known how they ended: those of one operation, each service's.
+const RUNS_KNOWN: usize = 32;
 
 /// A member as it is written down. Its environment is in clear, in a file that only we can read: it must start again
 /// without anybody to ask.
@@ -344,13 +346,25 @@ impl Members {
         last
     }
 
+    /// With a cell goes what its runs wrote.
+    pub fn forget_runs(&self, cell: &str) -> Result<(), ProviderError> {
+        files::forget(&self.root.run_ends(cell))
+    }
+
     /// One run per cell at a time: two migrations of one cell must not meet. One whose caller died is ended first,
-    /// since nobody is left to hear what became of it.
+    /// since nobody is left to hear what became of it; one that is under way is waited for, and what it answered under
+    /// this key is answered again.
     pub async fn run_once(&self, spec: &RunSpec) -> Result<RunOutcome, ProviderError> {
         let cell = &spec.cell;
         self.ensure_source(&spec.source).await?;
         let mut command = Self::command(&spec.what, &spec.source, &spec.command)?;
-        let _lock = self.root.lock(&format!("run.{cell}")).await?;
+        let _lock = self.root.lock_within(&format!("run.{cell}"), spec.time_limit + LOCK_LIMIT).await?;
+        let ends = self.root.run_ends(cell.as_str());
+        let mut ended: Vec<Ended> = files::read_record(&ends, &format!("the runs of cell {cell}"))?.unwrap_or_default();
+        if let Some(known) = ended.iter().find(|run| spec.key.as_ref() == Some(&run.key)) {
+            let (exit_code, timed_out, output) = (known.exit_code, known.timed_out, known.output.clone());
+            return Ok(RunOutcome { exit_code, timed_out, output });
+        }
         let file = self.root.run("run", cell.as_str());
         if let Some(orphan) = Process::read(&file) {
             orphan.end(Signal::TERM, Duration::from_secs(5)).await;
@@ -390,8 +404,8 @@ impl Members {
                 return Err(error);
             }
         };
-        let ended = tokio::time::timeout(spec.time_limit, child.wait()).await;
-        let (exit_code, timed_out) = match ended {
+        let waited = tokio::time::timeout(spec.time_limit, child.wait()).await;
+        let (exit_code, timed_out) = match waited {
             Ok(status) => (status.map_err(ProviderError::io(format!("waiting for {}", spec.what)))?.code(), false),
             Err(_) => (None, true),
         };
@@ -402,11 +416,26 @@ impl Members {
             files::forget(&file)?;
         }
         self.groups.leave(&format!("run.{cell}"));
-        files::forget(&file)?;
         let text = files::read_tail(&output, 0, OUTPUT_LIMIT);
+        // Before its process is forgotten: whoever finds neither would run it again.
+        if let Some(key) = spec.key.clone() {
+            ended.insert(0, Ended { key, exit_code, timed_out, output: text.clone() });
+            ended.truncate(RUNS_KNOWN);
+            files::write_record(&ends, &ended)?;
+        }
+        files::forget(&file)?;
         files::forget(&output)?;
         Ok(RunOutcome { exit_code, timed_out, output: text })
     }
+}
+
+/// How a run that had a key ended.
+#[derive(Serialize, Deserialize)]
+struct Ended {
+    key: String,
+    exit_code: Option<i32>,
+    timed_out: bool,
+    output: String,
 }
 
 fn artifact(source: &Source) -> Option<&Artifact> {

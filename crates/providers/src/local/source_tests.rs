@@ -155,6 +155,7 @@ async fn an_image_is_pulled_with_its_login_and_runs_like_any_member() {
     };
     let with = |artifact: &Artifact, password| Source::Artifact { artifact: artifact.clone(), login: password };
 
+    let cell = CellName::new("boxed").unwrap();
     // Who may not, or what is not there: refused by name, and no account stays behind.
     for (source, word) in [
         (with(&registry.image, None), "unauthorized"),
@@ -167,7 +168,7 @@ async fn an_image_is_pulled_with_its_login_and_runs_like_any_member() {
             "unknown",
         ),
     ] {
-        let refused = here.local.ensure_source(&source).await.unwrap_err();
+        let refused = here.local.ensure_source(&cell, &source).await.unwrap_err();
         assert!(matches!(&refused, ProviderError::NotPulled { .. }), "{refused}");
         assert!(refused.to_string().contains(word), "{refused}");
         assert!(!refused.to_string().contains(PASSWORD), "a password shows");
@@ -215,6 +216,7 @@ async fn an_image_is_pulled_with_its_login_and_runs_like_any_member() {
         env: vec![EnvVar::new("GREETING", "hello")],
         time_limit: Duration::from_secs(limit),
         shape: Shape::default(),
+        key: None,
     };
     let fine = here.local.run_once(&run("echo $GREETING; exit 3", 60)).await.unwrap();
     assert_eq!((fine.exit_code, fine.output.as_str()), (Some(3), "hello\n"));

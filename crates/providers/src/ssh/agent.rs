@@ -62,10 +62,12 @@ async fn answer(home: &Home, call: Call) -> Result<Answer, ProviderError> {
         }
         Call::ObserveDatabase(name) => {
             let seen = match there(home)? {
-                Some(local) => local.observe_database(&name).await?,
+                Some(local) => {
+                    separation::keep(home).await?;
+                    local.observe_database(&name).await?
+                }
                 None => Observed::Absent,
             };
-            // After a restart of the host its rules are gone, and so is every process.
             Answer::SeenDatabase(Seen::of(seen, |it| Box::new(DatabaseSaid::of(it))))
         }
         Call::RemoveDatabase(name) => {
@@ -85,6 +87,10 @@ async fn answer(home: &Home, call: Call) -> Result<Answer, ProviderError> {
             Some(local) => local.list_databases().await?,
             None => Vec::new(),
         }),
+        Call::EnsureSource(said) => {
+            ready(home).await?.ensure_source(&home.cell, &said.heard()).await?;
+            Answer::Done
+        }
         Call::EnsureMember(ask) => {
             Answer::Member(Box::new(MemberSaid::of(ready(home).await?.ensure_member(&ask.heard()).await?)))
         }
@@ -121,6 +127,7 @@ fn options(home: &Home) -> LocalOptions {
     LocalOptions {
         stop_grace_ms: home.stop_grace_ms,
         member_user: separation::user(home),
+        podman: home.podman.clone(),
         durable: home.durable,
         address: home.address,
         ..LocalOptions::under(&home.root)

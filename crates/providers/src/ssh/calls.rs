@@ -24,6 +24,8 @@ pub struct Home {
     pub stop_grace_ms: u64,
     /// Who may log in, and with which keys.
     pub authorized_keys: Option<PathBuf>,
+    /// Its options for every call.
+    pub podman: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,6 +44,7 @@ pub enum Call {
     RemoveDatabase(DatabaseName),
     StopDatabase(DatabaseName),
     ListDatabases,
+    EnsureSource(SourceSaid),
     EnsureMember(MemberAsk),
     ObserveMember(MemberName),
     RemoveMember(MemberName),
@@ -166,13 +169,13 @@ pub struct MemberAsk {
 
 /// A `Source` on its way; with the account that pulls: host, user, password.
 #[derive(Serialize, Deserialize)]
-enum SourceSaid {
+pub enum SourceSaid {
     Host,
     Artifact(Artifact, Option<(String, String, String)>),
 }
 
 impl SourceSaid {
-    fn of(source: &Source) -> Self {
+    pub fn of(source: &Source) -> Self {
         match source {
             Source::Host => Self::Host,
             Source::Artifact { artifact, login } => {
@@ -182,7 +185,7 @@ impl SourceSaid {
             }
         }
     }
-    fn heard(self) -> Source {
+    pub fn heard(self) -> Source {
         match self {
             Self::Host => Source::Host,
             Self::Artifact(artifact, login) => {
@@ -306,6 +309,7 @@ pub struct RunAsk {
     env: Vec<(String, String)>,
     time_limit_ms: u64,
     shape: Shape,
+    key: Option<String>,
 }
 
 impl RunAsk {
@@ -318,6 +322,7 @@ impl RunAsk {
             env: said(&spec.env),
             time_limit_ms: u64::try_from(spec.time_limit.as_millis()).unwrap_or(u64::MAX),
             shape: spec.shape,
+            key: spec.key.clone(),
         }
     }
     pub fn heard(self) -> RunSpec {
@@ -329,6 +334,7 @@ impl RunAsk {
             env: heard(self.env),
             time_limit: Duration::from_millis(self.time_limit_ms),
             shape: self.shape,
+            key: self.key,
         }
     }
 }

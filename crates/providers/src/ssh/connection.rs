@@ -82,6 +82,7 @@ pub struct Connection {
     handle: Handle<Guard>,
     target: Target,
     fingerprint: String,
+    login: String,
 }
 
 /// Looks at the host's key while the connection is made.
@@ -145,10 +146,10 @@ impl Connection {
         let (mut handle, fingerprint) = Self::meet(target).await?;
         let proved = timeout(LIMIT, prove(&mut handle, target)).await;
         let proved = proved.map_err(|_| target.unreachable(format!("no login within {} s", LIMIT.as_secs())))??;
-        if !proved {
+        let Some(login) = proved else {
             return Err(SshError::KeyRefused { host: target.name(), user: target.user.clone() });
-        }
-        Ok(Self { handle, target: target.clone(), fingerprint })
+        };
+        Ok(Self { handle, target: target.clone(), fingerprint, login })
     }
 
     /// The ways to log in that the host offers to somebody who has proved nothing: `publickey`, `password`.
@@ -167,6 +168,11 @@ impl Connection {
     /// Of the host's key.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// The key that let us in, as a line of `authorized_keys` without a comment.
+    pub fn login(&self) -> &str {
+        &self.login
     }
 
     pub fn target(&self) -> &Target {
@@ -239,25 +245,28 @@ impl Connection {
     }
 }
 
-async fn prove(handle: &mut Handle<Guard>, target: &Target) -> Result<bool, SshError> {
+/// With which key, if any.
+async fn prove(handle: &mut Handle<Guard>, target: &Target) -> Result<Option<String>, SshError> {
     let lost = |_| target.lost();
     match &target.proof {
         Proof::Key(text) => {
-            let key = read_key(text)?;
+            let (line, key) = (public_line(text)?, read_key(text)?);
             let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
-            Ok(handle.authenticate_publickey(&target.user, key).await.map_err(lost)?.success())
+            let answer = handle.authenticate_publickey(&target.user, key).await.map_err(lost)?;
+            Ok(answer.success().then_some(line))
         }
         Proof::Agent => {
             let no_agent = |_| SshError::BadKey { reason: "there is no SSH agent, and no key was named".to_owned() };
             let mut agent = AgentClient::connect_env().await.map_err(no_agent)?;
             for identity in agent.request_identities().await.map_err(no_agent)? {
                 let key = identity.public_key().into_owned();
+                let line = key.to_openssh().map_err(|error| SshError::BadKey { reason: error.to_string() })?;
                 let tried = handle.authenticate_publickey_with(&target.user, key, None, &mut agent).await;
                 if tried.is_ok_and(|answer| answer.success()) {
-                    return Ok(true);
+                    return Ok(Some(line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")));
                 }
             }
-            Ok(false)
+            Ok(None)
         }
     }
 }
@@ -277,7 +286,7 @@ pub fn read_key(text: &SecretString) -> Result<PrivateKey, SshError> {
 }
 
 /// The line of `authorized_keys` that lets this key in.
-pub fn public_line(text: &SecretString) -> Result<String, SshError> {
+fn public_line(text: &SecretString) -> Result<String, SshError> {
     let key = read_key(text)?;
     let line = key.public_key().to_openssh().map_err(|error| SshError::BadKey { reason: error.to_string() })?;
     Ok(line.split_whitespace().take(2).collect::<Vec<_>>().join(" "))

@@ -250,8 +250,8 @@ pub async fn bring(connection: &Connection, sudo: &str) -> Result<String, SshErr
     let path = format!("{PROGRAMS}/berth-{}", &digest[..16]);
     if connection.run(&format!("test -x {path}"), b"").await?.status != 0 {
         let script = format!(
-            "set -e; umask 022; mkdir -p {PROGRAMS}; cat >{path}.new; \
-             test \"$(sha256sum <{path}.new | cut -d' ' -f1)\" = {digest}; chmod 755 {path}.new; mv {path}.new {path}"
+            "set -e; umask 022; mkdir -p {PROGRAMS}; new=$(mktemp {path}.XXXXXX); trap 'rm -f $new' EXIT; cat >$new; \
+             test \"$(sha256sum <$new | cut -d' ' -f1)\" = {digest}; chmod 755 $new; mv $new {path}"
         );
         connection.must("bringing this program", &format!("{sudo}sh -c {}", quoted(&script)), text).await?;
     }

@@ -5,12 +5,19 @@
 
 use super::agent::{program, program_with};
 use super::calls::Home;
+use berth_domain::CellName;
 use berth_infra::ProviderError;
 use sha2::{Digest as _, Sha256};
-use std::fs;
+use std::{
+    collections::HashMap,
+    fs,
+    sync::{Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
 
 /// The addresses of all cells: see `address` in `ssh.rs`.
 const CELLS: &str = "127.64.0.0/10";
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 fn applies(home: &Home) -> bool {
     home.separate && rustix::process::geteuid().is_root()
@@ -79,6 +86,27 @@ pub async fn ensure(home: &Home) -> Result<(), ProviderError> {
         what: format!("keeping cell {} apart from others", home.cell),
         reason: format!("nftables: {said}; `separate: false` in the cell's settings goes without"),
     })
+}
+
+/// The same, where it is not so any more: whoever starts the host's own firewall anew flushes every table. Looked at by
+/// and by, since a healthy cell is only looked at.
+pub async fn keep(home: &Home) -> Result<(), ProviderError> {
+    static LOOKED: OnceLock<Mutex<HashMap<CellName, Instant>>> = OnceLock::new();
+    let Some(own) = uid(&name(home)).filter(|_| applies(home)) else { return Ok(()) };
+    {
+        let mut looked = LOOKED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.get(&home.cell).is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+            return Ok(());
+        }
+        looked.insert(home.cell.clone(), Instant::now());
+    }
+    let element = format!("{{ {} . {own} }}", home.address);
+    let known = program_with("nft", &["get", "element", "inet", "berth_cells", "members", &element], "").await?;
+    let chain = program_with("nft", &["list", "chain", "inet", "berth_cells", "out"], "").await?;
+    if known.is_ok() && chain.is_ok_and(|rules| rules.contains("reject")) {
+        return Ok(());
+    }
+    ensure(home).await
 }
 
 /// Forwards of SSH are made by processes of this user.

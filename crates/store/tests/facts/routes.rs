@@ -215,6 +215,7 @@ async fn an_acknowledgement_reaches_who_waits_here_and_who_waits_elsewhere() {
             went: HoldWent::Ended { pause_ms: 1.5, held_requests: 4, expired_requests: 0 },
         }],
         presence: Presence::Serving,
+        challenges: 0,
     };
     let (mut here, mut there) = (world.store.hub().subscribe(), other.hub().subscribe());
     world.store.edge_said(said.clone()).await.unwrap();
@@ -245,6 +246,7 @@ async fn a_process_that_leaves_is_waited_for_beside_its_follower_until_it_has_go
         revision: Revision::new(revision),
         holds: Vec::new(),
         presence,
+        challenges: 0,
     };
     let known = async || {
         let edges = world.store.edge_list().await.unwrap();

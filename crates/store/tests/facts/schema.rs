@@ -2,8 +2,8 @@
 
 use crate::common::{World, open};
 use berth_domain::{
-    ApprovalState, CellClass, CellState, MemberRole, MemberState, MovePhase, OperationState, RollCellState, RollState,
-    ServiceRole, TenantState, UsagePeriod, WayBackState,
+    ApprovalState, CellClass, CellState, MemberRole, MemberState, MovePhase, OperationState, OrderState, OrderTrouble,
+    RollCellState, RollState, ServiceRole, TenantState, UsagePeriod, WayBackState,
 };
 use berth_infra::Role;
 use berth_store::{Drained, HoldWent, InvoiceSource, MoveOutcome, Scope, Sealer, Store};
@@ -23,6 +23,8 @@ async fn every_check_lists_the_states_of_its_enum_and_no_other() {
     column!("plans", "class", CellClass);
     column!("cells", "class", CellClass);
     column!("cells", "state", CellState);
+    column!("certificate_orders", "state", OrderState);
+    column!("certificate_orders", "trouble", OrderTrouble);
     column!("members", "service_role", ServiceRole);
     column!("members", "role", MemberRole);
     column!("members", "state", MemberState);
@@ -42,6 +44,8 @@ async fn every_check_lists_the_states_of_its_enum_and_no_other() {
         ("invoices", "source", InvoiceSource::WORDS),
         ("drains", "kind", Drained::WORDS),
         ("placements", "hold_policy", &["unsafe", "all"]),
+        // A host that is the platform's own, or was given by a person, has no claim.
+        ("host_claims", "way", &["txt", "http"]),
     ] {
         wanted.push((table, column, words.iter().map(|w| (*w).to_owned()).collect()));
     }

@@ -213,7 +213,7 @@ async fn edges_are_told_of_a_spent_quota_and_of_its_end() {
     let acme = world.tenant("acme").await;
     let limits = async || {
         let changes = world.store.routes_after(berth_domain::Revision::default()).await.unwrap();
-        changes.routes[0].requests_per_minute.clone()
+        changes.routes[0].spent.clone()
     };
     assert!(limits().await.is_empty());
     let replace = async |spent: &[Spent]| {
@@ -223,10 +223,16 @@ async fn edges_are_told_of_a_spent_quota_and_of_its_end() {
         tx.commit().await.unwrap();
         assert!(world.store.route_head().await.unwrap() > before);
     };
-    let spent = Spent { tenant: acme, quantity: "gps_points_per_day".into(), class: "gps".into(), until: at(86_400) };
-    replace(std::slice::from_ref(&spent)).await;
-    assert_eq!(limits().await, [("gps".to_owned(), 0)].into());
-    assert_eq!(world.store.spent_list().await.unwrap(), [spent]);
+    let spent = |quantity: &str, until_s| Spent {
+        tenant: acme,
+        quantity: quantity.into(),
+        class: "gps".into(),
+        until: at(until_s),
+    };
+    let both = [spent("gps_points_per_day", 86_400), spent("gps_points_per_month", 2_592_000)];
+    replace(&both).await;
+    assert_eq!(limits().await, [("gps".to_owned(), at(2_592_000))].into(), "until the last of them ends");
+    assert_eq!(world.store.spent_list().await.unwrap(), both);
     replace(&[]).await;
     assert!(limits().await.is_empty());
 }

@@ -129,6 +129,9 @@ pub fn move_plan(plan: &MovePlan) -> String {
             text.push_str(&format!("note: {says}\n"));
         }
     }
+    for note in &plan.notes {
+        text.push_str(&format!("\nnote: {note}\n"));
+    }
     for unsure in &plan.unsure {
         text.push_str(&format!(
             "\nnot sure: `{}` {}; it stays\nhint: under `data`: {}\n",
@@ -333,6 +336,7 @@ id          0197a000-0000-7000-8000-000000000001
                 says: "may refer to `orders` by `order_id`".into(),
                 line: "links: [{ table: comments, column: order_id, to: orders }]".into(),
             }],
+            notes: vec!["text is sorted by `de_DE.UTF-8` in the source".into()],
             left_behind: Vec::new(),
             archived_to: None,
             beside: vec![MoveBeside {
@@ -364,6 +368,8 @@ plans          nobody, referred to          1     ?
 TRAVELS TOO  PREFIX  FOUND  SIZE
 redis keys   t:7:       12     ?
 note: held at the edge, not fenced
+
+note: text is sorted by `de_DE.UTF-8` in the source
 
 not sure: `comments` may refer to `orders` by `order_id`; it stays
 hint: under `data`: links: [{ table: comments, column: order_id, to: orders }]

@@ -5,7 +5,7 @@
 use super::{host, noise};
 use crate::fail::{Failure, FailureExt as _};
 use berth_domain::{Generation, Hostname, MemberId, Revision, TenantId};
-use berth_wire::edge::{EdgeAck, EdgeEvent, MemberAddress, RouteLimit, RouteState, TenantRoute};
+use berth_wire::edge::{EdgeAck, EdgeCertificate, EdgeEvent, MemberAddress, RouteLimit, RouteState, TenantRoute};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -26,16 +26,22 @@ pub struct Feed {
 struct Shared {
     hosts: usize,
     origin: u16,
+    certificate: Option<EdgeCertificate>,
     lines: broadcast::Sender<Arc<Vec<u8>>>,
     acknowledged: watch::Sender<u64>,
 }
 
 impl Feed {
     pub async fn start(hosts: usize, origin: u16) -> Result<Self, Failure> {
+        Self::start_with(hosts, origin, None).await
+    }
+
+    /// With a certificate, for an edge that ends TLS.
+    pub async fn start_with(hosts: usize, origin: u16, certificate: Option<EdgeCertificate>) -> Result<Self, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").await.ours("a port")?;
         let port = listener.local_addr().ours("a port")?.port();
-        let shared =
-            Arc::new(Shared { hosts, origin, lines: broadcast::channel(1024).0, acknowledged: watch::channel(0).0 });
+        let (lines, acknowledged) = (broadcast::channel(1024).0, watch::channel(0).0);
+        let shared = Arc::new(Shared { hosts, origin, certificate, lines, acknowledged });
         let serving = Arc::clone(&shared);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -98,8 +104,8 @@ fn route(nth: usize, origin: u16) -> TenantRoute {
         }],
         body_bytes: Some(1 << 30),
         limits: vec![match nth {
-            noise::NOISY => RouteLimit { class: name("api"), requests: noise::LIMIT_A_MINUTE, per_s: 60 },
-            _ => RouteLimit { class: name("api"), requests: 100_000, per_s: 1 },
+            noise::NOISY => RouteLimit { class: name("api"), requests: noise::LIMIT_A_MINUTE, per_s: 60, until: None },
+            _ => RouteLimit { class: name("api"), requests: 100_000, per_s: 1, until: None },
         }],
         allow: Vec::new(),
     }
@@ -129,6 +135,11 @@ async fn conversation(stream: TcpStream, shared: Arc<Shared>) -> std::io::Result
         if first.starts_with("GET") {
             let mut published = shared.lines.subscribe();
             write.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n").await?;
+            if let Some(certificate) = &shared.certificate {
+                let certificates = vec![certificate.clone()];
+                let told = EdgeEvent::Certificates { full: true, certificates, gone: Vec::new() };
+                write.write_all(&[serde_json::to_vec(&told)?, b"\n".to_vec()].concat()).await?;
+            }
             let after = first.split("after=").nth(1).and_then(|n| n.split([' ', '&']).next()?.parse().ok());
             let mut from = after.unwrap_or(0);
             while from < shared.hosts {

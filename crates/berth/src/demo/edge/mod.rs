@@ -6,6 +6,7 @@
 mod feed;
 mod noise;
 mod peers;
+mod secure;
 mod wrk;
 
 use super::say;
@@ -42,7 +43,7 @@ pub struct BenchEdge {
     /// The edge's program, when it is another version than this one
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
-    /// Leave out the large table, bodies and the visibility of changes
+    /// Leave out the large table, bodies, TLS and the visibility of changes
     #[arg(long)]
     core_only: bool,
 }
@@ -118,6 +119,11 @@ async fn measure(options: &BenchEdge, dir: &Path) -> Result<(Value, bool), Failu
         let (beside, quiet) = noise::beside_noise(&ours, dir, options.rounds, options.seconds)?;
         figures["neighbours"] = beside;
         good &= quiet;
+        let (over_tls, fine) =
+            secure::measure(&program, dir, origin.port, options.connections, options.rounds.min(3), options.seconds)
+                .await?;
+        figures["tls"] = over_tls;
+        good &= fine;
         let visible = visible_us(&program, dir, origin.port).await?;
         figures["route_visible_us"] = json!(median(visible.clone()));
         figures["route_visible_p99_us"] = json!(quantile(visible, 0.99));

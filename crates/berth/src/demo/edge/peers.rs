@@ -96,7 +96,7 @@ fn started(name: &'static str, port: u16, command: &mut Command) -> Result<Conte
     let child = command
         .stdout(Stdio::null())
         .spawn()
-        .map_err(|error| Failure::ours(error, name, "apt-get install nginx haproxy wrk util-linux"))?;
+        .map_err(|error| Failure::ours(error, name, "apt-get install nginx haproxy wrk nghttp2-client util-linux"))?;
     Ok(Contender { name, port, child })
 }
 
@@ -139,7 +139,19 @@ pub fn origin(dir: &Path) -> Result<Contender, Failure> {
 }
 
 pub fn edge(program: &Path, dir: &Path, control: u16, workers: usize) -> Result<Contender, Failure> {
-    let (port, admin) = (free_port()?, free_port()?);
+    let port = free_port()?;
+    started("edge", port, &mut edge_command(program, dir, control, workers, port)?)
+}
+
+/// On the port of its TLS.
+pub fn edge_tls(program: &Path, dir: &Path, control: u16) -> Result<Contender, Failure> {
+    let port = free_port()?;
+    let mut command = edge_command(program, dir, control, 1, free_port()?)?;
+    started("edge", port, command.args(["--listen-tls", &format!("127.0.0.1:{port}")]))
+}
+
+fn edge_command(program: &Path, dir: &Path, control: u16, workers: usize, port: u16) -> Result<Command, Failure> {
+    let admin = free_port()?;
     let core = if workers == 1 { MEASURED } else { "0-1" };
     let mut command = pinned(&program.display().to_string(), core);
     command
@@ -149,11 +161,25 @@ pub fn edge(program: &Path, dir: &Path, control: u16, workers: usize) -> Result<
         .arg(dir)
         .env("BERTH_API_KEY", "bk_bench")
         .env("RUST_LOG", "warn");
-    started("edge", port, &mut command)
+    Ok(command)
 }
 
 pub fn nginx(dir: &Path, origin: u16) -> Result<Contender, Failure> {
     let port = free_port()?;
+    nginx_at(dir, origin, port, &format!("listen 127.0.0.1:{port} reuseport;"))
+}
+
+/// With the certificate in this folder.
+pub fn nginx_tls(dir: &Path, origin: u16, of: &Path) -> Result<Contender, Failure> {
+    let (port, of) = (free_port()?, of.display());
+    let listen = format!(
+        "listen 127.0.0.1:{port} ssl http2 reuseport; ssl_certificate {of}/chain.pem; ssl_certificate_key {of}/key.pem;\n\
+         ssl_protocols TLSv1.2 TLSv1.3;"
+    );
+    nginx_at(dir, origin, port, &listen)
+}
+
+fn nginx_at(dir: &Path, origin: u16, port: u16, listen: &str) -> Result<Contender, Failure> {
     let mut hosts = String::new();
     for nth in 0..HOSTS {
         // Writing to a string cannot fail.
@@ -166,7 +192,7 @@ pub fn nginx(dir: &Path, origin: u16) -> Result<Contender, Failure> {
          map $host $cell {{ default ''; include {}/hosts.map; }}\n\
          limit_req_zone $host zone=perhost:64m rate=100000r/s; limit_req_status 429;\n\
          upstream origin {{ server 127.0.0.1:{origin}; keepalive 256; keepalive_requests 100000000; }}\n\
-         server {{ listen 127.0.0.1:{port} reuseport; keepalive_timeout 75s;\n\
+         server {{ {listen} keepalive_timeout 75s;\n\
            if ($cell = '') {{ return 404; }}\n\
            location / {{ limit_req zone=perhost burst=1000 nodelay; proxy_pass http://$cell; proxy_http_version 1.1;\n\
              proxy_set_header Connection ''; proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;\n\
@@ -177,6 +203,15 @@ pub fn nginx(dir: &Path, origin: u16) -> Result<Contender, Failure> {
 }
 
 pub fn haproxy(dir: &Path, origin: u16) -> Result<Contender, Failure> {
+    haproxy_at(dir, origin, "")
+}
+
+/// With the certificate in this folder.
+pub fn haproxy_tls(dir: &Path, origin: u16, of: &Path) -> Result<Contender, Failure> {
+    haproxy_at(dir, origin, &format!(" ssl crt {}/both.pem alpn h2,http/1.1", of.display()))
+}
+
+fn haproxy_at(dir: &Path, origin: u16, how: &str) -> Result<Contender, Failure> {
     let port = free_port()?;
     let mut hosts = String::new();
     for nth in 0..HOSTS {
@@ -188,7 +223,7 @@ pub fn haproxy(dir: &Path, origin: u16) -> Result<Contender, Failure> {
     let conf = format!(
         "global\n maxconn 4000\n nbthread 1\n\
          defaults\n mode http\n timeout connect 1s\n timeout client 75s\n timeout server 60s\n timeout http-request 10s\n\
-         frontend in\n bind 127.0.0.1:{port}\n option forwardfor\n\
+         frontend in\n bind 127.0.0.1:{port}{how}\n option forwardfor\n\
          \x20stick-table type string len 64 size 100k expire 60s store http_req_rate(10s)\n\
          \x20http-request track-sc0 hdr(host),lower\n\
          \x20http-request deny deny_status 429 if {{ sc_http_req_rate(0) gt 1000000 }}\n\

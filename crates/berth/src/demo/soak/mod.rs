@@ -318,11 +318,11 @@ async fn undo(client: &Client, name: &str) -> Result<Option<OperationId>, Failur
 
 /// The move stays. Its way back may be closed already, when its slot was lost.
 async fn settled(client: &Client, name: &str) -> Result<(), Failure> {
-    match patiently("settling a move", || client.tenant_settle_move(name)).await {
-        Ok(_) => Ok(()),
-        Err(failure) if failure.screen().contains("no_way_back") => Ok(()),
-        Err(failure) => Err(failure),
-    }
+    let settle = async || match client.tenant_settle_move(name).await {
+        Err(ClientError::Refused(problem)) if problem.code == "no_way_back" => Ok(()),
+        answer => answer.map(drop),
+    };
+    patiently("settling a move", settle).await
 }
 
 /// Removes a cell of one tenant's own, when what the tenant left in it is gone.

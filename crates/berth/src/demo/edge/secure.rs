@@ -1,0 +1,152 @@
+//! TLS in front: the edge beside nginx and HAProxy, each on one core with the same certificate, over HTTP/1.1 and HTTP/2.
+//!
+//! `h2load` is the client, for `wrk` speaks neither HTTP/2 nor many hosts over TLS: all requests are for one host.
+
+use super::{
+    Feed, PATIENCE, host, median,
+    peers::{self, Contender, OTHERS, pinned},
+    wrk::Round,
+};
+use crate::fail::{Failure, FailureExt as _};
+use berth_domain::CertificateId;
+use berth_wire::edge::{EdgeCertificate, Hidden};
+use serde_json::{Value, json};
+use std::{fs, path::Path, process::Command};
+use uuid::Uuid;
+
+/// Requests at once on one connection of HTTP/2.
+const STREAMS: u32 = 10;
+
+/// A key and a certificate for the host that is asked, by `openssl`.
+fn certificate(dir: &Path) -> Result<(String, String), Failure> {
+    let (key, chain) = (dir.join("key.pem"), dir.join("chain.pem"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args(["-subj", "/CN=bench", "-addext", &format!("subjectAltName=DNS:{}", host(0)), "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&chain)
+        .output()
+        .map_err(|error| Failure::ours(error, "openssl", "apt-get install openssl"))?;
+    let read = |path: &Path| fs::read_to_string(path).ours("a certificate");
+    if !made.status.success() {
+        return Err(Failure::request(
+            "openssl made no certificate",
+            String::from_utf8_lossy(&made.stderr).into_owned(),
+        ));
+    }
+    let (key, chain) = (read(&key)?, read(&chain)?);
+    // HAProxy wants both in one file.
+    fs::write(dir.join("both.pem"), format!("{chain}{key}")).ours("a certificate")?;
+    Ok((key, chain))
+}
+
+/// One round: requests a second, processor time a request, and how many failed.
+fn round(contender: &Contender, http2: bool, connections: u32, seconds: u32) -> Result<Round, Failure> {
+    let before = contender.cpu_us()?;
+    let mut command = pinned("h2load", OTHERS);
+    command.args(["-t1", &format!("-c{connections}"), &format!("-D{seconds}")]);
+    if http2 {
+        command.arg(format!("-m{STREAMS}"));
+    } else {
+        command.arg("--h1");
+    }
+    let done = command
+        .arg(format!("--connect-to=127.0.0.1:{}", contender.port))
+        .arg(format!("https://{}/", host(0)))
+        .output()
+        .map_err(|error| Failure::ours(error, "h2load", "apt-get install nghttp2-client"))?;
+    let cpu_us = contender.cpu_us()? - before;
+    let out = String::from_utf8_lossy(&done.stdout).into_owned();
+    let figures = figures(&out).ok_or_else(|| Failure::request("h2load said nothing that is understood", out))?;
+    let (requests, failed) = figures;
+    Ok(Round {
+        rps: requests / f64::from(seconds),
+        cpu_us: cpu_us / requests,
+        p50_us: f64::NAN,
+        p99_us: f64::NAN,
+        failed,
+    })
+}
+
+/// `requests: 10 total, 10 started, 10 done, 9 succeeded, 1 failed, …` and `status codes: 9 2xx, …`: good ones and others.
+fn figures(out: &str) -> Option<(f64, u64)> {
+    let number = |line: &str, word: &str| -> Option<u64> {
+        let all = out.lines().find_map(|l| l.strip_prefix(line))?;
+        all.split(',').find_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok())
+    };
+    let good = number("status codes: ", "2xx")?;
+    let done = number("requests: ", "done")?;
+    Some((good as f64, done.saturating_sub(good) + number("requests: ", "failed")?))
+}
+
+/// What each came to, and whether every answer was a good one.
+pub async fn measure(
+    program: &Path,
+    dir: &Path,
+    origin: u16,
+    connections: u32,
+    rounds: usize,
+    seconds: u32,
+) -> Result<(Value, bool), Failure> {
+    let dir = dir.join("secure");
+    fs::create_dir_all(&dir).ours("the bench's folder")?;
+    let (key_pem, chain_pem) = certificate(&dir)?;
+    let told = EdgeCertificate {
+        id: CertificateId::new(Uuid::from_u128(1)),
+        version: 1,
+        names: vec![host(0)],
+        chain_pem,
+        key_pem: Hidden::new(key_pem),
+        good: None,
+    };
+    let feed = Feed::start_with(super::HOSTS, origin, Some(told)).await?;
+    let contenders = [
+        peers::edge_tls(program, &dir.join("ours"), feed.port())?,
+        peers::nginx_tls(&dir.join("nginx"), origin, &dir)?,
+        peers::haproxy_tls(&dir.join("haproxy"), origin, &dir)?,
+    ];
+    feed.in_force(PATIENCE).await?;
+    let (mut all, mut good) = (json!({}), true);
+    for (name, http2) in [("http1", false), ("http2", true)] {
+        let mut rows: Vec<Vec<Round>> = Vec::new();
+        for contender in &contenders {
+            contender.ready().await?;
+            round(contender, http2, connections, 1)?;
+        }
+        for _ in 0..rounds {
+            let row: Vec<Round> = contenders
+                .iter()
+                .map(|contender| round(contender, http2, connections, seconds))
+                .collect::<Result<_, _>>()?;
+            let told: Vec<String> = contenders
+                .iter()
+                .zip(&row)
+                .map(|(c, r)| format!("{} {:.0}/s {:.1} us", c.name, r.rps, r.cpu_us))
+                .collect();
+            super::say(format!("TLS, {name}: {}", told.join(", ")));
+            good &= row.iter().all(|round| round.failed == 0);
+            rows.push(row);
+        }
+        let of = |nth: usize, figure: fn(&Round) -> f64| {
+            median(rows.iter().map(|row| figure(&row[0]) / figure(&row[nth])).collect())
+        };
+        all[name] = json!({
+            "rps_vs_nginx": of(1, |r| r.rps), "cpu_vs_nginx": of(1, |r| r.cpu_us),
+            "rps_vs_haproxy": of(2, |r| r.rps), "cpu_vs_haproxy": of(2, |r| r.cpu_us),
+            "rps": median(rows.iter().map(|row| row[0].rps).collect()),
+        });
+    }
+    Ok((all, good))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn good_answers_are_told_from_all_others() {
+        let out = "requests: 12 total, 12 started, 10 done, 10 succeeded, 2 failed, 2 errored, 0 timeout\n\
+                   status codes: 7 2xx, 0 3xx, 3 4xx, 0 5xx\n";
+        assert_eq!(super::figures(out), Some((7.0, 5)));
+        assert_eq!(super::figures("h2load: no such host"), None);
+    }
+}

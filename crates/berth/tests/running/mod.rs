@@ -1,0 +1,171 @@
+//! The programs as people start them: a folder, what a test started in it, and the end of both, also when the test is
+//! killed. Never asks a server anything but for the key of an edge.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "each test uses a part, ends where it is surprised, and shows what the programs wrote"
+)]
+
+use berth_client::Client;
+use berth_domain::{OperationId, OperationState};
+use berth_providers::local::{Afterwards, end_all};
+use berth_testkit::{free_port, wait_until};
+use secrecy::SecretString;
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+use uuid::Uuid;
+
+pub const BERTH: &str = env!("CARGO_BIN_EXE_berth");
+
+/// Lines of each log, when the test fails.
+const LOG_LINES: usize = 30;
+
+pub struct Place {
+    pub dir: PathBuf,
+    pub children: Vec<Child>,
+    /// The server's, once it is started.
+    pub url: String,
+    pub key: String,
+}
+
+impl Place {
+    #[expect(clippy::zombie_processes, reason = "the janitor is there to outlive us")]
+    pub fn new() -> Self {
+        let dir = PathBuf::from(format!("/tmp/berth-test-{}", Uuid::new_v4().simple()));
+        fs::create_dir_all(dir.join("serve/postgres")).unwrap();
+        fs::create_dir_all(dir.join("cells")).unwrap();
+        let mut janitor = Command::new(BERTH);
+        janitor.args(["janitor", "--delete", "--owner", &std::process::id().to_string()]);
+        for root in ["cells", "serve/postgres", ""] {
+            janitor.arg("--root").arg(dir.join(root));
+        }
+        janitor.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        Self { dir, children: Vec::new(), url: String::new(), key: String::new() }
+    }
+
+    /// Its words go to the log of this name.
+    pub fn start(&mut self, name: &str, program: impl AsRef<Path>, arguments: &[&str], env: &[(&str, &str)]) {
+        let log = fs::File::create(self.dir.join(name).with_extension("log")).unwrap();
+        let child = Command::new(program.as_ref())
+            .args(arguments)
+            .env_remove("DATABASE_URL")
+            .env_remove("BERTH_API_KEY")
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.children.push(child);
+    }
+
+    pub fn log(&self, name: &str) -> String {
+        fs::read_to_string(self.dir.join(name).with_extension("log")).unwrap_or_default()
+    }
+
+    /// A server with a Postgres of its own.
+    pub async fn serve(&mut self) {
+        let data = self.dir.join("serve").to_string_lossy().into_owned();
+        let at = ["serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--data-dir", &data];
+        self.start("serve", BERTH, &at, &[]);
+        let look = async || self.log("serve");
+        let log = wait_until("the server listens", look, |log: &String| log.contains("serving on http://")).await;
+        let url = log.split("serving on ").nth(1).unwrap().split_whitespace().next();
+        self.url = url.unwrap().into();
+        self.key = fs::read_to_string(self.dir.join("serve/admin.key")).unwrap().trim().into();
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(&self.url, Some(SecretString::from(self.key.clone()))).unwrap()
+    }
+
+    /// The command line as the server's first administrator.
+    pub fn berth(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(BERTH);
+        command.args(words).env_remove("DATABASE_URL").current_dir(&self.dir).stdin(Stdio::null());
+        command.env("BERTH_URL", &self.url).env("BERTH_API_KEY", &self.key);
+        command
+    }
+
+    /// An edge of the server's, under this name. Where it listens.
+    pub fn edge(&mut self, name: &str) -> SocketAddr {
+        let made = self.berth(&["key", "create", name, "--scope", "edge"]).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let key = String::from_utf8(made.stdout).unwrap();
+        let at = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let (listen, data) = (at.to_string(), self.dir.join("edge").to_string_lossy().into_owned());
+        let url = self.url.clone();
+        let mut words = vec!["edge", "--name", name, "--listen", &listen, "--admin", "127.0.0.1:0"];
+        words.extend(["--control", &url, "--data-dir", &data]);
+        self.start("edge", BERTH, &words, &[("BERTH_API_KEY", key.trim())]);
+        at
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            // One that has ended by itself is what this is for, too.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for root in ["cells", "serve/postgres"] {
+            let _ = end_all(&self.dir.join(root), Afterwards::Delete);
+        }
+        if thread::panicking() {
+            for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.extension().is_some_and(|extension| extension == "log") {
+                    let text = fs::read_to_string(&path).unwrap_or_default();
+                    let lines: Vec<&str> = text.lines().collect();
+                    let last = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+                    eprintln!("--- {}\n{last}", path.display());
+                }
+            }
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// The application is another package's program; `scripts/test` builds both.
+pub fn fleet() -> PathBuf {
+    let path = Path::new(BERTH).with_file_name("fleet");
+    assert!(path.exists(), "{} is missing: cargo build -p fleet", path.display());
+    path
+}
+
+pub async fn finishes(client: &Client, operation: OperationId) {
+    let until = Instant::now() + Duration::from_mins(2);
+    loop {
+        let now = client.operation(operation).await.unwrap();
+        if now.state.is_final() || now.state == OperationState::Stuck {
+            assert_eq!(now.state, OperationState::Succeeded, "{:?}", now.fault);
+            return;
+        }
+        assert!(Instant::now() < until, "operation {operation} is still {}", now.state);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// One request on a connection of its own: status and body, `None` where there was no answer.
+pub fn ask(port: u16, host: &str, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}

@@ -1,0 +1,83 @@
+//! One HTTP request over a stream that somebody else opened, and its answer. Never follows a redirect, never asks twice, and
+//! reads no more of an answer than anybody needs.
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// Of the answer, head and body, that is read.
+const ANSWER_MOST: usize = 64 * 1024;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub status: u16,
+    pub body: Vec<u8>,
+}
+
+/// `head` ends without its empty line. `None`: what came is no HTTP.
+///
+/// Asked as 1.0, so that the answer ends with the connection and comes in one piece.
+pub(crate) async fn ask(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    head: &str,
+    body: &[u8],
+) -> std::io::Result<Option<Answer>> {
+    stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).await?;
+    stream.write_all(body).await?;
+    stream.flush().await?;
+    let mut all = Vec::new();
+    while all.len() < ANSWER_MOST && !whole(&all) {
+        match stream.read_buf(&mut all).await {
+            Ok(0) => break,
+            Ok(_) => {}
+            // What came before it was cut off is judged.
+            Err(_) if !all.is_empty() => break,
+            Err(error) => return Err(error),
+        }
+    }
+    all.truncate(ANSWER_MOST);
+    Ok(read(&all))
+}
+
+fn end_of_head(all: &[u8]) -> Option<usize> {
+    all.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)
+}
+
+/// Whether all of it has come, of an answer that says how long it is: not everybody closes when asked to.
+fn whole(all: &[u8]) -> bool {
+    let Some(end) = end_of_head(all) else { return false };
+    let head = String::from_utf8_lossy(&all[..end]).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    length.is_some_and(|length| all.len() - end >= length)
+}
+
+pub(crate) fn read(all: &[u8]) -> Option<Answer> {
+    let digits = all.strip_prefix(b"HTTP/1.").and_then(|rest| std::str::from_utf8(rest.get(2..5)?).ok())?;
+    let status = digits.parse().ok()?;
+    let body = end_of_head(all).map_or_else(Vec::new, |end| all[end..].to_vec());
+    Some(Answer { status, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ask, read};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn an_answer_that_says_its_length_is_not_waited_for_after_it() {
+        let (mut near, mut far) = tokio::io::duplex(4096);
+        let asked = tokio::spawn(async move { ask(&mut near, "POST /h HTTP/1.0\r\n", b"{}").await });
+        let mut seen = [0; 64];
+        let read = far.read(&mut seen).await.unwrap();
+        assert!(seen[..read].starts_with(b"POST /h HTTP/1.0\r\nConnection: close\r\n\r\n"));
+        far.write_all(b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n[]").await.unwrap();
+        // It keeps its side open.
+        let answer = asked.await.unwrap().unwrap().unwrap();
+        assert_eq!((answer.status, answer.body.as_slice()), (201, &b"[]"[..]));
+    }
+
+    #[test]
+    fn what_is_no_http_is_no_answer() {
+        assert_eq!(read(b"SSH-2.0-OpenSSH"), None);
+        assert_eq!(read(b"HTTP/1.1"), None);
+        assert_eq!(read(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap().body, b"");
+    }
+}

@@ -1,0 +1,86 @@
+//! Hosts have certificates that are good for long, where the stack file names an authority. One order's trouble is no
+//! other's.
+
+use super::{LEASE, Loop};
+use crate::{
+    App, ControlError,
+    orders::{self, Asked},
+};
+use async_trait::async_trait;
+use berth_domain::OrderState;
+use berth_store::{Order, StoreError};
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
+use std::time::{Duration, Instant};
+use tracing::{debug, warn};
+
+/// Orders that are carried on beside each other.
+const AT_ONCE: usize = 8;
+/// Orders that one round takes up.
+const DUE: i64 = 64;
+/// A look at all hosts is made again after so many times what it took.
+const REST: u32 = 20;
+
+/// New orders wait so long after one was too many: of thousands that are due not each has to be told so.
+const LIMITED_PAUSE: Duration = Duration::from_mins(1);
+
+#[derive(Default)]
+pub(super) struct Certificates {
+    looked: Option<(Instant, Duration)>,
+    /// When an authority last said that too many were asked for. It may mean one host or all.
+    limited: Option<Instant>,
+}
+
+#[async_trait]
+impl Loop for Certificates {
+    const NAME: &'static str = "certificates";
+    const PAUSE: Duration = Duration::from_secs(2);
+
+    async fn round(&mut self, app: &App) -> Result<(), ControlError> {
+        let Some((at, way)) = orders::authority(app).await? else { return Ok(()) };
+        if self.looked.is_none_or(|(then, took)| then.elapsed() > took * REST) {
+            let begun = Instant::now();
+            orders::follow_hosts(app).await?;
+            self.looked = Some((begun, begun.elapsed()));
+        }
+        let now = Timestamp::now();
+        let mut due = app.store().orders_due(now, DUE).await?;
+        if self.limited.is_some_and(|since| since.elapsed() < LIMITED_PAUSE) {
+            due.retain(|order| order.state == OrderState::Ordered);
+        }
+        if due.is_empty() {
+            return Ok(());
+        }
+        let asked = Asked { account: orders::account(app, &at).await?, at, way };
+        let asked = &asked;
+        let carried = |order: Order| async move {
+            let host = order.host.to_string();
+            match orders::advance(app, asked, order, now).await {
+                Ok(limited) => return limited,
+                // Another server goes on with it.
+                Err(ControlError::Store(StoreError::Stale(_))) => debug!(host, "another server has the order"),
+                Err(error) => warn!(host, error = error.full(), "the order for {host} stands still: {}", error.full()),
+            }
+            false
+        };
+        let limited = &mut self.limited;
+        let all = futures_util::stream::iter(due).map(carried).buffer_unordered(AT_ONCE).for_each(|limits| {
+            if limits {
+                *limited = Some(Instant::now());
+            }
+            std::future::ready(())
+        });
+        tokio::pin!(all);
+        loop {
+            tokio::select! {
+                () = &mut all => return Ok(()),
+                // A look of an authority takes longer than a lease.
+                () = tokio::time::sleep(LEASE / 2) => {
+                    if app.store().lease_take(Self::NAME, app.server(), LEASE).await?.is_none() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}

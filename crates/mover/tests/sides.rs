@@ -1,0 +1,137 @@
+//! What two servers do differently, or are: a pooler, a standby, a login without rights, other encodings and collations.
+//! Each is found before anything is touched.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use berth_infra::Role;
+use berth_mover::{MoveError, MoveSpec, Obstacle, Side};
+use berth_testkit::{free_port, wait_until};
+use common::Two;
+use secrecy::{ExposeSecret as _, SecretString};
+use std::path::Path;
+use std::process::Stdio;
+use tokio::process::{Child, Command};
+
+async fn obstacles(spec: &MoveSpec) -> Vec<Obstacle> {
+    let Err(MoveError::Obstacles(all)) = berth_mover::plan(spec).await else { panic!("a plan was made") };
+    assert!(all.iter().all(|obstacle| !obstacle.hint().is_empty()), "{all:?}");
+    all
+}
+
+async fn database(two: &Two, name: &str, how: &str, schema: &str) {
+    let admin = two.client("postgres", Role::Mover).await;
+    admin.batch_execute(&format!("create database {name} template template0 {how}")).await.unwrap();
+    two.client(name, Role::Mover).await.batch_execute(schema).await.unwrap();
+}
+
+#[tokio::test]
+async fn another_encoding_is_refused_and_another_collation_is_said() {
+    let two = Two::filled(10).await;
+    database(&two, "latin", "encoding 'LATIN1' lc_collate 'C' lc_ctype 'C'", common::SCHEMA).await;
+    let all = obstacles(&MoveSpec { target: two.endpoint("latin"), ..two.spec() }).await;
+    let (source_encoding, target_encoding) = ("UTF8".into(), "LATIN1".into());
+    assert_eq!(all, [Obstacle::Encoding { source_encoding, target_encoding }]);
+
+    assert!(berth_mover::plan(&two.spec()).await.unwrap().notes.is_empty());
+    database(&two, "plain", "encoding 'UTF8' lc_collate 'C' lc_ctype 'C'", common::SCHEMA).await;
+    let plan = berth_mover::plan(&MoveSpec { target: two.endpoint("plain"), ..two.spec() }).await.unwrap();
+    let [note] = &plan.notes[..] else { panic!("{:?}", plan.notes) };
+    assert!(note.contains("`C.UTF-8` in the source") && note.contains("`C` in the target"), "{note}");
+}
+
+#[tokio::test]
+async fn a_column_that_is_sorted_otherwise_there_is_another_schema() {
+    let two = Two::filled(10).await;
+    let target = two.client(&two.target, Role::Mover).await;
+    target.batch_execute("alter table customers alter name type text collate \"POSIX\"").await.unwrap();
+    let all = obstacles(&two.spec()).await;
+    let [Obstacle::SchemaDiffers { table, difference }] = &all[..] else { panic!("{all:?}") };
+    assert_eq!(table.name, "customers");
+    assert_eq!(difference, "column `name` is sorted by the database's collation here and POSIX there");
+}
+
+#[tokio::test]
+async fn a_login_without_the_rights_is_refused_with_the_statement_that_gives_them() {
+    let two = Two::filled(10).await;
+    let admin = two.client(&two.source, Role::Mover).await;
+    admin.batch_execute("create role plain login replication password 'x'; grant pg_read_all_data to plain; grant pg_monitor to plain").await.unwrap();
+    let mut spec = two.spec();
+    for end in [&mut spec.source, &mut spec.target] {
+        end.user = "plain".into();
+        end.password = SecretString::from("x");
+    }
+    let lacks = |side| Obstacle::Rights { side, role: "plain".into(), right: "SUPERUSER".into() };
+    let all = berth_mover::lacks(&spec).await.unwrap();
+    assert_eq!(all, [lacks(Side::Source), lacks(Side::Target)]);
+    assert_eq!(all[0].hint(), "ALTER ROLE plain SUPERUSER");
+    let planned = obstacles(&spec).await;
+    assert!(planned.contains(&all[0]) && planned.contains(&all[1]), "{planned:?}");
+}
+
+/// Starts in recovery and stays there: what a standby is to those who connect.
+#[tokio::test]
+async fn a_standby_is_refused_as_source_and_as_target() {
+    let two = Two::filled(10).await;
+    let admin = two.client(&two.source, Role::Mover).await;
+    let data: String = admin.query_one("select current_setting('data_directory')", &[]).await.unwrap().get(0);
+    drop(admin);
+    std::fs::write(Path::new(&data).join("standby.signal"), "").unwrap();
+    two.pg.restart().await;
+    let all = obstacles(&two.spec()).await;
+    assert_eq!(all, [Obstacle::Standby { side: Side::Source }, Obstacle::Standby { side: Side::Target }]);
+}
+
+/// Debian's PgBouncer before the source. `None`, with a word, where it is not installed.
+async fn pooler(two: &Two, port: u16, more: &str) -> Option<Child> {
+    let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].into_iter().find(|path| Path::new(path).exists());
+    let Some(program) = program else {
+        eprintln!("skipped: pgbouncer is not installed");
+        return None;
+    };
+    let login = two.pg.cell().login(Role::Mover);
+    let file = two.pg.dir().unwrap().join(format!("bouncer-{port}.ini"));
+    let settings = format!(
+        "[databases]\n* = host={} port={} user={} password={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+         unix_socket_dir =\nauth_type = any\npool_mode = transaction\n{more}\n",
+        two.pg.cell().host,
+        two.pg.cell().port,
+        login.user,
+        login.password.expose_secret()
+    );
+    std::fs::write(&file, settings).unwrap();
+    // Neither of them runs as root.
+    let root = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0;
+    let mut command = if root {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups", program]);
+        command
+    } else {
+        Command::new(program)
+    };
+    let child = command.arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let child = child.spawn().unwrap();
+    wait_until("the pooler", async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await, Result::is_ok)
+        .await
+        .unwrap();
+    Some(child)
+}
+
+#[tokio::test]
+async fn a_pooler_in_between_is_found_out_and_refused() {
+    let two = Two::filled(10).await;
+    // As it comes, it refuses what a session asks for at its start.
+    let port = free_port();
+    let Some(_strict) = pooler(&two, port, "").await else { return };
+    let mut spec = two.spec();
+    spec.source.port = port;
+    let error = berth_mover::plan(&spec).await.unwrap_err();
+    assert!(error.hint().contains("that is a connection pooler"), "{error:?}: {}", error.hint());
+
+    // As it is usually set, it throws it away.
+    let port = free_port();
+    let _lax = pooler(&two, port, "ignore_startup_parameters = extra_float_digits,options").await.unwrap();
+    spec.source.port = port;
+    let all = obstacles(&spec).await;
+    assert!(all.contains(&Obstacle::Pooler { side: Side::Source }), "{all:?}");
+}
