@@ -4,7 +4,7 @@
 use crate::world::{STACK, World, change};
 use async_trait::async_trait;
 use berth_control::{App, moves, ways_back, workflows};
-use berth_domain::{MovePhase, OperationId, TenantState, WayBackState};
+use berth_domain::{MovePhase, OperationId, OperationState, TenantState, WayBackState};
 use berth_infra::{CellDatabase, Role};
 use berth_mover::Ownership;
 use berth_store::{Move, MoveOutcome, Tenant, Tx};
@@ -259,7 +259,7 @@ impl TryUndo {
     pub async fn new() -> Self {
         let mut moved = Try::new().await;
         let id = moved.start().await;
-        moved.moving.world.carry_out(id).await;
+        assert_eq!(moved.moving.world.carry_out(id).await, OperationState::Succeeded, "the move that is undone");
         let target = moved.moving.target.connect(Role::App).await;
         let changes = "INSERT INTO vehicles (customer_id, label) VALUES ('KEY', 'new');
              UPDATE vehicles SET label = 'w2' WHERE customer_id = 'KEY' AND label = 'v2';
