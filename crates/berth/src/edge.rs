@@ -4,7 +4,7 @@
 //! over, and this one goes with its last connection.
 
 use crate::{
-    cli::EdgeCommand,
+    cli::{Connection, EdgeCommand},
     fail::{Failure, FailureExt as _},
 };
 use berth_domain::{EdgeName, Network};
@@ -88,7 +88,25 @@ fn share(text: &str) -> Result<f64, String> {
     share.ok_or_else(|| "a share is a number from 0 to 1".to_owned())
 }
 
-pub fn run(options: EdgeOptions, url: String, key: Option<SecretString>) -> Result<(), Failure> {
+/// The first control plane that is another server than this one.
+fn another<'a>(control: &'a [String], url: &str) -> Option<&'a str> {
+    let own = url.trim_end_matches('/');
+    control.iter().map(String::as_str).find(|control| control.trim_end_matches('/') != own)
+}
+
+/// `kept`: the connection's key, where it has one, is a context's, and is sent to that context's server only.
+pub fn run(options: EdgeOptions, connection: Connection, kept: bool) -> Result<(), Failure> {
+    let Connection { url, key } = connection;
+    if kept
+        && key.is_some()
+        && options.key_file.is_none()
+        && let Some(other) = another(&options.control, &url)
+    {
+        return Err(Failure::request(
+            format!("the key of a context is for {url}, and is not sent to {other}"),
+            "name the edge's own key with `--key-file` or BERTH_API_KEY",
+        ));
+    }
     let key = match &options.key_file {
         Some(path) => {
             let text = fs::read_to_string(path)
@@ -266,5 +284,19 @@ impl Program {
             }
             Err(error) => tracing::error!(%error, "{program} could not be started; this process goes on"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::another;
+
+    #[test]
+    fn a_contexts_key_is_for_its_own_server_however_the_address_ends() {
+        let control = |urls: &[&str]| urls.iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
+        assert_eq!(another(&[], "http://10.0.0.5:7600"), None);
+        assert_eq!(another(&control(&["http://10.0.0.5:7600/"]), "http://10.0.0.5:7600"), None);
+        let both = control(&["http://10.0.0.5:7600", "http://10.0.0.6:7600"]);
+        assert_eq!(another(&both, "http://10.0.0.5:7600"), Some("http://10.0.0.6:7600"));
     }
 }

@@ -100,9 +100,11 @@ fn main() -> ExitCode {
         Command::Edge(mut options) => match options.verb.take() {
             Some(verb) => api(ApiCommand::Edge(verb), program.common),
             None => {
-                let asked = cli::Asked { url: program.common.url, key: api_key(), context: program.common.context };
+                let said = api_key();
+                let kept = said.is_none();
+                let asked = cli::Asked { url: program.common.url, key: said, context: program.common.context };
                 match cli::resolve(asked, config_folder().as_deref()) {
-                    Ok(connection) => role(|| edge::run(options, connection.url, connection.key)),
+                    Ok(connection) => role(|| edge::run(options, connection, kept)),
                     Err(error) => fail(&error),
                 }
             }

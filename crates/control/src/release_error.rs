@@ -85,7 +85,7 @@ impl ReleaseError {
         match self {
             Self::NoRelease(_) => "`berth release list` shows those there are".to_owned(),
             Self::BadArtifact { source, .. } => source.hint().to_owned(),
-            Self::Empty => "for example `berth release create web=ghcr.io/shop/web@sha256:…`".to_owned(),
+            Self::Empty => "for example `berth release create web=registry.example.com/shop/web@sha256:…`".to_owned(),
             Self::NoService(_) => "`berth release create` takes the names under `services`".to_owned(),
             Self::NoDigest(name) => {
                 format!("`berth release create {name}=IMAGE@sha256:…`, then `berth release roll`")
@@ -104,7 +104,7 @@ impl ReleaseError {
                 let (cell, release) = if to_release < from_release { (to, from_release) } else { (from, to_release) };
                 format!("`berth release roll r{release} --to {cell}` brings the missing release there")
             }
-            Self::BadRegistry(_) => "a host as in `ghcr.io` or `registry.example.com:5000`".to_owned(),
+            Self::BadRegistry(_) => "a host as in `registry.example.com` or `registry.example.com:5000`".to_owned(),
             Self::NoRegistry(_) => "`berth registry list` shows those there are".to_owned(),
         }
     }

@@ -51,7 +51,7 @@ impl BadArtifact {
                  digest, `sha256sum FILE` a program's; the form is NAME@sha256:…"
             }
             Self::Tagged(_) => "leave the tag out: `registry.example.com/shop/web@sha256:…`",
-            Self::Name(_) => "for example `ghcr.io/shop/web@sha256:…` or `/opt/shop/web@sha256:…`",
+            Self::Name(_) => "for example `registry.example.com/shop/web@sha256:…` or `/opt/shop/web@sha256:…`",
         }
     }
 }

@@ -98,7 +98,8 @@ Also=berth-edge.socket
 Description=Sockets of the Berth edge
 
 # systemd holds them: who comes while the edge is stopped and started waits in their queue instead of being refused. For
-# TLS add `ListenStream=0.0.0.0:443` here and `--listen-tls 0.0.0.0:443` to the service.
+# TLS add `ListenStream=0.0.0.0:443` here and `--listen-tls 0.0.0.0:443` to the service. Behind the rendered nginx.conf it
+# is `ListenStream=127.0.0.1:8080`, as in the service.
 [Socket]
 ListenStream=0.0.0.0:80
 Backlog=4096

@@ -87,12 +87,12 @@ fn release(site: &Site) -> String {
           umask 077
           printf '%s\\n' \"$SSH_KEY\" > \"$RUNNER_TEMP/key\"
           printf '%s\\n' \"$KNOWN_HOSTS\" > \"$RUNNER_TEMP/known_hosts\"
-          # The name of the image is put in here, the rest is the server's.
+          # The name of the image is put in here, the rest is the server's. The first word of `create` is the release.
           # shellcheck disable=SC2029
           printf '%s\\n' \"$BERTH_API_KEY\" | ssh -i \"$RUNNER_TEMP/key\" -o IdentitiesOnly=yes \\
             -o UserKnownHostsFile=\"$RUNNER_TEMP/known_hosts\" -o StrictHostKeyChecking=yes \"$BERTH_SSH\" \\
             \"set -e; read -r BERTH_API_KEY; export BERTH_API_KEY; \\
-            release=\\$(berth release create {services}); berth release roll \\$release --wait --yes\"
+            created=\\$(berth release create {services}); set -- \\$created; berth release roll \\$1 --wait --yes\"
 ",
         image = expression("needs.build.outputs.image"),
         ssh = expression("vars.BERTH_SSH"),

@@ -19,7 +19,7 @@ pub enum Registry {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  berth registry add ghcr.io --user shop-bot < token
+  berth registry add registry.example.com --user shop-bot < token
   berth registry add registry.example.com:5000 --user pull --password-file /run/secrets/registry")]
 pub struct Add {
     /// With its port, where it has one of its own

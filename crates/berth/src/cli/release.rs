@@ -28,7 +28,7 @@ pub enum Release {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  berth release create web=ghcr.io/shop/web@sha256:9f86d0… worker=ghcr.io/shop/worker@sha256:60303a…
+  berth release create web=registry.example.com/shop/web@sha256:9f86d0…
   berth release create web=/opt/shop/2.4/web@sha256:$(sha256sum /opt/shop/2.4/web | cut -d' ' -f1)")]
 pub struct Create {
     /// An image with its registry, or the absolute path of a program on the cells' hosts

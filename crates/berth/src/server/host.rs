@@ -15,6 +15,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The file of host keys, where nobody names one.
+const KNOWN_HOSTS: &str = "berth.hosts";
+
 #[derive(Args, Clone, Debug)]
 #[allow(clippy::struct_field_names, reason = "fields are called as their arguments")]
 pub struct Host {
@@ -30,14 +33,24 @@ pub struct Host {
     /// The fingerprint of its host key. Default: the one taken earlier, else the one it shows is asked about
     #[arg(long, value_name = "SHA256:…")]
     host_key: Option<String>,
-    /// Where host keys are remembered: fingerprints only, fit for version control
-    #[arg(long, env = "BERTH_KNOWN_HOSTS", value_name = "FILE", default_value = "berth.hosts")]
-    known_hosts: PathBuf,
+    /// Where host keys are remembered: fingerprints only, fit for version control. Default: `berth.hosts` beside the stack
+    /// file that the command takes, else in this folder
+    #[arg(long, env = "BERTH_KNOWN_HOSTS", value_name = "FILE")]
+    known_hosts: Option<PathBuf>,
 }
 
 impl Host {
     pub fn name(&self) -> &str {
         self.host.rsplit_once('@').map_or(self.host.as_str(), |(_, name)| name)
+    }
+
+    /// Host keys are remembered beside this stack file, where nobody named a file for them.
+    pub fn beside(&mut self, stack_file: &Path) {
+        self.known_hosts.get_or_insert_with(|| stack_file.with_file_name(KNOWN_HOSTS));
+    }
+
+    fn known_hosts(&self) -> &Path {
+        self.known_hosts.as_deref().unwrap_or(Path::new(KNOWN_HOSTS))
     }
 
     fn user(&self) -> &str {
@@ -65,7 +78,7 @@ impl Host {
     pub async fn open(&self, yes: bool) -> Result<Connection, Failure> {
         let known = match &self.host_key {
             Some(named) => Some(named.clone()),
-            None => remembered(&self.known_hosts, &self.line_name()),
+            None => remembered(self.known_hosts(), &self.line_name()),
         };
         let trust = known.map_or(Trust::Nobody, Trust::Pinned);
         match Connection::open(&self.target(self.user(), trust.clone())?).await {
@@ -85,7 +98,7 @@ impl Host {
                 agree(yes)?;
                 let target = self.target(self.user(), Trust::Pinned(seen.clone()))?;
                 let connection = Connection::open(&target).await.map_err(failed)?;
-                remember(&self.known_hosts, &self.line_name(), &seen)?;
+                remember(self.known_hosts(), &self.line_name(), &seen)?;
                 Ok(connection)
             }
             other => other.map_err(failed),
@@ -140,7 +153,25 @@ fn remember(file: &Path, name: &str, key: &str) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::{remember, remembered};
+    use super::{Host, remember, remembered};
+    use clap::{Args as _, FromArgMatches as _};
+    use std::path::Path;
+
+    #[test]
+    fn host_keys_lie_beside_the_stack_file_where_nobody_names_another() {
+        let host = |words: &[&str]| {
+            let words = ["berth", "a"].iter().chain(words);
+            let matches = Host::augment_args(clap::Command::new("berth")).try_get_matches_from(words).unwrap();
+            Host::from_arg_matches(&matches).unwrap()
+        };
+        let mut here = host(&[]);
+        assert_eq!(here.known_hosts(), Path::new("berth.hosts"));
+        here.beside(Path::new("deploy/berth.yaml"));
+        assert_eq!(here.known_hosts(), Path::new("deploy/berth.hosts"));
+        let mut named = host(&["--known-hosts", "keys"]);
+        named.beside(Path::new("deploy/berth.yaml"));
+        assert_eq!(named.known_hosts(), Path::new("keys"));
+    }
 
     #[test]
     fn a_host_key_is_remembered_for_its_host_and_port_alone() {

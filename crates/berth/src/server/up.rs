@@ -78,8 +78,9 @@ ExecStart=/usr/local/bin/berth edge --name edge-1 --listen 0.0.0.0:80 --control 
 ";
 
 impl Up {
-    pub(super) async fn run(self, common: &Common) -> Result<Answer, Failure> {
+    pub(super) async fn run(mut self, common: &Common) -> Result<Answer, Failure> {
         let begun = Instant::now();
+        self.host.beside(&self.file);
         // Its mistakes before anything is asked of a host.
         let files = StackFiles::read(&self.file, None).map_err(told)?;
         let stack = files.parse().map_err(told)?;

@@ -210,7 +210,7 @@ fn reach_file(home: &Home) -> PathBuf {
     home.root.join("reach")
 }
 
-/// A key that opens nothing but forwards to what members listen on. Made once; its own line lets it in.
+/// A key that forwards to ports of 127.0.0.1 here, any of them, and does nothing else. Made once; its own line lets it in.
 async fn reach_key(home: &Home) -> Result<String, ProviderError> {
     separation::ensure(home).await?;
     let file = reach_file(home);
