@@ -88,6 +88,14 @@ pub async fn drain(State(api): State<Api>, By(caller): By, Path(who): Path<Strin
     Ok(Json(cells::drain(&api.app, &permit, &who).await?))
 }
 
+/// Lets new tenants in again.
+#[utoipa::path(delete, path = "/v1/cells/{cell}/drain", tag = "cells", params(("cell" = String, Path)),
+    responses((status = 200, body = Cell), Problems))]
+pub async fn undrain(State(api): State<Api>, By(caller): By, Path(who): Path<String>) -> ApiResult<Json<Cell>> {
+    let permit = caller.may(Change)?;
+    Ok(Json(cells::undrain(&api.app, &permit, &who).await?))
+}
+
 /// Finds out what a cell does: API, queries, ingest, upload, socket, backup. Takes some seconds of it.
 #[utoipa::path(post, path = "/v1/cells/{cell}/measure", tag = "cells", params(("cell" = String, Path),
     ("Idempotency-Key" = Option<String>, Header, description = "Carried out once under one key.")),

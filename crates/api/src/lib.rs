@@ -147,7 +147,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(archives::erasures))
         .routes(routes!(cells::list, cells::create))
         .routes(routes!(cells::show, cells::remove))
-        .routes(routes!(cells::drain))
+        .routes(routes!(cells::drain, cells::undrain))
         .routes(routes!(cells::measure))
         .routes(routes!(cells::logs))
         .routes(routes!(cells::database_top))

@@ -187,7 +187,10 @@ async fn a_cell_that_the_plan_closes_is_removed_when_it_was_emptied_and_that_is_
         (vec!["shared-1".to_owned()], Vec::new()),
         "it may be for tenants to come"
     );
-    client.cell_drain("shared-1").await.unwrap();
+    client.cell_drain("shared-1", true).await.unwrap();
+    client.cell_drain("shared-1", false).await.unwrap();
+    assert_eq!(apply(true).await.cells, Vec::new(), "it takes tenants again");
+    client.cell_drain("shared-1", true).await.unwrap();
     let done = apply(true).await;
     let [removed] = &done.cells[..] else { panic!("{done:?}") };
     assert_eq!((removed.cell.as_str(), removed.removed, done.removable.len()), ("shared-1", true, 0));

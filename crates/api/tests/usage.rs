@@ -271,7 +271,7 @@ cells:
     assert_eq!((open[0].then.plan.as_str(), open[0].then.class.as_str()), ("crew", "pool"));
 
     // There is no room any more when a person agrees: it waits, and nobody pays for a place that is not there.
-    client.cell_drain("pool-1").await.unwrap();
+    client.cell_drain("pool-1", true).await.unwrap();
     let waits = client.approval_approve(open[0].id).await.unwrap();
     assert_eq!(waits.state, ApprovalState::Approved, "{waits:?}");
     assert!(waits.reason.as_deref().is_some_and(|why| why.contains("no pool cell has room")), "{waits:?}");

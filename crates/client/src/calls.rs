@@ -6,14 +6,13 @@ use berth_domain::{
     UsagePeriod,
 };
 use berth_wire::{
-    Abandon, Approval, ApprovalReject, Archive, AuditEntry, Cell, CellAbilities, CellCreate, Certificate,
-    CertificateAdd, CertificateOrder, CheckAsk, CheckReport, CostInvoice, CostMonth, Costs, DatabaseTop, Decision,
-    DecisionAsk, Drain, DrainAsk, Drained, EdgeView, EdgeWay, EndpointAdd, Entitlements, Erasure, FleetApplied,
-    FleetApply, FleetMonth, FleetPlan, FleetSimulate, Host, HostAdd, HostVerify, ImportPlan, InvoiceImport, Key,
-    KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent, Overview, Page, PhaseAnswer, PhaseAsk,
-    PlanPrice, PlanView, Profile, PurgePlan, Recovery, Server, ServerAdd, ServerLook, ServerSeen, Stack, StackApplied,
-    StackApply, SyncReport, Tenant, TenantAllow, TenantChange, TenantCreate, TenantHosts, TenantImport, TenantMove,
-    TenantSync, TenantUsage, Usage, UsageCounted, UsageEvent,
+    Abandon, Approval, ApprovalReject, Archive, AuditEntry, Certificate, CertificateAdd, CertificateOrder, CheckAsk,
+    CheckReport, CostInvoice, CostMonth, Costs, Decision, DecisionAsk, Drain, DrainAsk, Drained, EdgeView, EdgeWay,
+    Entitlements, Erasure, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate, Host, HostAdd, HostVerify,
+    ImportPlan, InvoiceImport, Key, KeyCreate, KeyCreated, Move, MovePlan, Operation, OperationEvent, Overview, Page,
+    PhaseAnswer, PhaseAsk, PlanPrice, PlanView, Profile, PurgePlan, Recovery, Stack, StackApplied, StackApply,
+    SyncReport, Tenant, TenantAllow, TenantChange, TenantCreate, TenantHosts, TenantImport, TenantMove, TenantSync,
+    TenantUsage, Usage, UsageCounted, UsageEvent,
     edge::{EdgeAck, EdgeAckAnswer, EdgeMeters, EdgeMetersAnswer},
 };
 use http::Method;
@@ -55,7 +54,7 @@ impl Drainable {
     }
 }
 
-const NOTHING: serde_json::Value = serde_json::Value::Null;
+pub(crate) const NOTHING: serde_json::Value = serde_json::Value::Null;
 
 impl Client {
     pub async fn status(&self) -> Result<Overview, ClientError> {
@@ -269,62 +268,6 @@ impl Client {
         let mut query = Query::default();
         query.add("tenant", tenant);
         self.all("/v1/moves", query, None).await
-    }
-
-    pub async fn cell_database_top(&self, cell: &str) -> Result<DatabaseTop, ClientError> {
-        self.get(&format!("/v1/cells/{}/database/top", escaped(cell))).await
-    }
-
-    pub async fn cells(&self) -> Result<Vec<Cell>, ClientError> {
-        self.all("/v1/cells", Query::default(), None).await
-    }
-
-    pub async fn cell(&self, cell: &str) -> Result<Cell, ClientError> {
-        self.get(&format!("/v1/cells/{}", escaped(cell))).await
-    }
-
-    pub async fn cell_create(&self, wanted: &CellCreate) -> Result<Operation, ClientError> {
-        self.write(Method::POST, "/v1/cells", wanted).await
-    }
-
-    pub async fn endpoint_add(&self, wanted: &EndpointAdd) -> Result<Operation, ClientError> {
-        self.write(Method::POST, "/v1/endpoints", wanted).await
-    }
-
-    pub async fn server_look(&self, wanted: &ServerLook) -> Result<ServerSeen, ClientError> {
-        self.write(Method::POST, "/v1/servers/look", wanted).await
-    }
-
-    pub async fn server_add(&self, wanted: &ServerAdd) -> Result<Operation, ClientError> {
-        self.write(Method::POST, "/v1/servers", wanted).await
-    }
-
-    pub async fn servers(&self) -> Result<Vec<Server>, ClientError> {
-        self.all("/v1/servers", Query::default(), None).await
-    }
-
-    pub async fn cell_abilities(&self, cell: &str) -> Result<CellAbilities, ClientError> {
-        self.get(&format!("/v1/cells/{}/abilities", escaped(cell))).await
-    }
-
-    pub async fn cell_drain(&self, cell: &str) -> Result<Cell, ClientError> {
-        self.write(Method::POST, &format!("/v1/cells/{}/drain", escaped(cell)), &NOTHING).await
-    }
-
-    pub async fn cell_measure(&self, cell: &str) -> Result<Operation, ClientError> {
-        self.write(Method::POST, &format!("/v1/cells/{}/measure", escaped(cell)), &NOTHING).await
-    }
-
-    pub async fn cell_remove(&self, cell: &str) -> Result<Operation, ClientError> {
-        self.write(Method::DELETE, &format!("/v1/cells/{}", escaped(cell)), &NOTHING).await
-    }
-
-    /// The last `last` lines of each of a cell's members.
-    pub async fn cell_logs(&self, cell: &str, service: Option<&str>, last: u32) -> Result<Vec<LogLine>, ClientError> {
-        let mut query = Query::default();
-        query.add("service", service);
-        query.add("last", Some(last));
-        self.get::<Page<LogLine>>(&format!("/v1/cells/{}/logs{}", escaped(cell), query.0)).await.map(|page| page.items)
     }
 
     pub async fn plans(&self) -> Result<Vec<PlanView>, ClientError> {
@@ -550,10 +493,10 @@ impl Client {
 
 /// `?name=value&…`, escaped.
 #[derive(Clone, Debug, Default)]
-struct Query(String);
+pub(crate) struct Query(pub(crate) String);
 
 impl Query {
-    fn add(&mut self, name: &str, value: Option<impl ToString>) {
+    pub(crate) fn add(&mut self, name: &str, value: Option<impl ToString>) {
         if let Some(value) = value {
             self.0.push(if self.0.is_empty() { '?' } else { '&' });
             self.0.push_str(name);

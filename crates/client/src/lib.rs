@@ -5,6 +5,7 @@
 //! and never logs.
 
 mod calls;
+mod cells;
 mod error;
 mod releases;
 mod secure;

@@ -156,19 +156,34 @@ pub async fn measure(app: &App, permit: &Permit<Change>, who: &str) -> Result<wi
 
 /// No new tenants from now on; those in it stay until they are moved. Done twice it is done once.
 pub async fn drain(app: &App, permit: &Permit<Change>, who: &str) -> Result<wire::Cell, ControlError> {
+    turn(app, permit, who, (CellState::Ready, CellState::Draining), "cell.drain").await
+}
+
+/// It takes new tenants again. Done twice it is done once.
+pub async fn undrain(app: &App, permit: &Permit<Change>, who: &str) -> Result<wire::Cell, ControlError> {
+    turn(app, permit, who, (CellState::Draining, CellState::Ready), "cell.undrain").await
+}
+
+async fn turn(
+    app: &App,
+    permit: &Permit<Change>,
+    who: &str,
+    (from, to): (CellState, CellState),
+    action: &str,
+) -> Result<wire::Cell, ControlError> {
     app.writable().await?;
-    let cell = known(app, who).await?;
-    if cell.state == CellState::Draining {
-        return view(app, cell).await;
+    let found = known(app, who).await?;
+    let mut tx = app.store().begin().await?;
+    let cell = tx.cell_lock(found.id).await?.ok_or_else(|| ControlError::NoCell(who.to_owned()))?;
+    if cell.state == to {
+        return view(app, found).await;
     }
-    if cell.state != CellState::Ready {
+    if cell.state != from {
         return Err(ControlError::CellState { cell: cell.name, state: cell.state });
     }
-    let mut tx = app.store().begin().await?;
-    tx.cell_lock(cell.id).await?;
-    tx.cell_set_state(cell.id, CellState::Ready, CellState::Draining).await?;
-    let (before, after) = (json!({ "state": CellState::Ready }), json!({ "state": CellState::Draining }));
-    audited(&mut tx, permit, "cell.drain", &format!("cell/{}", cell.name), Some(before), Some(after)).await?;
+    tx.cell_set_state(cell.id, from, to).await?;
+    let (before, after) = (json!({ "state": from }), json!({ "state": to }));
+    audited(&mut tx, permit, action, &format!("cell/{}", cell.name), Some(before), Some(after)).await?;
     tx.commit().await?;
     view(app, app.cell(cell.id).await?).await
 }

@@ -113,6 +113,7 @@ struct CellPage {
     /// Members' last lines; empty when this key may not read them or there are none.
     logs: Vec<String>,
     may_drain: bool,
+    may_undrain: bool,
     may_remove: bool,
 }
 
@@ -153,6 +154,7 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
         tenants: here.map(|it| (it.name.to_string(), it.plan.to_string(), tenant_state(it.state))).collect(),
         logs: logs.items.into_iter().map(|line| format!("{}  {}", line.service, line.line)).collect(),
         may_drain: cell.state == CellState::Ready,
+        may_undrain: cell.state == CellState::Draining,
         may_remove: cell.tenants == 0
             && matches!(cell.state, CellState::Ready | CellState::Draining | CellState::Failed),
         cell: row(&cell),
@@ -194,6 +196,7 @@ pub async fn create(change: Change) -> Result<Response, Failure> {
 pub async fn ask(session: Session, Path((name, verb)): Path<(String, String)>) -> Result<Response, Failure> {
     let (what_happens, button) = match verb.as_str() {
         "drain" => ("It takes no new tenants. Those that live here stay and are served until they are moved.", "Drain"),
+        "undrain" => ("It takes new tenants again.", "Open"),
         "measure" => (
             "Its members, queries, writes and ways in and out are measured. Its tenants share it with that for some seconds.",
             "Measure",
@@ -220,8 +223,9 @@ pub async fn change(Path((name, verb)): Path<(String, String)>, change: Change) 
     let path = format!("/v1/cells/{}", escaped(&name));
     let once = change.once();
     match verb.as_str() {
-        "drain" => {
-            let cell: Cell = change.session.send(Method::POST, &format!("{path}/drain"), &json!({}), &once).await?;
+        "drain" | "undrain" => {
+            let method = if verb == "drain" { Method::POST } else { Method::DELETE };
+            let cell: Cell = change.session.send(method, &format!("{path}/drain"), &json!({}), &once).await?;
             Ok(Redirect::to(&format!("/cells/{}", cell.name)).into_response())
         }
         "measure" => {

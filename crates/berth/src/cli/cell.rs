@@ -34,7 +34,12 @@ pub enum Cell {
         wait: Wait,
     },
     /// Let no new tenants in
-    Drain { cell: String },
+    Drain {
+        cell: String,
+        /// Let new tenants in again
+        #[arg(long)]
+        undo: bool,
+    },
     /// Give a member no new requests and let what is open end
     DrainMember {
         cell: String,
@@ -132,14 +137,18 @@ impl Cell {
                 let begun = cx.client.cell_measure(&cell).await?;
                 wait.finish(cx, begun).await
             }
-            Self::Drain { cell } => {
-                let cell = cx.client.cell_drain(&cell).await?;
+            Self::Drain { cell, undo } => {
+                let cell = cx.client.cell_drain(&cell, !undo).await?;
                 cx.show(&cell, |cell| {
-                    let name = &cell.name;
-                    format!(
-                        "cell {name} takes no new tenants; {} live there: move them, then remove it\n",
-                        cell.tenants
-                    )
+                    let (name, live) = (&cell.name, cell.tenants);
+                    if undo {
+                        format!("cell {name} takes new tenants again; {live} live there\n")
+                    } else {
+                        format!(
+                            "cell {name} takes no new tenants; {live} live there: move them, then remove it, \
+                             or `berth cell drain {name} --undo`\n"
+                        )
+                    }
                 })
             }
             Self::DrainMember { cell, member, how } => {

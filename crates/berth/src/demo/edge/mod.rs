@@ -76,6 +76,7 @@ async fn measure(options: &BenchEdge, dir: &Path) -> Result<(Value, bool), Failu
         Some(program) => program.clone(),
         None => std::env::current_exe().ours("this program")?,
     };
+    peers::all_at_hand()?;
     let origin = peers::origin(dir)?;
     let feed = Feed::start(HOSTS, origin.port).await?;
     let ours = peers::edge(&program, &dir.join("ours"), feed.port(), 1)?;

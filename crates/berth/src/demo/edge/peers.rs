@@ -80,6 +80,21 @@ impl Contender {
     }
 }
 
+/// Programs that the bench starts; without `taskset` none of them would be heard of.
+const PROGRAMS: [&str; 6] = ["nginx", "haproxy", "wrk", "h2load", "openssl", "taskset"];
+const INSTALL: &str = "apt-get install nginx haproxy wrk nghttp2-client openssl util-linux";
+
+/// Said before anything is measured: a missing one would show as no figures minutes later.
+pub fn all_at_hand() -> Result<(), Failure> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let there = |name: &str| std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
+    let missing: Vec<&str> = PROGRAMS.into_iter().filter(|name| !there(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::request(format!("the bench needs {}", missing.join(", ")), INSTALL))
+}
+
 /// A program kept on one core.
 pub fn pinned(program: &str, core: &str) -> Command {
     let mut command = Command::new("taskset");
@@ -93,10 +108,7 @@ fn free_port() -> Result<u16, Failure> {
 }
 
 fn started(name: &'static str, port: u16, command: &mut Command) -> Result<Contender, Failure> {
-    let child = command
-        .stdout(Stdio::null())
-        .spawn()
-        .map_err(|error| Failure::ours(error, name, "apt-get install nginx haproxy wrk nghttp2-client util-linux"))?;
+    let child = command.stdout(Stdio::null()).spawn().map_err(|error| Failure::ours(error, name, INSTALL))?;
     Ok(Contender { name, port, child })
 }
 
