@@ -10,8 +10,9 @@ use super::{
 use berth_domain::Cents;
 use std::collections::HashMap;
 
-/// Fleets up to here are planned in every order, larger ones in the first.
+/// Fleets up to here are planned in every order, larger ones until a plan is proved to be near enough to the best.
 const SMALL: usize = 3000;
+const NEAR_PERCENT: f64 = 1.0;
 const NOWHERE_SHOWN: usize = 20;
 const ROUNDS: usize = 4;
 /// Of several cells for others, each the best that there is then.
@@ -29,14 +30,18 @@ enum Order {
 }
 
 pub fn plan(fleet: &Fleet) -> FleetPlan {
-    let orders: &[Order] = if fleet.tenants.len() <= SMALL {
-        &[Order::Rate, Order::PerTenant, Order::Price, Order::Emptiest]
-    } else {
-        &[Order::Rate]
-    };
     let cost = |plan: &FleetPlan| (plan.wrong_after, plan.after_cents, plan.moves);
-    let best = orders.iter().map(|order| planned(fleet, *order)).min_by_key(cost);
-    best.expect("there is at least one order")
+    let mut best = planned(fleet, Order::Rate);
+    for order in [Order::PerTenant, Order::Price, Order::Emptiest] {
+        if fleet.tenants.len() > SMALL && best.wrong_after == 0 && best.gap_percent <= NEAR_PERCENT {
+            break;
+        }
+        let other = planned(fleet, order);
+        if cost(&other) < cost(&best) {
+            best = other;
+        }
+    }
+    best
 }
 
 fn planned(fleet: &Fleet, order: Order) -> FleetPlan {
