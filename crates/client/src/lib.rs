@@ -8,6 +8,7 @@ mod calls;
 mod error;
 mod releases;
 mod secure;
+mod services;
 mod stream;
 mod transport;
 
