@@ -158,13 +158,13 @@ async fn look(cell: &Cell, client: &Client) -> Result<Seen, ControlError> {
     let asked = failed(&cell.name);
     let rows = client
         .query(
-            "SELECT format('%I.%I', schemaname, relname),
-                    CASE schemaname WHEN 'public' THEN '' ELSE schemaname || '.' END || relname,
-                    pg_total_relation_size(relid), n_live_tup, n_dead_tup, n_mod_since_analyze,
+            "SELECT format('%I.%I', s.schemaname, s.relname),
+                    CASE s.schemaname WHEN 'public' THEN '' ELSE s.schemaname || '.' END || s.relname,
+                    pg_total_relation_size(s.relid), n_live_tup, n_dead_tup, n_mod_since_analyze,
                     last_analyze IS NULL AND last_autoanalyze IS NULL, pg_has_role(c.relowner, 'USAGE')
              FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid
-             WHERE schemaname NOT IN ('berth', 'berth_control') AND c.relkind IN ('r', 'm')
-             ORDER BY n_dead_tup DESC, 3 DESC, 1",
+             WHERE s.schemaname NOT IN ('berth', 'berth_control') AND c.relkind IN ('r', 'm')
+             ORDER BY s.n_dead_tup DESC, 3 DESC, 1",
             &[],
         )
         .await
