@@ -20,6 +20,7 @@ mod guide;
 mod hosts;
 mod keys;
 mod layers;
+mod maintenance;
 mod metrics;
 mod moves;
 mod once;
@@ -31,6 +32,7 @@ mod recovery;
 mod releases;
 mod server;
 mod servers;
+mod services;
 mod stack;
 mod status;
 mod tenants;
@@ -150,7 +152,11 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(cells::drain, cells::undrain))
         .routes(routes!(cells::measure))
         .routes(routes!(cells::logs))
+        .routes(routes!(services::plan))
+        .routes(routes!(services::restart))
         .routes(routes!(cells::database_top))
+        .routes(routes!(maintenance::plan))
+        .routes(routes!(maintenance::start))
         .routes(routes!(cells::abilities))
         .routes(routes!(cells::add))
         .routes(routes!(servers::list, servers::add))

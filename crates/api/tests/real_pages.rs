@@ -188,6 +188,7 @@ async fn every_page_stands_on_the_real_api_and_shows_what_is_there() {
         "/cells/shared-1",
         "/cells/shared-1/drain",
         "/cells/shared-1/measure",
+        "/cells/shared-1/restart-web",
         "/operations",
         "/audit",
         "/audit?tenant=acme",

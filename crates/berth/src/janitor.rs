@@ -1,9 +1,13 @@
 //! `berth janitor`: ends what a demo or a test started, once its owner is gone by whatever death. Not for people.
 
-use crate::fail::Failure;
+use crate::fail::{Failure, FailureExt as _};
 use berth_providers::local::{Afterwards, run_janitor};
 use clap::Args;
-use std::path::PathBuf;
+use std::{
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 #[derive(Args, Debug)]
 pub struct Janitor {
@@ -16,6 +20,24 @@ pub struct Janitor {
     /// Delete the folders as well
     #[arg(long)]
     delete: bool,
+}
+
+/// Starts one for these folders: what is recorded in them ends, and they are deleted, when this process is gone.
+pub fn hire(roots: &[PathBuf]) -> Result<(), Failure> {
+    let me = std::env::current_exe().ours("this program's own path")?;
+    let mut command = Command::new(me);
+    command.arg("janitor").arg("--owner").arg(std::process::id().to_string()).arg("--delete");
+    for root in roots {
+        command.arg("--root").arg(root);
+    }
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        // Not in the terminal's group: Ctrl-C is for its owner alone.
+        .process_group(0);
+    command.spawn().ours("the janitor could not be started")?;
+    Ok(())
 }
 
 pub fn run(options: &Janitor) -> Result<(), Failure> {

@@ -16,7 +16,10 @@ mod server;
 #[cfg(feature = "ssh")]
 mod ways;
 
-use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
+use clap::{
+    CommandFactory, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use cli::{ApiCommand, CliError, Common, Context};
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -251,6 +254,12 @@ fn usage(error: &clap::Error) -> ExitCode {
     let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     // The same: nobody to tell.
     let _ = error.print();
+    if let (ErrorKind::InvalidSubcommand, Some(ContextValue::String(verb))) =
+        (error.kind(), error.get(ContextKind::InvalidSubcommand))
+        && let Some(instead) = cli::instead_of(verb)
+    {
+        let _ = writeln!(std::io::stderr().lock(), "hint: {instead}");
+    }
     if asked_for { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
 
@@ -297,6 +306,41 @@ mod tests {
             let words = std::iter::once("berth").chain(command.split_whitespace());
             assert!(Program::try_parse_from(words).is_ok(), "{command}");
         }
+    }
+
+    #[test]
+    fn the_guides_verbs_are_answered_with_commands_that_there_are() {
+        let page = include_str!("../../../docs/verbs.md");
+        for (verb, instead) in crate::cli::VERBS {
+            assert!(Program::try_parse_from(["berth", verb]).is_err(), "`{verb}` is a command");
+            assert!(page.contains(&format!("`{verb}`")), "docs/verbs.md lacks `{verb}`");
+            let commands: Vec<&str> = instead.split('`').filter(|text| text.starts_with("berth ")).collect();
+            assert!(!commands.is_empty(), "{verb}: {instead}");
+            for command in commands {
+                names_a_command(command);
+            }
+        }
+        for command in page.split('`').filter(|text| text.starts_with("berth ")) {
+            names_a_command(command);
+        }
+    }
+
+    /// Its words that are no option, value or placeholder lead to a command with no further ones below it, and its options are that
+    /// command's.
+    fn names_a_command(text: &str) {
+        let program = Program::command();
+        let mut at = &program;
+        for word in text.split_whitespace().skip(1) {
+            if let Some(option) = word.strip_prefix("--") {
+                assert!(at.get_arguments().any(|arg| arg.get_long() == Some(option)), "`{text}`: no {word}");
+            } else if let Some(verb) = at.find_subcommand(word) {
+                at = verb;
+            } else {
+                // An argument then.
+                assert!(at.get_positionals().next().is_some() || text.contains("--"), "`{text}`: no `{word}`");
+            }
+        }
+        assert!(!at.is_subcommand_required_set(), "`{text}` is not whole");
     }
 
     #[test]

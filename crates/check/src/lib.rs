@@ -6,6 +6,7 @@
 
 mod environments;
 mod finding;
+pub mod golive;
 pub mod live;
 mod node;
 mod page;

@@ -9,6 +9,7 @@ mod cells;
 mod error;
 mod releases;
 mod secure;
+mod services;
 mod stream;
 mod transport;
 

@@ -7,7 +7,7 @@ use crate::{
     costs::prices,
     member_spec,
     operations::{self, Begun, open_operation},
-    placing, tenants, views,
+    placing, services, tenants, views,
     workflows::{CREATE_CELL, CellInput, MEASURE_CELL, REMOVE_CELL, reserved},
 };
 use berth_domain::{CellClass, CellId, CellName, CellState};
@@ -196,6 +196,9 @@ pub async fn remove(app: &App, permit: &Permit<Change>, who: &str) -> Result<wir
     let cell = tx.cell_lock(found.id).await?.ok_or_else(|| ControlError::NoCell(who.to_owned()))?;
     if let Some(release) = tx.cell_rolling(cell.id).await? {
         return Err(ReleaseError::InCell { release, cell: cell.name }.into());
+    }
+    if services::restarting(app, &cell).await?.is_some() {
+        return Err(ReleaseError::Restarting(cell.name).into());
     }
     if cell.tenants > 0 {
         return Err(ControlError::CellNotEmpty { cell: cell.name, tenants: cell.tenants });

@@ -24,7 +24,8 @@
 //! operations::{list(ReadTenant, &OperationFilter), show(ReadTenant, id), watch(ReadTenant, id) -> Stream, retry(Change, id),
 //!              abandon(Change, id, reason, force)}
 //! endpoints::{add(Change, EndpointAdd), abilities(Read, who)}    servers::{look(Change, ServerLook), add(Change, ServerAdd), list(Read), ways(Follow)}
-//! databases::top(Read, who)
+//! maintenance::{plan(Read, who, ask), start(Change, who, ask)}
+//! databases::top(Read, who)                                     services::{plan_restart(Read, cell, service), restart(Change, cell, service)}
 //! decide::{decide(Read, &DecisionAsk), of_tenant(Read, who), profile(Read, who), set_profile(Change, who, Profile)}
 //! costs::{show(Read, month), months(Read, last), phase(Read, &PhaseAsk), import(Change, &InvoiceImport), forget(Change, month, provider),
 //!         plan_price(ReadTenant, who, &plan)}
@@ -82,6 +83,7 @@ pub mod hosts;
 pub mod idempotency;
 pub mod imports;
 pub mod keys;
+pub mod maintenance;
 pub mod moves;
 pub mod operations;
 pub mod orders;
@@ -92,6 +94,7 @@ pub mod registries;
 pub mod releases;
 pub mod serve;
 pub mod servers;
+pub mod services;
 pub mod stack;
 pub mod status;
 pub mod sync;

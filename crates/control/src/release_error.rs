@@ -32,6 +32,12 @@ pub enum ReleaseError {
     BehindRelease { from: CellName, from_release: u32, to: CellName, to_release: u32 },
     #[error("service `{0}` has a fixed `port`, and two releases of it cannot both have that beside each other")]
     FixedPort(ServiceName),
+    #[error("cell `{0}` is run by somebody else, who restarts what runs there")]
+    NotOurs(CellName),
+    #[error("service `{0}` has a fixed `port`, and no second copy can serve while one is restarted")]
+    PortTaken(ServiceName),
+    #[error("another service of cell `{0}` is being restarted")]
+    Restarting(CellName),
     #[error("`{0}` is not the host of a registry")]
     BadRegistry(String),
     #[error("there is no account for the registry `{0}`")]
@@ -53,11 +59,14 @@ impl ReleaseError {
             | Self::NoDigest(_)
             | Self::Foreign(_)
             | Self::FixedPort(_)
+            | Self::NotOurs(_)
+            | Self::PortTaken(_)
             | Self::BadRegistry(_) => Kind::Invalid,
             Self::Rolling(_)
             | Self::InCell { .. }
             | Self::Moving { .. }
             | Self::NothingBefore
+            | Self::Restarting(_)
             | Self::BehindRelease { .. } => Kind::Conflict,
         }
     }
@@ -73,8 +82,9 @@ impl ReleaseError {
             Self::InCell { .. } => "cell_has_release",
             Self::Moving { .. } => "cell_has_move",
             Self::NothingBefore => "nothing_before",
-            Self::Foreign(_) => "foreign_cell",
-            Self::FixedPort(_) => "fixed_port",
+            Self::Foreign(_) | Self::NotOurs(_) => "foreign_cell",
+            Self::FixedPort(_) | Self::PortTaken(_) => "fixed_port",
+            Self::Restarting(_) => "cell_has_restart",
             Self::BehindRelease { .. } => "release_missing",
             Self::BadRegistry(_) => "bad_registry",
             Self::NoRegistry(_) => "no_registry",
@@ -86,7 +96,7 @@ impl ReleaseError {
             Self::NoRelease(_) => "`berth release list` shows those there are".to_owned(),
             Self::BadArtifact { source, .. } => source.hint().to_owned(),
             Self::Empty => "for example `berth release create web=registry.example.com/shop/web@sha256:…`".to_owned(),
-            Self::NoService(_) => "`berth release create` takes the names under `services`".to_owned(),
+            Self::NoService(_) => "take one of the names under `services` of the stack file".to_owned(),
             Self::NoDigest(name) => {
                 format!("`berth release create {name}=IMAGE@sha256:…`, then `berth release roll`")
             }
@@ -99,7 +109,13 @@ impl ReleaseError {
             }
             Self::NothingBefore => "`berth release back --to rN` names one".to_owned(),
             Self::Foreign(_) => "name the cells that Berth runs with `--to`".to_owned(),
-            Self::FixedPort(_) => "leave `port` out: each copy is given one of its own as `PORT`".to_owned(),
+            Self::NotOurs(_) => "restart it where it runs; `berth cell list` shows whose cells are whose".to_owned(),
+            Self::Restarting(cell) => {
+                format!("try again when it has: `berth operation list --open`; it is about cell `{cell}`")
+            }
+            Self::FixedPort(_) | Self::PortTaken(_) => {
+                "leave `port` out: each copy is given one of its own as `PORT`".to_owned()
+            }
             Self::BehindRelease { from, from_release, to, to_release } => {
                 let (cell, release) = if to_release < from_release { (to, from_release) } else { (from, to_release) };
                 format!("`berth release roll r{release} --to {cell}` brings the missing release there")

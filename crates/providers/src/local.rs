@@ -19,6 +19,7 @@ mod source_tests;
 #[cfg(test)]
 mod tests;
 
+pub use binaries::newest as postgres_programs;
 pub use embedded::{EmbeddedOptions, EmbeddedPostgres};
 pub use janitor::{Afterwards, end_all, record_program, run_janitor, start_program};
 

@@ -159,6 +159,19 @@ pub struct Member {
     pub memory_bytes: Option<u64>,
 }
 
+/// `POST /v1/cells/{cell}/services/{service}/restart/plan`: what a restart would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RestartPlan {
+    #[schema(schema_with = schema::name)]
+    pub cell: CellName,
+    #[schema(schema_with = schema::name)]
+    pub service: ServiceName,
+    /// Started again one after the other.
+    pub members: u32,
+    /// One more serves beside them meanwhile.
+    pub spare: bool,
+}
+
 /// One line that a member wrote, of `GET /v1/cells/{cell}/logs`: each member's last ones, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LogLine {

@@ -16,6 +16,68 @@ pub struct DatabaseTop {
     pub tables: Vec<DatabaseTable>,
 }
 
+/// `POST /v1/cells/{cell}/database/maintain` and `…/maintain/plan`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MaintainAsk {
+    /// Indexes that are mostly air are built anew beside themselves; otherwise they are only listed.
+    #[serde(default)]
+    #[schema(required = false)]
+    pub reindex: bool,
+}
+
+/// What maintenance would do in a cell's database, and what it only points at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MaintainPlan {
+    #[schema(schema_with = schema::name)]
+    pub cell: CellName,
+    /// Those that need it, the one with the most dead rows first.
+    pub tables: Vec<MaintainTable>,
+    /// Mostly air, or left over by a rebuild that broke off.
+    pub indexes: Vec<MaintainIndex>,
+    /// Replication slots that nobody reads: each keeps the server's log until the disk is full.
+    pub slots: Vec<MaintainSlot>,
+    /// Fences of tenants that do not live here and have no way back here.
+    pub fences: Vec<MaintainFence>,
+    /// Tables that the cell's owner does not own.
+    pub left_out: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MaintainTable {
+    pub table: String,
+    /// With its indexes.
+    pub bytes: u64,
+    pub rows: u64,
+    pub dead_rows: u64,
+    pub why: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MaintainIndex {
+    pub index: String,
+    pub table: String,
+    pub bytes: u64,
+    pub why: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MaintainSlot {
+    pub slot: String,
+    /// Of the log; absent where the slot keeps nothing yet.
+    pub bytes: Option<u64>,
+    pub why: String,
+    /// What takes it away, where nobody needs it.
+    pub remedy: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MaintainFence {
+    /// The tenant's key in the application.
+    pub key: String,
+    pub why: String,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DatabaseStatement {
     pub pid: i32,

@@ -33,14 +33,17 @@ mod usage;
 
 pub use archive::{Archive, ArchivedTable, Erased, Erasure, ErasureKept, ImportPlan, TenantImport};
 pub use audit::AuditEntry;
-pub use cell::{Cell, CellAbilities, CellAbility, CellCreate, CellFigure, EndpointAdd, LogLine, Member};
+pub use cell::{Cell, CellAbilities, CellAbility, CellCreate, CellFigure, EndpointAdd, LogLine, Member, RestartPlan};
 pub use certificate::{Certificate, CertificateAdd, CertificateOrder};
 pub use check::{CheckAsk, CheckFile, CheckFinding, CheckLooked, CheckReport, CheckSilenced};
 pub use cost::{
     CostAdvice, CostBudget, CostCell, CostForecast, CostInvoice, CostMonth, CostRow, Costs, InvoiceImport, InvoiceLine,
     PhaseAnswer, PhaseAsk, PhaseTrigger, PlanPrice, PlanSide,
 };
-pub use database::{DatabaseStatement, DatabaseTable, DatabaseTop};
+pub use database::{
+    DatabaseStatement, DatabaseTable, DatabaseTop, MaintainAsk, MaintainFence, MaintainIndex, MaintainPlan,
+    MaintainSlot, MaintainTable,
+};
 pub use decide::{
     Decision, DecisionAsk, FleetApplied, FleetApply, FleetCell, FleetMonth, FleetMove, FleetOpened, FleetPlan,
     FleetSimulate, FleetStarted, FleetStep, Flip, Profile, Refusal,

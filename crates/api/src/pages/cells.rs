@@ -17,10 +17,13 @@ use berth_domain::{CellClass, CellState, MemberState, ServiceRole};
 use berth_wire::{Cell, CellCreate, Operation, Overview, Page, Tenant};
 use jiff::Timestamp;
 use serde_json::json;
+use std::collections::BTreeSet;
 
 const SHOWN: usize = 2000;
 /// How many of a member's last lines a page shows.
 const LOG_LINES: usize = 40;
+/// Of a verb that names a service, as in `restart-web`.
+const RESTART: &str = "restart-";
 
 struct CellRow {
     name: String,
@@ -107,6 +110,8 @@ struct CellPage {
     created: When,
     operation: Option<String>,
     members: Vec<MemberRow>,
+    /// Those that can be restarted here.
+    services: Vec<String>,
     figures: Vec<FigureRow>,
     may_measure: bool,
     tenants: Vec<(String, String, State)>,
@@ -149,6 +154,7 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
         created: When::new(cell.created_at, now),
         operation: cell.operation.map(|id| id.to_string()),
         members: members.collect(),
+        services: services(&cell),
         figures: figures.collect(),
         may_measure: matches!(cell.state, CellState::Ready | CellState::Draining),
         tenants: here.map(|it| (it.name.to_string(), it.plan.to_string(), tenant_state(it.state))).collect(),
@@ -159,6 +165,15 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
             && matches!(cell.state, CellState::Ready | CellState::Draining | CellState::Failed),
         cell: row(&cell),
     })
+}
+
+/// By name. None where somebody else runs them or the cell is made or removed.
+fn services(cell: &Cell) -> Vec<String> {
+    if !matches!(cell.state, CellState::Ready | CellState::Draining) {
+        return Vec::new();
+    }
+    let names: BTreeSet<String> = cell.members.iter().map(|member| member.service.to_string()).collect();
+    names.into_iter().collect()
 }
 
 #[derive(Template)]
@@ -204,12 +219,24 @@ pub async fn ask(session: Session, Path((name, verb)): Path<(String, String)>) -
         "remove" => {
             ("Its processes end and its database is deleted. It must be empty; this cannot be undone.", "Remove")
         }
+        other if other.starts_with(RESTART) => (
+            "Its members are ended and started again, one by one behind their health path. Where they take requests, one more copy \
+             serves beside them meanwhile: nobody outside notices.",
+            "Restart",
+        ),
         _ => return Err(Failure::NotThere),
     };
     let cell: Cell = session.get(&format!("/v1/cells/{}", escaped(&name))).await?;
+    let title = match verb.strip_prefix(RESTART) {
+        Some(service) if services(&cell).iter().any(|known| known == service) => {
+            format!("Restart {service} of cell {}?", cell.name)
+        }
+        Some(_) => return Err(Failure::NotThere),
+        None => format!("{button} cell {}?", cell.name),
+    };
     html(&AskPage {
         frame: Frame::of(&session, "cells"),
-        title: format!("{button} cell {}?", cell.name),
+        title,
         what_happens,
         action: format!("/cells/{}/{verb}", cell.name),
         button,
@@ -237,6 +264,11 @@ pub async fn change(Path((name, verb)): Path<(String, String)>, change: Change) 
             let operation: Operation = change.session.send(Method::DELETE, &path, &json!({}), &once).await?;
             Ok(follow(&operation))
         }
-        _ => Err(Failure::NotThere),
+        other => {
+            let service = other.strip_prefix(RESTART).ok_or(Failure::NotThere)?;
+            let path = format!("{path}/services/{}/restart", escaped(service));
+            let operation: Operation = change.session.send(Method::POST, &path, &json!({}), &once).await?;
+            Ok(follow(&operation))
+        }
     }
 }

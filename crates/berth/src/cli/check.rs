@@ -1,6 +1,7 @@
 //! `berth check`: reads the files of a stack and shows what the rules find. Changes nothing, and asks a server only
 //! with `--live`.
 
+mod go_live;
 mod live;
 mod tokens;
 
@@ -21,7 +22,7 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  berth check\n  berth check deploy/berth.yaml nginx/shop.conf docs/recovery.md --json"
+    after_help = "Examples:\n  berth check\n  berth check deploy/berth.yaml nginx/shop.conf docs/recovery.md --json\n  berth check --go-live --done mail,audit"
 )]
 pub struct Check {
     /// The files; without any the stack file here and what lies beside it
@@ -42,6 +43,12 @@ pub struct Check {
     /// With --live: DATABASE_URL is the mover's login, not the application's
     #[arg(long, requires = "live")]
     mover: bool,
+    /// The guides' list from before and after a migration, held against what runs; 1 if an entry fails
+    #[arg(long, conflicts_with_all = ["live", "only", "explain"])]
+    go_live: bool,
+    /// With --go-live: what cannot be told from here, and somebody looked at
+    #[arg(long, value_name = "ENTRY", value_delimiter = ',', requires = "go_live")]
+    done: Vec<String>,
     /// Never an argument: every user of the machine could read it
     #[arg(skip)]
     pub variables: Variables,
@@ -79,13 +86,16 @@ impl Check {
             known(id)?;
         }
         let files = if self.files.is_empty() { beside(Path::new("."))? } else { self.files };
-        if files.is_empty() && !self.live {
+        if files.is_empty() && !self.live && !self.go_live {
             let hint = "name files, or go to the folder of `berth.yaml`";
             return Err(CliError::request("there is nothing here that could be checked", hint));
         }
         let sources = files.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
         let options = Options { now: cx.now, only: self.only };
         let mut report = berth_check::check_with(&sources, &options, &berth_control::check::placement);
+        if self.go_live {
+            return go_live::run(cx, report, &self.done).await;
+        }
         if self.live {
             let named = berth_check::named(&sources);
             let targets = live::Targets {

@@ -1,5 +1,7 @@
 //! `berth db …`.
 
+mod maintain;
+
 use super::{CliError, Context, table::Table, units};
 use berth_wire::DatabaseTop;
 use clap::Subcommand;
@@ -8,13 +10,19 @@ use clap::Subcommand;
 pub enum Db {
     /// What a cell's database is busy with: oldest transactions, who waits for whom, largest tables
     Top { cell: String },
+    /// Vacuum and analyse what needs it, one table at a time, and never in anybody's way; list what is left lying about
+    Maintain(maintain::Maintain),
 }
 
 impl Db {
     pub async fn run(self, cx: &Context) -> Result<(), CliError> {
-        let Self::Top { cell } = self;
-        let top = cx.client.cell_database_top(&cell).await?;
-        cx.show(&top, screen)
+        match self {
+            Self::Top { cell } => {
+                let top = cx.client.cell_database_top(&cell).await?;
+                cx.show(&top, screen)
+            }
+            Self::Maintain(maintain) => maintain.run(cx).await,
+        }
     }
 }
 

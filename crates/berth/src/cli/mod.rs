@@ -23,6 +23,8 @@ mod edge_check;
 mod error;
 mod fleet;
 mod host;
+mod import;
+mod in_force;
 mod key;
 mod logs;
 mod operation;
@@ -32,12 +34,14 @@ mod recover;
 mod registry;
 mod release;
 mod render;
+mod service;
 mod status;
 mod table;
 mod tenant;
 mod text;
 mod units;
 mod usage;
+mod verbs;
 mod watch;
 
 #[cfg(feature = "ssh")]
@@ -49,6 +53,9 @@ pub use contexts::{Asked, Contexts, Login, resolve};
 pub use edge::Edge as EdgeCommand;
 pub use error::CliError;
 pub use overview::OVERVIEW;
+#[cfg(test)]
+pub use verbs::VERBS;
+pub use verbs::instead_of;
 #[cfg(feature = "ssh")]
 pub use watch::{success, to_its_end, to_success};
 
@@ -92,9 +99,14 @@ pub enum ApiCommand {
     /// The customers of the stack
     #[command(subcommand)]
     Tenant(tenant::Tenant),
+    /// A tenant out of what `pg_dump` wrote
+    Import(import::Import),
     /// The places where tenants live
     #[command(subcommand)]
     Cell(Cell),
+    /// What runs in the cells, restarted
+    #[command(subcommand)]
+    Service(service::Service),
     /// Databases of cells, looked at
     #[command(subcommand)]
     Db(db::Db),
@@ -149,7 +161,9 @@ pub async fn run(command: ApiCommand, cx: &Context) -> Result<(), CliError> {
         ApiCommand::Logs(logs) => logs.run(cx).await,
         ApiCommand::Audit(audit) => audit.run(cx).await,
         ApiCommand::Tenant(tenant) => tenant.run(cx).await,
+        ApiCommand::Import(import) => import.run(cx).await,
         ApiCommand::Cell(cell) => cell.run(cx).await,
+        ApiCommand::Service(service) => service.run(cx).await,
         ApiCommand::Db(db) => db.run(cx).await,
         ApiCommand::Host(host) => host.run(cx).await,
         ApiCommand::Cert(cert) => cert.run(cx).await,

@@ -4,6 +4,8 @@ mod allow;
 mod archive;
 mod screens;
 
+pub use archive::Import as ArchiveImport;
+
 use super::{CliError, Context, drain::Drain, watch};
 use berth_client::{Drainable, OperationFilter};
 use berth_domain::{CellName, Hostname, OperationId, PlanName, TenantKey, TenantName, TenantState, WayBackState};
@@ -84,7 +86,7 @@ pub struct Create {
     wait: Wait,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Copy, Debug)]
 pub struct Wait {
     /// Return once the work has begun, without watching it
     #[arg(long)]

@@ -72,7 +72,7 @@ pub(super) async fn servers(under: &Path) -> Result<(Servers, PathBuf), Failure>
     let dir = under.join(format!("berth-bench-{}", Uuid::new_v4().simple()));
     let roots = [dir.join("source"), dir.join("target"), dir.clone()];
     std::fs::create_dir_all(&dir).ours("the bench's folder")?;
-    super::world::hire_janitor(&roots)?;
+    crate::janitor::hire(&roots)?;
     let shape = Shape { memory_mb: 1_024, ..Shape::default() };
     let start = |root: &Path| {
         let (root, options) = (root.to_owned(), EmbeddedOptions { shape, ..EmbeddedOptions::default() });

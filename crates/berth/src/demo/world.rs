@@ -2,6 +2,7 @@
 
 use super::say;
 use crate::fail::{Failure, FailureExt as _};
+use crate::janitor;
 use berth_client::Client;
 use berth_domain::CellName;
 use berth_infra::{DatabaseName, EnvVar, Role};
@@ -10,7 +11,6 @@ use berth_wire::{KeyCreate, StackApply};
 use secrecy::{ExposeSecret as _, SecretString};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ impl World {
     pub async fn start(under: &Path, fleet: &Path) -> Result<Self, Failure> {
         let dir = under.join(format!("berth-demo-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir_all(&dir).ours("the demo's folder")?;
-        hire_janitor(&roots(&dir))?;
+        janitor::hire(&roots(&dir))?;
         let (port, metrics) = (free_port()?, free_port()?);
         let url = format!("http://127.0.0.1:{port}");
         say(format!("starting a control plane on {url} (dashboard, API) with a Postgres of its own"));
@@ -192,24 +192,6 @@ fn keep(dir: &Path) {
         Ok(()) => say(format!("the logs are kept in {}", logs.display())),
         Err(error) => say(format!("the logs could not be kept: {error}")),
     }
-}
-
-/// Outlives this process by whatever death, ends what it started, deletes the folders.
-pub(super) fn hire_janitor(roots: &[PathBuf]) -> Result<(), Failure> {
-    let me = std::env::current_exe().ours("this program's own path")?;
-    let mut command = std::process::Command::new(me);
-    command.arg("janitor").arg("--owner").arg(std::process::id().to_string()).arg("--delete");
-    for root in roots {
-        command.arg("--root").arg(root);
-    }
-    command
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        // Not in the terminal's group: Ctrl-C is for the demo alone.
-        .process_group(0);
-    command.spawn().ours("the janitor could not be started")?;
-    Ok(())
 }
 
 async fn program(dir: &Path, name: &str, command: &[String], env: &[EnvVar]) -> Result<u32, Failure> {

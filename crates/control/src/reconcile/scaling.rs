@@ -8,7 +8,7 @@
 //! have had time to hear of that.
 
 use super::Loop;
-use crate::{App, ControlError, decide, member_spec};
+use crate::{App, ControlError, decide, member_spec, services};
 use async_trait::async_trait;
 use berth_config::{Budget, Stack};
 use berth_domain::{CellId, CellState, Cents, MemberId, ServiceName};
@@ -163,6 +163,10 @@ async fn set(
     // Asked with the cell locked, as a release begins there: either it sees the copies below, or they are left.
     let Some(now) = tx.cell_lock(cell.id).await? else { return Ok(false) };
     if tx.cell_rolling(cell.id).await?.is_some() || there.iter().any(|member| member.release != now.release) {
+        return Ok(false);
+    }
+    // It counts on the copies that there were.
+    if services::restarting(app, cell).await?.is_some() {
         return Ok(false);
     }
     tx.copies_set(cell.id, name, i32::from(copies), because).await?;

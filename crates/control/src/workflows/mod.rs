@@ -11,11 +11,13 @@ mod delete_tenant;
 mod erase_tenant;
 mod healthy;
 mod import_tenant;
+mod maintain_cell;
 mod measure_cell;
 mod move_tenant;
 mod plan_tenant;
 mod purge;
 mod remove_cell;
+mod restart_service;
 mod roll_cell;
 mod suspend_tenant;
 mod tenant;
@@ -28,11 +30,13 @@ pub use create_tenant::{CREATE_TENANT, CreateTenant};
 pub use delete_tenant::DELETE_TENANT;
 pub use erase_tenant::{ERASE_TENANT, ERASE_TENANT_V1};
 pub use import_tenant::{IMPORT_TENANT, IMPORT_TENANT_V1, ImportTenant};
+pub use maintain_cell::{MAINTAIN_CELL, MaintainCell};
 pub use measure_cell::MEASURE_CELL;
 pub(crate) use measure_cell::measured;
 pub use plan_tenant::PLAN_TENANT;
 pub use purge::PURGE_TENANT;
 pub use remove_cell::REMOVE_CELL;
+pub use restart_service::{RESTART_SERVICE, RestartService};
 pub use roll_cell::{ROLL_CELL, RollCell};
 pub use suspend_tenant::{RESUME_TENANT, SUSPEND_TENANT};
 
@@ -121,6 +125,8 @@ pub fn registry() -> Registry<App> {
         .with(&REMOVE_CELL, remove_cell::run)
         .with(&ROLL_CELL, roll_cell::run)
         .with(&MEASURE_CELL, measure_cell::run)
+        .with(&MAINTAIN_CELL, maintain_cell::run)
+        .with(&RESTART_SERVICE, restart_service::run)
         .with(&CREATE_TENANT, create_tenant::run)
         .with(&DELETE_TENANT, delete_tenant::run)
         .with(&SUSPEND_TENANT, suspend_tenant::suspend)

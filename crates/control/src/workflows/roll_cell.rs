@@ -20,13 +20,18 @@ use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
 use uuid::Uuid;
 
+/// What a restart puts beside the copies for its length has this number: no copy of a service, so that none is made for it.
+pub(super) const SPARE_COPY: i32 = 9000;
 /// Edges hear of a route within milliseconds. The old members are kept for one that has not taken it, whether it answers
 /// control or is cut off from it and serves on; the sweep forgets one that says nothing.
-const EDGES_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const EDGES_LIMIT: Duration = Duration::from_secs(30);
 /// On the way back there are three tries: in these a silent edge is forgotten.
-const EDGES_UNDO_LIMIT: Duration = Duration::from_mins(5);
+pub(super) const EDGES_UNDO_LIMIT: Duration = Duration::from_mins(5);
 /// Edges ask twice a second by which ways members are reached; two such rounds later they are open.
 const WAYS_OPEN: Duration = Duration::from_millis(1500);
+/// Of members that did not come up, or that a smoke check found wanting.
+const NEVER_SERVED: &str = "they never served: the old members go on; the stack file's `releases.healthy_limit` is how long \
+                            they may take, `releases.smoke` what is asked of them";
 /// Lines of a `migrate` that failed, shown with the failure.
 const LOG_LINES: usize = 20;
 
@@ -76,16 +81,16 @@ fn ids(members: &[Planned]) -> Vec<MemberId> {
 
 /// A member that comes, or one that goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Planned {
-    id: MemberId,
-    service: ServiceName,
-    copy: i32,
-    role: ServiceRole,
-    release: u32,
+pub(super) struct Planned {
+    pub(super) id: MemberId,
+    pub(super) service: ServiceName,
+    pub(super) copy: i32,
+    pub(super) role: ServiceRole,
+    pub(super) release: u32,
 }
 
 impl Planned {
-    fn of(member: &Member) -> Self {
+    pub(super) fn of(member: &Member) -> Self {
         Self {
             id: member.id,
             service: member.service.clone(),
@@ -259,7 +264,7 @@ impl Step<App> for Plan {
         let members = app.store().member_list(Some(self.cell)).await.map_err(store)?;
         let old: Vec<Planned> = members.iter().filter(|member| member.wanted).map(Planned::of).collect();
         let mut copies: BTreeMap<&ServiceName, i32> = BTreeMap::new();
-        for member in &old {
+        for member in old.iter().filter(|member| member.copy < SPARE_COPY) {
             let most = copies.entry(&member.service).or_default();
             *most = (*most).max(member.copy + 1);
         }
@@ -318,7 +323,7 @@ impl TxStep<App> for Reserve {
     }
 }
 
-async fn start(app: &App, cell: CellId, release: u32, members: &[Planned]) -> Result<(), StepError> {
+pub(super) async fn start(app: &App, cell: CellId, release: u32, members: &[Planned]) -> Result<(), StepError> {
     let cell = app.cell(cell).await?;
     let in_force = app.stack().await?;
     let database = app.cell_database(&cell).await?;
@@ -338,7 +343,7 @@ async fn start(app: &App, cell: CellId, release: u32, members: &[Planned]) -> Re
 }
 
 /// All at once: each has the adapter's grace to end its open requests.
-async fn end(app: &App, cell: CellId, members: &[Planned]) -> Result<(), StepError> {
+pub(super) async fn end(app: &App, cell: CellId, members: &[Planned]) -> Result<(), StepError> {
     let cell = app.cell(cell).await?;
     let compute = app.compute_of(&cell).await?;
     let names: Vec<MemberName> = members.iter().map(|member| member.name(&cell)).collect();
@@ -348,7 +353,7 @@ async fn end(app: &App, cell: CellId, members: &[Planned]) -> Result<(), StepErr
 }
 
 /// Returns when every edge has the route as it is now: until then it sends to the members that are about to end.
-async fn edges_follow(app: &App, limit: Duration) -> Result<(), StepError> {
+pub(super) async fn edges_follow(app: &App, limit: Duration) -> Result<(), StepError> {
     let revision = app.store().route_head().await.map_err(store)?;
     let late = await_all(app, revision, limit).await?;
     if late.is_empty() {
@@ -360,11 +365,37 @@ async fn edges_follow(app: &App, limit: Duration) -> Result<(), StepError> {
     Err(StepError::retryable("edges_late", format!("edges have not taken the new route: {names}")).hint(hint))
 }
 
-async fn await_well(app: &App, cell: &Cell, members: &[Planned]) -> Result<(), StepError> {
+async fn await_well(app: &App, cell: &Cell, members: &[Planned], hint: &'static str) -> Result<(), StepError> {
     let limit = Duration::from_millis(app.stack().await?.stack.releases.healthy_limit.ms());
     let members: Vec<_> = members.iter().map(|member| (member.id, member.name(cell))).collect();
-    let hint = "they never served: the old members go on; `releases.healthy_limit` is how long they may take";
     await_healthy(app, cell, &members, limit, hint).await
+}
+
+/// The gate: health path first, then the stack file's smoke checks, of every member by itself.
+pub(super) async fn gate(app: &App, cell: &Cell, members: &[Planned], hint: &'static str) -> Result<(), StepError> {
+    await_well(app, cell, members, hint).await?;
+    let in_force = app.stack().await?;
+    let reach = app.provider(&cell.provider).await?.reach;
+    if let Some(reach) = &reach
+        && let Ok(Some(_)) = reach.way(&cell.name).await
+    {
+        tokio::time::sleep(WAYS_OPEN).await;
+    }
+    if in_force.stack.releases.smoke.is_empty() {
+        return Ok(());
+    }
+    let missing = || ControlError::NotOffered { provider: cell.provider.clone(), what: "way to ask a member" };
+    let reach = reach.ok_or_else(missing)?;
+    for member in members {
+        for check in in_force.stack.releases.smoke.iter().filter(|check| check.service == member.service) {
+            let name = member.name(cell);
+            if let Err(why) = smoke::ask(&*reach, &name, check).await {
+                let message = format!("a smoke check of member `{name}` failed: {why}");
+                return Err(StepError::permanent("smoke_failed", message).hint(hint));
+            }
+        }
+    }
+    Ok(())
 }
 
 struct Start {
@@ -389,7 +420,6 @@ impl Step<App> for Start {
     }
 }
 
-/// The gate: health path first, then the stack file's smoke checks, of every new member by itself.
 struct AwaitWell {
     cell: CellId,
     members: Vec<Planned>,
@@ -401,32 +431,7 @@ impl Step<App> for AwaitWell {
     type Output = ();
 
     async fn run(&self, app: &App) -> Result<(), StepError> {
-        let cell = app.cell(self.cell).await?;
-        await_well(app, &cell, &self.members).await?;
-        let in_force = app.stack().await?;
-        let reach = app.provider(&cell.provider).await?.reach;
-        if let Some(reach) = &reach
-            && let Ok(Some(_)) = reach.way(&cell.name).await
-        {
-            tokio::time::sleep(WAYS_OPEN).await;
-        }
-        if in_force.stack.releases.smoke.is_empty() {
-            return Ok(());
-        }
-        let missing = || ControlError::NotOffered { provider: cell.provider.clone(), what: "way to ask a member" };
-        let reach = reach.ok_or_else(missing)?;
-        for member in &self.members {
-            for check in in_force.stack.releases.smoke.iter().filter(|check| check.service == member.service) {
-                let name = member.name(&cell);
-                if let Err(why) = smoke::ask(&*reach, &name, check).await {
-                    let message = format!("a smoke check of member `{name}` failed: {why}");
-                    let hint =
-                        "it never served: the old members go on; the checks are `releases.smoke` of the stack file";
-                    return Err(StepError::permanent("smoke_failed", message).hint(hint));
-                }
-            }
-        }
-        Ok(())
+        gate(app, &app.cell(self.cell).await?, &self.members, NEVER_SERVED).await
     }
     async fn undo(&self, app: &App, made: Option<()>) -> Result<(), StepError> {
         // Once all were well the route may have been switched to them: they end when no edge sends to them any more.
@@ -479,7 +484,7 @@ impl Step<App> for TurnWorkers {
     async fn run(&self, app: &App) -> Result<(), StepError> {
         end(app, self.cell, &self.old).await?;
         start(app, self.cell, self.release, &self.new).await?;
-        await_well(app, &app.cell(self.cell).await?, &self.new).await
+        await_well(app, &app.cell(self.cell).await?, &self.new, NEVER_SERVED).await
     }
     async fn undo(&self, app: &App, _made: Option<()>) -> Result<(), StepError> {
         end(app, self.cell, &self.new).await

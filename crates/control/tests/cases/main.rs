@@ -12,6 +12,7 @@ mod modes;
 mod recover;
 mod regions;
 mod releases;
+mod restarts;
 mod tenants;
 mod upkeep;
 mod world;

@@ -12,7 +12,7 @@ const VERSIONED: &[(&str, &str)] =
 const PLAIN: &[&str] = &["/usr/local/pgsql/bin", "/usr/local/bin", "/usr/bin"];
 
 /// The folder of the newest `postgres` and `initdb` here.
-pub(super) fn newest() -> Result<PathBuf, ProviderError> {
+pub fn newest() -> Result<PathBuf, ProviderError> {
     newest_of(VERSIONED, PLAIN)
 }
 

@@ -248,7 +248,7 @@ async fn redis_answers(info: redis::ConnectionInfo) -> Result<RedisAnswers, redi
 }
 
 /// Blocking: the resolver of the system is, too.
-fn host(target: &str) -> Host {
+pub fn host(target: &str) -> Host {
     let (name, port) = target.rsplit_once(':').and_then(|(n, p)| Some((n, p.parse().ok()?))).unwrap_or((target, HTTPS));
     let addresses: Vec<_> = (name, port).to_socket_addrs().map(Iterator::collect).unwrap_or_default();
     // A name may have addresses of both families, of which one answers.

@@ -244,6 +244,19 @@ fn manifest(folder: &Path) -> Result<Archive, CliError> {
 }
 
 impl Import {
+    /// An archive that lies here.
+    pub fn of(
+        archive: PathBuf,
+        name: TenantName,
+        plan: PlanName,
+        hosts: Vec<Hostname>,
+        cell: Option<CellName>,
+        dry_run: bool,
+        wait: Wait,
+    ) -> Self {
+        Self { archive, name, plan, hosts, cell, dry_run, wait }
+    }
+
     pub async fn run(self, cx: &Context) -> Result<(), CliError> {
         let known = self.archive.to_str().and_then(|text| text.parse::<OperationId>().ok());
         let known = known.filter(|_| !self.archive.exists());

@@ -1,0 +1,375 @@
+//! What is done to a stack that runs, with the programs as people start them: a service restarted under traffic, databases
+//! maintained beside somebody who waits, the list before going live, and a tenant out of a dump.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test ends where it is surprised, and shows what was answered"
+)]
+
+mod running;
+
+use berth_client::Client;
+use berth_infra::{DatabaseName, Role};
+use berth_providers::local::{Local, LocalOptions};
+use berth_testkit::wait_until;
+use berth_wire::{StackApply, TenantCreate};
+use running::{Place, ask, finishes, fleet};
+use secrecy::ExposeSecret as _;
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+use tokio_postgres::NoTls;
+
+struct World {
+    place: Place,
+    client: Client,
+    edge: SocketAddr,
+}
+
+impl World {
+    async fn start() -> Self {
+        let mut place = Place::new();
+        place.serve().await;
+        let client = place.client();
+        let mut world = Self { place, client, edge: SocketAddr::from(([127, 0, 0, 1], 0)) };
+        world.apply().await;
+        world.edge = world.place.edge("edge-1");
+        world
+    }
+
+    async fn apply(&self) {
+        let (program, root) = (json!(fleet()), json!(self.place.dir.join("cells")));
+        let file = format!(
+            "stack: fleet
+services:
+  web:
+    command: [{program}, serve]
+    migrate: [{program}, migrate]
+    health: /health
+    copies: 2
+data:
+  root: public.customers
+  key: id
+  tenant_column: customer_id
+  hooks:
+    create: {{ file: tenant_create.sql }}
+    delete: {{ file: tenant_delete.sql }}
+plans:
+  hobby: {{ price: 15, class: shared }}
+providers:
+  local: {{ adapter: local, root: {root} }}
+cells:
+  shared-1: {{ class: shared, provider: local, max_tenants: 10 }}
+edges: [edge-1]
+"
+        );
+        let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../apps/fleet/hooks");
+        let names = ["tenant_create.sql", "tenant_delete.sql"];
+        let files = names.map(|name| (name.to_owned(), fs::read_to_string(hooks.join(name)).unwrap()));
+        let wanted = StackApply { file, files: BTreeMap::from(files), dry_run: false };
+        let applied = self.client.stack_apply(&wanted).await.unwrap();
+        for operation in applied.operations {
+            finishes(&self.client, operation).await;
+        }
+    }
+
+    async fn tenant(&self, name: &str) {
+        let wanted = TenantCreate {
+            name: name.parse().unwrap(),
+            plan: "hobby".parse().unwrap(),
+            hosts: vec![format!("{name}.test").parse().unwrap()],
+            key: None,
+            cell: None,
+        };
+        finishes(&self.client, self.client.tenant_create(&wanted).await.unwrap().id).await;
+        let host = format!("{name}.test");
+        let served = || async { ask(self.edge.port(), &host, "GET", "/api/v1/vehicles", "").map(|(status, _)| status) };
+        wait_until("the edge serves the tenant", served, |status| *status == Some(200)).await;
+    }
+
+    /// Exit status, standard output, standard error.
+    fn berth(&self, words: &[&str]) -> (i32, String, String) {
+        let done = self.place.berth(words).arg("--yes").output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (done.status.code().unwrap_or(-1), text(&done.stdout), text(&done.stderr))
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        let (_, out, error) = self.berth(&[words, &["--json"]].concat());
+        serde_json::from_str(&out).unwrap_or_else(|_| panic!("{words:?}: {out}{error}"))
+    }
+
+    async fn database(&self, role: Role) -> (tokio_postgres::Client, tokio_postgres::Config) {
+        let options = json!({ "root": self.place.dir.join("cells") });
+        let options: LocalOptions = serde_json::from_value(options).unwrap();
+        let databases = Local::new(options).unwrap().provider().database.unwrap();
+        let cell = "shared-1".parse().unwrap();
+        let found = databases.observe_database(&DatabaseName::of(&cell)).await.unwrap().present().unwrap();
+        let config: tokio_postgres::Config = found.url(role).expose_secret().parse().unwrap();
+        let (client, connection) = config.connect(NoTls).await.unwrap();
+        tokio::spawn(connection);
+        (client, config)
+    }
+}
+
+/// Requests one after the other until it is told to stop.
+struct Traffic {
+    stop: Arc<AtomicBool>,
+    counts: Arc<[AtomicU64; 2]>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Traffic {
+    fn begin(port: u16, host: &'static str) -> Self {
+        let (stop, counts) = (Arc::<AtomicBool>::default(), Arc::new([AtomicU64::new(0), AtomicU64::new(0)]));
+        let threads = (0..4).map(|_| {
+            let (stop, counts) = (Arc::clone(&stop), Arc::clone(&counts));
+            thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let answer = ask(port, host, "GET", "/api/v1/vehicles", "");
+                    counts[0].fetch_add(1, Ordering::Relaxed);
+                    if answer.as_ref().is_none_or(|(status, _)| *status != 200) {
+                        counts[1].fetch_add(1, Ordering::Relaxed);
+                        eprintln!("answered {answer:?}");
+                    }
+                }
+            })
+        });
+        Self { threads: threads.collect(), stop, counts }
+    }
+
+    fn ends_without_a_failure(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+        let (asked, failed) = (self.counts[0].load(Ordering::Relaxed), self.counts[1].load(Ordering::Relaxed));
+        println!("{asked} requests, {failed} failed");
+        assert!(asked > 100 && failed == 0, "{failed} of {asked} requests failed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_do_not_notice_a_restart_and_the_list_says_what_is_missing() {
+    let world = World::start().await;
+    world.tenant("acme").await;
+    let addresses = async || -> Vec<String> {
+        let cell = world.client.cell("shared-1").await.unwrap();
+        cell.members.into_iter().filter_map(|member| member.address).collect()
+    };
+    let before = addresses().await;
+    let (code, out, _) = world.berth(&["service", "restart", "web", "--dry-run"]);
+    assert_eq!((code, out.as_str()), (0, "shared-1: 2 copies of web, one by one; one more serves beside meanwhile\n"));
+    let traffic = Traffic::begin(world.edge.port(), "acme.test");
+    for round in 0..2 {
+        let (code, out, error) = world.berth(&["service", "restart", "web", "--cell", "shared-1"]);
+        assert_eq!(code, 0, "round {round}: {out}{error}");
+        assert!(out.contains("2 of service `web` were started again"), "{out}");
+    }
+    traffic.ends_without_a_failure();
+    let after = addresses().await;
+    assert_eq!(after.len(), 2, "{after:?}");
+    assert!(after.iter().all(|one| !before.contains(one)), "each listens anew: {before:?}, {after:?}");
+    let (code, _, error) = world.berth(&["service", "restart", "wbe", "--cell", "shared-1"]);
+    assert!(code == 1 && error.contains("no service `wbe`"), "{error}");
+
+    let (code, out, error) = world.berth(&["check", "--go-live"]);
+    assert_eq!(code, 1, "{out}{error}");
+    assert!(out.contains("FAILED   backups: ") && out.contains("cannot be told from here."), "{out}");
+    let list = world.json(&["check", "--go-live", "--done", "mail,audit"]);
+    let outcome = |id: &str| {
+        let items = list["items"].as_array().unwrap();
+        let item = items.iter().find(|item| item["id"] == id).unwrap_or_else(|| panic!("{id} is missing"));
+        item["outcome"].as_str().unwrap().to_owned()
+    };
+    for (wanted, ids) in [
+        ("passed", &["health", "edges", "releases", "movable", "database", "api", "mail", "audit", "attention"][..]),
+        ("failed", &["backups", "restore", "alerts", "limits", "measured", "https", "certificates", "cost"][..]),
+        ("unknown", &["files", "monitoring", "search-index", "firewall"][..]),
+    ] {
+        for id in ids {
+            assert_eq!(outcome(id), wanted, "{id}: {list}");
+        }
+    }
+    let (code, _, error) = world.berth(&["check", "--go-live", "--done", "nonsense"]);
+    assert!(code == 1 && error.contains("the list has no `nonsense`"), "{error}");
+    let mut nobody = world.place.berth(&["check", "--go-live"]);
+    let nobody = nobody.env("BERTH_URL", "http://127.0.0.1:9").output().unwrap();
+    assert_eq!(nobody.status.code(), Some(2));
+
+    let (_, _, error) = world.berth(&["rollback"]);
+    assert!(error.contains("hint: `berth release back`"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn maintenance_lets_go_of_what_somebody_waits_for_and_does_the_rest() {
+    let world = World::start().await;
+    let (owner, config) = world.database(Role::Owner).await;
+    owner
+        .batch_execute(
+            "create table big (id int primary key, body text) with (autovacuum_enabled = false);
+             insert into big select n, repeat('x', 200) from generate_series(1, 300000) n;
+             create table small (id int primary key, body text) with (autovacuum_enabled = false);
+             insert into small select n, 'x' from generate_series(1, 20000) n;
+             delete from small where id % 2 = 0; delete from big where id % 3 = 0;
+             create table held (id int primary key) with (autovacuum_enabled = false);
+             insert into held select generate_series(1, 20000); delete from held where id % 2 = 0;
+             create table airy (id int primary key) with (autovacuum_enabled = false);
+             insert into airy select generate_series(1, 200000); delete from airy where id > 1000",
+        )
+        .await
+        .unwrap();
+    let (mover, _) = world.database(Role::Mover).await;
+    mover.batch_execute("select pg_create_logical_replication_slot('forgotten', 'pgoutput')").await.unwrap();
+    let plan = async || world.json(&["db", "maintain", "--cell", "shared-1", "--dry-run"])[0].clone();
+    let named = |plan: &Value| -> Vec<String> {
+        let tables = plan["tables"].as_array().unwrap();
+        tables.iter().map(|it| it["table"].as_str().unwrap().to_owned()).collect()
+    };
+    wait_until("the figures are there", plan, |plan| named(plan).len() == 4).await;
+    let seen = plan().await;
+    let slots = seen["slots"].as_array().unwrap();
+    assert!(slots.iter().any(|it| it["slot"] == "forgotten" && it["remedy"].is_string()), "{seen}");
+    mover.batch_execute("select pg_drop_replication_slot('forgotten')").await.unwrap();
+
+    // One table is held by somebody, and one is wanted by somebody while it is worked on.
+    let holder = config.connect(NoTls).await.unwrap();
+    tokio::spawn(holder.1);
+    holder.0.batch_execute("begin; lock table held in share update exclusive mode").await.unwrap();
+    let wanting = {
+        let (watcher, altering) = (config.connect(NoTls).await.unwrap(), config.connect(NoTls).await.unwrap());
+        tokio::spawn(watcher.1);
+        tokio::spawn(altering.1);
+        tokio::spawn(async move {
+            let at_work = "select exists (select from pg_stat_progress_vacuum where relid = 'big'::regclass)";
+            let until = Instant::now() + Duration::from_mins(1);
+            while !watcher.0.query_one(at_work, &[]).await.unwrap().get::<_, bool>(0) {
+                assert!(Instant::now() < until, "nobody vacuums it");
+            }
+            let begun = Instant::now();
+            altering.0.batch_execute("alter table big add column more int").await.unwrap();
+            begun.elapsed()
+        })
+    };
+    let (code, out, error) = world.berth(&["db", "maintain", "--cell", "shared-1", "--reindex"]);
+    assert_eq!(code, 0, "{out}{error}");
+    let waited = wanting.await.unwrap();
+    assert!(waited < Duration::from_secs(2), "a neighbour waited for {waited:?}");
+    assert!(out.contains("big: somebody waited for the table"), "{out}");
+    assert!(out.contains("held: others did not let go of the table in time"), "{out}");
+    assert!(out.contains("2 tables vacuumed and analysed"), "{out}");
+    let index: i64 = owner.query_one("select pg_relation_size('airy_pkey')", &[]).await.unwrap().get(0);
+    assert!(index < 1 << 20, "airy_pkey still has {index} bytes");
+
+    holder.0.batch_execute("rollback").await.unwrap();
+    wait_until("the figures are there", plan, |plan| named(plan).len() == 2).await;
+    let (code, out, error) = world.berth(&["db", "maintain"]);
+    assert!(code == 0 && out.contains("2 tables vacuumed and analysed"), "{out}{error}");
+    wait_until("nothing needs it any more", plan, |plan| named(plan).is_empty()).await;
+    let left = "select count(*) from pg_index where not indisvalid";
+    assert_eq!(owner.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+/// What `pg_dump` writes of the cell's database, in a format.
+fn dumped(config: &tokio_postgres::Config, format: &str, to: &Path) {
+    let Some(tokio_postgres::config::Host::Tcp(host)) = config.get_hosts().first() else { panic!("a TCP host") };
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let done = Command::new("pg_dump")
+        .args(["--format", format, "--exclude-schema", "berth*", "--file"])
+        .arg(to)
+        .env("PGHOST", host)
+        .env("PGPORT", config.get_ports()[0].to_string())
+        .env("PGUSER", config.get_user().unwrap())
+        .env("PGPASSWORD", text(config.get_password().unwrap()))
+        .env("PGDATABASE", config.get_dbname().unwrap())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_comes_out_of_a_dump_whole_or_not_at_all() {
+    let world = World::start().await;
+    for name in ["acme", "nova"] {
+        world.tenant(name).await;
+    }
+    let (owner, _) = world.database(Role::Mover).await;
+    owner
+        .batch_execute(
+            "insert into vehicles (customer_id, name, vehicle_identifier)
+             select c.id, 'v' || n, c.slug || n from customers c, generate_series(1, 500) n",
+        )
+        .await
+        .unwrap();
+    let (_, config) = world.database(Role::Mover).await;
+    let at = |name: &str| world.place.dir.join(name);
+    for (format, name) in [("custom", "all.dump"), ("directory", "all.d"), ("plain", "all.sql")] {
+        dumped(&config, format, &at(name));
+    }
+    let key: String = owner.query_one("select id::text from customers where slug = 'acme'", &[]).await.unwrap().get(0);
+    let work = at("work");
+    fs::create_dir(&work).unwrap();
+    let import = |dump: &PathBuf, more: &[&str]| {
+        let words =
+            ["import", dump.to_str().unwrap(), "--name", "acme-2", "--plan", "hobby", "--work", work.to_str().unwrap()];
+        let done = world.berth(&[&words[..], more].concat());
+        assert_eq!(fs::read_dir(&work).unwrap().count(), 0, "something stayed of the scratch database");
+        done
+    };
+
+    let (code, _, error) = import(&at("all.dump"), &[]);
+    assert!(code == 1 && error.contains("more than one tenant") && error.contains(&key), "{error}");
+    let (code, _, error) = import(&at("all.dump"), &["--tenant", "nobody"]);
+    assert!(code == 1 && error.contains("no row of"), "{error}");
+    let (code, _, error) = import(&at("all.dump"), &["--tenant", &key]);
+    assert!(code == 1 && error.contains(&key), "the tenant is there already: {error}");
+
+    let erased = world.berth(&["tenant", "erase", "acme"]);
+    assert_eq!(erased.0, 0, "{}{}", erased.1, erased.2);
+    let whole = fs::read(at("all.dump")).unwrap();
+    fs::write(at("cut.dump"), &whole[..whole.len() * 2 / 3]).unwrap();
+    let (code, _, error) = import(&at("cut.dump"), &["--tenant", &key]);
+    assert!(code == 1 && error.contains("the dump"), "{error}");
+    let script = fs::read_to_string(at("all.sql")).unwrap();
+    fs::write(at("cut.sql"), &script[..script.len() / 2]).unwrap();
+    let (code, _, error) = import(&at("cut.sql"), &["--tenant", &key]);
+    assert!(code == 1 && error.contains("was cut off"), "{error}");
+    let other = script.replace(
+        "-- PostgreSQL database dump complete",
+        "ALTER TABLE public.vehicles ADD COLUMN colour text;\n-- PostgreSQL database dump complete",
+    );
+    fs::write(at("other.sql"), other).unwrap();
+    let (code, _, error) = import(&at("other.sql"), &["--tenant", &key]);
+    assert!(code == 1 && error.contains("table `vehicles` differs") && error.contains("`colour`"), "{error}");
+
+    for dump in ["all.dump", "all.d", "all.sql"] {
+        let (code, out, error) = import(&at(dump), &["--tenant", &key, "--dry-run"]);
+        assert!(code == 0 && out.contains(&key) && out.contains("shared-1"), "{dump}: {out}{error}");
+    }
+    let tenants = async || {
+        world.client.tenants(None).await.unwrap().into_iter().map(|it| it.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(tenants().await, ["nova"]);
+    let (code, out, error) = import(&at("all.dump"), &["--tenant", &key, "--host", "acme-2.test"]);
+    assert_eq!(code, 0, "{out}{error}");
+    let count = "select count(*) from vehicles where customer_id::text = $1";
+    assert_eq!(owner.query_one(count, &[&key]).await.unwrap().get::<_, i64>(0), 500);
+    let served =
+        || async { ask(world.edge.port(), "acme-2.test", "GET", "/api/v1/vehicles", "").map(|(status, _)| status) };
+    wait_until("the edge serves the tenant", served, |status| *status == Some(200)).await;
+    let (code, _, error) = import(&at("all.dump"), &["--tenant", &key]);
+    assert!(code == 1 && error.contains("acme-2"), "a second time it is there: {error}");
+}
