@@ -64,6 +64,7 @@ impl Echo {
             let mut all = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
                 opened.fetch_add(1, Ordering::SeqCst);
                 let (tongue, asked) = (tongue.clone(), Arc::clone(&asked));
                 all.spawn(async move {
@@ -179,6 +180,7 @@ pub fn nothing() -> Sent {
 /// A client that begins with HTTP/2.
 pub async fn http2(address: SocketAddr) -> SendRequest<Sent> {
     let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
