@@ -5,6 +5,7 @@
 
 mod authority;
 mod dns;
+mod exchange;
 mod page;
 mod transport;
 

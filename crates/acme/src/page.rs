@@ -1,12 +1,13 @@
 //! One short page of a host, over plain HTTP. Never follows a redirect, and never says to people what came instead, or whether anything
 //! did: it may be anybody's, and inside a network that is not theirs.
 
-use crate::dns;
+use crate::{
+    dns,
+    exchange::{Failed, exchange},
+};
 use berth_infra::{Asking, NothingSeen};
 use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http_body_util::Empty;
 use std::{net::SocketAddr, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
 
@@ -28,31 +29,13 @@ pub async fn text(asking: Asking, host: &str, path: &str) -> Result<String, Noth
     Err(NothingSeen(format!("{url} does not show it")))
 }
 
-async fn fetch(
-    address: SocketAddr,
-    host: &str,
-    path: &str,
-) -> Result<(StatusCode, String), Box<dyn std::error::Error + Send + Sync>> {
+async fn fetch(address: SocketAddr, host: &str, path: &str) -> Result<(StatusCode, String), Failed> {
     let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::get(path)
         .header(header::HOST, host)
         .header(header::USER_AGENT, "berth")
         .header(header::CONNECTION, "close")
         .body(Empty::<bytes::Bytes>::new())?;
-    let asked = async {
-        let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), BYTES_MAX).collect().await?.to_bytes();
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, String::from_utf8_lossy(&body).into_owned()))
-    };
-    // The connection is driven here and ends here.
-    tokio::pin!(asked);
-    tokio::select! {
-        answer = &mut asked => answer,
-        ended = connection => {
-            ended?;
-            asked.await
-        }
-    }
+    let answer = exchange(stream, request, BYTES_MAX).await?;
+    Ok((answer.status(), String::from_utf8_lossy(answer.body()).into_owned()))
 }

@@ -1,12 +1,11 @@
 //! HTTPS to an authority: one connection a request, its certificate verified against the public authorities or the
 //! file that the stack file names. Remembers when the authority wants to be asked again.
 
+use crate::exchange::{Failed, exchange};
 use berth_infra::AuthorityAt;
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt as _, Full};
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use jiff::{SignedDuration, Timestamp};
 use rustls::{
@@ -59,8 +58,6 @@ impl Https {
     }
 }
 
-type Failed = Box<dyn std::error::Error + Send + Sync>;
-
 async fn send(tls: Arc<ClientConfig>, request: Request<BodyWrapper<Bytes>>) -> Result<http::Response<Bytes>, Failed> {
     let uri = request.uri().clone();
     let authority = uri.authority().ok_or("the authority's URL names no host")?.clone();
@@ -70,26 +67,12 @@ async fn send(tls: Arc<ClientConfig>, request: Request<BodyWrapper<Bytes>>) -> R
     let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
     let stream = TcpStream::connect((host.as_str(), authority.port_u16().unwrap_or(443))).await?;
     let stream = TlsConnector::from(tls).connect(ServerName::try_from(host)?, stream).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let (mut parts, body) = request.into_parts();
     parts.headers.insert(header::HOST, HeaderValue::from_str(authority.as_str())?);
     parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     parts.uri = uri.path_and_query().map_or("/", |path| path.as_str()).parse()?;
     let body = body.collect().await?.to_bytes();
-    let asked = async {
-        let answer = sender.send_request(Request::from_parts(parts, Full::new(body))).await?;
-        let (head, body) = answer.into_parts();
-        let body = Limited::new(body, BYTES_MAX).collect().await?.to_bytes();
-        Ok::<_, Failed>(http::Response::from_parts(head, body))
-    };
-    tokio::pin!(asked);
-    tokio::select! {
-        answer = &mut asked => answer,
-        ended = connection => {
-            ended?;
-            asked.await
-        }
-    }
+    exchange(stream, Request::from_parts(parts, Full::new(body)), BYTES_MAX).await
 }
 
 impl HttpClient for Https {

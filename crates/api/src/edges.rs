@@ -50,6 +50,14 @@ pub struct From {
     after: Revision,
 }
 
+/// Where a request comes from, where the server knows it.
+pub(crate) type Peer = Option<Extension<ConnectInfo<SocketAddr>>>;
+
+/// Whether others may read along what this edge is answered.
+pub(crate) fn in_the_open(peer: Option<&ConnectInfo<SocketAddr>>, headers: &HeaderMap) -> bool {
+    headers.contains_key(IN_THE_OPEN) || peer.is_some_and(|ConnectInfo(peer)| !is_private(peer.ip()))
+}
+
 /// One JSON object a line for as long as the connection lives: the routes, then every change of them.
 #[utoipa::path(get, path = "/v1/edges/{edge}/routes", tag = "edges", params(("edge" = String, Path), From),
     responses((status = 200, body = Object, content_type = "application/x-ndjson"), Problems))]
@@ -58,7 +66,7 @@ pub async fn routes(
     By(caller): By,
     Path(edge): Path<EdgeName>,
     Query(from): Query<From>,
-    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    peer: Peer,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let permit = caller.may(Follow)?;
@@ -69,8 +77,7 @@ pub async fn routes(
         allows: words.split(',').any(|word| word.trim() == KEEPS_ALLOW),
         leaving: headers.contains_key(LEAVING),
         challenges: headers.contains_key(CHALLENGES),
-        in_the_open: headers.contains_key(IN_THE_OPEN)
-            || peer.is_some_and(|Extension(ConnectInfo(peer))| !is_private(peer.ip())),
+        in_the_open: in_the_open(peer.as_ref().map(|Extension(peer)| peer), &headers),
     };
     let events = edges::routes(&api.app, &permit, edge, from.instance, from.after, takes).await?;
     let lines = events.map(|event| {

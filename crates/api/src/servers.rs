@@ -5,13 +5,15 @@ use crate::{
     answer::Accepted,
     auth::By,
     cells::Whole,
+    edges::{Peer, in_the_open},
     extract::{Body, Path, Query},
     problem::{ApiResult, Problems},
 };
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
 use berth_control::{Change, Follow, Read, servers};
 use berth_domain::EdgeName;
 use berth_wire::{EdgeWay, Operation, Page, Server, ServerAdd, ServerLook, ServerSeen};
+use http::HeaderMap;
 
 /// The host key that a server shows: nothing is done there.
 #[utoipa::path(post, path = "/v1/servers/look", tag = "cells", request_body = ServerLook,
@@ -45,7 +47,14 @@ pub async fn list(State(api): State<Api>, By(caller): By, Query(_): Query<Whole>
 /// How an edge reaches members on such servers. `berth_wire::EdgeWay` says how.
 #[utoipa::path(get, path = "/v1/edges/{edge}/ways", tag = "edges", params(("edge" = String, Path)),
     responses((status = 200, body = Object), Problems))]
-pub async fn ways(State(api): State<Api>, By(caller): By, Path(_): Path<EdgeName>) -> ApiResult<Json<Page<EdgeWay>>> {
+pub async fn ways(
+    State(api): State<Api>,
+    By(caller): By,
+    Path(_): Path<EdgeName>,
+    peer: Peer,
+    headers: HeaderMap,
+) -> ApiResult<Json<Page<EdgeWay>>> {
     let permit = caller.may(Follow)?;
-    Ok(Json(servers::ways(&api.app, &permit).await?))
+    let in_the_open = in_the_open(peer.as_ref().map(|Extension(peer)| peer), &headers);
+    Ok(Json(servers::ways(&api.app, &permit, in_the_open).await?))
 }

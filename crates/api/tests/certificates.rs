@@ -189,10 +189,25 @@ async fn a_host_is_routed_when_it_is_proved_and_taken_over_by_its_record_alone()
     assert!(problem.detail.contains("only the TXT record proves it"), "{problem:?}");
     assert!(client.tenant("acme").await.unwrap().hosts.iter().any(|host| host.as_str() == "shop.acme.test"));
     edged.names.set_txt(&show.txt_name, &show.txt_value).await;
+    let read = [client.tenant("acme").await.unwrap(), client.tenant("other").await.unwrap()];
     let taken = client.host_verify("shop.acme.test", &of("other")).await.unwrap();
     assert_eq!((taken.served, taken.proof, taken.contested), (true, Some(HostProof::Txt), false));
     assert_eq!(client.tenant("acme").await.unwrap().hosts.len(), 1);
     edged.routed("shop.acme.test", true).await;
+    for tenant in read {
+        let hosts = TenantHosts { hosts: tenant.hosts };
+        let late = client.tenant_set_hosts(tenant.name.as_str(), &hosts, Some(tenant.version)).await;
+        assert_eq!(refused(late).code, "stale", "who read before it was taken over does not undo that");
+    }
+
+    // Proved by somebody who goes: the host stays with whom it serves.
+    let again = client.host_add(&add("acme", "shop.acme.test")).await.unwrap().show.unwrap();
+    edged.names.set_txt(&again.txt_name, &again.txt_value).await;
+    edged.sql("UPDATE tenants SET state = 'deleting' WHERE name = 'acme'").await;
+    assert_eq!(refused(client.host_verify("shop.acme.test", &of("acme")).await).code, "no_tenant");
+    edged.sql("UPDATE tenants SET state = 'active' WHERE name = 'acme'").await;
+    client.host_remove("shop.acme.test", Some("acme")).await.unwrap();
+    assert!(client.hosts(Some("other")).await.unwrap().iter().any(|host| host.host == taken.host && host.served));
 
     // Wildcards over and under what is another's.
     let before = client.hosts(None).await.unwrap();

@@ -7,7 +7,7 @@ use berth_domain::{
 };
 use berth_wire::{
     Abandon, Approval, ApprovalReject, Archive, AuditEntry, Certificate, CertificateAdd, CertificateOrder, CheckAsk,
-    CheckReport, CostInvoice, CostMonth, Costs, Decision, DecisionAsk, Drain, DrainAsk, Drained, EdgeView, EdgeWay,
+    CheckReport, CostInvoice, CostMonth, Costs, Decision, DecisionAsk, Drain, DrainAsk, Drained, EdgeView,
     Entitlements, Erasure, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate, Host, HostAdd, HostVerify,
     ImportPlan, InvoiceImport, Key, KeyCreate, KeyCreated, Move, MovePlan, Operation, OperationEvent, Overview, Page,
     PhaseAnswer, PhaseAsk, PlanPrice, PlanView, Profile, PurgePlan, Recovery, Stack, StackApplied, StackApply,
@@ -373,11 +373,6 @@ impl Client {
 
     pub async fn edges(&self) -> Result<Vec<EdgeView>, ClientError> {
         self.all("/v1/edges", Query::default(), None).await
-    }
-
-    /// How an edge reaches members that stand on servers of their own.
-    pub async fn edge_ways(&self, edge: &EdgeName) -> Result<Vec<EdgeWay>, ClientError> {
-        self.all(&format!("/v1/edges/{edge}/ways"), Query::default(), None).await
     }
 
     /// The stream that an edge follows: [`berth_wire::edge::EdgeEvent`] a line.

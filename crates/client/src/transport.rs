@@ -4,7 +4,8 @@ use crate::{
     Client, ClientError,
     stream::{Download, Lines},
 };
-use berth_wire::Problem;
+use berth_domain::is_private;
+use berth_wire::{Problem, edge::IN_THE_OPEN};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::{HeaderValue, Method, Request, Response, header};
@@ -19,9 +20,20 @@ use tokio::{
 };
 use uuid::Uuid;
 
+/// On a request whose answer others must not read.
+#[derive(Clone, Copy)]
+struct TellsOpen;
+
 impl Client {
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.answer(&self.request(Method::GET, path, None)?).await
+    }
+
+    /// The same, with a word when others may read along: [`IN_THE_OPEN`].
+    pub(crate) async fn get_telling<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let mut request = self.request(Method::GET, path, None)?;
+        request.extensions_mut().insert(TellsOpen);
+        self.answer(&request).await
     }
 
     /// A write without a version to rest on.
@@ -136,7 +148,7 @@ impl Client {
         self.deliver(request.clone()).await
     }
 
-    async fn deliver<B>(&self, request: Request<B>) -> Result<Response<Incoming>, ClientError>
+    async fn deliver<B>(&self, mut request: Request<B>) -> Result<Response<Incoming>, ClientError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -148,7 +160,13 @@ impl Client {
             Ok(Err(source)) => return Err(ClientError::Unreachable { url: self.url(), source }),
             Err(_) => return Err(ClientError::TooSlow { url: self.url(), limit_s: self.limit.as_secs() }),
         };
-        let Some(secure) = &self.secure else { return self.speak(stream, request).await };
+        let Some(secure) = &self.secure else {
+            let private = stream.peer_addr().is_ok_and(|peer| is_private(peer.ip()));
+            if request.extensions_mut().remove::<TellsOpen>().is_some() && !private {
+                request.headers_mut().insert(IN_THE_OPEN, HeaderValue::from_static("1"));
+            }
+            return self.speak(stream, request).await;
+        };
         match tokio::time::timeout(self.limit, secure.connect(stream)).await {
             Ok(Ok(stream)) => self.speak(stream, request).await,
             Ok(Err(source)) => Err(ClientError::Unproved { url: self.url(), source }),

@@ -39,10 +39,13 @@ pub(crate) async fn places_of(app: &App, tenant: TenantId, key: &TenantKey) -> R
     let own = folder(tenant);
     let from = imports::archives_of(app, tenant).await?;
     let mut all = vec![own.clone()];
-    let found = berth_mover::find_archives_of(&place, &ArchivePath::from("tenants"), key.as_str()).await?;
-    let imported =
-        |at: &ArchivePath| at.filename().and_then(|name| name.parse().ok()).is_some_and(|id| from.contains(&id));
-    all.extend(found.into_iter().filter(|at| !at.prefix_matches(&own) && imported(at)));
+    // Every manifest there is would be read.
+    if !from.is_empty() {
+        let found = berth_mover::find_archives_of(&place, &ArchivePath::from("tenants"), key.as_str()).await?;
+        let imported =
+            |at: &ArchivePath| at.filename().and_then(|name| name.parse().ok()).is_some_and(|id| from.contains(&id));
+        all.extend(found.into_iter().filter(|at| !at.prefix_matches(&own) && imported(at)));
+    }
     all.extend(berth_mover::find_archives_of(&place, &ArchivePath::from("uploads"), key.as_str()).await?);
     Ok(all)
 }

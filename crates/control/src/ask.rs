@@ -14,7 +14,8 @@ pub(crate) struct Answer {
 
 /// `head` ends without its empty line. `None`: what came is no HTTP.
 ///
-/// Asked as 1.0, so that the answer ends with the connection and comes in one piece.
+/// Asked as 1.0, so that the answer ends with the connection and comes in one piece. One that ends before its head or the
+/// length that it told is an error: what is missing may be what was asked for.
 pub(crate) async fn ask(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     head: &str,
@@ -24,7 +25,7 @@ pub(crate) async fn ask(
     stream.write_all(body).await?;
     stream.flush().await?;
     let mut all = Vec::new();
-    while all.len() < ANSWER_MOST && !whole(&all) {
+    while all.len() < ANSWER_MOST && came(&all) != Came::Whole {
         match stream.read_buf(&mut all).await {
             Ok(0) => break,
             Ok(_) => {}
@@ -34,19 +35,41 @@ pub(crate) async fn ask(
         }
     }
     all.truncate(ANSWER_MOST);
-    Ok(read(&all))
+    let answer = read(&all);
+    if answer.is_some() && all.len() < ANSWER_MOST && came(&all) == Came::Part {
+        let cut = format!("its answer ended after {} bytes, before it was whole", all.len());
+        return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, cut));
+    }
+    Ok(answer)
 }
 
 fn end_of_head(all: &[u8]) -> Option<usize> {
     all.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)
 }
 
-/// Whether all of it has come, of an answer that says how long it is: not everybody closes when asked to.
-fn whole(all: &[u8]) -> bool {
-    let Some(end) = end_of_head(all) else { return false };
+/// How much of an answer there is.
+#[derive(Debug, PartialEq, Eq)]
+enum Came {
+    Part,
+    /// It does not say how long it is: the end of the connection is its end.
+    Unsaid,
+    /// Not everybody closes when asked to.
+    Whole,
+}
+
+fn came(all: &[u8]) -> Came {
+    let Some(end) = end_of_head(all) else { return Came::Part };
+    // These have no body, whatever they say of its length.
+    if read(all).is_some_and(|answer| matches!(answer.status, 204 | 304)) {
+        return Came::Whole;
+    }
     let head = String::from_utf8_lossy(&all[..end]).to_ascii_lowercase();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
-    length.is_some_and(|length| all.len() - end >= length)
+    match length {
+        None => Came::Unsaid,
+        Some(length) if all.len() - end >= length => Came::Whole,
+        Some(_) => Came::Part,
+    }
 }
 
 pub(crate) fn read(all: &[u8]) -> Option<Answer> {
@@ -72,6 +95,44 @@ mod tests {
         // It keeps its side open.
         let answer = asked.await.unwrap().unwrap().unwrap();
         assert_eq!((answer.status, answer.body.as_slice()), (201, &b"[]"[..]));
+    }
+
+    /// What is made of these bytes, and nothing after them.
+    async fn answered(bytes: &'static [u8], closes: bool) -> std::io::Result<Option<super::Answer>> {
+        let (mut near, mut far) = tokio::io::duplex(4096);
+        let asked = tokio::spawn(async move { ask(&mut near, "POST /h HTTP/1.0\r\n", b"{}").await });
+        let mut seen = [0; "POST /h HTTP/1.0\r\nConnection: close\r\n\r\n{}".len()];
+        far.read_exact(&mut seen).await.unwrap();
+        far.write_all(bytes).await.unwrap();
+        let open = (!closes).then_some(far);
+        let answer = asked.await.unwrap();
+        drop(open);
+        answer
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_cut_off_is_none() {
+        for cut in [
+            &b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n"[..],
+            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n",
+            b"HTTP/1.1 201 Created\r\ncontent-length: 9\r\n\r\n{\"id\": 7",
+        ] {
+            let error = answered(cut, true).await.unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{error}");
+        }
+        let unsaid = answered(b"HTTP/1.0 200 OK\r\n\r\n{}", true).await.unwrap().unwrap();
+        assert_eq!(unsaid.body, b"{}", "the end of the connection is its end");
+        assert_eq!(answered(b"SSH-2.0-OpenSSH", true).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_a_body_ends_with_its_head() {
+        for empty in
+            [&b"HTTP/1.1 204 No Content\r\n\r\n"[..], b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n"]
+        {
+            let answer = answered(empty, false).await.unwrap().unwrap();
+            assert_eq!(answer.body, b"");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::{
     placing, services, tenants, views,
     workflows::{CREATE_CELL, CellInput, MEASURE_CELL, REMOVE_CELL, reserved},
 };
+use berth_config::Shape;
 use berth_domain::{CellClass, CellId, CellName, CellState};
 use berth_store::{Cell, NewCell, Tx};
 use berth_wire as wire;
@@ -24,6 +25,16 @@ pub async fn create(
     permit: &Permit<Change>,
     wanted: wire::CellCreate,
 ) -> Result<wire::Operation, ControlError> {
+    create_at(app, permit, wanted, Shape::default()).await
+}
+
+/// The same in a place that has so much, where that is known: the cell asks for no more.
+pub(crate) async fn create_at(
+    app: &App,
+    permit: &Permit<Change>,
+    wanted: wire::CellCreate,
+    has: Shape,
+) -> Result<wire::Operation, ControlError> {
     app.writable().await?;
     let in_force = app.stack().await?;
     let providers = &in_force.stack.providers;
@@ -34,11 +45,21 @@ pub async fn create(
         (None, many) => return Err(ControlError::WhichProvider(many)),
     };
     let (class, region) = (wanted.class, wanted.region);
-    let new = like_others(&in_force, wanted.name, class, provider.to_string(), region, wanted.max_tenants)?;
+    let mut new = like_others(&in_force, wanted.name, class, provider.to_string(), region, wanted.max_tenants)?;
+    new.shape = serde_json::to_value(within(serde_json::from_value(new.shape)?, has))?;
     let mut tx = app.store().begin().await?;
     let started = reserve(app, &mut tx, permit, &new).await?;
     tx.commit().await?;
     Ok(views::operation(started, Vec::new()))
+}
+
+fn within(wanted: Shape, has: Shape) -> Shape {
+    let less = |wanted: Option<u32>, has: Option<u32>| wanted.map(|wanted| wanted.min(has.unwrap_or(u32::MAX)));
+    Shape {
+        cpu_millis: less(wanted.cpu_millis, has.cpu_millis),
+        memory_mib: less(wanted.memory_mib, has.memory_mib),
+        disk_gib: less(wanted.disk_gib, has.disk_gib),
+    }
 }
 
 /// A new cell. What is not said of it is what the stack file says of a cell of this name, else of another one of its
@@ -190,6 +211,24 @@ async fn turn(
 
 /// Only an empty cell goes, with its database and everything in it.
 pub async fn remove(app: &App, permit: &Permit<Change>, who: &str) -> Result<wire::Operation, ControlError> {
+    remove_in(app, permit, who, &[CellState::Ready, CellState::Draining]).await
+}
+
+/// Only one that takes no tenants any more: one that does may be meant for somebody.
+pub(crate) async fn remove_drained(
+    app: &App,
+    permit: &Permit<Change>,
+    who: &str,
+) -> Result<wire::Operation, ControlError> {
+    remove_in(app, permit, who, &[CellState::Draining]).await
+}
+
+async fn remove_in(
+    app: &App,
+    permit: &Permit<Change>,
+    who: &str,
+    states: &[CellState],
+) -> Result<wire::Operation, ControlError> {
     app.writable().await?;
     let found = known(app, who).await?;
     let mut tx = app.store().begin().await?;
@@ -207,7 +246,7 @@ pub async fn remove(app: &App, permit: &Permit<Change>, who: &str) -> Result<wir
     if kept > 0 {
         return Err(ControlError::CellKeeps { cell: cell.name, tenants: kept });
     }
-    if !matches!(cell.state, CellState::Ready | CellState::Draining) {
+    if !states.contains(&cell.state) {
         return Err(ControlError::CellState { cell: cell.name, state: cell.state });
     }
     tx.cell_set_state(cell.id, cell.state, CellState::Removing).await?;

@@ -32,6 +32,9 @@ use x509_cert::{
 /// How far the clock of who made a certificate may be ahead.
 const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
 
+/// Keys that are read and opened together: an edge with many hears all of them before it takes the stream for dead.
+const SECRETS_AT_ONCE: usize = 500;
+
 /// Takes a certificate with its key; edges serve its names from then on.
 pub async fn add(
     app: &App,
@@ -126,29 +129,34 @@ impl Told {
         let versions: BTreeMap<_, _> = now.iter().map(|certificate| (certificate.id, certificate.version)).collect();
         let full = self.versions.is_none();
         let before = self.versions.take().unwrap_or_default();
-        let mut changed = Vec::new();
-        for certificate in now.into_iter().filter(|c| before.get(&c.id) != Some(&c.version)) {
-            // One that went in between is not told, and told as gone the next time.
-            let secret = match app.store().certificate_secret(certificate.id).await {
-                // One that does not open must not keep routes and the other certificates from the edges.
-                Err(StoreError::Seal(error)) => {
-                    tracing::error!(certificate.id = %certificate.id, %error, "the key of a certificate cannot be opened; it is not served");
-                    continue;
-                }
-                other => other?,
-            };
-            let Some((chain_pem, key)) = secret else { continue };
-            changed.push(EdgeCertificate {
-                id: certificate.id,
-                version: u64::try_from(certificate.version).unwrap_or(0),
-                names: certificate.names,
-                chain_pem,
-                key_pem: Hidden::new(key.expose_secret().to_owned()),
-                good: Some(Good {
-                    from_s: certificate.not_before.as_second(),
-                    until_s: certificate.not_after.as_second(),
-                }),
-            });
+        let news: Vec<_> = now.into_iter().filter(|c| before.get(&c.id) != Some(&c.version)).collect();
+        let mut changed = Vec::with_capacity(news.len());
+        for page in news.chunks(SECRETS_AT_ONCE) {
+            let ids: Vec<_> = page.iter().map(|certificate| certificate.id).collect();
+            let mut secrets = app.store().certificate_secrets(&ids).await?;
+            for certificate in page {
+                // One that went in between is not told, and told as gone the next time.
+                let secret = match secrets.remove(&certificate.id) {
+                    None => continue,
+                    // One that does not open must not keep routes and the other certificates from the edges.
+                    Some(Err(StoreError::Seal(error))) => {
+                        tracing::error!(certificate.id = %certificate.id, %error, "the key of a certificate cannot be opened; it is not served");
+                        continue;
+                    }
+                    Some(secret) => secret?,
+                };
+                changed.push(EdgeCertificate {
+                    id: certificate.id,
+                    version: u64::try_from(certificate.version).unwrap_or(0),
+                    names: certificate.names.clone(),
+                    chain_pem: secret.chain_pem,
+                    key_pem: Hidden::new(secret.key_pem.expose_secret().to_owned()),
+                    good: Some(Good {
+                        from_s: certificate.not_before.as_second(),
+                        until_s: certificate.not_after.as_second(),
+                    }),
+                });
+            }
         }
         let gone: Vec<_> = before.keys().filter(|id| !versions.contains_key(id)).copied().collect();
         self.versions = Some(versions);

@@ -44,7 +44,7 @@ pub(crate) async fn await_answered(app: &App, version: u64, limit: Duration) -> 
             match tokio::time::timeout_at(until, nudges.recv()).await {
                 Err(_) | Ok(Err(RecvError::Closed)) => return Ok(late),
                 Ok(Ok(Nudge::Acked(_) | Nudge::Missed) | Err(RecvError::Lagged(_))) => break,
-                Ok(Ok(Nudge::Routes(_) | Nudge::Operation(_) | Nudge::Settings)) => {}
+                Ok(Ok(Nudge::Routes(_) | Nudge::Operation(_) | Nudge::Settings | Nudge::Challenges)) => {}
             }
         }
     }

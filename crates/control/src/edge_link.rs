@@ -41,7 +41,7 @@ async fn follow(
             match tokio::time::timeout_at(until, answers.recv()).await {
                 Err(_) | Ok(Err(RecvError::Closed)) => return Ok(late),
                 Ok(Ok(Nudge::Acked(_) | Nudge::Missed) | Err(RecvError::Lagged(_))) => break,
-                Ok(Ok(Nudge::Routes(_) | Nudge::Operation(_) | Nudge::Settings)) => {}
+                Ok(Ok(Nudge::Routes(_) | Nudge::Operation(_) | Nudge::Settings | Nudge::Challenges)) => {}
             }
         }
     }

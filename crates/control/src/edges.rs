@@ -106,6 +106,10 @@ struct Told {
     challenges: Option<u64>,
     /// They may have changed.
     look: bool,
+    /// No key is told: others could read along.
+    withheld: bool,
+    /// Said in the log.
+    warned: bool,
 }
 
 impl Told {
@@ -118,6 +122,8 @@ impl Told {
             look_at_challenges: false,
             challenges: None,
             look: true,
+            withheld: false,
+            warned: false,
         }
     }
 
@@ -186,25 +192,33 @@ impl Following {
 
     /// Settings and certificates that the edge does not have yet, one event at a time.
     async fn changed_settings(&mut self) -> Result<Option<EdgeEvent>, ControlError> {
+        // One that has routes has certificates too, and hears whether its routes are still good before all keys are opened.
+        let routes_first = self.first && self.sent != Revision::default();
         let Some(told) = &mut self.settings else { return Ok(None) };
         if std::mem::take(&mut told.look) {
             told.look_at_certificates = told.serves_tls();
             told.look_at_challenges = told.takes.challenges;
             let mut now = edge_settings::of(&self.app, &self.edge).await?;
-            if told.takes.in_the_open && !certificates::keys_may_be_read(&self.app).await? {
+            told.withheld = told.takes.in_the_open && !certificates::keys_may_be_read(&self.app).await?;
+            if told.withheld {
                 edge_settings::without_secrets(&mut now);
+                if !std::mem::replace(&mut told.warned, true) {
+                    tracing::warn!(edge = %self.edge, "edge {} is told no keys (of certificates, cookies, ways to servers; Redis' password): they would pass a public network over plain HTTP", self.edge);
+                }
             }
             if told.settings.as_ref() != Some(&now) {
                 told.settings = Some(now.clone());
                 return Ok(Some(EdgeEvent::Settings { settings: now }));
             }
         }
-        if std::mem::take(&mut told.look_at_certificates) {
-            if told.takes.in_the_open && !certificates::keys_may_be_read(&self.app).await? {
-                tracing::warn!(edge = %self.edge, "edge {} is told no certificates: their keys would go over plain HTTP from an address that is not private", self.edge);
-            } else if let Some((full, certificates, gone)) = told.certificates.news(&self.app).await? {
-                return Ok(Some(EdgeEvent::Certificates { full, certificates, gone }));
-            }
+        if routes_first {
+            return Ok(None);
+        }
+        if std::mem::take(&mut told.look_at_certificates)
+            && !told.withheld
+            && let Some((full, certificates, gone)) = told.certificates.news(&self.app).await?
+        {
+            return Ok(Some(EdgeEvent::Certificates { full, certificates, gone }));
         }
         if std::mem::take(&mut told.look_at_challenges) {
             let (version, challenges) = challenges::all(&self.app, told.serves_tls()).await?;
@@ -225,6 +239,12 @@ impl Following {
                     Ok(Nudge::Settings) => {
                         if let Some(told) = told.as_mut() {
                             told.look = true;
+                            return Woken::Settings;
+                        }
+                    }
+                    Ok(Nudge::Challenges) => {
+                        if let Some(told) = told.as_mut().filter(|told| told.takes.challenges) {
+                            told.look_at_challenges = true;
                             return Woken::Settings;
                         }
                     }

@@ -1,16 +1,17 @@
 //! Erasures: everything of a tenant goes, everywhere; what went where is told by a document without personal data.
 
 use crate::{
-    App, Change, ControlError, Permit, Read, ReadTenant, archives, audited, moves,
+    App, Change, ControlError, Permit, Read, ReadTenant, archives, audited, hosts, moves,
     operations::{self, Begun},
     tenants, views,
     workflows::{ERASE_TENANT, TenantInput},
 };
 use berth_domain::{MoveId, TenantEvent};
 use berth_mover::RowsOf;
-use berth_store::{Records, Tenant};
+use berth_store::{HostFilter, Records, Tenant};
 use berth_wire as wire;
 use serde_json::json;
+use std::collections::BTreeSet;
 
 /// What would go, and what would not. Changes nothing.
 pub async fn plan(app: &App, permit: &Permit<ReadTenant>, who: &str) -> Result<wire::Erasure, ControlError> {
@@ -167,7 +168,12 @@ pub(crate) async fn certificates_of(
     app: &App,
     tenant: &Tenant,
 ) -> Result<Vec<berth_domain::CertificateId>, ControlError> {
-    let own = |name: &String| tenant.hosts.iter().any(|host| host.as_str() == name);
+    let rules = hosts::rules(app).await?;
+    let filter = HostFilter { tenant: Some(tenant.id), host: None };
+    let served = app.store().hosts_all(&filter).await?.into_iter().filter(|host| host.served);
+    let names: BTreeSet<String> = served.filter_map(|host| hosts::certified(&rules, &host.host)).collect();
+    let beside = |name: &String| name.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+    let own = |name: &String| names.contains(name) || beside(name).is_some_and(|wild| names.contains(&wild));
     let all = app.store().certificate_list().await?;
     Ok(all.into_iter().filter(|known| known.names.iter().all(own)).map(|known| known.id).collect())
 }

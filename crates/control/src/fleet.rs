@@ -4,13 +4,14 @@
 //! cell unless it is asked to: otherwise that is said, and a person does it.
 
 use crate::{App, Change, ControlError, Permit, Read, cells, costs::prices, decide, moves};
+use berth_config::Shape;
 use berth_domain::{CellName, CellState, Cents, ProviderName, TenantState};
 use berth_placement::{
     Place,
     fleet::{self, Fleet, Opened, PlacedTenant},
 };
 use berth_wire as wire;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Moves that are started at once unless the caller says how many.
 const MOVES_USUAL: u32 = 4;
@@ -29,17 +30,19 @@ pub async fn apply(
     wanted: &wire::FleetApply,
 ) -> Result<wire::FleetApplied, ControlError> {
     app.writable().await?;
+    // Before the plan: a cell that is ready in between is taken for one that is being made, and never the other way round.
+    let listed = app.store().cell_list().await?;
+    let states: BTreeMap<&str, CellState> = listed.iter().map(|cell| (cell.name.as_str(), cell.state)).collect();
     let (fleet, _) = known(app).await?;
     let planned = fleet::plan(&fleet);
     let most = wanted.moves.unwrap_or(MOVES_USUAL).clamp(1, 1000) as usize;
     let mut done = wire::FleetApplied::default();
     let there: BTreeSet<&str> = fleet.cells.iter().map(|cell| cell.name.as_str()).collect();
-    let takes: BTreeSet<&str> =
-        fleet.cells.iter().filter(|cell| cell.takes_tenants).map(|cell| cell.name.as_str()).collect();
     for step in &planned.steps {
         for opened in &step.opens {
             if wanted.cells {
-                done.cells.push(open(app, permit, opened).await?);
+                let made = open(app, permit, opened).await;
+                done.cells.push(made.unwrap_or_else(|error| untouched(&opened.cell, false, &error)));
             } else {
                 done.needs.push(wire::FleetOpened {
                     cell: opened.cell.clone(),
@@ -51,23 +54,29 @@ pub async fn apply(
         // A cell that is empty now may go; one that this step empties may go after it.
         if step.moves.is_empty() {
             for name in &step.closes {
-                // One that was emptied takes no tenants any more; one that takes them may have been made for those to come.
-                if wanted.cells && !takes.contains(name.as_str()) {
-                    done.cells.push(close(app, permit, name).await);
-                } else {
-                    done.removable.push(name.clone());
+                match states.get(name.as_str()) {
+                    Some(CellState::Draining) if wanted.cells => done.cells.push(close(app, permit, name).await),
+                    // One that takes tenants may have been made for those to come.
+                    Some(CellState::Ready | CellState::Draining) => done.removable.push(name.clone()),
+                    // Empty because it is being made or removed.
+                    _ => {}
                 }
             }
         }
         for name in step.closes.iter().filter(|_| !step.moves.is_empty() && done.started.len() < most) {
-            cells::drain(app, permit, name).await?;
+            if let Err(error) = cells::drain(app, permit, name).await {
+                done.cells.push(untouched(name, true, &error));
+            }
         }
         for moved in &step.moves {
             if done.started.len() >= most || !there.contains(moved.to.as_str()) {
                 done.left += 1;
                 continue;
             }
-            let begun = moves::start(app, permit, &moved.tenant, Some(&CellName::new(&moved.to)?)).await;
+            let begun = match CellName::new(&moved.to) {
+                Ok(to) => moves::start(app, permit, &moved.tenant, Some(&to)).await,
+                Err(error) => Err(error.into()),
+            };
             let (operation, trouble) = match begun {
                 Ok(operation) => (Some(operation.id), None),
                 Err(error) => (None, Some(error.to_string())),
@@ -81,6 +90,11 @@ pub async fn apply(
         }
     }
     Ok(done)
+}
+
+/// What was begun before stands, so that an error is a line of the answer.
+fn untouched(cell: &str, removed: bool, error: &ControlError) -> wire::FleetCell {
+    wire::FleetCell { cell: cell.to_owned(), removed, operation: None, trouble: Some(error.to_string()) }
 }
 
 /// Makes a cell from an offer of the catalogue at the provider of the stack file that sells it. Its moves come with the
@@ -119,18 +133,25 @@ async fn open(app: &App, permit: &Permit<Change>, opened: &Opened) -> Result<wir
         region: Some(region.clone()),
         max_tenants: Some(place.places),
     };
-    Ok(match cells::create(app, permit, create).await {
+    let amount = |has: u64| u32::try_from(has).ok().filter(|has| *has > 0);
+    let has = Shape {
+        cpu_millis: amount(place.cpu_millis),
+        memory_mib: amount(place.memory_mib),
+        disk_gib: amount(place.disk_gib),
+    };
+    Ok(match cells::create_at(app, permit, create, has).await {
         Ok(operation) => wire::FleetCell { cell: name.to_string(), ..said(Some(operation.id), None) },
         Err(error) => said(None, Some(error.to_string())),
     })
 }
 
 async fn close(app: &App, permit: &Permit<Change>, name: &str) -> wire::FleetCell {
-    let (operation, trouble) = match cells::remove(app, permit, name).await {
-        Ok(operation) => (Some(operation.id), None),
-        Err(error) => (None, Some(error.to_string())),
-    };
-    wire::FleetCell { cell: name.to_owned(), removed: true, operation, trouble }
+    match cells::remove_drained(app, permit, name).await {
+        Ok(operation) => {
+            wire::FleetCell { cell: name.to_owned(), removed: true, operation: Some(operation.id), trouble: None }
+        }
+        Err(error) => untouched(name, true, &error),
+    }
 }
 
 pub async fn simulate(

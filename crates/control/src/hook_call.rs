@@ -3,13 +3,10 @@
 
 use crate::{App, ControlError, ask, hook::HookTenant, member_spec};
 use berth_domain::{MemberState, OperationId, ServiceRole};
-use berth_infra::{MemberName, ReachTarget};
+use berth_infra::{MemberName, Origin, ReachTarget};
 use berth_store::Cell;
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// Of what an application says of its refusal.
@@ -109,44 +106,16 @@ async fn within(url: &str, asked: impl Future<Output = Result<ask::Answer, Strin
 
 async fn abroad(cell: &Cell, url: &str, called: &Called<'_>) -> Result<ask::Answer, Wrong> {
     let bad = |why: &str| Wrong::Refused(format!("`{url}` {why}"));
-    let (https, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
-        (Some(rest), _) => (true, rest),
-        (_, Some(rest)) => (false, rest),
-        _ => return Err(bad("is neither a path nor an http(s) URL")),
-    };
-    let (authority, tail) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));
+    let (origin, tail) = Origin::split(url).map_err(|why| bad(&format!("is no URL: {why}")))?;
+    let tail = tail.split('#').next().unwrap_or_default();
     let path = if tail.starts_with('/') { tail.to_owned() } else { format!("/{tail}") };
-    let bracketed = authority.starts_with('[');
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !bracketed || host.ends_with(']') => {
-            (host, port.parse().map_err(|_| bad("names no port after its colon"))?)
-        }
-        _ => (authority, if https { 443 } else { 80 }),
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let name = ServerName::try_from(host.to_owned()).map_err(|_| bad("names no host"))?;
     let body = called.body(cell);
-    let head = called.head(&path, authority, body.len());
+    let head = called.head(&path, &origin.authority(), body.len());
     let asked = async {
-        let mut stream = TcpStream::connect((host, port)).await.map_err(|error| error.to_string())?;
-        if !https {
-            return heard(ask::ask(&mut stream, &head, body.as_bytes()).await);
-        }
-        let connected = TlsConnector::from(Arc::new(tls())).connect(name, stream).await;
-        let mut stream = connected.map_err(|error| error.to_string())?;
+        let mut stream = origin.connect().await.map_err(|error| error.to_string())?;
         heard(ask::ask(&mut stream, &head, body.as_bytes()).await)
     };
     within(url, asked).await
-}
-
-/// Certificates are verified against the public authorities, and names always.
-fn tls() -> ClientConfig {
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the provider speaks TLS 1.2 and 1.3")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
 }
 
 /// The key in an answer of success: `id` or `key` of a JSON object, as text or as a number.

@@ -32,6 +32,7 @@ pub async fn add(app: &App, permit: &Permit<Change>, wanted: &wire::HostAdd) -> 
     check(&mut tx, &rules, tenant.id, std::slice::from_ref(&wanted.host), !own).await?;
     if own {
         tx.host_give(&wanted.host, tenant.id).await?;
+        tx.tenant_changed(tenant.id).await?;
     } else {
         tx.host_claim(&wanted.host, tenant.id, &token()).await?;
     }
@@ -88,6 +89,8 @@ pub async fn verify(
         let locked = tx.tenant_lock(tenant).await?;
         state = if tenant == claimed.tenant { locked } else { state };
     }
+    // Whoever has it keeps it while the one who claims it goes.
+    let state = state.filter(|state| !is_gone(*state));
     let state = state.ok_or_else(|| ControlError::NoTenant(claimed.tenant_name.to_string()))?;
     tx.hosts_lock().await?;
     check(&mut tx, &rules, claimed.tenant, std::slice::from_ref(host), true).await?;
@@ -100,6 +103,9 @@ pub async fn verify(
     if had != before {
         // Somebody else got it while it was looked at: nobody locked that tenant.
         return Err(StoreError::Stale("host").into());
+    }
+    for tenant in had.into_iter().chain([claimed.tenant]) {
+        tx.tenant_changed(tenant).await?;
     }
     let after = json!({ "host": host, "way": way, "taken_from": had });
     audited(&mut tx, permit, "host.proved", &format!("tenant/{}", claimed.tenant_name), None, Some(after)).await?;
@@ -128,6 +134,9 @@ pub async fn remove(
     let state = tx.tenant_lock(known.tenant).await?;
     tx.hosts_lock().await?;
     let was_routed = tx.host_remove(host, known.tenant).await?;
+    if was_routed {
+        tx.tenant_changed(known.tenant).await?;
+    }
     let before = json!({ "host": host, "served": was_routed });
     audited(&mut tx, permit, "host.remove", &format!("tenant/{}", known.tenant_name), Some(before), None).await?;
     if was_routed && state.is_some_and(tenants::is_routed) {
@@ -178,6 +187,14 @@ const fn is_gone(state: TenantState) -> bool {
 
 fn is_own(rules: &Hosts, host: &TenantHost) -> bool {
     rules.own.iter().any(|own| host.is_under(own))
+}
+
+/// The name that only this tenant's certificates have; none where others may have hosts below the same name.
+pub(crate) fn certified(rules: &Hosts, host: &TenantHost) -> Option<String> {
+    if host.is_wildcard() {
+        return Some(format!("*.{}", host.name()));
+    }
+    (host.plain().is_some() || !is_own(rules, host)).then(|| host.name().to_owned())
 }
 
 /// Refuses what would meet another tenant's host. `by_proof`: the very same host may be taken over.

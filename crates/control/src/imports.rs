@@ -9,7 +9,7 @@ use crate::{
     workflows::{IMPORT_TENANT, ImportTenant, reserved},
 };
 use berth_domain::{MoveId, OperationId, OperationState, Plan, TenantId, TenantKey};
-use berth_mover::{Archive, ArchivePath};
+use berth_mover::{Archive, ArchivePath, IdleFolder};
 use berth_placement::Profile;
 use berth_store::NewTenant;
 use berth_wire as wire;
@@ -31,13 +31,18 @@ pub async fn take_file<E: std::error::Error + Send + Sync + 'static>(
     file: &str,
     content: impl Stream<Item = Result<Bytes, E>> + Send,
 ) -> Result<u64, ControlError> {
-    let plain = |c: char| !c.is_control() && c != '/' && c != '\\';
-    let known = file == "manifest.json" || file.strip_suffix(".zst").is_some();
-    if !known || file.starts_with('.') || file.len() > 200 || !file.chars().all(plain) {
+    if !may_be_brought(file) {
         return Err(ControlError::BadArchiveFile(file.to_owned()));
     }
     let place = app.archives().await?;
     Ok(berth_mover::write_file(&place, &archives::uploaded(archive), file, content).await?)
+}
+
+/// Whether a file of an archive may be called so.
+fn may_be_brought(file: &str) -> bool {
+    let plain = |c: char| !c.is_control() && c != '/' && c != '\\';
+    let known = file == "manifest.json" || file.strip_suffix(".zst").is_some();
+    known && !file.starts_with('.') && file.len() <= 200 && file.chars().all(plain)
 }
 
 /// Forgets what was brought under this id. Returns how many files there were. An import that is under way keeps its own.
@@ -68,18 +73,27 @@ async fn in_use(app: &App) -> Result<Vec<OperationId>, ControlError> {
 }
 
 /// What was brought and never imported goes a day after its last file. Returns how many archives went.
+///
+/// The place may be a folder or a bucket that others use too, with an `uploads` of their own: whatever else lies there
+/// is left alone.
 pub(crate) async fn sweep(app: &App, idle: Duration) -> Result<usize, ControlError> {
     let (place, mut gone) = (app.archives().await?, 0);
-    for at in berth_mover::idle_folders(&place, &ArchivePath::from("uploads"), idle).await? {
-        let id = at.filename().and_then(|name| name.parse::<OperationId>().ok());
+    for folder in berth_mover::idle_folders(&place, &ArchivePath::from("uploads"), idle).await? {
+        let Some(id) = brought_as(&folder) else { continue };
         // As late as can be: an import may have begun since the last one.
-        let in_use = in_use(app).await?;
-        if id.is_none_or(|id| !in_use.contains(&id)) {
-            berth_mover::remove_files(&place, &at).await?;
+        if !in_use(app).await?.contains(&id) {
+            berth_mover::remove_files(&place, &folder.at).await?;
             gone += 1;
         }
     }
     Ok(gone)
+}
+
+/// Under which id somebody brought what lies there. `None`: it is not ours.
+fn brought_as(folder: &IdleFolder) -> Option<OperationId> {
+    let name = folder.at.filename()?;
+    let id: OperationId = name.parse().ok().filter(|id: &OperationId| id.to_string() == name)?;
+    folder.files.iter().all(|file| may_be_brought(file)).then_some(id)
 }
 
 /// What an import needs, looked up once.
@@ -184,4 +198,66 @@ pub(crate) async fn lies(app: &App, archive: OperationId) -> Result<(ArchivePath
     let at = archives::locate(app, archive).await?;
     let brought = at == archives::uploaded(archive);
     Ok((at, brought))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{brought_as, sweep};
+    use crate::{App, Caller, Change, stack};
+    use berth_config::Environment;
+    use berth_infra::{ProviderError, Role};
+    use berth_mover::{ArchivePath, Archives, IdleFolder};
+    use berth_store::{Sealer, Store};
+    use berth_testkit::TestDatabase;
+    use berth_wire::StackApply;
+    use object_store::{ObjectStoreExt as _, memory::InMemory};
+    use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+    const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+
+    #[test]
+    fn only_a_folder_that_is_an_archive_somebody_brought_is_one() {
+        let at = |name: &str, files: &[&str]| {
+            let files = files.iter().map(ToString::to_string).collect();
+            brought_as(&IdleFolder { at: ArchivePath::from(format!("uploads/{name}")), files })
+        };
+        assert!(at(ID, &["manifest.json", "public.customers.zst"]).is_some());
+        assert!(at(ID, &["0.zst"]).is_some(), "the manifest comes last, or never");
+        for (name, files) in [
+            ("7", vec!["manifest.json"]),
+            ("01890a5dac96774bbcceb302099a8057", vec!["manifest.json"]),
+            (ID, vec!["manifest.json", "photo.jpg"]),
+            (ID, vec!["sub/manifest.json"]),
+            (ID, vec![".hidden.zst"]),
+        ] {
+            assert_eq!(at(name, &files), None, "{name} {files:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_others_keep_under_uploads_is_left_alone() {
+        let control = TestDatabase::new().await;
+        let store = Store::open(&control.url(Role::Owner), Sealer::ephemeral(), 4).await.unwrap();
+        let place: Archives = Arc::new(InMemory::new());
+        let opened = Arc::clone(&place);
+        let open =
+            move |_: Option<&berth_config::Archives>, _: &Environment| Ok::<_, ProviderError>(Arc::clone(&opened));
+        let app = App::new(store, Environment::default(), Box::new(|_, _| None), Box::new(open));
+        let file =
+            "stack: parcels\nservices:\n  web: { command: [web], role: web }\ndata: { root: public.customers }\n";
+        let wanted = StackApply { file: file.to_owned(), files: BTreeMap::new(), dry_run: false };
+        stack::apply(&app, &Caller::berth().may(Change).unwrap(), &wanted).await.unwrap();
+        let ours = format!("uploads/{ID}/manifest.json");
+        let theirs =
+            ["uploads/7/photo.jpg".to_owned(), "uploads/01890a5d-ac96-774b-bcce-b302099a8058/avatar.png".to_owned()];
+        for path in theirs.iter().chain([&ours]) {
+            place.put(&ArchivePath::from(path.as_str()), "x".into()).await.unwrap();
+        }
+        assert_eq!(sweep(&app, Duration::from_hours(1)).await.unwrap(), 0, "somebody may bring more of it");
+        assert_eq!(sweep(&app, Duration::ZERO).await.unwrap(), 1);
+        for path in &theirs {
+            place.head(&ArchivePath::from(path.as_str())).await.unwrap();
+        }
+        assert!(place.head(&ArchivePath::from(ours.as_str())).await.is_err(), "ours goes");
+    }
 }

@@ -75,7 +75,7 @@ impl TenantEdges {
                 Err(_) => return Heard::Late,
                 Ok(Ok(Nudge::Acked(said))) => return Heard::Said(said),
                 Ok(Ok(Nudge::Missed) | Err(RecvError::Lagged(_))) => return Heard::Look,
-                Ok(Ok(Nudge::Routes(_) | Nudge::Operation(_) | Nudge::Settings)) => {}
+                Ok(Ok(Nudge::Routes(_) | Nudge::Operation(_) | Nudge::Settings | Nudge::Challenges)) => {}
                 // The hub is gone with its program: nothing more will be heard.
                 Ok(Err(RecvError::Closed)) => {
                     tokio::time::sleep_until(until.into()).await;

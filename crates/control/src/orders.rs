@@ -12,6 +12,7 @@ use berth_store::{AcmeAccount, Answer, Certificate, NewCertificate, Order, Order
 use berth_wire as wire;
 use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::json;
 use std::{sync::Arc, time::Duration};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -39,20 +40,29 @@ pub async fn list(app: &App, _permit: &Permit<Read>) -> Result<Vec<wire::Certifi
     Ok(app.store().order_list().await?.into_iter().map(shown).collect())
 }
 
-/// Makes an order due now.
+/// Makes an order due now. Where no authority is asked there is none, whatever was left of one.
 pub async fn renew(
     app: &App,
     permit: &Permit<Change>,
     host: &Hostname,
 ) -> Result<wire::CertificateOrder, ControlError> {
     app.writable().await?;
+    let none = || ControlError::NoOrder(host.clone());
+    match authority(app).await {
+        Ok(Some(_)) => {}
+        Ok(None) | Err(ControlError::NoStack) => return Err(none()),
+        Err(error) => return Err(error),
+    }
+    let order = app.store().order_get(host).await?.ok_or_else(none)?;
     let mut tx = app.store().begin().await?;
     if !tx.order_hurry(host).await? {
-        return Err(ControlError::NoOrder(host.clone()));
+        return Err(none());
     }
-    audited(&mut tx, permit, "certificate.renew", &format!("host/{host}"), None, None).await?;
+    // Under the tenant's name it is made nameless with it.
+    let about = order.tenant.map_or_else(|| format!("host/{host}"), |tenant| format!("tenant/{tenant}"));
+    audited(&mut tx, permit, "certificate.renew", &about, None, Some(json!({ "host": host }))).await?;
     tx.commit().await?;
-    app.store().order_get(host).await?.map(shown).ok_or_else(|| ControlError::NoOrder(host.clone()))
+    app.store().order_get(host).await?.map(shown).ok_or_else(none)
 }
 
 fn shown(order: Order) -> wire::CertificateOrder {
@@ -96,13 +106,14 @@ pub(crate) async fn authority(app: &App) -> Result<Option<(AuthorityAt, AnswerWa
     }))
 }
 
-/// Begins orders for hosts that have none and ends those of hosts that are gone.
-pub(crate) async fn follow_hosts(app: &App) -> Result<(), ControlError> {
+/// Begins orders for hosts that have none, where an authority is asked, and ends those of hosts that are gone.
+pub(crate) async fn follow_hosts(app: &App, begins: bool) -> Result<(), ControlError> {
     let own = app.stack().await?.stack.hosts.own.clone();
     let mut tx = app.store().begin().await?;
-    let (begun, ended) = tx.orders_follow_hosts(&OrderWant { own }, BEGIN_AT_ONCE).await?;
+    let (begun, ended) = tx.orders_follow_hosts(&OrderWant { own }, if begins { BEGIN_AT_ONCE } else { 0 }).await?;
     if ended > 0 {
         // Their certificates go, and what is answered for them.
+        tx.settings_publish().await?;
         tx.challenges_publish().await?;
     }
     tx.commit().await?;
@@ -118,28 +129,38 @@ pub(crate) struct Asked {
     pub way: AnswerWay,
     /// Or why there is none.
     pub account: Result<AcmeAccount, AuthorityError>,
+    /// All that were there when the orders were taken up: of many orders not each reads all.
+    pub certificates: Vec<Certificate>,
+}
+
+/// An order that Berth itself could not carry on waits a while, so that others have their turn.
+pub(crate) async fn put_off(app: &App, order: &Order, why: &ControlError) -> Result<(), ControlError> {
+    let mut tx = app.store().begin().await?;
+    let detail = format!("Berth could not go on with it: {why}");
+    tx.order_put_off(order, Timestamp::now() + PAUSES[0], &detail).await?;
+    Ok(tx.commit().await?)
 }
 
 /// One order as far as it goes. `now`: the moment it is judged by. Answers whether the authority takes no more for now.
-pub(crate) async fn advance(app: &App, asked: &Asked, mut order: Order, now: Timestamp) -> Result<bool, ControlError> {
+pub(crate) async fn advance(app: &App, asked: &Asked, order: &mut Order, now: Timestamp) -> Result<bool, ControlError> {
     // Whoever asks for a renewal by hand gets one of Berth's own.
     let asked_for = order.state == OrderState::Waiting && order.certificate.is_some();
     if order.state != OrderState::Ordered
         && !asked_for
-        && let Some(theirs) = persons(app, &order.host, now).await?
+        && let Some(theirs) = persons(&asked.certificates, &order.host, now)
     {
         order.next_at = theirs.not_after - PERSONS_LAST;
-        serve(app, &mut order, theirs.id).await?;
+        serve(app, order, theirs.id).await?;
         return Ok(false);
     }
     let outside = app.outside()?;
     let host = order.host.clone();
-    match steps(app, outside, asked, &mut order, now).await {
+    match steps(app, outside, asked, order, now).await {
         Ok(()) => Ok(false),
         Err(Ended::Ours(error)) => Err(error),
         Err(Ended::Theirs(trouble, detail, again)) => {
             warn!(%host, trouble = trouble.as_str(), detail, "no certificate for {host} yet: {detail}");
-            fail(app, &mut order, trouble, detail, again, now).await?;
+            fail(app, order, trouble, detail, again, now).await?;
             Ok(trouble == OrderTrouble::RateLimited)
         }
     }
@@ -291,25 +312,31 @@ fn renew_at(not_before: Timestamp, not_after: Timestamp) -> Timestamp {
 }
 
 /// What a person added for a host and is good for a while yet.
-async fn persons(app: &App, host: &Hostname, now: Timestamp) -> Result<Option<Certificate>, ControlError> {
+fn persons<'a>(all: &'a [Certificate], host: &Hostname, now: Timestamp) -> Option<&'a Certificate> {
     let beside = host.as_str().split_once('.').map(|(_, parent)| format!("*.{parent}"));
-    let all = app.store().certificate_list().await?;
-    Ok(all.into_iter().find(|certificate| {
+    all.iter().find(|certificate| {
         let covers = certificate.names.iter().any(|name| *name == host.as_str() || Some(name) == beside.as_ref());
         certificate.ordered_for.is_none()
             && covers
             && certificate.not_before <= now
             && certificate.not_after - PERSONS_LAST > now
-    }))
+    })
 }
 
+/// Serves a person's, in place of what was got before.
 async fn serve(app: &App, order: &mut Order, certificate: CertificateId) -> Result<(), ControlError> {
     order.state = OrderState::Served;
     order.certificate = Some(certificate);
     order.trouble = None;
     order.detail = None;
     order.failures = 0;
-    put(app, order, false).await
+    let mut tx = app.store().begin().await?;
+    tx.order_put(order, false).await?;
+    if tx.certificates_superseded(&order.host, certificate).await? > 0 {
+        tx.settings_publish().await?;
+    }
+    tx.challenges_publish().await?;
+    Ok(tx.commit().await?)
 }
 
 async fn fail(

@@ -2,7 +2,7 @@
 //! Never a connection of its own: the adapter speaks to servers. Never a key in an answer but to an edge, and that one
 //! opens nothing but members' ports.
 
-use crate::{App, Change, ControlError, Follow, Permit, Read, cells, endpoints, views};
+use crate::{App, Change, ControlError, Follow, Permit, Read, cells, certificates, endpoints, views};
 use berth_domain::{CellName, ProviderName, ServiceRole};
 use berth_infra::{Compute, Machine, ProviderError};
 use berth_store::Cell;
@@ -162,8 +162,15 @@ fn shown(machine: Machine) -> wire::Machine {
 }
 
 /// How an edge gets to the members on such servers. One whose server does not answer is left out: the edge keeps what
-/// it was told before.
-pub async fn ways(app: &App, _permit: &Permit<Follow>) -> Result<wire::Page<wire::EdgeWay>, ControlError> {
+/// it was told before. `in_the_open`: others may read along, so there is none, for a way holds a key.
+pub async fn ways(
+    app: &App,
+    _permit: &Permit<Follow>,
+    in_the_open: bool,
+) -> Result<wire::Page<wire::EdgeWay>, ControlError> {
+    if in_the_open && !certificates::keys_may_be_read(app).await? {
+        return Ok(wire::Page::whole(Vec::new()));
+    }
     let mut items = Vec::new();
     let cells = match cells_there(app).await {
         Ok(cells) => cells,

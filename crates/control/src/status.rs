@@ -1,9 +1,7 @@
 //! Everything at a glance: is everybody served, what moves, what needs a person.
 
 use crate::{App, ControlError, Permit, Read, costs::prices, edges};
-use berth_domain::{
-    ApprovalState, CellState, Cents, MemberState, OperationState, OrderState, OrderTrouble, TenantState,
-};
+use berth_domain::{ApprovalState, CellState, Cents, MemberState, OperationState, OrderTrouble, TenantState};
 use berth_store::Store;
 use berth_wire as wire;
 use berth_workflow::{Filter, Journal};
@@ -11,6 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 
 const OPEN: &[OperationState] =
     &[OperationState::Queued, OperationState::Running, OperationState::Undoing, OperationState::Stuck];
+
+/// Hosts without a certificate that are named.
+const FAILED_SHOWN: i64 = 100;
 
 pub async fn overview(app: &App, _permit: &Permit<Read>) -> Result<wire::Overview, ControlError> {
     let store = app.store();
@@ -129,8 +130,7 @@ async fn certificates(store: &Store) -> Result<Vec<wire::Attention>, ControlErro
             });
         }
     }
-    let failed = store.order_list().await?.into_iter().filter(|order| order.state == OrderState::Failed);
-    attention.extend(failed.take(100).map(|order| wire::Attention {
+    attention.extend(store.orders_failed(FAILED_SHOWN).await?.into_iter().map(|order| wire::Attention {
         code: "certificate_not_renewed".to_owned(),
         subject: format!("host {}", order.host),
         detail: format!(

@@ -137,7 +137,7 @@ pub enum EdgeError {
     AdminExposed(SocketAddr),
     #[error("`{0}` is not a control plane's address")]
     ControlUrl(String),
-    #[error("what is to vouch for control planes is no PEM of certificates")]
+    #[error("what is to vouch for control planes is no PEM of certificates, or one of them cannot be read")]
     ControlAuthority,
     #[error("an edge needs at least one worker")]
     NoWorkers,

@@ -145,9 +145,16 @@ impl Trust {
 }
 
 /// TLS to a control plane: that an authority of this PEM vouches for, or without one an authority that this system knows.
+/// `None`: there is no certificate in it, or one that cannot be read. The command line refuses the same files.
 pub fn to_control(authorities_pem: Option<&str>) -> Option<Arc<ClientConfig>> {
     let roots = match authorities_pem {
-        Some(pem) => Arc::new(read(pem)),
+        Some(pem) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+                roots.add(certificate.ok()?).ok()?;
+            }
+            Arc::new(roots)
+        }
         None => of_the_system(),
     };
     (authorities_pem.is_none() || !roots.is_empty()).then(|| config(&roots, &[b"http/1.1"]))
@@ -301,7 +308,7 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
-    use super::Target;
+    use super::{Target, to_control};
     use berth_domain::Speaks;
     use berth_wire::edge::ServiceSettings;
 
@@ -321,6 +328,16 @@ mod tests {
             assert_eq!(manner.ca_pem.is_some(), speaks == Speaks::Https, "{address}");
             assert_eq!(target.name(None).unwrap().to_str(), name);
             assert_eq!(target.name(Some("own.test")).unwrap().to_str(), "own.test");
+        }
+    }
+
+    #[test]
+    fn authorities_of_which_one_cannot_be_read_vouch_for_no_control_plane() {
+        let good = rcgen::generate_simple_self_signed(vec!["control.test".to_owned()]).unwrap().cert.pem();
+        let bad = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(to_control(Some(&good)).is_some());
+        for refused in [String::new(), bad.to_owned(), format!("{good}{bad}"), format!("{bad}{good}")] {
+            assert!(to_control(Some(&refused)).is_none(), "{refused}");
         }
     }
 }

@@ -151,7 +151,7 @@ impl Follower {
         let mut word = [0; READY.len()];
         let said = self.0.set_read_timeout(Some(READY_TIME)).is_ok() && self.0.read_exact(&mut word).is_ok();
         let goes = said && &word == READY;
-        // Whoever has said so waits for the word without end, or is of an older version and waits for none.
+        // Whoever has said so waits for the word for longer than this took, or is of an older version and waits for none.
         let _ = self.0.write_all(if goes { GO } else { NO });
         goes
     }
@@ -202,14 +202,19 @@ impl Predecessor {
 
     /// This process serves: the other one may go. `false`: it stays, because it has waited for too long, and this one is
     /// one too many. Waits for the word; whoever is gone without one does not stay.
-    pub fn thank(mut self) -> bool {
+    pub fn thank(self) -> bool {
+        // One that is stuck says nothing for ever. It has our word, so it goes when it goes on.
+        self.thank_within(READY_TIME + WORD_TIME)
+    }
+
+    fn thank_within(mut self, limit: Duration) -> bool {
         let told = self.stream.write_all(READY);
         if !self.answers {
             return true;
         }
         // What it has said before it stopped listening can still be read.
         let mut word = [0; GO.len()];
-        let heard = self.stream.set_read_timeout(None).and_then(|()| self.stream.read_exact(&mut word));
+        let heard = self.stream.set_read_timeout(Some(limit)).and_then(|()| self.stream.read_exact(&mut word));
         if heard.is_err() {
             tracing::warn!(told = told.is_ok(), "the edge that this one follows is gone without a word");
         }
@@ -224,6 +229,7 @@ mod tests {
         collections::HashMap,
         io::{Read as _, Write as _},
         net, thread,
+        time::Duration,
     };
 
     fn sockets() -> Sockets {
@@ -294,6 +300,19 @@ mod tests {
         let (predecessor, ..) = asking.join().unwrap();
         drop(follower);
         assert!(predecessor.thank());
+    }
+
+    #[tokio::test]
+    async fn a_follower_whose_predecessor_is_stuck_serves_after_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let (door, old) = (Door::open(dir.path()).unwrap(), sockets());
+        let path = dir.path().to_owned();
+        let asking = thread::spawn(move || Predecessor::ask(&path).unwrap().unwrap());
+        let mut follower = door.wait().await.unwrap();
+        follower.give(&old, HashMap::new()).unwrap();
+        let (predecessor, ..) = asking.join().unwrap();
+        assert!(predecessor.thank_within(Duration::from_millis(50)));
+        assert!(follower.serves(), "it has been told, and goes when it can");
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ mod contract;
 mod error;
 pub mod fake;
 mod name;
+mod origin;
 mod outside;
 mod spec;
 mod unreliable;
@@ -22,6 +23,7 @@ pub use adapter::{Adapter, Provider};
 pub use contract::{ByteStream, Compute, Database, Observed, Reach, ReachTarget, Stream};
 pub use error::{ErrorKind, ProviderError};
 pub use name::{BadResourceName, DatabaseName, MemberName};
+pub use origin::Origin;
 pub use outside::{
     AnswerWay, Asking, AuthorityAt, AuthorityError, AuthorityFault, NothingSeen, Ordered, Outside, ToAnswer,
 };

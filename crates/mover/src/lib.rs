@@ -83,5 +83,7 @@ pub use read_ahead::ReadAhead;
 pub use retention::Kept;
 pub use sql::Endpoint;
 pub use survey::{Discovery, discover, plan};
-pub use transfer::{count_files, find_archive, find_archives_of, idle_folders, read_file, remove_files, write_file};
+pub use transfer::{
+    IdleFolder, count_files, find_archive, find_archives_of, idle_folders, read_file, remove_files, write_file,
+};
 pub use wal::Lsn;

@@ -102,18 +102,50 @@ pub async fn find_archives_of(store: &Archives, under: &Path, tenant: &str) -> R
     Ok(found)
 }
 
-/// Folders directly under `under` in which nothing was written for `idle`.
-pub async fn idle_folders(store: &Archives, under: &Path, idle: Duration) -> Result<Vec<Path>, MoveError> {
+/// A folder and the paths in it of everything that lies there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdleFolder {
+    pub at: Path,
+    pub files: Vec<String>,
+}
+
+/// Folders directly under `under` in which nothing was written for `idle`, whoever wrote there.
+pub async fn idle_folders(store: &Archives, under: &Path, idle: Duration) -> Result<Vec<IdleFolder>, MoveError> {
     let found = store.list_with_delimiter(Some(under)).await.map_err(stored("listing archives"))?;
     let mut folders = Vec::new();
-    for folder in found.common_prefixes {
-        let newest =
-            store.list(Some(&folder)).try_fold(None, async |newest, meta| Ok(newest.max(Some(meta.last_modified))));
-        let newest = newest.await.map_err(stored("listing archives"))?;
-        let age = newest.and_then(|at| SystemTime::now().duration_since(at.into()).ok());
+    for at in found.common_prefixes {
+        let listed: Vec<_> = store.list(Some(&at)).try_collect().await.map_err(stored("listing archives"))?;
+        let newest = listed.iter().map(|meta| meta.last_modified).max();
+        let age = newest.and_then(|newest| SystemTime::now().duration_since(newest.into()).ok());
         if age.is_some_and(|age| age >= idle) {
-            folders.push(folder);
+            let inside = |path: &Path| {
+                let parts: Vec<_> = path.prefix_match(&at).into_iter().flatten().collect();
+                parts.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("/")
+            };
+            let files = listed.iter().map(|meta| inside(&meta.location)).collect();
+            folders.push(IdleFolder { at, files });
         }
     }
     Ok(folders)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{IdleFolder, idle_folders};
+    use crate::Archives;
+    use object_store::{ObjectStoreExt as _, memory::InMemory, path::Path};
+    use std::{sync::Arc, time::Duration};
+
+    #[tokio::test]
+    async fn a_folder_in_which_nothing_is_written_is_told_with_all_that_lies_in_it() {
+        let place: Archives = Arc::new(InMemory::new());
+        for file in ["uploads/a/manifest.json", "uploads/a/sub/b.zst", "uploads/loose", "other/a/x"] {
+            place.put(&Path::from(file), "x".into()).await.unwrap();
+        }
+        let under = Path::from("uploads");
+        let told = idle_folders(&place, &under, Duration::ZERO).await.unwrap();
+        let files = vec!["manifest.json".to_owned(), "sub/b.zst".to_owned()];
+        assert_eq!(told, [IdleFolder { at: Path::from("uploads/a"), files }]);
+        assert_eq!(idle_folders(&place, &under, Duration::from_hours(1)).await.unwrap(), []);
+    }
 }

@@ -6,12 +6,13 @@
 #[cfg(test)]
 mod tests;
 
-use crate::http::Origin;
+use crate::http;
 use async_trait::async_trait;
 use berth_domain::{CellName, ServiceName};
 use berth_infra::{
     Adapter, CellDatabase, CellSpec, Compute, Confinement, Database, DatabaseName, Health, Listed, Login, Member,
-    MemberName, MemberSpec, Observed, Provider, ProviderError, Reach, ReachTarget, Role, RunOutcome, RunSpec, Stream,
+    MemberName, MemberSpec, Observed, Origin, Provider, ProviderError, Reach, ReachTarget, Role, RunOutcome, RunSpec,
+    Stream,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -311,7 +312,7 @@ impl Compute for Endpoints {
             Ok(address) => address,
             Err(reason) => return Ok(Observed::Unknown { reason }),
         };
-        let health = match known.origin.get(&known.existing.health, LIMIT).await {
+        let health = match http::get(&known.origin, &known.existing.health, LIMIT).await {
             Ok(status) if (200..400).contains(&status) => Health::Healthy,
             Ok(status) => Health::Unhealthy { reason: format!("`{}` answered {status}", known.existing.health) },
             Err(reason) => Health::Unhealthy { reason },

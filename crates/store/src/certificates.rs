@@ -4,6 +4,7 @@ use crate::{Store, StoreError, Tx, moment::Moment, seal::Sealed};
 use berth_domain::{CertificateId, Hostname};
 use jiff::Timestamp;
 use secrecy::SecretString;
+use std::collections::BTreeMap;
 
 /// Where a sealed key belongs.
 const KEY: &str = "certificates.key";
@@ -19,6 +20,12 @@ pub struct Certificate {
     pub added_at: Timestamp,
     /// It was got for this host; `None`: a person gave it.
     pub ordered_for: Option<Hostname>,
+}
+
+#[derive(Debug)]
+pub struct CertificateSecret {
+    pub chain_pem: String,
+    pub key_pem: SecretString,
 }
 
 #[derive(Debug)]
@@ -60,15 +67,27 @@ impl Store {
             .collect()
     }
 
-    /// Chain and opened key; `None`: it has gone.
-    pub async fn certificate_secret(&self, id: CertificateId) -> Result<Option<(String, SecretString)>, StoreError> {
-        let row =
-            sqlx::query!("SELECT chain_pem, key_sealed, key_key_version FROM certificates WHERE id = $1", id.uuid())
-                .fetch_optional(&self.pool)
-                .await?;
-        let Some(row) = row else { return Ok(None) };
-        let sealed = Sealed { bytes: row.key_sealed, key_version: row.key_key_version };
-        Ok(Some((row.chain_pem, self.sealer.open(KEY, id.uuid(), &sealed)?)))
+    /// Chains and opened keys, of those that have not gone. One that does not open is an error of its own.
+    pub async fn certificate_secrets(
+        &self,
+        ids: &[CertificateId],
+    ) -> Result<BTreeMap<CertificateId, Result<CertificateSecret, StoreError>>, StoreError> {
+        let ids: Vec<uuid::Uuid> = ids.iter().map(|id| id.uuid()).collect();
+        let rows = sqlx::query!(
+            "SELECT id, chain_pem, key_sealed, key_key_version FROM certificates WHERE id = ANY($1)",
+            &ids
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let open = |id, sealed: Sealed| self.sealer.open(KEY, id, &sealed);
+        Ok(rows
+            .into_iter()
+            .map(|r| {
+                let key_pem = open(r.id, Sealed { bytes: r.key_sealed, key_version: r.key_key_version });
+                let secret = key_pem.map(|key_pem| CertificateSecret { chain_pem: r.chain_pem, key_pem });
+                (r.id.into(), secret.map_err(StoreError::from))
+            })
+            .collect())
     }
 
     /// Sealed here, so that no transaction ever carries the key in the open.
@@ -96,8 +115,15 @@ impl Store {
 }
 
 impl Tx {
-    /// Whether there was one.
+    /// Whether there was one. A host that had it as its own is without one: its order is due now.
     pub async fn certificate_delete(&mut self, id: CertificateId) -> Result<bool, StoreError> {
+        sqlx::query!(
+            "UPDATE certificate_orders SET state = 'waiting', next_at = now(), version = version + 1, changed_at = now()
+             WHERE certificate_id = $1 AND state = 'served'",
+            id.uuid()
+        )
+        .execute(&mut *self.inner)
+        .await?;
         let gone = sqlx::query!("DELETE FROM certificates WHERE id = $1", id.uuid()).execute(&mut *self.inner).await?;
         Ok(gone.rows_affected() > 0)
     }

@@ -70,7 +70,7 @@ impl Tx {
         let row = sqlx::query!(
             r#"WITH head AS (UPDATE challenge_head SET version = version + 1 RETURNING version)
                SELECT version AS "version!", pg_notify($1, '')::text AS told FROM head"#,
-            hub::SETTINGS
+            hub::CHALLENGES
         )
         .fetch_one(&mut *self.inner)
         .await?;

@@ -159,6 +159,64 @@ impl Tx {
         Ok(())
     }
 
+    /// Forgets what is kept of the tenant's hosts beside themselves: orders of certificates and what was got by them, and
+    /// in the audit trail the names in certificates and the hosts whose certificates were renewed. Hosts that it had once
+    /// and that others have now are theirs. Before its state is [`berth_domain::TenantState::Deleted`]: then it has none.
+    pub async fn tenant_forget_hosts(&mut self, id: TenantId) -> Result<(), StoreError> {
+        let name = sqlx::query_scalar!("SELECT name FROM tenants WHERE id = $1 FOR UPDATE", id.uuid())
+            .fetch_one(&mut *self.inner)
+            .await?;
+        // Also those that only its audit trail names.
+        let names = sqlx::query_scalar!(
+            r#"WITH named AS (
+                   SELECT host FROM hosts WHERE tenant_id = $1
+                   UNION SELECT host FROM host_claims WHERE tenant_id = $1
+                   UNION SELECT said.host FROM audit a, LATERAL (
+                       SELECT a.before->>'host' UNION SELECT a.after->>'host'
+                       UNION SELECT jsonb_array_elements_text(
+                           CASE jsonb_typeof(a.before->'hosts') WHEN 'array' THEN a.before->'hosts' ELSE '[]' END)
+                       UNION SELECT jsonb_array_elements_text(
+                           CASE jsonb_typeof(a.after->'hosts') WHEN 'array' THEN a.after->'hosts' ELSE '[]' END)
+                   ) said(host) WHERE a.target = $2 AND said.host IS NOT NULL)
+               SELECT DISTINCT split_part(host, '/', 1) AS "name!" FROM named n
+               WHERE NOT EXISTS (SELECT FROM hosts o WHERE o.tenant_id <> $1
+                                   AND split_part(o.host, '/', 1) = split_part(n.host, '/', 1))"#,
+            id.uuid(),
+            format!("tenant/{name}")
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let below: Vec<String> =
+            names.iter().filter_map(|name| name.strip_prefix('*')).map(ToOwned::to_owned).collect();
+        sqlx::query!(
+            "UPDATE audit SET before = NULL, after = NULL
+             WHERE target LIKE 'certificate/%' AND EXISTS (
+                 SELECT FROM jsonb_array_elements_text(
+                     CASE jsonb_typeof(after->'names') WHEN 'array' THEN after->'names' ELSE '[]' END) n
+                 WHERE n = ANY($1) OR EXISTS (SELECT FROM unnest($2::text[]) b WHERE right(n, length(b)) = b))",
+            &names,
+            &below
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        let hosts: Vec<String> = names.iter().map(|name| format!("host/{name}")).collect();
+        sqlx::query!(
+            "UPDATE audit SET target = $2, before = NULL, after = NULL WHERE target = ANY($1)",
+            &hosts,
+            format!("tenant/erased-{}", id.uuid().simple())
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        sqlx::query!(
+            "WITH gone AS (DELETE FROM certificate_orders WHERE host = ANY($1) RETURNING host)
+             DELETE FROM certificates WHERE ordered_for = ANY($1)",
+            &names
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(())
+    }
+
     /// What the audit trail says of a certificate: the names in it are a tenant's hosts.
     pub async fn certificate_nameless(&mut self, id: CertificateId) -> Result<(), StoreError> {
         sqlx::query!("UPDATE audit SET before = NULL, after = NULL WHERE target = $1", format!("certificate/{id}"))

@@ -18,6 +18,7 @@ pub(crate) const ACKS: &str = "berth_acks";
 pub(crate) const OPERATIONS: &str = "berth_operations";
 pub(crate) const WORK: &str = "berth_work";
 pub(crate) const SETTINGS: &str = "berth_settings";
+pub(crate) const CHALLENGES: &str = "berth_challenges";
 
 /// More than a burst of changes; who falls further behind is told so and looks at everything.
 const BACKLOG: usize = 1024;
@@ -31,8 +32,10 @@ pub enum Nudge {
     Acked(Arc<EdgeSaid>),
     /// An operation's state, steps or progress changed.
     Operation(OperationId),
-    /// What edges are told beside routes may have changed.
+    /// What edges are told beside routes may have changed, but for challenges.
     Settings,
+    /// What edges answer for hosts that are being proved may have changed.
+    Challenges,
     /// The connection was lost for a while: anything may have changed.
     Missed,
 }
@@ -138,6 +141,7 @@ impl Hub {
             // Too long for a notification, it was sent as nothing: look at the table.
             ACKS => serde_json::from_str(payload).ok().map(|said| Nudge::Acked(Arc::new(said))),
             SETTINGS => Some(Nudge::Settings),
+            CHALLENGES => Some(Nudge::Challenges),
             WORK => return self.work_came(),
             _ => None,
         };
@@ -147,7 +151,7 @@ impl Hub {
 
 async fn connect(pool: &PgPool) -> Result<PgListener, StoreError> {
     let mut listener = PgListener::connect_with(pool).await?;
-    listener.listen_all([ROUTES, ACKS, OPERATIONS, WORK, SETTINGS]).await?;
+    listener.listen_all([ROUTES, ACKS, OPERATIONS, WORK, SETTINGS, CHALLENGES]).await?;
     Ok(listener)
 }
 

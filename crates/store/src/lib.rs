@@ -51,7 +51,7 @@ mod ways_back;
 pub use approvals::{Approval, ApprovalFilter, Judgement, NewApproval};
 pub use audit::{AuditEntry, NewAudit};
 pub use cells::{Cell, NewCell};
-pub use certificates::{Certificate, NewCertificate};
+pub use certificates::{Certificate, CertificateSecret, NewCertificate};
 pub use challenges::{Answer, Answers};
 pub use costs::{CellSpan, Invoice, InvoiceLine, InvoiceSource, Stay};
 pub use drains::{Drain, DrainListed, Drained};

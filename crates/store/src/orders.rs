@@ -45,36 +45,56 @@ pub struct OrderWant {
     pub own: Vec<Hostname>,
 }
 
+/// Which orders.
+struct Find<'a> {
+    due: Option<Timestamp>,
+    host: Option<&'a Hostname>,
+    state: Option<OrderState>,
+    with_answers: bool,
+    most: i64,
+}
+
+impl Default for Find<'_> {
+    fn default() -> Self {
+        Self { due: None, host: None, state: None, with_answers: false, most: i64::MAX }
+    }
+}
+
 impl Store {
-    /// Those that are due, the longest due first.
+    /// Those that are due, the longest due first, with what edges answer for them.
     pub async fn orders_due(&self, now: Timestamp, most: i64) -> Result<Vec<Order>, StoreError> {
-        self.orders(Some(now), None, most).await
+        self.orders(&Find { due: Some(now), with_answers: true, most, ..Find::default() }).await
     }
 
-    /// In order of the next attempt.
+    /// In order of the next attempt. Without answers: there may be a key in one.
     pub async fn order_list(&self) -> Result<Vec<Order>, StoreError> {
-        self.orders(None, None, i64::MAX).await
+        self.orders(&Find::default()).await
     }
 
+    /// Those that failed, the next to be tried first. Without answers.
+    pub async fn orders_failed(&self, most: i64) -> Result<Vec<Order>, StoreError> {
+        self.orders(&Find { state: Some(OrderState::Failed), most, ..Find::default() }).await
+    }
+
+    /// Without its answer.
     pub async fn order_get(&self, host: &Hostname) -> Result<Option<Order>, StoreError> {
-        Ok(self.orders(None, Some(host), 1).await?.pop())
+        Ok(self.orders(&Find { host: Some(host), ..Find::default() }).await?.pop())
     }
 
-    async fn orders(
-        &self,
-        due: Option<Timestamp>,
-        host: Option<&Hostname>,
-        most: i64,
-    ) -> Result<Vec<Order>, StoreError> {
+    async fn orders(&self, find: &Find<'_>) -> Result<Vec<Order>, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT o.host, o.id, t.name AS "tenant?", o.state, o.version, o.directory, o.order_url, o.answer,
-                      o.certificate_id, o.trouble, o.detail, o.failures, o.next_at AS "next_at: Moment"
+            r#"SELECT o.host, o.id, t.name AS "tenant?", o.state, o.version, o.directory, o.order_url,
+                      CASE WHEN $4 THEN o.answer END AS "answer?", o.certificate_id, o.trouble, o.detail, o.failures,
+                      o.next_at AS "next_at: Moment"
                FROM certificate_orders o LEFT JOIN hosts h ON h.host = o.host LEFT JOIN tenants t ON t.id = h.tenant_id
                WHERE ($1::timestamptz IS NULL OR o.next_at <= $1) AND ($2::text IS NULL OR o.host = $2)
-               ORDER BY o.next_at, o.host LIMIT $3"#,
-            due.map(Moment) as _,
-            host.map(Hostname::as_str),
-            most
+                 AND ($3::text IS NULL OR o.state = $3)
+               ORDER BY o.next_at, o.host LIMIT $5"#,
+            find.due.map(Moment) as _,
+            find.host.map(Hostname::as_str),
+            find.state.map(OrderState::as_str),
+            find.with_answers,
+            find.most
         )
         .fetch_all(&self.pool)
         .await?;
@@ -229,6 +249,21 @@ impl Tx {
         .await?;
         order.version = version.ok_or(StoreError::Stale("order"))?;
         Ok(())
+    }
+
+    /// Lets an order wait that could not be carried on, as it is. Whether it is still as it was read.
+    pub async fn order_put_off(&mut self, order: &Order, until: Timestamp, why: &str) -> Result<bool, StoreError> {
+        let changed = sqlx::query!(
+            "UPDATE certificate_orders SET next_at = $3, detail = $4, version = version + 1, changed_at = now()
+             WHERE id = $1 AND version = $2",
+            order.id,
+            order.version,
+            Moment(until) as _,
+            why
+        )
+        .execute(&mut *self.inner)
+        .await?;
+        Ok(changed.rows_affected() > 0)
     }
 
     /// Makes an order due now, whatever it waits for. Whether there is one.

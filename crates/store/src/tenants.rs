@@ -314,4 +314,12 @@ impl Tx {
         .await?;
         if changed.rows_affected() == 0 { Err(StoreError::Stale("tenant")) } else { Ok(()) }
     }
+
+    /// The same for a change that rests on no reading of the tenant: whoever read it before is told so.
+    pub async fn tenant_changed(&mut self, id: TenantId) -> Result<(), StoreError> {
+        sqlx::query!("UPDATE tenants SET version = version + 1, changed_at = now() WHERE id = $1", id.uuid())
+            .execute(&mut *self.inner)
+            .await?;
+        Ok(())
+    }
 }

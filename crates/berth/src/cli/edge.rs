@@ -11,7 +11,7 @@ use clap::Subcommand;
 pub enum Edge {
     /// Edges that ever called, and how far each is
     List,
-    /// All that is wrong with what a stack file says to edges; nothing is started and nobody asked
+    /// All that is wrong with what a stack file says to edges, and what they would not be told; nothing is started
     Check(EdgeCheck),
     /// All that is drained: tenants, members and edges, and how far each is
     Drains,

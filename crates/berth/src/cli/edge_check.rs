@@ -1,10 +1,13 @@
-//! `berth edge check`: what is wrong with what a stack file says to edges, all of it at once. Starts nothing and asks nobody.
+//! `berth edge check`: what is wrong with what a stack file says to edges, all of it at once, and what an edge would not be
+//! told. Starts nothing and asks nobody, but a name server where control is.
 
 use super::{CliError, Context, table::Table, text};
+use berth_domain::is_private;
 use clap::Args;
 use serde::Serialize;
 use std::{
     fs,
+    net::ToSocketAddrs as _,
     path::{Path, PathBuf},
 };
 
@@ -13,6 +16,9 @@ pub struct EdgeCheck {
     /// The stack file
     #[arg(value_name = "FILE", default_value = "berth.yaml")]
     file: PathBuf,
+    /// Where edges reach control, as `berth edge --control`. Default: BERTH_URL
+    #[arg(long, value_name = "URL")]
+    control: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -22,6 +28,14 @@ struct Report {
     mistakes: Vec<Shown>,
     /// In the rest of the file; `berth check` says them.
     elsewhere: usize,
+    /// What edges are not told that reach control there, though nothing is wrong with the file.
+    withheld: Vec<Withheld>,
+}
+
+#[derive(Debug, Serialize)]
+struct Withheld {
+    control: String,
+    what: Vec<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -51,9 +65,24 @@ impl EdgeCheck {
             }
         }
         let errors = mistakes.len();
-        cx.show(&Report { file: self.file, mistakes, elsewhere }, screen)?;
+        let open = parsed.as_ref().is_ok_and(|stack| !stack.https.keys_over_plain_http);
+        let controls = if self.control.is_empty() { vec![cx.client.url()] } else { self.control };
+        let withheld = controls.into_iter().filter(|url| open && in_the_open(url));
+        let withheld = withheld.map(|control| Withheld { control, what: SECRETS.to_vec() }).collect();
+        cx.show(&Report { file: self.file, mistakes, elsewhere, withheld }, screen)?;
         if errors == 0 { Ok(()) } else { Err(CliError::Found { errors }) }
     }
+}
+
+/// What is told to no edge that others may read along with.
+const SECRETS: [&str; 4] =
+    ["certificates' keys", "the key of cookies", "Redis' password", "the SSH keys of ways to servers"];
+
+/// Whether what control says passes a public network without TLS. What leads nowhere is for the edge to say.
+fn in_the_open(url: &str) -> bool {
+    let Some(authority) = url.strip_prefix("http://").and_then(|rest| rest.split('/').next()) else { return false };
+    let at = authority.to_socket_addrs().or_else(|_| format!("{authority}:80").to_socket_addrs());
+    at.is_ok_and(|mut at| at.any(|at| !is_private(at.ip())))
 }
 
 /// Whether a key is of something that edges are told. The empty one is the file as a whole.
@@ -88,11 +117,29 @@ fn screen(report: &Report) -> String {
     if report.elsewhere > 0 {
         text.push_str(&format!("Mistakes elsewhere in the file: {}. `berth check` says them.\n", report.elsewhere));
     }
+    for withheld in &report.withheld {
+        text.push_str(&format!(
+            "An edge that reaches control at {} is not told {}: others could read along. Give control as https://, or say \
+             `https.keys_over_plain_http: true`.\n",
+            withheld.control,
+            withheld.what.join(", ")
+        ));
+    }
     text
 }
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn control_is_in_the_open_without_tls_at_an_address_that_is_not_private() {
+        for open in ["http://203.0.113.9:7600", "http://203.0.113.9", "http://[2001:db8::1]:7600"] {
+            assert!(super::in_the_open(open), "{open}");
+        }
+        for closed in ["https://203.0.113.9", "http://127.0.0.1:7600", "http://10.0.0.1", "http://[::1]:1", "nothing"] {
+            assert!(!super::in_the_open(closed), "{closed}");
+        }
+    }
+
     #[test]
     fn keys_that_edges_are_told_are_told_from_the_rest() {
         for key in

@@ -1,7 +1,8 @@
 //! A look at a running application from outside: which path proves that it is well. Sends GETs and nothing else.
 
 use crate::fail::Failure;
-use berth_providers::http::Origin;
+use berth_infra::Origin;
+use berth_providers::http;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -38,12 +39,12 @@ impl Application {
 
 pub async fn look(origin: &Origin) -> Result<Application, Failure> {
     let well = |status: u16| (200..300).contains(&status);
-    let first = origin.get(NOBODYS, LIMIT).await.map_err(|why| {
+    let first = http::get(origin, NOBODYS, LIMIT).await.map_err(|why| {
         Failure::request(format!("the application does not answer: {why}"), "start it, or leave `--app` out")
     })?;
     let mut health = None;
     for path in PATHS {
-        if origin.get(path, LIMIT).await.is_ok_and(well) {
+        if http::get(origin, path, LIMIT).await.is_ok_and(well) {
             health = Some((*path).to_owned());
             break;
         }

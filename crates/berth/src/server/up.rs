@@ -98,11 +98,12 @@ impl Up {
         prepare::prepare(&mut walk, &self.host).await?;
         program(&mut walk).await?;
         if let Some(env) = env.filter(|_| !self.dry_run) {
-            // Read at a start only: with other variables it is stopped here, and started by its own step.
+            // Read at a start only: with other variables it is started again, in the same breath, so that a connection
+            // that breaks leaves no control plane stopped.
             let script = "set -e; umask 077; install -d -m 755 /etc/berth; cat >/etc/berth/serve.env.new; \
-                          cmp -s /etc/berth/serve.env.new /etc/berth/serve.env || \
-                          systemctl stop berth-serve 2>/dev/null || true; \
-                          mv /etc/berth/serve.env.new /etc/berth/serve.env";
+                          if cmp -s /etc/berth/serve.env.new /etc/berth/serve.env; then rm /etc/berth/serve.env.new; else \
+                          mv /etc/berth/serve.env.new /etc/berth/serve.env; \
+                          systemctl try-restart berth-serve 2>/dev/null || true; fi";
             walk.must("the variables", script, &env).await?;
         }
         walk.step(&serve()).await?;

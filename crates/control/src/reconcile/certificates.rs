@@ -1,7 +1,7 @@
 //! Hosts have certificates that are good for long, where the stack file names an authority. One order's trouble is no
 //! other's.
 
-use super::{LEASE, Loop};
+use super::Loop;
 use crate::{
     App, ControlError,
     orders::{self, Asked},
@@ -37,12 +37,13 @@ impl Loop for Certificates {
     const PAUSE: Duration = Duration::from_secs(2);
 
     async fn round(&mut self, app: &App) -> Result<(), ControlError> {
-        let Some((at, way)) = orders::authority(app).await? else { return Ok(()) };
+        let authority = orders::authority(app).await?;
         if self.looked.is_none_or(|(then, took)| then.elapsed() > took * REST) {
             let begun = Instant::now();
-            orders::follow_hosts(app).await?;
+            orders::follow_hosts(app, authority.is_some()).await?;
             self.looked = Some((begun, begun.elapsed()));
         }
+        let Some((at, way)) = authority else { return Ok(()) };
         let now = Timestamp::now();
         let mut due = app.store().orders_due(now, DUE).await?;
         if self.limited.is_some_and(|since| since.elapsed() < LIMITED_PAUSE) {
@@ -51,36 +52,33 @@ impl Loop for Certificates {
         if due.is_empty() {
             return Ok(());
         }
-        let asked = Asked { account: orders::account(app, &at).await?, at, way };
+        let certificates = app.store().certificate_list().await?;
+        let asked = Asked { account: orders::account(app, &at).await?, at, way, certificates };
         let asked = &asked;
-        let carried = |order: Order| async move {
+        let carried = |mut order: Order| async move {
             let host = order.host.to_string();
-            match orders::advance(app, asked, order, now).await {
+            match orders::advance(app, asked, &mut order, now).await {
                 Ok(limited) => return limited,
                 // Another server goes on with it.
                 Err(ControlError::Store(StoreError::Stale(_))) => debug!(host, "another server has the order"),
-                Err(error) => warn!(host, error = error.full(), "the order for {host} stands still: {}", error.full()),
+                Err(error) => {
+                    warn!(host, error = error.full(), "the order for {host} stands still: {}", error.full());
+                    if let Err(error) = orders::put_off(app, &order, &error).await {
+                        debug!(host, error = error.full(), "nor can it be put off");
+                    }
+                }
             }
             false
         };
         let limited = &mut self.limited;
-        let all = futures_util::stream::iter(due).map(carried).buffer_unordered(AT_ONCE).for_each(|limits| {
+        let all = futures_util::stream::iter(due).map(carried).buffer_unordered(AT_ONCE);
+        all.for_each(|limits| {
             if limits {
                 *limited = Some(Instant::now());
             }
             std::future::ready(())
-        });
-        tokio::pin!(all);
-        loop {
-            tokio::select! {
-                () = &mut all => return Ok(()),
-                // A look of an authority takes longer than a lease.
-                () = tokio::time::sleep(LEASE / 2) => {
-                    if app.store().lease_take(Self::NAME, app.server(), LEASE).await?.is_none() {
-                        return Ok(());
-                    }
-                }
-            }
-        }
+        })
+        .await;
+        Ok(())
     }
 }

@@ -57,7 +57,12 @@ async fn keep<L: Loop>(app: &App, mut work: L, mut shutdown: watch::Receiver<boo
     let name = L::NAME;
     let mut failing = false;
     loop {
-        match turn(app, &mut work).await {
+        // A round may wait for others for long; what it has not done is found by the next one, here or elsewhere.
+        let done = tokio::select! {
+            done = turn(app, &mut work) => done,
+            () = told(&mut shutdown) => Ok(()),
+        };
+        match done {
             Ok(()) => failing = false,
             // Before the first stack file there is nothing to keep true.
             Err(ControlError::NoStack) => {}
@@ -98,10 +103,15 @@ async fn renewing<L: Loop>(app: &App, lasts: Duration) {
     }
 }
 
+/// Returns when the server stops.
+async fn told(shutdown: &mut watch::Receiver<bool>) {
+    // A sender that is gone is a server that is gone.
+    shutdown.wait_for(|stop| *stop).await.ok();
+}
+
 /// Whether the server stops within this pause.
 async fn stops(shutdown: &mut watch::Receiver<bool>, pause: Duration) -> bool {
-    // A sender that is gone is a server that is gone: both end the wait.
-    tokio::time::timeout(pause, shutdown.wait_for(|stop| *stop)).await.is_ok()
+    tokio::time::timeout(pause, told(shutdown)).await.is_ok()
 }
 
 /// What a look at a member says, in the words of the store.
@@ -138,13 +148,12 @@ mod tests {
         },
         time::{Duration, Instant},
     };
-    use tokio::sync::{Notify, watch};
+    use tokio::sync::watch;
     use uuid::Uuid;
 
-    /// A round that lasts until somebody says so.
+    /// A round that never ends by itself.
     struct Slow {
         begun: Arc<AtomicU32>,
-        enough: Arc<Notify>,
     }
 
     #[async_trait]
@@ -153,8 +162,7 @@ mod tests {
         const PAUSE: Duration = Duration::from_millis(50);
         async fn round(&mut self, _app: &App) -> Result<(), ControlError> {
             self.begun.fetch_add(1, Ordering::Relaxed);
-            self.enough.notified().await;
-            Ok(())
+            std::future::pending().await
         }
     }
 
@@ -166,8 +174,8 @@ mod tests {
             Err::<berth_mover::Archives, _>(ProviderError::Absent { what: "archive".to_owned() })
         };
         let app = App::new(store.clone(), Environment::default(), Box::new(|_, _| None), Box::new(no_archives));
-        let (begun, enough) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
-        let work = Slow { begun: Arc::clone(&begun), enough: Arc::clone(&enough) };
+        let begun = Arc::new(AtomicU32::new(0));
+        let work = Slow { begun: Arc::clone(&begun) };
         let (stop, stopped) = watch::channel(false);
         let server = tokio::spawn(async move { keep(&app, work, stopped).await });
         wait_until("the round begins", async || begun.load(Ordering::Relaxed), |rounds| *rounds == 1).await;
@@ -177,8 +185,8 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         stop.send_replace(true);
-        enough.notify_one();
-        server.await.unwrap();
+        let stopped = tokio::time::timeout(Duration::from_secs(2), server).await;
+        stopped.expect("a round is not waited for").unwrap();
         assert!(
             store.lease_take("slow", other, LEASE).await.unwrap().is_some(),
             "it was given up, not left to run out"

@@ -221,18 +221,20 @@ impl TxStep<App> for EraseRecords {
     type Output = ();
 
     async fn run(&self, tx: &mut Tx) -> Result<(), StepError> {
+        // Before its hosts are others'.
+        tx.tenant_forget_hosts(self.tenant).await.map_err(store)?;
         let gone = tx.tenant_apply(self.tenant, TenantEvent::DeleteFinished).await.map_err(store)?;
         gone.map_err(|illegal| StepError::permanent("tenant_state", illegal.to_string()))?;
         for certificate in &self.certificates {
             tx.certificate_delete(*certificate).await.map_err(store)?;
             tx.certificate_nameless(*certificate).await.map_err(store)?;
         }
-        if !self.certificates.is_empty() {
-            tx.settings_publish().await.map_err(store)?;
-        }
         tx.tenant_erase(self.tenant, self.operation).await.map_err(store)?;
         let report = serde_json::to_value(&self.report).map_err(crate::ControlError::from)?;
-        tx.erasure_insert(self.operation, self.tenant, &report).await.map_err(store)
+        tx.erasure_insert(self.operation, self.tenant, &report).await.map_err(store)?;
+        tx.settings_publish().await.map_err(store)?;
+        tx.challenges_publish().await.map_err(store)?;
+        Ok(())
     }
     async fn undo(&self, _tx: &mut Tx, (): ()) -> Result<(), StepError> {
         Ok(())

@@ -91,6 +91,32 @@ async fn an_edge_gets_all_certificates_first_and_then_what_changes() {
 }
 
 #[tokio::test]
+async fn an_edge_that_has_routes_hears_of_them_before_all_keys_are_opened() {
+    let world = World::new().await;
+    world.create("acme", "hobby").await;
+    for host in ["a.test", "b.test"] {
+        certificates::add(&world.app, &change(), made(&[host])).await.unwrap();
+    }
+    let has = world.store.route_head().await.unwrap();
+    let kinds = async |after: Revision| {
+        let (instance, fra) = (EdgeId::new(Uuid::now_v7()), "fra".parse().unwrap());
+        let stream = edges::routes(&world.app, &follow(), fra, instance, after, speaks(3)).await.unwrap();
+        let events: Vec<_> = Box::pin(stream).take(3).collect().await;
+        let kind = |event: &_| match event {
+            Ok(EdgeEvent::Settings { .. }) => "settings",
+            Ok(EdgeEvent::Certificates { certificates, .. }) if certificates.len() == 2 => "certificates",
+            Ok(EdgeEvent::Routes { .. }) => "routes",
+            Ok(EdgeEvent::Ping { .. }) => "ping",
+            _ => "else",
+        };
+        events.iter().map(kind).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(has).await, ["settings", "ping", "certificates"]);
+    let fresh = ["settings", "certificates", "routes"];
+    assert_eq!(kinds(Revision::default()).await, fresh, "one that has nothing serves nothing before it can");
+}
+
+#[tokio::test]
 async fn an_edge_that_ends_no_tls_is_handed_no_keys() {
     let world = World::new().await;
     certificates::add(&world.app, &change(), made(&["a.test"])).await.unwrap();

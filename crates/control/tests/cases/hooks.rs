@@ -149,3 +149,23 @@ async fn an_answer_that_is_none_ends_the_creation_and_leaves_nothing() {
     application.will_answer(&["200 OK\r\n\r\n{\"id\": \"fine\"}"]);
     world.create("acme", "hobby").await;
 }
+
+#[tokio::test]
+async fn an_answer_that_is_cut_off_is_asked_for_again_under_the_same_key() {
+    let application = Application::start().await;
+    let world = world(&application).await;
+    application.will_answer(&[
+        "201 Created\r\nContent-Length: 12\r\n\r\n",
+        "201 Created\r\nContent-Length: 12\r\n\r\n{\"id\": ",
+        "201 Created\r\nContent-Length: 13\r\n\r\n{\"id\": \"b-7\"}",
+    ]);
+    let made = world.create("acme", "hobby").await;
+    assert_eq!(
+        made.key.map(|key| key.to_string()).as_deref(),
+        Some("b-7"),
+        "not a tenant without the application's key"
+    );
+    let heard: Vec<String> = application.heard().into_iter().map(|heard| heard.key).collect();
+    assert_eq!(heard.len(), 3);
+    assert!(heard.iter().all(|key| *key == heard[0]), "{heard:?}");
+}

@@ -77,6 +77,32 @@ async fn a_tenant_is_exported_erased_everywhere_and_imported_as_it_was() {
     let made = rcgen::generate_simple_self_signed(vec!["leaves.test".to_owned()]).unwrap();
     let pem = CertificateAdd { chain_pem: made.cert.pem(), key_pem: made.signing_key.serialize_pem() };
     certificates::add(app, &change(), pem).await.unwrap();
+    // A wildcard of its own with its certificate, one with another's name that has gone, a host that it had once, an order
+    // that was left when the authority was taken out of the stack file, and a renewal as it used to be written down.
+    let control = moving.world.control.connect(Role::Owner).await;
+    let sql = format!(
+        "insert into hosts (host, tenant_id) values ('*.leaves-corp.test', '{0}');
+         insert into certificate_orders (host, id, state, next_at) values ('leaves.test', '{0}', 'failed', now());
+         insert into audit (caller, action, target) values ('ann', 'certificate.renew', 'host/leaves.test');
+         insert into audit (caller, action, target, after) values
+             ('ann', 'host.add', 'tenant/leaves', '{{\"host\": \"leaves-once.test\"}}')",
+        tenant.id
+    );
+    control.batch_execute(&sql).await.unwrap();
+    for (names, goes) in [
+        (&["*.leaves-corp.test", "a.leaves-corp.test"][..], false),
+        (&["leaves.test", "stays.test"], true),
+        (&["leaves-once.test", "stays.test"], true),
+        (&["stays.test"], false),
+    ] {
+        let made =
+            rcgen::generate_simple_self_signed(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+        let pem = CertificateAdd { chain_pem: made.cert.pem(), key_pem: made.signing_key.serialize_pem() };
+        let added = certificates::add(app, &change(), pem).await.unwrap();
+        if goes {
+            certificates::remove(app, &change(), added.id).await.unwrap();
+        }
+    }
     let key = KeyCreate { name: "leaves-ci".into(), scope: format!("tenant:{}", tenant.id) };
     keys::create(app, &change(), &key).await.unwrap();
     let given_up = archives::export(app, &change(), "leaves").await.unwrap();
@@ -103,6 +129,10 @@ async fn a_tenant_is_exported_erased_everywhere_and_imported_as_it_was() {
     }
     assert_eq!(rows(&source, &other).await, theirs, "nobody else's");
     assert!(mentions(&moving, "leaves").await.is_empty(), "{:?}", mentions(&moving, "leaves").await);
+    let left = certificates::list(app, &read()).await.unwrap();
+    assert_eq!(left.iter().flat_map(|one| &one.names).collect::<Vec<_>>(), ["stays.test"], "another's stays");
+    let told = "select count(*) from audit where target like 'certificate/%' and after->'names' = '[\"stays.test\"]'";
+    assert_eq!(control.query_one(told, &[]).await.unwrap().get::<_, i64>(0), 1, "and what is told of it");
     assert_eq!(moving.world.store.tenant_get(tenant.id).await.unwrap().unwrap().state, TenantState::Deleted);
     assert!(tenants::show(app, &read_tenant(), "leaves").await.is_err());
 

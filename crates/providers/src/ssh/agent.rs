@@ -34,8 +34,9 @@ pub async fn run() -> std::io::Result<()> {
         let Ok(ask) = serde_json::from_str::<Ask>(&line) else { continue };
         let out = out.clone();
         work.spawn(async move {
-            let answer = answer(&ask.home, ask.call).await.map_err(Into::into);
-            let mut line = serde_json::to_vec(&Reply { id: ask.id, answer }).expect("replies have text keys");
+            let mut beside = None;
+            let answer = answer(&ask.home, ask.call, &mut beside).await.map_err(Into::into);
+            let mut line = serde_json::to_vec(&Reply { id: ask.id, answer, beside }).expect("replies have text keys");
             line.push(b'\n');
             let mut out = out.lock().await;
             // Nobody may be there any more; what was asked for is done all the same.
@@ -48,7 +49,7 @@ pub async fn run() -> std::io::Result<()> {
     Ok(())
 }
 
-async fn answer(home: &Home, call: Call) -> Result<Answer, ProviderError> {
+async fn answer(home: &Home, call: Call, beside: &mut Option<String>) -> Result<Answer, ProviderError> {
     Ok(match call {
         Call::Machine => Answer::Machine(machine(home)?),
         Call::ReachKey => Answer::ReachKey(reach_key(home).await?),
@@ -63,7 +64,8 @@ async fn answer(home: &Home, call: Call) -> Result<Answer, ProviderError> {
         Call::ObserveDatabase(name) => {
             let seen = match there(home)? {
                 Some(local) => {
-                    separation::keep(home).await?;
+                    // A database that runs is seen, whatever the host's firewall does.
+                    *beside = separation::keep(home).await.err().map(|error| error.to_string());
                     local.observe_database(&name).await?
                 }
                 None => Observed::Absent,

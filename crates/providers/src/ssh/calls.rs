@@ -65,6 +65,9 @@ impl std::fmt::Debug for Call {
 pub struct Reply {
     pub id: u64,
     pub answer: Result<Answer, Fault>,
+    /// What went wrong beside it, and takes nothing from the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -25,6 +25,8 @@ use tokio::{
     sync::{Mutex as Turn, oneshot},
 };
 
+/// What goes wrong with every answer is written down this often at most.
+const SAY_EVERY: Duration = Duration::from_mins(10);
 /// A host that did not answer is tried again beside those who ask, and this often: a round over many cells must not wait
 /// for the dead ones.
 const REST: Duration = Duration::from_secs(1);
@@ -153,10 +155,18 @@ impl Line {
         let waiting: Arc<Mutex<HashMap<u64, oneshot::Sender<Reply>>>> = Arc::default();
         let ended = Arc::new(AtomicBool::new(false));
         let gone = Gone { waiting: waiting.clone(), ended: ended.clone() };
+        let host = self.target.host.clone();
         tokio::spawn(async move {
             let mut lines = BufReader::new(reader).lines();
+            let mut said: HashMap<String, Instant> = HashMap::new();
             while let Ok(Some(line)) = lines.next_line().await {
                 let Ok(reply) = serde_json::from_str::<Reply>(&line) else { continue };
+                if let Some(beside) = &reply.beside {
+                    said.retain(|_, at| at.elapsed() < SAY_EVERY);
+                    if said.insert(beside.clone(), Instant::now()).is_none() {
+                        tracing::warn!(host, "on {host}: {beside}");
+                    }
+                }
                 let asked = gone.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&reply.id);
                 // Whoever asked may have given up.
                 let _ = asked.map(|asked| asked.send(reply));

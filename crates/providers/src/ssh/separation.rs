@@ -93,20 +93,19 @@ pub async fn ensure(home: &Home) -> Result<(), ProviderError> {
 pub async fn keep(home: &Home) -> Result<(), ProviderError> {
     static LOOKED: OnceLock<Mutex<HashMap<CellName, Instant>>> = OnceLock::new();
     let Some(own) = uid(&name(home)).filter(|_| applies(home)) else { return Ok(()) };
-    {
-        let mut looked = LOOKED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
-        if looked.get(&home.cell).is_some_and(|at| at.elapsed() < LOOK_EVERY) {
-            return Ok(());
-        }
-        looked.insert(home.cell.clone(), Instant::now());
+    let looked = || LOOKED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    if looked().get(&home.cell).is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+        return Ok(());
     }
     let element = format!("{{ {} . {own} }}", home.address);
     let known = program_with("nft", &["get", "element", "inet", "berth_cells", "members", &element], "").await?;
     let chain = program_with("nft", &["list", "chain", "inet", "berth_cells", "out"], "").await?;
-    if known.is_ok() && chain.is_ok_and(|rules| rules.contains("reject")) {
-        return Ok(());
+    if known.is_err() || !chain.is_ok_and(|rules| rules.contains("reject")) {
+        ensure(home).await?;
     }
-    ensure(home).await
+    // What failed is not good for a while: it is tried again at the next look.
+    looked().insert(home.cell.clone(), Instant::now());
+    Ok(())
 }
 
 /// Forwards of SSH are made by processes of this user.
