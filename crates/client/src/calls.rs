@@ -8,12 +8,12 @@ use berth_domain::{
 use berth_wire::{
     Abandon, Approval, ApprovalReject, Archive, AuditEntry, Cell, CellAbilities, CellCreate, Certificate,
     CertificateAdd, CertificateOrder, CheckAsk, CheckReport, CostInvoice, CostMonth, Costs, DatabaseTop, Decision,
-    DecisionAsk, Drain, DrainAsk, Drained, EdgeView, EdgeWay, EndpointAdd, Entitlements, Erasure, FleetApplied,
-    FleetApply, FleetMonth, FleetPlan, FleetSimulate, Host, HostAdd, HostVerify, ImportPlan, InvoiceImport, Key,
-    KeyCreate, KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent, Overview, Page, PhaseAnswer, PhaseAsk,
-    PlanPrice, PlanView, Profile, PurgePlan, Recovery, Server, ServerAdd, ServerLook, ServerSeen, Stack, StackApplied,
-    StackApply, SyncReport, Tenant, TenantAllow, TenantChange, TenantCreate, TenantHosts, TenantImport, TenantMove,
-    TenantSync, TenantUsage, Usage, UsageCounted, UsageEvent,
+    DecisionAsk, Drain, DrainAsk, Drained, EdgeView, EndpointAdd, Entitlements, Erasure, FleetApplied, FleetApply,
+    FleetMonth, FleetPlan, FleetSimulate, Host, HostAdd, HostVerify, ImportPlan, InvoiceImport, Key, KeyCreate,
+    KeyCreated, LogLine, Move, MovePlan, Operation, OperationEvent, Overview, Page, PhaseAnswer, PhaseAsk, PlanPrice,
+    PlanView, Profile, PurgePlan, Recovery, Server, ServerAdd, ServerLook, ServerSeen, Stack, StackApplied, StackApply,
+    SyncReport, Tenant, TenantAllow, TenantChange, TenantCreate, TenantHosts, TenantImport, TenantMove, TenantSync,
+    TenantUsage, Usage, UsageCounted, UsageEvent,
     edge::{EdgeAck, EdgeAckAnswer, EdgeMeters, EdgeMetersAnswer},
 };
 use http::Method;
@@ -430,11 +430,6 @@ impl Client {
 
     pub async fn edges(&self) -> Result<Vec<EdgeView>, ClientError> {
         self.all("/v1/edges", Query::default(), None).await
-    }
-
-    /// How an edge reaches members that stand on servers of their own.
-    pub async fn edge_ways(&self, edge: &EdgeName) -> Result<Vec<EdgeWay>, ClientError> {
-        self.all(&format!("/v1/edges/{edge}/ways"), Query::default(), None).await
     }
 
     /// The stream that an edge follows: [`berth_wire::edge::EdgeEvent`] a line.

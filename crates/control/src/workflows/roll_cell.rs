@@ -6,7 +6,10 @@
 //! Decides nothing about other cells: `reconcile/releasing.rs` does.
 
 use super::{cell::fingerprint, done, healthy::await_healthy, move_tenant::patient, reserved, store};
-use crate::{App, ControlError, edge_link::await_all, member_spec, programs::Programs, release_error::said, smoke};
+use crate::{
+    App, ControlError, edge_link::await_all, member_spec, programs::Programs, release_error::said, smoke,
+    ways_open::await_open,
+};
 use async_trait::async_trait;
 use berth_config::Workers;
 use berth_domain::{CellId, MemberId, OperationId, RollCellState, ServiceName, ServiceRole};
@@ -25,8 +28,6 @@ use uuid::Uuid;
 const EDGES_LIMIT: Duration = Duration::from_secs(30);
 /// On the way back there are three tries: in these a silent edge is forgotten.
 const EDGES_UNDO_LIMIT: Duration = Duration::from_mins(5);
-/// Edges ask twice a second by which ways members are reached; two such rounds later they are open.
-const WAYS_OPEN: Duration = Duration::from_millis(1500);
 /// Lines of a `migrate` that failed, shown with the failure.
 const LOG_LINES: usize = 20;
 
@@ -360,6 +361,22 @@ async fn edges_follow(app: &App, limit: Duration) -> Result<(), StepError> {
     Err(StepError::retryable("edges_late", format!("edges have not taken the new route: {names}")).hint(hint))
 }
 
+/// Returns when the edges have a way to every new member that takes requests: no route has them before.
+async fn ways_are_open(app: &App, cell: &Cell, members: &[Planned]) -> Result<(), StepError> {
+    let rows = app.store().member_list(Some(cell.id)).await.map_err(store)?;
+    let web = rows.iter().filter(|row| row.service_role == ServiceRole::Web);
+    let new = web.filter(|row| members.iter().any(|member| member.id == row.id));
+    let ports: Vec<u16> = new.filter_map(|row| row.address.as_ref()?.rsplit(':').next()?.parse().ok()).collect();
+    let late = await_open(app, &cell.name, &ports).await?;
+    if late.is_empty() {
+        return Ok(());
+    }
+    let names = late.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let message = format!("edges have no way to the new members of cell `{}`: {names}", cell.name);
+    let hint = "the old members go on serving; the edges' logs say why no way into the cell could be opened";
+    Err(StepError::retryable("edges_no_way", message).hint(hint))
+}
+
 async fn await_well(app: &App, cell: &Cell, members: &[Planned]) -> Result<(), StepError> {
     let limit = Duration::from_millis(app.stack().await?.stack.releases.healthy_limit.ms());
     let members: Vec<_> = members.iter().map(|member| (member.id, member.name(cell))).collect();
@@ -408,7 +425,7 @@ impl Step<App> for AwaitWell {
         if let Some(reach) = &reach
             && let Ok(Some(_)) = reach.way(&cell.name).await
         {
-            tokio::time::sleep(WAYS_OPEN).await;
+            ways_are_open(app, &cell, &self.members).await?;
         }
         if in_force.stack.releases.smoke.is_empty() {
             return Ok(());
