@@ -99,11 +99,8 @@ mod tests {
     use std::time::Duration;
     use tokio::time::Instant;
 
-    const SHORT: Patience = Patience {
-        unsaid: Duration::from_millis(300),
-        limit: Duration::from_secs(2),
-        fresh: Duration::from_millis(1000),
-    };
+    const SHORT: Patience =
+        Patience { unsaid: Duration::from_millis(300), limit: Duration::from_secs(2), fresh: Duration::from_secs(1) };
 
     fn ports(all: &[u16]) -> Ports {
         all.iter().map(|port| (CellName::new("fra-1").unwrap(), *port)).collect()
