@@ -45,6 +45,7 @@ pub async fn list(State(api): State<Api>, By(caller): By, Query(_): Query<Whole>
 }
 
 /// What an edge has a way to by now.
+// What else is asked is not looked at: an edge of an older version says a `limit`.
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Open {
