@@ -16,6 +16,7 @@ mod check;
 mod costs;
 mod decisions;
 mod edges;
+mod erasures;
 mod failure;
 mod fleet;
 mod inner;
@@ -24,6 +25,7 @@ mod login;
 mod operations;
 mod overview;
 mod releases;
+mod servers;
 mod session;
 mod shown;
 mod tenants;
@@ -70,6 +72,8 @@ pub fn router(v1: Router, settings: PagesSettings) -> Router {
         .route("/certificates/{certificate}/remove", get(edges::ask_certificate).post(edges::remove_certificate))
         .route("/drains/{kind}/{name}/{change}", get(edges::ask).post(edges::change))
         .route("/edges", get(edges::page))
+        .route("/erasures", get(erasures::page))
+        .route("/servers", get(servers::page))
         .route("/check", get(check::page).post(check::look))
         .route("/costs", get(costs::page))
         .route("/fleet", get(fleet::page).post(fleet::apply))

@@ -28,6 +28,8 @@ const PAGES: &[&str] = &[
     "/cells/shared-1/drain",
     "/cells/shared-1/remove",
     "/edges",
+    "/servers",
+    "/erasures",
     "/drains/tenant/acme/begin",
     "/drains/edge/fra-1/undo",
     "/drains/member/shared-1:01980000-0000-7000-8000-000000000003/undo",
@@ -124,6 +126,8 @@ async fn an_empty_berth_says_what_to_do_first() {
         ("/costs", "nothing has cost anything"),
         ("/fleet", "Nothing to do"),
         ("/operations", "Nothing has been done"),
+        ("/servers", "berth cell add NAME --host HOST"),
+        ("/erasures", "No tenant was erased"),
         ("/audit", "Nothing has been changed"),
     ];
     for (path, expected) in first {
@@ -138,6 +142,42 @@ async fn what_nobody_measured_is_a_question_mark() {
     assert!(page.text.contains("cells cost ?"), "{}", page.text);
     let page = ask(&dashboard(&Fake::default()), get("/tenants/acme/move", Some(ADMIN))).await;
     assert!(page.text.contains("<dt>expected to take</dt><dd>?</dd>"), "{}", page.text);
+}
+
+#[tokio::test]
+async fn servers_are_shown_with_what_they_have_or_why_nobody_knows() {
+    let page = ask(&dashboard(&Fake::default()), get("/servers", Some(ADMIN))).await;
+    let plain = page.text.replace('\u{a0}', " ");
+    for says in [
+        "berth-ssh@203.0.113.7:22",
+        "SHA256:one",
+        "Debian GNU/Linux 12 (bookworm), x86_64, 8 cpus",
+        "6.0 GiB of 16.0 GiB",
+        "nearly full",
+        "does not answer</span> <span class=\"soft\">its SSH does ",
+        "none is pinned",
+    ] {
+        assert!(plain.contains(says), "{says}: {plain}");
+    }
+    assert!(!plain.contains("0 B of"), "what nobody knows is no nothing: {plain}");
+    assert!(!plain.contains("<b>not</b>"), "what a server says is text: {plain}");
+}
+
+#[tokio::test]
+async fn a_tenants_archives_exports_and_erasures_are_shown_with_their_state() {
+    let app = dashboard(&Fake::default());
+    let plain = |page: Answer| page.text.replace(['\u{a0}', '\u{202f}'], " ");
+    let page = plain(ask(&app, get("/tenants/blue", Some(ADMIN))).await);
+    let archives = page.split("<h2>Archives</h2>").nth(1).unwrap_or_else(|| panic!("{page}"));
+    let archives = archives.split("<h2>").next().unwrap();
+    for says in ["export tenant", "stuck", "the hook answered twice", "complete", "left behind", "1 234", "2.0 MiB"] {
+        assert!(archives.contains(says), "{says}: {archives}");
+    }
+    assert!(!archives.contains("move tenant"), "{archives}");
+    let page = plain(ask(&app, get("/erasures", Some(ADMIN))).await);
+    for says in ["rows of positions", "cell shared-1", "20 000", "Kept: invoices", "ten years"] {
+        assert!(page.contains(says), "{says}: {page}");
+    }
 }
 
 #[tokio::test]

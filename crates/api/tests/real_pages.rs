@@ -185,6 +185,8 @@ async fn every_page_stands_on_the_real_api_and_shows_what_is_there() {
         "/tenants/acme/export",
         "/cells",
         "/cells/new",
+        "/servers",
+        "/erasures",
         "/cells/shared-1",
         "/cells/shared-1/drain",
         "/cells/shared-1/measure",

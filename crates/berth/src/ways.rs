@@ -2,7 +2,7 @@
 //! control is gone. Never a way to a database: the key that it is told opens nothing but members' ports.
 
 use berth_client::Client;
-use berth_domain::EdgeName;
+use berth_domain::{CellName, EdgeName};
 use berth_providers::ssh::open_ways;
 use berth_wire::EdgeWay;
 use std::{
@@ -23,10 +23,10 @@ const EVERY: Duration = Duration::from_millis(500);
 pub async fn keep(clients: Vec<Client>, edge: EdgeName, data_dir: PathBuf) {
     let file = data_dir.join("ways.json");
     let mut known = read(&file);
-    open(&known).await;
-    let (mut silent, mut opened) = (false, 0);
+    let mut opened = open(&known).await;
+    let (mut silent, mut counted) = (false, 0);
     for client in clients.iter().cycle() {
-        match client.edge_ways(&edge).await {
+        match client.edge_ways(&edge, &opened).await {
             Ok(told) => {
                 silent = false;
                 let mut now = known.clone();
@@ -44,22 +44,26 @@ pub async fn keep(clients: Vec<Client>, edge: EdgeName, data_dir: PathBuf) {
             }
             Err(_) => silent = true,
         }
-        let count = open(&known).await;
-        if count != opened {
-            opened = count;
-            info!(ports = count, "{count} ports of members on servers are reached over SSH");
+        let now = open(&known).await;
+        let news = now != opened;
+        opened = now;
+        if opened.len() != counted {
+            counted = opened.len();
+            info!(ports = counted, "{counted} ports of members on servers are reached over SSH");
         }
-        tokio::time::sleep(EVERY).await;
+        // A release waits to hear of it.
+        tokio::time::sleep(if news { EVERY / 10 } else { EVERY }).await;
     }
     // Without a control plane to ask there is nothing to keep.
     std::future::pending::<()>().await;
 }
 
-async fn open(known: &BTreeMap<String, EdgeWay>) -> usize {
-    let mut ports = 0;
+/// The ports that there is a way to now.
+async fn open(known: &BTreeMap<String, EdgeWay>) -> Vec<(CellName, u16)> {
+    let mut ports = Vec::new();
     for (cell, way) in known {
         match open_ways(&way.settings.expose().to_owned().into(), way.ports.iter().copied()).await {
-            Ok(()) => ports += way.ports.len(),
+            Ok(()) => ports.extend(way.ports.iter().map(|port| (way.cell.clone(), *port))),
             Err(error) => warn!(%error, cell, "no way into cell {cell}"),
         }
     }

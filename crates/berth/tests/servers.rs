@@ -202,7 +202,9 @@ impl<'a> World<'a> {
         happens: impl AsyncFnOnce(&mut Self, &LoadHandle) -> Vec<Value>,
     ) {
         eprintln!("== {name}");
-        let load = Load::start(LoadConfig::new(self.edge(), RATE, vec![self.target.clone()], 1)).unwrap();
+        // Events of a phase have ids of their own: those of the phases before are in the database still.
+        let seed = 2 + self.phases.len() as u64;
+        let load = Load::start(LoadConfig::new(self.edge(), RATE, vec![self.target.clone()], seed)).unwrap();
         let handle = load.handle();
         tokio::time::sleep(Duration::from_secs(2)).await;
         let happened = happens(self, &handle).await;
@@ -227,7 +229,7 @@ impl<'a> World<'a> {
         let verdict = Verdict::new(&report, Vec::new(), Some(&findings));
         let figures = json!({
             "phase": name, "requests": verdict.requests, "failed": verdict.failed, "ledger": verdict.ledger,
-            "latency": verdict.latency.movers, "happened": happened,
+            "latency": verdict.latency.movers, "happened": happened, "problems": verdict.problems,
         });
         eprintln!("{figures}");
         self.phases.push(figures);

@@ -2,7 +2,7 @@
 //!
 //! Sees the contracts of infrastructure and no adapter: the binary hands over how one is built.
 
-use crate::{ControlError, cell_access};
+use crate::{ControlError, cell_access, ways_open::WaysOpen};
 use berth_config::{Environment, Stack, Template};
 use berth_domain::{CellId, CellName, ProviderName};
 use berth_infra::{CellDatabase, Compute, Database, Outside, Provider, ProviderError};
@@ -40,6 +40,7 @@ struct Inner {
     stack: Mutex<Option<Arc<StackInForce>>>,
     server: Uuid,
     outside: OnceLock<Arc<dyn Outside>>,
+    ways_open: WaysOpen,
 }
 
 /// The newest revision of the stack file, parsed.
@@ -71,6 +72,7 @@ impl App {
             stack: Mutex::default(),
             server: Uuid::now_v7(),
             outside: OnceLock::new(),
+            ways_open: WaysOpen::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -85,6 +87,11 @@ impl App {
 
     pub(crate) fn outside(&self) -> Result<Arc<dyn Outside>, ControlError> {
         self.inner.outside.get().cloned().ok_or(ControlError::NoOutside)
+    }
+
+    /// Which ways into servers edges have open.
+    pub(crate) fn ways_open(&self) -> &WaysOpen {
+        &self.inner.ways_open
     }
 
     pub fn store(&self) -> &Store {

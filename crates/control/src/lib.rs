@@ -23,7 +23,7 @@
 //! keys::{create(Change, &KeyCreate), list, revoke(Change, id), create_for_berth(app, name, scope), none_yet(app)}
 //! operations::{list(ReadTenant, &OperationFilter), show(ReadTenant, id), watch(ReadTenant, id) -> Stream, retry(Change, id),
 //!              abandon(Change, id, reason, force)}
-//! endpoints::{add(Change, EndpointAdd), abilities(Read, who)}    servers::{look(Change, ServerLook), add(Change, ServerAdd), list(Read), ways(Follow)}
+//! endpoints::{add(Change, EndpointAdd), abilities(Read, who)}    servers::{look(Change, ServerLook), add(Change, ServerAdd), list(Read), ways(Follow, edge, open)}
 //! maintenance::{plan(Read, who, ask), start(Change, who, ask)}
 //! databases::top(Read, who)                                     services::{plan_restart(Read, cell, service), restart(Change, cell, service)}
 //! decide::{decide(Read, &DecisionAsk), of_tenant(Read, who), profile(Read, who), set_profile(Change, who, Profile)}
@@ -64,6 +64,7 @@ mod release_back;
 mod release_error;
 mod smoke;
 mod views;
+mod ways_open;
 
 pub mod approvals;
 pub mod archives;

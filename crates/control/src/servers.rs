@@ -3,13 +3,17 @@
 //! opens nothing but members' ports.
 
 use crate::{App, Change, ControlError, Follow, Permit, Read, cells, certificates, endpoints, views};
-use berth_domain::{CellName, ProviderName, ServiceRole};
+use berth_domain::{CellName, EdgeName, ProviderName, ServiceRole};
 use berth_infra::{Compute, Machine, ProviderError};
 use berth_store::Cell;
 use berth_wire::{self as wire, edge::Hidden};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::task::JoinSet;
 use tracing::debug;
 
@@ -162,14 +166,20 @@ fn shown(machine: Machine) -> wire::Machine {
 }
 
 /// How an edge gets to the members on such servers. One whose server does not answer is left out: the edge keeps what
-/// it was told before. `in_the_open`: others may read along, so there is none, for a way holds a key.
+/// it was told before. `open`: the ports that it has a way to by now; an older edge does not say. `in_the_open`: others may
+/// read along, so there is none, for a way holds a key.
 pub async fn ways(
     app: &App,
     _permit: &Permit<Follow>,
+    edge: EdgeName,
+    open: Option<BTreeSet<(CellName, u16)>>,
     in_the_open: bool,
 ) -> Result<wire::Page<wire::EdgeWay>, ControlError> {
     if in_the_open && !certificates::keys_may_be_read(app).await? {
         return Ok(wire::Page::whole(Vec::new()));
+    }
+    if let Some(open) = open {
+        app.ways_open().say(edge, open);
     }
     let mut items = Vec::new();
     let cells = match cells_there(app).await {

@@ -8,6 +8,8 @@ use berth_domain::ServiceRole;
 /// Loopback ports on the host, from here on one for each copy of a web service.
 const FIRST_PORT: u16 = 18_000;
 const POSTGRES_PORT: u16 = 15_432;
+/// What applications call the address that they listen on.
+const LISTEN_ON: [&str; 2] = ["BIND", "HOST"];
 
 /// The application's own login, made again at each start: a fence lets the superuser pass, whom the mover is.
 const ROLES: &str = r#"  postgres-roles:
@@ -108,6 +110,13 @@ fn one(service: &Service, name: &str, out: &mut String) {
         service.memory_mib,
         service.inner_port()
     ));
+    // An application that listens on loopback unless it is told otherwise is alone in its container. What is published
+    // of it is said under `ports`, and that is the host's loopback.
+    for variable in LISTEN_ON {
+        if !service.env.iter().any(|(own, _)| own == variable) {
+            out.push_str(&format!("      {variable}: \"0.0.0.0\"\n"));
+        }
+    }
     for (variable, value) in &service.env {
         out.push_str(&format!("      {variable}: {}\n", quote::yaml(value)));
     }

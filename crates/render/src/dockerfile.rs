@@ -95,6 +95,14 @@ WORKDIR /app
     }
 }
 
+/// What lies beside the sources and belongs into no image: above all the variables with their secrets.
+pub fn ignored() -> String {
+    format!(
+        "# {MARK}\n**/.env\n**/.env.*\n!**/.env.example\n**/*.key\n.git\n.github\nberth.hosts\ndocker-compose.yml\nnginx.conf\n\
+         systemd\nprometheus\ngrafana\ntarget\n**/node_modules\n**/.venv\n**/venv\n**/__pycache__\n"
+    )
+}
+
 pub fn render(site: &Site) -> String {
     let web = site.web();
     let health = web.and_then(|web| web.health.as_deref()).unwrap_or("/health");
@@ -114,7 +122,7 @@ pub fn render(site: &Site) -> String {
     // The shell of all these images opens a connection by itself: there is no curl in them, and no need for one.
     format!(
         "# syntax=docker/dockerfile:1\n# {MARK}\n{}\
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin app
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin app
 USER 10001
 ENV PORT={port}
 EXPOSE {port}

@@ -122,6 +122,7 @@ impl Site {
         files.extend(systemd::render());
         files.extend(monitoring::render());
         files.push(File { path: ".github/workflows/images.yml", text: workflow::render(self) });
+        files.push(File { path: ".dockerignore", text: dockerfile::ignored() });
         Ok(files)
     }
 

@@ -90,6 +90,7 @@ fn the_same_site_gives_the_same_bytes_each_marked() {
         "prometheus/berth.rules.yml",
         "grafana/berth.json",
         ".github/workflows/images.yml",
+        ".dockerignore",
     ];
     assert_eq!(paths, all);
 }

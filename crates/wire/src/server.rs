@@ -116,7 +116,8 @@ pub struct Machine {
     pub load_1m: f64,
 }
 
-/// `GET /v1/edges/{edge}/ways`: how an edge gets to members that stand on servers reached over SSH.
+/// `GET /v1/edges/{edge}/ways?open=CELL:PORT,…`: how an edge gets to members that stand on servers reached over SSH. It says
+/// which ways it has open, and a release waits for that; one that says nothing is an older one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdgeWay {
     pub cell: CellName,

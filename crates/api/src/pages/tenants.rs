@@ -17,7 +17,7 @@ use axum::{
     http::Method,
     response::{IntoResponse as _, Redirect, Response},
 };
-use berth_domain::{CellClass, CellState, OperationId, TenantState, WayBackState};
+use berth_domain::{CellClass, CellState, OperationId, OperationState, TenantState, WayBackState};
 use berth_wire::{
     Approval, Archive, AuditEntry, Cell, Decision, Move, MoveBlocker, MovePlan, MoveUnsure, Operation, Page, PlanView,
     QuotaOutlook, Tenant, TenantCreate, TenantMove, TenantUsage,
@@ -131,6 +131,8 @@ struct TenantPage {
     operations: Vec<OperationRow>,
     trail: Vec<AuditRow>,
     archives: Vec<ArchiveRow>,
+    /// Exports, imports and what was brought back, that are under way or came to no good end.
+    files: Vec<OperationRow>,
     quotas: Vec<QuotaRow>,
     usage_says: String,
     usage_issues: Vec<String>,
@@ -205,8 +207,11 @@ fn carried(usage: &TenantUsage) -> Vec<(String, String)> {
 struct ArchiveRow {
     id: String,
     made: When,
+    state: State,
     holds: String,
     rows: String,
+    /// As CSV, before it was compressed.
+    size: String,
 }
 
 /// `GET /tenants/{tenant}`
@@ -264,6 +269,7 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
         may_resume: tenant.state == TenantState::Suspended,
         may_delete: matches!(tenant.state, TenantState::Active | TenantState::Suspended | TenantState::Failed),
         operations: operations.iter().map(|operation| OperationRow::new(operation, now)).collect(),
+        files: operations.iter().filter(|it| is_about_files(it)).map(|it| OperationRow::new(it, now)).collect(),
         trail: trail.iter().map(|entry| AuditRow::new(entry, now)).collect(),
         archives: archives
             .items
@@ -271,11 +277,20 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
             .map(|archive| ArchiveRow {
                 id: archive.id.to_string(),
                 made: When::new(archive.made_at, now),
+                // Its manifest is written last, and what has none is not listed.
+                state: state("complete", "good"),
                 holds: archive.contents.replace('_', " "),
                 rows: count(archive.rows),
+                size: bytes(archive.tables.iter().map(|table| table.bytes).sum()),
             })
             .collect(),
     })
+}
+
+/// Of one that succeeded, the archive itself is listed.
+fn is_about_files(operation: &Operation) -> bool {
+    let kinds = ["export_tenant", "restore_archive", "import_tenant", "erase_tenant"];
+    operation.state != OperationState::Succeeded && kinds.contains(&operation.kind.as_str())
 }
 
 /// For what a page can do without: missing, or not shown to this key.

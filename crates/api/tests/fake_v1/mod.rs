@@ -98,13 +98,16 @@ impl Fake {
             ["cells"] => list(vec![cell("shared-1", "shared", 19), cell("acme-1", "dedicated", 0)]).into_response(),
             ["cells", name, "logs"] => list(vec![log(name)]).into_response(),
             ["cells", name] => Json(cell(name, "shared", 19)).into_response(),
+            ["servers"] => list(servers()).into_response(),
+            ["erasures"] => list(vec![erasure()]).into_response(),
+            ["tenants", name, "archives"] => list(vec![archive(name)]).into_response(),
             ["edges"] => list(vec![edge("fra-1", true), edge("hel-1", false)]).into_response(),
             [.., "drain"] => Json(drains()[0]["drain"].clone()).into_response(),
             ["drains"] => list(drains()).into_response(),
             ["certificates"] => list(vec![certificate()]).into_response(),
             ["certificates", "orders"] => list(vec![order()]).into_response(),
             ["hosts"] => list(vec![host()]).into_response(),
-            ["operations"] => list(vec![operation("running"), operation("stuck")]).into_response(),
+            ["operations"] => list(vec![operation("running"), operation("stuck"), export()]).into_response(),
             ["operations", _] => Json(operation("running")).into_response(),
             ["operations", _, "events"] => {
                 ([(header::CONTENT_TYPE, "text/event-stream")], Body::from(events())).into_response()
@@ -291,6 +294,48 @@ fn operation(state: &str) -> Value {
         "result": null, "asked_by": "founder", "created_at": now(-10), "updated_at": now(0),
         "ended_at": (state == "succeeded").then(|| now(0))
     })
+}
+
+fn export() -> Value {
+    let mut export = operation("stuck");
+    export["kind"] = json!("export_tenant");
+    export["tenant"] = json!("blue");
+    export
+}
+
+fn archive(tenant: &str) -> Value {
+    json!({
+        "id": OPERATION, "tenant": tenant, "contents": "left_behind", "made_at": now(-600), "rows": 1_234,
+        "tables": [{ "table": "public.positions", "rows": 1_234, "bytes": 2 << 20, "before": null }], "files": []
+    })
+}
+
+fn erasure() -> Value {
+    json!({
+        "operation": OPERATION, "tenant": OPERATION, "at": now(-60),
+        "erased": [{ "place": "cell shared-1", "what": "rows of positions", "many": 20_000 }],
+        "kept": [{ "what": "invoices", "why": "the law keeps them for ten years" }]
+    })
+}
+
+fn servers() -> Vec<Value> {
+    let machine = |disk_free: u64| {
+        json!({
+            "system": "Debian GNU/Linux 12 (bookworm)", "arch": "x86_64", "cpus": 8, "load_1m": 0.5,
+            "memory_bytes": 16_u64 << 30, "memory_free_bytes": 6_u64 << 30, "disk_bytes": 100_u64 << 30, "disk_free_bytes": disk_free
+        })
+    };
+    let server = |cell: &str, host: &str| {
+        json!({
+            "cell": cell, "state": "ready", "host": host, "port": 22, "user": "berth-ssh", "host_key": "SHA256:one",
+            "machine": machine(60 << 30), "because": null
+        })
+    };
+    let (mut full, mut silent) = (server("fra-2", "203.0.113.8"), server("fra-3", "203.0.113.9"));
+    full["machine"] = machine(1 << 30);
+    (silent["machine"], silent["because"]) = (json!(null), json!("its SSH does <b>not</b> answer"));
+    silent["host_key"] = json!(null);
+    vec![server("fra-1", "203.0.113.7"), full, silent]
 }
 
 fn moved() -> Value {

@@ -1,5 +1,5 @@
 //! `berth demo bench-provisioning`: how long a new tenant waits to be served, one after the other and many at once; in a
-//! shared cell, and in a cell of its own that is made for it.
+//! shared cell, and in a cell of its own that is made for it; and both kinds in one crowd.
 //!
 //! From the request to the end of the operation, edges told. Prints figures and asserts none.
 
@@ -56,6 +56,19 @@ pub async fn run(options: &BenchProvisioning, world: &World, json: bool) -> Resu
         let took = try_join_all(names.iter().map(|name| one(client, name, plan, cell))).await?;
         figures.insert(format!("{class}_at_once"), summary(took, Some(began.elapsed())));
     }
+    say(format!("{} shared and {} dedicated tenants, all at once", options.shared, options.dedicated));
+    let crowd = |class: &'static str, many: usize, plan: &'static str, cell: Option<&'static str>| async move {
+        let names: Vec<String> = (0..many).map(|nth| format!("{class}-mix-{nth:03}")).collect();
+        let began = Instant::now();
+        let took = try_join_all(names.iter().map(|name| one(client, name, plan, cell))).await?;
+        Ok::<_, Failure>(summary(took, Some(began.elapsed())))
+    };
+    let (shared, dedicated) = tokio::try_join!(
+        crowd("shared", options.shared, "hobby", Some("wide")),
+        crowd("dedicated", options.dedicated, "business", None)
+    )?;
+    figures.insert("shared_among_all_at_once".to_owned(), shared);
+    figures.insert("dedicated_among_all_at_once".to_owned(), dedicated);
     let load = std::fs::read_to_string("/proc/loadavg").ours("the machine's load")?;
     figures.insert("load_average_after".to_owned(), json!(load.split(' ').next()));
     let out = json!({ "figures": figures });

@@ -16,7 +16,7 @@ use std::{
 use uuid::Uuid;
 
 pub const BERTH: &str = env!("CARGO_BIN_EXE_berth");
-const IMAGE: &str = "localhost/berth-test-host:1";
+pub const IMAGE: &str = "localhost/berth-test-host:1";
 /// What `berth server prepare` installs, so that a test need not wait for a mirror.
 const PACKAGES: &str = "openssh-server,systemd,systemd-sysv,dbus,postgresql,sudo,nftables,fail2ban,python3-systemd,\
                         unattended-upgrades,ca-certificates,curl,iproute2,podman";
@@ -29,14 +29,14 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn must(program: &str, words: &[&str]) -> String {
+pub fn must(program: &str, words: &[&str]) -> String {
     let out = run(program, words);
     assert!(out.status.success(), "{program} {words:?}: {}", text(&out.stderr));
     text(&out.stdout)
 }
 
 /// The base of all servers, made once on a machine. `None`, with a word, where none can be made.
-fn image() -> Option<()> {
+pub fn image() -> Option<()> {
     let skipped = |why: &str| {
         eprintln!("skipped: {why}");
         None

@@ -51,13 +51,8 @@ impl Images {
         fs::create_dir_all(&root).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let _serving = serve(&dir, port);
-        let (at, fleet) = (root.to_str().unwrap(), fleet.to_str().unwrap());
-        // `fleet` lies where the stack file's command finds it.
-        let script = "set -e; cd /; for p in $(command -v bash) /bin/sh $(command -v id) $(command -v sleep) \"$1\"; do \
-                      { ldd $p | grep -o '/[^ ]*'; echo $p; }; done | sort -u | xargs cp --parents -L -t \"$0\"; \
-                      mkdir -p \"$0/usr/local/bin\" \"$0/tmp\" \"$0/etc\"; cp \"$1\" \"$0/usr/local/bin/fleet\"; \
-                      rm -f \"$0$1\"";
-        must("sh", &["-c", script, at, fleet]);
+        let at = root.to_str().unwrap();
+        fill(&root, fleet);
         let mut digests = Vec::new();
         for version in versions {
             fs::write(root.join("version"), version).unwrap();
@@ -102,6 +97,16 @@ impl Images {
              for n in $(seq 100); do curl -s -o /dev/null http://127.0.0.1:5000/v2/ && exit 0; sleep 0.1; done; exit 1",
         );
     }
+}
+
+/// A root for containers with the application in it, and what it needs of this machine.
+pub fn fill(root: &Path, fleet: &Path) {
+    // `fleet` lies where the stack file's command finds it.
+    let script = "set -e; cd /; for p in $(command -v bash) /bin/sh $(command -v id) $(command -v sleep) \"$1\"; do \
+                  { ldd $p | grep -o '/[^ ]*'; echo $p; }; done | sort -u | xargs cp --parents -L -t \"$0\"; \
+                  mkdir -p \"$0/usr/local/bin\" \"$0/tmp\" \"$0/etc\"; cp \"$1\" \"$0/usr/local/bin/fleet\"; \
+                  rm -f \"$0$1\"";
+    must("sh", &["-c", script, root.to_str().unwrap(), fleet.to_str().unwrap()]);
 }
 
 fn config(dir: &Path, port: u16) -> String {

@@ -6,7 +6,10 @@
 //! Decides nothing about other cells: `reconcile/releasing.rs` does.
 
 use super::{cell::fingerprint, done, healthy::await_healthy, move_tenant::patient, reserved, store};
-use crate::{App, ControlError, edge_link::await_all, member_spec, programs::Programs, release_error::said, smoke};
+use crate::{
+    App, ControlError, edge_link::await_all, member_spec, programs::Programs, release_error::said, smoke,
+    ways_open::await_open,
+};
 use async_trait::async_trait;
 use berth_config::Workers;
 use berth_domain::{CellId, MemberId, OperationId, RollCellState, ServiceName, ServiceRole};
@@ -27,8 +30,6 @@ pub(super) const SPARE_COPY: i32 = 9000;
 pub(super) const EDGES_LIMIT: Duration = Duration::from_secs(30);
 /// On the way back there are three tries: in these a silent edge is forgotten.
 pub(super) const EDGES_UNDO_LIMIT: Duration = Duration::from_mins(5);
-/// Edges ask twice a second by which ways members are reached; two such rounds later they are open.
-const WAYS_OPEN: Duration = Duration::from_millis(1500);
 /// Of members that did not come up, or that a smoke check found wanting.
 const NEVER_SERVED: &str = "they never served: the old members go on; the stack file's `releases.healthy_limit` is how long \
                             they may take, `releases.smoke` what is asked of them";
@@ -365,6 +366,22 @@ pub(super) async fn edges_follow(app: &App, limit: Duration) -> Result<(), StepE
     Err(StepError::retryable("edges_late", format!("edges have not taken the new route: {names}")).hint(hint))
 }
 
+/// Returns when the edges have a way to every new member that takes requests: no route has them before.
+async fn ways_are_open(app: &App, cell: &Cell, members: &[Planned]) -> Result<(), StepError> {
+    let rows = app.store().member_list(Some(cell.id)).await.map_err(store)?;
+    let web = rows.iter().filter(|row| row.service_role == ServiceRole::Web);
+    let new = web.filter(|row| members.iter().any(|member| member.id == row.id));
+    let ports: Vec<u16> = new.filter_map(|row| row.address.as_ref()?.rsplit(':').next()?.parse().ok()).collect();
+    let late = await_open(app, &cell.name, &ports).await?;
+    if late.is_empty() {
+        return Ok(());
+    }
+    let names = late.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let message = format!("edges have no way to the new members of cell `{}`: {names}", cell.name);
+    let hint = "the old members go on serving; the edges' logs say why no way into the cell could be opened";
+    Err(StepError::retryable("edges_no_way", message).hint(hint))
+}
+
 async fn await_well(app: &App, cell: &Cell, members: &[Planned], hint: &'static str) -> Result<(), StepError> {
     let limit = Duration::from_millis(app.stack().await?.stack.releases.healthy_limit.ms());
     let members: Vec<_> = members.iter().map(|member| (member.id, member.name(cell))).collect();
@@ -379,7 +396,7 @@ pub(super) async fn gate(app: &App, cell: &Cell, members: &[Planned], hint: &'st
     if let Some(reach) = &reach
         && let Ok(Some(_)) = reach.way(&cell.name).await
     {
-        tokio::time::sleep(WAYS_OPEN).await;
+        ways_are_open(app, cell, members).await?;
     }
     if in_force.stack.releases.smoke.is_empty() {
         return Ok(());
