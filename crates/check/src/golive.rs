@@ -192,9 +192,12 @@ fn answer(id: &str, facts: &Facts, now: Timestamp) -> Answer {
         "audit" => unknown("only people can tell"),
         "dns" => hosts(facts, now, &["live-host-unresolved"]),
         "certificates" => hosts(facts, now, &["live-certificate", "live-certificate-ends"]),
-        "https" => in_force(facts, |_, stack| match stack.https.redirect {
-            true => passed("hosts with a certificate are"),
-            false => failed("requests without TLS are answered"),
+        "https" => in_force(facts, |_, stack| {
+            if stack.https.redirect {
+                passed("hosts with a certificate are")
+            } else {
+                failed("requests without TLS are answered")
+            }
         }),
         "health" => health(facts),
         "edges" => edges(facts),

@@ -129,7 +129,6 @@ fn named(keys: &[String]) -> String {
     format!("{}{more}", keys.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", "))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it stands where an error is turned into ours")]
 fn unfit(error: berth_mover::MoveError) -> CliError {
     CliError::request(error.to_string(), error.hint())
 }

@@ -36,7 +36,6 @@ pub struct Restored {
     pub passed_over: Vec<String>,
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it stands where an error is turned into ours")]
 fn failed(error: ProviderError) -> CliError {
     CliError::request(error.to_string(), error.hint().unwrap_or_default())
 }
@@ -184,7 +183,6 @@ impl Scratch {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it stands where an error is turned into ours")]
 fn lost(error: tokio_postgres::Error) -> CliError {
     let why = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
     CliError::request(format!("the scratch Postgres: {why}"), "run the command again: nothing was changed")
