@@ -41,8 +41,9 @@ async fn a_way_is_not_told_to_an_edge_that_others_may_read_along_with() {
     };
     apply(&file).await;
     world.finish().await;
+    let edge = berth_domain::EdgeName::new("edge-1").unwrap();
     let keys = async |in_the_open| {
-        let told = servers::ways(&world.app, &follow(), in_the_open).await.unwrap().items;
+        let told = servers::ways(&world.app, &follow(), edge.clone(), None, in_the_open).await.unwrap().items;
         told.iter().filter(|way| way.settings.expose().contains("PRIVATE") && !way.ports.is_empty()).count()
     };
     assert_eq!((keys(false).await, keys(true).await), (1, 0));
