@@ -19,7 +19,7 @@ use berth_control::{
 };
 use berth_domain::{EdgeId, EdgeName, Revision, is_private};
 use berth_wire::{
-    EdgeView, Page,
+    EdgeView, Page, VERSION,
     edge::{CHALLENGES, EdgeAck, EdgeAckAnswer, IN_THE_OPEN, KEEPS, KEEPS_ALLOW, LEAVING, SPEAKS},
 };
 use bytes::Bytes;
@@ -71,6 +71,7 @@ pub async fn routes(
         challenges: headers.contains_key(CHALLENGES),
         in_the_open: headers.contains_key(IN_THE_OPEN)
             || peer.is_some_and(|Extension(ConnectInfo(peer))| !is_private(peer.ip())),
+        version: headers.get(VERSION).and_then(|version| version.to_str().ok()?.parse().ok()),
     };
     let events = edges::routes(&api.app, &permit, edge, from.instance, from.after, takes).await?;
     let lines = events.map(|event| {

@@ -34,6 +34,7 @@ mod servers;
 mod stack;
 mod status;
 mod tenants;
+mod upgrade;
 mod usage;
 
 pub use metrics::router as metrics_router;
@@ -206,6 +207,9 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(guide::set_domains))
         .routes(routes!(guide::tenant_status))
         .routes(routes!(recovery::show, recovery::recover))
+        .routes(routes!(upgrade::show))
+        .routes(routes!(upgrade::plan))
+        .routes(routes!(upgrade::finish))
 }
 
 fn description_route(description: &utoipa::openapi::OpenApi) -> Router<Api> {

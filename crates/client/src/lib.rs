@@ -10,6 +10,7 @@ mod releases;
 mod secure;
 mod stream;
 mod transport;
+mod upgrade;
 
 pub use calls::{AuditFilter, Drainable, OperationFilter};
 pub use error::{ClientError, Fault};
