@@ -16,17 +16,23 @@ use std::{
 };
 
 #[derive(Args, Clone, Debug)]
-#[allow(clippy::struct_field_names, reason = "fields are called as their arguments")]
 pub struct Host {
     /// The host, as NAME or USER@NAME
     #[arg(value_name = "HOST")]
     host: String,
+    #[command(flatten)]
+    by: By,
+}
+
+/// How it is come to.
+#[derive(Args, Clone, Debug)]
+pub struct By {
     /// The port of its SSH
     #[arg(long, value_name = "PORT", default_value_t = 22)]
     ssh_port: u16,
     /// A private key in OpenSSH's form. Default: the keys of your SSH agent
     #[arg(long, value_name = "FILE")]
-    pub key_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
     /// The fingerprint of its host key. Default: the one taken earlier, else the one it shows is asked about
     #[arg(long, value_name = "SHA256:…")]
     host_key: Option<String>,
@@ -36,6 +42,14 @@ pub struct Host {
 }
 
 impl Host {
+    pub const fn new(host: String, by: By) -> Self {
+        Self { host, by }
+    }
+
+    pub const fn key_file(&self) -> Option<&PathBuf> {
+        self.by.key_file.as_ref()
+    }
+
     pub fn name(&self) -> &str {
         self.host.rsplit_once('@').map_or(self.host.as_str(), |(_, name)| name)
     }
@@ -45,12 +59,12 @@ impl Host {
     }
 
     pub const fn port(&self) -> u16 {
-        self.ssh_port
+        self.by.ssh_port
     }
 
     /// The key of `--key-file`; `None`: the agent's are used.
     pub fn key(&self) -> Result<Option<SecretString>, Failure> {
-        let Some(path) = &self.key_file else { return Ok(None) };
+        let Some(path) = self.key_file() else { return Ok(None) };
         let text = fs::read_to_string(path)
             .map_err(|error| Failure::ours(error, format!("the key file {}", path.display()), ""))?;
         Ok(Some(text.into()))
@@ -58,14 +72,14 @@ impl Host {
 
     fn target(&self, user: &str, trust: Trust) -> Result<Target, Failure> {
         let proof = self.key()?.map_or(Proof::Agent, Proof::Key);
-        Ok(Target { host: self.name().to_owned(), port: self.ssh_port, user: user.to_owned(), proof, trust })
+        Ok(Target { host: self.name().to_owned(), port: self.port(), user: user.to_owned(), proof, trust })
     }
 
     /// The first connection of a command: the host key is settled by it. `yes`: one that was never seen is taken.
     pub async fn open(&self, yes: bool) -> Result<Connection, Failure> {
-        let known = match &self.host_key {
+        let known = match &self.by.host_key {
             Some(named) => Some(named.clone()),
-            None => remembered(&self.known_hosts, &self.line_name()),
+            None => remembered(&self.by.known_hosts, &self.line_name()),
         };
         let trust = known.map_or(Trust::Nobody, Trust::Pinned);
         match Connection::open(&self.target(self.user(), trust.clone())?).await {
@@ -85,7 +99,7 @@ impl Host {
                 agree(yes)?;
                 let target = self.target(self.user(), Trust::Pinned(seen.clone()))?;
                 let connection = Connection::open(&target).await.map_err(failed)?;
-                remember(&self.known_hosts, &self.line_name(), &seen)?;
+                remember(&self.by.known_hosts, &self.line_name(), &seen)?;
                 Ok(connection)
             }
             other => other.map_err(failed),
@@ -99,7 +113,7 @@ impl Host {
     }
 
     fn line_name(&self) -> String {
-        format!("{}:{}", self.name(), self.ssh_port)
+        format!("{}:{}", self.name(), self.port())
     }
 }
 
