@@ -2,7 +2,7 @@
 //! Knows the units that `berth up` makes. Never decides whether, or in which order.
 
 use super::machine::Machine;
-use crate::fail::{Failure, FailureExt as _};
+use crate::fail::Failure;
 use berth_domain::Version;
 use berth_wire::Program;
 use sha2::{Digest as _, Sha256};
@@ -203,7 +203,7 @@ pub async fn start(machine: &Machine, unit: Unit, before: &Found, brought: &Brou
             // It is ready when its API answers: the unit waits for that.
             let script = "systemctl reset-failed berth-serve; systemctl restart berth-serve";
             if !machine.is(script).await? {
-                let logs = machine.run("journalctl -u berth-serve -n 8 --no-pager -o cat", b"").await?.out;
+                let logs = machine.run(&last_words(unit), b"").await?.out;
                 return Err(Failure::request(format!("berth-serve does not start: {}", logs.trim()), ""));
             }
             let now = look(machine).await?.serve;
@@ -216,6 +216,13 @@ pub async fn start(machine: &Machine, unit: Unit, before: &Found, brought: &Brou
         }
         Unit::Edge => follow(machine, before, &brought.digest).await,
     }
+}
+
+/// What the unit's program wrote last, without what systemd says of it.
+fn last_words(unit: Unit) -> String {
+    format!(
+        "journalctl -u {unit} -n 60 --no-pager -o cat | grep -v -e '^{unit}.service: ' -e ' {unit}.service - ' | tail -n 8"
+    )
 }
 
 /// Until another process is the edge's main one, runs that program, and serves.
@@ -232,7 +239,7 @@ async fn follow(machine: &Machine, before: &Found, digest: &str) -> Result<(), F
     );
     while !machine.is(&script).await? {
         if Instant::now() > until {
-            let logs = machine.run("journalctl -u berth-edge -n 8 --no-pager -o cat", b"").await?.out;
+            let logs = machine.run(&last_words(Unit::Edge), b"").await?.out;
             let what = format!("no edge of the new program serves after {} s: {}", EDGE_LIMIT.as_secs(), logs.trim());
             return Err(Failure::request(what, ""));
         }
