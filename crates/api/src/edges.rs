@@ -19,7 +19,7 @@ use berth_control::{
 };
 use berth_domain::{EdgeId, EdgeName, Revision, is_private};
 use berth_wire::{
-    EdgeView, Page,
+    EdgeView, Page, VERSION,
     edge::{CHALLENGES, EdgeAck, EdgeAckAnswer, IN_THE_OPEN, KEEPS, KEEPS_ALLOW, LEAVING, SPEAKS},
 };
 use bytes::Bytes;
@@ -78,6 +78,7 @@ pub async fn routes(
         leaving: headers.contains_key(LEAVING),
         challenges: headers.contains_key(CHALLENGES),
         in_the_open: in_the_open(peer.as_ref().map(|Extension(peer)| peer), &headers),
+        version: headers.get(VERSION).and_then(|version| version.to_str().ok()?.parse().ok()),
     };
     let events = edges::routes(&api.app, &permit, edge, from.instance, from.after, takes).await?;
     let lines = events.map(|event| {

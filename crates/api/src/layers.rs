@@ -80,6 +80,7 @@ fn finished(mut response: Response, id: &str) -> Response {
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
     }
     let headers = response.headers_mut();
+    headers.insert(berth_wire::VERSION, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
     headers.insert(ID_HEADER, HeaderValue::from_str(id).expect("an id is letters, digits, dots and dashes"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -36,6 +36,7 @@ mod services;
 mod stack;
 mod status;
 mod tenants;
+mod upgrade;
 mod usage;
 
 pub use metrics::router as metrics_router;
@@ -212,6 +213,9 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(guide::set_domains))
         .routes(routes!(guide::tenant_status))
         .routes(routes!(recovery::show, recovery::recover))
+        .routes(routes!(upgrade::show))
+        .routes(routes!(upgrade::plan))
+        .routes(routes!(upgrade::finish))
 }
 
 fn description_route(description: &utoipa::openapi::OpenApi) -> Router<Api> {

@@ -24,6 +24,12 @@ impl Failure {
         Self { cause: anyhow::Error::new(cause).context(doing.to_string()), hint: hint.into(), status: 2 }
     }
 
+    /// What went wrong, with its causes.
+    #[cfg(feature = "ssh")]
+    pub fn what(&self) -> String {
+        format!("{:#}", self.cause)
+    }
+
     /// `error: …` and `hint: …`, as stderr shows them.
     pub fn screen(&self) -> String {
         let mut text = format!("error: {:#}\n", self.cause);

@@ -61,6 +61,9 @@ enum Command {
     /// One fresh host to a served tenant: serve, edge, Postgres, the first cell
     #[cfg(feature = "ssh")]
     Up(server::Up),
+    /// Another version of this program: serve, then edges, while requests are served
+    #[cfg(feature = "ssh")]
+    Upgrade(server::Upgrade),
     /// Hosts for cells, by their own SSH
     #[cfg(feature = "ssh")]
     #[command(subcommand)]
@@ -71,6 +74,9 @@ enum Command {
     #[cfg(feature = "ssh")]
     #[command(hide = true)]
     Agent,
+    /// What this program is, for `berth upgrade`: with `--json` its migrations and workflows too
+    #[command(hide = true)]
+    Version,
     /// Completions for a shell, on stdout
     Completions { shell: clap_complete::Shell },
 }
@@ -124,6 +130,15 @@ fn main() -> ExitCode {
                 Err(error) => fail(&error),
             }
         }
+        #[cfg(feature = "ssh")]
+        Command::Upgrade(options) => {
+            let Common { url, context, .. } = program.common.clone();
+            match cli::resolve(cli::Asked { url, key: api_key(), context }, config_folder().as_deref()) {
+                Ok(connection) => options.start(&program.common, connection, api_key()),
+                Err(error) => fail(&error),
+            }
+        }
+        Command::Version => version(program.common.json),
         Command::Janitor(options) => role(|| janitor::run(&options)),
         #[cfg(feature = "ssh")]
         Command::Agent => role(agent),
@@ -149,6 +164,11 @@ fn api(command: ApiCommand, common: Common) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
+}
+
+fn version(json: bool) -> ExitCode {
+    let program = berth_control::upgrade::program();
+    print(&if json { format!("{}\n", serde_json::json!(program)) } else { format!("berth {}\n", program.version) })
 }
 
 #[cfg(feature = "ssh")]

@@ -7,7 +7,7 @@
 use crate::fail::{Failure, FailureExt as _};
 use berth_api::{Api, pages::PagesSettings};
 use berth_config::Environment;
-use berth_control::{App, Scope, WorkerOptions, keys};
+use berth_control::{App, Scope, WorkerOptions, keys, upgrade};
 use berth_providers::local::EmbeddedPostgres;
 use berth_store::{Sealer, Store};
 use clap::Args;
@@ -139,7 +139,9 @@ async fn on_database(
         .map_err(|error| Failure::ours(error, "the sealing key", "it is made at the first start and must be kept"))?;
     let url = variables.database_url.or_else(|| postgres.map(EmbeddedPostgres::url)).expect("one of the two is there");
     let store = Store::open(&url, sealer, CONNECTIONS).await.map_err(|error| {
-        Failure::ours(error, "the control database", "look at DATABASE_URL, and whether that server runs")
+        let hint = error.hint();
+        let hint = hint.unwrap_or_else(|| "look at DATABASE_URL, and whether that server runs".to_owned());
+        Failure::ours(error, "the control database", hint)
     })?;
     let build = |name: &str, section: &serde_json::Value| {
         berth_providers::adapter(name).map(|adapter| (adapter.build)(section))
@@ -152,6 +154,8 @@ async fn on_database(
     #[cfg(feature = "acme")]
     let app = app.asking(std::sync::Arc::new(berth_acme::World));
 
+    let seen = upgrade::be_seen(&app, machine(), stop.receiver.clone()).await.ours("the list of servers")?;
+    let seen = tokio::spawn(seen);
     let open = first_key(&app, options).await?;
     let listener = listen(options.listen).await?;
     let metrics = listen(options.metrics).await?;
@@ -189,6 +193,9 @@ async fn on_database(
             Err(error) => warn!(%error, "a listener ended unasked"),
         }
     }
+    if let Err(error) = seen.await {
+        warn!(%error, "this server did not say that it goes");
+    }
     app.store().close().await;
     worked.map_err(|error| {
         let hint = error.hint().unwrap_or_default();
@@ -196,6 +203,12 @@ async fn on_database(
     })?;
     info!("stopped");
     Ok(())
+}
+
+/// What this machine calls itself, for people.
+fn machine() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "localhost".to_owned() } else { name }
 }
 
 /// What every server of this folder begins its workers' names with; made at the first start.

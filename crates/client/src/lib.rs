@@ -12,6 +12,7 @@ mod secure;
 mod services;
 mod stream;
 mod transport;
+mod upgrade;
 mod ways;
 
 pub use calls::{AuditFilter, Drainable, OperationFilter};

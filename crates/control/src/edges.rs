@@ -3,8 +3,8 @@
 //! Never decides what an edge does with a request: the route says how the tenant is, the edge acts on it.
 
 use crate::{App, ControlError, Follow, Permit, Read, certificates, challenges, edge_link::SILENT_MS, edge_settings};
-use berth_domain::{EdgeId, EdgeName, Revision, TenantState};
-use berth_store::{EdgeSaid, HoldSaid, HoldWent, Nudge, Presence, Route, WorldAhead};
+use berth_domain::{EdgeId, EdgeName, Revision, TenantState, Version};
+use berth_store::{EdgeSaid, HoldSaid, HoldWent, Nudge, Presence, ProcessRole, Route, WorldAhead};
 use berth_wire::{
     self as wire,
     edge::{
@@ -18,7 +18,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 /// What an edge understands, and what may be said to it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Takes {
     /// As [`berth_wire::edge::SPEAKS`] says.
     pub speaks: u32,
@@ -30,6 +30,8 @@ pub struct Takes {
     pub challenges: bool,
     /// Others may read along: it is connected without TLS, from an address that is not private.
     pub in_the_open: bool,
+    /// Of its program. `None`: it is older than the word.
+    pub version: Option<Version>,
 }
 
 /// From what on an edge understands what is said beside routes.
@@ -50,6 +52,9 @@ pub async fn routes(
     // Subscribed before the first look, so that no change falls between.
     let nudges = app.store().hub().subscribe();
     app.store().edge_seen(&edge, instance, after, takes.leaving).await?;
+    if let Some(version) = &takes.version {
+        app.store().process_seen(instance.uuid(), ProcessRole::Edge, edge.as_str(), version).await?;
+    }
     note_ahead(app, &edge, after).await?;
     let loading = after == Revision::default();
     let state = Following {
@@ -325,6 +330,7 @@ pub(crate) async fn views(app: &App) -> Result<Vec<wire::EdgeView>, ControlError
         behind: head.get().saturating_sub(edge.acked.get()),
         alive: edge.silent_ms <= SILENT_MS,
         leaving: edge.leaving,
+        version: edge.version,
         seen_at: Some(edge.last_seen),
     });
     Ok(edges.collect())

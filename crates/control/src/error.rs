@@ -157,6 +157,8 @@ pub enum ControlError {
     CellKeeps { cell: CellName, tenants: i64 },
     #[error(transparent)]
     Release(#[from] crate::ReleaseError),
+    #[error(transparent)]
+    Upgrade(#[from] crate::UpgradeError),
     #[error("cell `{to}` has another schema than `{from}`")]
     OtherSchema { from: CellName, to: CellName },
     #[error("cell `{cell}` has no table `{root}` with a column `{key}`")]
@@ -356,6 +358,7 @@ impl ControlError {
             Self::NoRoom { .. } | Self::NoRoomInRegion { .. } | Self::CellFull { .. } => Kind::Full,
             Self::Stale(_) => Kind::Stale,
             Self::Release(error) => error.kind(),
+            Self::Upgrade(error) => error.kind(),
             Self::Move(error) | Self::Import(error) => match error.fault() {
                 berth_mover::Fault::Caller => Kind::Conflict,
                 berth_mover::Fault::Passing => Kind::Provider,
@@ -450,6 +453,7 @@ impl ControlError {
             Self::WorldAhead => "world_ahead",
             Self::Move(error) | Self::Import(error) => error.code(),
             Self::Release(error) => error.code(),
+            Self::Upgrade(error) => error.code(),
             Self::Provider { .. } => "provider",
             Self::BadProvider { .. } => "bad_provider",
             Self::Environment(_) => "variable_missing",
@@ -581,6 +585,7 @@ impl ControlError {
             Self::Operation(refusal) => refusal.hint(),
             Self::Move(error) | Self::Import(error) => return Some(error.hint()),
             Self::Release(error) => return Some(error.hint()),
+            Self::Upgrade(error) => return Some(error.hint()),
             Self::Provider { source, .. } | Self::BadProvider { source, .. } => return source.hint(),
             Self::Journal(error) => return error.hint().map(str::to_owned),
             Self::CellDatabase { .. } => "it is started again by itself; `berth cell show` tells how it is",

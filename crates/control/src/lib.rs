@@ -39,6 +39,7 @@
 //! registries::{put(Change, RegistryPut), list(Read), remove(Change, host)}
 //! hosts::{add(Change, &HostAdd), list(Read, tenant), verify(Change, &host, tenant), remove(Change, &host, tenant)}
 //! orders::{list(Read), renew(Change, &host)}
+//! upgrade::{show(Read), plan(Read, &Program), finish(Change)}
 //! recover::{show(Read), recover(Change)}                         idempotency::{begin(app, &caller, key, hash) -> Once, finish}
 //! ```
 //! `who` is a name or an id.
@@ -100,6 +101,7 @@ pub mod stack;
 pub mod status;
 pub mod sync;
 pub mod tenants;
+pub mod upgrade;
 pub mod usage;
 pub mod ways_back;
 pub mod workflows;
@@ -110,6 +112,7 @@ pub use berth_workflow::Options as WorkerOptions;
 pub use caller::{Action, Caller, Change, Follow, Permit, Read, ReadEntitlements, ReadTenant, Report};
 pub use error::{ControlError, Kind};
 pub use release_error::ReleaseError;
+pub use upgrade::UpgradeError;
 
 pub(crate) use audit::audited;
 

@@ -1,7 +1,9 @@
 //! Everything at a glance: is everybody served, what moves, what needs a person.
 
 use crate::{App, ControlError, Permit, Read, costs::prices, edges};
-use berth_domain::{ApprovalState, CellState, Cents, MemberState, OperationState, OrderTrouble, TenantState};
+use berth_domain::{
+    ApprovalState, CellState, Cents, MemberState, OperationState, OrderTrouble, TenantState, Version,
+};
 use berth_store::Store;
 use berth_wire as wire;
 use berth_workflow::{Filter, Journal};
@@ -68,6 +70,7 @@ pub async fn overview(app: &App, _permit: &Permit<Read>) -> Result<wire::Overvie
         hint: Some("tenants cannot be moved while a registered edge is silent".to_owned()),
         operation: None,
     }));
+    attention.extend(mixed(store, &edges).await?);
     Ok(wire::Overview {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         stack: stack.as_ref().map(|stack| stack.stack.clone()),
@@ -98,6 +101,25 @@ pub async fn overview(app: &App, _permit: &Permit<Read>) -> Result<wire::Overvie
         reads_only,
         at: Timestamp::now(),
     })
+}
+
+/// Servers and edges of another version than this server: an upgrade that was begun and is not at its end.
+async fn mixed(store: &Store, edges: &[wire::EdgeView]) -> Result<Vec<wire::Attention>, ControlError> {
+    let own = Version::own();
+    let servers =
+        store.server_list().await?.into_iter().map(|server| (format!("serve on {}", server.name), server.version));
+    let there = edges.iter().filter(|edge| edge.alive && !edge.leaving);
+    let edges = there.filter_map(|edge| Some((format!("edge {}", edge.name), edge.version.clone()?)));
+    let others = servers.chain(edges).filter(|(_, version)| *version != own);
+    Ok(others
+        .map(|(subject, version)| wire::Attention {
+            code: "version_mixed".to_owned(),
+            subject,
+            detail: format!("it runs {version}, and the server that says so {own}"),
+            hint: Some("`berth upgrade` goes on where an upgrade ended".to_owned()),
+            operation: None,
+        })
+        .collect())
 }
 
 /// Certificates near their end that nothing follows, and hosts whose certificate cannot be had.

@@ -12,6 +12,7 @@ mod name;
 mod network;
 mod plan;
 mod state;
+mod version;
 
 pub use artifact::{Artifact, BadArtifact, Digest};
 pub use counter::{Generation, Revision, Token};
@@ -29,3 +30,4 @@ pub use state::{
     Mode, MovePhase, OperationState, OrderState, OrderTrouble, RollCellState, RollState, ServiceRole, Speaks,
     TenantEvent, TenantState, UsagePeriod, WayBackState,
 };
+pub use version::{BadStep, BadVersion, Version, VersionStep};

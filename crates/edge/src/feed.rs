@@ -5,9 +5,12 @@
 
 use crate::{config::EdgeError, dial};
 use berth_domain::{EdgeId, EdgeName, Revision, is_private};
-use berth_wire::edge::{
-    CHALLENGES, EdgeAck, EdgeAckAnswer, EdgeEvent, EdgeMeters, EdgeMetersAnswer, HoldReport, IN_THE_OPEN, KEEPS,
-    KEEPS_ALLOW, LEAVING, Presence, SPEAKS,
+use berth_wire::{
+    VERSION,
+    edge::{
+        CHALLENGES, EdgeAck, EdgeAckAnswer, EdgeEvent, EdgeMeters, EdgeMetersAnswer, HoldReport, IN_THE_OPEN, KEEPS,
+        KEEPS_ALLOW, LEAVING, Presence, SPEAKS,
+    },
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
@@ -214,7 +217,8 @@ impl Link {
             .header(header::CONTENT_TYPE, "application/json")
             .header(CHALLENGES, "1")
             .header(SPEAKS, if self.ends_tls { "3" } else { "2" })
-            .header(KEEPS, KEEPS_ALLOW);
+            .header(KEEPS, KEEPS_ALLOW)
+            .header(VERSION, env!("CARGO_PKG_VERSION"));
         let request = if self.presence() == Presence::Serving { request } else { request.header(LEAVING, "1") };
         Ok(request.body(Full::new(body))?)
     }

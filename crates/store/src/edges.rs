@@ -1,7 +1,7 @@
 //! Edges: how far each is, and what they reported of holds.
 
 use crate::{Store, StoreError, hub, hub::Nudge, moment::Moment};
-use berth_domain::{EdgeId, EdgeName, Revision, TenantId, Token};
+use berth_domain::{EdgeId, EdgeName, Revision, TenantId, Token, Version};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
@@ -24,6 +24,8 @@ pub struct Edge {
     pub silent_ms: i64,
     /// Another process of its name takes new connections; this one serves those it has.
     pub leaving: bool,
+    /// `None`: it is of one that does not say so.
+    pub version: Option<Version>,
 }
 
 /// How long an edge's process is there.
@@ -148,14 +150,16 @@ impl Store {
     /// Those that ever called, and of those that are leaving the ones that have not gone.
     pub async fn edge_list(&self) -> Result<Vec<Edge>, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT name AS "name!", instance AS "instance!", acked AS "acked!", leaving AS "leaving!",
-                      first_seen AS "first_seen!: Moment", last_seen AS "last_seen!: Moment",
-                      (extract(epoch FROM now() - last_seen) * 1000)::bigint AS "silent_ms!"
+            r#"SELECT edge.name AS "name!", edge.instance AS "instance!", acked AS "acked!", leaving AS "leaving!",
+                      first_seen AS "first_seen!: Moment", edge.last_seen AS "last_seen!: Moment",
+                      (extract(epoch FROM now() - edge.last_seen) * 1000)::bigint AS "silent_ms!",
+                      processes.version AS "version?"
                FROM (SELECT name, instance, acked, first_seen, last_seen, false AS leaving FROM edges
                      UNION ALL
                      SELECT name, instance, acked, first_seen, last_seen, true FROM edges_leaving
-                     WHERE last_seen > now() - make_interval(secs => $1)) AS processes
-               ORDER BY name, leaving, instance"#,
+                     WHERE last_seen > now() - make_interval(secs => $1)) AS edge
+               LEFT JOIN processes USING (instance)
+               ORDER BY edge.name, leaving, edge.instance"#,
             LEFT_AFTER_S
         )
         .fetch_all(&self.pool)
@@ -170,6 +174,7 @@ impl Store {
                     last_seen: r.last_seen.0,
                     silent_ms: r.silent_ms,
                     leaving: r.leaving,
+                    version: r.version.and_then(|version| version.parse().ok()),
                 })
             })
             .collect()

@@ -1,7 +1,8 @@
-//! What can go wrong with the control database. Never says what a caller should do about it: `control` does.
+//! What can go wrong with the control database. What a caller should do about it is for `control` to say, but of a database
+//! that this program may not work on: then nothing else of it has started.
 
 use crate::SealError;
-use berth_domain::{BadName, BadState};
+use berth_domain::{BadName, BadState, BadStep};
 
 /// A name that must be unique, and is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +27,16 @@ pub enum StoreError {
     /// A newer version has taken away what this one uses.
     #[error(
         "the control database serves programs from migration {floor} on, and this one knows none after {newest}: it is \
-         too old for it; start the version that upgraded the database, or a newer one"
+         too old for it"
     )]
     TooOld { floor: i64, newest: i64 },
+    /// Nobody has promised that the two understand what the other wrote.
+    #[error("{who}")]
+    TooFar {
+        who: String,
+        #[source]
+        refused: BadStep,
+    },
     /// What the change rests on was changed by somebody else meanwhile. Nothing was stored.
     #[error("the {0} was changed meanwhile")]
     Stale(&'static str),
@@ -45,6 +53,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What to do next, where that is known here.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::TooOld { .. } => Some("start the version that upgraded the database, or a newer one".to_owned()),
+            Self::TooFar { refused, .. } => Some(refused.hint()),
+            _ => None,
+        }
+    }
+
     /// Asking again may help: nothing is wrong with the request.
     pub fn passes_by_itself(&self) -> bool {
         match self {

@@ -38,9 +38,11 @@ mod orders;
 mod ownership;
 mod placements;
 mod plans;
+mod processes;
 mod registries;
 mod releases;
 mod routes;
+mod schema;
 mod seal;
 mod spent;
 mod stacks;
@@ -71,9 +73,11 @@ pub use orders::{AcmeAccount, Order, OrderWant};
 pub use ownership::StoredOwnership;
 pub use placements::Placement;
 pub use plans::StoredPlan;
+pub use processes::{ProcessRole, ServerProcess};
 pub use registries::Registry;
 pub use releases::{Artifacts, NewRoll, NewRollCell, Release, Roll, RollCell};
 pub use routes::{Route, RouteChanges, RouteHold, RouteMember};
+pub use schema::{KnownMigration, Schema, migrations};
 pub use seal::{SealError, Sealer};
 pub use spent::Spent;
 pub use stacks::{NewStackRevision, StackRevision};
@@ -105,28 +109,6 @@ pub struct Tx {
     inner: sqlx::Transaction<'static, Postgres>,
 }
 
-/// Brings the schema up to what this program knows. A schema that a newer one has widened is left as it is: the two work
-/// side by side while an upgrade is under way. One that a newer program has narrowed is not touched.
-async fn migrate(pool: &PgPool) -> Result<(), StoreError> {
-    // Embedded: a program and the schema it needs are never apart.
-    let mut known = sqlx::migrate!();
-    let newest = known.iter().map(|migration| migration.version).max().unwrap_or(0);
-    let floor = sqlx::query_scalar!("SELECT migration FROM schema_floor").fetch_optional(pool).await;
-    match floor {
-        Ok(Some(floor)) if floor > newest => return Err(StoreError::TooOld { floor, newest }),
-        Ok(_) => {}
-        // Before there was a floor, and in an empty database.
-        Err(error)
-            if error
-                .as_database_error()
-                .and_then(sqlx::error::DatabaseError::code)
-                .is_some_and(|code| code == "42P01") => {}
-        Err(error) => return Err(error.into()),
-    }
-    known.set_ignore_missing(true);
-    Ok(known.run(pool).await?)
-}
-
 impl Store {
     /// Connects and brings the schema up to date. Several programs may do so at once: the migrator takes an
     /// advisory lock, and the second finds nothing left to do.
@@ -142,7 +124,7 @@ impl Store {
             .idle_timeout(Duration::from_mins(5))
             .connect_with(options)
             .await?;
-        migrate(&pool).await?;
+        schema::migrate(&pool).await?;
         let hub = Hub::new();
         hub.listen(&pool).await?;
         Ok(Self { pool, sealer: Arc::new(sealer), hub })

@@ -29,6 +29,7 @@ mod server;
 mod stack;
 mod status;
 mod tenant;
+mod upgrade;
 mod usage;
 
 pub use archive::{Archive, ArchivedTable, Erased, Erasure, ErasureKept, ImportPlan, TenantImport};
@@ -66,6 +67,10 @@ pub use stack::{Difference, DifferenceKind, PlanView, Stack, StackApplied, Stack
 pub use status::{Attention, CellCounts, EdgeSeen, EdgeView, Overview, Recovery, TenantCounts};
 pub use tenant::{
     SyncReport, SyncTenant, Tenant, TenantAllow, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
+};
+pub use upgrade::{
+    Process, ProcessRole, Program, ProgramMigration, Upgrade, UpgradeKind, UpgradePlan, UpgradeRefusal, UpgradeStep,
+    VERSION,
 };
 pub use usage::{
     Approval, ApprovalPlace, ApprovalReject, Entitlements, PurgePlan, Quota, QuotaOutlook, TenantUsage, Usage,

@@ -1,7 +1,7 @@
 //! The whole at a glance: is everybody served, what moves, what needs a person.
 
 use crate::schema;
-use berth_domain::{CellName, Cents, EdgeId, EdgeName, Generation, OperationId, Revision, TenantName};
+use berth_domain::{CellName, Cents, EdgeId, EdgeName, Generation, OperationId, Revision, TenantName, Version};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -81,6 +81,10 @@ pub struct EdgeView {
     #[serde(default)]
     #[schema(required = false)]
     pub leaving: bool,
+    /// Absent: it is of a version that does not say so.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, required = false)]
+    pub version: Option<Version>,
     #[schema(schema_with = schema::time_or_none)]
     pub seen_at: Option<Timestamp>,
 }

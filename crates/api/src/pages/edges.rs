@@ -5,7 +5,7 @@ use super::{
     failure::{Failure, html},
     inner::escaped,
     session::{Change, Session},
-    shown::{Frame, State, When, state, words},
+    shown::{Frame, State, When, or_unknown, state, words},
     tenants::AskPage,
 };
 use askama::Template;
@@ -27,6 +27,7 @@ const DAY_S: i64 = 86_400;
 struct EdgeRow {
     name: String,
     state: State,
+    version: String,
     revision: String,
     behind: u64,
     seen: Option<When>,
@@ -112,6 +113,7 @@ fn edge_row(edge: &EdgeView, drained: bool, now: Timestamp) -> EdgeRow {
             (true, false, true) => state("drained", "busy"),
             (true, false, false) => state("alive", "good"),
         },
+        version: or_unknown(edge.version.as_ref(), ToString::to_string),
         revision: edge.revision.to_string(),
         behind: edge.behind,
         seen: edge.seen_at.map(|at| When::new(at, now)),

@@ -29,12 +29,14 @@ struct OverviewPage {
     revenue: String,
     cost: String,
     reads_only: bool,
+    version: String,
     at: When,
 }
 
 struct EdgeRow {
     name: String,
     state: State,
+    version: String,
     behind: String,
     seen: Option<When>,
 }
@@ -59,6 +61,7 @@ pub async fn page(session: Session) -> Result<Response, Failure> {
         .map(|edge| EdgeRow {
             name: edge.name.to_string(),
             state: if edge.alive { state("alive", "good") } else { state("silent", "bad") },
+            version: or_unknown(edge.version.as_ref(), ToString::to_string),
             behind: if edge.behind == 0 { "up to date".to_owned() } else { format!("{} changes behind", edge.behind) },
             seen: edge.seen_at.map(|at| When::new(at, now)),
         })
@@ -78,6 +81,7 @@ pub async fn page(session: Session) -> Result<Response, Failure> {
         revenue: money(overview.revenue_month_cents),
         cost: or_unknown(overview.cost_month_cents, money),
         reads_only: overview.reads_only,
+        version: overview.version,
         at: When::new(overview.at, now),
     })
 }

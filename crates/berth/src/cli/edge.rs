@@ -1,7 +1,7 @@
 //! `berth edge list`, `drain` and `drains`: edges as the control plane knows them, and what is drained; `berth edge check`: what a stack file
 //! says to them. `berth edge` alone is one.
 
-use super::{CliError, Context, drain::Drain, edge_check::EdgeCheck, table::Table};
+use super::{CliError, Context, drain::Drain, edge_check::EdgeCheck, table::Table, units};
 use berth_client::Drainable;
 use berth_domain::EdgeName;
 use berth_wire::{Drained, DrainedKind, EdgeView};
@@ -65,7 +65,7 @@ fn drained(drains: &[Drained]) -> String {
 }
 
 fn list(edges: &[EdgeView]) -> String {
-    let mut table = Table::new(&["EDGE", "STATE", ">REVISION", ">BEHIND"]);
+    let mut table = Table::new(&["EDGE", "STATE", "VERSION", ">REVISION", ">BEHIND"]);
     for edge in edges {
         let state = match (edge.alive, edge.leaving) {
             (false, _) => "silent",
@@ -73,7 +73,8 @@ fn list(edges: &[EdgeView]) -> String {
             (true, false) => "alive",
         };
         let behind = edge.behind.to_string();
-        table.row([edge.name.to_string(), state.to_owned(), edge.revision.to_string(), behind]);
+        let version = units::or_unknown(edge.version.as_ref());
+        table.row([edge.name.to_string(), state.to_owned(), version, edge.revision.to_string(), behind]);
     }
     table.or("no edge has called yet: `berth edge` starts one")
 }

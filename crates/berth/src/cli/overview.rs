@@ -19,7 +19,7 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
   work      berth operation list show watch retry abandon     access  berth key create list revoke
   mover     berth mover discover rights plan run compare keep undo give-up settle  berth recover
   roles     berth demo soak   the whole job on this machine    berth serve   API, dashboard, workers
-            berth edge list drains drain check  berth host add verify list remove
+            berth edge list drains drain check  berth host add verify list remove  berth upgrade
             berth cert list add renew remove  berth db top maintain  berth completions SHELL
 
   --json on every command, --dry-run and --yes on those that change more than one thing.

@@ -36,6 +36,7 @@ fn screen(overview: &Overview, now: Timestamp) -> String {
                 units::or_unknown(overview.cost_month_cents)
             ),
         ),
+        ("version", overview.version.clone()),
     ]));
     if overview.reads_only {
         text.push_str("\nThe control database is behind the world: only reads are answered until `berth recover`.\n");
@@ -44,12 +45,13 @@ fn screen(overview: &Overview, now: Timestamp) -> String {
     if overview.edges.is_empty() {
         text.push_str("No edge has called yet: start one with `berth edge`.\n");
     } else {
-        let mut table = Table::new(&["EDGE", "STATE", ">REVISIONS BEHIND", "SEEN"]);
+        let mut table = Table::new(&["EDGE", "STATE", "VERSION", ">REVISIONS BEHIND", "SEEN"]);
         for edge in &overview.edges {
             let state = if edge.alive { "alive" } else { "silent" };
             table.row([
                 edge.name.to_string(),
                 state.to_owned(),
+                units::or_unknown(edge.version.as_ref()),
                 units::count(edge.behind),
                 units::ago_or(edge.seen_at, now, "never"),
             ]);
@@ -98,6 +100,7 @@ mod tests {
                 revision: berth_domain::Revision::new(7),
                 behind: 0,
                 leaving: false,
+                version: Some("0.1.0".parse().unwrap()),
                 alive: true,
                 seen_at: Some("2026-11-21T11:59:57Z".parse().unwrap()),
             }],
@@ -116,9 +119,10 @@ cells       2 of 2 ready
 members     2 of 3 healthy
 operations  1 open
 month       plans bring $1499.00, cells cost ?
+version     0.1.0
 
-EDGE  STATE  REVISIONS BEHIND  SEEN
-fra   alive                 0  3 s ago
+EDGE  STATE  VERSION  REVISIONS BEHIND  SEEN
+fra   alive  0.1.0                   0  3 s ago
 
 attention: cell shared-1: member web of it does not answer
 hint: `berth logs --cell shared-1`

@@ -19,17 +19,23 @@ use std::{
 const KNOWN_HOSTS: &str = "berth.hosts";
 
 #[derive(Args, Clone, Debug)]
-#[allow(clippy::struct_field_names, reason = "fields are called as their arguments")]
 pub struct Host {
     /// The host, as NAME or USER@NAME
     #[arg(value_name = "HOST")]
     host: String,
+    #[command(flatten)]
+    by: By,
+}
+
+/// How it is come to.
+#[derive(Args, Clone, Debug)]
+pub struct By {
     /// The port of its SSH
     #[arg(long, value_name = "PORT", default_value_t = 22)]
     ssh_port: u16,
     /// A private key in OpenSSH's form. Default: the keys of your SSH agent
     #[arg(long, value_name = "FILE")]
-    pub key_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
     /// The fingerprint of its host key. Default: the one taken earlier, else the one it shows is asked about
     #[arg(long, value_name = "SHA256:…")]
     host_key: Option<String>,
@@ -40,17 +46,25 @@ pub struct Host {
 }
 
 impl Host {
+    pub const fn new(host: String, by: By) -> Self {
+        Self { host, by }
+    }
+
+    pub const fn key_file(&self) -> Option<&PathBuf> {
+        self.by.key_file.as_ref()
+    }
+
     pub fn name(&self) -> &str {
         self.host.rsplit_once('@').map_or(self.host.as_str(), |(_, name)| name)
     }
 
     /// Host keys are remembered beside this stack file, where nobody named a file for them.
     pub fn beside(&mut self, stack_file: &Path) {
-        self.known_hosts.get_or_insert_with(|| stack_file.with_file_name(KNOWN_HOSTS));
+        self.by.known_hosts.get_or_insert_with(|| stack_file.with_file_name(KNOWN_HOSTS));
     }
 
     fn known_hosts(&self) -> &Path {
-        self.known_hosts.as_deref().unwrap_or(Path::new(KNOWN_HOSTS))
+        self.by.known_hosts.as_deref().unwrap_or(Path::new(KNOWN_HOSTS))
     }
 
     fn user(&self) -> &str {
@@ -58,12 +72,12 @@ impl Host {
     }
 
     pub const fn port(&self) -> u16 {
-        self.ssh_port
+        self.by.ssh_port
     }
 
     /// The key of `--key-file`; `None`: the agent's are used.
     pub fn key(&self) -> Result<Option<SecretString>, Failure> {
-        let Some(path) = &self.key_file else { return Ok(None) };
+        let Some(path) = self.key_file() else { return Ok(None) };
         let text = fs::read_to_string(path)
             .map_err(|error| Failure::ours(error, format!("the key file {}", path.display()), ""))?;
         Ok(Some(text.into()))
@@ -71,12 +85,12 @@ impl Host {
 
     fn target(&self, user: &str, trust: Trust) -> Result<Target, Failure> {
         let proof = self.key()?.map_or(Proof::Agent, Proof::Key);
-        Ok(Target { host: self.name().to_owned(), port: self.ssh_port, user: user.to_owned(), proof, trust })
+        Ok(Target { host: self.name().to_owned(), port: self.port(), user: user.to_owned(), proof, trust })
     }
 
     /// The first connection of a command: the host key is settled by it. `yes`: one that was never seen is taken.
     pub async fn open(&self, yes: bool) -> Result<Connection, Failure> {
-        let known = match &self.host_key {
+        let known = match &self.by.host_key {
             Some(named) => Some(named.clone()),
             None => remembered(self.known_hosts(), &self.line_name()),
         };
@@ -112,7 +126,7 @@ impl Host {
     }
 
     fn line_name(&self) -> String {
-        format!("{}:{}", self.name(), self.ssh_port)
+        format!("{}:{}", self.name(), self.port())
     }
 }
 

@@ -1,15 +1,19 @@
-//! `berth server …` and `berth up`: hosts, by their own SSH. Wiring of steps; what a host promises a cell is said in
-//! `prepare.rs`. Never touches the machine that it runs on.
+//! `berth server …`, `berth up` and `berth upgrade`: hosts, by their own SSH. Wiring of steps; what a host promises a cell is
+//! said in `prepare.rs`. Never touches the machine that it runs on, but where `berth upgrade` is run there without a host.
 
 #![expect(clippy::format_push_string, reason = "screens are small and built once")]
 
 mod check;
 mod host;
+mod machine;
 mod prepare;
 mod steps;
+mod swap;
 mod up;
+mod upgrade;
 
 pub use up::Up;
+pub use upgrade::Upgrade;
 
 use crate::{
     cli::{CliError, Common, Connection as Api, Context},
@@ -18,6 +22,7 @@ use crate::{
 use clap::{Args, Subcommand};
 use host::Host;
 use jiff::Timestamp;
+use secrecy::SecretString;
 use serde_json::json;
 use std::{
     io::{self, Write as _},
@@ -74,6 +79,13 @@ impl Server {
 impl Up {
     pub fn start(self, common: &Common) -> ExitCode {
         finish(common.json, self.run(common))
+    }
+}
+
+impl Upgrade {
+    /// `key`: of the environment alone.
+    pub fn start(self, common: &Common, resolved: Api, key: Option<SecretString>) -> ExitCode {
+        finish(common.json, self.run(common, resolved, key))
     }
 }
 

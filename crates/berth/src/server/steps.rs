@@ -98,15 +98,20 @@ impl<'a> Walk<'a> {
     }
 
     pub fn note(&mut self, step: &'static str, says: &str, went: Went, took: Duration) {
-        let word = match went {
-            Went::Was => "is so",
-            Went::Done => "done ",
-            Went::Would => "would",
-        };
-        say(&format!("{word}  {step:<12}  {says}  ({:.1} s)", took.as_secs_f64()));
-        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        self.rows.push(Row { step, says: says.to_owned(), went, took_ms });
+        self.rows.push(noted(step, says, went, took));
     }
+}
+
+/// Says how a step went.
+pub fn noted(step: &'static str, says: &str, went: Went, took: Duration) -> Row {
+    let word = match went {
+        Went::Was => "is so",
+        Went::Done => "done ",
+        Went::Would => "would",
+    };
+    say(&format!("{word}  {step:<12}  {says}  ({:.1} s)", took.as_secs_f64()));
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    Row { step, says: says.to_owned(), went, took_ms }
 }
 
 /// Talk: for people, never for programs.

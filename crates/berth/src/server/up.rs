@@ -276,7 +276,7 @@ impl Up {
 
     fn answer(&self, name: &str, walk: &Walk<'_>, took: Duration, key: Option<String>) -> Answer {
         let took_s = took.as_secs_f64();
-        let login = self.host.key_file.as_ref().map_or_else(String::new, |path| format!("-i {} ", path.display()));
+        let login = self.host.key_file().map_or_else(String::new, |path| format!("-i {} ", path.display()));
         let port = if self.host.port() == 22 { String::new() } else { format!("-p {} ", self.host.port()) };
         let mut next = vec![
             format!("ssh {login}{port}-N -L 7600:127.0.0.1:7600 {USER}@{name} &"),

@@ -1,8 +1,12 @@
 //! What an edge follows.
 
 use crate::world::{STACK, World, change, follow, read, read_tenant, speaks};
-use berth_control::{drains, edges, status, tenants};
-use berth_domain::{Balance, EdgeId, EdgeName, Revision, ServiceName};
+use berth_control::{
+    drains,
+    edges::{self, Takes},
+    status, tenants, upgrade,
+};
+use berth_domain::{Balance, EdgeId, EdgeName, Revision, ServiceName, Version};
 use berth_wire::{
     DrainAsk,
     edge::{EdgeAck, EdgeEvent, Presence, RouteState, TenantRoute},
@@ -206,4 +210,24 @@ async fn one_edge_is_drained_and_the_others_hear_nothing_of_it() {
     assert_eq!(nobody.code(), "no_edge");
     drains::undo_edge(&world.app, &change(), &"one".parse().unwrap()).await.unwrap();
     assert!(matches!(one.next().await, EdgeEvent::Settings { settings } if settings.draining_ms.is_none()));
+}
+
+#[tokio::test]
+async fn an_edge_of_another_version_is_named_to_people_and_stands_in_the_way_when_it_is_far() {
+    let world = World::new().await;
+    let (instance, far): (_, Version) = (EdgeId::new(Uuid::now_v7()), "77.0.0".parse().unwrap());
+    let takes = Takes { version: Some(far.clone()), ..speaks(1) };
+    let stream = edges::routes(&world.app, &follow(), edge(), instance, Revision::default(), takes).await.unwrap();
+    Following(Box::pin(stream)).routes().await;
+    let seen = status::overview(&world.app, &read()).await.unwrap();
+    assert_eq!(seen.edges[0].version, Some(far));
+    let named = seen.attention.iter().find(|it| it.code == "version_mixed").unwrap();
+    assert_eq!(named.subject, format!("edge {}", edge()));
+    let plan = upgrade::plan(&world.app, &read(), &upgrade::program()).await.unwrap();
+    assert_eq!((plan.steps.len(), plan.refused[0].code.as_str()), (1, "not_adjacent"));
+    assert!(
+        plan.refused[0].why.contains("edge `") && plan.refused[0].why.contains("77.0.0"),
+        "{}",
+        plan.refused[0].why
+    );
 }

@@ -2,11 +2,11 @@
 
 use crate::common::{World, open};
 use berth_domain::{
-    ApprovalState, CellClass, CellState, MemberRole, MemberState, MovePhase, OperationState, OrderState, OrderTrouble,
-    RollCellState, RollState, ServiceRole, TenantState, UsagePeriod, WayBackState,
+    ApprovalState, CellClass, CellState, EdgeId, MemberRole, MemberState, MovePhase, OperationState, OrderState,
+    OrderTrouble, Revision, RollCellState, RollState, ServiceRole, TenantState, UsagePeriod, Version, WayBackState,
 };
 use berth_infra::Role;
-use berth_store::{Drained, HoldWent, InvoiceSource, MoveOutcome, Scope, Sealer, Store};
+use berth_store::{Drained, HoldWent, InvoiceSource, MoveOutcome, ProcessRole, Scope, Sealer, Store, StoreError};
 use berth_workflow::StepState;
 use std::collections::BTreeSet;
 
@@ -43,6 +43,7 @@ async fn every_check_lists_the_states_of_its_enum_and_no_other() {
         ("moves", "outcome", MoveOutcome::WORDS),
         ("invoices", "source", InvoiceSource::WORDS),
         ("drains", "kind", Drained::WORDS),
+        ("processes", "role", ProcessRole::WORDS),
         ("placements", "hold_policy", &["unsafe", "all"]),
         // A host that is the platform's own, or was given by a person, has no claim.
         ("host_claims", "way", &["txt", "http"]),
@@ -102,4 +103,44 @@ async fn a_wider_schema_serves_the_program_before_and_a_narrower_one_refuses_it(
     client.batch_execute("UPDATE schema_floor SET migration = 9999").await.unwrap();
     let refused = again().await.unwrap_err().to_string();
     assert!(refused.contains("from migration 9999 on") && refused.contains("too old"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_program_far_from_the_one_that_has_worked_on_a_database_is_refused_by_name() {
+    let world = World::new().await;
+    let client = world.database.connect(Role::Owner).await;
+    let again = async || Store::open(&world.database.url(Role::Owner), Sealer::ephemeral(), 2).await;
+    let own = Version::own();
+    assert_eq!(world.store.schema().await.unwrap().program, Some(own.clone()));
+    client.batch_execute("UPDATE schema_floor SET program = '77.1.0'").await.unwrap();
+    let refused = again().await.unwrap_err();
+    assert!(matches!(&refused, StoreError::TooFar { who, .. } if who.contains("77.1.0 has worked")), "{refused}");
+    assert_eq!(world.store.schema().await.unwrap().program.unwrap().to_string(), "77.1.0");
+    client.batch_execute("UPDATE schema_floor SET program = NULL").await.unwrap();
+    // A server that works on it now.
+    let (instance, far) = (uuid::Uuid::now_v7(), "77.1.0".parse().unwrap());
+    world.store.process_seen(instance, ProcessRole::Serve, "north", &far).await.unwrap();
+    let refused = again().await.unwrap_err();
+    assert!(matches!(&refused, StoreError::TooFar { who, .. } if who.contains("77.1.0 on north")), "{refused}");
+    assert!(refused.hint().is_some());
+    world.store.process_gone(instance).await.unwrap();
+    again().await.unwrap();
+    assert_eq!(world.store.schema().await.unwrap().program, Some(own));
+}
+
+#[tokio::test]
+async fn an_edge_has_the_version_of_the_process_that_it_is_now() {
+    let world = World::new().await;
+    let (edge, one, two) =
+        ("fra".parse().unwrap(), EdgeId::new(uuid::Uuid::now_v7()), EdgeId::new(uuid::Uuid::now_v7()));
+    let version = async || world.store.edge_list().await.unwrap().remove(0).version.map(|version| version.to_string());
+    world.store.edge_seen(&edge, one, Revision::new(0), false).await.unwrap();
+    assert_eq!(version().await, None, "it does not say");
+    let own = Version::own();
+    world.store.process_seen(one.uuid(), ProcessRole::Edge, edge.as_str(), &own).await.unwrap();
+    assert_eq!(version().await, Some(own.to_string()));
+    // Another process of its name, of a version that says nothing.
+    world.store.edge_seen(&edge, two, Revision::new(0), false).await.unwrap();
+    assert_eq!(version().await, None);
+    assert!(world.store.server_list().await.unwrap().is_empty(), "an edge is no server");
 }

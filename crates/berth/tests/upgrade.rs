@@ -1,0 +1,240 @@
+//! `berth upgrade`: what is refused and planned, against a real server and edge; and both brought to another program, and
+//! back, on a server that the test makes, while it is asked all the time.
+
+#![cfg(feature = "ssh")]
+#![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+
+#[allow(dead_code, reason = "each test file uses its part")]
+mod machines;
+mod running;
+
+use berth_domain::Version;
+use berth_testkit::wait_until;
+use machines::{Desk, Machine, fleet, text};
+use running::Place;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpStream, ToSocketAddrs as _},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Output,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    thread,
+    time::Duration,
+};
+
+fn answer(out: &Output) -> Value {
+    let said = format!("{}\n{}", text(&out.stdout), text(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap_or_else(|error| panic!("{error}: {said}"))
+}
+
+/// A program that says this of itself, and can do nothing else.
+fn claiming(path: &Path, about: &Value) -> PathBuf {
+    let script =
+        format!("#!/bin/sh\ncase \"$1\" in version) echo '{about}';; *) echo broken-on-purpose >&2; exit 7;; esac\n");
+    fs::write(path, script).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    path.to_owned()
+}
+
+/// Status and head of one answer, on a connection of its own.
+fn head(at: &str, host: &str, path: &str) -> Option<(u16, String)> {
+    let address = at.to_socket_addrs().ok()?.next()?;
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, _) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, head.to_ascii_lowercase()))
+}
+
+/// The version with another minor number.
+fn later(by: u32) -> String {
+    let own = Version::own().to_string();
+    let parts: Vec<u32> = own.split('.').map(|part| part.split('-').next().unwrap().parse().unwrap()).collect();
+    format!("{}.{}.0", parts[0], parts[1] + by)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_names_what_runs_and_refuses_what_is_not_adjacent() {
+    let mut place = Place::new();
+    place.serve().await;
+    place.edge("fra-1");
+    let own = Version::own().to_string();
+    let client = place.client();
+    let look = async || client.edges().await.unwrap();
+    // What it acknowledges may be heard before it has opened the stream on which it says its version.
+    let said = |edges: &Vec<berth_wire::EdgeView>| edges.iter().any(|edge| edge.version == Some(Version::own()));
+    wait_until("the edge says its version", look, said).await;
+    let at = place.url.trim_start_matches("http://").to_owned();
+    // Also to who has no key.
+    let (status, said) = head(&at, &at, "/v1/status").unwrap();
+    assert!(status == 401 && said.contains(&format!("\r\nberth-version: {own}\r\n")), "{said}");
+    let now = client.upgrade().await.unwrap();
+    assert_eq!(now.processes.len(), 2, "{now:?}");
+    assert!(now.processes.iter().all(|it| it.alive && it.version == Some(Version::own())) && now.waiting.is_empty());
+    assert_eq!(client.upgrade_finish().await.unwrap(), now, "there is nothing to finish");
+
+    let upgrade = |words: &[&str]| place.berth(&[&["upgrade"], words].concat()).output().unwrap();
+    let same = upgrade(&["--dry-run"]);
+    assert!(same.status.success(), "{}", text(&same.stderr));
+    assert_eq!(text(&same.stdout), format!("everything runs {own}; `--again` brings this very program all the same\n"));
+
+    let mut about = answer(&place.berth(&["version", "--json"]).output().unwrap());
+    assert_eq!(about["version"], own);
+    about["version"] = json!(later(2));
+    let far = claiming(&place.dir.join("far"), &about);
+    let refused = upgrade(&["--to", far.to_str().unwrap()]);
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("runs {own}: {own} and {} do not work side by side", later(2))), "{said}");
+    assert!(said.contains(&format!("upgrade to {} first", later(1).trim_end_matches(".0"))), "{said}");
+    let dry = upgrade(&["--to", far.to_str().unwrap(), "--dry-run", "--json"]);
+    assert_eq!((dry.status.code(), answer(&dry)["refused"].as_array().unwrap().len()), (Some(1), 2));
+
+    about["version"] = json!(later(1));
+    about["migrations"]
+        .as_array_mut()
+        .unwrap()
+        .extend([json!({"number": 9998, "contracts": true}), json!({"number": 9999})]);
+    about["of_a_later_version"] = json!("is passed over");
+    let next = claiming(&place.dir.join("next"), &about);
+    let dry = upgrade(&["--to", next.to_str().unwrap(), "--dry-run", "--json"]);
+    let plan = answer(&dry);
+    let steps: Vec<&str> = plan["left"].as_array().unwrap().iter().map(|it| it["kind"].as_str().unwrap()).collect();
+    assert_eq!(steps, ["expand", "serve", "edge", "contract"], "{plan}");
+    assert_eq!((dry.status.code(), plan["refused"].as_array().unwrap().len()), (Some(0), 0));
+    // Nothing that systemd started: nothing is touched.
+    let begun = upgrade(&["--to", next.to_str().unwrap(), "--yes"]);
+    assert_eq!(begun.status.code(), Some(1));
+    assert!(
+        text(&begun.stderr).contains("neither berth-serve nor berth-edge runs as a unit"),
+        "{}",
+        text(&begun.stderr)
+    );
+
+    let none = upgrade(&["--to", "/bin/true", "--dry-run"]);
+    assert!(text(&none.stderr).contains("does not say which version of Berth it is"), "{}", text(&none.stderr));
+    let shown = text(&place.berth(&["status"]).output().unwrap().stdout);
+    assert!(shown.contains(&format!("version     {own}")) && !shown.contains("attention: serve"), "{shown}");
+}
+
+/// Asks until told to stop, each time on a connection of its own; counts those that were not served.
+struct Asking {
+    stop: Arc<AtomicBool>,
+    asked: Arc<AtomicU64>,
+    threads: Vec<thread::JoinHandle<Vec<String>>>,
+}
+
+impl Asking {
+    fn start(ip: &str) -> Self {
+        let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let one = || {
+            let (stop, asked, at) = (stop.clone(), asked.clone(), format!("{ip}:80"));
+            thread::spawn(move || {
+                let mut bad = Vec::new();
+                while !stop.load(SeqCst) {
+                    match head(&at, "acme.example.com", "/health") {
+                        Some((200, _)) => {}
+                        other => bad.push(format!("{other:?}")),
+                    }
+                    asked.fetch_add(1, SeqCst);
+                    thread::sleep(Duration::from_millis(5));
+                }
+                bad
+            })
+        };
+        let threads = vec![one(), one(), one()];
+        Self { stop, asked, threads }
+    }
+
+    fn ends_well(self) -> u64 {
+        self.stop.store(true, SeqCst);
+        let bad: Vec<String> = self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        let asked = self.asked.load(SeqCst);
+        assert!(bad.is_empty() && asked > 100, "{} of {asked} were not served: {:?}", bad.len(), bad.first());
+        asked
+    }
+}
+
+/// The digest of what a unit runs.
+fn runs(server: &Machine, unit: &str) -> String {
+    let script = format!("sha256sum </proc/$(systemctl show -p MainPID --value {unit})/exe | cut -d' ' -f1");
+    server.sh(&script).trim().to_owned()
+}
+
+#[test]
+fn serve_and_edge_follow_another_program_while_every_request_is_served_and_go_back_when_it_fails() {
+    let (Some(fleet), desk) = (fleet(), Desk::new()) else { return };
+    let Some(server) = Machine::start(&desk.key()) else { return };
+    server.copy(&fleet, "/usr/local/bin/fleet");
+    let key = desk.key().to_str().unwrap().to_owned();
+    let stack = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/fleet/berth.yaml");
+    // With room for more requests than a plan gives.
+    let file = fs::read_to_string(stack).unwrap().replace("api: 100,", "api: 1000000,");
+    let stack = desk.dir.join("berth.yaml").to_str().unwrap().to_owned();
+    fs::write(&stack, file).unwrap();
+    let root = format!("root@{}", server.ip);
+    let words = ["--json", "--yes", "up", &root, "--key-file", &key, "-f", &stack, "--tenant", "acme"];
+    let up = desk.berth(&[&words[..], &["--tenant-host", "acme.example.com"]].concat()).output().unwrap();
+    assert!(up.status.success(), "{}", text(&up.stderr));
+    let old = runs(&server, "berth-serve");
+    assert_eq!(runs(&server, "berth-edge"), old);
+
+    // The same program, but for its digest.
+    let mut other = fs::read(desk.dir.join("berth")).unwrap();
+    other.extend(b"another build");
+    let program = desk.dir.join("another");
+    fs::write(&program, other).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let (at, program) = (format!("berth-ssh@{}", server.ip), program.to_str().unwrap().to_owned());
+    let upgrade = |to: &str, more: &[&str]| {
+        let words = ["--yes", "upgrade", &at, "--key-file", &key, "--to", to];
+        desk.berth(&[&words[..], more].concat()).output().unwrap()
+    };
+    let level = upgrade(&program, &[]);
+    assert!(level.status.success() && text(&level.stdout).contains("`--again`"), "{}", text(&level.stderr));
+    assert_eq!(runs(&server, "berth-serve"), old, "the version runs already");
+    let dry = upgrade(&program, &["--again", "--dry-run"]);
+    assert!(text(&dry.stdout).contains("berth-serve, then berth-edge"), "{}", text(&dry.stderr));
+    assert_eq!(runs(&server, "berth-serve"), old, "a dry run changed something");
+
+    let asking = Asking::start(&server.ip);
+    let done = upgrade(&program, &["--again", "--json"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let new = answer(&done)["digest"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+    assert_ne!(new, old);
+    assert_eq!((runs(&server, "berth-serve"), runs(&server, "berth-edge")), (new.clone(), new.clone()));
+    assert_eq!(server.sh("sha256sum </usr/local/bin/berth.before").split_whitespace().next().unwrap(), old);
+    let asked = asking.ends_well();
+    eprintln!("{asked} requests while serve and edge followed: {}", text(&done.stderr));
+
+    // One that is of the version, and does not start.
+    let about = answer(&desk.berth(&["version", "--json"]).output().unwrap());
+    let broken = claiming(&desk.dir.join("broken"), &about);
+    let asking = Asking::start(&server.ip);
+    let failed = upgrade(broken.to_str().unwrap(), &["--again"]);
+    let said = text(&failed.stderr);
+    assert_eq!(failed.status.code(), Some(1), "{said}");
+    assert!(said.contains("berth-serve does not start") && said.contains("broken-on-purpose"), "{said}");
+    assert!(
+        said.contains("is back: berth-serve runs the program before, berth-edge runs the program before"),
+        "{said}"
+    );
+    assert_eq!((runs(&server, "berth-serve"), runs(&server, "berth-edge")), (new.clone(), new));
+    let asked = asking.ends_well();
+    eprintln!("{asked} requests while serve failed and came back: {said}");
+    let status = server.sh("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:7600/v1/status");
+    assert_eq!(status, "401", "the control plane answers");
+
+    // And on the server itself, as root.
+    server.copy(&desk.dir.join("berth"), "/root/berth");
+    server.sh("/root/berth upgrade --again --yes");
+    assert_eq!((runs(&server, "berth-serve"), runs(&server, "berth-edge")), (old.clone(), old));
+}
