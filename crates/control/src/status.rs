@@ -1,9 +1,7 @@
 //! Everything at a glance: is everybody served, what moves, what needs a person.
 
 use crate::{App, ControlError, Permit, Read, costs::prices, edges};
-use berth_domain::{
-    ApprovalState, CellState, Cents, MemberState, OperationState, OrderTrouble, TenantState, Version,
-};
+use berth_domain::{ApprovalState, CellState, Cents, MemberState, OperationState, OrderTrouble, TenantState, Version};
 use berth_store::Store;
 use berth_wire as wire;
 use berth_workflow::{Filter, Journal};
