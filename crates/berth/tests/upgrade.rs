@@ -175,9 +175,11 @@ fn serve_and_edge_follow_another_program_while_every_request_is_served_and_go_ba
     let Some(server) = Machine::start(&desk.key()) else { return };
     server.copy(&fleet, "/usr/local/bin/fleet");
     let key = desk.key().to_str().unwrap().to_owned();
-    let stack = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/fleet/berth.yaml");
-    // With room for more requests than a plan gives.
-    let file = fs::read_to_string(stack).unwrap().replace("api: 100,", "api: 1000000,");
+    let repository = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+    let file = fs::read_to_string(repository.join("examples/fleet/berth.yaml")).unwrap();
+    // From another folder, and with room for more requests than a plan gives.
+    let file = file.replace("../../apps", &format!("{}/apps", repository.display()));
+    let file = file.replace("api: 100,", "api: 1000000,");
     let stack = desk.dir.join("berth.yaml").to_str().unwrap().to_owned();
     fs::write(&stack, file).unwrap();
     let root = format!("root@{}", server.ip);
