@@ -462,7 +462,7 @@ impl Client {
     }
 
     /// Follows the pages of a list, up to `limit` items.
-    async fn all<T: DeserializeOwned>(
+    pub(crate) async fn all<T: DeserializeOwned>(
         &self,
         path: &str,
         query: Query,
