@@ -236,7 +236,7 @@ fn serve_and_edge_follow_another_program_while_every_request_is_served_and_go_ba
     assert_eq!(status, "401", "the control plane answers");
 
     // And on the server itself, as root.
-    server.copy(&desk.dir.join("berth"), "/root/berth");
-    server.sh("/root/berth upgrade --again --yes");
+    server.copy(&desk.dir.join("berth"), "/opt/berth-next");
+    server.sh("/opt/berth-next upgrade --again --yes");
     assert_eq!((runs(&server, "berth-serve"), runs(&server, "berth-edge")), (old.clone(), old));
 }

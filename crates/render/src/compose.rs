@@ -91,7 +91,8 @@ fn postgres(site: &Site, out: &mut String) {
          \x20     POSTGRES_PASSWORD: ${{POSTGRES_PASSWORD:?set it in .env}}\n\
          \x20   # A tenant can be moved out only with `wal_level=logical`.\n\
          \x20   command: [\"postgres\", \"-c\", \"wal_level=logical\", \"-c\", \"max_connections=100\", \"-c\", \"shared_buffers={buffers}MB\", \"-c\", \"effective_cache_size={cache}MB\"]\n\
-         \x20   healthcheck: {{ test: [\"CMD\", \"pg_isready\", \"-U\", \"berth\", \"-d\", \"app\"], interval: 5s, timeout: 3s, retries: 24 }}\n\
+         \x20   # Over TCP: the first start makes the cluster with a server that listens on its socket alone, and ends it again.\n\
+         \x20   healthcheck: {{ test: [\"CMD\", \"pg_isready\", \"-h\", \"127.0.0.1\", \"-U\", \"berth\", \"-d\", \"app\"], interval: 5s, timeout: 3s, retries: 24 }}\n\
          \x20   ports: [\"127.0.0.1:{POSTGRES_PORT}:5432\"]\n    volumes: [\"postgres:/var/lib/postgresql/data\"]\n"
     ));
 }
