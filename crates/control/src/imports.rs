@@ -243,8 +243,7 @@ mod tests {
         let open =
             move |_: Option<&berth_config::Archives>, _: &Environment| Ok::<_, ProviderError>(Arc::clone(&opened));
         let app = App::new(store, Environment::default(), Box::new(|_, _| None), Box::new(open));
-        let file =
-            "stack: parcels\nservices:\n  web: { command: [web], role: web }\ndata: { root: public.customers }\n";
+        let file = "stack: parcels\nservices:\n  web: { command: [web], role: web, health: /health }\ndata: { root: public.customers }\n";
         let wanted = StackApply { file: file.to_owned(), files: BTreeMap::new(), dry_run: false };
         stack::apply(&app, &Caller::berth().may(Change).unwrap(), &wanted).await.unwrap();
         let ours = format!("uploads/{ID}/manifest.json");

@@ -26,15 +26,23 @@ pub enum UpgradeError {
 
 impl UpgradeError {
     pub(crate) fn kind(&self) -> Kind {
-        Kind::Conflict
+        match self {
+            Self::OlderRuns { .. } => Kind::Conflict,
+        }
     }
 
     pub(crate) fn code(&self) -> &'static str {
-        "older_version_runs"
+        match self {
+            Self::OlderRuns { .. } => "older_version_runs",
+        }
     }
 
     pub(crate) fn hint(&self) -> String {
-        "`berth upgrade` where it runs brings it here; until then the way back stays open".to_owned()
+        match self {
+            Self::OlderRuns { .. } => {
+                "`berth upgrade` where it runs brings it here; until then the way back stays open".to_owned()
+            }
+        }
     }
 }
 

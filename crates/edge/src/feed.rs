@@ -462,6 +462,9 @@ mod tests {
             assert!(ControlUrl::parse(bad, None).is_err(), "{bad}");
         }
         let error = ControlUrl::parse("https://a", Some("no PEM")).err().unwrap();
-        assert_eq!(error.to_string(), "what is to vouch for control planes is no PEM of certificates");
+        assert_eq!(
+            error.to_string(),
+            "what is to vouch for control planes is no PEM of certificates, or one of them cannot be read"
+        );
     }
 }

@@ -38,8 +38,9 @@ StateDirectory=berth
 # Secrets that the stack file names, DATABASE_URL among them where the control database is not Berth's own.
 EnvironmentFile=-/etc/berth/serve.env
 ExecStart=/usr/local/bin/berth serve --data-dir /var/lib/berth/serve
-# Ready when the API answers: 401 without a key is an answer. Failed when the program ends before that.
-ExecStartPost=/bin/sh -c 'for n in $(seq 120); do kill -0 $MAINPID || exit 1; curl -s -o /dev/null http://127.0.0.1:7600/v1/status && exit 0; sleep 0.5; done; exit 1'
+# Ready when the API answers: 401 without a key is an answer. Failed when the program ends before that; at first it may be
+# root's still, whose processes another user cannot ask after.
+ExecStartPost=/bin/sh -c 'for n in $(seq 120); do kill -0 $MAINPID 2>/dev/null || [ $n -lt 4 ] || exit 1; curl -s -o /dev/null http://127.0.0.1:7600/v1/status && exit 0; sleep 0.5; done; exit 1'
 Restart=always
 RestartSec=1
 TimeoutStopSec=40

@@ -35,7 +35,7 @@ pub enum StoreError {
     TooFar {
         who: String,
         #[source]
-        refused: BadStep,
+        refused: Box<BadStep>,
     },
     /// What the change rests on was changed by somebody else meanwhile. Nothing was stored.
     #[error("the {0} was changed meanwhile")]

@@ -62,7 +62,7 @@ fn at_start(migration: &KnownMigration, own: &Version, fresh: bool) -> bool {
 
 /// Whether `own` may work on a database on which `program` was the newest one, beside servers of these versions.
 fn may_work(own: &Version, program: Option<&Version>, others: &[(String, Version)]) -> Result<(), StoreError> {
-    let refused = |who: String, refused: BadStep| StoreError::TooFar { who, refused };
+    let refused = |who: String, refused: BadStep| StoreError::TooFar { who, refused: Box::new(refused) };
     if let Some(program) = program {
         program.step(own).map_err(|error| refused(format!("{program} has worked on this control database"), error))?;
     }

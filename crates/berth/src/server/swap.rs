@@ -221,7 +221,7 @@ pub async fn start(machine: &Machine, unit: Unit, before: &Found, brought: &Brou
 /// What the unit's program wrote last, without what systemd says of it.
 fn last_words(unit: Unit) -> String {
     format!(
-        "journalctl -u {unit} -n 60 --no-pager -o cat | grep -v -e '^{unit}.service: ' -e ' {unit}.service - ' | tail -n 8"
+        "journalctl -u {unit} -n 60 --no-pager -o cat | grep -v -e '^{unit}.service: ' -e ' {unit}.service - ' -e 'This usually indicates' | tail -n 8"
     )
 }
 

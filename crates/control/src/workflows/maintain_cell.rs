@@ -12,6 +12,7 @@ use berth_wire::OperationResult;
 use berth_workflow::{Cancelled, Progress, Reporter, Retry, Run, Step, StepError, Workflow};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 
 /// What the workflow is given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,10 +53,10 @@ pub(super) async fn run(run: &mut Run<App>, input: MaintainCell) -> Result<Opera
     let plural = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
     let mut summary = format!("{} vacuumed and analysed", plural(worked[0], "table", "tables"));
     if input.reindex {
-        summary.push_str(&format!(", {} built anew", plural(worked[1], "index", "indexes")));
+        let _ = write!(summary, ", {} built anew", plural(worked[1], "index", "indexes"));
     }
     if !left.is_empty() {
-        summary.push_str(&format!("; left for another time: {}", left.join("; ")));
+        let _ = write!(summary, "; left for another time: {}", left.join("; "));
     }
     let mut result = done(summary);
     let figures = [

@@ -169,7 +169,9 @@ impl Line {
                 }
                 let asked = gone.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&reply.id);
                 // Whoever asked may have given up.
-                let _ = asked.map(|asked| asked.send(reply));
+                if let Some(asked) = asked {
+                    let _ = asked.send(reply);
+                }
             }
             drop(gone);
         });
