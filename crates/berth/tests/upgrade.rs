@@ -4,7 +4,6 @@
 #![cfg(feature = "ssh")]
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
-#[allow(dead_code, reason = "each test file uses its part")]
 mod machines;
 mod running;
 

@@ -94,7 +94,8 @@ impl Upgrade {
         if look.is_empty() && !is_level(&plan) {
             return Err(no_units(&work.machine));
         }
-        if todo.is_empty() && !(is_level(&plan) && !plan.steps.is_empty()) {
+        let to_finish = is_level(&plan) && !plan.steps.is_empty();
+        if todo.is_empty() && !to_finish {
             return Ok(work.answer(text, &plan, false, 0));
         }
         work.cx.agree(&text, "Upgrade?").map_err(told)?;

@@ -128,7 +128,8 @@ impl Scratch {
         };
         let restored = judged(&String::from_utf8_lossy(&ended.stderr))?;
         // Ended by something else than a statement's error, which is judged above.
-        if !ended.status.success() && !(matches!(dump.kind, Kind::Archive) && ended.status.code() == Some(1)) {
+        let passed_over = matches!(dump.kind, Kind::Archive) && ended.status.code() == Some(1);
+        if !ended.status.success() && !passed_over {
             return Err(unread(&ended));
         }
         mover.batch_execute("analyze").await.map_err(lost)?;
