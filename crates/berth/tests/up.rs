@@ -97,6 +97,8 @@ fn a_fresh_server_becomes_a_served_tenant_and_stays_closed() {
     let admin = first["admin_key"].as_str().unwrap().to_owned();
     assert_eq!(first["next"].as_array().unwrap().len(), 3);
 
+    let bad_logins = || server.sh("fail2ban-client status sshd | grep 'Total failed'");
+    let before = bad_logins();
     // Root is not let in any more: the same command goes on as the user that stays, and finds nothing to do.
     let again = format!("berth-ssh@{}", server.ip);
     let second = answer(&desk.berth(&words).output().unwrap());
@@ -107,6 +109,7 @@ fn a_fresh_server_becomes_a_served_tenant_and_stays_closed() {
 
     let check = answer(&desk.berth(&["--json", "server", "check", &again, "--key-file", &key]).output().unwrap());
     assert_eq!(check["bad"], 0, "{check:#}");
+    assert_eq!(bad_logins(), before, "berth is on its way to be banned");
 
     closed(&server, &key, &again);
     secrets(&server, &admin);

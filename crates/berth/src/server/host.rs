@@ -94,18 +94,20 @@ impl Host {
             Some(named) => Some(named.clone()),
             None => remembered(self.known_hosts(), &self.line_name()),
         };
-        let trust = known.map_or(Trust::Nobody, Trust::Pinned);
-        match Connection::open(&self.target(self.user(), trust.clone())?).await {
-            // A run that was broken off after root's door was closed: the same command goes on by the one that stays.
-            Err(refused @ SshError::KeyRefused { .. }) if self.user() == "root" => {
-                match Connection::open(&self.target(USER, trust)?).await {
-                    Ok(connection) => {
-                        say(&format!("`{}` lets root in no more; going on as `{USER}`", self.name()));
-                        Ok(connection)
-                    }
-                    Err(_) => Err(failed(refused)),
+        if let (Some(known), "root") = (&known, self.user()) {
+            // Where somebody has been before, root's door may be closed since, and `fail2ban` counts one knock at it as three
+            // bad logins: the one that stays is asked for first.
+            match Connection::open(&self.target(USER, Trust::Pinned(known.clone()))?).await {
+                Ok(connection) => {
+                    say(&format!("going on as `{USER}`, whom `{}` lets in", self.name()));
+                    return Ok(connection);
                 }
+                Err(SshError::KeyRefused { .. }) => {}
+                Err(other) => return Err(failed(other)),
             }
+        }
+        let trust = known.map_or(Trust::Nobody, Trust::Pinned);
+        match Connection::open(&self.target(self.user(), trust)?).await {
             Err(SshError::HostKeyUnknown { seen, .. }) => {
                 say(&format!("`{}` shows the host key {seen}", self.name()));
                 say("`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints it on the host itself.");

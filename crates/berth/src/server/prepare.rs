@@ -103,6 +103,7 @@ fn user(line: &str) -> Step {
         "id {USER} >/dev/null 2>&1 && id berth >/dev/null 2>&1 && id berth-edge >/dev/null 2>&1 && grep -qxF '{line}' {keys} && \
          grep -qxF '{rights}' /etc/sudoers.d/{USER}"
     );
+    // The key last: whoever it lets in has its rights already, also after a run that was broken off here.
     let act = format!(
         "set -e; umask 077; id {USER} >/dev/null 2>&1 || useradd --create-home --shell /bin/bash {USER}; \
          id berth >/dev/null 2>&1 || useradd --system --home-dir /var/lib/berth --shell /usr/sbin/nologin berth; \
@@ -110,9 +111,9 @@ fn user(line: &str) -> Step {
          useradd --system --home-dir /var/lib/berth-edge --shell /usr/sbin/nologin berth-edge; \
          install -d -m 755 -o berth -g berth /var/lib/berth; \
          install -d -m 700 -o {USER} -g {USER} ~{USER}/.ssh; \
-         grep -qxF '{line}' {keys} 2>/dev/null || echo '{line}' >>{keys}; chown {USER}:{USER} {keys}; \
          echo '{rights}' >/etc/sudoers.d/{USER}.new; chmod 440 /etc/sudoers.d/{USER}.new; \
-         visudo -cqf /etc/sudoers.d/{USER}.new; mv /etc/sudoers.d/{USER}.new /etc/sudoers.d/{USER}"
+         visudo -cqf /etc/sudoers.d/{USER}.new; mv /etc/sudoers.d/{USER}.new /etc/sudoers.d/{USER}; \
+         grep -qxF '{line}' {keys} 2>/dev/null || echo '{line}' >>{keys}; chown {USER}:{USER} {keys}"
     );
     Step::new(
         "users",
