@@ -5,18 +5,15 @@
 
 mod running;
 
-use berth_client::Client;
 use berth_testkit::wait_until;
-use berth_wire::{StackApply, TenantCreate};
-use running::{Place, finishes, fleet};
+use berth_wire::TenantCreate;
+use running::{Place, World, finishes, fleet};
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt as _,
-    path::Path,
     process::Command,
     sync::{
         Arc,
@@ -25,12 +22,6 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-
-struct World {
-    place: Place,
-    client: Client,
-    edge: SocketAddr,
-}
 
 /// Requests one after the other until it is told to stop: how many, and how many were not answered with 200.
 struct Traffic {
@@ -91,22 +82,10 @@ fn request(edge: SocketAddr) -> (u16, String) {
     (answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0), answer)
 }
 
-impl World {
-    async fn start() -> Self {
-        let mut place = Place::new();
-        place.serve().await;
-        let client = place.client();
-        // Listened on by the edge, once the stack file that names it is in force.
-        let mut world = Self { place, client, edge: SocketAddr::from(([127, 0, 0, 1], 0)) };
-        world.apply().await;
-        world.edge = world.place.edge("edge-1");
-        world
-    }
-
-    async fn apply(&self) {
-        let (program, root) = (json!(fleet()), json!(self.place.dir.join("cells")));
-        let file = format!(
-            "stack: fleet
+fn stack(place: &Place) -> String {
+    let (program, root) = (json!(fleet()), json!(place.dir.join("cells")));
+    format!(
+        "stack: fleet
 services:
   web:
     command: [{program}, serve]
@@ -132,23 +111,10 @@ releases:
   healthy_limit: 8s
   smoke: [{{ service: web, path: /health, status: 200 }}]
 "
-        );
-        let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../apps/fleet/hooks");
-        let create = fs::read_to_string(hooks.join("tenant_create.sql")).unwrap();
-        let files = BTreeMap::from([("tenant_create.sql".to_owned(), create)]);
-        let applied = self.client.stack_apply(&StackApply { file, files, dry_run: false }).await.unwrap();
-        for operation in applied.operations {
-            finishes(&self.client, operation).await;
-        }
-    }
+    )
+}
 
-    /// Exit status, standard output, standard error.
-    fn berth(&self, words: &[&str]) -> (i32, String, String) {
-        let done = self.place.berth(words).arg("--yes").output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (done.status.code().unwrap_or(-1), text(&done.stdout), text(&done.stderr))
-    }
-
+impl World {
     /// A program of the application, and the release that runs it.
     fn release(&self, name: &str, script: &str) -> String {
         let path = self.place.dir.join(name);
@@ -174,7 +140,7 @@ releases:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn users_notice_neither_a_release_nor_one_that_fails_nor_the_way_back() {
-    let world = World::start().await;
+    let world = World::start(stack).await;
     let wanted = TenantCreate {
         name: "acme".parse().unwrap(),
         plan: "hobby".parse().unwrap(),

@@ -9,18 +9,15 @@
 
 mod running;
 
-use berth_client::Client;
 use berth_infra::{DatabaseName, Role};
 use berth_providers::local::{Local, LocalOptions};
 use berth_testkit::wait_until;
-use berth_wire::{StackApply, TenantCreate};
-use running::{Place, ask, finishes, fleet};
+use berth_wire::TenantCreate;
+use running::{Place, World, ask, finishes, fleet};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
     fs,
-    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
@@ -32,27 +29,10 @@ use std::{
 };
 use tokio_postgres::NoTls;
 
-struct World {
-    place: Place,
-    client: Client,
-    edge: SocketAddr,
-}
-
-impl World {
-    async fn start() -> Self {
-        let mut place = Place::new();
-        place.serve().await;
-        let client = place.client();
-        let mut world = Self { place, client, edge: SocketAddr::from(([127, 0, 0, 1], 0)) };
-        world.apply().await;
-        world.edge = world.place.edge("edge-1");
-        world
-    }
-
-    async fn apply(&self) {
-        let (program, root) = (json!(fleet()), json!(self.place.dir.join("cells")));
-        let file = format!(
-            "stack: fleet
+fn stack(place: &Place) -> String {
+    let (program, root) = (json!(fleet()), json!(place.dir.join("cells")));
+    format!(
+        "stack: fleet
 services:
   web:
     command: [{program}, serve]
@@ -74,17 +54,10 @@ cells:
   shared-1: {{ class: shared, provider: local, max_tenants: 10 }}
 edges: [edge-1]
 "
-        );
-        let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../apps/fleet/hooks");
-        let names = ["tenant_create.sql", "tenant_delete.sql"];
-        let files = names.map(|name| (name.to_owned(), fs::read_to_string(hooks.join(name)).unwrap()));
-        let wanted = StackApply { file, files: BTreeMap::from(files), dry_run: false };
-        let applied = self.client.stack_apply(&wanted).await.unwrap();
-        for operation in applied.operations {
-            finishes(&self.client, operation).await;
-        }
-    }
+    )
+}
 
+impl World {
     async fn tenant(&self, name: &str) {
         let wanted = TenantCreate {
             name: name.parse().unwrap(),
@@ -97,13 +70,6 @@ edges: [edge-1]
         let host = format!("{name}.test");
         let served = || async { ask(self.edge.port(), &host, "GET", "/api/v1/vehicles", "").map(|(status, _)| status) };
         wait_until("the edge serves the tenant", served, |status| *status == Some(200)).await;
-    }
-
-    /// Exit status, standard output, standard error.
-    fn berth(&self, words: &[&str]) -> (i32, String, String) {
-        let done = self.place.berth(words).arg("--yes").output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (done.status.code().unwrap_or(-1), text(&done.stdout), text(&done.stderr))
     }
 
     fn json(&self, words: &[&str]) -> Value {
@@ -163,7 +129,7 @@ impl Traffic {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn users_do_not_notice_a_restart_and_the_list_says_what_is_missing() {
-    let world = World::start().await;
+    let world = World::start(stack).await;
     world.tenant("acme").await;
     let addresses = async || -> Vec<String> {
         let cell = world.client.cell("shared-1").await.unwrap();
@@ -215,7 +181,7 @@ async fn users_do_not_notice_a_restart_and_the_list_says_what_is_missing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn maintenance_lets_go_of_what_somebody_waits_for_and_does_the_rest() {
-    let world = World::start().await;
+    let world = World::start(stack).await;
     let (owner, config) = world.database(Role::Owner).await;
     owner
         .batch_execute(
@@ -302,7 +268,7 @@ fn dumped(config: &tokio_postgres::Config, format: &str, to: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_comes_out_of_a_dump_whole_or_not_at_all() {
-    let world = World::start().await;
+    let world = World::start(stack).await;
     for name in ["acme", "nova"] {
         world.tenant(name).await;
     }

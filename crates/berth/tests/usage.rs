@@ -5,49 +5,22 @@
 
 mod running;
 
-use berth_client::Client;
 use berth_domain::{ApprovalState, CellClass, Mode, TenantState, UsagePeriod};
 use berth_testkit::wait_until;
-use berth_wire::{KeyCreate, StackApply, TenantCreate};
-use running::{Place, finishes, fleet};
+use berth_wire::TenantCreate;
+use running::{Place, World, finishes, fleet};
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
-    fs,
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    path::Path,
+    net::TcpStream,
 };
 use uuid::Uuid;
 
-struct World {
-    place: Place,
-    client: Client,
-    edge: SocketAddr,
-}
-
-impl World {
-    async fn start() -> Self {
-        let mut place = Place::new();
-        place.serve().await;
-        let client = place.client();
-        // Listened on by the edge, once the stack file that names it is in force.
-        let mut world = Self { place, client, edge: SocketAddr::from(([127, 0, 0, 1], 0)) };
-        world.apply().await;
-        world.edge = world.place.edge("edge-1");
-        world
-    }
-
-    async fn key(&self, scope: &str) -> String {
-        let wanted = KeyCreate { name: scope.to_owned(), scope: scope.to_owned() };
-        self.client.key_create(&wanted).await.unwrap().secret
-    }
-
-    async fn apply(&self) {
-        let (program, root) = (json!(fleet()), json!(self.place.dir.join("cells")));
-        let (url, key) = (json!(self.place.url), json!(self.key("usage").await));
-        let file = format!(
-            "stack: fleet
+fn stack(place: &Place) -> String {
+    let (program, root) = (json!(fleet()), json!(place.dir.join("cells")));
+    let (url, key) = (json!(place.url), json!(place.new_key("usage", "usage")));
+    format!(
+        "stack: fleet
 services:
   web:
     command: [{program}, serve]
@@ -70,16 +43,10 @@ cells:
   shared-1: {{ class: shared, provider: local, max_tenants: 10 }}
 edges: [edge-1]
 "
-        );
-        let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../apps/fleet/hooks");
-        let hook = |name: &str| (name.to_owned(), fs::read_to_string(hooks.join(name)).unwrap());
-        let files = BTreeMap::from([hook("tenant_create.sql"), hook("tenant_plan.sql")]);
-        let applied = self.client.stack_apply(&StackApply { file, files, dry_run: false }).await.unwrap();
-        for operation in applied.operations {
-            finishes(&self.client, operation).await;
-        }
-    }
+    )
+}
 
+impl World {
     /// One request of a device, through the edge.
     fn device(&self, method: &str, path: &str, body: &Value) -> (u16, String) {
         let Ok(mut stream) = TcpStream::connect(self.edge) else { return (0, "no edge".into()) };
@@ -95,10 +62,10 @@ edges: [edge-1]
         (answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0), answer)
     }
 
-    fn berth(&self, words: &[&str]) -> Value {
-        let done = self.place.berth(words).args(["--json", "--yes"]).output().unwrap();
-        assert!(done.status.success(), "{words:?}: {}", String::from_utf8_lossy(&done.stderr));
-        serde_json::from_slice(&done.stdout).unwrap()
+    fn json(&self, words: &[&str]) -> Value {
+        let (code, out, error) = self.berth(&[words, &["--json"]].concat());
+        assert_eq!(code, 0, "{words:?}: {error}");
+        serde_json::from_str(&out).unwrap()
     }
 }
 
@@ -109,7 +76,7 @@ fn positions(vehicle: Uuid, count: usize) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn traffic_over_a_threshold_becomes_a_proposal_and_when_it_is_agreed_to_a_move() {
-    let world = World::start().await;
+    let world = World::start(stack).await;
     let wanted = TenantCreate {
         name: "acme".parse().unwrap(),
         plan: "hobby".parse().unwrap(),
@@ -134,7 +101,7 @@ async fn traffic_over_a_threshold_becomes_a_proposal_and_when_it_is_agreed_to_a_
     let look = || async { world.client.approvals(Some("acme"), Some(ApprovalState::Open)).await.unwrap() };
     let open = wait_until("a proposal", look, |all: &Vec<_>| !all.is_empty()).await;
     assert_eq!((open[0].then.plan.as_str(), open[0].then.class), ("starter", CellClass::Dedicated), "{open:?}");
-    let done = world.berth(&["approval", "approve", &open[0].id.to_string()]);
+    let done = world.json(&["approval", "approve", &open[0].id.to_string()]);
     let operation = done["operation"].as_str().unwrap_or_else(|| panic!("{done}")).parse().unwrap();
     finishes(&world.client, operation).await;
 
@@ -146,12 +113,12 @@ async fn traffic_over_a_threshold_becomes_a_proposal_and_when_it_is_agreed_to_a_
     assert_eq!((status, answer.matches("\"latitude\"").count()), (200, 41), "{answer}");
     let more = || async { world.device("POST", "/api/v1/gps-positions", &positions(vehicle, 10)) };
     wait_until("the new limit is known", more, |(status, _): &(u16, String)| *status == 201).await;
-    let approval = world.berth(&["approval", "show", &open[0].id.to_string()]);
+    let approval = world.json(&["approval", "show", &open[0].id.to_string()]);
     assert_eq!(approval["state"], "carried_out");
 
     // What the cell does is measured over the member that serves it, and stands where its provider's word stood.
-    world.berth(&["cell", "measure", "shared-1"]);
-    let cell = world.berth(&["cell", "show", "shared-1"]);
+    world.json(&["cell", "measure", "shared-1"]);
+    let cell = world.json(&["cell", "show", "shared-1"]);
     let figure = |what: &str| {
         let all = cell["measured"].as_array().unwrap_or_else(|| panic!("{cell}"));
         all.iter().find(|figure| figure["what"] == what).unwrap_or_else(|| panic!("no {what}: {cell}")).clone()

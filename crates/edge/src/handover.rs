@@ -224,7 +224,7 @@ impl Predecessor {
 
 #[cfg(test)]
 mod tests {
-    use super::{Door, NO, Predecessor, Sockets};
+    use super::{Door, Follower, NO, Predecessor, Sockets};
     use std::{
         collections::HashMap,
         io::{Read as _, Write as _},
@@ -274,15 +274,20 @@ mod tests {
         assert_eq!((new.plain.len(), new.tls.len(), new.admin.is_some()), (260, 3, false));
     }
 
-    #[tokio::test]
-    async fn a_follower_whose_predecessor_has_given_it_up_hears_that_it_is_one_too_many() {
+    /// Both ends once the sockets have been handed over, and the door with the folder that it is in.
+    async fn handed() -> ((tempfile::TempDir, Door), Predecessor, Follower) {
         let dir = tempfile::tempdir().unwrap();
-        let (door, old) = (Door::open(dir.path()).unwrap(), sockets());
-        let path = dir.path().to_owned();
+        let (door, path) = (Door::open(dir.path()).unwrap(), dir.path().to_owned());
         let asking = thread::spawn(move || Predecessor::ask(&path).unwrap().unwrap());
         let mut follower = door.wait().await.unwrap();
-        follower.give(&old, HashMap::new()).unwrap();
+        follower.give(&sockets(), HashMap::new()).unwrap();
         let (predecessor, ..) = asking.join().unwrap();
+        ((dir, door), predecessor, follower)
+    }
+
+    #[tokio::test]
+    async fn a_follower_whose_predecessor_has_given_it_up_hears_that_it_is_one_too_many() {
+        let (_door, predecessor, mut follower) = handed().await;
         // As after two minutes in which nothing was said.
         follower.0.write_all(NO).unwrap();
         drop(follower);
@@ -291,26 +296,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_follower_whose_predecessor_dies_serves() {
-        let dir = tempfile::tempdir().unwrap();
-        let (door, old) = (Door::open(dir.path()).unwrap(), sockets());
-        let path = dir.path().to_owned();
-        let asking = thread::spawn(move || Predecessor::ask(&path).unwrap().unwrap());
-        let mut follower = door.wait().await.unwrap();
-        follower.give(&old, HashMap::new()).unwrap();
-        let (predecessor, ..) = asking.join().unwrap();
+        let (_door, predecessor, follower) = handed().await;
         drop(follower);
         assert!(predecessor.thank());
     }
 
     #[tokio::test]
     async fn a_follower_whose_predecessor_is_stuck_serves_after_a_while() {
-        let dir = tempfile::tempdir().unwrap();
-        let (door, old) = (Door::open(dir.path()).unwrap(), sockets());
-        let path = dir.path().to_owned();
-        let asking = thread::spawn(move || Predecessor::ask(&path).unwrap().unwrap());
-        let mut follower = door.wait().await.unwrap();
-        follower.give(&old, HashMap::new()).unwrap();
-        let (predecessor, ..) = asking.join().unwrap();
+        let (_door, predecessor, follower) = handed().await;
         assert!(predecessor.thank_within(Duration::from_millis(50)));
         assert!(follower.serves(), "it has been told, and goes when it can");
     }

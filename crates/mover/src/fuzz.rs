@@ -4,70 +4,25 @@
 //! Never opens a connection.
 
 use crate::{
-    MovePlan, PlannedColumn, PlannedTable, SharedTable, TableName,
+    MovePlan, SharedTable, TableName,
     owned::Owned,
-    pgoutput::{Datum, Decoded, Decoder, Op},
+    pgoutput::{Datum, Decoded, Decoder, Op, sample},
     wal::{self, Lsn},
 };
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 
 const TENANT: &str = "a";
 
-fn column(name: &str) -> PlannedColumn {
-    PlannedColumn { name: name.into(), type_name: "text".into(), always_identity: false, not_null: false }
-}
-
 /// A table of tenants' rows and one of nobody's.
 fn plan() -> MovePlan {
-    MovePlan {
-        tables: vec![PlannedTable {
-            table: TableName::new("public", "t"),
-            tenant_column: Some("tenant".into()),
-            through: vec![],
-            refers: vec![],
-            columns: vec![column("id"), column("tenant"), column("body")],
-            key: vec!["id".into()],
-            rows: 0,
-            bytes: 0,
-            binary: true,
-            kept: None,
-        }],
-        shared: vec![SharedTable {
-            table: TableName::new("public", "s"),
-            columns: vec![column("id")],
-            key: vec!["id".into()],
-            refers: vec![],
-            rows: 0,
-        }],
-        inner: vec![],
-        unsure: vec![],
-        notes: vec![],
-        beside: vec![],
-        sequences: vec![],
+    let shared = SharedTable {
+        table: TableName::new("public", "s"),
+        columns: vec![sample::column("id")],
+        key: vec!["id".into()],
+        refers: vec![],
         rows: 0,
-        bytes: 0,
-        fingerprint: String::new(),
-        estimated_s: 0.0,
-    }
-}
-
-/// What the server announces of a table before its rows.
-fn announced(id: u32, table: &str, columns: &[&str]) -> Bytes {
-    let mut m = BytesMut::new();
-    m.put_u8(b'R');
-    m.put_u32(id);
-    m.put_slice(b"public\0");
-    m.put_slice(table.as_bytes());
-    m.put_slice(b"\0d");
-    m.put_u16(columns.len() as u16);
-    for column in columns {
-        m.put_u8(0);
-        m.put_slice(column.as_bytes());
-        m.put_u8(0);
-        m.put_u32(25);
-        m.put_u32(0);
-    }
-    m.freeze()
+    };
+    MovePlan { shared: vec![shared], ..sample::plan() }
 }
 
 /// Messages of any kind, each after a byte that says how long it is: no insert of another tenant's is ever taken, and no
@@ -76,7 +31,7 @@ pub fn pgoutput(mut bytes: &[u8]) {
     let plan = plan();
     let mut decoder = Decoder::new(&plan, Owned::new(&plan, TENANT), "m1:", Lsn::default());
     for (id, table, columns) in [(1, "t", &["tenant", "id", "body"][..]), (2, "s", &["id"][..])] {
-        decoder.message(announced(id, table, columns)).expect("it is as the plan has it");
+        decoder.message(sample::relation(None, id, table, columns)).expect("it is as the plan has it");
     }
     while let Some((length, rest)) = bytes.split_first() {
         let (message, rest) = rest.split_at(usize::from(*length).min(rest.len()));

@@ -404,5 +404,7 @@ fn text(m: &mut Bytes) -> Result<String, MoveError> {
     Ok(text)
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod sample;
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ use berth_client::Client;
 use berth_domain::{OperationId, OperationState};
 use berth_providers::local::{Afterwards, end_all};
 use berth_testkit::{free_port, wait_until};
+use berth_wire::StackApply;
 use secrecy::SecretString;
 use std::{
     fs,
@@ -95,18 +96,57 @@ impl Place {
         command
     }
 
+    pub fn new_key(&self, name: &str, scope: &str) -> String {
+        let made = self.berth(&["key", "create", name, "--scope", scope]).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        String::from_utf8(made.stdout).unwrap().trim().to_owned()
+    }
+
     /// An edge of the server's, under this name. Where it listens.
     pub fn edge(&mut self, name: &str) -> SocketAddr {
-        let made = self.berth(&["key", "create", name, "--scope", "edge"]).output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let key = String::from_utf8(made.stdout).unwrap();
+        let key = self.new_key(name, "edge");
         let at = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let (listen, data) = (at.to_string(), self.dir.join("edge").to_string_lossy().into_owned());
         let url = self.url.clone();
         let mut words = vec!["edge", "--name", name, "--listen", &listen, "--admin", "127.0.0.1:0"];
         words.extend(["--control", &url, "--data-dir", &data]);
-        self.start("edge", BERTH, &words, &[("BERTH_API_KEY", key.trim())]);
+        self.start("edge", BERTH, &words, &[("BERTH_API_KEY", &key)]);
         at
+    }
+}
+
+/// A server, an edge, and a stack of the fleet application in force.
+pub struct World {
+    pub place: Place,
+    pub client: Client,
+    pub edge: SocketAddr,
+}
+
+impl World {
+    /// `file`: the stack file. It names `edge-1`, which listens once it is in force.
+    pub async fn start(file: impl FnOnce(&Place) -> String) -> Self {
+        let mut place = Place::new();
+        place.serve().await;
+        let client = place.client();
+        let file = file(&place);
+        let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../apps/fleet/hooks");
+        let hooks = fs::read_dir(hooks).unwrap().map(|entry| entry.unwrap());
+        let named = hooks.map(|entry| (entry.file_name().into_string().unwrap(), entry.path()));
+        let files = named.filter(|(name, _)| file.contains(name.as_str()));
+        let files = files.map(|(name, path)| (name, fs::read_to_string(path).unwrap())).collect();
+        let applied = client.stack_apply(&StackApply { file, files, dry_run: false }).await.unwrap();
+        for operation in applied.operations {
+            finishes(&client, operation).await;
+        }
+        let edge = place.edge("edge-1");
+        Self { place, client, edge }
+    }
+
+    /// Exit status, standard output, standard error.
+    pub fn berth(&self, words: &[&str]) -> (i32, String, String) {
+        let done = self.place.berth(words).arg("--yes").output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (done.status.code().unwrap_or(-1), text(&done.stdout), text(&done.stderr))
     }
 }
 

@@ -1,43 +1,13 @@
 //! Messages built by hand, as the protocol's documentation describes them.
 
-use super::{Datum, Decoded, Decoder, Op};
+use super::{
+    Datum, Decoded, Decoder, Op,
+    sample::{self, plan},
+};
 use crate::owned::Owned;
 use crate::wal::Lsn;
-use crate::{MoveError, MovePlan, PlannedColumn, PlannedTable, TableName};
+use crate::{MoveError, MovePlan};
 use bytes::{BufMut, Bytes, BytesMut};
-
-fn plan() -> MovePlan {
-    let column = |name: &str| PlannedColumn {
-        name: name.into(),
-        type_name: "text".into(),
-        always_identity: false,
-        not_null: false,
-    };
-    MovePlan {
-        tables: vec![PlannedTable {
-            table: TableName::new("public", "t"),
-            tenant_column: Some("tenant".into()),
-            through: vec![],
-            refers: vec![],
-            columns: vec![column("id"), column("tenant"), column("body")],
-            key: vec!["id".into()],
-            rows: 0,
-            bytes: 0,
-            binary: true,
-            kept: None,
-        }],
-        shared: vec![],
-        inner: vec![],
-        unsure: vec![],
-        notes: Vec::new(),
-        beside: vec![],
-        sequences: vec![],
-        rows: 0,
-        bytes: 0,
-        fingerprint: String::new(),
-        estimated_s: 0.0,
-    }
-}
 
 fn decoder(plan: &MovePlan) -> Decoder<'_> {
     Decoder::new(plan, Owned::new(plan, "a"), "m1:", Lsn::default())
@@ -51,22 +21,7 @@ fn message(build: impl FnOnce(&mut BytesMut)) -> Bytes {
 
 /// Columns arrive in another order than the plan's.
 fn relation(block: Option<u32>) -> Bytes {
-    message(|m| {
-        m.put_u8(b'R');
-        if let Some(xid) = block {
-            m.put_u32(xid);
-        }
-        m.put_u32(7);
-        m.put_slice(b"public\0t\0d");
-        m.put_u16(3);
-        for name in ["tenant", "id", "body"] {
-            m.put_u8(0);
-            m.put_slice(name.as_bytes());
-            m.put_u8(0);
-            m.put_u32(25);
-            m.put_u32(0);
-        }
-    })
+    sample::relation(block, 7, "t", &["tenant", "id", "body"])
 }
 
 fn put_row(m: &mut BytesMut, values: &[Option<&str>]) {
