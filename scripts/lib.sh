@@ -40,6 +40,13 @@ missing_for_tests() {
     command -v ssh >/dev/null 2>&1 || echo openssh-client
     command -v pebble >/dev/null 2>&1 || echo pebble
     [ -x /usr/sbin/pgbouncer ] || echo pgbouncer
+    # Servers of their own in containers, a registry for their images, and who judges what `berth render` writes.
+    command -v podman >/dev/null 2>&1 || printf '%s\n' podman runc catatonit
+    command -v mmdebstrap >/dev/null 2>&1 || echo mmdebstrap
+    command -v docker-registry >/dev/null 2>&1 || echo docker-registry
+    command -v htpasswd >/dev/null 2>&1 || echo apache2-utils
+    command -v docker-compose >/dev/null 2>&1 || echo docker-compose
+    [ -x /usr/sbin/nginx ] || echo nginx-light
 }
 
 # install_quietly PACKAGE...: installs programs and starts none of them. Debian asks this file before it starts a server.

@@ -125,7 +125,10 @@ pub async fn measure(
                 .map(|(c, r)| format!("{} {:.0}/s {:.1} us", c.name, r.rps, r.cpu_us))
                 .collect();
             super::say(format!("TLS, {name}: {}", told.join(", ")));
-            good &= row.iter().all(|round| round.failed == 0);
+            for (contender, round) in contenders.iter().zip(&row).filter(|(_, round)| round.failed > 0) {
+                good = false;
+                super::say(format!("TLS, {name} {}: {} requests failed", contender.name, round.failed));
+            }
             rows.push(row);
         }
         let of = |nth: usize, figure: fn(&Round) -> f64| {

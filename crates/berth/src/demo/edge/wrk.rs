@@ -1,8 +1,11 @@
 //! `wrk` as the client: every request to the next of many hosts, on kept connections.
 
-use super::peers::Contender;
+use super::{peers::Contender, say};
 use crate::fail::{Failure, FailureExt as _};
 use std::{fmt::Write as _, fs, path::Path, path::PathBuf, process::Command};
+
+/// Longer than the rounds are: 64 bodies of 10 MB at once take more than wrk's own 2 s each.
+const PATIENCE: &str = "30s";
 
 pub struct Wrk {
     script: PathBuf,
@@ -42,6 +45,8 @@ done = function(summary, latency, requests)
   local e = summary.errors
   io.write(string.format("ROUND %d %d %d %d %d\n", summary.requests, summary.duration,
     latency:percentile(50), latency:percentile(99), e.connect + e.read + e.write + e.status + e.timeout))
+  io.write(string.format("FAILED connect %d, read %d, write %d, status %d, timeout %d\n",
+    e.connect, e.read, e.write, e.status, e.timeout))
 end
 "#,
         );
@@ -62,6 +67,10 @@ end
         let [requests, duration_us, p50_us, p99_us, failed] = figures[..] else {
             return Err(Failure::request("wrk said nothing that is understood", out));
         };
+        if failed > 0.0 {
+            let kinds = out.lines().find_map(|line| line.strip_prefix("FAILED ")).unwrap_or_default();
+            say(format!("{path} {}: {failed} requests failed: {kinds}", contender.name));
+        }
         Ok(Round {
             rps: requests / duration_us * 1e6,
             cpu_us: cpu_us / requests,
@@ -74,7 +83,7 @@ end
 
 fn wrk(command: &mut Command, wrk: &Wrk, port: u16, path: &str, seconds: u32) -> Result<String, Failure> {
     let done = command
-        .args(["-t1", &format!("-c{}", wrk.connections), &format!("-d{seconds}s"), "-s"])
+        .args(["-t1", &format!("-c{}", wrk.connections), &format!("-d{seconds}s"), "--timeout", PATIENCE, "-s"])
         .arg(&wrk.script)
         .arg(format!("http://127.0.0.1:{port}{path}"))
         .output()

@@ -309,11 +309,11 @@ async fn begun(client: &Client, name: &str, to: Option<CellName>) -> Result<(Ope
 
 /// `None`: its slot was lost, and with it the way back.
 async fn undo(client: &Client, name: &str) -> Result<Option<OperationId>, Failure> {
-    match patiently("undoing a move", || client.tenant_undo_move(name)).await {
-        Ok(operation) => Ok(Some(operation.id)),
-        Err(failure) if failure.screen().contains("no_way_back") => Ok(None),
-        Err(failure) => Err(failure),
-    }
+    let undo = async || match client.tenant_undo_move(name).await {
+        Err(ClientError::Refused(problem)) if problem.code == "no_way_back" => Ok(None),
+        answer => answer.map(|operation| Some(operation.id)),
+    };
+    patiently("undoing a move", undo).await
 }
 
 /// The move stays. Its way back may be closed already, when its slot was lost.
