@@ -10,6 +10,7 @@ mod edges;
 mod fleet;
 mod hooks;
 mod hosts;
+mod maintained;
 mod modes;
 mod orders;
 mod recover;
