@@ -178,7 +178,11 @@ pub fn run(options: EdgeOptions, connection: Connection, kept: bool) -> Result<(
             }
         };
         let notify = options.notify_socket;
-        let served = edge.when_ready(move || tell_ready(notify.as_deref())).run(told);
+        let edge = edge.when_ready(move || tell_ready(notify.as_deref()));
+        // The process that follows has ways of its own through the same ports by now.
+        #[cfg(feature = "ssh")]
+        let edge = edge.when_left(berth_providers::ssh::leave_ways);
+        let served = edge.run(told);
         #[cfg(feature = "ssh")]
         let served = async {
             tokio::select! {
@@ -203,6 +207,7 @@ fn ways(config: &EdgeConfig) -> Result<impl Future<Output = ()> + use<>, Failure
     };
     let clients: Result<Vec<_>, _> = config.control_urls.iter().map(client).collect();
     let clients = clients.ours("the address of the control plane")?;
+    berth_providers::ssh::share_ways();
     Ok(crate::ways::keep(clients, config.name.clone(), config.data_dir.clone()))
 }
 

@@ -1,7 +1,7 @@
 //! An edge's own ways to members on servers that are reached over SSH: told by the control plane, kept on disk, open when
 //! control is gone. Never a way to a database: the key that it is told opens nothing but members' ports.
 
-use berth_client::Client;
+use berth_client::{Client, ClientError};
 use berth_domain::{CellName, EdgeName};
 use berth_providers::ssh::open_ways;
 use berth_wire::EdgeWay;
@@ -19,6 +19,9 @@ use tracing::{info, warn};
 /// as it has a port, and routed to when it is healthy.
 const EVERY: Duration = Duration::from_millis(500);
 
+/// A control plane that hangs keeps neither the ways from being looked after nor the next one from being asked.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Keeps them open for as long as it is polled.
 pub async fn keep(clients: Vec<Client>, edge: EdgeName, data_dir: PathBuf) {
     let file = data_dir.join("ways.json");
@@ -26,7 +29,8 @@ pub async fn keep(clients: Vec<Client>, edge: EdgeName, data_dir: PathBuf) {
     let mut opened = open(&known).await;
     let (mut silent, mut counted) = (false, 0);
     for client in clients.iter().cycle() {
-        match client.edge_ways(&edge, &opened).await {
+        let told = tokio::time::timeout(PATIENCE, client.edge_ways(&edge, &opened)).await;
+        match told.unwrap_or_else(|_| Err(ClientError::TooSlow { url: client.url(), limit_s: PATIENCE.as_secs() })) {
             Ok(told) => {
                 silent = false;
                 let mut now = known.clone();

@@ -7,7 +7,7 @@ use crate::{
     costs::prices,
     member_spec,
     operations::{self, Begun, open_operation},
-    placing, services, tenants, views,
+    placing, tenants, views,
     workflows::{CREATE_CELL, CellInput, MEASURE_CELL, REMOVE_CELL, reserved},
 };
 use berth_config::Shape;
@@ -236,7 +236,7 @@ async fn remove_in(
     if let Some(release) = tx.cell_rolling(cell.id).await? {
         return Err(ReleaseError::InCell { release, cell: cell.name }.into());
     }
-    if services::restarting(app, &cell).await?.is_some() {
+    if tx.cell_restarting(&cell.name).await?.is_some() {
         return Err(ReleaseError::Restarting(cell.name).into());
     }
     if cell.tenants > 0 {

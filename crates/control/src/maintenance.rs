@@ -6,7 +6,7 @@
 //! that for its own autovacuum only.
 
 use crate::{
-    App, Change, ControlError, Permit, Read, audited,
+    App, Change, ControlError, Permit, Read, ReleaseError, audited,
     cell_access::{connect, endpoint, failed},
     cells,
     operations::{self, Begun},
@@ -20,8 +20,11 @@ use berth_store::Cell;
 use berth_wire as wire;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::{collections::BTreeMap, time::Duration};
-use tokio_postgres::{Client, NoTls, error::SqlState};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+use tokio_postgres::{CancelToken, Client, NoTls, error::SqlState};
 
 const LOCK_WAIT: &str = "2s";
 /// How often it is looked whether somebody waits.
@@ -34,6 +37,9 @@ const AIR_PERCENT: i64 = 50;
 const INDEX_BYTES_LEAST: i64 = 1 << 20;
 /// Fewer pages a second than a neighbour would notice: Postgres rests for 2 ms after so much work.
 const THROTTLE: &str = "set vacuum_cost_delay = '2ms'; set vacuum_cost_limit = 200";
+
+/// A session whose server has died or was taken from its work ends within a second, as the mover's do.
+const LOOKED_AFTER: &str = "set client_connection_check_interval = '1s'";
 
 /// What a step of maintenance is about. Names are quoted for SQL.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,7 +123,13 @@ pub async fn start(
     let mut tx = app.store().begin().await?;
     tx.cell_lock(cell.id).await?;
     let about = operations::about_cell(&cell.name);
-    if let Some(open) = operations::open_of(app, MAINTAIN_CELL.name(), &about).await? {
+    if let Some(open) = tx.operation_about(MAINTAIN_CELL.name(), &about).await? {
+        drop(tx);
+        let open = operations::known(app, open).await?;
+        let does = open.input.get("reindex").and_then(serde_json::Value::as_bool) == Some(true);
+        if ask.reindex && !does {
+            return Err(ReleaseError::Maintained { cell: cell.name, operation: open.id }.into());
+        }
         return Ok(views::operation(open, Vec::new()));
     }
     let input = MaintainCell { cell: cell.id, reindex: ask.reindex, asked_by: permit.caller().name.clone() };
@@ -267,12 +279,14 @@ pub(crate) async fn gently(
     let (at_work, looking) =
         (connect(&cell.name, &database, Role::Owner).await?, connect(&cell.name, &database, Role::Owner).await?);
     at_work
-        .batch_execute(&format!("set lock_timeout = '{LOCK_WAIT}'; set statement_timeout = 0; {THROTTLE}"))
+        .batch_execute(&format!(
+            "set lock_timeout = '{LOCK_WAIT}'; set statement_timeout = 0; {THROTTLE}; {LOOKED_AFTER}"
+        ))
         .await
         .map_err(&asked)?;
     let pid: i32 = at_work.query_one("select pg_backend_pid()", &[]).await.map_err(&asked)?.get(0);
     let before = size(&looking, &work.name).await.map_err(&asked)?;
-    let stop = at_work.cancel_token();
+    let stop = Stopping(at_work.cancel_token());
     let statement = work.statement();
     let mut left = None;
     let outcome = {
@@ -293,7 +307,7 @@ pub(crate) async fn gently(
             }
             if left.is_some() {
                 // Again at the next look, should it be lost.
-                let _ = stop.cancel_query(NoTls).await;
+                let _ = stop.0.cancel_query(NoTls).await;
             } else if let Some(done) = scanned(&looking, pid).await.map_err(&asked)? {
                 progress(done);
             }
@@ -308,18 +322,46 @@ pub(crate) async fn gently(
             Some(code) if *code == SqlState::QUERY_CANCELED => Some(left.unwrap_or("somebody stopped it").to_owned()),
             // It was dropped meanwhile.
             Some(code) if *code == SqlState::UNDEFINED_TABLE || *code == SqlState::UNDEFINED_OBJECT => None,
+            // This table or index cannot be done, and the others can.
+            Some(code) if !is_the_servers(code) => Some(said(&error)),
             _ => return Err(asked(error)),
         },
     };
-    if left.is_some() && work.what == What::Reindex {
-        tidy(&looking, work).await.map_err(&asked)?;
-    }
+    let left = match left {
+        Some(why) if work.what == What::Reindex => {
+            let kept = tidy(&looking, work).await.map_err(&asked)?;
+            Some(if kept.is_empty() { why } else { format!("{why}; not dropped yet: {}", kept.join(", ")) })
+        }
+        left => left,
+    };
     let after = size(&looking, &work.name).await.map_err(&asked)?;
     Ok(Ended { left, freed_bytes: (before - after).max(0) })
 }
 
-/// What a rebuild leaves that was stopped. Should this not get its lock either, the next look finds it again.
-async fn tidy(client: &Client, work: &Work) -> Result<(), tokio_postgres::Error> {
+/// Cancels what its session is at when nobody looks any more whether somebody waits.
+struct Stopping(CancelToken);
+
+impl Drop for Stopping {
+    fn drop(&mut self) {
+        let stop = self.0.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // Where nothing runs any more, nothing happens.
+            runtime.spawn(async move { stop.cancel_query(NoTls).await.ok() });
+        }
+    }
+}
+
+/// Connections, resources, and an operator at work: the next statement would fail the same way.
+fn is_the_servers(code: &SqlState) -> bool {
+    ["08", "53", "57", "58"].iter().any(|class| code.code().starts_with(class))
+}
+
+fn said(error: &tokio_postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
+}
+
+/// Drops what a rebuild leaves that was stopped, and names what did not get its lock either: the next look finds it again.
+async fn tidy(client: &Client, work: &Work) -> Result<Vec<String>, tokio_postgres::Error> {
     client.batch_execute(&format!("set lock_timeout = '{LOCK_WAIT}'")).await?;
     let rows = client
         .query(
@@ -328,10 +370,14 @@ async fn tidy(client: &Client, work: &Work) -> Result<(), tokio_postgres::Error>
             &[&work.table],
         )
         .await?;
+    let mut kept = Vec::new();
     for row in rows.iter().filter(|row| is_left_over(&row.get::<_, String>(1))) {
-        let _ = client.batch_execute(&format!("drop index concurrently if exists {}", row.get::<_, String>(0))).await;
+        let name: String = row.get(0);
+        if client.batch_execute(&format!("drop index concurrently if exists {name}")).await.is_err() {
+            kept.push(name);
+        }
     }
-    Ok(())
+    Ok(kept)
 }
 
 async fn size(client: &Client, name: &str) -> Result<i64, tokio_postgres::Error> {
@@ -372,7 +418,10 @@ async fn slots(app: &App, cell: &Cell, client: &Client) -> Result<Vec<wire::Main
         .await
         .map_err(failed(&cell.name))?;
     let mut needed: BTreeMap<String, String> = BTreeMap::new();
-    for known in app.store().move_list(None, i64::MAX).await?.into_iter().filter(|it| it.ended_at.is_none()) {
+    let (over, under_way): (Vec<_>, Vec<_>) =
+        app.store().move_list(None, i64::MAX).await?.into_iter().partition(|it| it.ended_at.is_some());
+    let over: BTreeSet<String> = over.iter().flat_map(|it| slots_of(it.id)).collect();
+    for known in under_way {
         needed.extend(slots_of(known.id).map(|slot| (slot, format!("tenant `{}` is moving", known.tenant_name))));
     }
     for way in app.store().ways_back_unfinished(None).await? {
@@ -385,8 +434,8 @@ async fn slots(app: &App, cell: &Cell, client: &Client) -> Result<Vec<wire::Main
         let drop = || Some(format!("select pg_drop_replication_slot('{slot}')"));
         let (why, remedy) = match needed.get(&slot) {
             Some(why) => (format!("{why}; its reader comes back by itself"), None),
-            None if slot.starts_with("berth_") => ("left over by a move that is over".to_owned(), drop()),
-            None => ("not Berth's; nobody reads it".to_owned(), drop()),
+            None if over.contains(&slot) => ("left over by a move that is over".to_owned(), drop()),
+            None => ("no reader at this moment, and no move of this control plane: ask whose it is".to_owned(), None),
         };
         wire::MaintainSlot { bytes, why, remedy, slot }
     });
@@ -395,7 +444,7 @@ async fn slots(app: &App, cell: &Cell, client: &Client) -> Result<Vec<wire::Main
 
 async fn fences(app: &App, cell: &Cell) -> Result<Vec<wire::MaintainFence>, ControlError> {
     let database = app.cell_database(cell).await?;
-    let Ok(fences) = berth_mover::fences(&endpoint(&database), Side::Source).await else { return Ok(Vec::new()) };
+    let fences = berth_mover::fences(&endpoint(&database), Side::Source).await?;
     let (by_key, ways) = (app.store().tenant_ids_by_key().await?, app.store().ways_back_unfinished(None).await?);
     let moving = app.store().move_list(None, i64::MAX).await?;
     let placed = app.store().placement_list().await?;

@@ -221,6 +221,11 @@ pub(crate) async fn open_of(app: &App, workflow: &str, subject: &str) -> Result<
     Ok(app.store().list(&filter).await?.into_iter().next())
 }
 
+/// One that a row or a lock has named: it is there.
+pub(crate) async fn known(app: &App, id: OperationId) -> Result<Operation, ControlError> {
+    Ok(app.store().show(id).await?.ok_or(ControlError::NoOperation(id))?.0)
+}
+
 /// The operation that works on this now.
 pub(crate) async fn open_operation(app: &App, subject: &str) -> Result<Option<OperationId>, ControlError> {
     let filter = Filter { states: OPEN.to_vec(), subject: Some(subject.to_owned()), limit: 1, ..Filter::default() };

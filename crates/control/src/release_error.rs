@@ -1,7 +1,7 @@
 //! What goes wrong with releases, and what to do next. Part of `ControlError`.
 
 use crate::Kind;
-use berth_domain::{BadArtifact, CellName, ServiceName, TenantName};
+use berth_domain::{BadArtifact, CellName, OperationId, ServiceName, TenantName};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReleaseError {
@@ -38,6 +38,8 @@ pub enum ReleaseError {
     PortTaken(ServiceName),
     #[error("another service of cell `{0}` is being restarted")]
     Restarting(CellName),
+    #[error("the database of cell `{cell}` is being maintained, and no index is built anew by that")]
+    Maintained { cell: CellName, operation: OperationId },
     #[error("`{0}` is not the host of a registry")]
     BadRegistry(String),
     #[error("there is no account for the registry `{0}`")]
@@ -67,6 +69,7 @@ impl ReleaseError {
             | Self::Moving { .. }
             | Self::NothingBefore
             | Self::Restarting(_)
+            | Self::Maintained { .. }
             | Self::BehindRelease { .. } => Kind::Conflict,
         }
     }
@@ -85,6 +88,7 @@ impl ReleaseError {
             Self::Foreign(_) | Self::NotOurs(_) => "foreign_cell",
             Self::FixedPort(_) | Self::PortTaken(_) => "fixed_port",
             Self::Restarting(_) => "cell_has_restart",
+            Self::Maintained { .. } => "cell_has_maintenance",
             Self::BehindRelease { .. } => "release_missing",
             Self::BadRegistry(_) => "bad_registry",
             Self::NoRegistry(_) => "no_registry",
@@ -112,6 +116,9 @@ impl ReleaseError {
             Self::NotOurs(_) => "restart it where it runs; `berth cell list` shows whose cells are whose".to_owned(),
             Self::Restarting(cell) => {
                 format!("try again when it has: `berth operation list --open`; it is about cell `{cell}`")
+            }
+            Self::Maintained { operation, .. } => {
+                format!("ask again when it has ended: `berth operation watch {operation}`")
             }
             Self::FixedPort(_) | Self::PortTaken(_) => {
                 "leave `port` out: each copy is given one of its own as `PORT`".to_owned()

@@ -6,13 +6,12 @@ use crate::{
     App, Change, ControlError, Permit, Read, ReleaseError, audited, cells,
     operations::{self, Begun},
     tenants, views,
-    workflows::{RESTART_SERVICE, RestartService},
+    workflows::{RESTART_SERVICE, RestartService, is_restarted},
 };
 use berth_config::Service;
 use berth_domain::{CellState, ServiceName, ServiceRole};
 use berth_store::Cell;
 use berth_wire as wire;
-use berth_workflow::Operation;
 use serde_json::json;
 
 /// What `restart` would do.
@@ -25,7 +24,7 @@ pub async fn plan_restart(
     let cell = cells::known(app, cell).await?;
     let (name, service) = restartable(app, &cell, service).await?;
     let members = app.store().member_list(Some(cell.id)).await?;
-    let own = members.iter().filter(|member| member.wanted && member.service == name).count();
+    let own = members.iter().filter(|it| it.service == name && it.release == cell.release && is_restarted(it)).count();
     Ok(wire::RestartPlan {
         cell: cell.name,
         members: u32::try_from(own).unwrap_or(u32::MAX),
@@ -49,7 +48,9 @@ pub async fn restart(
     if let Some(release) = tx.cell_rolling(cell.id).await? {
         return Err(ReleaseError::InCell { release, cell: cell.name }.into());
     }
-    if let Some(open) = restarting(app, &cell).await? {
+    if let Some(open) = tx.cell_restarting(&cell.name).await? {
+        drop(tx);
+        let open = operations::known(app, open).await?;
         if open.input.get("service").and_then(|it| it.as_str()) == Some(service.as_str()) {
             return Ok(views::operation(open, Vec::new()));
         }
@@ -62,11 +63,6 @@ pub async fn restart(
     audited(&mut tx, permit, "service.restart", &format!("cell/{}", cell.name), None, Some(after)).await?;
     tx.commit().await?;
     Ok(views::operation(started, Vec::new()))
-}
-
-/// The restart that works in this cell. Ask with the cell's lock held.
-pub(crate) async fn restarting(app: &App, cell: &Cell) -> Result<Option<Operation>, ControlError> {
-    operations::open_of(app, RESTART_SERVICE.name(), &operations::about_cell(&cell.name)).await
 }
 
 async fn restartable(app: &App, cell: &Cell, service: &str) -> Result<(ServiceName, Service), ControlError> {

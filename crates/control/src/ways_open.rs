@@ -26,7 +26,8 @@ struct Patience {
     unsaid: Duration,
     /// For those that do.
     limit: Duration,
-    /// What was said longer ago is not counted: six rounds.
+    /// What was said longer ago is not counted as open: six rounds. Whoever said anything at all is waited for to say it
+    /// again; twice the limit later it counts among those that do not say it.
     fresh: Duration,
 }
 
@@ -50,15 +51,10 @@ impl WaysOpen {
         self.news.notify_waiters();
     }
 
-    fn is(&self, edge: &EdgeName, wanted: &Ports, fresh: Duration) -> Is {
+    fn is(&self, edge: &EdgeName, wanted: &Ports, patience: Patience) -> Is {
         match self.said.lock().unwrap_or_else(PoisonError::into_inner).get(edge) {
-            Some((at, open)) if at.elapsed() < fresh => {
-                if wanted.is_subset(open) {
-                    Is::Open
-                } else {
-                    Is::Shut
-                }
-            }
+            Some((at, open)) if at.elapsed() < patience.fresh && wanted.is_subset(open) => Is::Open,
+            Some((at, _)) if at.elapsed() < patience.limit * 2 => Is::Shut,
             _ => Is::Unsaid,
         }
     }
@@ -71,7 +67,7 @@ impl WaysOpen {
             let mut news = std::pin::pin!(self.news.notified());
             // Subscribed before the look, so that nothing falls between.
             news.as_mut().enable();
-            let all: Vec<(&EdgeName, Is)> = edges.iter().map(|edge| (edge, self.is(edge, wanted, fresh))).collect();
+            let all: Vec<(&EdgeName, Is)> = edges.iter().map(|edge| (edge, self.is(edge, wanted, patience))).collect();
             let silent = all.iter().any(|(_, is)| *is == Is::Unsaid) && began.elapsed() < unsaid;
             let shut: Vec<EdgeName> =
                 all.iter().filter(|(_, is)| *is == Is::Shut).map(|(edge, _)| (*edge).clone()).collect();
@@ -138,6 +134,13 @@ mod tests {
             }
         };
         let (late, ()) = tokio::join!(ways.wait(&all, &wanted, SHORT), says);
-        assert_eq!(late, [new], "it says that it has none");
+        assert_eq!(late.as_slice(), &all, "it says that it has none");
+
+        // It has them, and has not said so for a while: a control plane that hangs keeps it from that.
+        ways.say(new.clone(), ports(&[18_001]));
+        tokio::time::sleep(SHORT.fresh).await;
+        let began = Instant::now();
+        assert_eq!(ways.wait(&all, &ports(&[18_001]), SHORT).await, all);
+        assert!(began.elapsed() >= SHORT.limit, "{:?}", began.elapsed());
     }
 }

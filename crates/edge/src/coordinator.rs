@@ -60,6 +60,7 @@ pub struct Edge {
     /// The edge that runs here still, and what its buckets owe.
     predecessor: Option<(Predecessor, HashMap<Box<str>, u64>)>,
     ready: Option<Ready>,
+    left: Option<Ready>,
     places: Places,
     address: SocketAddr,
     tls_address: Option<SocketAddr>,
@@ -76,7 +77,7 @@ pub async fn run(config: EdgeConfig, shutdown: impl Future<Output = ()>) -> Resu
 impl Edge {
     /// Serves until `shutdown`, then lets requests under way finish.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), EdgeError> {
-        let Self { config, urls, sockets, admin, predecessor, ready, places, log, table, .. } = self;
+        let Self { config, urls, sockets, admin, predecessor, ready, left, places, log, table, .. } = self;
         let limits = config.limits;
         let kept_sockets = sockets.duplicate().and_then(|all| Ok(Sockets { admin: Some(admin.try_clone()?), ..all }));
         let kept_sockets = kept_sockets.map_err(EdgeError::Handover)?;
@@ -84,6 +85,7 @@ impl Edge {
         let ready = ready.or_else(|| Some(Box::new(|| {})));
         let (mut handing, mut handed) =
             Handing::new(config.data_dir.clone(), kept_sockets, predecessor, ready, limits.leave_time);
+        handing.left = left;
         let (certificates, mut kept) = (Arc::new(Certificates::default()), tls::Kept::default());
         kept.take(true, settings::load(&config.data_dir, CERTIFICATES), &[], &certificates);
         let (said_in, said) = mpsc::unbounded_channel();

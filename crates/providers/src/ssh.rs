@@ -16,7 +16,7 @@ pub use agent::run as run_agent;
 pub use connection::{Connection, Proof, Said, Target, Trust, quoted, read_key};
 pub use error::SshError;
 pub use line::{bring, root};
-pub use ways::listen;
+pub use ways::{leave as leave_ways, listen, share as share_ways};
 
 use async_trait::async_trait;
 use berth_domain::CellName;

@@ -170,7 +170,7 @@ impl Tx {
         sqlx::query!(
             "INSERT INTO members (id, cell_id, service, copy, service_role, role, release, arriving)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-             ON CONFLICT (cell_id, service, copy, release) DO UPDATE SET wanted = true",
+             ON CONFLICT (cell_id, service, copy, release) DO UPDATE SET wanted = true, arriving = excluded.arriving",
             new.id.uuid(),
             new.cell.uuid(),
             new.service.as_str(),

@@ -1,7 +1,9 @@
 //! Releases, and how far each is on its way over the cells. Never decides which cell is next: `control` does.
 
 use crate::{Store, StoreError, Tx, moment::Moment};
-use berth_domain::{Artifact, CellId, MemberId, OperationId, RollCellState, RollState, ServiceName, TenantName};
+use berth_domain::{
+    Artifact, CellId, CellName, MemberId, OperationId, RollCellState, RollState, ServiceName, TenantName,
+};
 use jiff::Timestamp;
 use sqlx::PgExecutor;
 use std::collections::BTreeMap;
@@ -359,6 +361,25 @@ impl Tx {
         .fetch_optional(&mut *self.inner)
         .await?;
         Ok(release.map(release_number))
+    }
+
+    /// The restart of a service of this cell that is not over, also one that is stuck. Ask with the cell's lock held.
+    pub async fn cell_restarting(&mut self, cell: &CellName) -> Result<Option<OperationId>, StoreError> {
+        self.operation_about("restart_service_v1", &format!("cell/{cell}")).await
+    }
+
+    /// The operation of one kind about this that is not over, asked on this connection: who holds a lock does not wait for
+    /// another one.
+    pub async fn operation_about(&mut self, workflow: &str, subject: &str) -> Result<Option<OperationId>, StoreError> {
+        let id = sqlx::query_scalar!(
+            "SELECT id FROM operations WHERE workflow = $1 AND subject = $2
+             AND state IN ('queued', 'running', 'undoing', 'stuck') ORDER BY seq DESC LIMIT 1",
+            workflow,
+            subject
+        )
+        .fetch_optional(&mut *self.inner)
+        .await?;
+        Ok(id.map(OperationId::new))
     }
 
     /// A tenant that is moving out of this cell or into it. Ask with the cell's lock held.

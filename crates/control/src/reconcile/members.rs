@@ -2,7 +2,7 @@
 //! seen is stored, so that edges send requests only where somebody answers.
 
 use super::{Loop, seen};
-use crate::{App, ControlError, cell_access, member_spec, programs::Programs};
+use crate::{App, ControlError, cell_access, member_spec, operations, programs::Programs, workflows::RESTART_SERVICE};
 use async_trait::async_trait;
 use berth_domain::{CellId, CellState, MemberId, MemberState};
 use berth_infra::{CellDatabase, CellSpec, DatabaseName, Observed};
@@ -84,8 +84,12 @@ async fn keep(app: &App, cell: &Cell, members: &[&Member], looks: &mut Members) 
             info!(cell = %cell.name, member = %name, why = now.detail, "member {name} is started again");
             now = start_again(app, cell, member, *unhealthy >= PATIENCE).await?;
             *unhealthy = 0;
-            // A release that has ended it in this very moment must not find it again.
-            if !still_wanted(app, cell.id, member.id).await? {
+            // A release that has ended it in this very moment must not find it again. A restart that took it out meanwhile ends and
+            // starts it under the same name: what stands there may be the new one.
+            if !restarting(app, cell).await?
+                && !still_wanted(app, cell.id, member.id).await?
+                && !restarting(app, cell).await?
+            {
                 compute.remove_member(&name).await.map_err(failed)?;
                 continue;
             }
@@ -101,6 +105,11 @@ async fn keep(app: &App, cell: &Cell, members: &[&Member], looks: &mut Members) 
 async fn still_wanted(app: &App, cell: CellId, member: MemberId) -> Result<bool, ControlError> {
     let now = app.store().member_list(Some(cell)).await?;
     Ok(now.iter().any(|row| row.id == member && row.wanted && !row.arriving))
+}
+
+async fn restarting(app: &App, cell: &Cell) -> Result<bool, ControlError> {
+    let about = operations::about_cell(&cell.name);
+    Ok(operations::open_of(app, RESTART_SERVICE.name(), &about).await?.is_some())
 }
 
 async fn start_again(app: &App, cell: &Cell, member: &Member, replace: bool) -> Result<Seen, ControlError> {

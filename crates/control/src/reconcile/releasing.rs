@@ -6,7 +6,7 @@ use crate::{
     App, ControlError,
     operations::{self, Begun},
     release_error::said,
-    services, tenants,
+    tenants,
     workflows::{ROLL_CELL, RollCell, reserved},
 };
 use async_trait::async_trait;
@@ -113,7 +113,7 @@ async fn start(app: &App, roll: &Roll, row: &Row) -> Result<(), ControlError> {
         Some("it is being made".to_owned())
     } else if let Some(other) = tx.cell_rolling(cell.id).await? {
         Some(format!("release {} is rolling in it", said(other)))
-    } else if services::restarting(app, &cell).await?.is_some() {
+    } else if tx.cell_restarting(&cell.name).await?.is_some() {
         Some("a service of it is being restarted".to_owned())
     } else {
         tx.cell_moving(cell.id).await?.map(|tenant| format!("tenant `{tenant}` is moving out of it or into it"))

@@ -8,7 +8,7 @@
 //! have had time to hear of that.
 
 use super::Loop;
-use crate::{App, ControlError, decide, member_spec, services};
+use crate::{App, ControlError, decide, member_spec};
 use async_trait::async_trait;
 use berth_config::{Budget, Stack};
 use berth_domain::{CellId, CellState, Cents, MemberId, ServiceName};
@@ -166,7 +166,7 @@ async fn set(
         return Ok(false);
     }
     // It counts on the copies that there were.
-    if services::restarting(app, cell).await?.is_some() {
+    if tx.cell_restarting(&cell.name).await?.is_some() {
         return Ok(false);
     }
     tx.copies_set(cell.id, name, i32::from(copies), because).await?;

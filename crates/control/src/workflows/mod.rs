@@ -36,6 +36,7 @@ pub(crate) use measure_cell::measured;
 pub use plan_tenant::PLAN_TENANT;
 pub use purge::PURGE_TENANT;
 pub use remove_cell::REMOVE_CELL;
+pub(crate) use restart_service::is_restarted;
 pub use restart_service::{RESTART_SERVICE, RestartService};
 pub use roll_cell::{ROLL_CELL, RollCell};
 pub use suspend_tenant::{RESUME_TENANT, SUSPEND_TENANT};

@@ -13,7 +13,7 @@ use super::{
 use crate::App;
 use async_trait::async_trait;
 use berth_domain::{CellId, MemberId, ServiceName, ServiceRole};
-use berth_store::{NewMember, Tx};
+use berth_store::{Member, NewMember, Tx};
 use berth_wire::OperationResult;
 use berth_workflow::{Retry, Run, Step, StepError, TxStep, Workflow};
 use serde::{Deserialize, Serialize};
@@ -79,14 +79,16 @@ impl Step<App> for PlanRestart {
         let own = all.iter().filter(|member| member.service == self.service && member.release == cell.release);
         // One that a restart left behind which was given up is taken up again.
         let left = own.clone().find(|member| member.copy == SPARE_COPY).map(Planned::of);
-        let members: Vec<Planned> =
-            own.filter(|member| member.wanted && member.copy != SPARE_COPY).map(Planned::of).collect();
+        // So is a member that it had taken out.
+        let members: Vec<Planned> = own.filter(|member| is_restarted(member)).map(Planned::of).collect();
         let new = members.first().filter(|member| member.role == ServiceRole::Web).map(|like| Planned {
             id: MemberId::new(Uuid::now_v7()),
             copy: SPARE_COPY,
             ..like.clone()
         });
-        Ok(Members { members, spare: left.or(new) })
+        // Whoever serves alone goes on.
+        let spare = if members.is_empty() { None } else { left.or(new) };
+        Ok(Members { members, spare })
     }
     async fn undo(&self, _app: &App, _made: Option<Members>) -> Result<(), StepError> {
         Ok(())
@@ -94,6 +96,11 @@ impl Step<App> for PlanRestart {
     fn input(&self) -> Value {
         json!({ "service": self.service })
     }
+}
+
+/// Of those of the cell's release.
+pub(crate) fn is_restarted(member: &Member) -> bool {
+    (member.wanted || member.arriving) && member.copy != SPARE_COPY
 }
 
 struct ReserveSpare {

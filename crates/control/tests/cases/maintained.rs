@@ -3,7 +3,7 @@
 use crate::world::{World, change};
 use async_trait::async_trait;
 use berth_control::{App, maintenance, workflows};
-use berth_domain::OperationId;
+use berth_domain::{OperationId, OperationState};
 use berth_infra::Role;
 use berth_wire as wire;
 use berth_workflow::{Journal, Registry, testing, testing::TestWorld};
@@ -96,6 +96,49 @@ impl TestWorld for Try {
 async fn survives_a_crash_at_every_point() {
     let world = Arc::new(World::new().await);
     testing::survives_a_crash_at_every_point(async || Try::new(&world).await).await;
+}
+
+/// A unique index that does not fit its rows any more, as after a change of the system's collation.
+#[tokio::test]
+async fn what_cannot_be_built_anew_is_left_and_the_rest_is_done() {
+    let world = Arc::new(World::new().await);
+    let (torn, whole) = (Try::new(&world).await, Try::new(&world).await);
+    let owner = world.tenants.connect(Role::Owner).await;
+    // Rows that come past the index: it is told that it is not ready for them.
+    let superuser = world.tenants.connect(Role::Mover).await;
+    let ready =
+        |is: bool| format!("update pg_index set indisready = {is} where indexrelid = '{}_pkey'::regclass", torn.table);
+    superuser.batch_execute(&ready(false)).await.unwrap();
+    owner.batch_execute(&format!("insert into {} values (4)", torn.table)).await.unwrap();
+    superuser.batch_execute(&ready(true)).await.unwrap();
+    let begun = torn.start().await;
+    let ended = world.carry_out(begun).await;
+    let (operation, _) = world.store.show(begun).await.unwrap().unwrap();
+    assert_eq!(ended, OperationState::Succeeded, "{operation:?}");
+    let said = format!("{:?}", operation.result);
+    assert!(said.contains("could not create unique index"), "{said}");
+    assert!(whole.index_bytes().await < 1 << 19, "the other index was not built anew");
+    owner.batch_execute(&format!("delete from {} where id = 4", torn.table)).await.unwrap();
+    let asked = "select count(*) from pg_index where not indisvalid";
+    assert_eq!(owner.query_one(asked, &[]).await.unwrap().get::<_, i64>(0), 0, "what it left is dropped");
+}
+
+/// Asked for with indexes while one without is at work it is not taken for the same.
+#[tokio::test]
+async fn more_than_what_is_under_way_is_refused_by_name() {
+    let world = Arc::new(World::new().await);
+    let asked = async |reindex: bool| {
+        let ask = wire::MaintainAsk { reindex };
+        maintenance::start(&world.app, &change(), "shared-1", ask).await
+    };
+    let plain = asked(false).await.unwrap();
+    assert_eq!(asked(false).await.unwrap().id, plain.id);
+    let refused = asked(true).await.unwrap_err();
+    assert_eq!(refused.code(), "cell_has_maintenance");
+    assert!(refused.hint().is_some_and(|hint| hint.contains(&plain.id.to_string())), "{refused:?}");
+    assert_eq!(world.carry_out(plain.id).await, OperationState::Succeeded);
+    let whole = asked(true).await.unwrap();
+    assert_eq!(asked(false).await.unwrap().id, whole.id, "it does that and more");
 }
 
 #[tokio::test]

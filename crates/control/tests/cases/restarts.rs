@@ -5,8 +5,9 @@ use crate::{
     world::{STACK, World, change, read, wanted},
 };
 use async_trait::async_trait;
-use berth_control::{App, ControlError, ReleaseError, cells, releases, services, tenants, workflows};
+use berth_control::{App, ControlError, ReleaseError, cells, operations, releases, services, tenants, workflows};
 use berth_domain::{Artifact, CellClass, OperationId, OperationState, Revision, RollCellState};
+use berth_infra::{Call, Fault};
 use berth_testkit::wait_until;
 use berth_wire as wire;
 use berth_workflow::{Journal, Registry, testing, testing::TestWorld};
@@ -100,6 +101,30 @@ async fn a_copy_that_does_not_come_up_leaves_everything_as_it_was() {
     assert!(operation.error.unwrap().message.contains("were not healthy"));
     assert_eq!(members(&world, "shared-1").await, before);
     assert_eq!((made(&world, "shared-1.web.0.r1"), made(&world, "shared-1.web.1.r1")), (1, 1));
+}
+
+#[tokio::test]
+async fn a_restart_that_was_given_up_is_made_good_by_the_next_one() {
+    let world = World::new().await;
+    let before = members(&world, "shared-1").await;
+    // As often as a member's end is tried.
+    for _ in 0..50 {
+        world.fake.faults().next(Call::RemoveMember, Fault::Quota);
+    }
+    let begun = services::restart(&world.app, &change(), "shared-1", "web").await.unwrap();
+    assert_eq!(world.carry_out(begun.id).await, OperationState::Stuck);
+    assert_eq!(world.fake.faults().left(), []);
+    operations::abandon(&world.app, &change(), begun.id, Some("no patience"), true).await.unwrap();
+    let left = members(&world, "shared-1").await;
+    assert_eq!(left.len(), 3, "the spare serves: {left:?}");
+
+    let plan = services::plan_restart(&world.app, &read(), "shared-1", "web").await.unwrap();
+    assert_eq!(plan.members, 2, "one of them was taken out, and is one all the same");
+    let again = services::restart(&world.app, &change(), "shared-1", "web").await.unwrap();
+    assert_eq!(world.carry_out(again.id).await, OperationState::Succeeded, "{:?}", world.store.show(again.id).await);
+    assert_eq!(members(&world, "shared-1").await, before);
+    let rows = world.store.member_list(None).await.unwrap();
+    assert!(rows.len() == 2 && rows.iter().all(|row| row.wanted && !row.arriving), "{rows:?}");
 }
 
 #[tokio::test]

@@ -76,6 +76,7 @@ impl Edge {
             admin,
             predecessor,
             ready: None,
+            left: None,
             places,
             address,
             tls_address,
@@ -88,6 +89,12 @@ impl Edge {
     /// Called once, when the edge serves as well as it can.
     pub fn when_ready(mut self, ready: impl FnOnce() + Send + 'static) -> Self {
         self.ready = Some(Box::new(ready));
+        self
+    }
+
+    /// Called once, when another process serves and this one goes with its last connection.
+    pub fn when_left(mut self, left: impl FnOnce() + Send + 'static) -> Self {
+        self.left = Some(Box::new(left));
         self
     }
 

@@ -73,6 +73,7 @@ pub struct Handing {
     ready: Option<Ready>,
     tell: UnboundedSender<Handed>,
     tasks: JoinSet<()>,
+    pub left: Option<Ready>,
     /// The follower answers there from now on.
     pub admin: Option<AbortHandle>,
     pub reporter: Option<Arc<Mutex<Reporter>>>,
@@ -97,6 +98,7 @@ impl Handing {
             ready,
             tell,
             tasks: JoinSet::new(),
+            left: None,
             admin: None,
             reporter: None,
             leave_time,
@@ -191,6 +193,9 @@ impl Handing {
                 tracing::info!("another process serves; this one goes with its last connection");
                 self.phase = Phase::Leaving;
                 self.sockets = None;
+                if let Some(left) = self.left.take() {
+                    left();
+                }
                 if let Some(admin) = self.admin.take() {
                     admin.abort();
                 }
