@@ -119,7 +119,7 @@ fn must_stay_within(folder: &Path) -> Result<(), CliError> {
     }
     let toc = fs::read(folder.join("toc.dat")).map_err(read)?;
     // Every `pg_dump` that writes folders writes numbers like this.
-    if !matches!(toc.as_slice(), [b'P', b'G', b'D', b'M', b'P', 1, 12.., _, 4, ..]) {
+    if !matches!(toc.as_slice(), [b'P', b'G', b'D', b'M', b'P', 1, 12..=u8::MAX, _, 4, ..]) {
         return Err(refused(folder, "is no dump: its `toc.dat` begins otherwise", hint));
     }
     match leading_out(&toc) {
