@@ -321,6 +321,13 @@ async fn a_tenant_comes_out_of_a_dump_whole_or_not_at_all() {
     let (code, _, error) = import(&at("other.sql"), &["--tenant", &key]);
     assert!(code == 1 && error.contains("table `vehicles` differs") && error.contains("`colour`"), "{error}");
 
+    let marker = at("marker");
+    let command = format!("  select 1; \\! touch {}\n-- PostgreSQL database dump complete", marker.display());
+    fs::write(at("hostile.sql"), script.replace("-- PostgreSQL database dump complete", &command)).unwrap();
+    let (code, _, error) = import(&at("hostile.sql"), &["--tenant", &key]);
+    assert!(code == 1 && error.contains("has a command for `psql`") && error.contains("select 1; \\!"), "{error}");
+    assert!(!marker.exists(), "a command of the dump was run");
+
     for dump in ["all.dump", "all.d", "all.sql"] {
         let (code, out, error) = import(&at(dump), &["--tenant", &key, "--dry-run"]);
         assert!(code == 0 && out.contains(&key) && out.contains("shared-1"), "{dump}: {out}{error}");

@@ -478,14 +478,18 @@ fn firewall(facts: &Facts) -> Answer {
 }
 
 fn cost(facts: &Facts) -> Answer {
-    match &facts.budget {
-        Err(why) => unknown(why),
-        Ok(Budget { level: None, .. }) => failed("no budget is stated"),
-        Ok(Budget { unpriced, .. }) if *unpriced > 0 => unknown(format!("nobody knows the price of {unpriced} cells")),
-        Ok(Budget { level: Some(level), .. }) if matches!(level.as_str(), "within" | "warning") => {
-            passed(format!("the forecast is {level}"))
-        }
-        Ok(Budget { level: Some(level), .. }) => failed(format!("the forecast is {level}")),
+    let Budget { level, unpriced } = match &facts.budget {
+        Err(why) => return unknown(why),
+        Ok(budget) => budget,
+    };
+    let Some(level) = level.as_deref() else { return failed("no budget is stated") };
+    let also = if *unpriced > 0 { format!("nobody knows the price of {unpriced} cells") } else { String::new() };
+    match (level, also.as_str()) {
+        ("within" | "warning", "") => passed(format!("the forecast is {level}")),
+        // What is not known may bring it beyond.
+        ("within" | "warning", also) => unknown(also),
+        (level, "") => failed(format!("the forecast is {level}")),
+        (level, also) => failed(format!("the forecast is {level}, and {also}")),
     }
 }
 

@@ -4,6 +4,7 @@
 //! A cell's own server never sees the dump: it may hold any SQL. Whatever happens, the scratch Postgres goes with this command.
 
 mod dump;
+mod restore;
 mod scratch;
 
 use super::{
@@ -17,7 +18,7 @@ use berth_mover::{
 };
 use clap::Args;
 use dump::Dump;
-use scratch::Scratch;
+use scratch::{Scratch, Server};
 use std::path::PathBuf;
 use uuid::Uuid;
 
@@ -69,13 +70,14 @@ impl Import {
 
     async fn through(&self, cx: &Context, dump: &Dump, rules: DataRules, scratch: &Scratch) -> Result<(), CliError> {
         cx.say(&format!("restoring {} into a Postgres of its own …", self.dump.display()));
-        let restored = scratch.restore(dump).await?;
+        let server = scratch.server();
+        let restored = server.restore(dump).await?;
         for passed in &restored.passed_over {
             cx.say(&format!("note: passed over: {passed}"));
         }
-        let source = scratch.endpoint();
+        let source = server.endpoint();
         self.must_fit(&source, &rules).await?;
-        let key = self.key(scratch, &rules).await?;
+        let key = self.key(&server, &rules).await?;
         let folder = scratch.folder().join("archive");
         let made = export(source, rules, &key, &folder).await?;
         cx.say(&format!("tenant {key}: {} rows in {} tables", units::count(made.rows()), made.tables.len()));
@@ -102,11 +104,11 @@ impl Import {
         Err(CliError::request(format!("the dump does not fit the stack:\n{all}"), hint))
     }
 
-    async fn key(&self, scratch: &Scratch, rules: &DataRules) -> Result<TenantKey, CliError> {
-        let keys = scratch.keys(rules, self.tenant.as_deref(), NAMED).await?;
+    async fn key(&self, server: &Server<'_>, rules: &DataRules) -> Result<TenantKey, CliError> {
+        let keys = server.keys(rules, self.tenant.as_deref(), NAMED).await?;
         let key = match (&self.tenant, keys.as_slice()) {
             (Some(wanted), []) => {
-                let others = scratch.keys(rules, None, NAMED).await?;
+                let others = server.keys(rules, None, NAMED).await?;
                 let hint = format!("it has {}", named(&others));
                 return Err(CliError::request(format!("no row of `{}` has the key `{wanted}`", rules.root), hint));
             }

@@ -1,8 +1,8 @@
 //! `berth service …`: what runs in the cells.
 
 use super::{CliError, Context, tenant::Wait, watch};
-use berth_domain::{CellName, ServiceName};
-use berth_wire::{Operation, RestartPlan};
+use berth_domain::{CellName, CellState, ServiceName};
+use berth_wire::{Cell, Operation, RestartPlan};
 use clap::{Args, Subcommand};
 use std::fmt::Write as _;
 
@@ -63,8 +63,11 @@ impl Restart {
         let cells: Vec<CellName> = if named {
             self.cell.clone()
         } else {
-            let runs = |cell: &berth_wire::Cell| cell.members.iter().any(|member| member.service == self.service);
-            cx.client.cells().await?.into_iter().filter(runs).map(|cell| cell.name).collect()
+            let (cells, left_out) = of_all(cx.client.cells().await?, &self.service);
+            for note in left_out {
+                cx.say(&note);
+            }
+            cells
         };
         let mut plans = Vec::new();
         for cell in cells {
@@ -83,6 +86,19 @@ impl Restart {
         }
         Ok(plans)
     }
+}
+
+/// Those that run a service, and a note about each that cannot be touched now: it is being made, or goes.
+fn of_all(cells: Vec<Cell>, service: &ServiceName) -> (Vec<CellName>, Vec<String>) {
+    let (mut names, mut notes) = (Vec::new(), Vec::new());
+    for cell in cells.into_iter().filter(|cell| cell.members.iter().any(|member| member.service == *service)) {
+        if matches!(cell.state, CellState::Ready | CellState::Draining) {
+            names.push(cell.name);
+        } else {
+            notes.push(format!("note: left out: cell `{}` is {}", cell.name, cell.state));
+        }
+    }
+    (names, notes)
 }
 
 fn screen(plans: &[RestartPlan]) -> String {
@@ -108,8 +124,32 @@ fn done(ended: &[Operation]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::screen;
-    use berth_wire::RestartPlan;
+    use super::{of_all, screen};
+    use berth_wire::{Cell, RestartPlan};
+    use serde_json::json;
+
+    fn cell(name: &str, state: &str, service: &str) -> Cell {
+        let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+        let member = json!({ "id": id, "service": service, "service_role": "web", "role": "active", "state": "healthy",
+            "address": null, "seen_at": null });
+        let cell = json!({ "id": id, "name": name, "class": "shared", "state": state, "provider": "local", "region": null,
+            "tenants": 0, "max_tenants": 1, "price_cents": null, "database_bytes": null, "operation": null,
+            "members": [member], "created_at": "2026-01-01T00:00:00Z" });
+        serde_json::from_value(cell).unwrap()
+    }
+
+    #[test]
+    fn a_cell_that_is_made_or_goes_is_left_out_of_all() {
+        let cells = vec![
+            cell("fra-1", "ready", "web"),
+            cell("fra-2", "creating", "web"),
+            cell("fra-3", "draining", "web"),
+            cell("fra-4", "removing", "worker"),
+        ];
+        let (names, notes) = of_all(cells, &"web".parse().unwrap());
+        assert_eq!(names, ["fra-1".parse().unwrap(), "fra-3".parse().unwrap()]);
+        assert_eq!(notes, ["note: left out: cell `fra-2` is creating"]);
+    }
 
     #[test]
     fn a_plan_says_what_serves_meanwhile() {

@@ -87,6 +87,26 @@ fn nobody_can_say_that_what_failed_is_done() {
     assert!(edges.outcome == Outcome::Failed && edges.remedy.is_some());
 }
 
+#[test]
+fn a_month_known_to_be_over_stays_so_whatever_is_not_known() {
+    let said = |level: Option<&str>, unpriced| {
+        let facts = Facts { budget: Ok(Budget { level: level.map(str::to_owned), unpriced }), ..good() };
+        let all = judge(&facts, &["cost".to_owned()], at("2026-11-21T12:00:00Z"));
+        let cost = all.iter().find(|it| it.id == "cost").unwrap();
+        (cost.outcome, cost.says.clone())
+    };
+    assert_eq!(
+        said(Some("over"), 1),
+        (Outcome::Failed, "the forecast is over, and nobody knows the price of 1 cells".into())
+    );
+    assert_eq!(said(Some("critical"), 2).0, Outcome::Failed);
+    assert_eq!(said(Some("over"), 0).1, "the forecast is over");
+    assert_eq!(said(None, 1).0, Outcome::Failed);
+    let facts = Facts { budget: Ok(Budget { level: Some("within".into()), unpriced: 1 }), ..good() };
+    assert!(of(&facts, Outcome::Unknown).contains(&"cost"));
+    assert_eq!(said(Some("warning"), 1).0, Outcome::Passed, "somebody looked");
+}
+
 /// Each entry fails, or is said to be unknown, for what is wrong with it alone.
 #[test]
 fn every_entry_finds_what_it_is_for() {

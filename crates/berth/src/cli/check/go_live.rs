@@ -13,7 +13,7 @@ use berth_domain::{CellState, MemberState, RollState};
 use berth_wire as wire;
 use serde::Serialize;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket},
     time::Duration,
@@ -68,6 +68,7 @@ async fn facts(cx: &Context, report: Report, overview: &wire::Overview) -> Facts
     let hosts_more = names.as_ref().map_or(0, |names| names.len().saturating_sub(HOSTS_MOST));
     let asked: Told<Vec<String>> = names.map(|names| names.into_iter().take(HOSTS_MOST).collect());
     let servers = cx.client.servers().await.map_err(|error| why(&error));
+    let unasked: Vec<String> = asked.as_ref().err().into_iter().chain(servers.as_ref().err()).cloned().collect();
     let around = around(asked.as_deref().unwrap_or_default(), servers.as_deref().unwrap_or_default());
     Facts {
         findings: report.findings,
@@ -89,7 +90,7 @@ async fn facts(cx: &Context, report: Report, overview: &wire::Overview) -> Facts
             .collect()),
         releases: cx.client.rollout().await.map(releases).map_err(|error| why(&error)),
         servers: servers.map(|all| all.into_iter().map(server).collect()),
-        ports: ports(around).await,
+        ports: ports(around, &unasked).await,
         budget: cx
             .client
             .costs(None)
@@ -167,9 +168,11 @@ fn server(server: wire::Server) -> Server {
     Server { cell: server.cell.to_string(), disk }
 }
 
-/// Machines that clients reach: those the hosts lead to, and those cells stand on.
-fn around(hosts: &[String], servers: &[wire::Server]) -> BTreeSet<String> {
-    hosts.iter().cloned().chain(servers.iter().map(|server| server.host.clone())).collect()
+/// Machines that clients reach, each with what it is called in words: those the hosts lead to, and those cells stand on.
+fn around(hosts: &[String], servers: &[wire::Server]) -> BTreeMap<String, String> {
+    let hosts = hosts.iter().map(|host| (host.clone(), format!("`{host}`")));
+    let servers = servers.iter().map(|it| (it.host.clone(), format!("the server of `{}`", it.cell)));
+    hosts.chain(servers).collect()
 }
 
 async fn addresses(name: String) -> Vec<IpAddr> {
@@ -183,13 +186,18 @@ fn is_own(at: IpAddr) -> bool {
     at.is_loopback() || UdpSocket::bind(SocketAddr::new(at, 0)).is_ok()
 }
 
-async fn ports(names: BTreeSet<String>) -> Told<Ports> {
-    if names.is_empty() {
+/// `unasked`: why some machines are not even known.
+async fn ports(names: BTreeMap<String, String>, unasked: &[String]) -> Told<Ports> {
+    if names.is_empty() && unasked.is_empty() {
         return Err("there is no host or server yet whose ports could be tried".to_owned());
     }
-    let (mut all, mut own) = (BTreeSet::new(), false);
-    for name in names {
-        for at in addresses(name).await {
+    let (mut all, mut own, mut nowhere) = (BTreeSet::new(), false, Vec::new());
+    for (name, called) in names {
+        let found = addresses(name).await;
+        if found.is_empty() {
+            nowhere.push(called);
+        }
+        for at in found {
             if is_own(at) {
                 own = true;
             } else {
@@ -204,12 +212,21 @@ async fn ports(names: BTreeSet<String>) -> Told<Ports> {
     let tried = tries.len();
     let open =
         futures_util::future::join_all(tries).await.into_iter().filter_map(|tried| tried.ok().flatten()).collect();
-    let left_out = match (own, tried) {
-        (true, _) => Some("this machine is one of those that would be tried: start this from another one".to_owned()),
-        (false, 0) => Some("no host or server has an address yet".to_owned()),
-        (false, _) => None,
-    };
-    Ok(Ports { tried, open, left_out })
+    Ok(Ports { tried, open, left_out: left_out(own, &nowhere, unasked) })
+}
+
+/// One machine that nobody tried may be the one that answers.
+fn left_out(own: bool, nowhere: &[String], unasked: &[String]) -> Option<String> {
+    let mut why: Vec<String> = unasked.to_vec();
+    match nowhere {
+        [] => {}
+        [first] => why.push(format!("{first} has no address")),
+        [first, others @ ..] => why.push(format!("{first} and {} more have no address", others.len())),
+    }
+    if own {
+        why.push("this machine is one of those that would be tried: start this from another one".to_owned());
+    }
+    (!why.is_empty()).then(|| why.join("; "))
 }
 
 /// Over TLS, or nowhere past private networks.
@@ -250,7 +267,23 @@ fn screen(shown: &Shown) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Item, Outcome, Shown, When, screen};
+    use super::{Item, Outcome, Shown, When, left_out, ports, screen};
+    use std::collections::BTreeMap;
+
+    #[tokio::test]
+    async fn a_firewall_passes_only_where_every_machine_was_tried() {
+        let at = |name: &str, called: &str| BTreeMap::from([(name.to_owned(), called.to_owned())]);
+        let why = async |names, unasked: &[String]| ports(names, unasked).await.unwrap().left_out.unwrap();
+        assert_eq!(why(at("", "the server of `fra-1`"), &[]).await, "the server of `fra-1` has no address");
+        assert!(why(at("127.0.0.1", "`a.test`"), &[]).await.starts_with("this machine is one of those"));
+        let unasked = ["the server was asked and says: no".to_owned()];
+        assert_eq!(why(BTreeMap::new(), &unasked).await, unasked[0]);
+        assert!(ports(BTreeMap::new(), &[]).await.is_err());
+        assert_eq!(left_out(false, &[], &[]), None);
+        let two = ["`a.test`".to_owned(), "`b.test`".to_owned()];
+        assert_eq!(left_out(false, &two, &[]).unwrap(), "`a.test` and 1 more have no address");
+        assert!(left_out(true, &two, &unasked).unwrap().starts_with(&unasked[0]));
+    }
 
     #[test]
     fn what_failed_is_shown_with_its_remedy_and_what_passed_without() {
