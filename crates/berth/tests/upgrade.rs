@@ -109,6 +109,14 @@ async fn a_plan_names_what_runs_and_refuses_what_is_not_adjacent() {
     let steps: Vec<&str> = plan["left"].as_array().unwrap().iter().map(|it| it["kind"].as_str().unwrap()).collect();
     assert_eq!(steps, ["expand", "serve", "edge", "contract"], "{plan}");
     assert_eq!((dry.status.code(), plan["refused"].as_array().unwrap().len()), (Some(0), 0));
+    // Of the version that runs, and another build: it is not what runs.
+    let mut build = about.clone();
+    build["version"] = json!(own);
+    let build = claiming(&place.dir.join("build"), &build);
+    let other = upgrade(&["--to", build.to_str().unwrap(), "--yes"]);
+    let said = text(&other.stderr);
+    assert!(other.status.code() == Some(1) && said.contains("as another build, without migration 9999"), "{said}");
+    assert!(said.contains("`--again`"), "{said}");
     // Nothing that systemd started: nothing is touched.
     let begun = upgrade(&["--to", next.to_str().unwrap(), "--yes"]);
     assert_eq!(begun.status.code(), Some(1));
@@ -228,14 +236,42 @@ fn serve_and_edge_follow_another_program_while_every_request_is_served_and_go_ba
         said.contains("is back: berth-serve runs the program before, berth-edge runs the program before"),
         "{said}"
     );
-    assert_eq!((runs(&server, "berth-serve"), runs(&server, "berth-edge")), (new.clone(), new));
+    assert_eq!((runs(&server, "berth-serve"), runs(&server, "berth-edge")), (new.clone(), new.clone()));
     let asked = asking.ends_well();
     eprintln!("{asked} requests while serve failed and came back: {said}");
     let status = server.sh("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:7600/v1/status");
     assert_eq!(status, "401", "the control plane answers");
 
-    // And on the server itself, as root.
+    // A run that was cut off with that one in place, from which neither unit starts: no control plane can be asked.
+    server.copy(&broken, "/opt/broken");
+    server.sh(
+        "cd /usr/local/bin; sha256sum <berth | cut -d' ' -f1 >berth.begun; install -m 755 /opt/broken berth.next
+         ln -f berth berth.before; mv -f berth.next berth; systemctl restart berth-serve; systemctl kill -s KILL berth-edge
+         for n in $(seq 300); do systemctl is-failed -q berth-edge && exit 0; sleep 0.1; done; exit 1",
+    );
+    let other = upgrade(&program, &[]);
+    assert!(text(&other.stderr).contains("an upgrade was cut off there"), "{}", text(&other.stderr));
+    let dry = upgrade(broken.to_str().unwrap(), &["--dry-run"]);
+    assert!(dry.status.success() && text(&dry.stdout).contains("answers nobody"), "{}", text(&dry.stderr));
+    let said = text(&upgrade(broken.to_str().unwrap(), &[]).stderr);
+    assert!(
+        said.contains("does not start: broken-on-purpose")
+            && said.contains("is back: berth-serve runs the program before, berth-edge runs the program before"),
+        "{said}"
+    );
+    assert_eq!((runs(&server, "berth-serve"), runs(&server, "berth-edge")), (new.clone(), new));
+    server.sh("test ! -e /usr/local/bin/berth.begun");
+
+    server.sh("mv /var/lib/berth/serve/admin.key /opt/");
+    let keyless = upgrade(&program, &["--dry-run"]);
+    assert_eq!(keyless.status.code(), Some(1));
+    assert!(text(&keyless.stderr).contains("hint: set `BERTH_API_KEY`"), "{}", text(&keyless.stderr));
+    server.sh("mv /opt/admin.key /var/lib/berth/serve/");
+
+    // And on the server itself, as root; what `berth login` keeps there is of another one.
     server.copy(&desk.dir.join("berth"), "/opt/berth-next");
-    server.sh("/opt/berth-next upgrade --again --yes");
+    let kept = r#"{"current":"far","contexts":{"far":{"url":"http://127.0.0.1:1","key":"bk_none"}}}"#;
+    server.sh(&format!("umask 077; mkdir -p /opt/kept/berth; echo '{kept}' >/opt/kept/berth/contexts.json"));
+    server.sh("XDG_CONFIG_HOME=/opt/kept /opt/berth-next upgrade --again --yes");
     assert_eq!((runs(&server, "berth-serve"), runs(&server, "berth-edge")), (old.clone(), old));
 }

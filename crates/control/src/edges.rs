@@ -51,10 +51,11 @@ pub async fn routes(
 ) -> Result<impl Stream<Item = Result<EdgeEvent, ControlError>> + Send + use<>, ControlError> {
     // Subscribed before the first look, so that no change falls between.
     let nudges = app.store().hub().subscribe();
-    app.store().edge_seen(&edge, instance, after, takes.leaving).await?;
+    // Its version first: an edge without one is taken for an old one.
     if let Some(version) = &takes.version {
         app.store().process_seen(instance.uuid(), ProcessRole::Edge, edge.as_str(), version).await?;
     }
+    app.store().edge_seen(&edge, instance, after, takes.leaving).await?;
     note_ahead(app, &edge, after).await?;
     let loading = after == Revision::default();
     let state = Following {

@@ -104,16 +104,23 @@ pub async fn overview(app: &App, _permit: &Permit<Read>) -> Result<wire::Overvie
 /// Servers and edges of another version than this server: an upgrade that was begun and is not at its end.
 async fn mixed(store: &Store, edges: &[wire::EdgeView]) -> Result<Vec<wire::Attention>, ControlError> {
     let own = Version::own();
-    let servers =
-        store.server_list().await?.into_iter().map(|server| (format!("serve on {}", server.name), server.version));
+    let servers = store
+        .server_list()
+        .await?
+        .into_iter()
+        .map(|server| (format!("serve on {}", server.name), Some(server.version)));
     let there = edges.iter().filter(|edge| edge.alive && !edge.leaving);
-    let edges = there.filter_map(|edge| Some((format!("edge {}", edge.name), edge.version.clone()?)));
-    let others = servers.chain(edges).filter(|(_, version)| *version != own);
+    let edges = there.map(|edge| (format!("edge {}", edge.name), edge.version.clone()));
+    let others = servers.chain(edges).filter(|(_, version)| version.as_ref() != Some(&own));
     Ok(others
         .map(|(subject, version)| wire::Attention {
             code: "version_mixed".to_owned(),
             subject,
-            detail: format!("it runs {version}, and the server that says so {own}"),
+            // One that says nothing is of a version before the word.
+            detail: format!(
+                "it runs {}, and the server that says so {own}",
+                version.map_or_else(|| "?".to_owned(), |version| version.to_string())
+            ),
             hint: Some("`berth upgrade` goes on where an upgrade ended".to_owned()),
             operation: None,
         })

@@ -17,6 +17,9 @@ const OPEN: &[OperationState] =
     &[OperationState::Queued, OperationState::Running, OperationState::Undoing, OperationState::Stuck];
 /// More than anybody waits for.
 const OPEN_MAX: u32 = 1000;
+/// Bringing it a program does not make it go sooner.
+const LEAVES: &str =
+    "wait for its last connection: it goes with that, an hour after another process followed it at most";
 
 #[derive(Debug, thiserror::Error)]
 pub enum UpgradeError {
@@ -140,11 +143,7 @@ pub async fn finish(app: &App, permit: &Permit<Change>) -> Result<wire::Upgrade,
     app.writable().await?;
     let before = view(app).await?;
     let own = &before.version;
-    let older = before.processes.iter().find(|process| {
-        // One that says no version is older than those that do.
-        process.alive && process.version.as_ref().is_none_or(|version| version.is_of_earlier_minor_than(own))
-    });
-    if let Some(older) = older.filter(|_| !before.waiting.is_empty()) {
+    if let Some(older) = older(&before.processes, own).filter(|_| !before.waiting.is_empty()) {
         let version =
             older.version.as_ref().map_or_else(|| "a version that it does not say".to_owned(), Version::to_string);
         return Err(UpgradeError::OlderRuns { role: word(older.role), name: older.name.clone(), version }.into());
@@ -157,6 +156,16 @@ pub async fn finish(app: &App, permit: &Permit<Change>) -> Result<wire::Upgrade,
         tx.commit().await?;
     }
     view(app).await
+}
+
+/// Who keeps the way back open. Not an edge's process that is leaving: what is taken away is the control database's, on which
+/// servers alone work, and what follows it has come.
+fn older<'a>(processes: &'a [Process], own: &Version) -> Option<&'a Process> {
+    processes.iter().find(|process| {
+        // One that says no version is older than those that do.
+        let older = process.version.as_ref().is_none_or(|version| version.is_of_earlier_minor_than(own));
+        process.alive && !process.leaving && older
+    })
 }
 
 fn word(role: wire::ProcessRole) -> &'static str {
@@ -211,21 +220,37 @@ fn refusals(facts: &Facts, to: &wire::Program) -> Vec<UpgradeRefusal> {
         refused.push(UpgradeRefusal { code: code.to_owned(), why, hint });
     };
     for process in facts.processes.iter().filter(|process| process.alive) {
-        let who = format!("{} `{}`", word(process.role), process.name);
+        let leaving = if process.leaving { ", which is leaving," } else { "" };
+        let who = format!("{} `{}`{leaving}", word(process.role), process.name);
+        let hint = |hint: String| if process.leaving { LEAVES.to_owned() } else { hint };
         let Some(version) = &process.version else {
             // It is older than the word; serve of this version takes it, and another one may not.
             if to.version != facts.own {
                 refuse(
                     "version_unknown",
                     format!("{who} does not say its version, so it is older than {}", facts.own),
-                    format!("bring it to {} first", facts.own),
+                    hint(format!("bring it to {} first", facts.own)),
                 );
             }
             continue;
         };
         if let Err(error) = version.step(&to.version) {
-            refuse("not_adjacent", format!("{who} runs {version}: {error}"), error.hint());
+            refuse("not_adjacent", format!("{who} runs {version}: {error}"), hint(error.hint()));
         }
+    }
+    // A server looks at this too before it starts. One that runs has said it already.
+    let runs = |version: &&Version| facts.processes.iter().any(|it| it.alive && it.version.as_ref() == Some(*version));
+    if let Some(program) = facts.schema.program.as_ref().filter(|program| !runs(program))
+        && let Err(error) = program.step(&to.version)
+    {
+        // What it wrote stays, and only a version beside it has promised to understand that.
+        let hint = if to.version < *program {
+            "going back did not undo what it wrote; restore a backup of the control database from before it for that"
+                .to_owned()
+        } else {
+            error.hint()
+        };
+        refuse("not_adjacent", format!("{program} has worked on this control database: {error}"), hint);
     }
     let knows = to.migrations.iter().map(|migration| migration.number).max().unwrap_or(0);
     if facts.schema.floor > knows {
@@ -259,7 +284,7 @@ fn refusals(facts: &Facts, to: &wire::Program) -> Vec<UpgradeRefusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Facts, decide};
+    use super::{Facts, decide, older};
     use berth_domain::OperationId;
     use berth_store::Schema;
     use berth_wire::{Process, ProcessRole, Program, ProgramMigration};
@@ -355,5 +380,42 @@ mod tests {
         now.processes[2].alive = false;
         now.processes[0].leaving = true;
         assert_eq!(screen(&now, &next), "Serve north; ");
+    }
+
+    #[test]
+    fn one_that_is_leaving_is_waited_for_and_does_not_keep_the_way_back_open() {
+        let mut now = facts();
+        now.own = "0.2.0".parse().unwrap();
+        now.processes.iter_mut().for_each(|process| process.version = Some("0.2.0".parse().unwrap()));
+        let mut gone = process(ProcessRole::Edge, "fra", Some("0.1.0"));
+        assert_eq!(older(std::slice::from_ref(&gone), &now.own), Some(&gone));
+        gone.leaving = true;
+        assert_eq!(older(std::slice::from_ref(&gone), &now.own), None);
+        now.processes.push(gone);
+        let refused = screen(&now, &to("0.3.0", &[(1, false), (2, false)]));
+        assert!(refused.contains("edge `fra`, which is leaving, runs 0.1.0: "), "{refused}");
+        assert!(refused.contains("(wait for its last connection") && !refused.contains("upgrade to 0.2"), "{refused}");
+        now.processes[2].version = None;
+        let refused = screen(&now, &to("0.3.0", &[(1, false), (2, false)]));
+        assert!(refused.contains("refused version_unknown") && refused.contains("(wait for its"), "{refused}");
+        // One that says nothing is as old, while it stays.
+        assert_eq!(older(&now.processes, &now.own), None);
+        now.processes[2].leaving = false;
+        assert_eq!(older(&now.processes, &now.own).unwrap().name, "fra");
+    }
+
+    #[test]
+    fn what_has_worked_on_the_control_database_counts_after_it_is_gone() {
+        let mut now = facts();
+        now.own = "0.2.0".parse().unwrap();
+        now.processes.iter_mut().for_each(|process| process.version = Some("0.2.0".parse().unwrap()));
+        now.schema.program = Some("0.3.0".parse().unwrap());
+        let refused = screen(&now, &to("0.1.0", &[(1, false), (2, false)]));
+        assert!(refused.contains("refused not_adjacent: 0.3.0 has worked on this control database"), "{refused}");
+        assert!(refused.contains("restore a backup"), "{refused}");
+        assert_eq!(screen(&now, &to("0.3.0", &[(1, false), (2, false)])), "Serve north; Edge fra; ");
+        // Of one that runs it is said once.
+        now.schema.program = Some("0.2.0".parse().unwrap());
+        assert_eq!(screen(&now, &to("0.4.0", &[(1, false), (2, false)])).matches("refused").count(), 2);
     }
 }

@@ -83,15 +83,15 @@ impl Machine {
         Ok(self.run(script, b"").await?.good)
     }
 
-    /// Runs a script that must succeed. Answers what it wrote.
-    pub async fn must(&self, doing: &str, script: &str, input: &[u8]) -> Result<String, Failure> {
+    /// Runs a script that must succeed. Answers what it wrote. `hint`: what to do when it does not.
+    pub async fn must(&self, doing: &str, script: &str, input: &[u8], hint: &str) -> Result<String, Failure> {
         let said = self.run(script, input).await?;
         if said.good {
             return Ok(said.out);
         }
         let mut lines: Vec<&str> = said.err.lines().chain(said.out.lines()).rev().take(12).collect();
         lines.reverse();
-        Err(Failure::request(format!("{doing} failed on {}: {}", self.name(), lines.join("\n")), ""))
+        Err(Failure::request(format!("{doing} failed on {}: {}", self.name(), lines.join("\n")), hint))
     }
 }
 
@@ -104,9 +104,9 @@ mod tests {
         let here = Machine::Here(None);
         // Larger than a pipe holds, to a script that reads it and to one that does not.
         let input = vec![b'x'; 1 << 20];
-        let counted = here.must("counting", "wc -c", &input).await.unwrap();
+        let counted = here.must("counting", "wc -c", &input, "").await.unwrap();
         assert_eq!(counted.trim(), (1 << 20).to_string());
-        let failed = here.must("failing", "echo why >&2; exit 3", &input).await.unwrap_err();
-        assert!(failed.screen().contains("failing failed on this machine: why"), "{}", failed.screen());
+        let failed = here.must("failing", "echo why >&2; exit 3", &input, "do it").await.unwrap_err();
+        assert_eq!(failed.screen(), "error: failing failed on this machine: why\nhint: do it\n");
     }
 }

@@ -7,7 +7,7 @@ use super::{
     host::{By, Host},
     machine::Machine,
     steps::{Row, Went, noted},
-    swap::{self, Brought, Found, Look, Unit},
+    swap::{self, Brought, Found, Look, Unit, Way},
     told,
 };
 use crate::{
@@ -29,6 +29,9 @@ use std::{
 
 /// An edge says its version when it connects, which it does at once.
 const HEARD_LIMIT: Duration = Duration::from_secs(30);
+/// Where the serve of the machine that this runs on listens.
+const HERE: &str = "http://127.0.0.1:7600";
+const ADMIN_KEY: &str = "/var/lib/berth/serve/admin.key";
 
 #[derive(Args, Debug)]
 #[command(
@@ -73,62 +76,76 @@ impl Upgrade {
             None => Machine::here(self.dry_run).await?,
             Some(host) => Machine::there(Host::new(host, self.by).open(common.yes).await?).await?,
         };
-        let look = swap::look(&machine).await?;
-        let named = common.url.is_some() || common.context.is_some();
-        let api = reach(&machine, &look, resolved, key, named).await?;
+        let mut look = swap::look(&machine).await?;
+        let own = look.serve.is_some() && common.url.is_none() && common.context.is_none();
+        let api = if own { own_api(&machine, key).await? } else { resolved };
         let cx = Context::new(api, common.json, common.yes, Timestamp::now()).map_err(told)?;
-        let work = Work { machine, cx, brought, again: self.again, rows: Vec::new() };
+        let mut work = Work { machine, cx, brought, again: self.again, rows: Vec::new() };
+        if look.is_silent() && (own || work.is_alone().await) {
+            let text = work.may_wake(&look)?;
+            if self.dry_run {
+                return Ok(work.would_wake(text));
+            }
+            work.cx.agree(&text, "Start it?").map_err(told)?;
+            look = work.wake(&look).await?;
+        }
         let plan = work.plan().await?;
         let todo = work.todo(&look, &plan).await?;
-        let text = screen(&plan, &todo, &work.machine);
+        let stops = stops(&plan, &todo);
+        let mut text = screen(&plan, &todo, &work.machine);
         if self.dry_run {
-            let status = u8::from(!plan.refused.is_empty());
-            return Ok(work.answer(text, &plan, true, status));
+            if let Some(stop) = stops.as_ref().filter(|_| plan.refused.is_empty()) {
+                text.push_str(&format!("refused: {}\nhint: {}\n", stop.what, stop.hint));
+            }
+            return Ok(work.answer(text, &plan, true, u8::from(stops.is_some())));
         }
-        if !plan.refused.is_empty() {
-            let why: Vec<String> = plan.refused.iter().map(|it| it.why.clone()).collect();
-            let mut hints: Vec<&str> = plan.refused.iter().map(|it| it.hint.as_str()).collect();
-            hints.dedup();
-            return Err(Failure::request(why.join("; "), hints.join("; ")));
+        if let Some(stop) = stops {
+            return Err(stop.failure());
         }
         if look.is_empty() && !is_level(&plan) {
             return Err(no_units(&work.machine));
         }
-        let to_finish = is_level(&plan) && !plan.steps.is_empty();
-        if todo.is_empty() && !to_finish {
-            return Ok(work.answer(text, &plan, false, 0));
+        if todo.is_empty() {
+            if look.is_begun() {
+                swap::settle(&work.machine).await?;
+            }
+            // Steps that are left when all have the version are those of its end.
+            if plan.steps.is_empty() || !is_level(&plan) {
+                return Ok(work.answer(text, &plan, false, 0));
+            }
         }
         work.cx.agree(&text, "Upgrade?").map_err(told)?;
         work.carry_out(&look, &todo).await
     }
 }
 
-/// The control plane: the one that was named, else the one on the machine itself.
-async fn reach(
-    machine: &Machine,
-    look: &Look,
-    resolved: Api,
-    key: Option<SecretString>,
-    named: bool,
-) -> Result<Api, Failure> {
-    let own = look.serve.is_some() && !named;
-    let (url, key) = match machine {
-        Machine::There(connection, _) if own => {
+/// The control plane on the machine itself. `key`: of the environment; a context's is for that context's server.
+async fn own_api(machine: &Machine, key: Option<SecretString>) -> Result<Api, Failure> {
+    let url = match machine {
+        Machine::There(connection, _) => {
             let at = listen(connection.clone(), 7600).await.ours("a port of this machine")?;
-            // A context's key is for its own server.
-            (format!("http://{at}"), key)
+            format!("http://{at}")
         }
-        _ => (resolved.url, resolved.key),
+        Machine::Here(_) => HERE.to_owned(),
     };
     let key = match key {
-        None if own => {
-            let read = "cat /var/lib/berth/serve/admin.key";
-            let read = machine.must("reading the administrator's key", read, b"").await?;
-            Some(SecretString::from(read.trim()))
+        Some(key) => key,
+        None => {
+            let said = machine.run(&format!("cat {ADMIN_KEY}"), b"").await?;
+            let key = Some(said.out.trim()).filter(|key| said.good && !key.is_empty());
+            SecretString::from(key.ok_or_else(|| no_key(machine, &said.err))?)
         }
-        key => key,
     };
-    Ok(Api { url, key })
+    Ok(Api { url, key: Some(key) })
+}
+
+fn no_key(machine: &Machine, said: &str) -> Failure {
+    let why = said.lines().next().unwrap_or("the file is empty");
+    let what = format!("the first administrator's key on {} cannot be read: {why}", machine.name());
+    Failure::request(
+        what,
+        "set `BERTH_API_KEY` to an administrator's key: `berth key create NAME --scope admin` makes one",
+    )
 }
 
 fn no_units(machine: &Machine) -> Failure {
@@ -156,7 +173,103 @@ struct Todo {
     due: bool,
 }
 
+/// Why a step is not taken.
+#[derive(Debug, PartialEq, Eq)]
+struct Stop {
+    what: String,
+    hint: String,
+    /// Others go first, and then this goes on.
+    waits: bool,
+}
+
+impl Stop {
+    fn failure(self) -> Failure {
+        Failure::request(self.what, self.hint)
+    }
+}
+
+/// What stands in the way of the first of these, or of the end where there is none. Looked at anew before each.
+fn stops(plan: &UpgradePlan, todo: &[Todo]) -> Option<Stop> {
+    if !plan.refused.is_empty() {
+        let why: Vec<&str> = plan.refused.iter().map(|it| it.why.as_str()).collect();
+        let mut hints: Vec<&str> = plan.refused.iter().map(|it| it.hint.as_str()).collect();
+        hints.dedup();
+        return Some(Stop { what: why.join("; "), hint: hints.join("; "), waits: false });
+    }
+    if let Some((next, first)) = todo.first().and_then(|next| Some((next, earlier(plan, next)?))) {
+        return Some(Stop {
+            what: format!("{} waits: {} goes first", next.unit, named(first)),
+            hint: "`berth upgrade` where that runs, then this again".to_owned(),
+            waits: true,
+        });
+    }
+    // New servers apply what expands. Where none is to come, those that run are of the version and another build.
+    let server = todo.iter().any(|it| it.unit == Unit::Serve);
+    if server || processes(plan).any(|step| step.kind == UpgradeKind::Serve) {
+        return None;
+    }
+    other_build(plan, UpgradeKind::Expand)
+}
+
+/// Servers have the version, and do not carry this program's migrations of that kind.
+fn other_build(plan: &UpgradePlan, kind: UpgradeKind) -> Option<Stop> {
+    let missing: Vec<&str> = plan.steps.iter().filter(|it| it.kind == kind).map(|it| it.name.as_str()).collect();
+    (!missing.is_empty()).then(|| Stop {
+        what: format!("serve runs {} as another build, without migration {}", plan.to, missing.join(", ")),
+        hint: "`--again` brings this very program where serve runs".to_owned(),
+        waits: false,
+    })
+}
+
+/// Whose turn is before this one's. Those of the same kind go in any order.
+fn earlier<'a>(plan: &'a UpgradePlan, next: &Todo) -> Option<&'a UpgradeStep> {
+    processes(plan).next().filter(|first| next.due && first.kind != kind(next.unit))
+}
+
 impl Work {
+    /// What is done about a control plane that answers nobody, and so cannot say what may be done. `Err`: nothing.
+    fn may_wake(&self, look: &Look) -> Result<String, Failure> {
+        let (name, to) = (self.machine.name(), &self.brought.about.version);
+        if look.is_in_place(&self.brought) {
+            return Ok(format!(
+                "berth-serve on {name} answers nobody, and this program is in its place: it is started again; when that \
+                 fails, the program that ran before is\n"
+            ));
+        }
+        let hint = if look.is_begun() {
+            "an upgrade was cut off there: `berth upgrade` with the program that it brought goes on, or back"
+        } else {
+            "`systemctl status berth-serve` there says why; `systemctl restart berth-serve` starts it"
+        };
+        let what = format!("berth-serve on {name} answers nobody, so that nobody says whether {to} may follow it");
+        Err(Failure::request(what, hint))
+    }
+
+    /// Nobody answers for the control plane that was named either: it may be this very one.
+    async fn is_alone(&self) -> bool {
+        use ClientError as E;
+        let asked = self.cx.client.upgrade().await;
+        matches!(asked, Err(E::Unreachable { .. } | E::TooSlow { .. } | E::Broken { .. } | E::NotBerth { .. }))
+    }
+
+    fn would_wake(self, text: String) -> Answer {
+        let step = UpgradeStep { kind: UpgradeKind::Serve, name: self.machine.name(), from: None };
+        let to = self.brought.about.version.clone();
+        self.answer(text, &UpgradePlan { to, steps: vec![step], refused: Vec::new() }, true, 0)
+    }
+
+    /// Starts serve without a plan, of the program that is in its place already.
+    async fn wake(&mut self, look: &Look) -> Result<Look, Failure> {
+        let begun = Instant::now();
+        let serve = look.unit(Unit::Serve).expect("it was found silent");
+        if let Err(failure) = swap::start(&self.machine, Unit::Serve, serve, &self.brought).await {
+            return Err(self.give_up(look, &failure).await);
+        }
+        let says = format!("berth-serve of {} answers", self.brought.about.version);
+        self.note("serve", &says, Went::Done, begun);
+        swap::look(&self.machine).await
+    }
+
     async fn plan(&self) -> Result<UpgradePlan, Failure> {
         let asked = self.cx.client.upgrade_plan(&self.brought.about).await;
         asked.map_err(|error| match &error {
@@ -173,11 +286,11 @@ impl Work {
         let to = &self.brought.about.version;
         let mut todo = Vec::new();
         if let Some(serve) = &look.serve {
-            todo.push(Todo { unit: Unit::Serve, due: serve.version.as_ref() != Some(to) });
+            todo.push(Todo { unit: Unit::Serve, due: !serve.runs() || serve.version.as_ref() != Some(to) });
         }
         if let Some(edge) = &look.edge {
             let version = edge_version(&self.cx.client, edge).await?;
-            todo.push(Todo { unit: Unit::Edge, due: version.as_ref() != Some(to) });
+            todo.push(Todo { unit: Unit::Edge, due: !edge.runs() || version.as_ref() != Some(to) });
         }
         todo.retain(|it| it.due || self.again);
         if todo.iter().all(|it| it.due) && processes(plan).next().is_some_and(|step| step.kind == UpgradeKind::Edge) {
@@ -189,38 +302,45 @@ impl Work {
 
     async fn carry_out(mut self, look: &Look, todo: &[Todo]) -> Result<Answer, Failure> {
         let version = self.brought.about.version.clone();
-        if !todo.is_empty() {
-            let begun = Instant::now();
-            let new = swap::put(&self.machine, look, &self.brought).await?;
-            let went = if new { Went::Done } else { Went::Was };
-            self.note("program", &format!("{version} is in place, the one before is kept beside it"), went, begun);
-        }
-        for Todo { unit, due } in todo {
+        let mut done: Vec<String> = Vec::new();
+        for (nth, Todo { unit, .. }) in todo.iter().enumerate() {
             let plan = self.plan().await?;
-            let kind = kind(*unit);
             // Those of this machine whose turn is earlier are done by now.
-            if let Some(first) = processes(&plan).next().filter(|first| *due && first.kind != kind) {
-                let first = named(first);
-                let text = format!("{unit} waits: {first} goes first. Then run this again.\n");
-                return Ok(self.answer(text, &plan, false, 0));
+            if let Some(stop) = stops(&plan, &todo[nth..]) {
+                return self.stopped(&plan, &done, stop);
+            }
+            if done.is_empty() {
+                let begun = Instant::now();
+                let new = swap::put(&self.machine, look, &self.brought).await?;
+                let went = if new { Went::Done } else { Went::Was };
+                self.note("program", &format!("{version} is in place, the one before is kept beside it"), went, begun);
             }
             let begun = Instant::now();
             let before = look.unit(*unit).expect("what is to do was found");
             let started = match swap::start(&self.machine, *unit, before, &self.brought).await {
-                Ok(()) if *unit == Unit::Edge => self.heard(before).await,
-                started => started,
+                Ok(now) if *unit == Unit::Edge => self.heard(&now).await,
+                started => started.map(|_| ()),
             };
             if let Err(failure) = started {
-                return Err(self.give_up(&failure).await);
+                return Err(self.give_up(look, &failure).await);
             }
-            let how = if *unit == Unit::Edge { "was handed the sockets and serves" } else { "answers" };
+            let how = match unit {
+                Unit::Edge if before.runs() => "was handed the sockets and serves",
+                Unit::Edge => "serves",
+                Unit::Serve => "answers",
+            };
             self.note(unit.word(), &format!("{unit} of {version} {how}"), Went::Done, begun);
+            done.push(unit.to_string());
         }
+        swap::settle(&self.machine).await?;
         let plan = self.plan().await?;
         if !is_level(&plan) {
             let left: Vec<String> = processes(&plan).map(named).collect();
             let text = format!("done here; {} to go: `berth upgrade` where it runs\n", left.join(", "));
             return Ok(self.answer(text, &plan, false, 0));
+        }
+        if let Some(stop) = stops(&plan, &[]) {
+            return self.stopped(&plan, &done, stop);
         }
         if !plan.steps.is_empty() {
             let begun = Instant::now();
@@ -228,7 +348,23 @@ impl Work {
             self.note("finish", "the control database keeps nothing for the version before", Went::Done, begun);
         }
         let plan = self.plan().await?;
+        if let Some(stop) = other_build(&plan, UpgradeKind::Contract) {
+            return self.stopped(&plan, &done, stop);
+        }
         Ok(self.answer(format!("everything runs {version}\n"), &plan, false, 0))
+    }
+
+    /// What was done before stays done: the versions work side by side.
+    fn stopped(self, plan: &UpgradePlan, done: &[String], stop: Stop) -> Result<Answer, Failure> {
+        if done.is_empty() {
+            return Err(stop.failure());
+        }
+        if stop.waits {
+            let text = format!("{} runs {}; {}: {}\n", done.join(", "), plan.to, stop.what, stop.hint);
+            return Ok(self.answer(text, plan, false, 0));
+        }
+        let what = format!("{} runs {}, and no more was done: {}", done.join(" and "), plan.to, stop.what);
+        Err(Failure::request(what, stop.hint))
     }
 
     /// Until the control plane has heard of the edge's new process.
@@ -250,19 +386,27 @@ impl Work {
         }
     }
 
-    /// The program before takes its place again; what is where is said in any case.
-    async fn give_up(&self, failure: &Failure) -> Failure {
-        match swap::back(&self.machine, &self.brought).await {
-            Ok(now) => Failure::request(
-                format!("{}; the program before is back: {}", failure.what(), now.told(&self.brought)),
+    /// The program before takes its place again, where one ran; what is where is said in any case. `then`: before this run.
+    async fn give_up(&self, then: &Look, failure: &Failure) -> Failure {
+        let what = failure.what();
+        match swap::back(&self.machine, then, &self.brought).await {
+            Ok((Way::Back(_), now)) => Failure::request(
+                format!("{what}; the program before is back: {}", now.told(&self.brought)),
                 "the program that failed is kept as /usr/local/bin/berth.failed; run it again when it can start",
+            ),
+            Ok((Way::Stay, now)) => Failure::request(
+                format!(
+                    "{what}; nothing else is known to have run before, so it stays in place: {}",
+                    now.told(&self.brought)
+                ),
+                in_doubt(""),
             ),
             Err(second) => {
                 let now = swap::look(&self.machine).await.map(|now| now.told(&self.brought));
                 let now = now.unwrap_or_else(|_| "what runs is not known".to_owned());
                 Failure::request(
-                    format!("{}; going back failed too: {}; {now}", failure.what(), second.what()),
-                    "`systemctl status berth-serve berth-edge` there says more; the program before is /usr/local/bin/berth.before",
+                    format!("{what}; going back failed too: {}; {now}", second.what()),
+                    in_doubt("; the one that was in place before may be /usr/local/bin/berth.before"),
                 )
             }
         }
@@ -279,6 +423,10 @@ impl Work {
         });
         Answer { text, json, status }
     }
+}
+
+fn in_doubt(more: &str) -> String {
+    format!("`systemctl status berth-serve berth-edge` there says more{more}")
 }
 
 /// What the control plane heard of it last.
@@ -336,33 +484,89 @@ fn screen(plan: &UpgradePlan, todo: &[Todo], machine: &Machine) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Todo, screen};
+    use super::{Stop, Todo, no_key, other_build, screen, stops};
     use crate::server::{machine::Machine, swap::Unit};
     use berth_wire::{UpgradeKind, UpgradePlan, UpgradeRefusal, UpgradeStep};
 
+    fn step(kind: UpgradeKind, name: &str, from: Option<&str>) -> UpgradeStep {
+        UpgradeStep { kind, name: name.into(), from: from.map(|version| version.parse().unwrap()) }
+    }
+
+    fn plan(steps: Vec<UpgradeStep>) -> UpgradePlan {
+        UpgradePlan { to: "0.2.0".parse().unwrap(), steps, refused: Vec::new() }
+    }
+
+    const fn due(unit: Unit) -> Todo {
+        Todo { unit, due: true }
+    }
+
+    #[test]
+    fn an_edge_waits_for_servers_elsewhere_before_anything_is_brought() {
+        let both = plan(vec![
+            step(UpgradeKind::Expand, "20", None),
+            step(UpgradeKind::Serve, "north", Some("0.1.0")),
+            step(UpgradeKind::Edge, "fra-1", Some("0.1.0")),
+        ]);
+        assert_eq!(
+            stops(&both, &[due(Unit::Edge)]),
+            Some(Stop {
+                what: "berth-edge waits: serve `north` goes first".into(),
+                hint: "`berth upgrade` where that runs, then this again".into(),
+                waits: true,
+            })
+        );
+        assert_eq!(stops(&both, &[due(Unit::Serve), due(Unit::Edge)]), None);
+        // Another build of its version has no turn.
+        assert_eq!(stops(&both, &[Todo { unit: Unit::Edge, due: false }]), None);
+        assert_eq!(stops(&plan(vec![step(UpgradeKind::Edge, "fra-1", None)]), &[due(Unit::Edge)]), None);
+    }
+
+    #[test]
+    fn what_is_refused_later_stops_the_unit_that_is_next() {
+        let mut late = plan(vec![step(UpgradeKind::Edge, "fra-1", None)]);
+        late.refused =
+            ["one", "two"].map(|why| UpgradeRefusal { code: why.into(), why: why.into(), hint: "wait".into() }).into();
+        let stop = stops(&late, &[due(Unit::Edge)]).unwrap();
+        assert_eq!((stop.what.as_str(), stop.hint.as_str(), stop.waits), ("one; two", "wait", false));
+    }
+
+    #[test]
+    fn another_build_of_the_version_that_runs_is_not_taken_for_this_one() {
+        let other = plan(vec![step(UpgradeKind::Expand, "20", None), step(UpgradeKind::Contract, "21", None)]);
+        let stop = stops(&other, &[]).unwrap();
+        assert_eq!(stop.what, "serve runs 0.2.0 as another build, without migration 20");
+        assert!(stop.hint.contains("`--again`") && !stop.waits);
+        assert_eq!(stops(&other, &[Todo { unit: Unit::Edge, due: false }]), Some(stop));
+        // It is brought; and nothing but the end is left.
+        assert_eq!(stops(&other, &[Todo { unit: Unit::Serve, due: false }]), None);
+        let end = plan(vec![step(UpgradeKind::Contract, "21", None)]);
+        assert_eq!(stops(&end, &[]), None);
+        // When that was asked for and is still there, nobody had it.
+        assert!(other_build(&end, UpgradeKind::Contract).is_some());
+    }
+
+    #[test]
+    fn who_has_no_key_is_told_what_to_set() {
+        let said = no_key(&Machine::Here(None), "cat: admin.key: No such file\n").screen();
+        assert!(said.contains("on this machine cannot be read: cat: admin.key: No such file\nhint: "), "{said}");
+        assert!(said.contains("BERTH_API_KEY"), "{said}");
+    }
+
     #[test]
     fn a_plan_says_the_order_and_what_stands_in_the_way() {
-        let step = |kind, name: &str, from: Option<&str>| UpgradeStep {
-            kind,
-            name: name.into(),
-            from: from.map(|version| version.parse().unwrap()),
-        };
-        let mut plan = UpgradePlan {
-            to: "0.2.0".parse().unwrap(),
-            steps: vec![
-                step(UpgradeKind::Expand, "20", None),
-                step(UpgradeKind::Serve, "north", Some("0.1.0")),
-                step(UpgradeKind::Edge, "fra-1", None),
-                step(UpgradeKind::Contract, "21", None),
-            ],
-            refused: vec![UpgradeRefusal {
-                code: "release_rolling".into(),
-                why: "release r7 is on its way over the cells".into(),
-                hint: "wait for its end".into(),
-            }],
-        };
+        let mut plan = plan(vec![
+            step(UpgradeKind::Expand, "20", None),
+            step(UpgradeKind::Serve, "north", Some("0.1.0")),
+            step(UpgradeKind::Edge, "fra-1", None),
+            step(UpgradeKind::Contract, "21", None),
+        ]);
+        plan.refused = vec![UpgradeRefusal {
+            code: "release_rolling".into(),
+            why: "release r7 is on its way over the cells".into(),
+            hint: "wait for its end".into(),
+        }];
         assert_eq!(
-            screen(&plan, &[Unit::Serve, Unit::Edge].map(|unit| Todo { unit, due: true }), &Machine::Here(None)),
+            screen(&plan, &[Unit::Serve, Unit::Edge].map(due), &Machine::Here(None)),
             "\
 migration       20            by the new server, at its start
 serve           north         0.1.0 to 0.2.0

@@ -213,6 +213,18 @@ async fn one_edge_is_drained_and_the_others_hear_nothing_of_it() {
 }
 
 #[tokio::test]
+async fn an_edge_that_says_no_version_is_named_to_people() {
+    let world = World::new().await;
+    let (instance, takes) = (EdgeId::new(Uuid::now_v7()), speaks(1));
+    let stream = edges::routes(&world.app, &follow(), edge(), instance, Revision::default(), takes).await.unwrap();
+    Following(Box::pin(stream)).routes().await;
+    let seen = status::overview(&world.app, &read()).await.unwrap();
+    let named = seen.attention.iter().find(|it| it.code == "version_mixed").unwrap();
+    assert_eq!(named.subject, format!("edge {}", edge()));
+    assert!(named.detail.starts_with("it runs ?, and the server"), "{}", named.detail);
+}
+
+#[tokio::test]
 async fn an_edge_of_another_version_is_named_to_people_and_stands_in_the_way_when_it_is_far() {
     let world = World::new().await;
     let (instance, far): (_, Version) = (EdgeId::new(Uuid::now_v7()), "77.0.0".parse().unwrap());
