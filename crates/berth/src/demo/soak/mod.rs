@@ -9,6 +9,7 @@ mod init;
 mod judge;
 mod plan;
 mod plant;
+mod stuck;
 
 use super::story::{Tenant, cell_name, filled, finished, tenant_in};
 use super::{
@@ -388,7 +389,11 @@ async fn carried_out(
     let away = judge::all_back(world).await?;
     let tenant = patiently("looking at the tenant", || client.tenant(&name)).await?;
     let now = tenant.cell.unwrap_or_else(|| scene.source.clone());
+    let stuck = outcome.stuck;
     let mut told = ending(&ended, scene, what, &now, outcome);
+    if outcome.stuck > stuck {
+        stuck::tell(world, &ended, [&scene.source, &scene.target]).await;
+    }
     if !away.is_empty() {
         outcome.not_back += 1;
         told = format!("{told}; NOT BACK: {}", away.join(", "));

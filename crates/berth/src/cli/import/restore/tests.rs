@@ -1,3 +1,5 @@
+//! Restores into a server of their own, by the real psql and pg_restore.
+
 use super::{errors, is_shut_out, not_whole, shut_out};
 use crate::cli::import::{dump::Dump, scratch::Server};
 use berth_infra::{CellDatabase, Role};
