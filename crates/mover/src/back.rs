@@ -11,7 +11,7 @@ use crate::follow::{Follower, Tracking};
 use crate::prepare::{existing, hold_closed, publish};
 use crate::sql::{Doing, connect, idents};
 use crate::survey::{Stray, count_strays};
-use crate::wal::{Replication, drop_slot};
+use crate::wal::{Replication, Snapshot, drop_slot, make_slot};
 use crate::{MoveError, MovePlan, MoveSpec, Ownership, Phase, PlannedTable, Progress, Side, Watcher, fence};
 use berth_domain::{MovePhase, Token};
 use std::time::{Duration, Instant};
@@ -46,8 +46,7 @@ pub(crate) async fn open(spec: &MoveSpec, plan: &MovePlan, target: &Client, toke
     publish(&back, plan, target, Side::Target).await?;
     drop_slot(target, &back.slot()).await?;
     let mut maker = Replication::connect(&back.source, &spec.session_name(token)).await?;
-    let made = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'nothing')", back.slot());
-    maker.command(&made).await.map(drop)
+    make_slot(&mut maker, &back.slot(), Snapshot::Nothing, spec.tuning.slot_wait(), target).await.map(drop)
 }
 
 /// Keeps the old side up to date until `watcher` cancels; `spec` is the move's own. Ends with an error when the stream

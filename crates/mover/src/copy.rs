@@ -57,7 +57,7 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
     // Before the load: what is usual for the neighbours is how they fare without it.
     let pace = Pace::begin(spec, &spec.session_name(token)).await?;
     let mut maker = Replication::connect(&spec.source, &spec.session_name(token)).await?;
-    let (from, snapshot) = create_slot(&mut maker, &spec.slot()).await?;
+    let (from, snapshot) = create_slot(&mut maker, &spec.slot(), spec.tuning.slot_wait(), &source).await?;
     let work = Work {
         plan: Arc::new(plan.clone()),
         tables: Arc::new(Mutex::new(Vec::new())),

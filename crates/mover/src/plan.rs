@@ -5,7 +5,7 @@
 use crate::{Beside, BesidePlan, Endpoint, Kept, ReadAhead, TableName};
 use berth_domain::{CellId, MoveId, TenantKey};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 /// What the catalogue cannot say and the stack file does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,10 +122,19 @@ pub struct Tuning {
     pub way_back_wal_bytes: u64,
     /// WAL that a move may hold in its source, in bytes; beyond it the move ends rather than the server's disk.
     pub move_wal_bytes: u64,
+    /// How long a server may take to make a replication slot, in milliseconds: it waits for every transaction that has
+    /// written and is not over. Then the move names who is waited for, and asks again.
+    pub slot_wait_ms: u64,
     /// A copy rests while the neighbours' commits take longer than before it, by this factor. Up to 1: it never rests.
     pub neighbours_slowdown: f64,
     /// The largest share of the time that a copy rests, in thousandths, below 1,000.
     pub rest_most_permille: u32,
+}
+
+impl Tuning {
+    pub(crate) fn slot_wait(&self) -> Duration {
+        Duration::from_millis(self.slot_wait_ms)
+    }
 }
 
 impl Default for Tuning {
@@ -141,6 +150,7 @@ impl Default for Tuning {
             drain_ms: 50,
             way_back_wal_bytes: 4 << 30,
             move_wal_bytes: 16 << 30,
+            slot_wait_ms: 60_000,
             neighbours_slowdown: 2.0,
             rest_most_permille: 600,
         }

@@ -10,11 +10,13 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::frontend;
 use secrecy::ExposeSecret;
-use std::io;
+use std::{io, time::Duration};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Microseconds between the Unix epoch and Postgres' (2000-01-01).
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+/// A server that has taken a connection and says nothing for so long is asked anew.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// What is made ready for more of a message at a time.
 const ROOM_BYTES: usize = 1 << 20;
 
@@ -60,8 +62,17 @@ fn broken(message: impl Into<String>) -> MoveError {
     MoveError::Stream(io::Error::other(message.into()))
 }
 
+fn too_slow(what: String) -> MoveError {
+    MoveError::Stream(io::Error::new(io::ErrorKind::TimedOut, what))
+}
+
 impl Replication {
     pub async fn connect(endpoint: &Endpoint, name: &str) -> Result<Self, MoveError> {
+        let told = || too_slow(format!("the server did not let us in within {} s", CONNECT_LIMIT.as_secs()));
+        tokio::time::timeout(CONNECT_LIMIT, Self::connected(endpoint, name)).await.unwrap_or_else(|_| Err(told()))
+    }
+
+    async fn connected(endpoint: &Endpoint, name: &str) -> Result<Self, MoveError> {
         let wire: Box<dyn Wire> = if endpoint.host.starts_with('/') {
             let path = format!("{}/.s.PGSQL.{}", endpoint.host, endpoint.port);
             Box::new(tokio::net::UnixStream::connect(path).await.map_err(MoveError::Stream)?)
@@ -282,9 +293,47 @@ fn refused(body: &[u8]) -> MoveError {
     MoveError::StreamRefused { code, message }
 }
 
+/// Which snapshot a new slot comes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Snapshot {
+    Export,
+    Nothing,
+}
+
+/// Makes a slot, for which the server waits until every transaction that has written is over. `beside`: a session of the
+/// same server, which sees who is waited for. A session whose slot was not made in time is of no more use: the server does
+/// not notice that it is gone, and the next [`drop_slot`] ends it.
+pub(crate) async fn make_slot(
+    session: &mut Replication,
+    slot: &str,
+    snapshot: Snapshot,
+    limit: Duration,
+    beside: &tokio_postgres::Client,
+) -> Result<Vec<Vec<Option<String>>>, MoveError> {
+    let snapshot = if snapshot == Snapshot::Export { "export" } else { "nothing" };
+    let command = format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput (SNAPSHOT '{snapshot}')");
+    if let Ok(made) = tokio::time::timeout(limit, session.command(&command)).await {
+        return made;
+    }
+    let oldest =
+        "select concat_ws(' ', 'session', pid, 'of', usename, application_name, 'which has written since', xact_start)
+                  from pg_stat_activity where backend_xid is not null order by xact_start limit 1";
+    let whom = beside.query_opt(oldest, &[]).await.ok().flatten();
+    let whom = whom.map_or_else(|| "nobody that is seen".to_owned(), |row| row.get(0));
+    Err(too_slow(format!(
+        "the server did not make a replication slot within {} s; it waits for {whom}",
+        limit.as_secs_f64()
+    )))
+}
+
 /// Makes the slot and hands out its snapshot, which lives as long as the session makes no other command.
-pub(crate) async fn create_slot(session: &mut Replication, slot: &str) -> Result<(Lsn, String), MoveError> {
-    let rows = session.command(&format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput (SNAPSHOT 'export')")).await?;
+pub(crate) async fn create_slot(
+    session: &mut Replication,
+    slot: &str,
+    limit: Duration,
+    beside: &tokio_postgres::Client,
+) -> Result<(Lsn, String), MoveError> {
+    let rows = make_slot(session, slot, Snapshot::Export, limit, beside).await?;
     let row = rows.into_iter().next().unwrap_or_default();
     match (row.get(1).cloned().flatten(), row.get(2).cloned().flatten()) {
         (Some(position), Some(snapshot)) => Ok((position.parse()?, snapshot)),

@@ -264,6 +264,43 @@ async fn a_slot_that_is_gone_is_said_to_be_lost() {
     assert_eq!(ownership.row().owner, spec.source_cell);
 }
 
+/// A server makes no slot before it; without a limit the move would wait for as long, and say nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_keeps_a_slot_from_being_made_is_named_and_waited_for_again() {
+    let two = Two::filled(200).await;
+    let ownership = MemoryOwnership::new();
+    let spec = MoveSpec { way_back: true, ..two.spec() };
+    let mut hasty = spec.clone();
+    hasty.tuning.slot_wait_ms = 300;
+    let watch = Watch::default();
+    let plan = berth_mover::plan(&spec).await.unwrap();
+    let row = berth_mover::begin(&spec, &ownership).await.unwrap();
+    berth_mover::prepare(&spec, &plan, row.generation, row.token).await.unwrap();
+    let named = |met: MoveError| {
+        let MoveError::Stream(why) = &met else { panic!("{met:?}") };
+        assert!(why.to_string().contains("it waits for session"), "{why}");
+        assert_eq!(met.fault(), berth_mover::Fault::Passing);
+    };
+    for (database, way) in [(&two.source, "there"), (&two.target, "back")] {
+        let writer = two.client(database, Role::Mover).await;
+        writer.batch_execute("begin; create temp table held (id int)").await.unwrap();
+        if way == "there" {
+            named(berth_mover::copy(&hasty, &plan, row.token, &watch).await.unwrap_err());
+        } else {
+            named(berth_mover::build(&hasty, &plan, row.token, &watch).await.unwrap_err());
+        }
+        writer.batch_execute("rollback").await.unwrap();
+        // What waits in the server for the slot of before is ended by who asks again.
+        if way == "there" {
+            berth_mover::copy(&spec, &plan, row.token, &watch).await.unwrap();
+        } else {
+            berth_mover::build(&spec, &plan, row.token, &watch).await.unwrap();
+        }
+    }
+    cut_over(&spec, &plan, &ownership).await.unwrap();
+    assert_eq!(ownership.row().owner, spec.target_cell);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_another_session_reads_is_not_taken_for_lost() {
     let two = Two::filled(200).await;
