@@ -207,7 +207,8 @@ async fn maintenance_lets_go_of_what_somebody_waits_for_and_does_the_rest() {
     wait_until("the figures are there", plan, |plan| named(plan).len() == 4).await;
     let seen = plan().await;
     let slots = seen["slots"].as_array().unwrap();
-    assert!(slots.iter().any(|it| it["slot"] == "forgotten" && it["remedy"].is_string()), "{seen}");
+    // Whose it is only people know: a reader that is away for a moment would lose its place.
+    assert!(slots.iter().any(|it| it["slot"] == "forgotten" && it["remedy"].is_null()), "{seen}");
     mover.batch_execute("select pg_drop_replication_slot('forgotten')").await.unwrap();
 
     // One table is held by somebody, and one is wanted by somebody while it is worked on.
