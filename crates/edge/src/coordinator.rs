@@ -38,7 +38,10 @@ use std::{
     future::Future,
     net::{SocketAddr, TcpListener as StdListener},
     path::PathBuf,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -50,6 +53,9 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
+
+/// How soon a part that failed begins anew.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// An edge whose addresses are taken and whose routes are read, and that serves nobody yet.
 pub struct Edge {
@@ -97,6 +103,7 @@ impl Edge {
             routes: Arc::clone(&table.routes),
             buckets: Buckets::owing(owed_ns.unwrap_or_default()),
             leaving: CancellationToken::new(),
+            open: AtomicUsize::new(0),
             cluster: Arc::clone(&cluster),
             vitals: Arc::default(),
             places: Arc::new(places),
@@ -169,8 +176,10 @@ impl Edge {
         // Ends with this function: dropping the set ends what is in it.
         let mut tasks = JoinSet::new();
         if !link.urls.is_empty() {
-            tasks.spawn(feed::follow(Arc::clone(&link), events_in.clone()));
-            tasks.spawn(feed::acknowledge(Arc::clone(&link)));
+            let (asked, said) = (Arc::clone(&link), Arc::clone(&link));
+            let events_in = events_in.clone();
+            tasks.spawn(kept_up("following routes", move || feed::follow(Arc::clone(&asked), events_in.clone())));
+            tasks.spawn(kept_up("acknowledging routes", move || feed::acknowledge(Arc::clone(&said))));
         }
         tasks.spawn(checks::run(Arc::clone(&common)));
         if let Some(path) = config.geo_database {
@@ -249,6 +258,21 @@ impl Drop for Gone {
     fn drop(&mut self) {
         // Nobody listens any more when the edge itself is going.
         let _ = self.tell.send(self.number);
+    }
+}
+
+/// Begins anew what ended by a fault of its own: without it the edge would serve on, deaf to every change.
+async fn kept_up<T: Future<Output = ()> + Send + 'static>(what: &'static str, begin: impl Fn() -> T) {
+    let mut running = JoinSet::new();
+    loop {
+        running.spawn(begin());
+        match running.join_next().await {
+            Some(Err(error)) if error.is_panic() => {
+                tracing::error!("{what} ended by a fault of Berth's; it begins anew");
+            }
+            _ => return,
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -446,7 +470,11 @@ impl Coordinator {
         for (change, _) in &ordered {
             self.table.apply(change);
         }
-        answered(self.order(&ordered)).await
+        match answered(self.order(&ordered)).await {
+            // Whoever has gone serves nobody any more.
+            Err(EdgeError::WorkerGone(_)) if self.common.leaving.is_cancelled() => Ok(()),
+            answered => answered,
+        }
     }
 
     /// The route changed under a hold that goes on.
@@ -543,4 +571,25 @@ impl Coordinator {
 /// Whether a hold is in force by this change.
 fn holds(change: &Change) -> bool {
     matches!(change, Change::Put(route) if hold_token(route).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kept_up;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn what_ends_by_a_fault_begins_anew_and_what_ends_by_itself_does_not() {
+        let begun = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&begun);
+        kept_up("a test", move || {
+            let nth = counted.fetch_add(1, Ordering::Relaxed);
+            async move { assert!(nth == 2, "it fails twice") }
+        })
+        .await;
+        assert_eq!(begun.load(Ordering::Relaxed), 3);
+    }
 }

@@ -32,7 +32,10 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Instant,
 };
 use tokio::sync::{Notify, mpsc::UnboundedSender, oneshot};
@@ -63,6 +66,8 @@ pub struct Common {
     pub certificates: Arc<Certificates>,
     /// Another process takes new connections; those that are open are this one's to their end.
     pub leaving: CancellationToken,
+    /// Open connections of all cores: while one has any, each hears of holds and routes, since a move waits for all.
+    pub open: AtomicUsize,
     /// Who vouches for members.
     pub trust: Arc<Trust>,
     /// `None`: no request is written down.
@@ -469,6 +474,7 @@ pub struct Connected(Rc<Core>);
 impl Connected {
     pub fn new(core: &Rc<Core>) -> Self {
         core.connections.set(core.connections.get() + 1);
+        core.common.open.fetch_add(1, Ordering::AcqRel);
         Self(Rc::clone(core))
     }
 }
@@ -476,6 +482,7 @@ impl Connected {
 impl Drop for Connected {
     fn drop(&mut self) {
         self.0.connections.set(self.0.connections.get() - 1);
+        self.0.common.open.fetch_sub(1, Ordering::AcqRel);
         self.0.room.notify_one();
     }
 }

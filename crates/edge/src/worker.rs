@@ -119,7 +119,7 @@ async fn serve_core(start: Start) -> io::Result<()> {
     core.ending.set(true);
     drop((listener, tls));
     // Orders are obeyed to the end: a request that is parked while the edge goes is still to be let go.
-    let mut drained = async |look: Duration| {
+    let mut drained = async |look: Duration, connections: &dyn Fn() -> usize| {
         loop {
             tokio::select! {
                 order = orders.recv() => match order {
@@ -128,17 +128,20 @@ async fn serve_core(start: Start) -> io::Result<()> {
                 },
                 () = tokio::time::sleep(look) => {}
             }
-            if core.connections() == 0 {
+            if connections() == 0 {
                 return;
             }
         }
     };
-    // Another process has the listeners: what is open here is served to its end, or until the edge's is over.
+    // Another process has the listeners: what is open here is served to its end, or until the edge's is over. A core with
+    // nothing open waits for the others: a hold is in force when every core says so.
+    let all = || core.common.open.load(Ordering::Acquire);
     tokio::select! {
-        () = drained(Duration::from_millis(50)), if !stop.is_cancelled() => {}
+        () = drained(Duration::from_millis(50), &all), if !stop.is_cancelled() => {}
         () = stop.cancelled() => {}
     }
-    let drained = drained(Duration::from_millis(5));
+    let own = || core.connections();
+    let drained = drained(Duration::from_millis(5), &own);
     if tokio::time::timeout(core.limits().drain_time, drained).await.is_err() {
         tracing::warn!(connections = core.connections(), "connections were cut at the end of the drain time");
     }
