@@ -208,6 +208,8 @@ fn role(run: impl FnOnce() -> Result<(), fail::Failure>) -> ExitCode {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
+        // On a full disk a line is lost. Told on the same disk, that would end whoever tells it.
+        .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
     match run() {

@@ -237,11 +237,13 @@ async fn first_key(app: &App, options: &Serve) -> Result<Option<SecretString>, F
         let key = keys::create_for_berth(app, "first administrator", Scope::Admin).await.map_err(making)?;
         write_secret(&path, &key).ours("the file of the first key")?;
         // Under a service manager what is said here is kept in a log.
-        if io::stderr().is_terminal() {
-            eprintln!("The first administrator's key, also in {}:\n\n    {}\n", path.display(), key.expose_secret());
+        let said = if io::stderr().is_terminal() {
+            format!("The first administrator's key, also in {}:\n\n    {}\n", path.display(), key.expose_secret())
         } else {
-            eprintln!("The first administrator's key is in {}", path.display());
-        }
+            format!("The first administrator's key is in {}", path.display())
+        };
+        // On a full disk nobody reads it, and the file is there.
+        let _ = writeln!(io::stderr().lock(), "{said}");
         Some(key)
     } else {
         None

@@ -94,6 +94,49 @@ fn a_hang_up_starts_the_program_anew_while_every_request_is_answered() {
     signal("TERM", pid);
 }
 
+/// As on a full disk: what cannot be written down is lost, and nothing else.
+#[test]
+fn a_log_that_takes_no_line_ends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = free();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let control = listener.local_addr().unwrap();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut edge = berth()
+        .args(["edge", "--name", "north", "--workers", "1", "--control", &format!("http://{control}")])
+        .args(["--listen", &address.to_string(), "--admin", &free().to_string(), "--data-dir"])
+        .arg(dir.path())
+        .env("BERTH_API_KEY", "bk_test")
+        .stderr(Stdio::from(full))
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    while answer(address).is_err() {
+        assert!(Instant::now() < until, "the edge does not serve");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let asks_for_routes = || {
+        let Ok((mut stream, _)) = listener.accept() else { return false };
+        stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut head = [0; 256];
+        let read = stream.read(&mut head).unwrap_or(0);
+        String::from_utf8_lossy(&head[..read]).contains("/routes")
+    };
+    // Nobody answers it, which it says each time before it asks again.
+    let until = Instant::now() + Duration::from_secs(30);
+    let mut asked = 0;
+    while asked < 4 {
+        asked += u32::from(asks_for_routes());
+        assert!(Instant::now() < until, "nobody follows the routes any more, after {asked} tries");
+        assert!(edge.try_wait().unwrap().is_none(), "it ended");
+        thread::sleep(Duration::from_millis(10));
+    }
+    signal("TERM", edge.id());
+    ends(edge);
+}
+
 #[test]
 fn a_socket_that_systemd_opened_is_taken_and_one_that_nobody_asked_for_is_refused() {
     // `systemd-socket-activate` does what systemd does.

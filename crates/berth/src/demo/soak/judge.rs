@@ -165,6 +165,12 @@ async fn not_back(world: &World) -> Result<Vec<String>, Failure> {
     if tokio::net::TcpStream::connect(world.edge).await.is_err() {
         missing.push("the edge's port".to_owned());
     }
+    // Its port is open also where it follows nobody any more.
+    if let Ok(overview) = world.client.status().await
+        && !overview.edges.iter().any(|edge| edge.alive && !edge.leaving)
+    {
+        missing.push("an edge that follows the control plane".to_owned());
+    }
     let cells = match world.client.cells().await {
         Ok(cells) => cells,
         Err(error) if error.fault() == berth_client::Fault::Server => {
