@@ -6,18 +6,19 @@ use crate::ControlError;
 use berth_domain::CellName;
 use berth_infra::{CellDatabase, DatabaseName, Login, Role};
 use berth_mover::Endpoint;
+use berth_pg::Tls;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
-use tokio_postgres::{Client, NoTls};
-
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+use serde::{Deserialize, Serialize, de::Error as _};
+use std::{collections::BTreeMap, path::PathBuf};
+use tokio_postgres::Client;
 
 /// The stored form. `CellDatabase` itself cannot be serialized, so that nobody stores it unsealed by mistake.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     name: DatabaseName,
-    host: String,
+    /// None where it is come to over TLS: a version of Berth that knows none must not come in plain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
     port: u16,
     socket_dir: Option<PathBuf>,
     database: String,
@@ -27,6 +28,8 @@ struct Stored {
     redis: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     objects: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    over_tls: Option<(String, Tls)>,
 }
 
 /// Equal for two looks at the same database: free disk space is not part of it.
@@ -35,7 +38,7 @@ pub(crate) fn write(database: &CellDatabase) -> Result<SecretString, ControlErro
         |(role, login): (&Role, &Login)| (*role, (login.user.clone(), login.password.expose_secret().to_owned()));
     let stored = Stored {
         name: database.name.clone(),
-        host: database.host.clone(),
+        host: database.tls.is_none().then(|| database.host.clone()),
         port: database.port,
         socket_dir: database.socket_dir.clone(),
         database: database.database.clone(),
@@ -43,6 +46,7 @@ pub(crate) fn write(database: &CellDatabase) -> Result<SecretString, ControlErro
         version: database.version,
         redis: database.redis.as_ref().map(|url| url.expose_secret().to_owned()),
         objects: database.objects.clone(),
+        over_tls: database.tls.clone().map(|tls| (database.host.clone(), tls)),
     };
     Ok(serde_json::to_string(&stored)?.into())
 }
@@ -50,9 +54,13 @@ pub(crate) fn write(database: &CellDatabase) -> Result<SecretString, ControlErro
 pub(crate) fn read(text: &SecretString) -> Result<CellDatabase, ControlError> {
     let stored: Stored = serde_json::from_str(text.expose_secret())?;
     let login = |(role, (user, password)): (Role, (String, String))| (role, Login { user, password: password.into() });
+    let (host, tls) = match stored.over_tls {
+        Some((host, tls)) => (host, Some(tls)),
+        None => (stored.host.ok_or_else(|| serde_json::Error::missing_field("host"))?, None),
+    };
     Ok(CellDatabase {
         name: stored.name,
-        host: stored.host,
+        host,
         port: stored.port,
         socket_dir: stored.socket_dir,
         database: stored.database,
@@ -61,6 +69,7 @@ pub(crate) fn read(text: &SecretString) -> Result<CellDatabase, ControlError> {
         free_disk_bytes: None,
         redis: stored.redis.map(SecretString::from),
         objects: stored.objects,
+        tls,
     })
 }
 
@@ -76,6 +85,7 @@ pub fn endpoint(database: &CellDatabase) -> Endpoint {
         database: database.database.clone(),
         user: login.user.clone(),
         password: login.password.clone(),
+        tls: database.tls.clone(),
     }
 }
 
@@ -89,16 +99,13 @@ pub(crate) async fn connect(cell: &CellName, database: &CellDatabase, role: Role
         .dbname(&database.database)
         .user(&login.user)
         .password(login.password.expose_secret())
-        .application_name("berth")
-        .connect_timeout(CONNECT_LIMIT);
-    let (client, connection) = config.connect(NoTls).await.map_err(failed(cell))?;
-    // Ends with the client. Its error is the one that the client's next statement answers with.
-    tokio::spawn(async move { connection.await.ok() });
-    Ok(client)
+        .application_name("berth");
+    let connected = berth_pg::connect(&config, database.tls.as_ref()).await;
+    connected.map_err(|source| ControlError::CellDatabase { cell: cell.clone(), source })
 }
 
 pub(crate) fn failed(cell: &CellName) -> impl Fn(tokio_postgres::Error) -> ControlError {
-    move |source| ControlError::CellDatabase { cell: cell.clone(), source }
+    move |source| ControlError::CellDatabase { cell: cell.clone(), source: source.into() }
 }
 
 #[cfg(test)]
@@ -121,6 +128,7 @@ mod tests {
             free_disk_bytes: Some(5),
             redis: Some("redis://:pw@127.0.0.1:6380/0".into()),
             objects: Some("file:///srv/objects".into()),
+            tls: Some(berth_pg::Tls { roots: Some("/etc/roots.pem".into()) }),
         };
         let back = read(&write(&database).unwrap()).unwrap();
         assert_eq!(back.url(Role::App).expose_secret(), database.url(Role::App).expose_secret());

@@ -227,7 +227,7 @@ pub enum ControlError {
     CellDatabase {
         cell: CellName,
         #[source]
-        source: tokio_postgres::Error,
+        source: berth_pg::ConnectError,
     },
     #[error("the {hook} hook failed in cell `{cell}`: {message}")]
     Hook { cell: CellName, hook: &'static str, message: String },
@@ -588,7 +588,9 @@ impl ControlError {
             Self::Upgrade(error) => return Some(error.hint()),
             Self::Provider { source, .. } | Self::BadProvider { source, .. } => return source.hint(),
             Self::Journal(error) => return error.hint().map(str::to_owned),
-            Self::CellDatabase { .. } => "it is started again by itself; `berth cell show` tells how it is",
+            Self::CellDatabase { source, .. } => {
+                source.remedy().unwrap_or("it is started again by itself; `berth cell show` tells how it is")
+            }
             Self::BadKeyName | Self::Name(_) | Self::Store(_) | Self::Document(_) | Self::Cut(_) => return None,
         };
         Some(text.to_owned())

@@ -24,7 +24,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
-use tokio_postgres::{CancelToken, Client, NoTls, error::SqlState};
+use tokio_postgres::{CancelToken, Client, error::SqlState};
 
 const LOCK_WAIT: &str = "2s";
 /// How often it is looked whether somebody waits.
@@ -286,7 +286,7 @@ pub(crate) async fn gently(
         .map_err(&asked)?;
     let pid: i32 = at_work.query_one("select pg_backend_pid()", &[]).await.map_err(&asked)?.get(0);
     let before = size(&looking, &work.name).await.map_err(&asked)?;
-    let stop = Stopping(at_work.cancel_token());
+    let stop = Stopping { token: at_work.cancel_token(), tls: database.tls.clone() };
     let statement = work.statement();
     let mut left = None;
     let outcome = {
@@ -307,7 +307,7 @@ pub(crate) async fn gently(
             }
             if left.is_some() {
                 // Again at the next look, should it be lost.
-                let _ = stop.0.cancel_query(NoTls).await;
+                let _ = berth_pg::cancel(&stop.token, stop.tls.as_ref()).await;
             } else if let Some(done) = scanned(&looking, pid).await.map_err(&asked)? {
                 progress(done);
             }
@@ -339,14 +339,17 @@ pub(crate) async fn gently(
 }
 
 /// Cancels what its session is at when nobody looks any more whether somebody waits.
-struct Stopping(CancelToken);
+struct Stopping {
+    token: CancelToken,
+    tls: Option<berth_pg::Tls>,
+}
 
 impl Drop for Stopping {
     fn drop(&mut self) {
-        let stop = self.0.clone();
+        let (token, tls) = (self.token.clone(), self.tls.take());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             // Where nothing runs any more, nothing happens.
-            runtime.spawn(async move { stop.cancel_query(NoTls).await.ok() });
+            runtime.spawn(async move { berth_pg::cancel(&token, tls.as_ref()).await.ok() });
         }
     }
 }

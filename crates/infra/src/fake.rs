@@ -178,6 +178,7 @@ impl World {
             free_disk_bytes: Some(u64::from(database.spec.shape.disk_gb) << 30),
             redis: None,
             objects: None,
+            tls: None,
             name,
         }
     }

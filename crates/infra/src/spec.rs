@@ -2,6 +2,7 @@
 
 use crate::name::{DatabaseName, MemberName};
 use berth_domain::{Artifact, CellName, ServiceName};
+use berth_pg::Tls;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
@@ -93,6 +94,8 @@ pub struct CellDatabase {
     pub redis: Option<SecretString>,
     /// Where the cell's objects lie, as a URL (`file:///…`), where there is such a place.
     pub objects: Option<String>,
+    /// How it is come to over networks of others.
+    pub tls: Option<Tls>,
 }
 
 impl CellDatabase {
@@ -108,8 +111,12 @@ impl CellDatabase {
     /// The same for another database of the same server.
     pub fn url_of(&self, role: Role, database: &str) -> SecretString {
         let login = self.login(role);
+        let tls = self.tls.as_ref().map_or_else(String::new, |tls| {
+            let roots = tls.roots.as_ref().map_or("system".into(), |path| path.to_string_lossy());
+            format!("?sslmode=verify-full&sslrootcert={}", percent(&roots))
+        });
         format!(
-            "postgres://{}:{}@{}:{}/{}",
+            "postgres://{}:{}@{}:{}/{}{tls}",
             percent(&login.user),
             percent(login.password.expose_secret()),
             self.host,
@@ -303,7 +310,7 @@ pub struct Listed<N> {
 
 #[cfg(test)]
 mod tests {
-    use super::{CellDatabase, Login, Role};
+    use super::{CellDatabase, Login, Role, Tls};
     use crate::DatabaseName;
     use secrecy::ExposeSecret;
 
@@ -321,11 +328,16 @@ mod tests {
             free_disk_bytes: None,
             redis: None,
             objects: None,
+            tls: None,
         };
         assert_eq!(
             database.url(Role::App).expose_secret(),
             "postgres://berth_app:p%40%2F%3A%3F%23%25@127.0.0.1:5432/app"
         );
         assert!(!format!("{database:?}").contains("p@/"), "a password shows in Debug");
+        let over_tls = CellDatabase { tls: Some(Tls { roots: Some("/etc/a b".into()) }), ..database };
+        assert!(
+            over_tls.url(Role::App).expose_secret().ends_with("/app?sslmode=verify-full&sslrootcert=%2Fetc%2Fa%20b")
+        );
     }
 }

@@ -95,6 +95,10 @@ pub enum Obstacle {
     NoIdentity { table: TableName },
     #[error("table `{table}` is unlogged: its changes are not in the write-ahead log")]
     Unlogged { table: TableName },
+    #[error("table `{table}` is a hypertable of TimescaleDB, whose rows lie in tables of the extension's own")]
+    Hypertable { table: TableName },
+    #[error("table `{child}` inherits from `{parent}`, whose rows are then also its own")]
+    Inherits { child: TableName, parent: TableName },
     #[error("table `{table}` has a column of large objects")]
     LargeObjects { table: TableName },
     #[error("table `{table}` differs between the sides: {difference}")]
@@ -198,6 +202,12 @@ impl Obstacle {
                 )
             }
             Self::Unlogged { table } => format!("ALTER TABLE {table} SET LOGGED"),
+            Self::Hypertable { table } => format!(
+                "keep those rows in a table of PostgreSQL's own, partitioned by time where it is large; or list `{table}` under `data.leave_out` where they may stay behind"
+            ),
+            Self::Inherits { child, parent } => {
+                format!("ALTER TABLE {child} NO INHERIT {parent}, or make `{parent}` a partitioned table")
+            }
             Self::LargeObjects { .. } => "store them as bytea or in object storage".into(),
             Self::AlwaysTrigger { trigger, table } => format!("ALTER TABLE {table} ENABLE TRIGGER {trigger}"),
             Self::RowsInTarget { .. } => "an earlier move left them: remove them, or choose another cell".into(),
@@ -275,7 +285,7 @@ pub enum MoveError {
     Connect {
         side: Side,
         #[source]
-        source: tokio_postgres::Error,
+        source: berth_pg::ConnectError,
     },
     #[error("a statement in the {side} failed while {doing}")]
     Statement {
@@ -363,7 +373,7 @@ fn obstacles_text(all: &[Obstacle]) -> String {
 impl MoveError {
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Connect { source, .. } if is_pooler(source) => Fault::Caller,
+            Self::Connect { source, .. } if is_pooler(source) || source.is_unproved() => Fault::Caller,
             Self::Statement { source, .. } | Self::Copy { source, .. } if stays(source) => Fault::Ours,
             Self::Obstacles(_)
             | Self::SchemaChanged { .. }
@@ -403,7 +413,9 @@ impl MoveError {
             Self::Connect { source, .. } if is_pooler(source) => {
                 "that is a connection pooler: give the address of the server itself".into()
             }
-            Self::Connect { .. } => "is the cell's database running? `berth cell show` says".into(),
+            Self::Connect { source, .. } => {
+                source.remedy().unwrap_or("is the cell's database running? `berth cell show` says").into()
+            }
             Self::Stream(_)
             | Self::StreamRefused { .. }
             | Self::Statement { .. }
@@ -477,7 +489,8 @@ impl MoveError {
 }
 
 /// PgBouncer refuses the settings that the mover's sessions begin with.
-fn is_pooler(error: &tokio_postgres::Error) -> bool {
+fn is_pooler(error: &berth_pg::ConnectError) -> bool {
+    let berth_pg::ConnectError::Postgres(error) = error else { return false };
     error.as_db_error().is_some_and(|db| db.message().contains("startup parameter"))
 }
 

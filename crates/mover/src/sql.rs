@@ -1,8 +1,9 @@
 //! Quoting, and sessions whose settings nobody else decides. No SQL of the product stands here.
 
 use crate::{MoveError, Side};
+use berth_pg::Tls;
 use secrecy::{ExposeSecret, SecretString};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config};
 
 /// A quoted identifier.
 pub fn ident(name: &str) -> String {
@@ -28,6 +29,8 @@ pub struct Endpoint {
     pub database: String,
     pub user: String,
     pub password: SecretString,
+    /// None on this machine and in networks of one's own.
+    pub tls: Option<Tls>,
 }
 
 /// Database and role defaults lie: the text form of a value, and whether a commit is durable, depend on them.
@@ -79,14 +82,8 @@ pub(crate) async fn connect_with(
         .user(&endpoint.user)
         .password(endpoint.password.expose_secret())
         .application_name(name)
-        .connect_timeout(std::time::Duration::from_secs(5))
         .options(options(extra));
-    let (client, connection) = config.connect(NoTls).await.map_err(|source| MoveError::Connect { side, source })?;
-    tokio::spawn(async move {
-        // An error here also fails the statement under way, which is where it is handled.
-        let _ended = connection.await;
-    });
-    Ok(client)
+    berth_pg::connect(&config, endpoint.tls.as_ref()).await.map_err(|source| MoveError::Connect { side, source })
 }
 
 /// Maps a failed statement to the error that names its side.

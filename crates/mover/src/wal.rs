@@ -6,6 +6,7 @@
 
 use crate::sql::{Endpoint, options};
 use crate::{MoveError, Side};
+use berth_pg::{CONNECT_LIMIT, notice_silence};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::frontend;
@@ -15,8 +16,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Microseconds between the Unix epoch and Postgres' (2000-01-01).
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
-/// A server that has taken a connection and says nothing for so long is asked anew.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// What is made ready for more of a message at a time.
 const ROOM_BYTES: usize = 1 << 20;
 
@@ -80,8 +79,11 @@ impl Replication {
             let tcp = tokio::net::TcpStream::connect((endpoint.host.as_str(), endpoint.port))
                 .await
                 .map_err(MoveError::Stream)?;
-            tcp.set_nodelay(true).map_err(MoveError::Stream)?;
-            Box::new(tcp)
+            tcp.set_nodelay(true).and_then(|()| notice_silence(&tcp)).map_err(MoveError::Stream)?;
+            match &endpoint.tls {
+                Some(tls) => Box::new(tls.start(tcp, &endpoint.host).await.map_err(MoveError::Stream)?),
+                None => Box::new(tcp),
+            }
         };
         let mut session = Self { wire, buffer: BytesMut::with_capacity(64 << 10) };
         let options = options(&[("wal_sender_timeout", "0")]);

@@ -14,6 +14,7 @@ use berth_infra::{
     MemberName, MemberSpec, Observed, Origin, Provider, ProviderError, Reach, ReachTarget, Role, RunOutcome, RunSpec,
     Stream,
 };
+use berth_pg::Tls;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use std::{
@@ -24,10 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::net::{TcpStream, UnixStream, lookup_host};
-use tokio_postgres::{
-    Config, NoTls,
-    config::{Host, SslMode},
-};
+use tokio_postgres::{Config, config::Host};
 
 pub const ADAPTER: Adapter = Adapter { name: "endpoint", build };
 
@@ -131,15 +129,11 @@ impl Endpoints {
 }
 
 /// A connection string, taken apart. Its password is in no error.
-fn parse(url: &SecretString) -> Result<Config, String> {
-    let config: Config = url.expose_secret().trim().parse().map_err(|_| {
-        "its database is no connection string, such as postgres://user:password@host:5432/name".to_owned()
+fn parse(url: &SecretString) -> Result<(Config, Option<Tls>), String> {
+    let parsed = berth_pg::parse(url.expose_secret());
+    let (config, tls) = parsed.map_err(|why| {
+        format!("its database is no connection string, such as postgres://user:password@host:5432/name: {why}")
     })?;
-    if config.get_ssl_mode() == SslMode::Require {
-        return Err("its database asks for TLS, which this version does not speak; use a private network and leave \
-                    `sslmode` out"
-            .to_owned());
-    }
     for (there, what) in [
         (!config.get_hosts().is_empty(), "host"),
         (config.get_dbname().is_some(), "database"),
@@ -149,7 +143,10 @@ fn parse(url: &SecretString) -> Result<Config, String> {
             return Err(format!("its connection string names no {what}"));
         }
     }
-    Ok(config)
+    if config.get_hosts().len() > 1 || !config.get_hostaddrs().is_empty() {
+        return Err("its connection string names more than one host".to_owned());
+    }
+    Ok((config, tls))
 }
 
 impl Known {
@@ -181,11 +178,10 @@ impl Known {
     }
 
     async fn ask(&self, name: &DatabaseName, url: &SecretString) -> Result<CellDatabase, String> {
-        let mut config = parse(url)?;
-        config.connect_timeout(LIMIT).application_name("berth-look");
+        let (mut config, tls) = parse(url)?;
+        config.application_name("berth-look");
         let asked = async {
-            let (client, connection) = config.connect(NoTls).await.map_err(|error| whole(&error))?;
-            tokio::spawn(async move { connection.await.ok() });
+            let client = berth_pg::connect(&config, tls.as_ref()).await.map_err(|error| whole(&error))?;
             let sql = "select current_setting('server_version_num')::int, pg_is_in_recovery()";
             let row = client.query_one(sql, &[]).await.map_err(|error| whole(&error))?;
             Ok::<(i32, bool), String>((row.get(0), row.get(1)))
@@ -216,6 +212,7 @@ impl Known {
             // Of what else stands beside it nothing is known: a move that would have to take that along says so.
             redis: None,
             objects: None,
+            tls,
         })
     }
 
@@ -363,7 +360,7 @@ impl Reach for Endpoints {
             ReachTarget::Database(name) => {
                 let what = format!("database {name}");
                 let known = self.known(name.as_str()).ok_or_else(|| ProviderError::Absent { what: what.clone() })?;
-                let config = known.url().and_then(|url| parse(&url)).map_err(|why| failed(&what, why))?;
+                let (config, _) = known.url().and_then(|url| parse(&url)).map_err(|why| failed(&what, why))?;
                 let own = config.get_ports().first().copied().unwrap_or(5432);
                 match config.get_hosts().first() {
                     Some(Host::Unix(dir)) => {

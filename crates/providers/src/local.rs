@@ -67,6 +67,9 @@ pub struct LocalOptions {
     /// Where databases listen: an address of loopback.
     #[serde(default = "default_address")]
     pub address: Ipv4Addr,
+    /// Whether Berth itself comes over Unix sockets, which saves a copy of every row. Off: over TCP, as to servers elsewhere.
+    #[serde(default = "default_unix_sockets")]
+    pub unix_sockets: bool,
 }
 
 fn default_address() -> Ipv4Addr {
@@ -82,6 +85,9 @@ fn default_grace_ms() -> u64 {
 fn default_durable() -> bool {
     true
 }
+fn default_unix_sockets() -> bool {
+    true
+}
 
 impl LocalOptions {
     /// The defaults under this folder.
@@ -94,6 +100,7 @@ impl LocalOptions {
             podman: Vec::new(),
             durable: default_durable(),
             address: default_address(),
+            unix_sockets: default_unix_sockets(),
         }
     }
 }
@@ -137,8 +144,8 @@ impl Local {
             stop_grace: Duration::from_millis(options.stop_grace_ms),
             user,
         };
-        let LocalOptions { postgres_bin: bin_dir, durable, address, .. } = options;
-        let clusters = Clusters { root, bin_dir, durable, member_user: user, address };
+        let LocalOptions { postgres_bin: bin_dir, durable, address, unix_sockets, .. } = options;
+        let clusters = Clusters { root, bin_dir, durable, member_user: user, address, unix_sockets };
         Ok(Self { clusters, members })
     }
 

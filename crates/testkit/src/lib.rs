@@ -7,7 +7,7 @@ mod redis;
 mod redis_many;
 mod wait;
 
-pub use outside::{TestAuthority, TestNames};
+pub use outside::{TestAuthority, TestNames, certificate};
 pub use pg::{TestDatabase, TestPg, postgres_program};
 pub use redis::{TestRedis, WallClock};
 pub use redis_many::{TestRedisCluster, TestSentinels};

@@ -98,7 +98,7 @@ impl TestAuthority {
     /// `blocked`: names for which it gives no certificate. `None` where `pebble` is not installed.
     pub async fn start(names: &TestNames, http: u16, tls: u16, blocked: &[&str]) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
-        let (ca, chain, key) = for_localhost();
+        let (ca, chain, key) = certificate(&["localhost", "127.0.0.1"]);
         let file = |name: &str| folder.path().join(name);
         for (name, text) in [("ca.pem", &ca), ("chain.pem", &chain), ("key.pem", &key)] {
             fs::write(file(name), text).expect("the folder is ours");
@@ -144,8 +144,8 @@ impl Drop for TestAuthority {
     }
 }
 
-/// A private authority and a certificate of it for `localhost`: its own, chain and key, in PEM.
-fn for_localhost() -> (String, String, String) {
+/// A private authority and a certificate of it for these names: its own, the names' and their key, in PEM.
+pub fn certificate(names: &[&str]) -> (String, String, String) {
     let made = || -> Result<_, rcgen::Error> {
         let mut params = rcgen::CertificateParams::new(Vec::new())?;
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -153,7 +153,7 @@ fn for_localhost() -> (String, String, String) {
         let ca = params.self_signed(&ca_key)?;
         let issuer = rcgen::Issuer::new(params, ca_key);
         let key = rcgen::KeyPair::generate()?;
-        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+        let params = rcgen::CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
         Ok((ca.pem(), params.signed_by(&key, &issuer)?.pem(), key.serialize_pem()))
     };
     made().expect("a certificate can be made")

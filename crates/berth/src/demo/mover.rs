@@ -328,6 +328,7 @@ pub(super) async fn moved(
             database: database.to_owned(),
             user: login.user.clone(),
             password: login.password.clone(),
+            tls: None,
         }
     };
     let spec = MoveSpec {

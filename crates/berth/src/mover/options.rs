@@ -77,12 +77,8 @@ fn endpoint(
     let url = argument.or(variable.map(ExposeSecret::expose_secret)).ok_or_else(|| {
         Failure::request(format!("where is the database? `--{side} URL`, or BERTH_{}", side.to_uppercase()), example)
     })?;
-    let config: tokio_postgres::Config =
-        url.parse().map_err(|error| Failure::request(format!("that is no database URL: {error}"), example))?;
-    if config.get_ssl_mode() == tokio_postgres::config::SslMode::Require {
-        let hint = "go through a tunnel or a private network, and leave `sslmode` out";
-        return Err(Failure::request("`berth mover` connects without TLS, and the URL asks for it", hint));
-    }
+    let (config, tls) =
+        berth_pg::parse(url).map_err(|error| Failure::request(format!("that is no database URL: {error}"), example))?;
     let password = match config.get_password() {
         Some(_) if argument.is_some() => {
             let variable = format!("BERTH_{}", side.to_uppercase());
@@ -106,6 +102,7 @@ fn endpoint(
         database: config.get_dbname().ok_or_else(|| missing("database"))?.to_owned(),
         user: config.get_user().ok_or_else(|| missing("user"))?.to_owned(),
         password,
+        tls,
     })
 }
 
@@ -124,7 +121,8 @@ impl Sides {
 
 /// Where a side is, without its password: kept in the journal, and compared when a move is taken up again.
 pub fn address(endpoint: &Endpoint) -> String {
-    format!("{}@{}:{}/{}", endpoint.user, endpoint.host, endpoint.port, endpoint.database)
+    let over = if endpoint.tls.is_some() { " over TLS" } else { "" };
+    format!("{}@{}:{}/{}{over}", endpoint.user, endpoint.host, endpoint.port, endpoint.database)
 }
 
 impl Rules {

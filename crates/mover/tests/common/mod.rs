@@ -50,6 +50,7 @@ pub fn endpoint(pg: &TestPg, database: &str) -> Endpoint {
         database: database.to_owned(),
         user: login.user.clone(),
         password: SecretString::from(login.password.expose_secret()),
+        tls: None,
     }
 }
 

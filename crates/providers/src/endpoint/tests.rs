@@ -77,7 +77,7 @@ fn what_cannot_be_a_cell_is_refused_without_its_password() {
     for (url, database, why) in [
         ("app.example.com", "postgres://a:geheim@h/d", "neither `http://`"),
         ("http://app.example.com/x", "postgres://a:geheim@h/d", "a path"),
-        ("http://app.example.com", "postgres://a:geheim@h/d?sslmode=require", "asks for TLS"),
+        ("http://app.example.com", "postgres://a:geheim@h/d?sslmode=verify", "none of disable, require"),
         ("http://app.example.com", "postgres://a:geheim@h", "no database"),
         ("http://app.example.com", "user=a password=geheim dbname=d", "no host"),
         ("http://app.example.com", "mysql://a:geheim@h/d", "no connection string"),

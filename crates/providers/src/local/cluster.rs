@@ -91,6 +91,8 @@ pub(super) struct Clusters {
     pub member_user: Option<User>,
     /// Where it listens.
     pub address: Ipv4Addr,
+    /// Whether its socket is told of.
+    pub unix_sockets: bool,
 }
 
 impl Clusters {
@@ -389,13 +391,14 @@ impl Clusters {
             name: name.clone(),
             host: self.address.to_string(),
             port: record.port,
-            socket_dir: Some(record.socket_dir.clone()),
+            socket_dir: self.unix_sockets.then(|| record.socket_dir.clone()),
             database: record.database.clone(),
             logins: Role::ALL.map(login).into(),
             version,
             free_disk_bytes: space.map(|space| space.f_bavail * space.f_frsize),
             redis: record.redis.as_ref().map(|redis| redis.url(self.address)),
             objects: record.objects.then(|| format!("file://{}", self.objects(name).display())),
+            tls: None,
         }
     }
 

@@ -54,6 +54,7 @@ impl EmbeddedPostgres {
             durable,
             member_user: None,
             address: Ipv4Addr::LOCALHOST,
+            unix_sockets: true,
         };
         let name = DatabaseName::new(NAME).expect("the constant is a name");
         let database =

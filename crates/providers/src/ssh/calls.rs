@@ -147,6 +147,8 @@ impl DatabaseSaid {
             // It is on the host's disk, and so are objects.
             socket_dir: None,
             objects: None,
+            // Through a tunnel.
+            tls: None,
             database: self.database,
             logins: self.logins.into_iter().map(login).collect(),
             version: self.version,

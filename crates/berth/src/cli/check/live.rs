@@ -6,6 +6,7 @@ use berth_check::{
     Finding,
     live::{Database, Host, Judge, Login, Redis},
 };
+use berth_pg::Tls;
 use jiff::Timestamp;
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme,
@@ -21,7 +22,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::timeout;
-use tokio_postgres::{Client, Config, NoTls, config::SslMode};
+use tokio_postgres::{Client, Config};
 
 const LIMIT: Duration = Duration::from_secs(5);
 const HTTPS: u16 = 443;
@@ -48,24 +49,17 @@ pub struct Answers {
 pub async fn ask(targets: Targets, now: Timestamp) -> Answers {
     let mut answers = Answers { findings: Vec::new(), asked: Vec::new(), left_out: Vec::new() };
     if let Some(url) = &targets.database {
-        match url.expose_secret().parse::<Config>() {
-            Ok(config) if config.get_ssl_mode() == SslMode::Require => {
-                answers.left_out.push("DATABASE_URL asks for TLS, which this check does not speak".to_owned());
-            }
-            parsed => {
-                let mut judge = Judge::of("DATABASE_URL");
-                let asked = match parsed {
-                    Ok(config) => database(config).await,
-                    Err(error) => Err(error.to_string()),
-                };
-                match asked {
-                    Ok(facts) => judge.database(&facts, targets.login, targets.wanted),
-                    Err(why) => judge.note("live-database-unreachable", why),
-                }
-                answers.asked.push(judge.what.to_owned());
-                answers.findings.append(&mut judge.found);
-            }
+        let mut judge = Judge::of("DATABASE_URL");
+        let asked = match berth_pg::parse(url.expose_secret()) {
+            Ok((config, tls)) => database(config, tls).await,
+            Err(why) => Err(why),
+        };
+        match asked {
+            Ok(facts) => judge.database(&facts, targets.login, targets.wanted),
+            Err(why) => judge.note("live-database-unreachable", why),
         }
+        answers.asked.push(judge.what.to_owned());
+        answers.findings.append(&mut judge.found);
     }
     if let Some(url) = &targets.redis {
         if url.expose_secret().starts_with("rediss://") {
@@ -125,14 +119,11 @@ fn whole(error: &dyn std::error::Error) -> String {
     text
 }
 
-async fn database(mut config: Config) -> Result<Database, String> {
-    config.connect_timeout(LIMIT).application_name("berth-check").options("-c statement_timeout=5s");
-    let connected = timeout(LIMIT, config.connect(NoTls)).await;
-    let (client, connection) =
-        connected.map_err(|_| "no answer within 5 s".to_owned())?.map_err(|error| whole(&error))?;
-    let speaking = tokio::spawn(connection);
+async fn database(mut config: Config, tls: Option<Tls>) -> Result<Database, String> {
+    config.application_name("berth-check").options("-c statement_timeout=5s");
+    let connected = timeout(LIMIT, berth_pg::connect(&config, tls.as_ref())).await;
+    let client = connected.map_err(|_| "no answer within 5 s".to_owned())?.map_err(|error| whole(&error))?;
     let facts = timeout(LIMIT, database_facts(&client)).await;
-    speaking.abort();
     facts.map_err(|_| "no answer within 5 s".to_owned())?.map_err(|error| whole(&error))
 }
 

@@ -91,6 +91,7 @@ impl Server<'_> {
             database: self.database.database.clone(),
             user: login.user.clone(),
             password: login.password.clone(),
+            tls: None,
         }
     }
 
