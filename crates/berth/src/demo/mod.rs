@@ -108,8 +108,10 @@ fn try_run(options: &Demo, json: bool) -> Result<bool, Failure> {
     })?;
     runtime.block_on(async {
         let mut stop = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).ours("signals")?;
+        // What is cut off in a soak has to be a network.
+        let unix_sockets = !matches!(options.variant, Some(Variant::Soak(_)));
         let world = tokio::select! {
-            world = world::World::start(&options.under, &fleet) => world?,
+            world = world::World::start(&options.under, &fleet, unix_sockets) => world?,
             // The janitor ends what has been started so far.
             _ = tokio::signal::ctrl_c() => return Err(interrupted()),
             _ = stop.recv() => return Err(interrupted()),

@@ -46,7 +46,7 @@ pub struct Cells {
 }
 
 impl World {
-    pub async fn start(under: &Path, fleet: &Path) -> Result<Self, Failure> {
+    pub async fn start(under: &Path, fleet: &Path, unix_sockets: bool) -> Result<Self, Failure> {
         let dir = under.join(format!("berth-demo-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir_all(&dir).ours("the demo's folder")?;
         janitor::hire(&roots(&dir))?;
@@ -76,8 +76,10 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let applied =
-            client.stack_apply(&stack(&dir, fleet)).await.map_err(|error| refused(error, "applying the stack file"))?;
+        let applied = client
+            .stack_apply(&stack(&dir, fleet, unix_sockets))
+            .await
+            .map_err(|error| refused(error, "applying the stack file"))?;
         for operation in applied.operations {
             super::story::finished(&client, operation, "making the shared cell", |_| {}).await?;
         }
@@ -217,7 +219,7 @@ async fn first_key(dir: &Path) -> Result<SecretString, Failure> {
     }
 }
 
-fn stack(dir: &Path, fleet: &Path) -> StackApply {
+fn stack(dir: &Path, fleet: &Path, unix_sockets: bool) -> StackApply {
     let program = serde_json::Value::String(fleet.to_string_lossy().into_owned());
     let root = serde_json::Value::String(dir.join("cells").to_string_lossy().into_owned());
     // One program is the users of a whole company here: what a plan allows is not what this is to show.
@@ -225,7 +227,7 @@ fn stack(dir: &Path, fleet: &Path) -> StackApply {
         STACK.replace("{ api: 100, upload: 10, gps: 1000 }", "{ api: 10000000, upload: 10000000, gps: 10000000 }");
     let file = limits.replace("[fleet, ", &format!("[{program}, ")).replace(
         "local: { adapter: local }",
-        &format!("local: {{ adapter: local, root: {root}, stop_grace_ms: 3000 }}"),
+        &format!("local: {{ adapter: local, root: {root}, stop_grace_ms: 3000, unix_sockets: {unix_sockets} }}"),
     );
     let files: BTreeMap<String, String> =
         HOOKS.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
