@@ -12,6 +12,10 @@ pub(crate) struct Table {
     pub name: TableName,
     pub unlogged: bool,
     pub partitioned: bool,
+    /// It and a table that inherits from it, or one that it inherits from: child and parent.
+    pub inherits: Option<(TableName, TableName)>,
+    /// TimescaleDB keeps its rows in tables of its own.
+    pub hypertable: bool,
     pub bytes: i64,
     pub total_rows: f64,
     pub columns: Vec<Column>,
@@ -64,6 +68,18 @@ impl Catalogue {
     }
 }
 
+/// Where the extension is there, by its own catalogue.
+async fn hypertables(client: &Client, side: Side) -> Result<Vec<TableName>, MoveError> {
+    let doing = "reading TimescaleDB's tables";
+    let there = "select to_regclass('_timescaledb_catalog.hypertable') is not null";
+    if !client.query_one(there, &[]).await.doing(side, doing)?.get::<_, bool>(0) {
+        return Ok(Vec::new());
+    }
+    let all = "select schema_name::text, table_name::text from _timescaledb_catalog.hypertable";
+    let rows = client.query(all, &[]).await.doing(side, doing)?;
+    Ok(rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
+}
+
 pub(crate) async fn catalogue(client: &Client, side: Side) -> Result<Catalogue, MoveError> {
     let mut tables = BTreeMap::new();
     let rows = client
@@ -71,10 +87,15 @@ pub(crate) async fn catalogue(client: &Client, side: Side) -> Result<Catalogue, 
             "select c.oid, n.nspname::text, c.relname::text, c.relpersistence = 'u', c.relkind = 'p', pg_total_relation_size(c.oid),
                     greatest(c.reltuples, 0)::float8, c.relreplident::text,
                     (select t.tgname::text from pg_trigger t where t.tgrelid = c.oid and not t.tgisinternal
-                        and t.tgenabled in ('A', 'R') and t.tgname not like 'berth\\_%' limit 1)
+                        and t.tgenabled in ('A', 'R') and t.tgname not like 'berth\\_%' limit 1),
+                    (select array[cn.nspname::text, child.relname::text, pn.nspname::text, parent.relname::text]
+                     from pg_inherits i join pg_class child on child.oid = i.inhrelid join pg_class parent on parent.oid = i.inhparent
+                     join pg_namespace cn on cn.oid = child.relnamespace join pg_namespace pn on pn.oid = parent.relnamespace
+                     where c.relkind = 'r' and c.oid in (i.inhparent, i.inhrelid) limit 1)
              from pg_class c join pg_namespace n on n.oid = c.relnamespace
              where c.relkind in ('r', 'p') and not c.relispartition
                and n.nspname not in ('pg_catalog', 'information_schema', 'berth', 'berth_control') and n.nspname not like 'pg\\_%'
+               and n.nspname not like '\\_timescaledb\\_%'
                and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')",
             &[],
         )
@@ -94,8 +115,18 @@ pub(crate) async fn catalogue(client: &Client, side: Side) -> Result<Catalogue, 
                 key: Vec::new(),
                 has_identity: identity != "n",
                 always_trigger: row.get(8),
+                inherits: row.get::<_, Option<Vec<String>>>(9).map(|names| {
+                    let table = |at: usize| TableName::new(names[at].clone(), names[at + 1].clone());
+                    (table(0), table(2))
+                }),
+                hypertable: false,
             },
         );
+    }
+    for name in hypertables(client, side).await? {
+        for table in tables.values_mut().filter(|table| table.name == name) {
+            table.hypertable = true;
+        }
     }
     let columns = client
         .query(

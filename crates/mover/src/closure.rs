@@ -272,7 +272,7 @@ fn links(
         });
     }
     if table.partitioned && !links.is_empty() {
-        let column = column.unwrap_or("the tenant column").to_owned();
+        let column = column.unwrap_or(&rules.tenant_column).to_owned();
         obstacles.push(Obstacle::PartsWithoutColumn { table: table.name.clone(), column });
     }
     links
@@ -337,6 +337,17 @@ fn upwards(
 fn unfit(table: &Table, obstacles: &mut Vec<Obstacle>) {
     if table.unlogged {
         obstacles.push(Obstacle::Unlogged { table: table.name.clone() });
+    }
+    if table.hypertable {
+        obstacles.push(Obstacle::Hypertable { table: table.name.clone() });
+        return;
+    }
+    if let Some((child, parent)) = &table.inherits {
+        let obstacle = Obstacle::Inherits { child: child.clone(), parent: parent.clone() };
+        // Of both it is the same.
+        if !obstacles.contains(&obstacle) {
+            obstacles.push(obstacle);
+        }
     }
     if !table.has_identity || table.key.is_empty() {
         obstacles.push(Obstacle::NoIdentity { table: table.name.clone() });
