@@ -126,9 +126,13 @@ async fn a_foreign_application_becomes_a_stack_file_that_passes_check_and_nothin
 
     let said: Value = serde_json::from_slice(&done.stdout).unwrap();
     let questions: Vec<&str> = said["questions"].as_array().unwrap().iter().map(|q| q.as_str().unwrap()).collect();
-    for word in
-        ["start", "`countries`", "subject_type", "2 rows of `organizations` share their `subdomain`", "SUPERUSER"]
-    {
+    for word in [
+        "start",
+        "`countries`",
+        "subject_type",
+        "2 rows of `organizations` share their `subdomain` with another row (`north`)",
+        "SUPERUSER",
+    ] {
         assert!(questions.iter().any(|q| q.contains(word)), "no question about {word}: {questions:#?}");
     }
     for question in questions {
@@ -141,6 +145,21 @@ async fn a_foreign_application_becomes_a_stack_file_that_passes_check_and_nothin
     }
     let checked = berth(&world.folder, &["check"]);
     assert!(checked.status.success(), "{}{}", text(&checked.stdout), text(&checked.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_login_may_not_read_is_asked_with_the_statement_that_lets_it() {
+    let world = World::new().await;
+    let owner = world.database.connect(Role::Owner).await;
+    owner.batch_execute("revoke select on organizations from public, berth_app").await.unwrap();
+    let done = world.init(&["--json"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let said: Value = serde_json::from_slice(&done.stdout).unwrap();
+    let questions: Vec<&str> = said["questions"].as_array().unwrap().iter().map(|q| q.as_str().unwrap()).collect();
+    let questions = questions.join("\n");
+    let grant = r#"GRANT SELECT ON "public"."organizations" TO "berth_app""#;
+    assert!(questions.contains(grant), "{questions}");
+    assert!(!questions.contains("share their"), "what nobody could count is no figure: {questions}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

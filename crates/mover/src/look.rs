@@ -91,8 +91,14 @@ pub struct RootGuess {
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct HostColumn {
     pub column: String,
-    pub shared_by_rows: i64,
+    /// None where the login may not read rows.
+    pub shared_by_rows: Option<i64>,
+    /// The first names that they share.
+    pub shared_names: Vec<String>,
 }
+
+/// How many names are told.
+const NAMES: usize = 3;
 
 /// Looks, in one session that is refused every write.
 pub async fn look(endpoint: &Endpoint) -> Result<Look, MoveError> {
@@ -102,7 +108,9 @@ pub async fn look(endpoint: &Endpoint) -> Result<Look, MoveError> {
     let mut roots = guesses(&catalogue);
     for guess in &mut roots {
         for host in &mut guess.hosts {
-            host.shared_by_rows = shared_values(&client, &guess.table, &host.column).await?;
+            if let Some((rows, names)) = shared_values(&client, &guess.table, &host.column).await? {
+                (host.shared_by_rows, host.shared_names) = (Some(rows), names);
+            }
         }
     }
     let mut tables: Vec<TableSeen> = catalogue.tables.values().map(seen).collect();
@@ -154,18 +162,23 @@ async fn server(client: &Client) -> Result<ServerSeen, MoveError> {
     })
 }
 
-/// Rows whose name, whatever its case, another row has too: no two tenants can be served under it.
-async fn shared_values(client: &Client, table: &TableName, column: &str) -> Result<i64, MoveError> {
+/// Rows whose name, whatever its case, another row has too, and the first such names: no two tenants can be served under
+/// one. None where the login may not read them: the rest of the look is still worth something.
+async fn shared_values(
+    client: &Client,
+    table: &TableName,
+    column: &str,
+) -> Result<Option<(i64, Vec<String>)>, MoveError> {
     let sql = format!(
-        "select coalesce(sum(n), 0)::bigint from (select count(*) n from {} where {column} is not null
-         group by lower({column}::text) having count(*) > 1) s",
+        "select coalesce(sum(n), 0)::bigint, coalesce((array_agg(name order by name))[1:{NAMES}], '{{}}')
+         from (select lower({column}::text) name, count(*) n from {} where {column} is not null
+               group by 1 having count(*) > 1) s",
         table.sql(),
         column = ident(column)
     );
     match client.query_one(&sql, &[]).await {
-        Ok(row) => Ok(row.get(0)),
-        // Without the right to read rows the rest of the look is still worth something.
-        Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) => Ok(0),
+        Ok(row) => Ok(Some((row.get(0), row.get(1)))),
+        Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) => Ok(None),
         Err(error) => Err(error).doing(Side::Source, "counting names of hosts"),
     }
 }
@@ -236,6 +249,8 @@ fn guess(catalogue: &Catalogue, id: u32, table: &Table) -> Option<RootGuess> {
         with_column: with_column.len(),
         other_columns,
         covers,
-        hosts: hosts.map(|host| HostColumn { column: (*host).to_owned(), shared_by_rows: 0 }).collect(),
+        hosts: hosts
+            .map(|host| HostColumn { column: (*host).to_owned(), shared_by_rows: None, shared_names: Vec::new() })
+            .collect(),
     })
 }

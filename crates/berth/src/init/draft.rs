@@ -157,14 +157,27 @@ impl Page {
                 ),
             );
         }
-        for host in root.hosts.iter().filter(|host| host.shared_by_rows > 0) {
-            self.ask(
-                2,
-                format!(
-                    "{} rows of `{}` share their `{}` with another row; a host belongs to one tenant. Which keeps it?",
-                    host.shared_by_rows, root.table, host.column
-                ),
-            );
+        for host in &root.hosts {
+            let (table, column) = (&root.table, &host.column);
+            match host.shared_by_rows {
+                Some(0) => {}
+                Some(rows) => {
+                    let names = host.shared_names.join("`, `");
+                    let question = "a host belongs to one tenant. Which keeps it?";
+                    self.ask(
+                        2,
+                        format!(
+                            "{rows} rows of `{table}` share their `{column}` with another row (`{names}`); {question}"
+                        ),
+                    );
+                }
+                None => {
+                    let role = &found.look.server.role;
+                    let quoted = format!("\"{}\"", role.replace('"', "\"\""));
+                    let grant = format!("GRANT SELECT ON {} TO {quoted}", table.sql());
+                    self.ask(2, format!("do two rows of `{table}` have one `{column}`? `{role}` may not read them: `{grant}`, then run this again"));
+                }
+            }
         }
         if let Some(host) = root.hosts.first() {
             self.ask(
