@@ -22,6 +22,7 @@ mod fleet;
 mod inner;
 mod live;
 mod login;
+mod maintain;
 mod operations;
 mod overview;
 mod releases;
@@ -68,6 +69,7 @@ pub fn router(v1: Router, settings: PagesSettings) -> Router {
         .route("/cells", get(cells::list).post(cells::create))
         .route("/cells/new", get(cells::new))
         .route("/cells/{cell}", get(cells::one))
+        .route("/cells/{cell}/maintain", get(maintain::page).post(maintain::start))
         .route("/cells/{cell}/{change}", get(cells::ask).post(cells::change))
         .route("/certificates/{certificate}/remove", get(edges::ask_certificate).post(edges::remove_certificate))
         .route("/drains/{kind}/{name}/{change}", get(edges::ask).post(edges::change))

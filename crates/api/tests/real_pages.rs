@@ -12,6 +12,7 @@ use axum::{
 };
 use berth_api::{Api, pages::PagesSettings};
 use berth_domain::{ApprovalState, UsagePeriod};
+use berth_infra::Role;
 use berth_testkit::wait_until;
 use berth_wire::{InvoiceImport, InvoiceLine, TenantCreate, UsageEvent};
 use secrecy::ExposeSecret as _;
@@ -190,6 +191,7 @@ async fn every_page_stands_on_the_real_api_and_shows_what_is_there() {
         "/cells/shared-1",
         "/cells/shared-1/drain",
         "/cells/shared-1/measure",
+        "/cells/shared-1/maintain",
         "/cells/shared-1/restart-web",
         "/operations",
         "/audit",
@@ -236,4 +238,33 @@ async fn what_is_measured_in_a_cell_stands_in_place_of_what_was_claimed() {
     assert!(decision.refused.iter().any(unknown), "{decision:?}");
     let entries = client.audit(&berth_client::AuditFilter::default()).await.unwrap();
     assert!(entries.iter().any(|entry| entry.action == "cell.measure"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_is_maintained_from_its_page() {
+    let world = world().await;
+    let dashboard = Dashboard::of(&world);
+    let owner = world.cells.connect(Role::Owner).await;
+    let made = "create table journeys (id int primary key) with (autovacuum_enabled = false);
+        insert into journeys select generate_series(1, 60000);
+        delete from journeys where id % 4 <> 0;
+        select pg_stat_force_next_flush();";
+    owner.batch_execute(made).await.unwrap();
+    let size =
+        async || -> i64 { owner.query_one("select pg_relation_size('journeys_pkey')", &[]).await.unwrap().get(0) };
+    let before = size().await;
+    dashboard.shows("/cells/shared-1", &["href=\"/cells/shared-1/maintain\""]).await;
+    // Dead rows first; that the index is mostly air shows when they are gone.
+    for (shown, form) in [(&["journeys", "45\u{202f}000"], ""), (&["journeys_pkey", "None needs it"], "&reindex=yes")] {
+        let page = dashboard.shows("/cells/shared-1/maintain", shown).await;
+        let form = format!("csrf={}&once={}{form}", hidden(&page, "csrf"), hidden(&page, "once"));
+        let (status, text) = dashboard.ask(Method::POST, "/cells/shared-1/maintain", &form).await;
+        assert_eq!(status, StatusCode::SEE_OTHER, "{text}");
+        let open = berth_client::OperationFilter { open: true, ..Default::default() };
+        for operation in world.client().operations(&open).await.unwrap() {
+            world.finishes(operation.id).await;
+        }
+        owner.execute("select pg_stat_force_next_flush()", &[]).await.unwrap();
+    }
+    assert!(size().await < before / 2, "the index was not built anew");
 }

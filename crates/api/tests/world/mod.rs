@@ -37,7 +37,8 @@ pub struct World {
     stop: watch::Sender<bool>,
     #[allow(dead_code, reason = "one of the programs that share this looks into it")]
     pub control: TestDatabase,
-    _cells: Arc<TestPg>,
+    #[allow(dead_code, reason = "one of the programs that share this looks into it")]
+    pub cells: Arc<TestPg>,
 }
 
 impl World {
@@ -68,7 +69,7 @@ impl World {
             let options = WorkerOptions::named("test");
             here.block_on(async { berth_control::serve::work(&working, stopped, options).await })
         });
-        Self { app, address, admin, stop, control, _cells: cells }
+        Self { app, address, admin, stop, control, cells }
     }
 
     /// A server with the stack above, its shared cell ready.
