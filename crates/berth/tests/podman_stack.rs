@@ -23,7 +23,7 @@ use std::{
 use uuid::Uuid;
 
 const POSTGRES: &str = "localhost/berth-test-postgres:1";
-const BUILDER: &str = "localhost/berth-test-builder:1";
+const BUILDER: &str = "localhost/berth-test-builder:2";
 
 /// Does what the one of docker.io/library/postgres does of what the rendered stack asks of it.
 const ENTRY: &str = r#"#!/bin/sh
@@ -339,76 +339,133 @@ class App(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(("0.0.0.0", int(os.environ["PORT"])), App).serve_forever()
 "#;
 
-/// Rust and Python: their tools are Debian's or this machine's. Those of Go and Node have the same stages.
+const GO: &str = r#"package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+)
+
+func main() {
+	http.HandleFunc("/up", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "served") })
+	panic(http.ListenAndServe(":"+os.Getenv("PORT"), nil))
+}
+"#;
+const NODE: &str = r#"require("node:http").createServer((request, response) => {
+  response.writeHead(request.url === "/up" ? 200 : 404).end("served\n");
+}).listen(process.env.PORT);
+"#;
+
+/// A program in one language, and the names its Dockerfile fetches bases by, with what they are here.
+struct Sample<'a> {
+    language: &'a str,
+    command: &'a str,
+    files: &'a [(&'a str, &'a str)],
+    bases: &'a [(&'a str, &'a str)],
+    /// Tools of this machine that lie in the bases elsewhere.
+    lent: Vec<String>,
+}
+
+/// Compilers are Debian's or this machine's.
 #[test]
 fn a_rendered_dockerfile_builds_an_image_that_serves_without_rights() {
     let Some(mut engine) = Engine::start() else { return };
     let packages = "RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-                    --no-install-recommends gcc libc6-dev python3-venv >/dev/null\n\
-                    ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/toolchain/bin\n\
+                    --no-install-recommends gcc libc6-dev libstdc++6 golang-go python3-venv >/dev/null\n\
+                    ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/toolchain/bin:/usr/lib/node_modules/npm/bin\n\
                     RUN ln -sf python3 /usr/bin/python\n";
     engine.base(BUILDER, &[], packages);
-    let toolchain = must("rustc", &["--print", "sysroot"]);
-    let manifest = "[package]\nname = \"desk\"\nversion = \"0.1.0\"\nedition = \"2021\"\n";
-    let lock = "version = 3\n\n[[package]]\nname = \"desk\"\nversion = \"0.1.0\"\n";
-    for (language, command, files, bases) in [
-        (
-            "rust",
-            "[desk]",
-            &[("Cargo.toml", manifest), ("Cargo.lock", lock), ("src/main.rs", RUST)][..],
-            &[("rust:1-bookworm", BUILDER), ("debian:12-slim", IMAGE)][..],
-        ),
-        (
-            "python",
-            "[python, app.py]",
-            &[("requirements.txt", "\n"), ("app.py", PYTHON)][..],
-            &[("python:3.13-slim-bookworm", BUILDER)][..],
-        ),
-    ] {
-        let folder = engine.dir.join(language);
-        fs::create_dir_all(folder.join("src")).unwrap();
-        for (file, text) in files {
-            fs::write(folder.join(file), text).unwrap();
-        }
-        let stack = format!(
-            "stack: desk\nservices: {{ web: {{ command: {command}, health: /up }} }}\nproviders: {{ local: {{ adapter: local }} }}\n"
-        );
-        fs::write(folder.join("berth.yaml"), stack).unwrap();
-        // Which language it is shows in the folder.
-        render(&folder, &[]);
-        fs::write(folder.join(".env"), "APP_PASSWORD=planted-word-5d21\n").unwrap();
-        let name = format!("localhost/{}-{language}", engine.name);
-        let mount = format!("{}:/toolchain:ro", toolchain.trim());
-        let mut words: Vec<String> =
-            ["build", "--quiet", "--format", "docker", "--network=host", "--pull=never", "--volume", &mount, "--tag"]
-                .map(Into::into)
-                .into();
-        words.push(name.clone());
-        // The names that the file fetches its bases by are not given to anything on this machine.
-        words.extend(bases.iter().map(|(from, to)| format!("--build-context={from}=container-image://{to}")));
-        words.push(folder.to_str().unwrap().to_owned());
-        engine.says(&words.iter().map(String::as_str).collect::<Vec<_>>());
-        engine.images.push(name.clone());
-
-        let container = format!("{}-{language}", engine.name);
-        engine.says(&[
-            "run",
-            "--detach",
-            "--name",
-            &container,
-            "--publish",
-            "127.0.0.1::8000",
-            "--cap-drop=all",
-            &name,
-        ]);
-        let published = engine.says(&["port", &container, "8000"]);
-        let port = published.rsplit(':').next().unwrap().parse().unwrap();
-        assert!(served(port, "/up").ends_with("served\n"));
-        assert_eq!(engine.says(&["exec", &container, "id", "-u"]), "10001", "{language}");
-        engine.says(&["healthcheck", "run", &container]);
-        let planted =
-            engine.says(&["exec", &container, "sh", "-c", "grep -rls planted-word-5d21 /app /usr/local; true"]);
-        assert_eq!(planted, "", "variables of the folder are in the image");
-        engine.says(&["rm", "--force", "--time", "1", &container]);
+    let mut samples = vec![
+        Sample {
+            language: "rust",
+            command: "[desk]",
+            files: &[
+                ("Cargo.toml", "[package]\nname = \"desk\"\nversion = \"0.1.0\"\nedition = \"2021\"\n"),
+                ("Cargo.lock", "version = 3\n\n[[package]]\nname = \"desk\"\nversion = \"0.1.0\"\n"),
+                ("src/main.rs", RUST),
+            ],
+            bases: &[("rust:1-bookworm", BUILDER), ("debian:12-slim", IMAGE)],
+            lent: vec![format!("{}:/toolchain:ro", must("rustc", &["--print", "sysroot"]).trim())],
+        },
+        Sample {
+            language: "python",
+            command: "[python, app.py]",
+            files: &[("requirements.txt", "\n"), ("app.py", PYTHON)],
+            bases: &[("python:3.13-slim-bookworm", BUILDER)],
+            lent: Vec::new(),
+        },
+        Sample {
+            language: "go",
+            command: "[desk]",
+            files: &[("go.mod", "module desk\n\ngo 1.19\n"), ("main.go", GO)],
+            bases: &[("golang:1.25-bookworm", BUILDER), ("debian:12-slim", IMAGE)],
+            lent: Vec::new(),
+        },
+    ];
+    let npm = Path::new("/usr/lib/node_modules/npm");
+    if there("node", "nodejs, npm").is_some() && npm.exists() {
+        let node = must("sh", &["-c", "command -v node"]);
+        samples.push(Sample {
+            language: "node",
+            command: "[node, app.js]",
+            files: &[
+                ("package.json", r#"{"name": "desk", "version": "0.1.0", "scripts": {"build": "node -e 0"}}"#),
+                (
+                    "package-lock.json",
+                    r#"{"name": "desk", "version": "0.1.0", "lockfileVersion": 3, "packages": {"": {"name": "desk", "version": "0.1.0"}}}"#,
+                ),
+                ("app.js", NODE),
+            ],
+            bases: &[("node:22-bookworm-slim", BUILDER)],
+            lent: vec![
+                format!("{}:/usr/local/bin/node:ro", node.trim()),
+                "/usr/lib/node_modules:/usr/lib/node_modules:ro".to_owned(),
+            ],
+        });
     }
+    for sample in samples {
+        serves_without_rights(&mut engine, &sample);
+    }
+}
+
+fn serves_without_rights(engine: &mut Engine, sample: &Sample) {
+    let folder = engine.dir.join(sample.language);
+    fs::create_dir_all(folder.join("src")).unwrap();
+    for (file, text) in sample.files {
+        fs::write(folder.join(file), text).unwrap();
+    }
+    let stack = format!(
+        "stack: desk\nservices: {{ web: {{ command: {}, health: /up }} }}\nproviders: {{ local: {{ adapter: local }} }}\n",
+        sample.command
+    );
+    fs::write(folder.join("berth.yaml"), stack).unwrap();
+    // Which language it is shows in the folder.
+    render(&folder, &[]);
+    fs::write(folder.join(".env"), "APP_PASSWORD=planted-word-5d21\n").unwrap();
+    let name = format!("localhost/{}-{}", engine.name, sample.language);
+    let lent: Vec<&str> = sample.lent.iter().flat_map(|lent| ["--volume", lent]).collect();
+    // The names that the file fetches its bases by are not given to anything on this machine.
+    let bases: Vec<String> =
+        sample.bases.iter().map(|(from, to)| format!("--build-context={from}=container-image://{to}")).collect();
+    let mut words = vec!["build", "--quiet", "--format", "docker", "--network=host", "--pull=never", "--tag", &name];
+    words.extend(&lent);
+    words.extend(bases.iter().map(String::as_str));
+    words.push(folder.to_str().unwrap());
+    engine.says(&words);
+    engine.images.push(name.clone());
+
+    let container = format!("{}-{}", engine.name, sample.language);
+    let mut words = vec!["run", "--detach", "--name", &container, "--publish", "127.0.0.1::8000", "--cap-drop=all"];
+    words.extend(&lent);
+    words.push(&name);
+    engine.says(&words);
+    let published = engine.says(&["port", &container, "8000"]);
+    let port = published.rsplit(':').next().unwrap().parse().unwrap();
+    assert!(served(port, "/up").ends_with("served\n"));
+    assert_eq!(engine.says(&["exec", &container, "id", "-u"]), "10001", "{}", sample.language);
+    engine.says(&["healthcheck", "run", &container]);
+    let planted = engine.says(&["exec", &container, "sh", "-c", "grep -rls planted-word-5d21 /app /usr/local; true"]);
+    assert_eq!(planted, "", "variables of the folder are in the image");
+    engine.says(&["rm", "--force", "--time", "1", &container]);
 }

@@ -41,7 +41,7 @@ fn stages(language: Language) -> &'static str {
         Language::Go => {
             "FROM golang:1.25-bookworm AS build
 WORKDIR /src
-COPY go.mod go.sum ./
+COPY go.mod go.sum* ./
 RUN go mod download
 COPY . .
 RUN mkdir -p /out && CGO_ENABLED=0 go build -trimpath -o /out/ ./...
