@@ -109,7 +109,7 @@ edges: [edge-1]
 releases:
   migrate_limit: 8s
   healthy_limit: 8s
-  smoke: [{{ service: web, path: /health, status: 200 }}]
+  smoke: [{{ service: web, path: /health, status: 200, contains: ok }}]
 "
     )
 }
@@ -164,6 +164,14 @@ async fn users_notice_neither_a_release_nor_one_that_fails_nor_the_way_back() {
 
     for (name, script, word) in [
         ("sick", "[ \"$1\" = migrate ] && exit 0\nexec sleep 1000", "were not healthy within 8 s"),
+        (
+            "hollow",
+            "[ \"$1\" = migrate ] && exit 0\nexec python3 -c '\nimport http.server, os\n\
+             class App(http.server.BaseHTTPRequestHandler):\n    def do_GET(self):\n        self.send_response(200)\n        \
+             self.end_headers()\n        self.wfile.write(b\"empty\")\n\
+             http.server.HTTPServer((\"127.0.0.1\", int(os.environ[\"PORT\"])), App).serve_forever()'",
+            "a smoke check of member",
+        ),
         ("hung", "[ \"$1\" = migrate ] && echo waits && exec sleep 1000\nexec FLEET \"$@\"", "had not ended after 8 s"),
         ("ends", "[ \"$1\" = migrate ] && exit 0\necho no such option; exit 64", "no such option"),
     ] {

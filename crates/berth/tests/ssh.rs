@@ -185,9 +185,11 @@ async fn a_database_is_reached_by_the_address_that_it_has_on_its_host() {
     let url = database.url(Role::Mover);
     let (client, connection) = tokio_postgres::connect(url.expose_secret(), NoTls).await.unwrap();
     tokio::spawn(connection);
-    let row = client.query_one("SELECT current_setting('wal_level'), current_setting('listen_addresses')", &[]).await;
-    let row = row.unwrap();
-    assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), ("logical", database.host.as_str()));
+    let settings = ["wal_level", "listen_addresses", "shared_buffers", "effective_cache_size", "max_connections"];
+    let row =
+        client.query_one("SELECT array(SELECT current_setting(n) FROM unnest($1::text[]) n)", &[&&settings[..]]).await;
+    // Of 256 MB: a quarter, three quarters, and the least.
+    assert_eq!(row.unwrap().get::<_, Vec<String>>(0), ["logical", &database.host, "64MB", "192MB", "120"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
