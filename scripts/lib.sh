@@ -49,6 +49,13 @@ missing_for_tests() {
     [ -x /usr/sbin/nginx ] || echo nginx-light
 }
 
+# The package that has PostGIS for the newest PostgreSQL here, where it is missing.
+missing_postgis() {
+    local newest
+    newest=$(find /usr/lib/postgresql -mindepth 1 -maxdepth 1 -printf '%f\n' 2>/dev/null | sort -V | tail -n 1)
+    [ -z "$newest" ] || [ -e "/usr/share/postgresql/$newest/extension/postgis.control" ] || echo "postgresql-$newest-postgis-3"
+}
+
 # install_quietly PACKAGE...: installs programs and starts none of them. Debian asks this file before it starts a server.
 install_quietly() {
     local policy=/usr/sbin/policy-rc.d made=
