@@ -280,7 +280,7 @@ impl Up {
         let port = if self.host.port() == 22 { String::new() } else { format!("-p {} ", self.host.port()) };
         let mut next = vec![
             format!("ssh {login}{port}-N -L 7600:127.0.0.1:7600 {USER}@{name} &"),
-            "berth status    # with BERTH_API_KEY set".to_owned(),
+            "berth login http://127.0.0.1:7600".to_owned(),
         ];
         next.push(match &self.tenant {
             Some(_) => "berth cell add NAME --host ANOTHER --key-file FILE".to_owned(),
