@@ -255,3 +255,18 @@ async fn tenants_share_a_cell_by_what_they_did_where_the_stack_file_says_so() {
     assert_eq!(by, "usage");
     assert!(acme > beta * 20 && beta > 0, "a hundred times the work: {acme} and {beta}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_in_a_currency_without_a_rate_is_refused_with_the_rate_to_give() {
+    let world = World::empty().await;
+    let pounds = STACK.replace("currency: EUR", "currency: GBP");
+    let problem = refused(world.client().stack_apply(&apply(&pounds)).await);
+    assert_eq!((problem.status, problem.code.as_str()), (422, "bad_placement"));
+    assert!(problem.detail.contains("no rate for GBP") && problem.detail.contains("usd: { GBP"), "{}", problem.detail);
+    let rate = "placement: { catalogue: { rates: { as_of: TODAY, source: bank, usd: { EUR: 1.1, GBP: 1.3 } } } }\n";
+    let with_rate = format!("{pounds}{}", rate.replace("TODAY", &Timestamp::now().strftime("%Y-%m-%d").to_string()));
+    for operation in world.client().stack_apply(&apply(&with_rate)).await.unwrap().operations {
+        world.finishes(operation).await;
+    }
+    assert_eq!(world.client().costs(None).await.unwrap().budget.unwrap().currency, "GBP");
+}

@@ -150,10 +150,8 @@ async fn every_page_stands_on_the_real_api_and_shows_what_is_there() {
     assert_eq!(client.tenant("acme").await.unwrap().plan.as_str(), "crew");
     dashboard.shows("/approvals?all=true", &["carried out"]).await;
 
-    // Decision: with reasons and what was refused; and what another profile would get.
-    dashboard
-        .shows("/tenants/acme/decision", &["plan hobby", "of its neighbours get the same answer", "Because"])
-        .await;
+    // Decision: by what was used, as the proposal was; with reasons and what was refused; and what another profile would get.
+    dashboard.shows("/tenants/acme/decision", &["plan crew", "of its neighbours get the same answer", "Because"]).await;
     let refused = ["nothing fits", "compliance", "hipaa"];
     dashboard.shows("/tenants/acme/decision?compliance=hipaa", &refused).await;
     dashboard.shows("/tenants/acme/decision?latency_ms=1", &["latency_ms", "/cells/shared-1", "/cells/shared-2"]).await;

@@ -3,7 +3,8 @@
 //! Never decides itself and never moves anybody: an answer is an answer until somebody acts on it.
 
 use crate::{
-    App, Change, ControlError, Permit, Read, app::StackInForce, audited, costs::prices, tenants, workflows::measured,
+    App, Change, ControlError, Permit, Read, app::StackInForce, audited, costs::prices, judge, tenants,
+    workflows::measured,
 };
 use berth_config::Stack;
 use berth_domain::{CellClass, CellName, CellState, Cents};
@@ -30,7 +31,7 @@ pub async fn decide(
     let name = match &asked.tenant {
         Some(name) => {
             let tenant = tenants::known(app, name.as_str()).await?;
-            profile = over(profile_of(&tenant)?, profile);
+            profile = over(judge::profile(app, &tenant).await?, profile);
             tenant.name.to_string()
         }
         None => String::new(),
@@ -38,11 +39,11 @@ pub async fn decide(
     answer(&engine, &name, &profile)
 }
 
-/// Where a tenant that there is belongs, by the profile it has.
+/// Where a tenant that there is belongs, by the profile it has and by what it uses.
 pub async fn of_tenant(app: &App, _permit: &Permit<Read>, who: &str) -> Result<wire::Decision, ControlError> {
     let tenant = tenants::known(app, who).await?;
     let engine = engine(app).await?;
-    answer(&engine, tenant.name.as_str(), &profile_of(&tenant)?)
+    answer(&engine, tenant.name.as_str(), &judge::profile(app, &tenant).await?)
 }
 
 pub async fn profile(app: &App, _permit: &Permit<Read>, who: &str) -> Result<wire::Profile, ControlError> {
@@ -146,6 +147,23 @@ fn read_settings(stack: &Stack) -> Result<(Catalogue, Policy), ControlError> {
     Ok((catalogue, policy))
 }
 
+/// A budget that no cost could be held against, when it is applied; a rate may leave the catalogue later.
+pub(crate) fn budget(stack: &Stack, catalogue: &Catalogue) -> Result<(), ControlError> {
+    match wrong_budget(stack, catalogue) {
+        Some((key, says)) => Err(ControlError::BadPlacement { key, says }),
+        None => Ok(()),
+    }
+}
+
+fn wrong_budget(stack: &Stack, catalogue: &Catalogue) -> Option<(String, String)> {
+    let currency = &stack.budget.as_ref()?.currency;
+    let says = || {
+        let rate = format!("{{ as_of: DAY, source: WHO, usd: {{ {currency}: … }} }}");
+        format!("the catalogue has no rate for {currency}: give one as `placement.catalogue.rates: {rate}`")
+    };
+    (!catalogue.rates.knows(currency)).then(|| ("budget.currency".to_owned(), says()))
+}
+
 fn catalogue(stack: &Stack, day: Date) -> Result<Catalogue, Mistakes> {
     Catalogue::over(stack.placement.get("catalogue").map(ToString::to_string).as_deref().unwrap_or("{}"), day)
 }
@@ -162,12 +180,12 @@ fn policy(stack: &Stack) -> Result<Policy, String> {
 /// Every mistake in what the stack file says of placement, with its key.
 pub(crate) fn wrong_settings(stack: &Stack, day: Date) -> Vec<(String, String)> {
     let mut wrong = Vec::new();
-    if let Err(mistakes) = catalogue(stack, day) {
-        for mistake in mistakes.0 {
+    match catalogue(stack, day) {
+        Ok(catalogue) => wrong.extend(wrong_budget(stack, &catalogue)),
+        Err(mistakes) => wrong.extend(mistakes.0.into_iter().map(|mistake| {
             let below = if mistake.key.is_empty() { String::new() } else { format!(".{}", mistake.key) };
-            wrong
-                .push((format!("placement.catalogue{below}"), format!("{} ({})", mistake.fault, mistake.fault.hint())));
-        }
+            (format!("placement.catalogue{below}"), format!("{} ({})", mistake.fault, mistake.fault.hint()))
+        })),
     }
     wrong.extend(policy(stack).err().map(|says| ("placement.policy".to_owned(), says)));
     wrong

@@ -175,6 +175,14 @@ pub(crate) async fn judge(
     }
 }
 
+/// What the tenant needs by its profile and by what it used: who asks is answered by the same that it is judged by.
+pub(crate) async fn profile(app: &App, tenant: &Tenant) -> Result<Profile, ControlError> {
+    let (in_force, now) = (app.stack().await?, Timestamp::now());
+    let rules = &in_force.stack.usage;
+    let standing = standing(app, rules, tenant, now).await?;
+    measured(app, tenant, &standing, rules, now).await
+}
+
 /// The tenant's profile with what was measured, each quantity with room to the threshold.
 async fn measured(
     app: &App,

@@ -28,7 +28,8 @@ pub async fn apply(
     let revision = before.as_ref().map_or(0, |in_force| in_force.revision);
     check(app, before.as_deref(), &new).await?;
     // A policy or catalogue with mistakes would be found by whoever asks next, and not by who wrote it.
-    crate::decide::settings(&new)?;
+    let (catalogue, _) = crate::decide::settings(&new)?;
+    crate::decide::budget(&new, &catalogue)?;
     let shown = || differences.iter().map(difference).collect();
     if wanted.dry_run || (differences.is_empty() && before.is_some()) {
         return Ok(wire::StackApplied {

@@ -173,7 +173,7 @@ pub(super) fn costs(books: &Books) -> Result<wire::Costs, ControlError> {
         tenants: rows(tenants),
         providers: rows(providers),
         plans: rows(plans),
-        budget: budget(books, &forecast)?,
+        budget: budget(books, &forecast),
         forecast: wire::CostForecast {
             cost_cents: Cents::new(forecast.cost),
             revenue_cents: Cents::new(forecast.revenue),
@@ -244,30 +244,31 @@ fn cell_rows(
     rows
 }
 
-fn budget(books: &Books, forecast: &Forecast) -> Result<Option<wire::CostBudget>, ControlError> {
-    let Some(budget) = &books.in_force.stack.budget else { return Ok(None) };
-    let rates = &books.catalogue.rates;
-    let forecast_cents = in_currency(forecast.cost, &budget.currency, rates).ok_or_else(|| {
-        let says = format!("there is no rate for {}, the currency of the budget", budget.currency);
-        ControlError::BadPlacement { key: "placement.catalogue".to_owned(), says }
-    })?;
+fn budget(books: &Books, forecast: &Forecast) -> Option<wire::CostBudget> {
+    let budget = books.in_force.stack.budget.as_ref()?;
+    // Without a rate nothing is compared, which stands among the assumptions.
+    let forecast_cents = in_currency(forecast.cost, &budget.currency, &books.catalogue.rates)?;
     let limits = Limits {
         amount: budget.amount.get(),
         warning: budget.warning.map(Cents::get),
         critical: budget.critical.map(Cents::get),
     };
-    Ok(Some(wire::CostBudget {
+    Some(wire::CostBudget {
         currency: budget.currency.clone(),
         amount_cents: limits.amount,
         forecast_cents,
         left_cents: limits.amount - forecast_cents,
         level: cost::level(forecast_cents, &limits).as_str().to_owned(),
-    }))
+    })
 }
 
 fn assumptions(books: &Books, invoices: &[Invoice]) -> Vec<String> {
     let today = books.now.to_zoned(jiff::tz::TimeZone::UTC).date();
     let mut said = books.catalogue.assumptions(today);
+    let currency = books.in_force.stack.budget.as_ref().map(|budget| &budget.currency);
+    if let Some(currency) = currency.filter(|currency| !books.catalogue.rates.knows(currency)) {
+        said.push(format!("the budget is compared with nothing: there is no rate for {currency}"));
+    }
     let unknown = books.unknown(invoices).len();
     if unknown > 0 {
         said.push(format!(
