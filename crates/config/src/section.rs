@@ -105,6 +105,11 @@ pub(crate) const KEYS: &[&str] = &[
     "placement",
 ];
 
+/// Whether a stack file may have a section of this name.
+pub fn is_section(name: &str) -> bool {
+    KEYS.contains(&name) || later::SECTIONS.contains(&name)
+}
+
 fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, files: Files<'_>) -> Option<Stack> {
     let section = reader.section_but(root, KEYS, later::SECTIONS)?;
     for name in later::SECTIONS {

@@ -89,12 +89,17 @@ fn in_the_open(url: &str) -> bool {
 fn is_edges(key: &str) -> bool {
     let parts: Vec<&str> = key.split(['.', '[']).collect();
     match parts[..] {
-        ["" | "stack" | "edges" | "https" | "hosts" | "cluster" | "tenants" | "limits", ..]
+        [
+            "" | "stack" | "edges" | "https" | "hosts" | "cluster" | "tenants" | "limits" | "headers" | "compression",
+            ..,
+        ]
         | ["usage", "stop", ..]
         | ["services"]
         | ["services", _]
         | ["plans", _, "limits", ..] => true,
         ["services", _, key, ..] => matches!(key, "edge" | "role" | "health" | "hold"),
+        // A section that nothing is called: it may have been meant for them.
+        [section] => !berth_config::is_section(section),
         _ => false,
     }
 }
