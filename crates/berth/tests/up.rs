@@ -130,7 +130,19 @@ fn closed(server: &Machine, key: &str, stays: &str) {
     // Something that listens everywhere, and is reached from the server itself.
     server.sh("systemd-run --quiet --unit open-port python3 -m http.server 8099 --bind 0.0.0.0");
     server.sh("for n in $(seq 50); do curl -s -o /dev/null http://127.0.0.1:8099/ && exit 0; sleep 0.1; done; exit 1");
-    for port in [8099, 5432, 7600, 7601, 7603] {
+    // Something that is sent on to another network, as a port that a container publishes.
+    server.sh("set -e; ip netns add inside; ip link add out0 type veth peer name in0 netns inside; ip addr add 10.99.0.1/24 dev out0; \
+               ip link set out0 up; ip -n inside addr add 10.99.0.2/24 dev in0; ip -n inside link set in0 up; \
+               ip -n inside route add default via 10.99.0.1; echo 1 >/proc/sys/net/ipv4/ip_forward; nft add table ip published; \
+               nft 'add chain ip published before { type nat hook prerouting priority -100; }'; \
+               nft 'add rule ip published before tcp dport 8097 dnat to 10.99.0.2:8097'; \
+               systemd-run --quiet --unit published ip netns exec inside python3 -m http.server 8097");
+    server.sh("for n in $(seq 50); do curl -s -o /dev/null http://10.99.0.2:8097/ && exit 0; sleep 0.1; done; exit 1");
+    assert!(!answers(&server.ip, 8097), "a published port answers from outside");
+    server.sh("nft delete chain inet berth published");
+    assert!(answers(&server.ip, 8097), "nothing but the firewall was in the way");
+    server.sh("nft -f /etc/nftables.d/berth.nft");
+    for port in [8097, 8099, 5432, 7600, 7601, 7603] {
         assert!(!answers(&server.ip, port), "port {port} answers from outside");
     }
     assert!(answers(&server.ip, 80) && answers(&server.ip, 22));

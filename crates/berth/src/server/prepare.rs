@@ -204,7 +204,12 @@ async fn firewall(walk: &mut Walk<'_>, host: &Host) -> Result<(), Failure> {
          table inet berth\ndelete table inet berth\n\
          table inet berth {{\n  chain input {{\n    type filter hook input priority 0; policy drop;\n\
          \x20   ct state established,related accept\n    ct state invalid drop\n    iif lo accept\n\
-         \x20   meta l4proto {{ icmp, ipv6-icmp }} accept\n    ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept\n    tcp dport {{ {port}, 80, 443 }} accept\n  }}\n}}\n"
+         \x20   meta l4proto {{ icmp, ipv6-icmp }} accept\n    ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept\n    tcp dport {{ {port}, 80, 443 }} accept\n  }}\n\
+         # What a container publishes is sent on to it before the chain above is asked.\n\
+         \x20 chain published {{\n    type filter hook forward priority -10; policy accept;\n\
+         \x20   ct state established,related accept\n\
+         \x20   iifname \"docker*\" accept\n    iifname \"br-*\" accept\n    iifname \"podman*\" accept\n    iifname \"cni*\" accept\n\
+         \x20   ct status dnat meta l4proto {{ tcp, udp }} ct original proto-dst != {{ 80, 443 }} drop\n  }}\n}}\n"
     );
     let file = "/etc/nftables.d/berth.nft";
     let include = "include \"/etc/nftables.d/*.nft\"";
@@ -212,7 +217,7 @@ async fn firewall(walk: &mut Walk<'_>, host: &Host) -> Result<(), Failure> {
         "printf %s '{rules}' | cmp -s - {file} && grep -qxF '{include}' /etc/nftables.conf && \
          nft list table inet berth 2>/dev/null | grep -q 'policy drop'"
     );
-    let says = format!("nothing is let in but SSH ({port}), 80 and 443");
+    let says = format!("nothing is let in but SSH ({port}), 80 and 443, published by a container or not");
     let begun = Instant::now();
     let went = if walk.is(&look).await? {
         Went::Was
