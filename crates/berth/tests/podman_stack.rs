@@ -23,7 +23,7 @@ use std::{
 use uuid::Uuid;
 
 const POSTGRES: &str = "localhost/berth-test-postgres:1";
-const BUILDER: &str = "localhost/berth-test-builder:2";
+const BUILDER: &str = "localhost/berth-test-builder:3";
 
 /// Does what the one of docker.io/library/postgres does of what the rendered stack asks of it.
 const ENTRY: &str = r#"#!/bin/sh
@@ -373,7 +373,7 @@ fn a_rendered_dockerfile_builds_an_image_that_serves_without_rights() {
     let Some(mut engine) = Engine::start() else { return };
     let packages = "RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
                     --no-install-recommends gcc libc6-dev libstdc++6 golang-go python3-venv >/dev/null\n\
-                    ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/toolchain/bin:/usr/lib/node_modules/npm/bin\n\
+                    ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/toolchain/bin:/usr/local/bin/node_modules/npm/bin\n\
                     RUN ln -sf python3 /usr/bin/python\n";
     engine.base(BUILDER, &[], packages);
     let mut samples = vec![
@@ -420,7 +420,7 @@ fn a_rendered_dockerfile_builds_an_image_that_serves_without_rights() {
             bases: &[("node:22-bookworm-slim", BUILDER)],
             lent: vec![
                 format!("{}:/usr/local/bin/node:ro", node.trim()),
-                "/usr/lib/node_modules:/usr/lib/node_modules:ro".to_owned(),
+                "/usr/lib/node_modules:/usr/local/bin/node_modules:ro".to_owned(),
             ],
         });
     }

@@ -5,7 +5,7 @@ use berth_client::{Client, ClientError};
 use berth_config::Environment;
 use berth_control::{App, Scope, WorkerOptions, keys};
 use berth_domain::OperationState;
-use berth_infra::{Role, fake::Fake};
+use berth_infra::{CellDatabase, Role, fake::Fake};
 use berth_store::{Sealer, Store};
 use berth_testkit::{TestDatabase, TestPg, wait_until};
 use berth_wire::{Operation, Problem, StackApply};
@@ -38,16 +38,16 @@ pub struct World {
     #[allow(dead_code, reason = "one of the programs that share this looks into it")]
     pub control: TestDatabase,
     #[allow(dead_code, reason = "one of the programs that share this looks into it")]
-    pub cells: Arc<TestPg>,
+    pub cells: TestDatabase,
 }
 
 impl World {
     /// A server with workers and no stack yet.
     pub async fn empty() -> Self {
         let control = TestDatabase::new().await;
-        let cells = Arc::new(TestPg::shared().await);
+        let (server, cells) = (TestPg::shared().await, TestDatabase::new().await);
         let fake = Fake::new();
-        fake.stand_on(cells.cell().clone());
+        fake.stand_on(CellDatabase { database: cells.name().to_owned(), ..server.cell().clone() });
         let store = Store::open(&control.url(Role::Owner), Sealer::ephemeral(), 8).await.unwrap();
         let provider = fake.provider();
         let build = move |name: &str, _: &serde_json::Value| (name == "fake").then(|| Ok(provider.clone()));
