@@ -60,7 +60,7 @@ pub async fn fleet_plan(State(api): State<Api>, By(caller): By) -> ApiResult<Jso
     Ok(Json(fleet::plan(&api.app, &permit).await?))
 }
 
-/// Starts the first moves of the plan. Cells are neither made nor removed: the answer names them.
+/// Starts the first moves of the plan. Cells are made and removed where `cells` asks for it; otherwise the answer names them.
 #[utoipa::path(post, path = "/v1/fleet/apply", tag = "fleet", request_body = FleetApply,
     params(("Idempotency-Key" = Option<String>, Header, description = "Carried out once under one key.")),
     responses((status = 200, body = FleetApplied), Problems))]

@@ -1,7 +1,7 @@
 //! Fleet plans: every step can be carried out, every step is an improvement, and the bound is a bound.
 //!
 //! Plans are replayed here from what they say, with none of the planner's code. Small fleets are also solved exactly, by
-//! trying everything; larger ones by HiGHS where Python has it (`scripts/soak fleet`).
+//! trying everything; larger ones by HiGHS (`scripts/bench exact`).
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
