@@ -151,13 +151,16 @@ async fn every_page_stands_on_the_real_api_and_shows_what_is_there() {
     dashboard.shows("/approvals?all=true", &["carried out"]).await;
 
     // Decision: by what was used, as the proposal was; with reasons and what was refused; and what another profile would get.
-    dashboard.shows("/tenants/acme/decision", &["plan crew", "of its neighbours get the same answer", "Because"]).await;
+    let measured = "plan hobby holds 50000 gps_points_per_day";
+    dashboard
+        .shows("/tenants/acme/decision", &["plan crew", measured, "of its neighbours get the same answer", "Because"])
+        .await;
     let refused = ["nothing fits", "compliance", "hipaa"];
     dashboard.shows("/tenants/acme/decision?compliance=hipaa", &refused).await;
     dashboard.shows("/tenants/acme/decision?latency_ms=1", &["latency_ms", "/cells/shared-1", "/cells/shared-2"]).await;
     dashboard
         .shows(
-            "/tenants/acme/decision?quantities=vehicles%3D7",
+            "/tenants/nova/decision?quantities=vehicles%3D7",
             &["plan crew", "plan hobby holds 5 vehicles, 7 are needed"],
         )
         .await;
