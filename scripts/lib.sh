@@ -52,7 +52,7 @@ missing_for_tests() {
 # The package that has PostGIS for the newest PostgreSQL here, where it is missing.
 missing_postgis() {
     local newest
-    newest=$(find /usr/lib/postgresql -mindepth 1 -maxdepth 1 -printf '%f\n' 2>/dev/null | sort -V | tail -n 1)
+    newest=$(find /usr/lib/postgresql -mindepth 1 -maxdepth 1 -printf '%f\n' 2>/dev/null | sort -V | tail -n 1) || true
     [ -z "$newest" ] || [ -e "/usr/share/postgresql/$newest/extension/postgis.control" ] || echo "postgresql-$newest-postgis-3"
 }
 
