@@ -35,10 +35,10 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// For each of a host's addresses: a machine without IPv6 still comes to the other one.
 const ADDRESS_LIMIT: Duration = Duration::from_secs(3);
-/// A connection on which nothing is said is tried so often, and given up when nobody has answered three times.
+/// A connection on which nothing is said is tried so often.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// What was sent is taken within this, or the connection is given up. A server that has no room for more counts as well, so it is much
-/// longer than any of its waits: for a lock, or for its disk.
+/// What was sent is taken, and a try answered, within this, or the connection is given up: Linux takes it in place of a number of tries
+/// (tcp(7)). A server that has no room for more counts as well, so it is much longer than any of its waits: for a lock, or for its disk.
 const UNTAKEN_LIMIT: Duration = Duration::from_mins(5);
 /// The protocol's request for TLS: its length, and a version that no server has.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
@@ -169,8 +169,7 @@ pub async fn connect(config: &Config, tls: Option<&Tls>) -> Result<Client, Conne
         .connect_timeout(ADDRESS_LIMIT)
         .tcp_user_timeout(UNTAKEN_LIMIT)
         .keepalives_idle(KEEPALIVE)
-        .keepalives_interval(KEEPALIVE)
-        .keepalives_retries(2);
+        .keepalives_interval(KEEPALIVE);
     let connected = async {
         match tls {
             None => {
@@ -203,7 +202,7 @@ pub async fn cancel(token: &CancelToken, tls: Option<&Tls>) -> Result<(), Connec
 pub fn notice_silence(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_user_timeout(Some(UNTAKEN_LIMIT))?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(2))
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))
 }
 
 /// A connection string, taken apart: `postgres://user:password@host:port/name?sslmode=…&sslrootcert=…`.
