@@ -260,6 +260,7 @@ pub(crate) async fn shape(client: &Client, side: Side) -> Result<BTreeMap<String
              join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
              where c.relkind in ('r', 'p') and not c.relispartition
                and n.nspname not in ('pg_catalog', 'information_schema', 'berth', 'berth_control') and n.nspname not like 'pg\\_%'
+               and n.nspname not like '\\_timescaledb\\_%'
                and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')",
             &[],
         )

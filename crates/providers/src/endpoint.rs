@@ -132,7 +132,7 @@ impl Endpoints {
 fn parse(url: &SecretString) -> Result<(Config, Option<Tls>), String> {
     let parsed = berth_pg::parse(url.expose_secret());
     let (config, tls) = parsed.map_err(|why| {
-        format!("its database is no connection string, such as postgres://user:password@host:5432/name: {why}")
+        format!("its connection string cannot be used: {why}; one is postgres://user:password@host:5432/name")
     })?;
     for (there, what) in [
         (!config.get_hosts().is_empty(), "host"),

@@ -80,7 +80,7 @@ fn what_cannot_be_a_cell_is_refused_without_its_password() {
         ("http://app.example.com", "postgres://a:geheim@h/d?sslmode=verify", "none of disable, require"),
         ("http://app.example.com", "postgres://a:geheim@h", "no database"),
         ("http://app.example.com", "user=a password=geheim dbname=d", "no host"),
-        ("http://app.example.com", "mysql://a:geheim@h/d", "no connection string"),
+        ("http://app.example.com", "mysql://a:geheim@h/d", "connection string cannot be used"),
     ] {
         let refused = of("existing-1", at(url, database)).err().unwrap();
         let text = format!("{refused} {refused:?}");
