@@ -54,6 +54,7 @@ pub async fn plan(
         shared: Vec::new(),
         unsure: Vec::new(),
         notes: Vec::new(),
+        neighbours: Vec::new(),
         left_behind: Vec::new(),
         beside: Vec::new(),
         archived_to: None,
@@ -96,6 +97,7 @@ pub async fn plan(
             shown.bytes = whole(found.bytes);
             shown.duration_s = Some(found.estimated_s);
             shown.notes.clone_from(&found.notes);
+            shown.neighbours.clone_from(&found.neighbours);
             left_behind(app, &in_force.stack, &mut shown, &found.tables).await?;
             shown.beside = found.beside.iter().map(beside_shown).collect();
             belonging(&mut shown, &found.tables, &found.shared, found.unsure, true);

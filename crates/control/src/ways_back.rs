@@ -10,7 +10,7 @@ use crate::{
     workflows::{UNDO_MOVE, UndoMove, reserved},
 };
 use berth_domain::{MoveId, OperationId, TenantEvent, TenantState, WayBackState};
-use berth_mover::{MoveSpec, Progress, Watcher};
+use berth_mover::{MoveSpec, Progress, Side, Watcher};
 use berth_store::{Tenant, WayBack};
 use berth_wire as wire;
 use serde_json::json;
@@ -112,12 +112,14 @@ pub(crate) async fn close_with_the_cell(app: &App, way: &WayBack) -> Result<(), 
     let spec = spec(app, way).await?;
     archives::left_behind(app, way.id, &spec, &way.plan, &Unwatched).await?;
     berth_mover::close_way_back(&spec).await?;
+    berth_mover::unfence(&spec, Side::Target, &way.plan, &app.store().ownership(way.tenant)).await?;
     let reason = Some("the cell was removed");
     app.store().way_back_turn(way.id, WayBackState::Closing, WayBackState::Closed, reason).await?;
     Ok(())
 }
 
-/// Nobody wants it any more: slot, publication and the rows of the old cell go. Safe to run again.
+/// Nobody wants it any more: slot, publication and the rows of the old cell go, then the fence of the new one. Safe to
+/// run again.
 ///
 /// What the move left behind is archived before, except where the tenant is deleted.
 pub(crate) async fn clear(app: &App, way: &WayBack, watcher: &dyn Watcher) -> Result<u64, ControlError> {
@@ -130,6 +132,8 @@ pub(crate) async fn clear(app: &App, way: &WayBack, watcher: &dyn Watcher) -> Re
     }
     let ownership = app.store().ownership(way.tenant);
     let gone = berth_mover::release(&spec, &way.plan, &ownership, watcher).await?;
+    // Where the tenant lives now nothing looks at its writes any more, unless it moves on.
+    berth_mover::unfence(&spec, Side::Target, &way.plan, &ownership).await?;
     app.store().way_back_turn(way.id, WayBackState::Closing, WayBackState::Closed, None).await?;
     Ok(gone)
 }

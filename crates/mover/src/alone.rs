@@ -1,12 +1,11 @@
-//! What a move without a control plane needs besides: the two sides compared as they stand, the end of a fence in the
-//! database where the tenant stays.
+//! What a move without a control plane needs besides: the two sides compared as they stand, the end of both fences.
 
 use crate::catalog::catalogue;
 use crate::closure::closure;
 use crate::compare::scan;
 use crate::fence::{self, Fence};
 use crate::sql::{Doing, connect};
-use crate::{Endpoint, MoveError, MovePlan, MoveSpec, Obstacle, Ownership, Side, TableName};
+use crate::{Endpoint, MoveError, MovePlan, MoveSpec, Obstacle, Side, TableName};
 use berth_domain::CellId;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -98,21 +97,4 @@ pub async fn forget(spec: &MoveSpec, plan: &MovePlan) -> Result<(), MoveError> {
         fence::remove(&mut client, &fence).await?;
     }
     Ok(())
-}
-
-/// Takes the fence away from the target of `spec`, where the tenant lives and from where it does not move on.
-pub async fn unfence(spec: &MoveSpec, plan: &MovePlan, ownership: &dyn Ownership) -> Result<(), MoveError> {
-    let row = ownership.read().await.ok_or(MoveError::ControlSilent)?;
-    if row.owner != spec.target_cell || row.target.is_some() {
-        return Err(MoveError::LivesElsewhere);
-    }
-    let mut client = connect(&spec.target, Side::Target, "berth-unfence").await?;
-    if !fence::is_installed(&client, Side::Target).await? {
-        return Ok(());
-    }
-    let Some(fence) = Fence::find(&client, Side::Target, &spec.tenant).await? else { return Ok(()) };
-    fence.register(&client, row.token).await?;
-    let tables: Vec<_> = plan.tables.iter().map(|t| t.table.clone()).collect();
-    fence.remove_triggers(&client, &tables, Duration::from_millis(spec.tuning.lock_wait_ms)).await?;
-    fence::remove(&mut client, &fence).await
 }

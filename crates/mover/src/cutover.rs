@@ -8,17 +8,18 @@ use crate::compare::Comparer;
 use crate::fence::Fence;
 use crate::follow::{Follower, Tracking};
 use crate::opening::{open_target, open_until_done};
-use crate::prepare::{Fences, fences};
+use crate::prepare::{Fences, Sessions};
 use crate::sql::connect;
 use crate::{
     Change, Control, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Refusal, Side, Verdict, Watcher,
-    beside, catalog, sequence, shared,
+    beside, catalog, sequence, shared, standbys,
 };
 use async_trait::async_trait;
 use berth_domain::{EdgeName, Generation, MovePhase, Token};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
+use tokio::time::timeout;
 use tokio_postgres::Client;
 
 /// A marker that comes back within this means that the streams are in step, in milliseconds.
@@ -33,6 +34,11 @@ const ROUTE_LIMIT: Duration = Duration::from_millis(500);
 const OPEN_KEY_ROUNDS: u32 = 8;
 /// How long the control row is asked before the worker gives the answer up.
 pub(crate) const CONTROL_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long one question to the control row may take.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// A pause that is longer than it may be by this is not waited for: a session of it has stopped answering.
+const STUCK_AFTER: Duration = Duration::from_millis(500);
 
 /// Why edges are not ready, in words for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,7 +101,7 @@ pub struct CutOver {
 pub async fn take(ownership: &dyn Ownership) -> Result<Control, MoveError> {
     let until = Instant::now() + CONTROL_LIMIT;
     loop {
-        match ownership.change(Token::default(), Change::Take).await {
+        match ask(ownership, Token::default(), Change::Take, ANSWER_LIMIT).await {
             Verdict::Changed(row) => return Ok(row),
             Verdict::Refused(refusal) => return Err(refusal.into()),
             Verdict::Unknown if Instant::now() < until => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -104,8 +110,13 @@ pub async fn take(ownership: &dyn Ownership) -> Result<Control, MoveError> {
     }
 }
 
+/// An answer that does not come is a lost one.
+async fn ask(ownership: &dyn Ownership, token: Token, what: Change, limit: Duration) -> Verdict {
+    timeout(limit, ownership.change(token, what)).await.unwrap_or(Verdict::Unknown)
+}
+
 pub(crate) async fn change(ownership: &dyn Ownership, token: Token, what: Change) -> Result<Control, MoveError> {
-    match ownership.change(token, what).await {
+    match ask(ownership, token, what, ANSWER_LIMIT).await {
         Verdict::Changed(row) => Ok(row),
         Verdict::Refused(Refusal::OldToken { held, .. }) => Err(MoveError::Fenced { side: Side::Source, held }),
         Verdict::Refused(refusal) => Err(refusal.into()),
@@ -219,6 +230,8 @@ struct CutOverRun<'m> {
     token: Token,
     /// The token that the hold of the last attempt named.
     hold_token: Token,
+    /// Whether the source and the target have any.
+    standbys: [bool; 2],
     /// Of the last attempt's pause.
     clock: Clock,
 }
@@ -248,9 +261,7 @@ impl<'m> CutOverRun<'m> {
         row: Control,
     ) -> Result<Self, MoveError> {
         let name = spec.session_name(row.token);
-        let mut admin = connect(&spec.source, Side::Source, &format!("berth-cut-{}", row.token)).await?;
-        let mut admin_target = connect(&spec.target, Side::Target, &format!("berth-cut-{}", row.token)).await?;
-        let fences = fences(spec, &mut admin, &mut admin_target, row.generation, row.token).await?;
+        let fences = Sessions::connect(spec, row.token).await?.fences(spec, ownership, row).await?;
         let _ = watcher;
         let follower = Follower::start(spec, plan, &fences.target, row.token, Tracking::On).await?;
         let comparer = Comparer {
@@ -276,6 +287,7 @@ impl<'m> CutOverRun<'m> {
             beside: None,
             token: row.token,
             hold_token: row.token,
+            standbys: [false; 2],
             clock: Clock::start(),
         })
     }
@@ -308,7 +320,16 @@ impl<'m> CutOverRun<'m> {
             return Ok(Attempt::NotYet(trouble.to_string()));
         }
         self.clock.mark("edges_hold");
-        match self.pause().await {
+        let limit_ms = self.spec.tuning.pause_most_ms;
+        let limit = Duration::from_millis(limit_ms) + STUCK_AFTER;
+        let Ok(paused) = timeout(limit, self.pause()).await else {
+            // A session that says nothing is asked nothing more: users are let go over others, and so does the next try.
+            return match self.reopen().await? {
+                Some(row) => Ok(Attempt::Committed(row)),
+                None => Err(MoveError::PauseOver { limit_ms }),
+            };
+        };
+        match paused {
             Ok(Attempt::Committed(row)) => Ok(Attempt::Committed(row)),
             Ok(Attempt::NotYet(why)) => match self.reopen().await? {
                 Some(row) => Ok(Attempt::Committed(row)),
@@ -383,6 +404,12 @@ impl<'m> CutOverRun<'m> {
         if lag.as_millis() > IN_STEP_MS {
             return Ok(Some(format!("the target is {} ms behind", lag.as_millis())));
         }
+        for (nth, client, side) in [(0, &self.source, Side::Source), (1, &self.target, Side::Target)] {
+            match standbys::in_step(client, side).await? {
+                Ok(any) => self.standbys[nth] = any,
+                Err(why) => return Ok(Some(why)),
+            }
+        }
         match self.fences.source.oldest_writer_ms(&self.source).await? {
             Some(ms) if ms > self.spec.tuning.old_transaction_ms => {
                 Ok(Some(format!("a transaction of this tenant has been open for {ms} ms")))
@@ -429,8 +456,11 @@ impl<'m> CutOverRun<'m> {
                 None => Ok(true),
             }
         };
-        let (caught_up, beside, ours, theirs, ahead) = tokio::try_join!(
+        let any = self.standbys[0];
+        let closed_there = async { Ok(!any || standbys::have_it_all(&self.source, Side::Source, limit).await?) };
+        let (caught_up, closed_there, beside, ours, theirs, ahead) = tokio::try_join!(
             caught_up,
+            closed_there,
             last_beside,
             catalog::fingerprint(&self.source, Side::Source, &self.plan.tables),
             catalog::fingerprint(&self.target, Side::Target, &self.plan.tables),
@@ -438,6 +468,12 @@ impl<'m> CutOverRun<'m> {
         )?;
         if !caught_up {
             return Ok(Attempt::NotYet("the target did not catch up within the pause".into()));
+        }
+        if self.standbys[1] && !standbys::have_it_all(&self.target, Side::Target, left()).await? {
+            return Ok(Attempt::NotYet("a standby of the target did not catch up within the pause".into()));
+        }
+        if !closed_there {
+            return Ok(Attempt::NotYet("a standby of the source did not catch up within the pause".into()));
         }
         if !beside {
             return Ok(Attempt::NotYet("keys or objects were not brought within the pause".into()));
@@ -457,7 +493,7 @@ impl<'m> CutOverRun<'m> {
         if left().is_zero() {
             return Ok(Attempt::NotYet(format!("the pause took longer than {} ms", most.as_millis())));
         }
-        match self.ownership.change(self.token, Change::Commit).await {
+        match ask(self.ownership, self.token, Change::Commit, ANSWER_LIMIT).await {
             Verdict::Changed(row) => {
                 self.clock.mark("committed");
                 Ok(Attempt::Committed(row))

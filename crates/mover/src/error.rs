@@ -328,6 +328,12 @@ pub enum MoveError {
     TooMuchWal { held_mb: u64, most_mb: u64 },
     #[error("no moment for the cut-over was found in {attempts} attempts; the last one failed because {last}")]
     NoMoment { attempts: u32, last: String },
+    #[error("the {side} database has not answered anybody for {seconds} s")]
+    Silent { side: Side, seconds: u64 },
+    #[error(
+        "a database did not answer within the {limit_ms} ms of a pause, and the attempt at the cut-over was given up"
+    )]
+    PauseOver { limit_ms: u64 },
     #[error("a row of nobody in `{table}` is another one in the target, key {key}")]
     SharedDiffers { table: TableName, key: String },
     #[error("the tenant has moved already")]
@@ -397,6 +403,8 @@ impl MoveError {
             | Self::ControlSilent
             | Self::Archive { .. }
             | Self::Beside { .. }
+            | Self::Silent { .. }
+            | Self::PauseOver { .. }
             | Self::NoMoment { .. } => Fault::Passing,
             Self::Refused(_)
             | Self::Decode(_)
@@ -420,7 +428,9 @@ impl MoveError {
             | Self::StreamRefused { .. }
             | Self::Statement { .. }
             | Self::Copy { .. }
+            | Self::PauseOver { .. }
             | Self::ControlSilent => "it is tried again; the tenant goes on where it is".into(),
+            Self::Silent { .. } => "look at that server: `berth cell show` says where it is; it is tried again".into(),
             Self::Fenced { .. } => "nothing to do: the other worker goes on".into(),
             Self::NoMoment { .. } => "look for long transactions of this tenant, then `berth operation retry`".into(),
             Self::SchemaChanged { .. } | Self::Truncated { .. } | Self::TenantChanged { .. } => {
@@ -473,6 +483,8 @@ impl MoveError {
             Self::TenantChanged { .. } => "tenant_changed",
             Self::SlotLost { .. } => "slot_lost",
             Self::NoMoment { .. } => "no_quiet_moment",
+            Self::Silent { .. } => "database_silent",
+            Self::PauseOver { .. } => "pause_over",
             Self::SharedDiffers { .. } => "shared_row_differs",
             Self::AlreadyMoved => "moved_already",
             Self::LivesThere => "lives_there",

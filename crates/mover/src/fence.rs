@@ -46,7 +46,7 @@ pub(crate) struct Fence {
 }
 
 /// Makes schema, tables and functions. Takes no lock on any table of the application.
-pub(crate) async fn install(client: &mut Client, side: Side) -> Result<(), MoveError> {
+async fn install(client: &mut Client, side: Side) -> Result<(), MoveError> {
     let tx = client.transaction().await.doing(side, "installing the fence")?;
     tx.execute("select pg_advisory_xact_lock($1)", &[&INSTALL_LOCK]).await.doing(side, "installing the fence")?;
     // Roles belong to the whole server: another database of it may have made this one at the same moment.
@@ -105,6 +105,9 @@ fn briefly(lock_wait: Duration) -> String {
 const HASTY_TRIES: u32 = 300;
 const MOST_TRIES: u32 = 2_000;
 
+/// How often the fence's role is found to be gone while it is given something.
+const ROLE_TRIES: u32 = 100;
+
 /// How long the lock is waited for at this try.
 fn wait_at(tries: u32, lock_wait: Duration) -> Duration {
     if tries < HASTY_TRIES { lock_wait / 2 } else { lock_wait }
@@ -125,7 +128,7 @@ pub(crate) enum Firing {
 }
 
 impl Fence {
-    /// The tenant's fence, made if there is none yet: `gate` and `generation` only count then.
+    /// The tenant's fence, made if there is none yet, with the installation: `gate` and `generation` only count then.
     pub async fn ensure(
         client: &mut Client,
         side: Side,
@@ -134,8 +137,41 @@ impl Fence {
         generation: Generation,
         token: Token,
     ) -> Result<Self, MoveError> {
+        let mut tries = 0;
+        loop {
+            match Self::try_ensure(client, side, tenant, gate, generation, token).await {
+                // The role belongs to the whole server: the end of the last fence in another database drops it.
+                Err(MoveError::Statement { source, .. })
+                    if source.code() == Some(&SqlState::UNDEFINED_OBJECT) && tries < ROLE_TRIES =>
+                {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn try_ensure(
+        client: &mut Client,
+        side: Side,
+        tenant: &TenantKey,
+        gate: Gate,
+        generation: Generation,
+        token: Token,
+    ) -> Result<Self, MoveError> {
         let what = "making the tenant's fence";
-        let tx = client.transaction().await.doing(side, what)?;
+        // Between the installation and this, the end of the last other fence may have taken everything away again.
+        let tx = loop {
+            install(client, side).await?;
+            let tx = client.transaction().await.doing(side, what)?;
+            tx.execute("select pg_advisory_xact_lock_shared($1)", &[&INSTALL_LOCK]).await.doing(side, what)?;
+            let there = tx.query_one("select to_regclass('berth.fence') is not null", &[]).await.doing(side, what)?;
+            if there.get(0) {
+                break tx;
+            }
+            tx.rollback().await.doing(side, what)?;
+        };
         tx.execute(
             "insert into berth.fence (tenant, state, generation, token) values ($1, $2, $3, $4) on conflict (tenant) do nothing",
             &[&tenant.as_str(), &gate.as_str(), &generation.as_i64(), &token.as_i64()],

@@ -35,21 +35,26 @@ mod pace;
 mod pgoutput;
 mod plan;
 mod prepare;
+mod price;
 mod progress;
 mod purge;
 mod read_ahead;
 mod retention;
+mod rules;
 mod sequence;
 mod shared;
 mod sides;
+mod silence;
 mod sql;
+mod standbys;
 mod survey;
 mod taken;
 mod transfer;
+mod unfence;
 mod wal;
 
 pub use abilities::{Ability, abilities};
-pub use alone::{TableComparison, compare, forget, lacks, place, unfence};
+pub use alone::{TableComparison, compare, forget, lacks, place};
 pub use archive::{
     Archive, ArchivedBeside, ArchivedColumn, ArchivedTable, Archives, Contents, Restored, archive, export,
     list as list_archives, probe, read as read_archive, restore,
@@ -81,9 +86,11 @@ pub use progress::{Phase, Progress, Watcher};
 pub use purge::{Old, OldRows, old_rows, purge};
 pub use read_ahead::ReadAhead;
 pub use retention::Kept;
+pub use silence::{Patience, silence};
 pub use sql::Endpoint;
 pub use survey::{Discovery, discover, plan};
 pub use transfer::{
     IdleFolder, count_files, find_archive, find_archives_of, idle_folders, read_file, remove_files, write_file,
 };
+pub use unfence::unfence;
 pub use wal::Lsn;

@@ -6,7 +6,11 @@ use crate::sql::connect;
 use crate::{Change, Control, MoveError, MoveSpec, Ownership, Refusal, Side};
 use berth_domain::{Generation, MovePhase, Token};
 use std::time::{Duration, Instant};
+use tokio::time::timeout;
 use tokio_postgres::Client;
+
+/// How long one try at opening a fence may take: users wait for it, and a session that says nothing is left for another.
+const TRY_LIMIT: Duration = Duration::from_secs(3);
 
 pub(crate) async fn open_target(
     spec: &MoveSpec,
@@ -16,9 +20,8 @@ pub(crate) async fn open_target(
     let fence = match ready {
         Some((fence, client)) => {
             let mark = spec.opened_mark();
-            let opened =
-                fence.open(&client, row.token, Some(row.generation), Some(&mark), Duration::from_millis(200)).await;
-            match opened {
+            let opening = fence.open(&client, row.token, Some(row.generation), Some(&mark), Duration::from_millis(200));
+            match timeout(TRY_LIMIT, opening).await.unwrap_or(Err(stuck(Side::Target))) {
                 Err(error) if error.fault() == crate::Fault::Passing && !matches!(error, MoveError::Fenced { .. }) => {
                     fence
                 }
@@ -45,17 +48,21 @@ pub(crate) async fn open_until_done(
     let until = Instant::now() + CONTROL_LIMIT;
     let (generation, mark) = new.unzip();
     loop {
-        let tried = match connect(endpoint, fence.side, &format!("berth-open-{token}")).await {
-            Ok(client) => fence.open(&client, token, generation, mark.as_deref(), Duration::from_millis(500)).await,
-            Err(error) => Err(error),
+        let opening = async {
+            let client = connect(endpoint, fence.side, &format!("berth-open-{token}")).await?;
+            fence.open(&client, token, generation, mark.as_deref(), Duration::from_millis(500)).await
         };
-        match tried {
+        match timeout(TRY_LIMIT, opening).await.unwrap_or(Err(stuck(fence.side))) {
             Ok(()) => return Ok(()),
             Err(error @ MoveError::Fenced { .. }) => return Err(error),
             Err(error) if Instant::now() > until => return Err(error),
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
+}
+
+fn stuck(side: Side) -> MoveError {
+    MoveError::Silent { side, seconds: TRY_LIMIT.as_secs() }
 }
 
 /// Ends a move that will not happen: the tenant stays where it is, open. Refused after the commit point, also when

@@ -273,6 +273,9 @@ pub struct MovePlan {
     /// What a person has to know before the move.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// What it costs those who stay where they are.
+    #[serde(default)]
+    pub neighbours: Vec<String>,
     /// Keys and objects that travel along, and are not fenced.
     #[serde(default)]
     pub beside: Vec<BesidePlan>,
@@ -495,6 +498,17 @@ impl MoveSpec {
     /// Postgres cuts names at 63 bytes.
     pub(crate) fn session_prefix(&self) -> String {
         format!("berth-move-{}-", self.short_id())
+    }
+
+    /// What sessions are called that may make the tenant's fence. Of the tenant and not of the move: who takes the fence
+    /// away ends those of every move.
+    pub(crate) fn fencing_prefix(&self) -> String {
+        format!("berth-fence-{:016x}-", crate::hash::text(self.tenant.as_str().as_bytes(), 0))
+    }
+
+    /// What sessions are called that take the tenant's fence away.
+    pub(crate) fn unfencing(&self) -> String {
+        format!("berth-unfence-{:016x}", crate::hash::text(self.tenant.as_str().as_bytes(), 0))
     }
 
     pub(crate) fn slot(&self) -> String {

@@ -4,10 +4,10 @@
 
 use crate::fence::{self, Fence, Firing, Gate};
 use crate::sql::{Doing, connect, idents, literal};
-use crate::{MoveError, MovePlan, MoveSpec, Side, wal};
-use berth_domain::{Generation, Token};
+use crate::{Control, MoveError, MovePlan, MoveSpec, Ownership, Side, wal};
+use berth_domain::Token;
 use std::time::Duration;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, error::SqlState};
 
 /// Both fences, as far as a worker needs them.
 pub(crate) struct Fences {
@@ -15,34 +15,64 @@ pub(crate) struct Fences {
     pub target: Fence,
 }
 
-/// Finds or makes the fences: open in the source, closed in the target. Registers the token in both, after which
-/// nothing an earlier worker still sends gets through, and ends the earlier worker's sessions.
-pub(crate) async fn fences(
-    spec: &MoveSpec,
-    source: &mut tokio_postgres::Client,
-    target: &mut tokio_postgres::Client,
-    generation: Generation,
-    token: Token,
-) -> Result<Fences, MoveError> {
-    fence::install(source, Side::Source).await?;
-    fence::install(target, Side::Target).await?;
-    // Whose token is too old learns it in the source, before it ends the sessions of whoever came after. Those end
-    // before the target's row is wanted: one of them may hold it.
-    let in_source = Fence::ensure(source, Side::Source, &spec.tenant, Gate::Open, generation, token).await?;
-    in_source.register(source, token).await?;
-    fence::end_older_sessions(source, Side::Source, &spec.session_prefix()).await?;
-    fence::end_older_sessions(target, Side::Target, &spec.session_prefix()).await?;
-    let in_target = Fence::ensure(target, Side::Target, &spec.tenant, Gate::Closed, generation, token).await?;
-    in_target.register(target, token).await?;
-    Ok(Fences { source: in_source, target: in_target })
+/// Sessions in which a worker makes the tenant's fences, and looks after them.
+pub(crate) struct Sessions {
+    pub source: Client,
+    pub target: Client,
 }
 
-/// Fence rows and triggers, the watch for schema changes, the publication. Safe to run again.
-pub async fn prepare(spec: &MoveSpec, plan: &MovePlan, generation: Generation, token: Token) -> Result<(), MoveError> {
-    // Named unlike the move's working sessions, so that this worker does not end its own.
-    let mut source = connect(&spec.source, Side::Source, &format!("berth-prepare-{token}")).await?;
-    let mut target = connect(&spec.target, Side::Target, &format!("berth-prepare-{token}")).await?;
-    let fences = fences(spec, &mut source, &mut target, generation, token).await?;
+impl Sessions {
+    /// Named unlike the move's working sessions, so that a worker does not end its own.
+    pub async fn connect(spec: &MoveSpec, token: Token) -> Result<Self, MoveError> {
+        let name = format!("{}{token}", spec.fencing_prefix());
+        Ok(Self {
+            source: connect(&spec.source, Side::Source, &name).await?,
+            target: connect(&spec.target, Side::Target, &name).await?,
+        })
+    }
+
+    /// Finds or makes the fences: open in the source, closed in the target. Registers the token in both, after which
+    /// nothing an earlier worker still sends gets through, and ends the earlier worker's sessions.
+    ///
+    /// The control row is looked at here, when the sessions are there already: see [`crate::unfence`].
+    pub async fn fences(
+        &mut self,
+        spec: &MoveSpec,
+        ownership: &dyn Ownership,
+        row: Control,
+    ) -> Result<Fences, MoveError> {
+        let Self { source, target } = self;
+        let now = ownership.read().await.ok_or(MoveError::ControlSilent)?;
+        if now.token != row.token {
+            return Err(MoveError::Fenced { side: Side::Source, held: row.token });
+        }
+        for (client, side) in [(&*source, Side::Source), (&*target, Side::Target)] {
+            fence::end_older_sessions(client, side, &spec.unfencing()).await?;
+        }
+        let (generation, token) = (row.generation, row.token);
+        // Whose token is too old learns it in the source, before it ends the sessions of whoever came after. Those end
+        // before the target's row is wanted: one of them may hold it.
+        let in_source = Fence::ensure(source, Side::Source, &spec.tenant, Gate::Open, generation, token).await?;
+        in_source.register(source, token).await?;
+        fence::end_older_sessions(source, Side::Source, &spec.session_prefix()).await?;
+        fence::end_older_sessions(target, Side::Target, &spec.session_prefix()).await?;
+        let in_target = Fence::ensure(target, Side::Target, &spec.tenant, Gate::Closed, generation, token).await?;
+        in_target.register(target, token).await?;
+        Ok(Fences { source: in_source, target: in_target })
+    }
+}
+
+/// Fence rows and triggers, the watch for schema changes, the publication. `row`: as [`crate::begin`] returned it. Safe
+/// to run again.
+pub async fn prepare(
+    spec: &MoveSpec,
+    plan: &MovePlan,
+    row: Control,
+    ownership: &dyn Ownership,
+) -> Result<(), MoveError> {
+    let mut sessions = Sessions::connect(spec, row.token).await?;
+    let fences = sessions.fences(spec, ownership, row).await?;
+    let Sessions { source, target } = sessions;
     let lock_wait = Duration::from_millis(spec.tuning.lock_wait_ms);
     fence::install_ddl_watch(&source).await?;
     fences.source.ensure_triggers(&source, plan, lock_wait, Firing::Always).await?;
@@ -53,12 +83,7 @@ pub async fn prepare(spec: &MoveSpec, plan: &MovePlan, generation: Generation, t
 }
 
 /// The publication that the stream of `spec` reads, in its source. Before its slot: what a slot decodes it publishes.
-pub(crate) async fn publish(
-    spec: &MoveSpec,
-    plan: &MovePlan,
-    client: &tokio_postgres::Client,
-    side: Side,
-) -> Result<(), MoveError> {
+pub(crate) async fn publish(spec: &MoveSpec, plan: &MovePlan, client: &Client, side: Side) -> Result<(), MoveError> {
     let tenants = plan.tables.iter().map(|t| t.table.sql());
     let tables: Vec<String> = tenants.chain(plan.shared.iter().map(|t| t.table.sql())).collect();
     let made = client
@@ -138,7 +163,7 @@ pub(crate) async fn hold_closed(
 pub(crate) async fn clear_target(
     spec: &MoveSpec,
     plan: &MovePlan,
-    target: &mut tokio_postgres::Client,
+    target: &mut Client,
     token: Token,
 ) -> Result<(), MoveError> {
     let what = "clearing the target";
@@ -184,11 +209,7 @@ pub(crate) async fn clear_target(
     tx.commit().await.doing(Side::Target, what)
 }
 
-pub(crate) async fn existing(
-    client: &tokio_postgres::Client,
-    side: Side,
-    spec: &MoveSpec,
-) -> Result<Option<Fence>, MoveError> {
+pub(crate) async fn existing(client: &Client, side: Side, spec: &MoveSpec) -> Result<Option<Fence>, MoveError> {
     if !fence::is_installed(client, side).await? {
         return Ok(None);
     }

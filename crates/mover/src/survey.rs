@@ -5,7 +5,7 @@ use crate::closure::{Closure, closure};
 use crate::sql::{Doing, connect, ident, idents};
 use crate::{
     DataRules, Endpoint, InnerReference, MoveError, MovePlan, MoveSpec, Obstacle, PlannedSequence, PlannedTable,
-    SharedTable, Side, TableName, Unsure, beside, retention, shared, sides, taken,
+    SharedTable, Side, TableName, Unsure, beside, price::price, retention, rules, shared, sides, taken,
 };
 use tokio_postgres::Client;
 
@@ -54,6 +54,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
         inner,
         unsure,
         notes: sides::differences(&source, &target, &mut obstacles).await?,
+        neighbours: Vec::new(),
         beside: Vec::new(),
         sequences: Vec::new(),
         rows: 0,
@@ -61,6 +62,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
         fingerprint: String::new(),
         estimated_s: 0.0,
     };
+    rules::compare(&plan, &source, &target, &theirs, &mut obstacles).await?;
     retention::plan(spec, &mut plan, &mut obstacles);
     plan.beside = Box::pin(beside::plan(spec, &mut obstacles)).await?;
     // The root first, and alone: without it the other questions have no answer.
@@ -110,6 +112,8 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
         return Err(MoveError::Obstacles(obstacles));
     }
     retention::measure(spec, &mut plan, &source).await?;
+    plan.notes.append(&mut rules::notes(&plan, &source, &target, &ours).await?);
+    plan.neighbours = price(spec, &plan, &source, &target).await?;
     plan.sequences = sequences(&source, &plan.tables).await?;
     plan.fingerprint = fingerprint(&source, Side::Source, &plan.tables).await?;
     Ok(plan)

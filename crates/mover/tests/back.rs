@@ -7,7 +7,7 @@ use berth_domain::MovePhase;
 use berth_infra::Role;
 use berth_mover::{Change, MoveError, MovePlan, MoveSpec, Ownership, Verdict};
 use berth_testkit::wait_until;
-use common::{MemoryOwnership, Two, Watch, cut_over, rows_of, until_built};
+use common::{MemoryOwnership, Two, Watch, cut_over, nothing_of_berth, rows_of, until_built};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use uuid::Uuid;
@@ -97,21 +97,6 @@ async fn change_everything_again(two: &Two, database: &str) {
          insert into counters (customer_id, amount) values ('T', 7);
          delete from vehicles where customer_id = 'T' and label like 'later1.%'";
     app.batch_execute(&sql.replace('T', &two.tenant.to_string())).await.unwrap();
-}
-
-/// No schema, trigger, publication or event trigger is left, and no slot of this database.
-async fn nothing_of_berth(two: &Two, database: &str) {
-    let look = two.client(database, Role::Mover).await;
-    for what in [
-        "pg_namespace where nspname = 'berth'",
-        "pg_trigger where tgname like 'berth%'",
-        "pg_publication",
-        "pg_event_trigger where evtname like 'berth%'",
-        "pg_replication_slots where database = current_database()",
-    ] {
-        let left: i64 = look.query_one(&format!("select count(*) from {what}"), &[]).await.unwrap().get(0);
-        assert_eq!(left, 0, "{what}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,7 +30,7 @@ async fn a_copy_rests_while_its_neighbours_commit_slowly() {
     let ownership = MemoryOwnership::new();
     let plan = berth_mover::plan(&spec).await.unwrap();
     let row = berth_mover::begin(&spec, &ownership).await.unwrap();
-    berth_mover::prepare(&spec, &plan, row.generation, row.token).await.unwrap();
+    berth_mover::prepare(&spec, &plan, row, &ownership).await.unwrap();
     let (stop, notes) = (AtomicBool::new(false), Notes::default());
     let neighbour = async {
         let app = two.client(&two.source, Role::App).await;
@@ -82,7 +82,7 @@ async fn a_copy_without_neighbours_never_rests() {
     let ownership = MemoryOwnership::new();
     let plan = berth_mover::plan(&spec).await.unwrap();
     let row = berth_mover::begin(&spec, &ownership).await.unwrap();
-    berth_mover::prepare(&spec, &plan, row.generation, row.token).await.unwrap();
+    berth_mover::prepare(&spec, &plan, row, &ownership).await.unwrap();
     // Whoever filled the databases has been silent for longer than a look goes back.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     let copied = berth_mover::copy(&spec, &plan, row.token, &Watch::default()).await.unwrap();

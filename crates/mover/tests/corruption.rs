@@ -8,13 +8,16 @@ use berth_mover::MoveError;
 use common::{MemoryOwnership, Two, cut_over, until_built};
 
 const SCHEMA: &str = "
-    create type mood as enum ('sad', 'happy');
+    create extension hstore; create extension citext;
+    create type mood as enum ('sad', 'happy'); create type pair as (a int, b text);
     create domain plate as text check (value <> '');
     create table customers (id uuid primary key);
     create table wide (
         id bigint generated always as identity primary key, customer_id uuid not null references customers,
         n numeric, f float8, f4 float4, t text, j jsonb, js json, b bytea, ia int[], ta text[], m mood, ma mood[], d plate,
-        ts timestamptz, tsn timestamp, iv interval, bo boolean, c char(5), ip inet, u uuid, r int4range);
+        ts timestamptz, tsn timestamp, iv interval, bo boolean, c char(5), ip inet, u uuid, r int4range,
+        h hstore, ci citext, da date, ti time, tz timetz, vb varbit, x xml, tv tsvector, mac macaddr8, p point,
+        mr int4multirange, co pair, cos pair[]);
     create table numbered (customer_id uuid not null references customers, nr int not null, note text);
     create unique index numbered_nr on numbered (customer_id, nr);
     alter table numbered replica identity using index numbered_nr;
@@ -67,6 +70,23 @@ const DAMAGE: &[(&str, &str, &str)] = &[
     ("ip", "10.0.0.1", "10.0.0.1/31"),
     ("u", "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"),
     ("r", "[1,5)", "[1,6)"),
+    ("h", "a=>1", "a=>NULL"),
+    ("h", "a=>1", "a=>1, b=>2"),
+    ("ci", "MiXed", "mixed"),
+    ("da", "2024-02-29", "2024-03-01"),
+    ("da", "infinity", "null"),
+    ("ti", "24:00:00", "00:00:00"),
+    ("tz", "12:00:00+01", "11:00:00+00"),
+    ("vb", "1011", "10110"),
+    ("x", "<a/>", "<a></a>"),
+    ("tv", "fat:1", "fat:1A"),
+    ("mac", "08:00:2b:01:02:03:04:05", "08:00:2b:01:02:03:04:06"),
+    ("p", "(0,1)", "(-0,1)"),
+    ("p", "(NaN,1)", "(1,NaN)"),
+    ("mr", "{[1,3)}", "{[1,2),[2,4)}"),
+    ("co", "(1,a)", "(1,b)"),
+    ("co", "(,)", "null"),
+    ("cos", "{}", "{NULL}"),
 ];
 
 fn literal(value: &str) -> String {
@@ -247,6 +267,20 @@ fn type_of(column: &str) -> &'static str {
         "c" => "char(5)",
         "ip" => "inet",
         "u" => "uuid",
-        _ => "int4range",
+        "r" => "int4range",
+        "h" => "hstore",
+        "ci" => "citext",
+        "da" => "date",
+        "ti" => "time",
+        "tz" => "timetz",
+        "vb" => "varbit",
+        "x" => "xml",
+        "tv" => "tsvector",
+        "mac" => "macaddr8",
+        "p" => "point",
+        "mr" => "int4multirange",
+        "co" => "pair",
+        "cos" => "pair[]",
+        other => panic!("{other}: add its type here"),
     }
 }

@@ -67,7 +67,7 @@ async fn a_copy_that_starts_again_leaves_those_who_came_meanwhile() {
     // Both find an empty database; the first one's worker dies after the second one has come in.
     let plan = berth_mover::plan(&first).await.unwrap();
     let row = berth_mover::begin(&first, &one).await.unwrap();
-    berth_mover::prepare(&first, &plan, row.generation, row.token).await.unwrap();
+    berth_mover::prepare(&first, &plan, row, &one).await.unwrap();
     berth_mover::copy(&first, &plan, row.token, &Watch::default()).await.unwrap();
     let (their_plan, token) = until_built(&second, &other).await;
     cut_over(&second, &their_plan, &other).await.unwrap();

@@ -6,7 +6,9 @@ mod common;
 use async_trait::async_trait;
 use berth_domain::{EdgeName, Generation, MovePhase, Token};
 use berth_infra::Role;
-use berth_mover::{Change, Control, EdgeTrouble, Edges, HoldFigures, MoveError, MoveSpec, Ownership, Refusal, Verdict};
+use berth_mover::{
+    Change, Control, EdgeTrouble, Edges, HoldFigures, MoveError, MovePlan, MoveSpec, Ownership, Refusal, Verdict,
+};
 use common::{MemoryOwnership, NoEdges, SCHEMA, Two, Watch, cut_over, rows_of, until_built};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -100,14 +102,7 @@ async fn a_worker_killed_anywhere_in_the_cut_over_leaves_one_owner_and_the_next_
             assert_eq!(write(&two, &two.source, tenant).await, None);
             let source = two.client(&two.source, Role::Mover).await;
             let before = rows_of(&source, tenant).await;
-            let deadly =
-                Deadly { ownership: &ownership, calls: AtomicUsize::new(0), at, after, reached: Notify::new() };
-            let watch = Watch::default();
-            let killed = tokio::select! {
-                whole = berth_mover::cut_over(&spec, &plan, &deadly, &deadly, &watch) => { whole.unwrap(); false }
-                () = deadly.reached.notified() => true
-            };
-            if !killed {
+            if !killed(&spec, &plan, &ownership, at, after).await {
                 break 'points; // the last thing that it asks is behind us
             }
             kills += 1;
@@ -136,6 +131,46 @@ async fn a_worker_killed_anywhere_in_the_cut_over_leaves_one_owner_and_the_next_
     assert!(kills >= 14, "only {kills} points: the worker asks for more than that");
 }
 
+/// Cuts over, and dies at that point; false when it came to its end before.
+async fn killed(spec: &MoveSpec, plan: &MovePlan, ownership: &MemoryOwnership, at: usize, after: bool) -> bool {
+    let deadly = Deadly { ownership, calls: AtomicUsize::new(0), at, after, reached: Notify::new() };
+    let watch = Watch::default();
+    tokio::select! {
+        whole = berth_mover::cut_over(spec, plan, &deadly, &deadly, &watch) => { whole.unwrap(); false }
+        () = deadly.reached.notified() => true
+    }
+}
+
+/// The first one anywhere; the second one, which finds what that left, at a point that differs from time to time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_worker_killed_on_the_way_leaves_one_owner_too() {
+    let two = Two::shared(SCHEMA).await;
+    let mut kills = 0;
+    for first in 0..14 {
+        let (tenant, after) = (Uuid::new_v4(), first % 2 == 0);
+        fill(&two, tenant).await;
+        let (spec, ownership) = (two.spec_of(tenant), MemoryOwnership::new());
+        let (plan, _) = until_built(&spec, &ownership).await;
+        let source = two.client(&two.source, Role::Mover).await;
+        let rows = rows_of(&source, tenant).await.len();
+        for (at, after) in [(first, after), (first * 5 % 9, !after), (first * 3 % 7, after)] {
+            kills += u32::from(killed(&spec, &plan, &ownership, at, after).await);
+            let (here, there) = (write(&two, &two.source, tenant).await, write_if_there(&two, tenant).await);
+            assert!(here.is_some() || there != Some(None), "{first}, then {at}: two owners");
+        }
+        cut_over(&spec, &plan, &ownership).await.unwrap_or_else(|error| panic!("{first}: {error:?}"));
+        let row = ownership.row();
+        assert_eq!((row.owner, row.phase, row.holding), (spec.target_cell, MovePhase::Idle, false), "{first}");
+        assert_eq!(row.generation.get(), 2, "{first}");
+        assert_eq!(write(&two, &two.source, tenant).await.as_deref(), Some("BF001"), "{first}");
+        assert_eq!(write(&two, &two.target, tenant).await, None, "{first}");
+        let target = two.client(&two.target, Role::Mover).await;
+        assert_eq!(rows_of(&target, tenant).await.len(), rows, "{first}");
+        berth_mover::retire(&spec, &plan, true, row.token).await.unwrap();
+    }
+    assert!(kills >= 30, "only {kills} of 42 were killed");
+}
+
 /// As [`write`], in the target; none when the tenant is not there to be written.
 async fn write_if_there(two: &Two, tenant: Uuid) -> Option<Option<String>> {
     let client = two.client(&two.target, Role::Mover).await;
@@ -144,13 +179,7 @@ async fn write_if_there(two: &Two, tenant: Uuid) -> Option<Option<String>> {
 }
 
 /// What a worker that was killed still had on its way arrives now.
-async fn refuses_the_dead(
-    spec: &MoveSpec,
-    plan: &berth_mover::MovePlan,
-    ownership: &MemoryOwnership,
-    stale: Token,
-    what: &str,
-) {
+async fn refuses_the_dead(spec: &MoveSpec, plan: &MovePlan, ownership: &MemoryOwnership, stale: Token, what: &str) {
     for change in [Change::Hold, Change::Commit, Change::Release, Change::Abort, Change::Finish] {
         let verdict = ownership.change(stale, change).await;
         assert!(matches!(verdict, Verdict::Refused(Refusal::OldToken { .. })), "{what}: {change:?}: {verdict:?}");
@@ -275,7 +304,7 @@ async fn a_transaction_that_keeps_a_slot_from_being_made_is_named_and_waited_for
     let watch = Watch::default();
     let plan = berth_mover::plan(&spec).await.unwrap();
     let row = berth_mover::begin(&spec, &ownership).await.unwrap();
-    berth_mover::prepare(&spec, &plan, row.generation, row.token).await.unwrap();
+    berth_mover::prepare(&spec, &plan, row, &ownership).await.unwrap();
     let named = |met: MoveError| {
         let MoveError::Stream(why) = &met else { panic!("{met:?}") };
         assert!(why.to_string().contains("it waits for session"), "{why}");
@@ -365,7 +394,7 @@ async fn two_tenants_moves_leave_each_others_sessions_alone() {
     // Each takes its move up once more while the other is at it, which ends the sessions of its own earlier worker only.
     let (a, b) = tokio::join!(cut_over(&one, &plan, &first), async {
         let row = berth_mover::begin(&other, &second).await?;
-        berth_mover::prepare(&other, &plan_of_other, row.generation, row.token).await?;
+        berth_mover::prepare(&other, &plan_of_other, row, &second).await?;
         cut_over(&other, &plan_of_other, &second).await
     });
     assert_eq!((a.unwrap().generation.get(), b.unwrap().generation.get()), (2, 2));

@@ -30,6 +30,10 @@ enum Guard {
     Commit,
     /// The edge holds before the source is closed.
     Hold,
+    /// A fence is made by a worker whose token is the control row's last.
+    Confirm,
+    /// Whoever takes a fence away ends the sessions that could make it anew.
+    Sessions,
 }
 
 const CELLS: [u128; 2] = [1, 2];
@@ -51,6 +55,8 @@ enum Entry {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Cell {
     open: bool,
+    /// Without one everybody gets through, and nothing is known of tokens.
+    fenced: bool,
     token: Token,
     /// What clients and markers wrote here, in commit order: the change stream.
     log: Vec<Entry>,
@@ -154,6 +160,8 @@ enum Action {
     WriteThroughEdge,
     WritePastEdge(usize),
     Undo,
+    /// The move is settled: nothing of it stays where the tenant lives.
+    Unfence,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -162,9 +170,19 @@ enum Answer {
     Lost,
 }
 
+/// What may follow a move that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    Nothing,
+    Undo,
+    Unfence,
+}
+
 struct Protocol {
     without: Option<Guard>,
-    with_undo: bool,
+    then: Then,
+    /// Every message arrives and is answered, at any time: fewer behaviours, for what breaks without any of that.
+    quiet: bool,
     tokens: u64,
     mail: usize,
 }
@@ -210,8 +228,15 @@ impl Protocol {
         })
     }
 
-    /// A cell's own transition: whether it took the request.
-    fn cell_after(&self, cell: &mut Cell, other: &[Entry], mover: usize, token: u64, ask: Ask) -> bool {
+    /// A cell's own transition: whether it took the request. A fence that there is none of is made `open` or closed.
+    fn cell_after(&self, cell: &mut Cell, other: &[Entry], open: bool, mail: &Mail, ask: Ask) -> bool {
+        let (mover, token) = (mail.mover, mail.token);
+        if !cell.fenced {
+            if ask != Ask::Register {
+                return false;
+            }
+            (cell.fenced, cell.open) = (true, open);
+        }
         if self.has(Guard::CellToken) && Token::new(token) < cell.token {
             return false;
         }
@@ -287,7 +312,7 @@ impl Model for Protocol {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        let cell = |open| Cell { open, token: Token::new(0), log: vec![], applied: 0, rows: [0; WRITES] };
+        let cell = |open| Cell { open, fenced: true, token: Token::new(0), log: vec![], applied: 0, rows: [0; WRITES] };
         let mover = Mover { step: Step::Take, asked: false, token: 0, attempts: 0 };
         vec![State {
             control: Control {
@@ -305,7 +330,7 @@ impl Model for Protocol {
             acknowledged: [false; WRITES],
             offered: 0,
             source: 0,
-            undone: !self.with_undo,
+            undone: self.then != Then::Undo,
             failed: false,
         }]
     }
@@ -314,6 +339,7 @@ impl Model for Protocol {
         for (nth, mover) in state.movers.iter().enumerate() {
             match mover.step {
                 Step::Over => {}
+                _ if mover.asked && self.quiet => {}
                 _ if mover.asked => actions.push(Action::GiveUpWaiting(nth)),
                 Step::AwaitHeld => {
                     if state.edge.1 || !self.has(Guard::Hold) {
@@ -338,14 +364,15 @@ impl Model for Protocol {
             if follows && target.applied < state.cells[state.source].log.len() && !state.mail.contains(&next) {
                 actions.push(Action::Apply(nth));
             }
-            if follows && target.applied == 1 {
+            if follows && target.applied == 1 && !self.quiet {
                 actions.push(Action::ApplyAgain(nth));
             }
         }
         for mail in &state.mail {
             actions.push(Action::Deliver(*mail, Answer::Heard));
-            actions.push(Action::Deliver(*mail, Answer::Lost));
-            actions.push(Action::Lose(*mail));
+            if !self.quiet {
+                actions.extend([Action::Deliver(*mail, Answer::Lost), Action::Lose(*mail)]);
+            }
         }
         actions.push(Action::EdgeReads);
         if state.offered < WRITES {
@@ -358,6 +385,10 @@ impl Model for Protocol {
         if !state.undone && ended && state.control.phase == MovePhase::Idle && state.control.owner == cell_id(1) {
             actions.push(Action::Undo);
         }
+        let lives_there = state.control.phase == MovePhase::Idle && state.control.owner == cell_id(1);
+        if lives_there && self.then == Then::Unfence && state.cells[1].fenced && state.cells[1].open {
+            actions.push(Action::Unfence);
+        }
     }
 
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
@@ -365,7 +396,10 @@ impl Model for Protocol {
         match action {
             Action::Go(nth) => {
                 let step = state.movers[nth].step;
+                let makes = matches!(step, Step::RegisterSource | Step::RegisterTarget);
+                let last = state.control.token == Token::new(state.movers[nth].token);
                 match Self::request(&state, step) {
+                    Some(_) if makes && !last && self.has(Guard::Confirm) => state.movers[nth].step = Step::Over,
                     Some(to) => {
                         let mail = Mail { mover: nth, token: state.movers[nth].token, to };
                         if !state.mail.insert(mail) {
@@ -423,7 +457,8 @@ impl Model for Protocol {
                     }
                     To::Cell(nth, ask) => {
                         let other = state.cells[1 - nth].log.clone();
-                        taken = self.cell_after(&mut state.cells[nth], &other, mail.mover, mail.token, ask);
+                        let open = nth == state.source;
+                        taken = self.cell_after(&mut state.cells[nth], &other, open, &mail, ask);
                     }
                 }
                 if waits && answer == Answer::Heard {
@@ -439,6 +474,14 @@ impl Model for Protocol {
                 write(&mut state, cell, true);
             }
             Action::WritePastEdge(cell) => write(&mut state, cell, false),
+            Action::Unfence => {
+                state.control.token = state.control.token.next();
+                state.cells[1].fenced = false;
+                state.cells[1].token = Token::new(0);
+                if self.has(Guard::Sessions) {
+                    state.mail.retain(|mail| !matches!(mail.to, To::Cell(1, _)));
+                }
+            }
             Action::Undo => {
                 state.undone = true;
                 state.source = 1;
@@ -496,13 +539,13 @@ fn asked(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
-fn holds(with_undo: bool, tokens: u64) {
+fn holds(then: Then, tokens: u64) {
     let (tokens, mail) = (asked("BERTH_MODEL_TOKENS", tokens), asked("BERTH_MODEL_MAIL", 1) as usize);
-    let protocol = Protocol { without: None, with_undo, tokens, mail };
+    let protocol = Protocol { without: None, then, quiet: false, tokens, mail };
     let checked = protocol.checker().threads(2).spawn_bfs().join();
     checked.assert_properties();
     println!(
-        "undo {with_undo}: {} states, depth {}, {tokens} tokens, {mail} messages at once",
+        "then {then:?}: {} states, depth {}, {tokens} tokens, {mail} messages at once",
         checked.unique_state_count(),
         checked.max_depth()
     );
@@ -510,17 +553,24 @@ fn holds(with_undo: bool, tokens: u64) {
 
 #[test]
 fn a_move_has_one_owner_and_loses_nothing() {
-    holds(false, 3);
+    holds(Then::Nothing, 3);
 }
 
 #[test]
 fn so_has_a_move_that_is_undone() {
-    holds(true, 3);
+    holds(Then::Undo, 3);
+}
+
+#[test]
+fn and_one_whose_fence_is_taken_away() {
+    holds(Then::Unfence, 3);
 }
 
 /// Without the guard one of these properties has a counterexample.
 fn falls(without: Guard, properties: &[&'static str]) {
-    let protocol = Protocol { without: Some(without), with_undo: false, tokens: 3, mail: 2 };
+    let ends = matches!(without, Guard::Confirm | Guard::Sessions);
+    let then = if ends { Then::Unfence } else { Then::Nothing };
+    let protocol = Protocol { without: Some(without), then, quiet: ends, tokens: 3, mail: 2 };
     let enough = HasDiscoveries::AnyOf(properties.iter().copied().collect());
     // In depth: what a dead worker sent arrives late.
     let checked = protocol.checker().threads(2).finish_when(enough).spawn_dfs().join();
@@ -543,4 +593,6 @@ every_guard_is_needed! {
     doubt_is_settled_by_a_new_token: TokenAfterDoubt => ["one owner", "nothing lost"];
     the_target_opens_after_the_commit: Commit => ["one owner"];
     the_edge_holds_before_the_source_is_closed: Hold => ["no request fails"];
+    a_fence_is_made_under_the_last_token: Confirm => ["no request fails"];
+    sessions_that_could_make_it_anew_end_first: Sessions => ["no request fails"];
 }

@@ -168,7 +168,7 @@ async fn a_long_transaction_of_the_tenant_delays_the_pause_and_refuses_nobody() 
     let watch = Watch::default();
     let plan = berth_mover::plan(&spec).await.unwrap();
     let row = berth_mover::begin(&spec, &*ownership).await.unwrap();
-    berth_mover::prepare(&spec, &plan, row.generation, row.token).await.unwrap();
+    berth_mover::prepare(&spec, &plan, row, &*ownership).await.unwrap();
     berth_mover::copy(&spec, &plan, row.token, &watch).await.unwrap();
     berth_mover::build(&spec, &plan, row.token, &watch).await.unwrap();
     let client = two.client(&two.source, Role::App).await;
@@ -229,7 +229,7 @@ async fn a_move_given_up_leaves_the_tenant_where_it_was_and_can_be_made_again() 
     let watch = Watch::default();
     let plan = berth_mover::plan(&spec).await.unwrap();
     let row = berth_mover::begin(&spec, &ownership).await.unwrap();
-    berth_mover::prepare(&spec, &plan, row.generation, row.token).await.unwrap();
+    berth_mover::prepare(&spec, &plan, row, &ownership).await.unwrap();
     berth_mover::copy(&spec, &plan, row.token, &watch).await.unwrap();
     let token = berth_mover::give_up(&spec, &ownership).await.unwrap();
     berth_mover::retire(&spec, &plan, false, token).await.unwrap();
@@ -261,7 +261,7 @@ async fn a_changed_row_in_the_target_is_found_before_it_opens() {
         let watch = Watch::default();
         let plan = berth_mover::plan(&spec).await.unwrap();
         let row = berth_mover::begin(&spec, &ownership).await.unwrap();
-        berth_mover::prepare(&spec, &plan, row.generation, row.token).await.unwrap();
+        berth_mover::prepare(&spec, &plan, row, &ownership).await.unwrap();
         berth_mover::copy(&spec, &plan, row.token, &watch).await.unwrap();
         berth_mover::build(&spec, &plan, row.token, &watch).await.unwrap();
         let target = two.client(&two.target, Role::Mover).await;

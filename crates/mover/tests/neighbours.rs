@@ -19,9 +19,9 @@ const PATIENCE: &str = "set lock_timeout = '400ms'";
 async fn a_fence_that_waits_for_one_neighbour_keeps_no_other_waiting() {
     let two = Arc::new(Two::filled(200).await);
     let spec = two.spec();
-    let ownership = MemoryOwnership::new();
+    let ownership = Arc::new(MemoryOwnership::new());
     let plan = berth_mover::plan(&spec).await.unwrap();
-    let row = berth_mover::begin(&spec, &ownership).await.unwrap();
+    let row = berth_mover::begin(&spec, &*ownership).await.unwrap();
     // A neighbour's transaction that has written each table and stays open: no trigger can be made meanwhile.
     let open = two.client(&two.source, Role::App).await;
     let touch = "begin; update customers set name = 'open' where id = 'NEIGHBOUR';
@@ -46,8 +46,8 @@ async fn a_fence_that_waits_for_one_neighbour_keeps_no_other_waiting() {
         })
     };
     let preparing = {
-        let (spec, plan) = (spec.clone(), plan.clone());
-        tokio::spawn(async move { berth_mover::prepare(&spec, &plan, row.generation, row.token).await })
+        let (spec, plan, ownership) = (spec.clone(), plan.clone(), Arc::clone(&ownership));
+        tokio::spawn(async move { berth_mover::prepare(&spec, &plan, row, &*ownership).await })
     };
     // The mover has stood in the queue: seen in the server, waiting for a lock that conflicts with all writers.
     let look = two.client(&two.source, Role::Mover).await;
@@ -63,7 +63,7 @@ async fn a_fence_that_waits_for_one_neighbour_keeps_no_other_waiting() {
     let watch = Watch::default();
     berth_mover::copy(&spec, &plan, row.token, &watch).await.unwrap();
     berth_mover::build(&spec, &plan, row.token, &watch).await.unwrap();
-    common::cut_over(&spec, &plan, &ownership).await.unwrap();
+    common::cut_over(&spec, &plan, &*ownership).await.unwrap();
     stop.store(true, Ordering::SeqCst);
     let ended = writer.await.unwrap();
     // The one that also writes the moved tenant ends at its fence, and at nothing else.
@@ -139,7 +139,7 @@ async fn a_worker_of_the_target_cannot_touch_rows_that_only_arrive() {
     let ownership = MemoryOwnership::new();
     let plan = berth_mover::plan(&spec).await.unwrap();
     let row = berth_mover::begin(&spec, &ownership).await.unwrap();
-    berth_mover::prepare(&spec, &plan, row.generation, row.token).await.unwrap();
+    berth_mover::prepare(&spec, &plan, row, &ownership).await.unwrap();
     berth_mover::copy(&spec, &plan, row.token, &Watch::default()).await.unwrap();
     let worker = two.client(&two.target, Role::App).await;
     let see = "select count(*) from counters where customer_id = $1";

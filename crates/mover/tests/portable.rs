@@ -356,3 +356,35 @@ async fn keys_and_objects_are_in_the_archive_and_come_back_with_their_time() {
     );
     assert_eq!(keys.get::<_, i64>(format!("t:{neighbour}:49")).await.unwrap(), 49);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_import_would_need_or_would_find_is_refused_by_name() {
+    let (two, mut spec) = numbered().await;
+    let (store, at) = store();
+    // Every cell is to have the currencies; the other one has not.
+    spec.rules.shared.clear();
+    spec.rules.leave_out = vec![berth_mover::TableName::parse("currencies")];
+    let folder = tempfile::tempdir().unwrap();
+    let objects: Archives = Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap());
+    exported(&spec, &store, &at).await;
+    let to = MoveSpec { target: two.endpoint(&two.target), source: two.endpoint(&two.target), ..spec.clone() };
+    let refused = imported(&to, &store, &at).await.unwrap_err();
+    let MoveError::Obstacles(all) = &refused else { panic!("{refused}") };
+    let [Obstacle::ReferenceMissing { table, columns, to: missing, rows }] = &all[..] else { panic!("{all:?}") };
+    assert_eq!(
+        (table.name.as_str(), columns.as_str(), missing.name.as_str(), *rows),
+        ("invoices", "currency", "currencies", 5)
+    );
+    assert!(all[0].hint().contains("put those rows of `currencies` into the cell first"), "{}", all[0].hint());
+
+    let there = two.client(&two.target, Role::Mover).await;
+    there.batch_execute("insert into currencies values ('EUR', 2), ('JPY', 0)").await.unwrap();
+    objects.put(&Path::from("files/1/old.txt"), "left".into()).await.unwrap();
+    let prefixes = vec!["files/{tenant}/".into()];
+    let beside = ObjectsBeside { source: objects.clone(), target: objects.clone(), prefixes };
+    let to = MoveSpec { beside: Beside { objects: Some(beside), ..Beside::default() }, ..to };
+    let refused = imported(&to, &store, &at).await.unwrap_err();
+    let MoveError::Obstacles(all) = &refused else { panic!("{refused}") };
+    assert_eq!(all[..], [Obstacle::BesideInTarget { prefix: "files/1/".into(), found: 1 }]);
+    assert!(all_of_it(&there).await.is_empty(), "nothing of a refused import stays");
+}

@@ -166,3 +166,51 @@ async fn rows_that_are_left_out_have_to_be_in_the_target_when_they_are_referred_
     target.batch_execute("insert into countries values ('fr', 1, 'there')").await.unwrap();
     berth_mover::plan(&spec).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_clock_that_is_an_hour_ahead_is_refused() {
+    let two = Two::filled(10).await;
+    // What the target says to whoever asks it for the time.
+    let target = two.client(&two.target, Role::Mover).await;
+    let wrong = "set allow_system_table_mods = on;
+        alter function pg_catalog.clock_timestamp() rename to right_timestamp;
+        create function pg_catalog.clock_timestamp() returns timestamptz language sql volatile
+            as $$ select pg_catalog.right_timestamp() + interval '1 hour' $$";
+    target.batch_execute(wrong).await.unwrap();
+    let all = obstacles(&two.spec()).await;
+    let [Obstacle::Clocks { ahead_ms }] = all[..] else { panic!("{all:?}") };
+    assert!((3_590_000..=3_610_000).contains(&ahead_ms), "{ahead_ms}");
+    assert!(
+        all[0].to_string().ends_with("ms ahead of the source's") && all[0].hint().contains("set-ntp true"),
+        "{all:?}"
+    );
+}
+
+#[tokio::test]
+async fn retention_that_no_table_can_have_is_refused_by_the_column() {
+    let two = Two::filled(10).await;
+    let refused = async |table: &str, column: &str| {
+        let mut spec = MoveSpec { keep_from: Some(jiff::civil::date(2026, 1, 1)), ..two.spec() };
+        spec.rules.retention.insert(format!("public.{table}"), column.to_owned());
+        obstacles(&spec).await
+    };
+    let table = |name| TableName::parse(name);
+    let at = |column: &str| column.to_owned();
+    assert_eq!(
+        refused("positions", "seen_at").await,
+        [Obstacle::NoColumn { table: table("positions"), column: at("seen_at") }]
+    );
+    let type_name = "text".to_owned();
+    assert_eq!(
+        refused("positions", "note").await,
+        [Obstacle::RetentionType { table: table("positions"), column: at("note"), type_name }]
+    );
+    for database in [&two.source, &two.target] {
+        let owner = two.client(database, Role::Owner).await;
+        owner.batch_execute("alter table vehicles add bought date").await.unwrap();
+    }
+    assert_eq!(
+        refused("vehicles", "bought").await,
+        [Obstacle::RetentionReferred { table: table("vehicles"), by: table("positions") }]
+    );
+}

@@ -34,6 +34,9 @@ pub struct MovePlan {
     /// What else a person has to know before the move.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// What it costs the tenants that stay where they are.
+    #[serde(default)]
+    pub neighbours: Vec<String>,
     /// Rows that are too old for the tenant's plan: they stay behind and are archived. Empty: all travel.
     #[serde(default)]
     pub left_behind: Vec<MoveLeft>,

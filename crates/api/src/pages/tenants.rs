@@ -387,6 +387,7 @@ struct MovePage {
     tables: Vec<(String, String, String, String)>,
     blockers: Vec<MoveBlocker>,
     notes: Vec<String>,
+    neighbours: Vec<String>,
     unsure: Vec<MoveUnsure>,
     left_behind: Vec<(String, String, String)>,
     archived_to: String,
@@ -447,6 +448,7 @@ pub async fn plan_move(
         may_start: plan.blockers.is_empty(),
         blockers: plan.blockers,
         notes: plan.notes,
+        neighbours: plan.neighbours,
         unsure: plan.unsure,
         left_behind: plan
             .left_behind

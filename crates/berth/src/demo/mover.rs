@@ -354,7 +354,7 @@ pub(super) async fn moved(
     let plan = berth_mover::plan(&spec).await.ours("the plan")?;
     let row = berth_mover::begin(&spec, &ownership).await.ours("the beginning")?;
     watch.progress(Progress::of(Phase::Prepare));
-    berth_mover::prepare(&spec, &plan, row.generation, row.token).await.ours("the preparation")?;
+    berth_mover::prepare(&spec, &plan, row, &ownership).await.ours("the preparation")?;
     watch.progress(Progress::of(Phase::Copy));
     berth_mover::copy(&spec, &plan, row.token, &watch).await.ours("the copy")?;
     berth_mover::build(&spec, &plan, row.token, &watch).await.ours("the building of keys")?;

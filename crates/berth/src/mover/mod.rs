@@ -13,7 +13,7 @@ use crate::fail::{Failure, FailureExt as _};
 use berth_domain::{MoveId, TenantKey};
 use berth_mover::{
     ControlTable, CutOver, DataRules, Endpoint, Fault, MoveError, MoveSpec, NoEdges, Ownership as _, Phase, Progress,
-    ReadAhead, Tuning, Watcher, Way,
+    ReadAhead, Side, Tuning, Watcher, Way,
 };
 use clap::Subcommand;
 use journal::{Journal, Reached, Record};
@@ -387,7 +387,7 @@ async fn steps(
     if record.reached < Reached::Prepared {
         teller.progress(Progress::of(Phase::Prepare));
         let row = berth_mover::begin(spec, control).await?;
-        berth_mover::prepare(spec, &record.plan, row.generation, row.token).await?;
+        berth_mover::prepare(spec, &record.plan, row, control).await?;
         note(record, Reached::Prepared)?;
     }
     if record.reached < Reached::Copied {
@@ -506,7 +506,7 @@ async fn settle(sides: BothSides, at: &JournalAt) -> Answer {
     }
     let work = berth_mover::release(&last, &record.plan, &control, &teller);
     let gone = teller.heed(work).await.map_err(stopped)?;
-    berth_mover::unfence(&last, &record.plan, &control).await.map_err(stopped)?;
+    berth_mover::unfence(&last, Side::Target, &record.plan, &control).await.map_err(stopped)?;
     // Before the row goes: without it nobody can say any more who owns the tenant.
     record.reached = Reached::Settled;
     journal.write(&record)?;

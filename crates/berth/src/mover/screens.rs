@@ -72,6 +72,9 @@ pub fn plan(plan: &MovePlan) -> String {
     for note in &plan.notes {
         let _ = writeln!(text, "\nnote: {note}");
     }
+    for cost in &plan.neighbours {
+        let _ = writeln!(text, "\ncosts the neighbours: {cost}");
+    }
     for unsure in &plan.unsure {
         let _ = writeln!(
             text,

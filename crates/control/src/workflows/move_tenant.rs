@@ -7,7 +7,7 @@ use super::{MoveTenant, done, provision_cell, store, tenant::tenant};
 use crate::{App, archives, move_edges::TenantEdges, moves};
 use async_trait::async_trait;
 use berth_domain::{CellId, MoveId, MovePhase, TenantEvent, TenantId, WayBackState};
-use berth_mover::{CutOver, Fault, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Watcher, Way};
+use berth_mover::{CutOver, Fault, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Side, Watcher, Way};
 use berth_store::{MoveFigures, MoveOutcome, MovePhaseTime, Tx};
 use berth_wire::OperationResult;
 use berth_workflow::{Cancelled, Reporter, Retry, Run, Step, StepError, TxStep};
@@ -146,7 +146,12 @@ impl Part {
             f.phases.push(MovePhaseTime { phase: phase.as_str().to_owned(), started_at, ended_at: None });
         })
         .await;
-        let outcome = work.await.map_err(|error| failed(&error))?;
+        let spec = self.spec(app).await?;
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            silent = berth_mover::silence(&spec, berth_mover::Patience::default()) => Err(silent),
+        };
+        let outcome = outcome.map_err(|error| failed(&error))?;
         self.note(app, |f| {
             for known in f.phases.iter_mut().filter(|p| p.phase == phase.as_str()) {
                 known.ended_at = Some(Timestamp::now());
@@ -302,7 +307,7 @@ impl Step<App> for Prepare {
         self.part.progress(Progress::of(Phase::Prepare));
         let work = async {
             let row = berth_mover::begin(&spec, &ownership).await?;
-            berth_mover::prepare(&spec, &self.plan, row.generation, row.token).await
+            berth_mover::prepare(&spec, &self.plan, row, &ownership).await
         };
         self.part.timed(app, Phase::Prepare, work, |(), _| {}).await
     }
@@ -315,7 +320,11 @@ impl Step<App> for Prepare {
             return Err(if moved { self.part.too_late(app, &self.plan, &spec).await? } else { failed(&error) });
         }
         let row = berth_mover::take(&ownership).await.map_err(|error| failed(&error))?;
-        berth_mover::retire(&spec, &self.plan, false, row.token).await.map_err(|error| failed(&error))
+        berth_mover::retire(&spec, &self.plan, false, row.token).await.map_err(|error| failed(&error))?;
+        for side in [Side::Target, Side::Source] {
+            berth_mover::unfence(&spec, side, &self.plan, &ownership).await.map_err(|error| failed(&error))?;
+        }
+        Ok(())
     }
 
     fn retry(&self) -> Retry {

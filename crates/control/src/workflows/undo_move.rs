@@ -9,7 +9,7 @@ use super::{
 use crate::{App, ways_back::Unwatched};
 use async_trait::async_trait;
 use berth_domain::{MoveId, TenantEvent, TenantId, WayBackState};
-use berth_mover::{MovePlan, Ownership, Phase, Progress, Watcher, Way};
+use berth_mover::{MovePlan, Ownership, Phase, Progress, Side, Watcher, Way};
 use berth_store::{MoveOutcome, Tx};
 use berth_wire::OperationResult;
 use berth_workflow::{Retry, Run, Step, StepError, TxStep};
@@ -157,7 +157,7 @@ impl TxStep<App> for RecordUndo {
     }
 }
 
-/// Slot and publication go, and the rows in the cell that the tenant has left again.
+/// Slot and publication go, the rows in the cell that the tenant has left again, and the fence of the one where it is.
 struct ClearNewSide {
     part: Arc<Part>,
     plan: Arc<MovePlan>,
@@ -175,7 +175,9 @@ impl Step<App> for ClearNewSide {
             let row = ownership.read().await.ok_or(berth_mover::MoveError::ControlSilent)?;
             berth_mover::retire(&spec, &self.plan, true, row.token).await?;
             // It is past the point of no return: who asked to give up was told so.
-            berth_mover::release(&spec, &self.plan, &ownership, &Unwatched).await
+            let gone = berth_mover::release(&spec, &self.plan, &ownership, &Unwatched).await?;
+            berth_mover::unfence(&spec, Side::Target, &self.plan, &ownership).await?;
+            Ok(gone)
         };
         self.part.timed(app, Phase::Keep, work, |_, _| {}).await
     }

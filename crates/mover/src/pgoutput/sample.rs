@@ -21,6 +21,7 @@ pub(crate) fn plan() -> MovePlan {
         shared: vec![],
         inner: vec![],
         unsure: vec![],
+        neighbours: Vec::new(),
         notes: vec![],
         beside: vec![],
         sequences: vec![],

@@ -197,7 +197,7 @@ pub async fn run_move(
     let watch = Watch::default();
     let plan = berth_mover::plan(spec).await?;
     let row = berth_mover::begin(spec, ownership).await?;
-    berth_mover::prepare(spec, &plan, row.generation, row.token).await?;
+    berth_mover::prepare(spec, &plan, row, ownership).await?;
     berth_mover::copy(spec, &plan, row.token, &watch).await?;
     berth_mover::build(spec, &plan, row.token, &watch).await?;
     let cut = berth_mover::cut_over(spec, &plan, ownership, &NoEdges, &watch).await?;
@@ -247,7 +247,7 @@ pub async fn until_built(spec: &MoveSpec, ownership: &dyn Ownership) -> (berth_m
     let watch = Watch::default();
     let plan = berth_mover::plan(spec).await.unwrap();
     let row = berth_mover::begin(spec, ownership).await.unwrap();
-    berth_mover::prepare(spec, &plan, row.generation, row.token).await.unwrap();
+    berth_mover::prepare(spec, &plan, row, ownership).await.unwrap();
     berth_mover::copy(spec, &plan, row.token, &watch).await.unwrap();
     berth_mover::build(spec, &plan, row.token, &watch).await.unwrap();
     (plan, row.token)
@@ -259,4 +259,19 @@ pub async fn cut_over(
     ownership: &dyn Ownership,
 ) -> Result<berth_mover::CutOver, berth_mover::MoveError> {
     berth_mover::cut_over(spec, plan, ownership, &NoEdges, &Watch::default()).await
+}
+
+/// No schema, trigger, publication or event trigger is left, and no slot of this database.
+pub async fn nothing_of_berth(two: &Two, database: &str) {
+    let look = two.client(database, Role::Mover).await;
+    for what in [
+        "pg_namespace where nspname = 'berth'",
+        "pg_trigger where tgname like 'berth%'",
+        "pg_publication",
+        "pg_event_trigger where evtname like 'berth%'",
+        "pg_replication_slots where database = current_database()",
+    ] {
+        let left: i64 = look.query_one(&format!("select count(*) from {what}"), &[]).await.unwrap().get(0);
+        assert_eq!(left, 0, "{what}");
+    }
 }

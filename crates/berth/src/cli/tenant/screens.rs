@@ -132,6 +132,10 @@ pub fn move_plan(plan: &MovePlan) -> String {
     for note in &plan.notes {
         text.push_str(&format!("\nnote: {note}\n"));
     }
+    for (nth, cost) in plan.neighbours.iter().enumerate() {
+        let before = if nth == 0 { "\n" } else { "" };
+        text.push_str(&format!("{before}costs the neighbours: {cost}\n"));
+    }
     for unsure in &plan.unsure {
         text.push_str(&format!(
             "\nnot sure: `{}` {}; it stays\nhint: under `data`: {}\n",
@@ -337,6 +341,7 @@ id          0197a000-0000-7000-8000-000000000001
                 line: "links: [{ table: comments, column: order_id, to: orders }]".into(),
             }],
             notes: vec!["text is sorted by `de_DE.UTF-8` in the source".into()],
+            neighbours: vec!["source: a lock of 10 ms at most on each of 2 tables".into()],
             left_behind: Vec::new(),
             archived_to: None,
             beside: vec![MoveBeside {
@@ -370,6 +375,8 @@ redis keys   t:7:       12     ?
 note: held at the edge, not fenced
 
 note: text is sorted by `de_DE.UTF-8` in the source
+
+costs the neighbours: source: a lock of 10 ms at most on each of 2 tables
 
 not sure: `comments` may refer to `orders` by `order_id`; it stays
 hint: under `data`: links: [{ table: comments, column: order_id, to: orders }]

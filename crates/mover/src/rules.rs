@@ -1,0 +1,141 @@
+//! What the two databases demand of a row besides its columns' types: labels of enums, checks, foreign keys, expressions
+//! of generated columns. Where they differ, a row that one of them holds is refused by the other, now or at the undo.
+//!
+//! Also what stays as it was although rows come and go: materialised views, and partitions that only one side has.
+
+use crate::catalog::{Catalogue, Table};
+use crate::sql::Doing;
+use crate::{MoveError, MovePlan, Obstacle, Side, TableName};
+use std::collections::{BTreeMap, BTreeSet};
+use tokio_postgres::Client;
+
+/// A rule of one table, as people write it.
+type Rules = BTreeMap<TableName, BTreeSet<String>>;
+
+/// Every difference is an obstacle. Tables that the target lacks have been reported by then.
+pub(crate) async fn compare(
+    plan: &MovePlan,
+    source: &Client,
+    target: &Client,
+    theirs: &Catalogue,
+    obstacles: &mut Vec<Obstacle>,
+) -> Result<(), MoveError> {
+    let (ours, others) = (of(source, Side::Source, plan).await?, of(target, Side::Target, plan).await?);
+    let none = BTreeSet::new();
+    for name in tables(plan).filter(|name| theirs.find(name).is_some()) {
+        let (ours, others) = (ours.get(name).unwrap_or(&none), others.get(name).unwrap_or(&none));
+        let mut differs = |difference: String| {
+            obstacles.push(Obstacle::SchemaDiffers { table: name.clone(), difference });
+        };
+        ours.difference(others).for_each(|rule| differs(format!("the target lacks {rule}")));
+        others.difference(ours).for_each(|rule| differs(format!("the source lacks {rule}")));
+    }
+    Ok(())
+}
+
+fn tables(plan: &MovePlan) -> impl Iterator<Item = &TableName> {
+    plan.tables.iter().map(|t| &t.table).chain(plan.shared.iter().map(|t| &t.table))
+}
+
+async fn of(client: &Client, side: Side, plan: &MovePlan) -> Result<Rules, MoveError> {
+    let names: Vec<String> = tables(plan).map(TableName::sql).collect();
+    // An array or a domain counts for what is in it. A rule that is not validated holds for every row that comes.
+    let rows = client
+        .query(
+            "with w as (select n.nth, to_regclass(n.name)::oid as oid from unnest($1::text[]) with ordinality n(name, nth)),
+             used as (
+                 select distinct w.nth, coalesce(nullif(t.typelem, 0), t.oid) as oid from w
+                 join pg_attribute a on a.attrelid = w.oid and a.attnum > 0 and not a.attisdropped join pg_type t on t.oid = a.atttypid
+                 union
+                 select w.nth, coalesce(nullif(b.typelem, 0), b.oid) from w
+                 join pg_attribute a on a.attrelid = w.oid and a.attnum > 0 and not a.attisdropped
+                 join pg_type t on t.oid = a.atttypid join pg_type b on b.oid = t.typbasetype)
+             select w.nth, case c.contype when 'f' then 'the foreign key ' else 'the rule ' end || replace(pg_get_constraintdef(c.oid), ' NOT VALID', '')
+             from w join pg_constraint c on c.conrelid = w.oid where c.contype in ('c', 'f') and c.conparentid = 0
+             union
+             select used.nth, 'the rule ' || pg_get_constraintdef(c.oid) || ' of domain ' || format_type(used.oid, null)
+             from used join pg_constraint c on c.contypid = used.oid where c.contype = 'c'
+             union
+             select used.nth, 'the label ' || quote_literal(e.enumlabel) || ' of enum ' || format_type(used.oid, null)
+             from used join pg_enum e on e.enumtypid = used.oid
+             union
+             select w.nth, 'the expression ' || pg_get_expr(d.adbin, d.adrelid) || ' of column ' || a.attname
+             from w join pg_attribute a on a.attrelid = w.oid and a.attgenerated <> ''
+             join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum",
+            &[&names],
+        )
+        .await
+        .doing(side, "reading the rules of tables")?;
+    let all: Vec<&TableName> = tables(plan).collect();
+    let mut rules = Rules::new();
+    for row in rows {
+        let nth = usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or_default();
+        if let Some(name) = all.get(nth) {
+            rules.entry((*name).clone()).or_default().insert(row.get(1));
+        }
+    }
+    Ok(rules)
+}
+
+/// What a person has to know and nothing stands in the way of.
+pub(crate) async fn notes(
+    plan: &MovePlan,
+    source: &Client,
+    target: &Client,
+    ours: &Catalogue,
+) -> Result<Vec<String>, MoveError> {
+    let mut notes = Vec::new();
+    for table in tables(plan).filter_map(|name| ours.find(name)).map(|(_, table)| table) {
+        notes.extend(parts(table, source, target).await?);
+    }
+    notes.extend(views(plan, source).await?);
+    Ok(notes)
+}
+
+/// A row for which there is no partition ends the copy.
+async fn parts(table: &Table, source: &Client, target: &Client) -> Result<Option<String>, MoveError> {
+    let sql = "select pg_get_expr(c.relpartbound, c.oid) from pg_partition_tree(to_regclass($1)) p join pg_class c on c.oid = p.relid
+               where c.relpartbound is not null";
+    let bounds = async |client: &Client, side| {
+        let rows = client.query(sql, &[&table.name.sql()]).await.doing(side, "reading the partitions")?;
+        Ok::<BTreeSet<String>, MoveError>(rows.iter().map(|row| row.get(0)).collect())
+    };
+    let (ours, theirs) = (bounds(source, Side::Source).await?, bounds(target, Side::Target).await?);
+    if theirs.contains("DEFAULT") {
+        return Ok(None);
+    }
+    let missing: Vec<&String> = ours.difference(&theirs).collect();
+    Ok(missing.first().map(|first| {
+        format!(
+            "`{}` has {} partitions in the source that the target has not, the first {first}: a row of the tenant in one of them ends the move",
+            table.name,
+            missing.len()
+        )
+    }))
+}
+
+/// Materialised views over the tenant's rows, through other views too.
+async fn views(plan: &MovePlan, source: &Client) -> Result<Option<String>, MoveError> {
+    let names: Vec<String> = plan.tables.iter().map(|t| t.table.sql()).collect();
+    let rows = source
+        .query(
+            "with recursive reads as (
+                 select r.ev_class as view, d.refobjid as of from pg_depend d join pg_rewrite r on r.oid = d.objid
+                 where d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_class'::regclass and d.refobjid <> r.ev_class),
+             over as (
+                 select reads.view from reads where reads.of in (select to_regclass(name)::oid from unnest($1::text[]) name)
+                 union select reads.view from reads join over on reads.of = over.view)
+             select c.oid::regclass::text from over join pg_class c on c.oid = over.view where c.relkind = 'm' order by 1",
+            &[&names],
+        )
+        .await
+        .doing(Side::Source, "looking for materialised views")?;
+    let refresh: Vec<String> =
+        rows.iter().map(|row| format!("REFRESH MATERIALIZED VIEW {}", row.get::<_, String>(0))).collect();
+    Ok((!refresh.is_empty()).then(|| {
+        format!(
+            "materialised views keep what they last read: after the move, and again when its way back is over, in both cells: {}",
+            refresh.join("; ")
+        )
+    }))
+}
