@@ -10,7 +10,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("wire", &["domain"]),
     ("config", &["domain"]),
-    ("check", &["domain", "config"]),
+    ("check", &["domain", "config", "placement"]),
     ("workflow", &["domain"]),
     ("pg", &[]),
     ("infra", &["domain", "pg"]),

@@ -1,6 +1,7 @@
 //! The rules, each with its page. Order is that of `docs/check.md`.
 
 mod capacity;
+mod catalogue;
 mod compose;
 mod database;
 mod decisions;
@@ -67,6 +68,9 @@ pub const RULES: &[Rule] = &[
     rule!("over-capacity", Error, capacity::over),
     rule!("dedicated-for-many", Error, capacity::dedicated),
     rule!("free-quota-exceeded", Error, capacity::quota),
+    rule!("free-grant-used-up", Warning, catalogue::grant),
+    rule!("provider-rate-limit", Warning, catalogue::rate_limit),
+    rule!("credit-ends", Warning, catalogue::credit),
     rule!("compliance-after-score", Error, decisions::compliance),
     rule!("rpo-below-interval", Error, recovery::rpo),
     rule!("dns-switch-downtime", Error, recovery::dns),

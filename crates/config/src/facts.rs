@@ -82,10 +82,18 @@ pub struct Failover {
 /// What a provider lets through before it refuses or charges.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quota {
-    pub amount: u64,
-    pub per: Span,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amount: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per: Option<Span>,
     /// `commands`, `requests`, `mails`.
-    pub unit: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// Whose it is, in place of the three: the catalogue's provider, and which of its quotas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub what: Option<String>,
 }
 
 /// Work that a service does by the clock, whether or not anybody uses it.

@@ -494,3 +494,22 @@ fn the_guides_cluster_and_regions_are_taken_as_written_and_what_they_cannot_mean
         assert!(wrong.contains(said), "{said}: {wrong}");
     }
 }
+
+#[test]
+fn a_quota_is_said_here_or_named_in_the_catalogue_and_never_both() {
+    let text = |quota: &str| {
+        format!("stack: s\nservices: {{ web: {{ command: [a], health: /h }} }}\nquotas: {{ redis: {quota} }}\n")
+    };
+    let named = parse(&text("{ provider: upstash, what: commands_per_day }"), None, &no_files).unwrap();
+    let quota = &named.quotas["redis"];
+    assert_eq!((quota.provider.as_deref(), quota.amount), (Some("upstash"), None));
+    for (quota, says) in [
+        ("{ provider: upstash, what: commands_per_day, amount: 5 }", "quotas.redis.amount"),
+        ("{ provider: upstash }", "quotas.redis.what"),
+        ("{ what: commands_per_day, amount: 1, per: 1d, unit: x }", "no `provider` is named"),
+        ("{ amount: 1, per: 1d }", "quotas.redis.unit"),
+    ] {
+        let wrong = parse(&text(quota), None, &no_files).unwrap_err().to_string();
+        assert!(wrong.contains(says), "{quota}: {wrong}");
+    }
+}

@@ -10,7 +10,7 @@ use crate::{
 use berth_domain::{CellClass, Cents};
 use jiff::civil::Date;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 /// Where a figure comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -119,6 +119,44 @@ pub struct Credit {
     pub expires: String,
 }
 
+/// Within which the end of a credit is said before it comes: two weeks of notice, and the weekend after.
+pub const CREDIT_SOON_DAYS: i32 = 21;
+
+/// A credit that has ended or soon does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CreditEnd {
+    pub provider: String,
+    pub what: String,
+    /// A month.
+    pub amount: Micros,
+    pub currency: String,
+    pub on: Date,
+    /// Until then; below zero once it is over.
+    pub days: i32,
+}
+
+impl fmt::Display for CreditEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { provider, what, currency, on, days, .. } = self;
+        let cents = self.amount.cents();
+        let more = format!("{}.{:02} {currency}", cents / 100, cents % 100);
+        match days {
+            ..0 => write!(f, "the credit of {provider} ({what}) ended on {on}: a month there costs {more} more since"),
+            0 => {
+                write!(f, "the credit of {provider} ({what}) ends today: a month there costs {more} more from tomorrow")
+            }
+            1 => write!(
+                f,
+                "the credit of {provider} ({what}) ends on {on}, tomorrow: a month there costs {more} more then"
+            ),
+            _ => write!(
+                f,
+                "the credit of {provider} ({what}) ends on {on}, in {days} days: a month there costs {more} more then"
+            ),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShapeKind {
     Server,
@@ -138,6 +176,10 @@ pub struct Shape {
     pub cpu_millis: u64,
     pub memory_mib: u64,
     pub disk_gib: u64,
+    /// The provider's own names of the regions in which it has this price; all of them when empty.
+    pub regions: Vec<String>,
+    /// Where its figures are from, if not from the provider's `source`.
+    pub source: Option<String>,
 }
 
 /// What a place gives, as far as it is known. Unknown is not enough for whoever asks for a figure.
@@ -385,13 +427,31 @@ impl Catalogue {
         if age > rates.stale_after_days {
             said.push(format!("the exchange rates are {age} days old: give the day's in `rates`"));
         }
-        for (name, provider) in &self.providers {
-            for credit in &provider.credits {
-                if credit.expires.parse::<Date>().is_ok_and(|day| day < today) {
-                    said.push(format!("the credit of {name} ({}) ended on {}", credit.what, credit.expires));
-                }
-            }
-        }
+        said.extend(self.credit_ends(today).iter().map(ToString::to_string));
         said
+    }
+
+    /// Credits that have ended, or end within [`CREDIT_SOON_DAYS`]. No price of the catalogue has one taken off, so what
+    /// ends is only ever what the bill was below them.
+    pub fn credit_ends(&self, today: Date) -> Vec<CreditEnd> {
+        let credits = self.providers.iter().flat_map(|(name, it)| it.credits.iter().map(move |c| (name, it, c)));
+        let ending = credits.filter_map(|(name, it, credit)| {
+            let on: Date = credit.expires.parse().ok()?;
+            let days = (on - today).get_days();
+            (days <= CREDIT_SOON_DAYS).then(|| CreditEnd {
+                provider: name.clone(),
+                what: credit.what.clone(),
+                amount: credit.amount,
+                currency: it.currency.clone(),
+                on,
+                days,
+            })
+        });
+        ending.collect()
+    }
+
+    /// A quota of a provider, by what it is of.
+    pub fn quota(&self, provider: &str, what: &str) -> Option<&Quota> {
+        self.providers.get(provider)?.quotas.iter().find(|quota| quota.what == what)
     }
 }

@@ -242,7 +242,7 @@ fn provider(reader: &mut Reader, draft: &Catalogue, at: &At<'_>) -> Option<Provi
     }
     let mut shapes = BTreeMap::new();
     for (name, at) in section.get("shapes").map(|at| reader.entries(&at)).unwrap_or_default() {
-        if let Some(shape) = shape(reader, draft, &at, currency.as_deref()) {
+        if let Some(shape) = shape(reader, draft, &at, currency.as_deref(), &sites) {
             shapes.insert(name, shape);
         }
     }
@@ -309,8 +309,24 @@ fn trust(reader: &mut Reader, at: &At<'_>) -> Option<Trust> {
     }
 }
 
-fn shape(reader: &mut Reader, draft: &Catalogue, at: &At<'_>, usual: Option<&str>) -> Option<Shape> {
-    const KEYS: &[&str] = &["kind", "price", "currency", "percent_of_servers", "cpu_millis", "memory_mib", "disk_gib"];
+fn shape(
+    reader: &mut Reader,
+    draft: &Catalogue,
+    at: &At<'_>,
+    usual: Option<&str>,
+    sites: &BTreeMap<String, Site>,
+) -> Option<Shape> {
+    const KEYS: &[&str] = &[
+        "kind",
+        "price",
+        "currency",
+        "percent_of_servers",
+        "cpu_millis",
+        "memory_mib",
+        "disk_gib",
+        "regions",
+        "source",
+    ];
     let section = reader.section(at, KEYS)?;
     let kind = reader.need(&section, "kind").and_then(|at| match reader.text(&at)?.as_str() {
         "server" => Some(ShapeKind::Server),
@@ -326,8 +342,29 @@ fn shape(reader: &mut Reader, draft: &Catalogue, at: &At<'_>, usual: Option<&str
     let percent_of_servers = section.get("percent_of_servers").and_then(|at| reader.whole(&at, 0, 1000));
     let mut amount = |key: &str| section.get(key).and_then(|at| reader.whole(&at, 0, 1 << 40)).unwrap_or(0);
     let (cpu_millis, memory_mib, disk_gib) = (amount("cpu_millis"), amount("memory_mib"), amount("disk_gib"));
+    let mut regions = Vec::new();
+    for item in section.get("regions").map(|at| reader.list(&at)).unwrap_or_default() {
+        let Some(name) = reader.text(&item) else { continue };
+        if !sites.contains_key(&name) {
+            let known = sites.keys().cloned().collect();
+            reader.note(item.key, Fault::Dangling { what: "region", name, known });
+            continue;
+        }
+        regions.push(name);
+    }
+    let source = section.get("source").and_then(|at| reader.text(&at));
     let currency = own.unwrap_or_else(|| usual.map(str::to_owned));
-    Some(Shape { kind: kind?, price, currency: currency?, percent_of_servers, cpu_millis, memory_mib, disk_gib })
+    Some(Shape {
+        kind: kind?,
+        price,
+        currency: currency?,
+        percent_of_servers,
+        cpu_millis,
+        memory_mib,
+        disk_gib,
+        regions,
+        source,
+    })
 }
 
 fn offer(reader: &mut Reader, draft: &Catalogue, at: &At<'_>) -> Option<Offer> {
@@ -380,6 +417,11 @@ fn offer(reader: &mut Reader, draft: &Catalogue, at: &At<'_>) -> Option<Offer> {
             Some(Some(shape)) if shape.price.is_none() && shape.percent_of_servers.is_none() => {
                 reader.note(at.key, Fault::NoPrice);
             }
+            Some(Some(shape)) if elsewhere(shape, &sites).is_some() => {
+                let name = elsewhere(shape, &sites).unwrap_or_default().to_owned();
+                reader
+                    .note(at.key, Fault::Dangling { what: "region of this shape", name, known: shape.regions.clone() });
+            }
             _ => _ = parts.insert(part, count),
         }
     }
@@ -396,6 +438,12 @@ fn offer(reader: &mut Reader, draft: &Catalogue, at: &At<'_>) -> Option<Offer> {
         None => (Promises::default(), Trust::Claimed),
     };
     Some(Offer { class: class?, provider: name?, at: sites, parts, places: places? as u32, promises, trust })
+}
+
+/// A region of an offer in which a part is not sold at its price.
+fn elsewhere<'a>(shape: &Shape, at: &'a [Vec<String>]) -> Option<&'a str> {
+    let sold = |site: &String| shape.regions.is_empty() || shape.regions.contains(site);
+    at.iter().flatten().find(|site| !sold(site)).map(String::as_str)
 }
 
 fn promises(reader: &mut Reader, at: &At<'_>) -> Option<(Promises, Trust)> {

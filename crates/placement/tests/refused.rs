@@ -7,7 +7,7 @@ mod common;
 use berth_domain::CellClass;
 use berth_placement::{Bounds, Catalogue, Policy, PolicyFault, Profile, Rule, When};
 use common::{TODAY, engine, engine_with, plans};
-use jiff::civil::date;
+use jiff::civil::{Date, date};
 
 fn mistakes(own: &str) -> String {
     Catalogue::over(own, TODAY).map_or_else(|mistakes| mistakes.to_string(), |_| String::new())
@@ -152,4 +152,44 @@ fn a_policy_that_holds_is_followed() {
     let four = engine.decide("t", &with(4), 1).unwrap();
     assert_eq!(four.class, Some(CellClass::Dedicated));
     assert!(four.refused.iter().any(|r| r.class.as_deref() == Some("shared") && r.has.contains("large")), "{four:#?}");
+}
+
+#[test]
+fn a_credit_that_ends_is_said_before_and_after_with_what_a_month_then_costs() {
+    let own = "providers: { railway: { credits: [{ what: trial, amount: 5.00, expires: 2026-12-10 }, \
+               { what: in Hobby, amount: 5.00, expires: monthly }] } }";
+    let catalogue = Catalogue::over(own, TODAY).unwrap();
+    let said = |day: Date| -> Vec<String> {
+        catalogue.assumptions(day).into_iter().filter(|line| line.contains("credit")).collect()
+    };
+    assert_eq!(said(date(2026, 11, 18)), [""; 0], "22 days before");
+    let begins = "the credit of railway (trial) ";
+    let ends: [(Date, &str); 4] = [
+        (date(2026, 11, 19), "ends on 2026-12-10, in 21 days: a month there costs 5.00 USD more then"),
+        (date(2026, 12, 9), "ends on 2026-12-10, tomorrow: a month there costs 5.00 USD more then"),
+        (date(2026, 12, 10), "ends today: a month there costs 5.00 USD more from tomorrow"),
+        (date(2026, 12, 11), "ended on 2026-12-10: a month there costs 5.00 USD more since"),
+    ];
+    for (day, words) in ends {
+        assert_eq!(said(day), [format!("{begins}{words}")]);
+    }
+}
+
+#[test]
+fn a_shape_is_sold_where_it_is_sold_and_an_offer_elsewhere_is_refused() {
+    let offer = |site: &str| {
+        format!(
+            "offers: {{ mine: {{ class: dedicated, provider: azure-container-apps, at: [[{site}]], \
+             parts: {{ vcpu: 1, memory-gib: 2 }}, places: 1 }} }}"
+        )
+    };
+    let catalogue = Catalogue::over(&offer("eastus"), TODAY).unwrap();
+    let mine = &catalogue.offers["mine"];
+    // 63.072 and twice 7.884.
+    assert_eq!(catalogue.price_cents(&mine.provider, &mine.parts).unwrap().get(), 7884);
+    let refused = mistakes(&offer("germanywestcentral"));
+    assert!(refused.contains("offers.mine.parts.vcpu") && refused.contains("eastus"), "{refused}");
+    let refused =
+        mistakes("providers: { render: { shapes: { big: { kind: server, price: 1.00, regions: [moon] } } } }");
+    assert!(refused.contains("providers.render.shapes.big.regions[0]"), "{refused}");
 }

@@ -1,5 +1,6 @@
 //! More than there is: memory, cores, places, quotas.
 
+use super::catalogue;
 use crate::{
     Kind,
     node::{Ask, grouped, mebibytes, said, span_ms},
@@ -129,8 +130,19 @@ pub fn quota(world: &World<'_>, out: &mut Out) {
     for quota in stack.tree.entry("quotas").map(|quotas| quotas.value.entries()).unwrap_or_default() {
         let number = |key: &str| quota.value.at(&[key]).and_then(Ask::number);
         let span = |node: &Node| node.text().and_then(|text| span_ms(&text)).filter(|ms| *ms > 0.0);
-        let (Some(amount), Some(per)) = (number("amount"), quota.value.at(&["per"]).and_then(span)) else { continue };
         let unit = quota.value.at(&["unit"]).and_then(Ask::text).unwrap_or_default();
+        let (amount, per, unit) = match (number("amount"), quota.value.at(&["per"]).and_then(span)) {
+            (Some(amount), Some(per)) => (amount, per, unit),
+            _ => match catalogue::quota_of(stack, quota) {
+                Some(Ok(known)) => known,
+                Some(Err(says)) => {
+                    let remedy = "`berth cost catalogue` lists them, and `placement.catalogue` adds one";
+                    out.note(stack, quota.line, &format!("quotas.{}", quota.key), says, remedy);
+                    continue;
+                }
+                None => continue,
+            },
+        };
         let mut used = 0.0;
         let mut first = None;
         for (name, service, _) in World::services(stack) {

@@ -75,12 +75,29 @@ pub fn failover(reader: &mut Reader, at: &At<'_>) -> Option<Failover> {
 pub fn quotas(reader: &mut Reader, at: &At<'_>) -> BTreeMap<String, Quota> {
     let mut quotas = BTreeMap::new();
     for (name, at) in reader.pairs(at) {
-        let Some(section) = reader.section(&at, &["amount", "per", "unit"]) else { continue };
+        let Some(section) = reader.section(&at, &["amount", "per", "unit", "provider", "what"]) else { continue };
+        if let Some(at) = section.get("provider") {
+            for own in ["amount", "per", "unit"] {
+                if let Some(own) = section.get(own) {
+                    let message = "the catalogue says this of the provider's quota";
+                    let hint = "leave it out, or leave `provider` and `what` out";
+                    reader.wrong(&own, Problem::Malformed { message, hint });
+                }
+            }
+            let provider = short(reader, &at);
+            let what = section.need("what", "what: commands_per_day", reader).and_then(|at| short(reader, &at));
+            quotas.insert(name, Quota { amount: None, per: None, unit: None, provider, what });
+            continue;
+        }
         let amount = section.need("amount", "amount: 10000", reader).and_then(|at| reader.number(&at, 1..=1 << 53));
         let per = section.need("per", "per: 1d", reader).and_then(|at| span(reader, &at));
         let unit = section.need("unit", "unit: commands", reader).and_then(|at| short(reader, &at));
-        if let (Some(amount), Some(per), Some(unit)) = (amount, per, unit) {
-            quotas.insert(name, Quota { amount, per, unit });
+        if let Some(at) = section.get("what") {
+            let message = "this says which quota of a provider is meant, and no `provider` is named";
+            reader.wrong(&at, Problem::Malformed { message, hint: "`{ provider: upstash, what: commands_per_day }`" });
+        }
+        if amount.is_some() && per.is_some() && unit.is_some() {
+            quotas.insert(name, Quota { amount, per, unit, provider: None, what: None });
         }
     }
     quotas

@@ -74,7 +74,8 @@ fn provider(catalogue: &Catalogue, name: &str, it: &Provider) -> Value {
             json!({
                 "name": name, "price": shape.price.map(amount), "currency": shape.currency,
                 "percent_of_servers": shape.percent_of_servers, "cpu_millis": shape.cpu_millis,
-                "memory_mib": shape.memory_mib, "disk_gib": shape.disk_gib,
+                "memory_mib": shape.memory_mib, "disk_gib": shape.disk_gib, "regions": shape.regions,
+                "source": shape.source,
             })
         })
         .collect();
@@ -133,8 +134,11 @@ fn whole(catalogue: &Catalogue, says: &[String]) -> String {
 
 fn free(it: &Provider) -> Vec<String> {
     let quotas = it.quotas.iter().map(|quota| format!("{} {}", quota.amount, quota.what.replace('_', " ")));
-    let credits =
-        it.credits.iter().map(|credit| format!("{} {} until {}", amount(credit.amount), it.currency, credit.expires));
+    let credits = it.credits.iter().map(|credit| {
+        let lasts =
+            if credit.expires == "monthly" { "a month".to_owned() } else { format!("until {}", credit.expires) };
+        format!("{} {} {lasts}", amount(credit.amount), it.currency)
+    });
     quotas.chain(credits).collect()
 }
 
@@ -156,7 +160,26 @@ fn one(catalogue: &Catalogue, it: &Provider) -> String {
         regions.row([name.clone(), region.title.clone(), near, region.residency.join(" ")]);
     }
     let shapes = shapes.or("nobody knows a price here");
-    format!("{}, looked at on {}: {}\n\n{shapes}\n{}", it.title, it.checked, it.source, regions.or("no regions"))
+    let regions = regions.or("no regions");
+    format!("{}, looked at on {}: {}\n\n{shapes}{}\n{regions}", it.title, it.checked, it.source, exceptions(it))
+}
+
+/// Shapes with a source of their own, or that are sold in some regions alone: one line for all that share both.
+fn exceptions(it: &Provider) -> String {
+    let mut said: Vec<((Option<&str>, &[String]), Vec<&str>)> = Vec::new();
+    for (name, shape) in it.shapes.iter().filter(|(_, s)| s.source.is_some() || !s.regions.is_empty()) {
+        let what = (shape.source.as_deref(), shape.regions.as_slice());
+        match said.iter_mut().find(|(known, _)| *known == what) {
+            Some((_, names)) => names.push(name),
+            None => said.push((what, vec![name])),
+        }
+    }
+    let line = |((source, regions), names): &((Option<&str>, &[String]), Vec<&str>)| {
+        let place = if regions.is_empty() { String::new() } else { format!(" in {}", regions.join(", ")) };
+        let source = source.map(|source| format!(": {source}")).unwrap_or_default();
+        format!("{}{place}{source}\n", names.join(", "))
+    };
+    if said.is_empty() { String::new() } else { format!("\n{}", said.iter().map(line).collect::<String>()) }
 }
 
 #[cfg(test)]
@@ -188,12 +211,31 @@ mod tests {
                 "{provider} is missing in\n{text}"
             );
         }
-        assert!(text.contains("5.00 USD until monthly") && text.contains("10000 commands per day"), "{text}");
+        assert!(text.contains("5.00 USD a month") && text.contains("10000 commands per day"), "{text}");
         assert!(text.contains("hetzner-shared") && text.contains("$92.19"), "{text}");
         let text = one(&catalogue, &catalogue.providers["hetzner"]);
         assert!(text.starts_with("Hetzner Cloud, looked at on 2026-11-21: Chrono"), "{text}");
         assert!(text.contains("volume-gib") && text.contains("0.096") && text.contains("20 %"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 200), "{text}");
+        let text = one(&catalogue, &catalogue.providers["azure-container-apps"]);
+        assert!(text.contains("vcpu") && text.contains("63.072") && text.contains("89.352"), "{text}");
+        assert!(text.contains("memory-gib, vcpu in eastus: azure.microsoft.com/pricing"), "{text}");
+    }
+
+    #[test]
+    fn every_provider_that_sells_by_the_month_has_prices_with_a_source() {
+        let catalogue = Catalogue::shipped(jiff::civil::date(2026, 11, 22)).unwrap();
+        for name in ["azure-container-apps", "koyeb", "zeabur", "render", "railway", "fly", "hetzner", "hetzner-robot"]
+        {
+            let it = &catalogue.providers[name];
+            assert!(!it.shapes.is_empty(), "{name} has no prices");
+            for (shape, sold) in &it.shapes {
+                assert!(sold.price.is_some() || sold.percent_of_servers.is_some(), "{name}.{shape}");
+                let source = sold.source.as_deref().unwrap_or(&it.source);
+                let address = source.contains('/') || source.contains("guide");
+                assert!(address, "{name}.{shape} is from nowhere: {source}");
+            }
+        }
     }
 
     #[test]
