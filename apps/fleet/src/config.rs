@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
-use crate::usage::Platform;
+use crate::{redis, usage::Platform};
 
 pub struct Settings {
     pub listen: SocketAddr,
@@ -18,6 +18,9 @@ pub struct Settings {
     pub pool_size: usize,
     /// How long a request waits for a connection before it is told that there is none.
     pub pool_wait: Duration,
+    /// The cell's Redis, where it has one.
+    pub redis: Option<redis::Place>,
+    pub redis_pool_size: usize,
     pub place: Place,
     /// Where usage is reported; without it nothing is.
     pub platform: Option<Platform>,
@@ -53,6 +56,14 @@ impl Mode {
         }
     }
 
+    /// Connections to Redis when `REDIS_POOL_SIZE` is not set.
+    fn redis_pool(self) -> usize {
+        match self {
+            Self::MultiTenant => 10,
+            Self::SingleTenant => 5,
+        }
+    }
+
     /// How long a request waits for a connection when `DATABASE_QUEUE_TARGET_MS` is not set.
     fn pool_wait_ms(self) -> u64 {
         match self {
@@ -70,14 +81,19 @@ impl Settings {
             Some(other) => anyhow::bail!("DEPLOYMENT_MODE is `{other}`, not multi_tenant or single_tenant"),
         };
         let (pool_variable, pool_default) = mode.pool();
-        let pool_size = match variable(pool_variable) {
-            None => pool_default,
+        let size = |name: &str, usual: usize| match variable(name) {
+            None => Ok(usual),
             Some(text) => text
                 .parse()
                 .ok()
                 .filter(|size| (1..=1000).contains(size))
-                .with_context(|| format!("{pool_variable} is `{text}`, not a number from 1 to 1000"))?,
+                .with_context(|| format!("{name} is `{text}`, not a number from 1 to 1000")),
         };
+        let pool_size = size(pool_variable, pool_default)?;
+        let redis_pool_size = size("REDIS_POOL_SIZE", mode.redis_pool())?;
+        let redis = variable("REDIS_URL");
+        let redis =
+            redis.map(|url| redis::Place::of(&url).context("REDIS_URL is not redis://…@HOST:PORT")).transpose()?;
         let platform = match (variable("BERTH_URL"), variable("BERTH_USAGE_KEY")) {
             (Some(url), Some(key)) => {
                 let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/').to_owned());
@@ -105,6 +121,8 @@ impl Settings {
             database: database_url()?,
             pool_size,
             pool_wait: Duration::from_millis(pool_wait_ms),
+            redis,
+            redis_pool_size,
             place: Place {
                 mode,
                 provider: variable("INFRASTRUCTURE_PROVIDER").unwrap_or_else(|| "unknown".into()),

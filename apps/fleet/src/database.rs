@@ -13,6 +13,10 @@ use crate::{config::Settings, problem::Problem, tenant::Tenant};
 const CREATE: Duration = Duration::from_secs(3);
 
 const BIND_TENANT: &str = "select set_config('app.current_customer_id', $1, true)";
+/// The lock is waited for in a statement before the one that counts, or that one would look at what was there before the
+/// wait. It ends with the transaction.
+const BIND_TENANT_ALONE: &str =
+    "select set_config('app.current_customer_id', $1, true), pg_advisory_xact_lock(hashtextextended($1, 0))";
 
 #[derive(Clone)]
 pub struct Database {
@@ -49,8 +53,29 @@ impl Database {
         statement: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, Problem> {
+        self.bound(BIND_TENANT, tenant, statement, parameters).await
+    }
+
+    /// The same, and no two such statements of one tenant at a time, whichever copies of this program ask: each sees what
+    /// the one before it has committed. For what has to count before it writes.
+    pub async fn as_tenant_alone(
+        &self,
+        tenant: Tenant,
+        statement: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Problem> {
+        self.bound(BIND_TENANT_ALONE, tenant, statement, parameters).await
+    }
+
+    async fn bound(
+        &self,
+        bind: &str,
+        tenant: Tenant,
+        statement: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Problem> {
         let client = self.pool.get().await?;
-        let bind_tenant = client.prepare_cached(BIND_TENANT).await?;
+        let bind_tenant = client.prepare_cached(bind).await?;
         let statement = client.prepare_cached(statement).await?;
         let key = tenant.0.to_string();
         let bound_to: [&(dyn ToSql + Sync); 1] = [&key];

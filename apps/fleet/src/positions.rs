@@ -1,4 +1,4 @@
-//! `POST /api/v1/gps-positions` and `GET /api/v1/gps-positions/recent`.
+//! `POST /api/v1/gps-positions`, `GET /api/v1/gps-positions/recent` and `GET /api/v1/gps-positions/last`.
 //!
 //! A batch is one transaction: all of it is stored, or none. Nothing is acknowledged before its commit, and nothing
 //! is made unique here: what a client sends twice is stored twice.
@@ -11,6 +11,8 @@ use axum::{
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use crate::{
@@ -78,6 +80,24 @@ impl Columns {
     }
 }
 
+impl Columns {
+    /// Each vehicle's newest position of the batch.
+    fn last(&self) -> BTreeMap<Uuid, Value> {
+        let mut newest: BTreeMap<Uuid, usize> = BTreeMap::new();
+        for (at, vehicle) in self.vehicle_id.iter().enumerate() {
+            let known = newest.entry(*vehicle).or_insert(at);
+            if self.time[at] >= self.time[*known] {
+                *known = at;
+            }
+        }
+        let said = |at: usize| {
+            json!({ "time": self.time[at], "latitude": self.latitude[at], "longitude": self.longitude[at],
+                    "speed": self.speed[at] })
+        };
+        newest.into_iter().map(|(vehicle, at)| (vehicle, said(at))).collect()
+    }
+}
+
 const INSERT: &str = "insert into gps_positions
     (customer_id, event_id, vehicle_id, time, latitude, longitude, speed, heading, accuracy, altitude)
     select $1, * from unnest($2::uuid[], $3::uuid[], $4::timestamptz[], $5::float8[], $6::float8[],
@@ -128,6 +148,9 @@ pub async fn ingest(
     match stored {
         Ok(_) => {
             app.usage.added_points(tenant.0, accepted as u64);
+            for (vehicle, last) in batch.last() {
+                app.redis.remember(tenant.0, vehicle, last.to_string());
+            }
             Ok((StatusCode::CREATED, Answer(Accepted { accepted })))
         }
         Err(refused) => Err(app.database.explain(tenant, refused).await),
@@ -162,6 +185,34 @@ const RECENT_OF_ONE: &str = "select id, event_id, vehicle_id, time, latitude::fl
 const RECENT_OF_ALL: &str = "select id, event_id, vehicle_id, time, latitude::float8, longitude::float8,
     speed, heading, accuracy, altitude
     from gps_positions where customer_id = $1 order by time desc limit $2";
+
+const LAST: &str = "select time, latitude::float8, longitude::float8, speed
+    from gps_positions where customer_id = $1 and vehicle_id = $2 order by time desc limit 1";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastQuery {
+    vehicle_id: Uuid,
+}
+
+/// Where a vehicle was last: as Redis remembers it, else as the database has it; null where it never was.
+pub async fn last(
+    State(app): State<App>,
+    tenant: Tenant,
+    query: Result<Query<LastQuery>, QueryRejection>,
+) -> Result<Answer<Value>, Problem> {
+    let Query(LastQuery { vehicle_id }) = query.map_err(|refused| Problem::Malformed(refused.body_text()))?;
+    let remembered = app.redis.last(tenant.0, vehicle_id).await;
+    if let Some(last) = remembered.and_then(|text| serde_json::from_str(&text).ok()) {
+        return Ok(Answer(last));
+    }
+    let rows = app.database.as_tenant(tenant, LAST, &[&tenant.0, &vehicle_id]).await?;
+    let said = |row: &tokio_postgres::Row| {
+        json!({ "time": row.get::<_, Timestamp>(0), "latitude": row.get::<_, f64>(1), "longitude": row.get::<_, f64>(2),
+                "speed": row.get::<_, Option<f64>>(3) })
+    };
+    Ok(Answer(rows.first().map_or(Value::Null, said)))
+}
 
 /// The newest positions first, of one vehicle or of all.
 pub async fn recent(

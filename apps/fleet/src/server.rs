@@ -26,7 +26,8 @@ use crate::{
     database::Database,
     geofences, positions,
     problem::Problem,
-    status,
+    redis::Redis,
+    socket, status,
     usage::Usage,
     vehicles,
 };
@@ -42,6 +43,7 @@ pub struct App {
     pub database: Database,
     pub place: Arc<Place>,
     pub usage: Usage,
+    pub redis: Redis,
     generation: Arc<AtomicU64>,
 }
 
@@ -59,10 +61,12 @@ impl App {
 fn router(app: App) -> Router {
     Router::new()
         .route("/health", get(status::health))
+        .route("/socket", get(socket::open))
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/vehicles", get(vehicles::list).post(vehicles::create))
         .route("/api/v1/gps-positions", post(positions::ingest))
         .route("/api/v1/gps-positions/recent", get(positions::recent))
+        .route("/api/v1/gps-positions/last", get(positions::last))
         .route("/api/v1/geofences", get(geofences::list).post(geofences::create))
         .route("/api/v1/geofences/{id}", put(geofences::replace).delete(geofences::remove))
         .fallback(|| async { Problem::NoSuchPath })
@@ -77,6 +81,7 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
         database: database.clone(),
         place: Arc::new(settings.place),
         usage: usage.clone(),
+        redis: Redis::new(settings.redis, settings.redis_pool_size),
         generation: Arc::new(AtomicU64::new(0)),
     };
     tokio::spawn(usage.clone().report());

@@ -82,11 +82,6 @@ impl Usage {
         Self(platform.map(|platform| Arc::new(counted(platform))))
     }
 
-    /// Whether there is a platform that wants to know.
-    pub const fn is_counted(&self) -> bool {
-        self.0.is_some()
-    }
-
     /// Whether the tenant may store so many positions more.
     pub async fn may_add_points(&self, tenant: Uuid, points: u64) -> Result<(), Problem> {
         let Some(counted) = &self.0 else { return Ok(()) };
@@ -100,13 +95,10 @@ impl Usage {
         Ok(())
     }
 
-    /// Whether the tenant may have another vehicle beside those it has.
-    pub async fn may_add_vehicle(&self, tenant: Uuid, there: u64) -> Result<(), Problem> {
-        let Some(counted) = &self.0 else { return Ok(()) };
-        match counted.quotas(tenant, VEHICLES).await.iter().find(|quota| there >= quota.limit) {
-            Some(quota) => Err(Problem::Spent { what: "vehicles", limit: quota.limit, resets_at: None }),
-            None => Ok(()),
-        }
+    /// How many vehicles the tenant may have; `None` where nobody limits it.
+    pub async fn vehicles_at_most(&self, tenant: Uuid) -> Option<u64> {
+        let counted = self.0.as_ref()?;
+        counted.quotas(tenant, VEHICLES).await.iter().map(|quota| quota.limit).min()
     }
 
     pub fn added_points(&self, tenant: Uuid, points: u64) {

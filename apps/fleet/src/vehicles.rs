@@ -83,11 +83,11 @@ pub async fn list(State(app): State<App>, tenant: Tenant) -> Result<Answer<Vec<V
     Ok(Answer(rows.iter().map(Vehicle::from).collect()))
 }
 
-const COUNT: &str = "select count(*) from vehicles where customer_id = $1";
-
-const INSERT: &str = "insert into vehicles (id, customer_id, name, vehicle_identifier, vehicle_type)
-    values (coalesce($1, gen_random_uuid()), $2, $3, $4, $5)
-    returning id, name, vehicle_identifier, vehicle_type, status, driver_id";
+/// Nothing where the tenant has as many as it may. Run alone: two that counted at once would both find room for one.
+const INSERT: &str = "with already as (select count(*) as there from vehicles where customer_id = $2)
+    insert into vehicles (id, customer_id, name, vehicle_identifier, vehicle_type)
+    select coalesce($1, gen_random_uuid()), $2, $3, $4, $5 from already where $6::int8 is null or there < $6
+    returning id, name, vehicle_identifier, vehicle_type, status, driver_id, (select there from already) as there";
 
 pub async fn create(
     State(app): State<App>,
@@ -97,21 +97,23 @@ pub async fn create(
     if new.name.trim().is_empty() || new.vehicle_identifier.trim().is_empty() {
         return Err(Problem::Invalid("`name` and `vehicle_identifier` must not be empty".into()));
     }
-    let mut there = 0;
-    if app.usage.is_counted() {
-        let counted = app.database.as_tenant(tenant, COUNT, &[&tenant.0]).await?;
-        there = u64::try_from(counted[0].get::<_, i64>(0)).unwrap_or(0);
-        app.usage.may_add_vehicle(tenant.0, there).await?;
-    }
+    let limit = app.usage.vehicles_at_most(tenant.0).await;
+    let most = limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
     let vehicle_type = new.vehicle_type.as_str();
     let inserted = app
         .database
-        .as_tenant(tenant, INSERT, &[&new.id, &tenant.0, &new.name, &new.vehicle_identifier, &vehicle_type])
+        .as_tenant_alone(
+            tenant,
+            INSERT,
+            &[&new.id, &tenant.0, &new.name, &new.vehicle_identifier, &vehicle_type, &most],
+        )
         .await;
     match inserted {
         Ok(rows) => {
-            app.usage.has_vehicles(tenant.0, there + 1);
-            Ok((StatusCode::CREATED, Answer(Vehicle::from(&rows[0]))))
+            let spent = || Problem::Spent { what: "vehicles", limit: limit.unwrap_or_default(), resets_at: None };
+            let row = rows.first().ok_or_else(spent)?;
+            app.usage.has_vehicles(tenant.0, u64::try_from(row.get::<_, i64>("there")).unwrap_or(0) + 1);
+            Ok((StatusCode::CREATED, Answer(Vehicle::from(row))))
         }
         Err(refused) => Err(app.database.explain(tenant, refused).await),
     }

@@ -38,7 +38,7 @@ impl Folder {
     fn berth(&self, words: &[&str], variables: &[(&str, &str)]) -> Output {
         let mut command = Command::new(BERTH);
         command.args(words).current_dir(&self.0).stdin(Stdio::null());
-        let tokens = ["HETZNER_API_TOKEN", "HCLOUD_TOKEN", "FLY_API_TOKEN", "CLOUDFLARE_API_TOKEN"];
+        let tokens = ["HETZNER_API_TOKEN", "HCLOUD_TOKEN", "FLY_API_TOKEN", "FLY_ORG_ID", "CLOUDFLARE_API_TOKEN"];
         for name in ["DATABASE_URL", "REDIS_URL", "BERTH_API_KEY"].into_iter().chain(tokens) {
             command.env_remove(name);
         }
@@ -238,6 +238,45 @@ async fn what_is_wrong_with_running_servers_is_found() {
 }
 
 #[tokio::test]
+async fn a_redis_over_tls_is_asked_when_its_certificate_is_believed_and_else_no_password_is_sent() {
+    if !there_is("redis-server") || !there_is("openssl") {
+        return;
+    }
+    let folder = Folder::new();
+    let (key, cert) = certificate(&folder.0, "localhost", "300");
+    let port = free_port();
+    let text = port.to_string();
+    let words = ["--port", "0", "--tls-port", &text, "--tls-cert-file", &cert, "--tls-key-file", &key];
+    let rest = [
+        "--tls-ca-cert-file",
+        &cert,
+        "--tls-auth-clients",
+        "no",
+        "--save",
+        "",
+        "--bind",
+        "127.0.0.1",
+        "--requirepass",
+        "hunter2",
+    ];
+    let _redis = Running::start("redis-server", &[&words[..], &rest].concat(), port).await;
+    let cache = |name: &str| format!("rediss://:hunter2@{name}:{port}/0");
+    let ask = |url: &str, ca: Option<&str>| {
+        let mut variables = vec![("REDIS_URL", url)];
+        variables.extend(ca.map(|ca| ("SSL_CERT_FILE", ca)));
+        Folder::new().berth(&["check", "--live", "--json"], &variables)
+    };
+    let found = ask(&cache("localhost"), Some(&cert));
+    assert_eq!((rules(&found), found.status.code()), (set(&[]), Some(0)), "{}", out(&found));
+    assert!(out(&found).contains("REDIS_URL"), "{}", out(&found));
+    // An authority that nobody here knows, and another name than the certificate's.
+    for found in [ask(&cache("localhost"), None), ask(&cache("127.0.0.1"), Some(&cert))] {
+        assert_eq!(rules(&found), set(&["live-redis-unreachable"]), "{}", out(&found));
+        assert!(!out(&found).contains("hunter2"), "{}", out(&found));
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_does_not_answer_is_found_and_its_password_is_not_told() {
     if !there_is("redis-server") {
         return;
@@ -257,7 +296,9 @@ fn certificate(folder: &Path, name: &str, days: &str) -> (String, String) {
     let (key, cert) = (folder.join("key.pem"), folder.join("cert.pem"));
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", days])
-        .args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName=DNS:{name}"), "-keyout"])
+        .args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName=DNS:{name}")])
+        // One that may sign others is believed as nobody's own.
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
         .arg(&key)
         .arg("-out")
         .arg(&cert)
@@ -373,6 +414,27 @@ fn tokens_of_providers_are_tried_and_never_told() {
     let found = Folder::new().berth(&["check", "--live", "--json"], &variables);
     let talk = String::from_utf8_lossy(&found.stderr).into_owned();
     assert!(talk.contains("HCLOUD_TOKEN could not be tried: a token is not sent in the clear"), "{talk}");
+}
+
+#[test]
+fn the_organisation_that_is_named_has_to_be_one_of_the_tokens() {
+    let (fly, asked) = provider(&["HTTP/1.1 404 Not Found\r\n\r\n{}", "HTTP/1.1 200 OK\r\n\r\n{\"apps\":[]}"]);
+    let base = format!("http://127.0.0.1:{fly}");
+    let folder = Folder::new();
+    // That of a file goes before the environment's.
+    folder.write(".env", "FLY_API_TOKEN=hunter2\nFLY_ORG_ID=acme\n");
+    let variables = [("FLY_FLAPS_BASE_URL", base.as_str()), ("FLY_ORG_ID", "other")];
+    let found = folder.berth(&["check", "--live", "--json"], &variables);
+    assert!(rules(&found).contains("live-organisation-unknown"), "{}", out(&found));
+    assert!(out(&found).contains("organisation `acme`"), "{}", out(&found));
+    let found = folder.berth(&["check", "--live", "--json"], &variables);
+    assert!(!rules(&found).iter().any(|rule| rule.starts_with("live-")), "{}", out(&found));
+    let asked = asked.join().unwrap();
+    assert!(asked.iter().all(|head| head.starts_with("GET /v1/apps?org_slug=acme HTTP/1.0\r\n")), "{asked:?}");
+    folder.write(".env", "FLY_API_TOKEN=hunter2\nFLY_ORG_ID=a&b=c\n");
+    let found = folder.berth(&["check", "--live", "--json"], &variables);
+    let talk = String::from_utf8_lossy(&found.stderr).into_owned();
+    assert!(talk.contains("characters that no slug has"), "{talk}");
 }
 
 /// What a person reads when a file is not as it should be, from each command that takes it.

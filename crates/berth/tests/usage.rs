@@ -26,6 +26,7 @@ services:
     command: [{program}, serve]
     migrate: [{program}, migrate]
     health: /health
+    socket: /socket
     env: {{ BERTH_URL: {url}, BERTH_USAGE_KEY: {key} }}
 data:
   root: public.customers
@@ -123,10 +124,12 @@ async fn traffic_over_a_threshold_becomes_a_proposal_and_when_it_is_agreed_to_a_
         let all = cell["measured"].as_array().unwrap_or_else(|| panic!("{cell}"));
         all.iter().find(|figure| figure["what"] == what).unwrap_or_else(|| panic!("no {what}: {cell}")).clone()
     };
-    for what in ["api", "socket", "query_simple", "query_complex", "ingest", "upload_10_mib", "backup_1_gib"] {
+    for what in
+        ["api", "socket", "websocket", "query_simple", "query_complex", "ingest", "upload_10_mib", "backup_1_gib"]
+    {
         assert!(figure(what)["value"].as_f64().is_some_and(|value| value > 0.0), "{what}: {cell}");
     }
-    for (what, unit, samples) in [("api", "ms", 100), ("socket", "ms", 100)] {
+    for (what, unit, samples) in [("api", "ms", 100), ("socket", "ms", 100), ("websocket", "ms", 100)] {
         assert_eq!((figure(what)["unit"].as_str(), figure(what)["samples"].as_u64()), (Some(unit), Some(samples)));
     }
     let value = |what: &str| figure(what)["value"].as_f64().unwrap();
@@ -138,4 +141,38 @@ async fn traffic_over_a_threshold_becomes_a_proposal_and_when_it_is_agreed_to_a_
         usage.usage.iter().find(|row| row.metric == "requests").map_or(0, |row| row.total)
     };
     wait_until("the edge's counters arrive", carried, |requests: &u64| *requests >= 4).await;
+}
+
+/// Two copies of the application, neither of which knows of the other, and a plan that sells five vehicles.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sixth_vehicle_is_refused_however_many_ask_at_once() {
+    let world = World::start(|place| stack(place).replace("    socket: /socket\n", "    copies: 2\n")).await;
+    let wanted = TenantCreate {
+        name: "acme".parse().unwrap(),
+        plan: "hobby".parse().unwrap(),
+        hosts: vec!["acme.test".parse().unwrap()],
+        key: None,
+        cell: None,
+    };
+    let begun = world.client.tenant_create(&wanted).await.unwrap();
+    finishes(&world.client, begun.id).await;
+    let list = || async { world.device("GET", "/api/v1/vehicles", &json!(null)) };
+    wait_until("the edge serves the tenant", list, |(status, _): &(u16, String)| *status == 200).await;
+
+    let all: Vec<u16> = std::thread::scope(|scope| {
+        let ask = |n: usize| {
+            let body = json!({ "name": "v", "vehicle_identifier": format!("V{n}") });
+            let world = &world;
+            scope.spawn(move || world.device("POST", "/api/v1/vehicles", &body).0)
+        };
+        let asking: Vec<_> = (0..24).map(ask).collect();
+        asking.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let of = |status: u16| all.iter().filter(|it| **it == status).count();
+    assert_eq!((of(201), of(403)), (5, 19), "{all:?}");
+    let (_, listed) = world.device("GET", "/api/v1/vehicles", &json!(null));
+    assert_eq!(listed.matches("vehicle_identifier").count(), 5, "{listed}");
+    let (status, answer) =
+        world.device("POST", "/api/v1/vehicles", &json!({ "name": "v", "vehicle_identifier": "V99" }));
+    assert!(status == 403 && answer.contains("quota_spent") && answer.contains('5'), "{status} {answer}");
 }

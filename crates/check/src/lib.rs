@@ -97,6 +97,8 @@ pub struct Named {
     pub redis: Option<String>,
     /// Those of [`live::TOKENS`] that are set.
     pub tokens: Vec<(&'static live::TokenOf, String)>,
+    /// Organisations at providers, by the variables that name them.
+    pub organisations: Vec<(&'static str, String)>,
     /// Connections that all processes of the stack may open together.
     pub connections: Option<i64>,
 }
@@ -116,8 +118,19 @@ pub fn named(sources: &[Source]) -> Named {
     };
     let url = |name: &str| value(name).into_iter().find(|value| value.contains("://"));
     let tokens = live::TOKENS.iter().filter_map(|of| Some((of, value(of.variable).into_iter().next()?)));
+    let organisations = live::TOKENS.iter().filter_map(|of| {
+        let (name, _) = of.organisation?;
+        Some((name, value(name).into_iter().next()?))
+    });
+    let organisations = organisations.collect();
     let connections = rules::wanted(&world).map(|wanted| wanted as i64);
-    Named { database: url("DATABASE_URL"), redis: url("REDIS_URL"), tokens: tokens.collect(), connections }
+    Named {
+        database: url("DATABASE_URL"),
+        redis: url("REDIS_URL"),
+        tokens: tokens.collect(),
+        organisations,
+        connections,
+    }
 }
 
 /// The rule of that name.

@@ -77,6 +77,12 @@ pub const LIVE: &[LiveRule] = &[
         "find who holds it (`pg_stat_activity`), and set `idle_in_transaction_session_timeout`",
     ),
     rule(
+        "live-slow-statement",
+        Warning,
+        "a statement has run for more than a minute: who waits for it waits, and a move may, too",
+        "look at it in `pg_stat_activity` and end it with `pg_cancel_backend(…)`; `statement_timeout` under `modes` keeps it from coming back",
+    ),
+    rule(
         "live-dead-rows",
         Warning,
         "a large table is to a third dead rows, so every query reads them too",
@@ -131,6 +137,12 @@ pub const LIVE: &[LiveRule] = &[
         "make a new token at the provider and put it where this one stands; the old one may have been revoked",
     ),
     rule(
+        "live-organisation-unknown",
+        Error,
+        "a provider takes the token and knows no such organisation: what is deployed would be refused",
+        "write the organisation's slug into FLY_ORG_ID (`fly orgs list`), or take a token of that organisation",
+    ),
+    rule(
         "live-token-ends",
         Warning,
         "a provider's token ends within 21 days",
@@ -162,6 +174,8 @@ pub struct Database {
     pub superuser: bool,
     /// Seconds of the longest transaction that does nothing.
     pub idle_in_transaction_s: i64,
+    /// Seconds of the longest statement that runs.
+    pub slowest_s: i64,
     /// Tables with their share of dead rows in percent.
     pub dead_rows: Vec<(String, i64)>,
     /// Its clock minus ours.
@@ -177,17 +191,22 @@ pub struct TokenOf {
     pub base_variable: &'static str,
     pub base: &'static str,
     pub path: &'static str,
+    /// The variable that names an organisation there, and how the path takes it in place of its own.
+    pub organisation: Option<(&'static str, &'static str)>,
 }
 
 pub const TOKENS: &[TokenOf] = &[
     token("HETZNER_API_TOKEN", "HCLOUD_ENDPOINT", "https://api.hetzner.cloud/v1", "/locations"),
     token("HCLOUD_TOKEN", "HCLOUD_ENDPOINT", "https://api.hetzner.cloud/v1", "/locations"),
-    token("FLY_API_TOKEN", "FLY_FLAPS_BASE_URL", "https://api.machines.dev", "/v1/apps?org_slug=personal"),
+    TokenOf {
+        organisation: Some(("FLY_ORG_ID", "/v1/apps?org_slug=")),
+        ..token("FLY_API_TOKEN", "FLY_FLAPS_BASE_URL", "https://api.machines.dev", "/v1/apps?org_slug=personal")
+    },
     token("CLOUDFLARE_API_TOKEN", "CLOUDFLARE_BASE_URL", "https://api.cloudflare.com/client/v4", "/user/tokens/verify"),
 ];
 
 const fn token(variable: &'static str, base_variable: &'static str, base: &'static str, path: &'static str) -> TokenOf {
-    TokenOf { variable, base_variable, base, path }
+    TokenOf { variable, base_variable, base, path, organisation: None }
 }
 
 /// What a provider answered to its token.
@@ -197,6 +216,8 @@ pub struct Token {
     /// What the provider says of it beside the status: `disabled`, `expired`.
     pub state: Option<String>,
     pub ends: Option<Timestamp>,
+    /// That which was asked about, where the files name one.
+    pub organisation: Option<String>,
 }
 
 /// Who is asking.
@@ -233,6 +254,7 @@ const OLDEST: i64 = 150_000;
 const SLOTS_FREE: i64 = 2;
 const CLOCK_MS: i64 = 5000;
 const IDLE_S: i64 = 300;
+const SLOW_S: i64 = 60;
 const SHARE_PERCENT: i64 = 80;
 
 /// Collects findings about one server.
@@ -306,6 +328,9 @@ impl<'a> Judge<'a> {
             let minutes = facts.idle_in_transaction_s / 60;
             self.note("live-idle-in-transaction", format!("a transaction has been open and idle for {minutes} min"));
         }
+        if facts.slowest_s >= SLOW_S {
+            self.note("live-slow-statement", format!("a statement has run for {} s", grouped(facts.slowest_s as f64)));
+        }
         for (table, percent) in &facts.dead_rows {
             self.note("live-dead-rows", format!("{percent} % of the rows of `{table}` are dead"));
         }
@@ -353,6 +378,9 @@ impl<'a> Judge<'a> {
             self.note("live-token-refused", format!("the provider calls it `{state}`"));
         } else if facts.status == 401 || (facts.status == 400 && facts.state.is_none()) {
             self.note("live-token-refused", format!("the provider answered {}", facts.status));
+        } else if let Some(name) = facts.organisation.as_ref().filter(|_| [403, 404].contains(&facts.status)) {
+            let message = format!("the provider answered {} when asked about the organisation `{name}`", facts.status);
+            self.note("live-organisation-unknown", message);
         } else if let Some(message) = facts.ends.and_then(|end| told(end, now, "it")) {
             self.note(if facts.ends < Some(now) { "live-token-refused" } else { "live-token-ends" }, message);
         }
@@ -408,6 +436,7 @@ mod tests {
             connections: 90,
             superuser: true,
             idle_in_transaction_s: 900,
+            slowest_s: 61,
             dead_rows: vec![("public.gps_positions".into(), 40)],
             ahead_ms: -61_000,
             ..healthy()
@@ -436,12 +465,18 @@ mod tests {
             (200, Some("expired"), None),
             (200, Some("active"), Some("2026-12-01T12:00:00Z".parse().unwrap())),
         ] {
-            let token = Token { status, state: state.map(str::to_owned), ends };
+            let token = Token { status, state: state.map(str::to_owned), ends, organisation: None };
             seen.extend(rules(|judge| judge.token(&token, now)));
         }
         for (status, state) in [(200, None), (200, Some("active")), (403, None), (404, None), (503, None)] {
-            let token = Token { status, state: state.map(str::to_owned), ends: None };
+            let token = Token { status, state: state.map(str::to_owned), ends: None, organisation: None };
             assert!(rules(|judge| judge.token(&token, now)).is_empty(), "{status}: a missing right is no wrong token");
+        }
+        for (status, wrong) in [(200, false), (404, true), (403, true), (503, false)] {
+            let token = Token { status, state: None, ends: None, organisation: Some("ours".to_owned()) };
+            let found = rules(|judge| judge.token(&token, now));
+            assert_eq!(found.contains("live-organisation-unknown"), wrong, "{status}");
+            seen.extend(found);
         }
         assert_eq!(seen, LIVE.iter().map(|rule| rule.id).collect());
     }

@@ -188,6 +188,9 @@ pub struct Service {
     /// A path that proves its database with a 2xx answer. Every web service has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<String>,
+    /// A path at which it speaks WebSocket, for `berth cell measure`. Edges carry WebSockets on every path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
     /// How many run at first; without `scale`, always.
     pub copies: u16,
     #[serde(default, skip_serializing_if = "Option::is_none")]

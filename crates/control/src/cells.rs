@@ -5,7 +5,7 @@ use crate::{
     app::StackInForce,
     audited,
     costs::prices,
-    member_spec,
+    decide, member_spec,
     operations::{self, Begun, open_operation},
     placing, tenants, views,
     workflows::{CREATE_CELL, CellInput, MEASURE_CELL, REMOVE_CELL, reserved},
@@ -155,7 +155,37 @@ async fn view(app: &App, cell: Cell) -> Result<wire::Cell, ControlError> {
     let operation = open_operation(app, &operations::about_cell(&cell.name)).await?;
     let figures = app.store().cell_figures(Some(cell.id)).await?;
     let price = prices::of_cells(app).await?.get(&cell.name).copied();
-    views::cell(cell, members, figures, operation, price)
+    let claimed = claims(app, &cell).await?;
+    Ok(wire::Cell { claimed, ..views::cell(cell, members, figures, operation, price)? })
+}
+
+/// What the catalogue has of benchmarks for the cell's place.
+async fn claims(app: &App, cell: &Cell) -> Result<Vec<wire::CellClaim>, ControlError> {
+    let in_force = match app.stack().await {
+        Ok(in_force) => in_force,
+        Err(ControlError::NoStack) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let (catalogue, _) = decide::settings(&in_force.stack)?;
+    // Cells of an adapter that reaches anybody's machines stand at the provider that they are named by.
+    let named = catalogue.providers.contains_key(&cell.provider).then(|| cell.provider.clone());
+    let (provider, sites) = match (named, cell.region.clone()) {
+        (Some(provider), Some(region)) => (provider, vec![region]),
+        _ => decide::place(&in_force.stack, &catalogue, &cell.provider, cell.region.as_deref()),
+    };
+    let known = sites.first().and_then(|site| Some((site, catalogue.providers.get(&provider)?.sites.get(site)?)));
+    let Some((site, known)) = known else { return Ok(Vec::new()) };
+    let claim = |(what, unit): &(&str, &str)| {
+        let amount = known.benchmarks.get(*what)?;
+        let value = amount.0 as f64 / 1_000_000.0;
+        Some(wire::CellClaim {
+            what: (*what).to_owned(),
+            value,
+            unit: (*unit).to_owned(),
+            of: format!("{provider} {site}"),
+        })
+    };
+    Ok(berth_placement::BENCHMARKS.iter().filter_map(claim).collect())
 }
 
 /// Finds out what the cell does, as an operation. Its tenants share it with the measurement for some seconds.

@@ -37,7 +37,10 @@ pub(crate) fn variables(
         ]);
     }
     told.extend(cell.region.clone().map(|region| EnvVar::new("PRIMARY_REGION", region)));
-    told.push(EnvVar::new("AUTOSCALING_ENABLED", service.scale.is_some().to_string()));
+    // Both of the guide's names for it.
+    for name in ["AUTOSCALING_ENABLED", "AUTO_SCALING_ENABLED"] {
+        told.push(EnvVar::new(name, service.scale.is_some().to_string()));
+    }
     if let Some(scale) = &service.scale {
         told.extend([
             EnvVar::new("MIN_INSTANCES", scale.min.to_string()),

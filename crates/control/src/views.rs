@@ -68,6 +68,7 @@ pub(crate) fn cell(
         operation,
         members: members.into_iter().map(member).collect(),
         measured: figures.into_iter().map(figure).collect(),
+        claimed: Vec::new(),
         created_at: c.created_at,
     })
 }

@@ -94,7 +94,21 @@ pub struct Site {
     /// What a request of nearby users takes, 95th percentile. Unknown is not zero.
     pub near_ms: Option<u32>,
     pub trust: Trust,
+    /// What somebody says that a place there does, by the names of what `berth cell measure` finds out, in its units.
+    pub benchmarks: BTreeMap<String, Micros>,
 }
+
+/// What can be claimed of a place and measured in a cell, with its unit.
+pub const BENCHMARKS: &[(&str, &str)] = &[
+    ("api", "ms"),
+    ("query_simple", "ms"),
+    ("query_complex", "ms"),
+    ("ingest", "rows_per_s"),
+    ("upload_10_mib", "s"),
+    ("socket", "ms"),
+    ("websocket", "ms"),
+    ("backup_1_gib", "s"),
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {

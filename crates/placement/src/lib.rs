@@ -23,8 +23,8 @@ mod read_catalogue;
 mod reader;
 
 pub use catalogue::{
-    CREDIT_SOON_DAYS, Catalogue, Credit, CreditEnd, Location, Offer, Place, PriceLine, Promises, Provider, Quota,
-    RateLimit, Region, Shape, ShapeKind, Site, Trust,
+    BENCHMARKS, CREDIT_SOON_DAYS, Catalogue, Credit, CreditEnd, Location, Offer, Place, PriceLine, Promises, Provider,
+    Quota, RateLimit, Region, Shape, ShapeKind, Site, Trust,
 };
 pub use decide::{Constraint, Decision, Flip, Refusal};
 pub use engine::{CellFacts, Engine, Measured, PlanFacts};

@@ -2,7 +2,8 @@
 
 use crate::{
     catalogue::{
-        Catalogue, Credit, Location, Offer, Promises, Provider, Quota, RateLimit, Region, Shape, ShapeKind, Site, Trust,
+        BENCHMARKS, Catalogue, Credit, Location, Offer, Promises, Provider, Quota, RateLimit, Region, Shape, ShapeKind,
+        Site, Trust,
     },
     money::{Micros, Rates},
     reader::{At, Fault, Mistakes, Reader},
@@ -282,7 +283,7 @@ fn credit(reader: &mut Reader, at: &At<'_>) -> Option<Credit> {
 }
 
 fn site(reader: &mut Reader, draft: &Catalogue, at: &At<'_>) -> Option<Site> {
-    let section = reader.section(at, &["region", "near_ms", "trust"])?;
+    let section = reader.section(at, &["region", "near_ms", "trust", "benchmarks"])?;
     let named = reader.need(&section, "region");
     let region = named.and_then(|at| {
         let name = reader.text(&at)?;
@@ -295,7 +296,16 @@ fn site(reader: &mut Reader, draft: &Catalogue, at: &At<'_>) -> Option<Site> {
     });
     let near_ms = section.get("near_ms").and_then(|at| reader.whole(&at, 0, 60_000)).map(|ms| ms as u32);
     let trust = section.get("trust").map_or(Some(Trust::Claimed), |at| trust(reader, &at));
-    Some(Site { region: region?, near_ms, trust: trust? })
+    let mut benchmarks = BTreeMap::new();
+    if let Some(at) = section.get("benchmarks") {
+        let names: Vec<&str> = BENCHMARKS.iter().map(|(name, _)| *name).collect();
+        let claimed = reader.section(&at, &names)?;
+        for name in names {
+            let Some(amount) = claimed.get(name).and_then(|at| reader.micros(&at)) else { continue };
+            benchmarks.insert(name.to_owned(), Micros(amount));
+        }
+    }
+    Some(Site { region: region?, near_ms, trust: trust?, benchmarks })
 }
 
 fn trust(reader: &mut Reader, at: &At<'_>) -> Option<Trust> {

@@ -193,3 +193,16 @@ fn a_shape_is_sold_where_it_is_sold_and_an_offer_elsewhere_is_refused() {
         mistakes("providers: { render: { shapes: { big: { kind: server, price: 1.00, regions: [moon] } } } }");
     assert!(refused.contains("providers.render.shapes.big.regions[0]"), "{refused}");
 }
+
+#[test]
+fn what_is_claimed_of_a_place_has_the_names_of_what_is_measured() {
+    let catalogue = Catalogue::shipped(TODAY).unwrap();
+    let claimed = &catalogue.providers["hetzner-robot"].sites["fsn1"].benchmarks;
+    assert_eq!(
+        (claimed["ingest"].0, claimed["upload_10_mib"].0, claimed["websocket"].0),
+        (500_000_000, 2_500_000, 30_000_000)
+    );
+    assert_eq!(catalogue.providers["fly"].sites["sin"].benchmarks["backup_1_gib"].0, 50_000_000);
+    let wrong = mistakes("providers: { fly: { regions: { iad: { benchmarks: { speed: 3, api: -1 } } } } }");
+    assert!(wrong.contains("benchmarks.speed") && wrong.contains("benchmarks.api"), "{wrong}");
+}

@@ -117,6 +117,9 @@ pub struct Cell {
     /// What was measured in it last, see `berth cell measure`; empty: nobody did.
     #[serde(default)]
     pub measured: Vec<CellFigure>,
+    /// What the catalogue says that somebody says of such a place: in the units of `measured`, and no more than a word.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claimed: Vec<CellClaim>,
     #[schema(schema_with = schema::time)]
     pub created_at: Timestamp,
 }
@@ -124,7 +127,7 @@ pub struct Cell {
 /// One figure of a cell, measured by the server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CellFigure {
-    /// `api`, `socket`, `query_simple`, `query_complex`, `ingest`, `upload_10_mib` or `backup_1_gib`.
+    /// `api`, `socket`, `websocket`, `query_simple`, `query_complex`, `ingest`, `upload_10_mib` or `backup_1_gib`.
     pub what: String,
     pub value: f64,
     /// `ms`, `s` or `rows_per_s`.
@@ -132,6 +135,17 @@ pub struct CellFigure {
     pub samples: u32,
     #[schema(schema_with = schema::time)]
     pub at: Timestamp,
+}
+
+/// One figure that somebody claims of a place like a cell's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CellClaim {
+    /// As in `measured`.
+    pub what: String,
+    pub value: f64,
+    pub unit: String,
+    /// Provider and region of the catalogue.
+    pub of: String,
 }
 
 /// One running copy of one service in a cell.

@@ -34,7 +34,9 @@ mod usage;
 
 pub use archive::{Archive, ArchivedTable, Erased, Erasure, ErasureKept, ImportPlan, TenantImport};
 pub use audit::AuditEntry;
-pub use cell::{Cell, CellAbilities, CellAbility, CellCreate, CellFigure, EndpointAdd, LogLine, Member, RestartPlan};
+pub use cell::{
+    Cell, CellAbilities, CellAbility, CellClaim, CellCreate, CellFigure, EndpointAdd, LogLine, Member, RestartPlan,
+};
 pub use certificate::{Certificate, CertificateAdd, CertificateOrder};
 pub use check::{CheckAsk, CheckFile, CheckFinding, CheckLooked, CheckReport, CheckSilenced};
 pub use cost::{

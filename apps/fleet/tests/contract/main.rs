@@ -5,5 +5,6 @@
 #![allow(clippy::unwrap_used, reason = "a helper of a test ends the test, like the test itself")]
 
 mod common;
+mod live;
 mod requests;
 mod tenants;

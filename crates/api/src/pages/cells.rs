@@ -96,9 +96,39 @@ struct MemberRow {
 
 struct FigureRow {
     what: String,
+    /// `?` where only a claim is known, or only a figure.
     figure: String,
-    samples: u32,
-    at: When,
+    claimed: String,
+    of: String,
+    samples: Option<u32>,
+    at: Option<When>,
+}
+
+/// What was measured beside what somebody claims of such a place.
+fn figures(cell: &Cell, now: Timestamp) -> Vec<FigureRow> {
+    let with_unit = |value: f64, unit: &str| format!("{value} {}", unit.replace("_per_", "/"));
+    let claim = |what: &str| cell.claimed.iter().find(|claim| claim.what == what);
+    let measured = cell.measured.iter().map(|figure| {
+        let claim = claim(&figure.what);
+        FigureRow {
+            what: figure.what.replace('_', " "),
+            figure: with_unit(figure.value, &figure.unit),
+            claimed: or_unknown(claim, |claim| with_unit(claim.value, &claim.unit)),
+            of: claim.map(|claim| claim.of.clone()).unwrap_or_default(),
+            samples: Some(figure.samples),
+            at: Some(When::new(figure.at, now)),
+        }
+    });
+    let only = cell.claimed.iter().filter(|claim| cell.measured.iter().all(|figure| figure.what != claim.what));
+    let only = only.map(|claim| FigureRow {
+        what: claim.what.replace('_', " "),
+        figure: "?".to_owned(),
+        claimed: with_unit(claim.value, &claim.unit),
+        of: claim.of.clone(),
+        samples: None,
+        at: None,
+    });
+    measured.chain(only).collect()
 }
 
 #[derive(Template)]
@@ -113,6 +143,7 @@ struct CellPage {
     /// Those that can be restarted here.
     services: Vec<String>,
     figures: Vec<FigureRow>,
+    measured: bool,
     may_measure: bool,
     tenants: Vec<(String, String, State)>,
     /// Members' last lines; empty when this key may not read them or there are none.
@@ -141,12 +172,6 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
         drain: (member.service_role == ServiceRole::Web)
             .then(|| format!("/drains/member/{}:{}/begin", cell.name, member.id)),
     });
-    let figures = cell.measured.iter().map(|figure| FigureRow {
-        what: figure.what.replace('_', " "),
-        figure: format!("{} {}", figure.value, figure.unit.replace("_per_", "/")),
-        samples: figure.samples,
-        at: When::new(figure.at, now),
-    });
     let here = tenants.iter().filter(|tenant| tenant.cell.as_ref() == Some(&cell.name));
     html(&CellPage {
         frame: Frame::of(&session, "cells"),
@@ -155,7 +180,8 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
         operation: cell.operation.map(|id| id.to_string()),
         members: members.collect(),
         services: services(&cell),
-        figures: figures.collect(),
+        figures: figures(&cell, now),
+        measured: !cell.measured.is_empty(),
         may_measure: matches!(cell.state, CellState::Ready | CellState::Draining),
         tenants: here.map(|it| (it.name.to_string(), it.plan.to_string(), tenant_state(it.state))).collect(),
         logs: logs.items.into_iter().map(|line| format!("{}  {}", line.service, line.line)).collect(),

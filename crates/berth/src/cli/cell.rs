@@ -351,20 +351,36 @@ fn one(cell: &Shown, now: Timestamp) -> String {
         text.push('\n');
         text.push_str(&table.text());
     }
-    let mut table = Table::new(&["MEASURED", ">FIGURE", ">SAMPLES", "WHEN"]);
-    for figure in &cell.measured {
-        table.row([
-            figure.what.replace('_', " "),
-            format!("{} {}", figure.value, figure.unit.replace("_per_", "/")),
-            figure.samples.to_string(),
-            units::ago(figure.at, now),
-        ]);
-    }
+    let table = figures(cell, now);
     if !table.is_empty() {
         text.push('\n');
         text.push_str(&table.text());
     }
     text
+}
+
+/// What was measured beside what somebody claims of such a place. Either may be missing, which is not nothing.
+fn figures(cell: &Shown, now: Timestamp) -> Table {
+    let with_unit = |value: f64, unit: &str| format!("{value} {}", unit.replace("_per_", "/"));
+    let claim = |what: &str| cell.claimed.iter().find(|claim| claim.what == what);
+    let mut table = Table::new(&["WHAT", ">MEASURED", ">CLAIMED", ">SAMPLES", "WHEN", "CLAIMED OF"]);
+    for figure in &cell.measured {
+        let claim = claim(&figure.what);
+        table.row([
+            figure.what.replace('_', " "),
+            with_unit(figure.value, &figure.unit),
+            units::or_unknown(claim.map(|claim| with_unit(claim.value, &claim.unit))),
+            figure.samples.to_string(),
+            units::ago(figure.at, now),
+            claim.map(|claim| claim.of.clone()).unwrap_or_default(),
+        ]);
+    }
+    for claim in cell.claimed.iter().filter(|claim| cell.measured.iter().all(|figure| figure.what != claim.what)) {
+        let said = with_unit(claim.value, &claim.unit);
+        let what = claim.what.replace('_', " ");
+        table.row([what, units::or_unknown(None::<String>), said, String::new(), String::new(), claim.of.clone()]);
+    }
+    table
 }
 
 fn removal(cell: &Shown) -> String {
@@ -381,7 +397,7 @@ fn removal(cell: &Shown) -> String {
 mod tests {
     use super::{list, one, removal};
     use berth_domain::{CellClass, CellState, MemberRole, MemberState, ServiceRole};
-    use berth_wire::{Cell, CellFigure, Member};
+    use berth_wire::{Cell, CellClaim, CellFigure, Member};
 
     fn cell() -> Cell {
         Cell {
@@ -414,6 +430,14 @@ mod tests {
                 samples: 200,
                 at: "2026-11-21T09:00:00Z".parse().unwrap(),
             }],
+            claimed: [("query_simple", 12.0), ("websocket", 30.0)]
+                .map(|(what, value)| CellClaim {
+                    what: what.to_owned(),
+                    value,
+                    unit: "ms".to_owned(),
+                    of: "hetzner-robot fsn1".to_owned(),
+                })
+                .to_vec(),
             created_at: "2026-11-21T10:00:00Z".parse().unwrap(),
         }
     }

@@ -62,13 +62,20 @@ pub struct Variables {
     pub tokens: Vec<(&'static TokenOf, SecretString)>,
     /// Other addresses of providers, by the variable that their own tools read.
     pub bases: Vec<(&'static str, String)>,
+    /// Organisations at them, by the variables that name them.
+    pub organisations: Vec<(&'static str, String)>,
 }
 
 impl Variables {
     /// What `--live` may use of the environment, asked for by name.
     pub fn of(variable: impl Fn(&str) -> Option<String>) -> Self {
         let secret = |name: &str| variable(name).map(SecretString::from);
+        let organisations = TOKENS.iter().filter_map(|of| {
+            let (name, _) = of.organisation?;
+            Some((name, variable(name)?))
+        });
         Self {
+            organisations: organisations.collect(),
             database: secret("DATABASE_URL"),
             redis: secret("REDIS_URL"),
             tokens: TOKENS.iter().filter_map(|of| Some((of, secret(of.variable)?))).collect(),
@@ -98,13 +105,14 @@ impl Check {
         }
         if self.live {
             let named = berth_check::named(&sources);
+            let organisations: Vec<_> = named.organisations.into_iter().chain(self.variables.organisations).collect();
             let targets = live::Targets {
                 database: named.database.map(SecretString::from).or(self.variables.database),
                 login: if self.mover { Login::Mover } else { Login::Application },
                 wanted: named.connections,
                 redis: named.redis.map(SecretString::from).or(self.variables.redis),
                 hosts: self.host,
-                tokens: held(named.tokens, self.variables.tokens, &self.variables.bases),
+                tokens: held(named.tokens, self.variables.tokens, &self.variables.bases, &organisations),
             };
             let none = targets.database.is_none() && targets.redis.is_none();
             if none && targets.hosts.is_empty() && targets.tokens.is_empty() {
@@ -130,6 +138,7 @@ fn held(
     files: Vec<(&'static TokenOf, String)>,
     environment: Vec<(&'static TokenOf, SecretString)>,
     bases: &[(&'static str, String)],
+    organisations: &[(&'static str, String)],
 ) -> Vec<tokens::Held> {
     let mut found: Vec<_> = files.into_iter().map(|(of, token)| (of, SecretString::from(token))).collect();
     for (of, token) in environment {
@@ -138,7 +147,13 @@ fn held(
         }
     }
     let base = |of: &TokenOf| bases.iter().find(|(name, _)| *name == of.base_variable).map(|(_, base)| base.clone());
-    found.into_iter().map(|(of, token)| tokens::Held { base: base(of), of, token }).collect()
+    // Those of files come first.
+    let organisation = |of: &TokenOf| {
+        let (variable, _) = of.organisation?;
+        organisations.iter().find(|(name, _)| *name == variable).map(|(_, said)| said.clone())
+    };
+    let held = |(of, token)| tokens::Held { base: base(of), organisation: organisation(of), of, token };
+    found.into_iter().map(held).collect()
 }
 
 /// `--only` takes live rules as well.

@@ -10,7 +10,8 @@ use berth_domain::{ServiceName, ServiceRole};
 use std::collections::BTreeMap;
 
 const KEYS: &[&str] = &[
-    "command", "image", "migrate", "role", "port", "health", "copies", "scale", "env", "shape", "hold", "polls", "edge",
+    "command", "image", "migrate", "role", "port", "health", "socket", "copies", "scale", "env", "shape", "hold",
+    "polls", "edge",
 ];
 const COPIES_MAX: u16 = 64;
 /// Set by Berth for every process; a service that set them itself would run against another cell's database.
@@ -51,6 +52,13 @@ fn service(
     let migrate = section.get("migrate").and_then(|at| command(reader, &at));
     let port = section.get("port").and_then(|at| reader.number(&at, 1..=u16::MAX));
     let health = health(reader, &section, role);
+    let socket = section.get("socket").and_then(|at| {
+        if role != Some(ServiceRole::Web) {
+            let message = "only a web service is asked by others";
+            reader.wrong(&at, Problem::Malformed { message, hint: "leave it out, or use the role `web`" });
+        }
+        path(reader, &at)
+    });
     let copies = section.get("copies").map_or(Some(1), |at| reader.number(&at, 1..=COPIES_MAX));
     let scale = section.get("scale").and_then(|at| scale(reader, &at));
     let env = section.get("env").map(|at| env(reader, &at, environment)).unwrap_or_default();
@@ -77,7 +85,7 @@ fn service(
         }
     }
     let (run, role, copies, hold) = (run?, role?, copies?, hold?);
-    Some(Service { run, role, migrate, port, health, copies, scale, env, shape, hold, polls, edge })
+    Some(Service { run, role, migrate, port, health, socket, copies, scale, env, shape, hold, polls, edge })
 }
 
 fn run(reader: &mut Reader, at: &At<'_>, section: &Section<'_>) -> Option<Run> {

@@ -4,7 +4,7 @@
 //! leave. Nothing stays behind: tables are the session's own, and what is written to the log is a message that nobody
 //! reads. A figure that cannot be had is absent, not 0.
 
-use super::{CellInput, store};
+use super::{CellInput, socket, store};
 use crate::{
     App,
     cell_access::{connect, failed},
@@ -44,6 +44,8 @@ const UPLOAD_BYTES: usize = 10 << 20;
 /// Of the gibibyte that a backup's figure is for.
 const BACKUP_PART: u64 = 16;
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// For the handshake and all pings together.
+const SOCKET_LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(run: &mut Run<App>, input: CellInput) -> Result<OperationResult, StepError> {
     let figures = run.step(Measure { cell: input.cell }).await?;
@@ -124,9 +126,14 @@ async fn members(app: &App, cell: CellId) -> Result<Vec<Figure>, StepError> {
     let web = members.iter().find_map(|member| {
         let service = in_force.stack.services.get(&member.service)?;
         let address = member.address.clone().filter(|_| member.service_role == ServiceRole::Web)?;
-        Some((address, service.health.clone()?))
+        Some((address, service.health.clone()?, service.socket.clone()))
     });
-    let Some((address, path)) = web else { return Ok(Vec::new()) };
+    let Some((address, path, socket)) = web else { return Ok(Vec::new()) };
+    let spoken = match socket {
+        // One that does not speak WebSocket there has no such figure; its other ones it has.
+        Some(path) => timeout(SOCKET_LIMIT, socket::pings(&address, &path, REQUESTS)).await.ok().and_then(Result::ok),
+        None => None,
+    };
     let (mut opened, mut answered) = (Vec::new(), Vec::new());
     for _ in 0..REQUESTS {
         // A member that cannot be reached from here, or not every time, has no figure.
@@ -138,7 +145,10 @@ async fn members(app: &App, cell: CellId) -> Result<Vec<Figure>, StepError> {
             _ => return Ok(Vec::new()),
         }
     }
-    Ok(vec![figure(measured::API, "ms", p95(answered), REQUESTS), figure("socket", "ms", p95(opened), REQUESTS)])
+    let mut figures =
+        vec![figure(measured::API, "ms", p95(answered), REQUESTS), figure("socket", "ms", p95(opened), REQUESTS)];
+    figures.extend(spoken.map(|times| figure("websocket", "ms", p95(times), REQUESTS)));
+    Ok(figures)
 }
 
 /// Milliseconds until it is open, and from then until the whole answer is here.

@@ -19,6 +19,7 @@ mod purge;
 mod remove_cell;
 mod restart_service;
 mod roll_cell;
+mod socket;
 mod suspend_tenant;
 mod tenant;
 mod undo_move;

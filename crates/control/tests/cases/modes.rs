@@ -5,7 +5,7 @@ use berth_config::Environment;
 use berth_control::{App, WorkerOptions, serve};
 use berth_infra::{CellDatabase, MemberName, Role, fake::Fake};
 use berth_testkit::{TestDatabase, TestPg, wait_until};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::watch;
 
@@ -149,4 +149,75 @@ async fn a_cell_that_somebody_else_runs_keeps_its_timeouts_and_its_copies() {
     assert_eq!(shown(&world, "statement_timeout").await, "0", "and so is what its login may do");
     stop.send_replace(true);
     server.await.unwrap().unwrap();
+}
+
+/// The guide's column of a deployment of one's own, in a cell of one's own, with its Redis.
+#[tokio::test]
+async fn a_cell_of_ones_own_has_the_other_column() {
+    let world = World::bare().await;
+    let server = TestPg::shared().await;
+    let redis = SecretString::from("redis://:secret@10.0.0.5:6379/0".to_owned());
+    world.fake.stand_on(CellDatabase {
+        database: world.tenants.name().to_owned(),
+        redis: Some(redis),
+        ..server.cell().clone()
+    });
+    world
+        .apply(&STACK.replace("class: shared, provider: fake, max_tenants: 2", "class: dedicated, provider: fake"))
+        .await
+        .unwrap();
+    world.finish().await;
+    let env = told(&world, "shared-1.web.0");
+    for (name, value) in [
+        ("DEPLOYMENT_MODE", "single_tenant"),
+        ("DEDICATED_DATABASE_POOL_SIZE", "10"),
+        ("POOL_SIZE", "10"),
+        ("REDIS_POOL_SIZE", "5"),
+        ("REDIS_HOST", "10.0.0.5"),
+        ("REDIS_PORT", "6379"),
+        ("DATABASE_QUEUE_TARGET_MS", "1000"),
+        ("PGAPPNAME", "webhost_single_tenant"),
+        ("MAX_CUSTOMERS", "1"),
+        ("MAX_CUSTOMERS_PER_SERVER", "1"),
+        ("TENANT_ISOLATION", "infrastructure_level"),
+        ("AUTOSCALING_ENABLED", "false"),
+        ("AUTO_SCALING_ENABLED", "false"),
+    ] {
+        assert_eq!(env.get(name).map(String::as_str), Some(value), "{name}: {env:?}");
+    }
+    assert_eq!(env.get("DEDICATED_DATABASE_URL"), env.get("DATABASE_URL"));
+    assert!(!env.contains_key("SHARED_DATABASE_POOL_SIZE"), "{env:?}");
+}
+
+/// What Postgres calls why it ended a statement or a session.
+async fn ended_by(client: &tokio_postgres::Client, statement: &str) -> Option<String> {
+    let error = client.batch_execute(statement).await.err()?;
+    Some(error.code().map_or_else(|| format!("{error}"), |code| code.code().to_owned()))
+}
+
+/// Both columns: the database itself ends what is longer than the profile of the cell's mode lets it be, for the
+/// application's role alone.
+#[tokio::test]
+async fn the_database_ends_statements_and_idle_transactions_as_the_cells_mode_says() {
+    for (class, mode) in [("class: shared", "multi_tenant"), ("class: dedicated", "single_tenant")] {
+        let world = World::bare().await;
+        let own = STACK.replace("class: shared, provider: fake, max_tenants: 2", &format!("{class}, provider: fake"));
+        let other = if mode == "multi_tenant" { "single_tenant" } else { "multi_tenant" };
+        let modes = format!(
+            "modes:\n  {mode}: {{ statement_timeout: 300ms, idle_in_transaction_timeout: 200ms }}\n  {other}: {{ statement_timeout: 1h, \
+             idle_in_transaction_timeout: 1h }}\n"
+        );
+        world.apply(&(own + &modes)).await.unwrap();
+        world.finish().await;
+        let app = world.tenants.connect(Role::App).await;
+        assert_eq!(ended_by(&app, "SELECT pg_sleep(30)").await.as_deref(), Some("57014"), "{mode}: cancelled");
+        app.batch_execute("BEGIN; SELECT 1").await.unwrap();
+        wait_until("the session is ended", async || app.is_closed(), |closed| *closed).await;
+        let owner = world.tenants.connect(Role::Owner).await;
+        assert_eq!(
+            ended_by(&owner, "BEGIN; SELECT pg_sleep(0.6); COMMIT").await,
+            None,
+            "{mode}: the owner has its time"
+        );
+    }
 }

@@ -60,6 +60,11 @@ pub fn fleet(argument: &str, database: &str) -> Command {
 
 impl Fleet {
     pub async fn start() -> Self {
+        Self::told(&[]).await
+    }
+
+    /// With these variables beside the usual ones.
+    pub async fn told(variables: &[(&str, &str)]) -> Self {
         let postgres = Postgres::start().await;
         let admin = postgres.connect("postgres").await;
         let migrated = fleet("migrate", &postgres.url("berth_owner")).output().unwrap();
@@ -71,6 +76,7 @@ impl Fleet {
             .env("DEDICATED_DATABASE_POOL_SIZE", "2")
             .env("DATABASE_QUEUE_TARGET_MS", "400")
             .env("PGAPPNAME", "own_name")
+            .envs(variables.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -124,6 +130,11 @@ impl Fleet {
 
     pub async fn delete(&self, tenant: Uuid, path: &str) -> Answer {
         self.request(&format!("DELETE {path} HTTP/1.1\r\nBerth-Tenant: {tenant}\r\n"), "").await
+    }
+
+    /// A connection on which nothing was said yet.
+    pub async fn connect(&self) -> TcpStream {
+        TcpStream::connect(&self.address).await.unwrap()
     }
 
     /// One request on a connection of its own. `head` ends with a line end.

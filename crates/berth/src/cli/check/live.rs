@@ -62,17 +62,13 @@ pub async fn ask(targets: Targets, now: Timestamp) -> Answers {
         answers.findings.append(&mut judge.found);
     }
     if let Some(url) = &targets.redis {
-        if url.expose_secret().starts_with("rediss://") {
-            answers.left_out.push("REDIS_URL asks for TLS, which this check does not speak".to_owned());
-        } else {
-            let mut judge = Judge::of("REDIS_URL");
-            match redis_facts(url).await {
-                Ok(facts) => judge.redis(&facts),
-                Err(why) => judge.note("live-redis-unreachable", why),
-            }
-            answers.asked.push(judge.what.to_owned());
-            answers.findings.append(&mut judge.found);
+        let mut judge = Judge::of("REDIS_URL");
+        match redis_facts(url).await {
+            Ok(facts) => judge.redis(&facts),
+            Err(why) => judge.note("live-redis-unreachable", why),
         }
+        answers.asked.push(judge.what.to_owned());
+        answers.findings.append(&mut judge.found);
     }
     for name in &targets.hosts {
         let mut judge = Judge::of(name);
@@ -139,7 +135,10 @@ async fn database_facts(client: &Client) -> Result<Database, tokio_postgres::Err
                     (select rolsuper from pg_roles where rolname = session_user),
                     (select coalesce(max(extract(epoch from now() - state_change)), 0)::bigint
                        from pg_stat_activity where state like 'idle in transaction%'),
-                    (extract(epoch from clock_timestamp()) * 1000)::bigint",
+                    (extract(epoch from clock_timestamp()) * 1000)::bigint,
+                    (select coalesce(max(extract(epoch from now() - query_start)), 0)::bigint
+                       from pg_stat_activity where state = 'active' and backend_type = 'client backend'
+                        and pid <> pg_backend_pid())",
             &[],
         )
         .await?;
@@ -175,6 +174,7 @@ async fn database_facts(client: &Client) -> Result<Database, tokio_postgres::Err
         connections_reserved: row.get(8),
         superuser: row.get(9),
         idle_in_transaction_s: row.get(10),
+        slowest_s: row.get(12),
         dead_rows: dead.iter().map(|row| (row.get(0), row.get(1))).collect(),
         ahead_ms: row.get::<_, i64>(11) - here_ms,
     })
@@ -184,7 +184,7 @@ async fn redis_facts(url: &SecretString) -> Result<Redis, String> {
     let info = redis::IntoConnectionInfo::into_connection_info(url.expose_secret()).map_err(|error| whole(&error))?;
     let address = info.addr().clone();
     let loopback = match &address {
-        redis::ConnectionAddr::Tcp(host, _) => {
+        redis::ConnectionAddr::Tcp(host, _) | redis::ConnectionAddr::TcpTls { host, .. } => {
             host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
         }
         _ => true,
@@ -210,6 +210,8 @@ impl WithoutLogin for redis::ConnectionAddr {
         let text = match self {
             Self::Tcp(host, port) if host.contains(':') => format!("redis://[{host}]:{port}/"),
             Self::Tcp(host, port) => format!("redis://{host}:{port}/"),
+            Self::TcpTls { host, port, .. } if host.contains(':') => format!("rediss://[{host}]:{port}/"),
+            Self::TcpTls { host, port, .. } => format!("rediss://{host}:{port}/"),
             _ => return None,
         };
         redis::IntoConnectionInfo::into_connection_info(text).ok()

@@ -25,6 +25,7 @@ pub struct Held {
     pub of: &'static TokenOf,
     pub token: SecretString,
     pub base: Option<String>,
+    pub organisation: Option<String>,
 }
 
 /// Blocking: the resolver of the system is, too.
@@ -50,7 +51,15 @@ pub fn ask(held: &Held) -> io::Result<Token> {
     }
     // Fly's newer tokens name their scheme themselves.
     let scheme = if token.starts_with("FlyV1 ") { "" } else { "Bearer " };
-    let path = format!("{prefix}{}", held.of.path);
+    let named = held.organisation.as_deref().zip(held.of.organisation);
+    let asked = match named {
+        Some((name, _)) if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') => {
+            return Err(other("the organisation's name holds characters that no slug has"));
+        }
+        Some((name, (_, path))) => format!("{path}{name}"),
+        None => held.of.path.to_owned(),
+    };
+    let path = format!("{prefix}{asked}");
     // Version 1.0: the answer comes in one piece and ends with the connection.
     let request = format!(
         "GET {path} HTTP/1.0\r\nHost: {authority}\r\nUser-Agent: berth-check\r\nAccept: application/json\r\nAuthorization: {scheme}{token}\r\n\r\n"
@@ -60,7 +69,8 @@ pub fn ask(held: &Held) -> io::Result<Token> {
     let stream = first.or_else(|error| tried.find_map(Result::ok).ok_or(error))?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
-    if https { answer(encrypted(stream, host)?, &request) } else { answer(stream, &request) }
+    let said = if https { answer(encrypted(stream, host)?, &request) } else { answer(stream, &request) };
+    said.map(|token| Token { organisation: named.map(|(name, _)| name.to_owned()), ..token })
 }
 
 fn encrypted(stream: TcpStream, host: &str) -> io::Result<impl Read + Write> {
@@ -91,5 +101,6 @@ fn answer(mut stream: impl Read + Write, request: &str) -> io::Result<Token> {
     let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     let body: Value = serde_json::from_str(body).unwrap_or_default();
     let said = |key: &str| body["result"][key].as_str().map(str::to_owned);
-    Ok(Token { status, state: said("status"), ends: said("expires_on").and_then(|end| end.parse::<Timestamp>().ok()) })
+    let ends = said("expires_on").and_then(|end| end.parse::<Timestamp>().ok());
+    Ok(Token { status, state: said("status"), ends, organisation: None })
 }
