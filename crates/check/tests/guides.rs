@@ -99,6 +99,7 @@ fn all_that_is_wrong_with_the_chrono_guide_is_found() {
             "over-capacity docker-compose.yml:2",
             "rpo-below-interval berth.yaml:7",
             "rpo-below-interval production.md:4",
+            "thresholds-contradict .env:1",
         ],
     );
 }

@@ -31,4 +31,9 @@ fn the_sums_are_those_of_the_reference() {
         [computed("CX32 with"), computed("with CX42"), computed("with CX52")],
         ["EUR 25.85", "EUR 37.37", "EUR 56.57"]
     );
+    // Of the reference's parts 2.8.3, 4.3, 4.5 and 5.4: what is said, and what its own parts come to.
+    assert_eq!([computed("hybrid"), computed("the same, hobby")], ["$492.19", "33"]);
+    assert_eq!([computed("starter, tenants"), computed("business, tenants")], ["9", "4"]);
+    assert_eq!([computed("without snapshots"), computed("budget left")], ["EUR 23.85", "EUR 24.15"]);
+    assert_eq!([computed("timer at Azure"), computed("matching at Railway")], ["$14.30", "$10.00"]);
 }

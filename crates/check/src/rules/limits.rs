@@ -286,6 +286,7 @@ pub fn thresholds(world: &World<'_>, out: &mut Out) {
             }
         }
     }
+    said_twice(world, out);
     let variables = world.variables();
     for (low, high) in
         [("MIN_INSTANCES", "MAX_INSTANCES"), ("BUDGET_WARNING", "BUDGET_CRITICAL"), ("BUDGET_CRITICAL", "BUDGET_LIMIT")]
@@ -300,6 +301,51 @@ pub fn thresholds(world: &World<'_>, out: &mut Out) {
                 out.note(a.file, a.line, &a.key, message, format!("put `{low}` below `{high}`"));
             }
         }
+    }
+}
+
+/// A variable and the key of the stack file that says the same; `*` is each service that says so.
+const TWICE: &[(&str, &str)] = &[
+    ("BUDGET_LIMIT", "budget.amount"),
+    ("BUDGET_WARNING", "budget.warning"),
+    ("BUDGET_CRITICAL", "budget.critical"),
+    ("MIN_INSTANCES", "services.*.scale.min"),
+    ("MAX_INSTANCES", "services.*.scale.max"),
+    ("CPU_THRESHOLD", "services.*.scale.cpu"),
+    ("MEMORY_THRESHOLD", "services.*.scale.memory"),
+];
+
+/// One threshold in two files, with two values.
+fn said_twice(world: &World<'_>, out: &mut Out) {
+    let Some(stack) = world.stack() else { return };
+    for variable in world.variables().iter().filter(|v| v.file.kind == Kind::Environment) {
+        let Some((_, key)) = TWICE.iter().find(|(name, _)| *name == variable.name) else { continue };
+        let Ok(value) = variable.value.parse::<f64>() else { continue };
+        let keys: Vec<String> = match key.split_once('*') {
+            None => vec![(*key).to_owned()],
+            Some((before, after)) => {
+                let services = World::services(stack).into_iter();
+                services.map(|(name, ..)| format!("{before}{name}{after}")).collect()
+            }
+        };
+        let said = |key: &String| {
+            let path: Vec<&str> = key.split('.').collect();
+            Some((key.clone(), stack.tree.at(&path)?.number()?))
+        };
+        let said: Vec<(String, f64)> = keys.iter().filter_map(said).collect();
+        // With several services, that of one of them is enough.
+        if said.is_empty() || said.iter().any(|(_, other)| (other - value).abs() < f64::EPSILON) {
+            continue;
+        }
+        let (key, other) = &said[0];
+        let message = format!(
+            "`{}` is {value} here and `{key}` is {other} in {}: one of the two acts",
+            variable.name, stack.path
+        );
+        let remedy = format!(
+            "say it once, as `{key}`: what runs is told it under the variable's name where it is one of Berth's"
+        );
+        out.note(variable.file, variable.line, &variable.key, message, remedy);
     }
 }
 
