@@ -163,7 +163,9 @@ impl Admin {
             ),
         ];
         let places = &self.common.places;
+        let parked = self.common.room.bytes();
         let families = families.into_iter().chain([
+            ("berth_edge_parked_bytes", "gauge", "Bytes of bodies that are parked while their tenants move.", parked),
             (
                 "berth_edge_geo_known",
                 "gauge",
@@ -368,6 +370,12 @@ fn metrics(facts: &Facts, reports: &[CoreReport], link: &Link) -> String {
         ("berth_edge_tenants", "gauge", "Tenants routed.", facts.routes.len() as u64),
         ("berth_edge_revision", "gauge", "Revision of the routes in force.", facts.revision.get()),
         ("berth_edge_control_connected", "gauge", "1 while routes are followed.", u64::from(connected)),
+        (
+            "berth_edge_control_polls",
+            "gauge",
+            "1 while routes are asked for in polls, because the stream is cut.",
+            u64::from(link.polls.load(Ordering::Relaxed)),
+        ),
         ("berth_edge_control_open", "gauge", "1 when control was spoken to without TLS over a public network.", open),
     ];
     for (name, kind, help, value) in scalars {
@@ -376,4 +384,92 @@ fn metrics(facts: &Facts, reports: &[CoreReport], link: &Link) -> String {
         });
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Facts, NAMED_TENANTS, metrics};
+    use crate::{core::CoreReport, feed::Link, meter::Meter, routes::Routes};
+    use berth_domain::{CellName, Generation, PlanName, Revision, TenantId, TenantKey, TenantName};
+    use berth_wire::edge::{RouteState, TenantRoute};
+    use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+    fn tenant(number: usize) -> TenantId {
+        TenantId::new(uuid::Uuid::from_u128(number as u128 + 1))
+    }
+
+    fn route(number: usize) -> TenantRoute {
+        TenantRoute {
+            tenant: tenant(number),
+            name: TenantName::new(format!("t{number}")).unwrap(),
+            key: TenantKey::new(format!("key-{number}")).unwrap(),
+            plan: PlanName::new("starter").unwrap(),
+            cell: CellName::new("shared").unwrap(),
+            generation: Generation::new(1),
+            revision: Revision::new(1),
+            hosts: Vec::new(),
+            patterns: Vec::new(),
+            state: RouteState::Serving,
+            members: Vec::new(),
+            body_bytes: None,
+            limits: Vec::new(),
+            allow: Vec::new(),
+        }
+    }
+
+    /// Requests by tenant, as they are shown.
+    fn shown(page: &str) -> BTreeMap<String, u64> {
+        let line = |line: &str| {
+            let rest = line.strip_prefix("berth_edge_requests_total{tenant=\"")?;
+            let (name, rest) = rest.split_once('"')?;
+            Some((name.to_owned(), rest.split_once(' ')?.1.parse::<u64>().ok()?))
+        };
+        let mut all = BTreeMap::new();
+        for (name, count) in page.lines().filter_map(line) {
+            *all.entry(name).or_default() += count;
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn the_busiest_tenants_are_named_over_all_cores_and_no_request_of_the_others_is_lost() {
+        let routes = Routes::default();
+        let number = NAMED_TENANTS * 3;
+        for n in 0..number {
+            routes.put(&route(n), None);
+        }
+        let facts = Facts { revision: Revision::new(1), routes: Arc::new(routes) };
+        let link = Link::new(
+            "north".parse().unwrap(),
+            Vec::new(),
+            "bk".into(),
+            Duration::from_secs(1),
+            false,
+            Revision::new(1),
+        );
+        // Busy on one core and idle on the other: only both together say who is busiest.
+        let report = |counts: &dyn Fn(usize) -> u64| {
+            let meter = |count| {
+                let mut meter = Meter::default();
+                (0..count).for_each(|_| meter.count(200, 1));
+                meter
+            };
+            let tenants = (0..number).map(|n| (tenant(n), meter(counts(n)))).collect();
+            CoreReport { tenants, ..CoreReport::default() }
+        };
+        let reports = [report(&|n| (n as u64) * 3), report(&|n| if n == 0 { 1000 } else { n as u64 % 2 })];
+        let all = shown(&metrics(&facts, &reports, &link));
+        assert_eq!(all.len(), NAMED_TENANTS + 1);
+        assert_eq!(all["t0"], 1000, "busy on the second core alone");
+        for n in number - NAMED_TENANTS + 1..number {
+            assert_eq!(all[&format!("t{n}")], (n as u64) * 3 + n as u64 % 2);
+        }
+        let expected: u64 = (0..number as u64).map(|n| n * 3 + if n == 0 { 1000 } else { n % 2 }).sum();
+        assert_eq!(all.values().sum::<u64>(), expected, "what is not named is counted as one");
+        // One that is not routed any more is counted, and named no more.
+        facts.routes.remove(tenant(0));
+        let all = shown(&metrics(&facts, &reports, &link));
+        assert!(!all.contains_key("t0") && all.contains_key(&format!("t{}", number - NAMED_TENANTS)));
+        assert_eq!(all.values().sum::<u64>(), expected);
+    }
 }

@@ -158,7 +158,7 @@ impl<'a> Call<'a> {
     /// Parks a request that the fence refused, until the tenant's new place is known here, or the hold under which it
     /// was refused has ended without a move.
     async fn wait_for_generation(&mut self, moved_to: u64, releases: u64, bytes: u64) -> Result<(), Refusal> {
-        let stopped = self.tenant.park_fenced(bytes, self.core.limits(), Instant::now());
+        let stopped = self.tenant.park_fenced(bytes, self.core.limits(), &self.core.common.room, Instant::now());
         self.park(Some(stopped))?;
         loop {
             let changed = self.tenant.changed.notified();

@@ -75,6 +75,8 @@ pub struct Limits {
     pub park_requests: u32,
     /// Their bodies together.
     pub park_bytes: u64,
+    /// The bodies that are parked for all tenants together.
+    pub park_all_bytes: u64,
     /// How long a request refused by the fence waits when no hold says otherwise.
     pub fence_park: Duration,
     /// Client connections per worker.
@@ -108,6 +110,7 @@ impl Default for Limits {
             upstream_fresh: Duration::from_secs(1),
             park_requests: 1000,
             park_bytes: 16 * 1024 * 1024,
+            park_all_bytes: 256 * 1024 * 1024,
             fence_park: Duration::from_secs(2),
             connections: 20_000,
             feed_silence: Duration::from_secs(30),

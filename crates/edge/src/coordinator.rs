@@ -18,7 +18,7 @@ use crate::{
     feed::{self, ControlUrl, Link},
     geo::Places,
     handover::{Predecessor, Sockets},
-    hold::{Budget, HoldOrder},
+    hold::{Budget, HoldOrder, Room},
     limits::Buckets,
     pack,
     report::{self, Reporter},
@@ -108,12 +108,14 @@ impl Edge {
             vitals: Arc::default(),
             places: Arc::new(places),
             trust: Arc::default(),
+            room: Arc::new(Room::new(limits.park_all_bytes)),
             settings: ArcSwap::from_pointee(settings::load(&config.data_dir, SETTINGS)),
             certificates: Arc::clone(&certificates),
             request_log: config.request_log.as_ref().map(Logger::start).transpose()?,
             epoch: Instant::now(),
         });
         cluster.set(common.settings.load().cluster.clone());
+        common.places.miss(common.settings.load().geo.is_some());
         let places = Arc::clone(&common.places);
         let stop = CancellationToken::new();
         // Whoever drops this future ends the threads too.
@@ -332,7 +334,7 @@ impl Coordinator {
             unsure: self.unsure,
             drain: Duration::from_millis(hold.drain_ms.into()),
             park: Duration::from_millis(hold.park_ms.into()),
-            budget: Arc::new(Budget::new(self.limits.park_requests, self.limits.park_bytes)),
+            budget: Arc::new(Budget::new(self.limits.park_requests, self.limits.park_bytes, &self.common.room)),
         })
     }
 
@@ -426,6 +428,7 @@ impl Coordinator {
         let settings = Arc::new(settings);
         self.common.settings.store(Arc::clone(&settings));
         self.common.cluster.set(settings.cluster.clone());
+        self.common.places.miss(settings.geo.is_some());
         self.tell(|| Order::Settings);
         tracing::info!("the control plane's settings are in force");
         if settings.compression.is_some() && !pack::CAN {

@@ -9,7 +9,7 @@ use crate::{
     dial::Trust,
     geo::Places,
     health::Vitals,
-    hold::{Account, HoldOrder},
+    hold::{Account, HoldOrder, Room},
     late::Waiting,
     limits::Buckets,
     meter::Meter,
@@ -70,6 +70,8 @@ pub struct Common {
     pub open: AtomicUsize,
     /// Who vouches for members.
     pub trust: Arc<Trust>,
+    /// Of parked bodies.
+    pub room: Arc<Room>,
     /// `None`: no request is written down.
     pub request_log: Option<Logger>,
     /// Nanoseconds are counted from here.

@@ -3,6 +3,9 @@
 //! Never decides what is taken. Either conversation may break at any time and goes on with any control plane that
 //! answers; the edge serves on without.
 
+mod poll;
+
+use self::poll::FallBack;
 use crate::{config::EdgeError, dial};
 use berth_domain::{EdgeId, EdgeName, Revision, is_private};
 use berth_wire::{
@@ -34,12 +37,14 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::{Notify, mpsc},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
 
 const CONNECT_TIME: Duration = Duration::from_secs(2);
 const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// The first event of a stream is there after this.
+const FIRST_WORD: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A line longer than this is not a control plane's.
@@ -128,6 +133,8 @@ pub struct Link {
     pub connected: AtomicBool,
     /// It has been spoken to without TLS over a network that is not private.
     pub open: AtomicBool,
+    /// Routes are asked for in polls, because streams are cut.
+    pub polls: AtomicBool,
     /// The routes are wanted again from `revision`, because the last ones could not be written down.
     pub again: Notify,
     presence: Mutex<Presence>,
@@ -158,6 +165,7 @@ impl Link {
             challenges: AtomicU64::new(0),
             connected: AtomicBool::new(false),
             open: AtomicBool::new(false),
+            polls: AtomicBool::new(false),
             again: Notify::new(),
             presence: Mutex::default(),
             said: Mutex::default(),
@@ -258,8 +266,9 @@ async fn speak(
 async fn ask(
     sender: &mut SendRequest<Full<Bytes>>,
     request: Request<Full<Bytes>>,
+    limit: Duration,
 ) -> Result<Response<Incoming>, FeedError> {
-    let answer = timeout(ANSWER_TIME, sender.send_request(request)).await.map_err(|_| FeedError::Late)??;
+    let answer = timeout(limit, sender.send_request(request)).await.map_err(|_| FeedError::Late)??;
     if answer.status().is_success() { Ok(answer) } else { Err(FeedError::Refused(answer.status())) }
 }
 
@@ -272,11 +281,22 @@ fn longer(pause: Duration) -> Duration {
 pub async fn follow(link: Arc<Link>, events: mpsc::Sender<EdgeEvent>) {
     let mut pause = FIRST_PAUSE;
     let mut said = false;
+    let mut fall_back = FallBack::default();
     for url in link.urls.iter().cycle() {
-        let error = match follow_one(&link, url, &events, &mut pause).await {
+        let began = Instant::now();
+        let wait = fall_back.wait(began);
+        link.polls.store(wait.is_some(), Ordering::Relaxed);
+        let followed = match wait {
+            None => follow_one(&link, url, &events, &mut pause).await,
+            Some(wait) => poll::follow(&link, url, &events, &mut pause, wait, &mut fall_back).await,
+        };
+        let error = match followed {
             Ok(()) => return,
             Err(error) => error,
         };
+        if fall_back.ended(&error, wait.is_some(), began) {
+            tracing::warn!(control = %url.socket, %error, "the stream of routes is cut again and again: asking in polls for a while");
+        }
         said &= !link.connected.swap(false, Ordering::Relaxed);
         if said {
             tracing::debug!(control = %url.socket, %error, "no routes from this control plane");
@@ -307,15 +327,17 @@ async fn follow_one(
     if in_the_open {
         request.headers_mut().insert(IN_THE_OPEN, HeaderValue::from_static("1"));
     }
-    let mut body = ask(&mut sender, request).await?.into_body();
+    let mut body = ask(&mut sender, request, ANSWER_TIME).await?.into_body();
     let mut buffer = BytesMut::new();
     let mut scanned = 0;
+    let mut heard = false;
     loop {
         while let Some(end) = buffer[scanned..].iter().position(|b| *b == b'\n') {
             let line = buffer.split_to(scanned + end + 1);
             scanned = 0;
             let event: EdgeEvent = serde_json::from_slice(&line)?;
             *pause = FIRST_PAUSE;
+            heard = true;
             if !link.connected.swap(true, Ordering::Relaxed) {
                 tracing::info!(control = %url.socket, "following the control plane's routes");
                 link.outbox_changed.notify_one();
@@ -332,8 +354,10 @@ async fn follow_one(
             // A full table came in one line; its room is not kept.
             buffer = BytesMut::new();
         }
+        // What there is to say comes at once: a proxy that keeps it back is not waited for.
+        let silence = if heard { link.silence } else { link.silence.min(FIRST_WORD) };
         let frame = tokio::select! {
-            frame = timeout(link.silence, body.frame()) => frame.map_err(|_| FeedError::Silence)?,
+            frame = timeout(silence, body.frame()) => frame.map_err(|_| FeedError::Silence)?,
             () = link.again.notified() => return Err(FeedError::Again),
             () = link.presence_changed.notified() => return Err(FeedError::Leaving),
         };
@@ -407,7 +431,7 @@ async fn say(
 ) -> Result<EdgeAckAnswer, FeedError> {
     sender.ready().await?;
     let body = Bytes::from(serde_json::to_vec(&ack)?);
-    let answer = ask(sender, link.request(url, Method::POST, "acks", body)?).await?;
+    let answer = ask(sender, link.request(url, Method::POST, "acks", body)?, ANSWER_TIME).await?;
     let body = timeout(ANSWER_TIME, Limited::new(answer.into_body(), ANSWER_MAX).collect()).await;
     let body = body.map_err(|_| FeedError::Late)?.map_err(|_| FeedError::Answer)?.to_bytes();
     Ok(serde_json::from_slice(&body)?)
@@ -442,7 +466,7 @@ pub async fn say_meters(link: &Link, said: &EdgeMeters) -> bool {
 async fn say_meters_to(link: &Link, url: &ControlUrl, said: &EdgeMeters) -> Result<EdgeMetersAnswer, FeedError> {
     let (mut sender, _) = connect(link, url).await?;
     let request = link.request(url, Method::POST, "meters", Bytes::from(serde_json::to_vec(said)?))?;
-    let answer = ask(&mut sender, request).await?;
+    let answer = ask(&mut sender, request, ANSWER_TIME).await?;
     let body = timeout(ANSWER_TIME, Limited::new(answer.into_body(), ANSWER_MAX).collect()).await;
     let body = body.map_err(|_| FeedError::Late)?.map_err(|_| FeedError::Answer)?.to_bytes();
     Ok(serde_json::from_slice(&body)?)

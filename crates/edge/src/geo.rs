@@ -86,16 +86,39 @@ impl Geo {
     }
 }
 
+/// Whether an edge would take this file.
+pub fn check(path: &Path) -> Result<(), BadGeo> {
+    Geo::open(path).map(drop)
+}
+
 /// The file in force, for all cores.
 #[derive(Debug, Default)]
 pub struct Places {
     now: ArcSwapOption<Geo>,
     refused: AtomicBool,
+    /// Said in the log.
+    missed: AtomicBool,
 }
 
 impl Places {
     pub fn of(geo: Option<Geo>) -> Self {
-        Self { now: ArcSwapOption::from(geo.map(Arc::new)), refused: AtomicBool::new(false) }
+        Self { now: ArcSwapOption::from(geo.map(Arc::new)), ..Self::default() }
+    }
+
+    /// Says once that the stack file asks for nearness and nobody knows where clients are. True when it was said now.
+    pub fn miss(&self, wanted: bool) -> bool {
+        let missing = wanted && !self.is_known();
+        if !missing {
+            self.missed.store(false, Relaxed);
+            return false;
+        }
+        let first = !self.missed.swap(true, Relaxed);
+        if first {
+            tracing::warn!(
+                "`cluster.geo_routing` is on and this edge has no `--geo-database`: every region is as near as any other"
+            );
+        }
+        first
     }
 
     pub fn is_known(&self) -> bool {
@@ -180,7 +203,16 @@ ZW -19 30";
 
 #[cfg(test)]
 mod tests {
-    use super::{Geo, MIDDLES, Spot, middle};
+    use super::{Geo, MIDDLES, Places, Spot, middle};
+
+    #[test]
+    fn nearness_that_nobody_can_tell_is_said_once_until_it_is_asked_for_anew() {
+        let nowhere = Places::of(None);
+        assert_eq!(
+            [false, true, true, false, true].map(|wanted| nowhere.miss(wanted)),
+            [false, true, false, false, true]
+        );
+    }
 
     #[test]
     fn every_country_of_the_table_has_a_spot_on_the_globe_and_distances_are_as_on_a_map() {

@@ -14,25 +14,25 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// How much of one tenant may be parked at once, on all cores together.
+/// How many bytes of bodies one edge parks at once, of all tenants together: many small pauses are one large one.
 #[derive(Debug)]
-pub struct Budget {
-    requests: AtomicU32,
+pub struct Room {
     bytes: AtomicU64,
-    requests_max: u32,
     bytes_max: u64,
 }
 
-impl Budget {
-    pub fn new(requests_max: u32, bytes_max: u64) -> Self {
-        Self { requests: AtomicU32::new(0), bytes: AtomicU64::new(0), requests_max, bytes_max }
+impl Room {
+    pub fn new(bytes_max: u64) -> Self {
+        Self { bytes: AtomicU64::new(0), bytes_max }
     }
 
-    /// Takes room for one request, or leaves everything as it was.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     fn take(&self, bytes: u64) -> bool {
-        let requests = self.requests.fetch_add(1, Ordering::Relaxed);
         let held = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let fits = requests < self.requests_max && held.saturating_add(bytes) <= self.bytes_max;
+        let fits = held.saturating_add(bytes) <= self.bytes_max;
         if !fits {
             self.give_back(bytes);
         }
@@ -40,6 +40,44 @@ impl Budget {
     }
 
     fn give_back(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// How much of one tenant may be parked at once, on all cores together.
+#[derive(Debug)]
+pub struct Budget {
+    requests: AtomicU32,
+    bytes: AtomicU64,
+    requests_max: u32,
+    bytes_max: u64,
+    room: Arc<Room>,
+}
+
+impl Budget {
+    pub fn new(requests_max: u32, bytes_max: u64, room: &Arc<Room>) -> Self {
+        let room = Arc::clone(room);
+        Self { requests: AtomicU32::new(0), bytes: AtomicU64::new(0), requests_max, bytes_max, room }
+    }
+
+    /// Takes room for one request, or leaves everything as it was.
+    fn take(&self, bytes: u64) -> bool {
+        let requests = self.requests.fetch_add(1, Ordering::Relaxed);
+        let held = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = requests < self.requests_max && held.saturating_add(bytes) <= self.bytes_max;
+        let fits = fits && self.room.take(bytes);
+        if !fits {
+            self.free(bytes);
+        }
+        fits
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.free(bytes);
+        self.room.give_back(bytes);
+    }
+
+    fn free(&self, bytes: u64) {
         self.requests.fetch_sub(1, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }

@@ -1,13 +1,17 @@
 //! Who is parked and who is let through, the budget, the pause, over instants that the test names. No socket.
 
-use super::{Account, Budget, Gate, HoldOrder, Parked, Stopped};
+use super::{Account, Budget, Gate, HoldOrder, Parked, Room, Stopped};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
 fn order(serial: u64, all: bool, unsure: bool) -> HoldOrder {
-    let budget = Arc::new(Budget::new(2, 10));
+    within(&Arc::new(Room::new(u64::MAX)), serial, all, unsure)
+}
+
+fn within(room: &Arc<Room>, serial: u64, all: bool, unsure: bool) -> HoldOrder {
+    let budget = Arc::new(Budget::new(2, 10, room));
     HoldOrder { serial, all, unsure, drain: Duration::from_millis(50), park: Duration::from_secs(2), budget }
 }
 
@@ -46,6 +50,30 @@ fn a_hold_from_disk_lets_reads_through_once_control_has_spoken() {
     assert!(!gate.enter(true));
     gate.sure();
     assert!(gate.enter(true) && !gate.enter(false));
+}
+
+#[test]
+fn all_tenants_of_an_edge_share_one_room_and_what_is_refused_takes_none() {
+    let (room, now) = (Arc::new(Room::new(15)), Instant::now());
+    let mut tenants = [Gate::default(), Gate::default(), Gate::default()];
+    for (serial, gate) in (1..).zip(&mut tenants) {
+        gate.hold(within(&room, serial, false, false));
+    }
+    let first = parked(&tenants[0], 10, now).unwrap();
+    assert!(parked(&tenants[0], 1, now).is_none(), "its own budget is used up");
+    assert_eq!(room.bytes(), 10);
+    assert!(parked(&tenants[1], 6, now).is_none(), "the edge has 5 bytes left");
+    assert_eq!(room.bytes(), 10);
+    let second = parked(&tenants[1], 5, now).unwrap();
+    let empty = parked(&tenants[2], 0, now).unwrap();
+    assert!(parked(&tenants[2], 1, now).is_none());
+    drop(first);
+    let third = parked(&tenants[2], 10, now).unwrap();
+    assert_eq!(room.bytes(), 15);
+    second.sent_on(now);
+    third.expired();
+    drop(empty);
+    assert_eq!(room.bytes(), 0);
 }
 
 #[test]

@@ -59,6 +59,6 @@ mod worker;
 
 pub use config::{EdgeConfig, EdgeError, EdgeErrorKind, Limits, RequestLog};
 pub use coordinator::{Edge, run};
-pub use geo::BadGeo;
+pub use geo::{BadGeo, check as check_geo_database};
 pub use handover::Sockets;
 pub use snapshot::SnapshotError;

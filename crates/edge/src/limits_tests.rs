@@ -82,6 +82,30 @@ fn never() -> Timestamp {
 }
 
 #[test]
+fn a_wall_clock_that_jumps_gives_and_takes_no_token() {
+    let (tenant, buckets) = (TenantId::new(uuid::Uuid::from_u128(1)), Buckets::default());
+    let end = Timestamp::from_second(1_800_000_000).unwrap();
+    let spent = RouteLimit { until: Some(end), ..limit("gps", 0) };
+    let limits = buckets.of(tenant, &[spent, limit("gps", 60), limit("api", 60)]);
+    // Ten minutes of the edge's own clock, ten requests a second, while the time of day leaps by years both ways.
+    let (mut given, mut refused) = (0_u64, 0_u64);
+    for n in 0..6_000_u64 {
+        let leap = [0, 94_608_000, -94_608_000, 1, -3_600][n as usize % 5];
+        let day = || Timestamp::from_second(1_700_000_000 + leap).unwrap();
+        let taken = |path: &str| {
+            let limit = limits.of(path, day).unwrap();
+            limit.rate.map(|rate| taken(&limit.bucket, &rate, n * SECOND_NS / 10))
+        };
+        given += u64::from(taken("/") == Some(true));
+        // Of the quota the time of day decides, and only whether it is there.
+        refused += u64::from(taken("/gps").is_none());
+        assert_eq!(taken("/gps").is_none(), day() < end);
+    }
+    assert_eq!(given, 60 + 599, "what was there, and one a second");
+    assert_eq!(refused, 6_000 * 4 / 5);
+}
+
+#[test]
 fn what_was_spent_ends_by_itself_and_the_plans_own_limit_counts_again() {
     let tenant = TenantId::new(uuid::Uuid::from_u128(1));
     let end = Timestamp::from_second(86_400).unwrap();

@@ -3,7 +3,7 @@
 //! Never shared between cores: everything here is a plain cell.
 
 use crate::{
-    hold::{Budget, Gate, HoldOrder, Stopped},
+    hold::{Budget, Gate, HoldOrder, Room, Stopped},
     limits::{Buckets, TenantLimits},
     meter::Meter,
     pool::Pool,
@@ -189,12 +189,12 @@ impl Tenant {
     }
 
     /// Parks under the hold in force or, refused by the fence without one, on this core's own account.
-    pub fn park_fenced(&self, bytes: u64, limits: &crate::Limits, now: Instant) -> Stopped {
+    pub fn park_fenced(&self, bytes: u64, limits: &crate::Limits, room: &Arc<Room>, now: Instant) -> Stopped {
         if let Some(stopped) = self.gate.borrow().park(bytes, now) {
             return stopped;
         }
         let mut own = self.own_budget.borrow_mut();
-        let budget = own.get_or_insert_with(|| Arc::new(Budget::new(limits.park_requests, limits.park_bytes)));
+        let budget = own.get_or_insert_with(|| Arc::new(Budget::new(limits.park_requests, limits.park_bytes, room)));
         Gate::park_unordered(budget, bytes, limits.fence_park, now)
     }
 

@@ -5,6 +5,9 @@
 //! ([`EdgeAck`]). Revisions only rise. A tenant's route replaces its earlier one whole; a route whose
 //! `generation` or `revision` is lower than what the edge has is refused by the edge. An edge that sends the header
 //! [`SPEAKS`] is told [`EdgeEvent::Settings`] too; an older one would not understand them.
+//!
+//! With `&wait_ms=…` it is a long poll: the same lines, as many as there are now or the first one within that time, and the
+//! answer ends. [`POLL`] of the answer goes with the next one, as `&poll=…`.
 
 use berth_domain::{
     Balance, CellName, CertificateId, EdgeId, Generation, HostPattern, Hostname, MemberId, Network, PlanName, Revision,
@@ -28,6 +31,9 @@ pub const KEEPS_ALLOW: &str = "allow";
 
 /// The header by which an edge says, with any value, that it takes [`EdgeEvent::Challenges`].
 pub const CHALLENGES: &str = "berth-edge-challenges";
+
+/// The header of an answer to a long poll: what the next one repeats, so that nothing is said twice.
+pub const POLL: &str = "berth-edge-poll";
 
 /// The header by which an edge says, with any value, that it reached this control plane without TLS at an address that is
 /// not private. Control sees the address of whoever is between.
