@@ -4,7 +4,7 @@ use axum::{
     Json,
     response::{IntoResponse, Response},
 };
-use berth_wire::{Operation, Tenant};
+use berth_wire::{Operation, Tenant, TenantLimits};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
 
@@ -20,11 +20,28 @@ impl IntoResponse for Accepted {
 }
 
 /// 200 with the version that an edit may rest on.
-pub struct Tagged(pub Tenant);
+pub struct Tagged<T = Tenant>(pub T);
 
-impl IntoResponse for Tagged {
+/// What an edit may rest on.
+pub trait Versioned: serde::Serialize {
+    fn version(&self) -> u64;
+}
+
+impl Versioned for Tenant {
+    fn version(&self) -> u64 {
+        self.version
+    }
+}
+
+impl Versioned for TenantLimits {
+    fn version(&self) -> u64 {
+        self.version
+    }
+}
+
+impl<T: Versioned> IntoResponse for Tagged<T> {
     fn into_response(self) -> Response {
-        ([(header::ETAG, tag(self.0.version))], Json(self.0)).into_response()
+        ([(header::ETAG, tag(self.0.version()))], Json(self.0)).into_response()
     }
 }
 

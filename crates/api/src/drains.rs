@@ -108,7 +108,7 @@ pub async fn edge(
     responses((status = 200, body = Drain), Problems))]
 pub async fn show_edge(State(api): State<Api>, By(caller): By, Path(edge): Path<EdgeName>) -> ApiResult<Json<Drain>> {
     let permit = caller.may(Read)?;
-    Ok(Json(drains::show_edge(&api.app, &permit, &edge).await?))
+    Ok(Json(drains::show_edge(&api.app, &permit, Some(&edge)).await?))
 }
 
 /// Lets a drained edge keep connections again.
@@ -116,5 +116,5 @@ pub async fn show_edge(State(api): State<Api>, By(caller): By, Path(edge): Path<
     responses((status = 200, body = Drain), Problems))]
 pub async fn undo_edge(State(api): State<Api>, By(caller): By, Path(edge): Path<EdgeName>) -> ApiResult<Json<Drain>> {
     let permit = caller.may(Change)?;
-    Ok(Json(drains::undo_edge(&api.app, &permit, &edge).await?))
+    Ok(Json(drains::undo_edge(&api.app, &permit, Some(&edge)).await?))
 }

@@ -15,18 +15,20 @@ use axum::{
 };
 use berth_control::{
     ControlError, Follow, Read,
+    edge_polls::{self, Poll},
     edges::{self, Takes},
 };
 use berth_domain::{EdgeId, EdgeName, Revision, is_private};
 use berth_wire::{
     EdgeView, Page, VERSION,
-    edge::{CHALLENGES, EdgeAck, EdgeAckAnswer, IN_THE_OPEN, KEEPS, KEEPS_ALLOW, LEAVING, SPEAKS},
+    edge::{CHALLENGES, EdgeAck, EdgeAckAnswer, IN_THE_OPEN, KEEPS, KEEPS_ALLOW, LEAVING, POLL, SPEAKS},
 };
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::Deserialize;
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
+use uuid::Uuid;
 
 /// All edges that ever called. Always the whole list.
 #[utoipa::path(get, path = "/v1/edges", tag = "edges", params(Whole),
@@ -48,6 +50,13 @@ pub struct From {
     #[serde(default)]
     #[param(value_type = u64)]
     after: Revision,
+    /// The answer ends: with what there is to say, or after so many milliseconds. For edges behind a proxy that cuts
+    /// streams.
+    #[param(minimum = 0, maximum = 20000)]
+    wait_ms: Option<u32>,
+    /// `berth-edge-poll` of the answer before.
+    #[param(value_type = Option<String>, format = Uuid)]
+    poll: Option<Uuid>,
 }
 
 /// Where a request comes from, where the server knows it.
@@ -80,6 +89,20 @@ pub async fn routes(
         in_the_open: in_the_open(peer.as_ref().map(|Extension(peer)| peer), &headers),
         version: headers.get(VERSION).and_then(|version| version.to_str().ok()?.parse().ok()),
     };
+    if let Some(wait_ms) = from.wait_ms {
+        let wait = Duration::from_millis(wait_ms.into());
+        let poll = Poll { after: from.after, takes, heard: from.poll, wait };
+        let polled = edge_polls::poll(&api.app, &permit, edge, from.instance, poll).await?;
+        let mut lines = Vec::new();
+        for event in &polled.events {
+            serde_json::to_writer(&mut lines, event).map_err(ControlError::from)?;
+            lines.push(b'\n');
+        }
+        let kind = HeaderValue::from_static("application/x-ndjson");
+        let token = HeaderValue::from_str(&polled.token.to_string()).expect("an id is letters, digits and dashes");
+        let headers = [(header::CONTENT_TYPE, kind), (HeaderName::from_static(POLL), token)];
+        return Ok((headers, lines).into_response());
+    }
     let events = edges::routes(&api.app, &permit, edge, from.instance, from.after, takes).await?;
     let lines = events.map(|event| {
         let mut line = serde_json::to_vec(&event?)?;

@@ -3,7 +3,7 @@
 use crate::{
     Api,
     auth::By,
-    extract::{Body, MaybeBody, Path},
+    extract::{Body, MaybeBody, Path, Query},
     problem::{ApiResult, Problems},
 };
 use axum::{Json, extract::State};
@@ -178,6 +178,39 @@ pub async fn drain_edge(
     Ok(Json(drains::edge(&api.app, &permit, asked.node.as_ref(), &grace).await?.into()))
 }
 
+/// Which edge; it may be left out where there is one.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct WhichEdge {
+    #[param(value_type = Option<String>)]
+    node: Option<EdgeName>,
+}
+
+/// How far it is: `GET /v1/edges/{edge}/drain`.
+#[utoipa::path(get, path = "/admin/drain", tag = "guide", params(WhichEdge),
+    responses((status = 200, body = Drained), Problems))]
+pub async fn drained_edge(
+    State(api): State<Api>,
+    By(caller): By,
+    Query(which): Query<WhichEdge>,
+) -> ApiResult<Json<Drained>> {
+    let permit = caller.may(Read)?;
+    Ok(Json(drains::show_edge(&api.app, &permit, which.node.as_ref()).await?.into()))
+}
+
+/// Takes it back: `DELETE /v1/edges/{edge}/drain`.
+#[utoipa::path(delete, path = "/admin/drain", tag = "guide", params(WhichEdge),
+    responses((status = 200, body = Drained), Problems))]
+pub async fn undrain_edge(
+    State(api): State<Api>,
+    By(caller): By,
+    Query(which): Query<WhichEdge>,
+) -> ApiResult<Json<Drained>> {
+    let permit = caller.may(Change)?;
+    Ok(Json(drains::undo_edge(&api.app, &permit, which.node.as_ref()).await?.into()))
+}
+
 /// The VeloFlux guide's drain of a tenant: `POST /v1/tenants/{tenant}/drain`.
 #[utoipa::path(post, path = "/api/tenants/{tenant}/drain", tag = "guide", request_body = Option<DrainAsk>,
     params(("tenant" = String, Path)), responses((status = 200, body = Drained), Problems))]
@@ -251,8 +284,8 @@ pub struct TenantStatus {
     mode: Option<Isolation>,
     #[schema(value_type = Option<String>)]
     cell: Option<CellName>,
-    #[schema(value_type = Vec<String>)]
-    domains: Vec<Hostname>,
+    /// Plain hosts first, then those by a wildcard or a path.
+    domains: Vec<String>,
 }
 
 impl TenantStatus {
@@ -263,7 +296,8 @@ impl TenantStatus {
         });
         let drained = Drained::from(drain).status;
         let status = if tenant.state == TenantState::Active { drained.to_owned() } else { tenant.state.to_string() };
-        Self { tenant_id: tenant.name.to_string(), status, mode, cell: tenant.cell, domains: tenant.hosts }
+        let domains = tenant.routed();
+        Self { tenant_id: tenant.name.to_string(), status, mode, cell: tenant.cell, domains }
     }
 }
 

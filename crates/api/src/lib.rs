@@ -20,6 +20,7 @@ mod guide;
 mod hosts;
 mod keys;
 mod layers;
+mod limits;
 mod maintenance;
 mod metrics;
 mod moves;
@@ -30,6 +31,7 @@ mod plans;
 mod problem;
 mod recovery;
 mod releases;
+mod second_names;
 mod server;
 mod servers;
 mod services;
@@ -39,7 +41,7 @@ mod tenants;
 mod upgrade;
 mod usage;
 
-pub use metrics::router as metrics_router;
+pub use metrics::{router as metrics_router, router_with as metrics_router_with};
 pub use server::serve;
 
 use auth::Callers;
@@ -121,6 +123,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(tenants::show, tenants::change, tenants::delete))
         .routes(routes!(tenants::set_hosts))
         .routes(routes!(tenants::set_allow))
+        .routes(routes!(limits::show, limits::set, limits::clear))
         .routes(routes!(usage::entitlements))
         .routes(routes!(usage::of_tenant))
         .routes(routes!(usage::list, usage::record))
@@ -208,7 +211,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(drains::show_member, drains::member, drains::undo_member))
         .routes(routes!(drains::show_edge, drains::edge, drains::undo_edge))
         .routes(routes!(guide::evaluate))
-        .routes(routes!(guide::drain_edge))
+        .routes(routes!(guide::drained_edge, guide::drain_edge, guide::undrain_edge))
         .routes(routes!(guide::drained_tenant, guide::drain_tenant, guide::undrain_tenant))
         .routes(routes!(guide::set_domains))
         .routes(routes!(guide::tenant_status))

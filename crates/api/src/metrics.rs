@@ -1,14 +1,14 @@
 //! Prometheus' text form, on a listener of its own: counts of requests, and how many tenants, cells and operations
 //! there are. Off loopback it needs a key that may read.
 
-use crate::Api;
+use crate::{Api, second_names as names};
 use axum::{
     Router,
     extract::State,
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use berth_control::{Caller, Read, status};
+use berth_control::{Caller, Read, status, tenant_figures};
 use berth_wire::Overview;
 use http::{HeaderMap, StatusCode, header};
 use std::{
@@ -31,6 +31,11 @@ impl Counters {
 
 /// `GET /metrics`. `open`: on loopback, where no key is asked for.
 pub fn router(api: &Api, open: bool) -> Router {
+    router_with(api, open, false)
+}
+
+/// The same; with `second_names` tenants' figures are there too, as the VeloFlux guide calls them.
+pub fn router_with(api: &Api, open: bool, second_names: bool) -> Router {
     let answer = async move |State(api): State<Api>, headers: HeaderMap| {
         if !open {
             match api.caller(&headers, None).await.and_then(|caller| Ok(caller.may(Read)?)) {
@@ -38,17 +43,23 @@ pub fn router(api: &Api, open: bool) -> Router {
                 Err(error) => return error.status().into_response(),
             }
         }
-        show(&api).await
+        show(&api, second_names).await
     };
     Router::new().route("/metrics", get(answer)).with_state(api.clone())
 }
 
-async fn show(api: &Api) -> Response {
-    let overview = match Caller::berth().may(Read) {
-        Ok(permit) => status::overview(&api.app, &permit).await.ok(),
-        Err(_) => None,
-    };
-    let text = text(&api.counters, overview.as_ref());
+async fn show(api: &Api, second_names: bool) -> Response {
+    let (mut overview, mut tenants) = (None, None);
+    if let Ok(permit) = Caller::berth().may(Read) {
+        overview = status::overview(&api.app, &permit).await.ok();
+        if second_names && overview.is_some() {
+            tenants = tenant_figures::list(&api.app, &permit).await.ok();
+        }
+    }
+    let mut text = text(&api.counters, overview.as_ref());
+    if let Some(tenants) = tenants {
+        text += &names::text(&tenants);
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 

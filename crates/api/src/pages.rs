@@ -8,10 +8,12 @@
 //! `SameSite=Strict`. In the demo the pages are open to this machine; then the `Host` header has to name it, or any
 //! page on the internet could talk to them through a name that resolves to loopback.
 
+mod access;
 mod approvals;
 mod assets;
 mod audit;
 mod cells;
+mod certificates;
 mod check;
 mod costs;
 mod decisions;
@@ -65,13 +67,22 @@ pub fn router(v1: Router, settings: PagesSettings) -> Router {
         .route("/tenants/{tenant}", get(tenants::one))
         .route("/tenants/{tenant}/move", get(tenants::plan_move).post(tenants::start_move))
         .route("/tenants/{tenant}/decision", get(decisions::page))
+        .route("/tenants/{tenant}/access", get(access::page))
+        .route("/tenants/{tenant}/networks", post(access::set_networks))
+        .route("/tenants/{tenant}/limits", post(access::set_limits))
+        .route("/tenants/{tenant}/hosts", post(access::add_host))
+        .route("/tenants/{tenant}/hosts/{host}/remove", get(access::ask_host).post(access::remove_host))
+        .route("/tenants/{tenant}/hosts/{host}/verify", post(access::verify_host))
         .route("/tenants/{tenant}/{change}", get(tenants::ask).post(tenants::change))
         .route("/cells", get(cells::list).post(cells::create))
         .route("/cells/new", get(cells::new))
         .route("/cells/{cell}", get(cells::one))
         .route("/cells/{cell}/maintain", get(maintain::page).post(maintain::start))
         .route("/cells/{cell}/{change}", get(cells::ask).post(cells::change))
-        .route("/certificates/{certificate}/remove", get(edges::ask_certificate).post(edges::remove_certificate))
+        .route("/certificates", post(certificates::add))
+        .route("/certificates/new", get(certificates::new))
+        .route("/certificates/orders/{host}/renew", post(certificates::renew))
+        .route("/certificates/{certificate}/remove", get(certificates::ask).post(certificates::remove))
         .route("/drains/{kind}/{name}/{change}", get(edges::ask).post(edges::change))
         .route("/edges", get(edges::page))
         .route("/erasures", get(erasures::page))

@@ -412,5 +412,11 @@ async fn the_guides_drain_domains_and_status_are_calls_of_v1() {
     );
     let fra = Drainable::Edge("fra".parse().unwrap());
     assert!(world.client().drain_show(&fra).await.unwrap().draining);
+    let far = ask("GET /admin/drain", "").await;
+    assert_eq!((far.0, far.1["status"].as_str()), (200, Some("draining")), "{}", far.1);
+    assert_eq!(ask("DELETE /admin/drain?node=fra", "").await.1["status"], "active");
+    assert_eq!(ask("GET /admin/drain?node=fra", "").await.1["status"], "active");
+    assert_eq!(ask("DELETE /admin/drain?node=hel", "").await.0, 404);
+    assert!(!world.client().drain_show(&fra).await.unwrap().draining);
     assert!(!world.client().drain_undo(&fra).await.unwrap().draining);
 }

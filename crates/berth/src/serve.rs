@@ -54,6 +54,9 @@ pub struct Serve {
     /// Let visitors of the dashboard in without a key; only on loopback
     #[arg(long)]
     open_dashboard: bool,
+    /// Show tenants' figures under the VeloFlux guide's names among the metrics
+    #[arg(long, env = "BERTH_VELOFLUX_NAMES")]
+    veloflux_names: bool,
 }
 
 /// What comes from the environment, resolved by `main`.
@@ -165,8 +168,8 @@ async fn on_database(
     let on_loopback = options.metrics.ip().is_loopback();
     let api_task = tokio::spawn(berth_api::serve(listener, berth_api::router(&api, pages), stop.told()));
     let metrics_at = metrics.local_addr().ours("the address")?;
-    let metrics_task =
-        tokio::spawn(berth_api::serve(metrics, berth_api::metrics_router(&api, on_loopback), stop.told()));
+    let figures = berth_api::metrics_router_with(&api, on_loopback, options.veloflux_names);
+    let metrics_task = tokio::spawn(berth_api::serve(metrics, figures, stop.told()));
     info!(%address, metrics = %metrics_at, "serving on http://{address}");
 
     // Whoever served from this folder before is dead, since we hold its lock: nobody waits for its leases.

@@ -220,4 +220,17 @@ fn what_a_stack_file_says_to_edges_is_checked_all_at_once_and_nothing_is_started
     ] {
         assert!(keys.contains(&key), "{key}: {keys:?}");
     }
+
+    let near = format!("{good}cluster: {{ enabled: true, redis_address: 'cache:6379', geo_routing: true }}\n");
+    let (status, report) = check(&near);
+    assert_eq!((status, report["mistakes"][0]["key"].as_str()), (Some(1), Some("cluster.geo_routing")), "{report}");
+    let open = format!(
+        "{good}providers:\n  theirs:\n    adapter: endpoint\n    cells:\n      \
+         a: {{ url: 'http://203.0.113.9', database: 'postgres://u:p@10.0.0.1/d' }}\n      \
+         b: {{ url: 'https://203.0.113.9', database: 'postgres://u:p@10.0.0.1/d' }}\n"
+    );
+    let (status, report) = check(&open);
+    assert_eq!(status, Some(0), "a warning is no mistake: {report}");
+    let expected = serde_json::json!([{ "key": "providers.theirs.cells.a.url", "url": "http://203.0.113.9" }]);
+    assert_eq!(report["in_the_open"], expected);
 }

@@ -7,6 +7,7 @@
 mod calls;
 mod cells;
 mod error;
+mod limits;
 mod releases;
 mod secure;
 mod services;

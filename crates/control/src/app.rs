@@ -2,7 +2,7 @@
 //!
 //! Sees the contracts of infrastructure and no adapter: the binary hands over how one is built.
 
-use crate::{ControlError, cell_access, ways_open::WaysOpen};
+use crate::{ControlError, cell_access, edge_polls::Polls, ways_open::WaysOpen};
 use berth_config::{Environment, Stack, Template};
 use berth_domain::{CellId, CellName, ProviderName};
 use berth_infra::{CellDatabase, Compute, Database, Outside, Provider, ProviderError};
@@ -41,6 +41,7 @@ struct Inner {
     server: Uuid,
     outside: OnceLock<Arc<dyn Outside>>,
     ways_open: WaysOpen,
+    edge_polls: Polls,
 }
 
 /// The newest revision of the stack file, parsed.
@@ -73,6 +74,7 @@ impl App {
             server: Uuid::now_v7(),
             outside: OnceLock::new(),
             ways_open: WaysOpen::default(),
+            edge_polls: Polls::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -92,6 +94,11 @@ impl App {
     /// Which ways into servers edges have open.
     pub(crate) fn ways_open(&self) -> &WaysOpen {
         &self.inner.ways_open
+    }
+
+    /// Streams of edges that poll.
+    pub(crate) fn edge_polls(&self) -> &Polls {
+        &self.inner.edge_polls
     }
 
     pub fn store(&self) -> &Store {

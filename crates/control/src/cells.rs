@@ -15,6 +15,7 @@ use berth_domain::{CellClass, CellId, CellName, CellState};
 use berth_store::{Cell, NewCell, Tx};
 use berth_wire as wire;
 use serde_json::json;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Tenants of a shared cell when nobody says how many: the guides' `MAX_CUSTOMERS_PER_SERVER`.
@@ -135,12 +136,13 @@ pub async fn list(app: &App, _permit: &Permit<Read>) -> Result<wire::Page<wire::
     let mut members = app.store().member_list(None).await?;
     let mut figures = app.store().cell_figures(None).await?;
     let prices = prices::of_cells(app).await?;
+    let stack = stack_if_any(app).await?;
     let mut items = Vec::with_capacity(cells.len());
     for cell in cells {
         let own = members.extract_if(.., |member| member.cell == cell.id).collect();
         let price = prices.get(&cell.name).copied();
         let own_figures = figures.extract_if(.., |figure| figure.cell == cell.id).collect();
-        items.push(views::cell(cell, own, own_figures, None, price)?);
+        items.push(views::cell(cell, own, own_figures, None, price, stack.as_deref().map(|it| &it.stack))?);
     }
     Ok(wire::Page::whole(items))
 }
@@ -155,17 +157,14 @@ async fn view(app: &App, cell: Cell) -> Result<wire::Cell, ControlError> {
     let operation = open_operation(app, &operations::about_cell(&cell.name)).await?;
     let figures = app.store().cell_figures(Some(cell.id)).await?;
     let price = prices::of_cells(app).await?.get(&cell.name).copied();
-    let claimed = claims(app, &cell).await?;
-    Ok(wire::Cell { claimed, ..views::cell(cell, members, figures, operation, price)? })
+    let stack = stack_if_any(app).await?;
+    let claimed = stack.as_deref().map(|it| claims(it, &cell)).transpose()?.unwrap_or_default();
+    let shown = views::cell(cell, members, figures, operation, price, stack.as_deref().map(|it| &it.stack))?;
+    Ok(wire::Cell { claimed, ..shown })
 }
 
 /// What the catalogue has of benchmarks for the cell's place.
-async fn claims(app: &App, cell: &Cell) -> Result<Vec<wire::CellClaim>, ControlError> {
-    let in_force = match app.stack().await {
-        Ok(in_force) => in_force,
-        Err(ControlError::NoStack) => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
+fn claims(in_force: &StackInForce, cell: &Cell) -> Result<Vec<wire::CellClaim>, ControlError> {
     let (catalogue, _) = decide::settings(&in_force.stack)?;
     // Cells of an adapter that reaches anybody's machines stand at the provider that they are named by.
     let named = catalogue.providers.contains_key(&cell.provider).then(|| cell.provider.clone());
@@ -186,6 +185,14 @@ async fn claims(app: &App, cell: &Cell) -> Result<Vec<wire::CellClaim>, ControlE
         })
     };
     Ok(berth_placement::BENCHMARKS.iter().filter_map(claim).collect())
+}
+
+async fn stack_if_any(app: &App) -> Result<Option<Arc<StackInForce>>, ControlError> {
+    match app.stack().await {
+        Ok(stack) => Ok(Some(stack)),
+        Err(ControlError::NoStack) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Finds out what the cell does, as an operation. Its tenants share it with the measurement for some seconds.

@@ -85,14 +85,22 @@ pub async fn edge(
     shown(app, &Drained::Edge(name), None).await
 }
 
-pub async fn undo_edge(app: &App, permit: &Permit<Change>, name: &EdgeName) -> Result<wire::Drain, ControlError> {
-    let name = known_edge(app, Some(name)).await?;
+pub async fn undo_edge(
+    app: &App,
+    permit: &Permit<Change>,
+    name: Option<&EdgeName>,
+) -> Result<wire::Drain, ControlError> {
+    let name = known_edge(app, name).await?;
     set(app, permit, &Subject::Edge(&name), None).await?;
     shown(app, &Drained::Edge(name), None).await
 }
 
-pub async fn show_edge(app: &App, _permit: &Permit<Read>, name: &EdgeName) -> Result<wire::Drain, ControlError> {
-    let name = known_edge(app, Some(name)).await?;
+pub async fn show_edge(
+    app: &App,
+    _permit: &Permit<Read>,
+    name: Option<&EdgeName>,
+) -> Result<wire::Drain, ControlError> {
+    let name = known_edge(app, name).await?;
     shown(app, &Drained::Edge(name), None).await
 }
 

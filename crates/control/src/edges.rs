@@ -18,7 +18,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 /// What an edge understands, and what may be said to it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Takes {
     /// As [`berth_wire::edge::SPEAKS`] says.
     pub speaks: u32,

@@ -51,8 +51,10 @@ pub enum ControlError {
     BadPlacement { key: String, says: String },
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     BadProfile(Vec<berth_placement::BadProfile>),
-    #[error("{}", bad_lines(.0))]
+    #[error("{}", told::bad_lines(.0))]
     BadUsage(Vec<crate::usage::BadLine>),
+    #[error("{}", told::each(.0))]
+    BadLimits(Vec<crate::limits::BadLimit>),
     #[error("there is no approval {0}")]
     NoApproval(ApprovalId),
     #[error("the approval for tenant `{tenant}` is {state}")]
@@ -123,7 +125,7 @@ pub enum ControlError {
     WhichTenant(Vec<String>),
     #[error("this program was built without what asks the world outside")]
     NoOutside,
-    #[error("{}", no_room(*.class, .already_in.as_ref()))]
+    #[error("{}", told::no_room(*.class, .already_in.as_ref()))]
     NoRoom { class: CellClass, already_in: Option<CellName> },
     #[error("no {class} cell in the region `{region}` has room for tenant `{tenant}`, which belongs there")]
     NoRoomInRegion { class: CellClass, tenant: TenantName, region: String },
@@ -251,25 +253,6 @@ pub enum ControlError {
     Document(#[from] serde_json::Error),
 }
 
-fn no_room(class: CellClass, already_in: Option<&CellName>) -> String {
-    match already_in {
-        None => format!("no {class} cell has room"),
-        Some(cell) => format!("no other {class} cell has room: the tenant is already in `{cell}`"),
-    }
-}
-
-/// More lines than people read at once are counted.
-const LINES_SHOWN: usize = 20;
-
-fn bad_lines(lines: &[crate::usage::BadLine]) -> String {
-    let mut text: Vec<String> =
-        lines.iter().take(LINES_SHOWN).map(|bad| format!("event {}: {}", bad.line, bad.says)).collect();
-    if lines.len() > LINES_SHOWN {
-        text.push(format!("and {} more", lines.len() - LINES_SHOWN));
-    }
-    text.join("; ")
-}
-
 fn list(names: &[String]) -> String {
     names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
 }
@@ -297,6 +280,7 @@ impl ControlError {
             | Self::BadPlacement { .. }
             | Self::BadProfile(_)
             | Self::BadUsage(_)
+            | Self::BadLimits(_)
             | Self::CellFixed { .. }
             | Self::OtherStack { .. }
             | Self::NoPlan(_)
@@ -383,6 +367,7 @@ impl ControlError {
             Self::BadPlacement { .. } => "bad_placement",
             Self::BadProfile(_) => "bad_profile",
             Self::BadUsage(_) => "bad_usage",
+            Self::BadLimits(_) => "bad_limits",
             Self::NoApproval(_) => "no_approval",
             Self::ApprovalState { .. } => "approval_state",
             Self::NoStack => "no_stack",
@@ -478,6 +463,7 @@ impl ControlError {
             Self::Forbidden { .. } => "use a key with the scope `admin`",
             Self::BadPlacement { .. } => "`docs/decide.md` describes policy and catalogue",
             Self::BadProfile(faults) => return faults.first().map(|fault| fault.hint().to_owned()),
+            Self::BadLimits(bad) => return Some(told::each(bad.iter().map(crate::limits::BadLimit::hint))),
             Self::BadUsage(_) => {
                 "nothing of the report was counted: leave these events out or correct them, and send it again"
             }

@@ -12,6 +12,7 @@
 //! stack::{apply(Change, &StackApply), show(Read)}                plans::{list(Read), show(Read, &name)}
 //! tenants::{create(Change, TenantCreate), list(ReadTenant, &TenantFilter), show(ReadTenant, who),
 //!           set_all_hosts(Change, who, &hosts, version), set_plan(Change, who, &plan, version), suspend, resume, delete(Change, who)}
+//! limits::{show(ReadTenant, who), set(Change, who, TenantLimitsSet, version)}
 //! moves::{plan(ReadTenant, who, to), start(Change, who, to), list(Read, tenant, limit), show(Read, operation)}
 //! usage::{record(Report, events), of_tenant(ReadTenant, who, period, from), list(Read, period), entitlements(ReadEntitlements, who),
 //!         edge_meters(Follow, edge, counters)}          approvals::{list(Read, tenant, state), show(Read, id), approve(Change, id), reject(Change, id, reason)}
@@ -32,13 +33,14 @@
 //! fleet::{plan(Read), apply(Change, &FleetApply), simulate(Read, &FleetSimulate)}
 //! check::run(Read, &CheckAsk)
 //! audit::list(Read, tenant, after, limit)                        status::overview(Read)
-//! edges::{routes(Follow, edge, instance, after, settings) -> Stream, acknowledge(Follow, edge, ack), list(Read)}
+//! edges::{routes(Follow, edge, instance, after, settings) -> Stream, acknowledge(Follow, edge, ack), list(Read)}; edge_polls::poll(Follow, edge, instance, poll)
 //! drains::{tenant, undo_tenant(Change, who), show_tenant(ReadTenant, who)}, and the same of a member and an edge
 //! certificates::{add(Change, CertificateAdd), list(Read), remove(Change, id)}
 //! releases::{create(Change, ReleaseCreate), list(Read), show(Read, number), roll(Change, &RollAsk), back(Change, &BackAsk), status(Read)}
 //! registries::{put(Change, RegistryPut), list(Read), remove(Change, host)}
 //! hosts::{add(Change, &HostAdd), list(Read, tenant), verify(Change, &host, tenant), remove(Change, &host, tenant)}
 //! orders::{list(Read), renew(Change, &host)}
+//! tenant_figures::list(Read)
 //! upgrade::{show(Read), plan(Read, &Program), finish(Change)}
 //! recover::{show(Read), recover(Change)}                         idempotency::{begin(app, &caller, key, hash) -> Once, finish}
 //! ```
@@ -77,6 +79,7 @@ pub mod costs;
 pub mod databases;
 pub mod decide;
 pub mod drains;
+pub mod edge_polls;
 pub mod edges;
 pub mod endpoints;
 pub mod erasures;
@@ -84,7 +87,9 @@ pub mod fleet;
 pub mod hosts;
 pub mod idempotency;
 pub mod imports;
+pub mod in_the_open;
 pub mod keys;
+pub mod limits;
 pub mod maintenance;
 pub mod moves;
 pub mod operations;
@@ -100,6 +105,7 @@ pub mod services;
 pub mod stack;
 pub mod status;
 pub mod sync;
+pub mod tenant_figures;
 pub mod tenants;
 pub mod upgrade;
 pub mod usage;

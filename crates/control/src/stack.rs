@@ -1,10 +1,10 @@
 //! The stack file: applied as a numbered revision, and shown. The only way by which plans, services, providers and
 //! declared cells change.
 
-use crate::{App, Change, ControlError, Permit, Read, app::StackInForce, audited, cells};
+use crate::{App, Change, ControlError, Permit, Read, app::StackInForce, audited, cells, in_the_open};
 use berth_config::{Difference, Stack, diff, parse};
 use berth_domain::CellState;
-use berth_store::NewStackRevision;
+use berth_store::{Member, NewStackRevision};
 use berth_wire as wire;
 use serde_json::json;
 use std::io;
@@ -31,12 +31,16 @@ pub async fn apply(
     let (catalogue, _) = crate::decide::settings(&new)?;
     crate::decide::budget(&new, &catalogue)?;
     let shown = || differences.iter().map(difference).collect();
+    let (cells, members) = (app.store().cell_list().await?, app.store().member_list(None).await?);
+    let placed = |member: &Member| cells.iter().find(|cell| cell.id == member.cell).map(|cell| &cell.name);
+    let warnings = in_the_open::warnings(&new, members.iter().filter_map(|member| Some((placed(member)?, member))));
     if wanted.dry_run || (differences.is_empty() && before.is_some()) {
         return Ok(wire::StackApplied {
             revision: u64::try_from(revision).unwrap_or(0),
             dry_run: wanted.dry_run,
             differences: shown(),
             operations: Vec::new(),
+            warnings,
         });
     }
     app.writable().await?;
@@ -80,6 +84,7 @@ pub async fn apply(
         dry_run: false,
         differences: shown(),
         operations,
+        warnings,
     })
 }
 

@@ -397,7 +397,7 @@ fn taken(error: StoreError, new: &NewTenant) -> ControlError {
     }
 }
 
-fn expected(tenant: &Tenant, version: Option<u64>) -> Result<i64, ControlError> {
+pub(crate) fn expected(tenant: &Tenant, version: Option<u64>) -> Result<i64, ControlError> {
     match version {
         Some(version) if i64::try_from(version) != Ok(tenant.version) => Err(ControlError::Stale("tenant")),
         _ => Ok(tenant.version),

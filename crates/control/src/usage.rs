@@ -260,7 +260,12 @@ pub async fn entitlements(
     Ok(wire::Entitlements { tenant: tenant.name, plan: tenant.plan, limits, quotas })
 }
 
+/// What it has: its plan's, and its own at the edges.
 pub(crate) async fn limits_of(app: &App, tenant: &Tenant) -> Result<PlanLimits, ControlError> {
+    Ok(limits_of_plan(app, tenant).await?.with(&tenant.limits))
+}
+
+pub(crate) async fn limits_of_plan(app: &App, tenant: &Tenant) -> Result<PlanLimits, ControlError> {
     let plan = app.store().plan_get(&tenant.plan).await?;
     Ok(plan.ok_or_else(|| ControlError::NoPlan(tenant.plan.clone()))?.plan.limits)
 }
@@ -275,7 +280,7 @@ fn later(now: Timestamp) -> Timestamp {
     now.checked_add(SignedDuration::from_hours(24)).unwrap_or(now)
 }
 
-fn rollup(row: &UsageRow) -> Rollup {
+pub(crate) fn rollup(row: &UsageRow) -> Rollup {
     let whole = |n: i64| u64::try_from(n).unwrap_or(0);
     Rollup {
         total: whole(row.total),

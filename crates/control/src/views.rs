@@ -1,6 +1,7 @@
 //! Rows as the API shows them. Never decides anything.
 
-use berth_domain::{Cents, OperationId, OperationState};
+use berth_config::Stack;
+use berth_domain::{Cents, OperationId, OperationState, ServiceName, ServiceRole, Speaks, is_in_the_open};
 use berth_store as store;
 use berth_wire as wire;
 use berth_workflow::{Operation, StepRecord, StepState};
@@ -20,7 +21,9 @@ pub(crate) fn tenant(t: store::Tenant, operation: Option<OperationId>) -> wire::
         mode: Some(t.cell_class.mode()),
         generation: t.generation,
         hosts: t.hosts,
+        patterns: t.patterns,
         allow,
+        own_limits: t.limits,
         operation,
         version: u64::try_from(t.version).unwrap_or(0),
         created_at: t.created_at,
@@ -28,8 +31,11 @@ pub(crate) fn tenant(t: store::Tenant, operation: Option<OperationId>) -> wire::
     }
 }
 
-pub(crate) fn member(m: store::Member) -> wire::Member {
+/// `speaks`: what its service says is spoken to members whose address does not say it.
+pub(crate) fn member(m: store::Member, speaks: Speaks) -> wire::Member {
+    let address = m.address.as_deref().filter(|_| m.service_role == ServiceRole::Web);
     wire::Member {
+        in_the_open: address.is_some_and(|address| is_in_the_open(address, speaks)),
         id: m.id,
         service: m.service,
         service_role: m.service_role,
@@ -40,6 +46,11 @@ pub(crate) fn member(m: store::Member) -> wire::Member {
         cpu_percent: m.cpu_percent,
         memory_bytes: m.memory_bytes.and_then(|bytes| u64::try_from(bytes).ok()),
     }
+}
+
+/// In what members of this service are spoken to.
+pub(crate) fn speaks(stack: Option<&Stack>, service: &ServiceName) -> Speaks {
+    stack.and_then(|stack| stack.services.get(service)).map_or_else(Speaks::default, |service| service.edge.speaks)
 }
 
 fn figure(it: store::CellFigure) -> wire::CellFigure {
@@ -53,6 +64,7 @@ pub(crate) fn cell(
     figures: Vec<store::CellFigure>,
     operation: Option<OperationId>,
     price_cents: Option<Cents>,
+    stack: Option<&Stack>,
 ) -> Result<wire::Cell, crate::ControlError> {
     Ok(wire::Cell {
         id: c.id,
@@ -66,7 +78,13 @@ pub(crate) fn cell(
         price_cents,
         database_bytes: None,
         operation,
-        members: members.into_iter().map(member).collect(),
+        members: members
+            .into_iter()
+            .map(|m| {
+                let speaks = speaks(stack, &m.service);
+                member(m, speaks)
+            })
+            .collect(),
         measured: figures.into_iter().map(figure).collect(),
         claimed: Vec::new(),
         created_at: c.created_at,

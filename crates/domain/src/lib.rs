@@ -23,8 +23,8 @@ pub use name::{
     BadName, CellName, EdgeName, HostPattern, Hostname, PATTERN_PARTS_MAX, PlanName, ProviderName, ServiceName,
     StackName, TenantKey, TenantName,
 };
-pub use network::{BadNetwork, Network, is_private};
-pub use plan::{Plan, PlanLimits};
+pub use network::{BadNetwork, Network, is_in_the_open, is_private};
+pub use plan::{EdgeLimits, Plan, PlanLimits};
 pub use state::{
     ApprovalState, BadState, Balance, CellClass, CellState, HostProof, IllegalTransition, MemberRole, MemberState,
     Mode, MovePhase, OperationState, OrderState, OrderTrouble, RollCellState, RollState, ServiceRole, Speaks,

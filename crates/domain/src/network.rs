@@ -1,7 +1,12 @@
 //! Networks of addresses, as people write them. Never resolves a name.
 
+use crate::Speaks;
 use serde::{Deserialize, Serialize};
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 /// Addresses that begin alike: `10.0.0.0/8`, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -69,9 +74,42 @@ pub fn is_private(address: IpAddr) -> bool {
     }
 }
 
+/// Whether what is sent to a member at this address passes a public network without TLS. `speaks`: where the address does not
+/// say it. Of a name nobody knows where it leads, and no resolver is asked.
+pub fn is_in_the_open(address: &str, speaks: Speaks) -> bool {
+    let (scheme, rest) = address.split_once("://").map_or((None, address), |(scheme, rest)| (Some(scheme), rest));
+    let secure = scheme.map_or(speaks == Speaks::Https, |scheme| scheme == "https");
+    let authority = rest.split('/').next().unwrap_or_default();
+    let address = authority.parse::<SocketAddr>().map(|at| at.ip());
+    let address = address.or_else(|_| authority.trim_start_matches('[').trim_end_matches(']').parse());
+    !secure && address.is_ok_and(|address: IpAddr| !is_private(address))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Network;
+    use super::{Network, is_in_the_open};
+    use crate::Speaks;
+
+    #[test]
+    fn a_member_is_in_the_open_without_tls_at_an_address_that_is_not_private() {
+        for (address, speaks, open) in [
+            ("203.0.113.9:8000", Speaks::Http, true),
+            ("203.0.113.9:8000", Speaks::H2c, true),
+            ("203.0.113.9:8000", Speaks::Https, false),
+            ("https://203.0.113.9:8000", Speaks::Http, false),
+            ("h2c://203.0.113.9:8000", Speaks::Https, true),
+            ("http://203.0.113.9", Speaks::Https, true),
+            ("http://[2001:db8::1]:80/", Speaks::Http, true),
+            ("http://[2001:db8::1]", Speaks::Http, true),
+            ("[fd00::1]:80", Speaks::Http, false),
+            ("127.0.0.1:8000", Speaks::Http, false),
+            ("10.1.2.3:8000", Speaks::Http, false),
+            ("http://app.example.com", Speaks::Http, false),
+            ("", Speaks::Http, false),
+        ] {
+            assert_eq!(is_in_the_open(address, speaks), open, "{address}");
+        }
+    }
 
     #[test]
     fn a_network_has_the_addresses_that_begin_like_it() {

@@ -38,7 +38,7 @@ pub struct Route {
     pub draining_ms: Option<u32>,
     pub members: Vec<RouteMember>,
     pub body_bytes: Option<u64>,
-    /// Of its plan, by class.
+    /// Its own before its plan's, by class.
     pub requests_per_minute: BTreeMap<String, u64>,
     /// Classes of which nothing is let through until then, for a quota is spent.
     pub spent: BTreeMap<String, Timestamp>,
@@ -97,8 +97,9 @@ impl Store {
                        FROM members m WHERE m.cell_id = c.id AND m.service_role = 'web' AND m.state = 'healthy'
                                         AND m.wanted AND m.address IS NOT NULL) AS "members!",
                       (SELECT grace_ms FROM drains WHERE kind = 'tenant' AND subject = t.id::text) AS draining_ms,
-                      (pl.limits->>'body_bytes')::bigint AS body_bytes,
-                      coalesce(pl.limits->'requests_per_minute', '{}') AS "requests_per_minute!",
+                      coalesce(t.limits->>'body_bytes', pl.limits->>'body_bytes')::bigint AS body_bytes,
+                      coalesce(pl.limits->'requests_per_minute', '{}') || coalesce(t.limits->'requests_per_minute', '{}')
+                          AS "requests_per_minute!",
                       coalesce((SELECT jsonb_object_agg(s.class, s.until)
                                 FROM (SELECT class, max(until) AS until FROM usage_spent
                                       WHERE tenant_id = t.id GROUP BY class) s), '{}') AS "spent!",

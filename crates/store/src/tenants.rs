@@ -2,8 +2,8 @@
 
 use crate::{Store, StoreError, Tx, moment::Moment};
 use berth_domain::{
-    CellClass, CellId, CellName, Generation, Hostname, IllegalTransition, MovePhase, Network, PlanName, TenantEvent,
-    TenantId, TenantKey, TenantName, TenantState,
+    CellClass, CellId, CellName, EdgeLimits, Generation, HostPattern, Hostname, IllegalTransition, MovePhase, Network,
+    PlanName, TenantEvent, TenantId, TenantKey, TenantName, TenantState,
 };
 use jiff::Timestamp;
 use serde::Deserialize as _;
@@ -24,6 +24,10 @@ pub struct Tenant {
     pub created_at: Timestamp,
     pub changed_at: Timestamp,
     pub hosts: Vec<Hostname>,
+    /// Wildcards and paths.
+    pub patterns: Vec<HostPattern>,
+    /// What it has instead of its plan's.
+    pub limits: EdgeLimits,
     pub cell: CellId,
     pub cell_name: CellName,
     pub cell_class: CellClass,
@@ -58,6 +62,8 @@ struct Row {
     created_at: Moment,
     changed_at: Moment,
     hosts: Vec<String>,
+    patterns: Vec<String>,
+    limits: Value,
     cell: uuid::Uuid,
     cell_name: String,
     cell_class: String,
@@ -79,6 +85,8 @@ impl TryFrom<Row> for Tenant {
             created_at: r.created_at.0,
             changed_at: r.changed_at.0,
             hosts: r.hosts.into_iter().map(Hostname::new).collect::<Result<_, _>>()?,
+            patterns: r.patterns.into_iter().map(HostPattern::new).collect::<Result<_, _>>()?,
+            limits: serde_json::from_value(r.limits)?,
             cell: r.cell.into(),
             cell_name: CellName::new(r.cell_name)?,
             cell_class: r.cell_class.parse()?,
@@ -101,6 +109,8 @@ impl Store {
             r#"SELECT t.id, t.name, t.key, t.plan, t.state, t.settings, t.version,
                       t.created_at AS "created_at: Moment", t.changed_at AS "changed_at: Moment",
                       ARRAY(SELECT host FROM hosts h WHERE h.tenant_id = t.id AND host !~ '[*/]' ORDER BY host) AS "hosts!",
+                      ARRAY(SELECT host FROM hosts h WHERE h.tenant_id = t.id AND host ~ '[*/]' ORDER BY host) AS "patterns!",
+                      t.limits,
                       c.id AS cell, c.name AS cell_name, c.class AS cell_class, p.generation, p.phase
                FROM tenants t JOIN placements p ON p.tenant_id = t.id JOIN cells c ON c.id = p.owner
                WHERE t.state NOT IN ('deleted', 'failed') AND ($1::text IS NULL OR t.name > $1)
@@ -125,6 +135,8 @@ impl Store {
             r#"SELECT t.id, t.name, t.key, t.plan, t.state, t.settings, t.version,
                       t.created_at AS "created_at: Moment", t.changed_at AS "changed_at: Moment",
                       ARRAY(SELECT host FROM hosts h WHERE h.tenant_id = t.id AND host !~ '[*/]' ORDER BY host) AS "hosts!",
+                      ARRAY(SELECT host FROM hosts h WHERE h.tenant_id = t.id AND host ~ '[*/]' ORDER BY host) AS "patterns!",
+                      t.limits,
                       c.id AS cell, c.name AS cell_name, c.class AS cell_class, p.generation, p.phase
                FROM tenants t JOIN placements p ON p.tenant_id = t.id JOIN cells c ON c.id = p.owner WHERE t.id = $1"#,
             id.uuid()
@@ -287,6 +299,14 @@ impl Tx {
         )
         .execute(&mut *self.inner)
         .await?;
+        Ok(())
+    }
+
+    /// What it has at the edges instead of its plan's limits; nothing: the plan's.
+    pub async fn tenant_set_limits(&mut self, id: TenantId, limits: &EdgeLimits) -> Result<(), StoreError> {
+        sqlx::query!("UPDATE tenants SET limits = $2 WHERE id = $1", id.uuid(), serde_json::to_value(limits)?)
+            .execute(&mut *self.inner)
+            .await?;
         Ok(())
     }
 

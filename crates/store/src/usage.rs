@@ -129,6 +129,20 @@ impl Store {
         Ok(rows.into_iter().map(|row| row.of(period)).collect())
     }
 
+    /// The same of all tenants at once.
+    pub async fn usage_newest_of_all(&self, period: UsagePeriod) -> Result<Vec<UsageRow>, StoreError> {
+        let rows = sqlx::query_as!(
+            Row,
+            r#"SELECT DISTINCT ON (tenant_id, metric) tenant_id, metric, starts_at AS "starts_at: Moment", total, greatest,
+                      latest, latest_at AS "latest_at: Moment", events
+               FROM usage WHERE period = $1 ORDER BY tenant_id, metric, starts_at DESC"#,
+            period.as_str()
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|row| row.of(period)).collect())
+    }
+
     /// What all tenants used in one period that began at `starts_at`.
     pub async fn usage_of_all(&self, period: UsagePeriod, starts_at: Timestamp) -> Result<Vec<UsageRow>, StoreError> {
         let rows = sqlx::query_as!(

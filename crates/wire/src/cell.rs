@@ -171,6 +171,9 @@ pub struct Member {
     pub cpu_percent: Option<f64>,
     #[serde(default)]
     pub memory_bytes: Option<u64>,
+    /// Edges send it requests over a public network without TLS: others can read along.
+    #[serde(default)]
+    pub in_the_open: bool,
 }
 
 /// `POST /v1/cells/{cell}/services/{service}/restart/plan`: what a restart would do.

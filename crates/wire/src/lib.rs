@@ -68,7 +68,8 @@ pub use server::{EdgeWay, Machine, Server, ServerAdd, ServerLook, ServerSeen};
 pub use stack::{Difference, DifferenceKind, PlanView, Stack, StackApplied, StackApply};
 pub use status::{Attention, CellCounts, EdgeSeen, EdgeView, Overview, Recovery, TenantCounts};
 pub use tenant::{
-    SyncReport, SyncTenant, Tenant, TenantAllow, TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync,
+    SyncReport, SyncTenant, Tenant, TenantAllow, TenantChange, TenantCreate, TenantHosts, TenantLimits,
+    TenantLimitsSet, TenantMove, TenantSync,
 };
 pub use upgrade::{
     Process, ProcessRole, Program, ProgramMigration, Upgrade, UpgradeKind, UpgradePlan, UpgradeRefusal, UpgradeStep,

@@ -5,7 +5,7 @@ use berth_domain::{
     OrderState, OrderTrouble, RollCellState, RollState, ServiceRole, TenantState, UsagePeriod, WayBackState,
 };
 use utoipa::openapi::schema::{ArrayBuilder, Object, ObjectBuilder, SchemaFormat, SchemaType, Type};
-use utoipa::openapi::{KnownFormat, schema::Array};
+use utoipa::openapi::{KnownFormat, Schema, schema::Array};
 
 fn string() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(SchemaType::new(Type::String))
@@ -46,6 +46,18 @@ pub(crate) fn hosts() -> Array {
 
 pub(crate) fn networks() -> Array {
     ArrayBuilder::new().items(string().max_length(Some(49)).build()).build()
+}
+
+pub(crate) fn patterns() -> Array {
+    ArrayBuilder::new().items(tenant_host()).build()
+}
+
+/// Limits that edges keep.
+pub(crate) fn edge_limits() -> Object {
+    let classes = ObjectBuilder::new()
+        .schema_type(SchemaType::new(Type::Object))
+        .additional_properties(Some(Schema::from(counter())));
+    ObjectBuilder::new().property("requests_per_minute", classes).property("body_bytes", counter()).build()
 }
 
 /// A host, `*.example.com`, or either with a path.

@@ -33,6 +33,9 @@ pub struct StackApplied {
     /// Long work that this began.
     #[schema(value_type = Vec<String>)]
     pub operations: Vec<OperationId>,
+    /// What is in force or would be, and unwise all the same.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// One thing that differs between two revisions.

@@ -2,10 +2,12 @@
 
 use crate::schema;
 use berth_domain::{
-    CellName, Generation, Hostname, Mode, Network, OperationId, PlanName, TenantId, TenantKey, TenantName, TenantState,
+    CellName, EdgeLimits, Generation, HostPattern, Hostname, Mode, Network, OperationId, PlanName, TenantId, TenantKey,
+    TenantName, TenantState,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// `POST /v1/tenants`.
@@ -54,10 +56,18 @@ pub struct Tenant {
     pub generation: Generation,
     #[schema(schema_with = schema::hosts)]
     pub hosts: Vec<Hostname>,
+    /// Hosts by a wildcard or a path that route to it. Changed by `/v1/hosts` alone.
+    #[serde(default)]
+    #[schema(schema_with = schema::patterns)]
+    pub patterns: Vec<HostPattern>,
     /// The networks whose clients edges serve; none: everybody's.
     #[serde(default)]
     #[schema(schema_with = schema::networks)]
     pub allow: Vec<Network>,
+    /// What it has at the edges instead of its plan's limits; empty: the plan's.
+    #[serde(default)]
+    #[schema(schema_with = schema::edge_limits)]
+    pub own_limits: EdgeLimits,
     /// The operation that works on it now.
     #[schema(schema_with = schema::id_or_none)]
     pub operation: Option<OperationId>,
@@ -67,6 +77,46 @@ pub struct Tenant {
     pub created_at: Timestamp,
     #[schema(schema_with = schema::time)]
     pub updated_at: Timestamp,
+}
+
+impl Tenant {
+    /// All that routes to it, plain hosts first.
+    pub fn routed(&self) -> Vec<String> {
+        let patterns = self.patterns.iter().map(ToString::to_string);
+        self.hosts.iter().map(ToString::to_string).chain(patterns).collect()
+    }
+}
+
+/// `PUT /v1/tenants/{tenant}/limits`: all of its own; what is left out is as the plan says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantLimitsSet {
+    /// By class; 0 lets none through. A class is one that the stack file names, or one of `api`, `upload`, `gps`.
+    #[serde(default)]
+    #[schema(required = false)]
+    pub requests_per_minute: BTreeMap<String, u64>,
+    /// Largest request body.
+    #[serde(default)]
+    pub body_bytes: Option<u64>,
+}
+
+/// `GET /v1/tenants/{tenant}/limits`: what edges keep of a tenant, and whose word it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TenantLimits {
+    #[schema(schema_with = schema::name)]
+    pub tenant: TenantName,
+    #[schema(schema_with = schema::name)]
+    pub plan: PlanName,
+    #[schema(schema_with = schema::edge_limits)]
+    pub of_plan: EdgeLimits,
+    /// Stand before the plan's, whatever plan it is on.
+    #[schema(schema_with = schema::edge_limits)]
+    pub own: EdgeLimits,
+    /// Both together: what edges keep. A class that is not named is not limited.
+    #[schema(schema_with = schema::edge_limits)]
+    pub in_force: EdgeLimits,
+    /// The tenant's; quoted, it is the `ETag`.
+    pub version: u64,
 }
 
 /// `PATCH /v1/tenants/{tenant}`.

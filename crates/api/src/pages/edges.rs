@@ -271,25 +271,3 @@ pub async fn change(
     let _drain: Drain = change.session.send(method, &path, &json!({}), &change.once()).await?;
     Ok(Redirect::to("/edges").into_response())
 }
-
-/// `GET /certificates/{certificate}/remove`
-pub async fn ask_certificate(session: Session, Path(id): Path<String>) -> Result<Response, Failure> {
-    let all: Vec<Certificate> = session.list("/v1/certificates", SHOWN).await?;
-    let certificate = all.into_iter().find(|certificate| certificate.id.to_string() == id).ok_or(Failure::NotThere)?;
-    html(&AskPage {
-        frame: Frame::of(&session, "edges"),
-        title: format!("Remove the certificate of {}?", certificate.names.join(", ")),
-        what_happens: "Edges forget it and its key. Names that no other certificate covers get no handshake any more.",
-        action: format!("/certificates/{id}/remove"),
-        button: "Remove",
-        dangerous: true,
-        back: "/edges".to_owned(),
-    })
-}
-
-/// `POST /certificates/{certificate}/remove`
-pub async fn remove_certificate(Path(id): Path<String>, change: Change) -> Result<Response, Failure> {
-    let path = format!("/v1/certificates/{}", escaped(&id));
-    let _removed: Certificate = change.session.send(Method::DELETE, &path, &json!({}), &change.once()).await?;
-    Ok(Redirect::to("/edges").into_response())
-}

@@ -19,7 +19,7 @@ const PAGE_ITEMS: usize = 200;
 
 impl Session {
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        let answer = self.ask(Method::GET, path, Body::empty(), None).await?;
+        let answer = self.ask(Method::GET, path, Body::empty(), None, None).await?;
         read(&body(answer).await?)
     }
 
@@ -47,17 +47,36 @@ impl Session {
         body_of: &impl Serialize,
         once: &str,
     ) -> Result<T, Failure> {
+        self.send_at(method, path, body_of, once, None).await
+    }
+
+    /// The same, refused when what it changes is not of this version any more.
+    pub async fn send_at<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body_of: &impl Serialize,
+        once: &str,
+        version: Option<u64>,
+    ) -> Result<T, Failure> {
         let json = serde_json::to_vec(body_of).map_err(|_| Failure::Unreadable)?;
-        let answer = self.ask(method, path, Body::from(json), Some(once)).await?;
+        let answer = self.ask(method, path, Body::from(json), Some(once), version).await?;
         read(&body(answer).await?)
     }
 
     /// An answer that goes on.
     pub async fn stream(&self, path: &str) -> Result<Body, Failure> {
-        Ok(self.ask(Method::GET, path, Body::empty(), None).await?.into_body())
+        Ok(self.ask(Method::GET, path, Body::empty(), None, None).await?.into_body())
     }
 
-    async fn ask(&self, method: Method, path: &str, body_of: Body, once: Option<&str>) -> Result<Response, Failure> {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body_of: Body,
+        once: Option<&str>,
+        version: Option<u64>,
+    ) -> Result<Response, Failure> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -66,6 +85,9 @@ impl Session {
             .header(header::CONTENT_TYPE, "application/json");
         if let Some(once) = once {
             request = request.header("idempotency-key", once);
+        }
+        if let Some(version) = version {
+            request = request.header(header::IF_MATCH, format!("\"{version}\""));
         }
         let request = request.body(body_of).map_err(|_| Failure::NotThere)?;
         let answer = match self.pages.v1.clone().oneshot(request).await {

@@ -65,7 +65,7 @@ pub async fn list(session: Session, Query(query): Query<Filter>) -> Result<Respo
         cell: tenant.cell.as_ref().map(ToString::to_string),
         state: tenant_state(tenant.state),
         price: or_unknown(plans.iter().find(|plan| plan.name == tenant.plan), |plan| money(plan.price_cents)),
-        host: tenant.hosts.first().map(ToString::to_string).unwrap_or_default(),
+        host: tenant.routed().into_iter().next().unwrap_or_default(),
         operation: tenant.operation.map(|id| id.to_string()),
     });
     html(&TenantsPage { frame: Frame::of(&session, "tenants"), rows: rows.collect(), all: tenants.len(), filter })
@@ -73,8 +73,7 @@ pub async fn list(session: Session, Query(query): Query<Filter>) -> Result<Respo
 
 fn fits(tenant: &Tenant, filter: &str) -> bool {
     let cell = tenant.cell.as_ref().map(ToString::to_string).unwrap_or_default();
-    let hosts: Vec<&str> = tenant.hosts.iter().map(AsRef::as_ref).collect();
-    let text = format!("{} {} {cell} {} {}", tenant.name, tenant.plan, tenant.state, hosts.join(" "));
+    let text = format!("{} {} {cell} {} {}", tenant.name, tenant.plan, tenant.state, tenant.routed().join(" "));
     filter.split_whitespace().all(|word| text.contains(word))
 }
 
@@ -245,7 +244,7 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
         key: or_unknown(tenant.key.as_ref(), ToString::to_string),
         state: tenant_state(tenant.state),
         price: or_unknown(plan.as_ref(), |plan| money(plan.price_cents)),
-        limits: plan.as_ref().map(limits).unwrap_or_default(),
+        limits: limits(plan.as_ref(), &tenant),
         decision: decision.map(|decision| DecisionShown::of(&decision)),
         why_here: why_here(plan.as_ref(), cell.as_ref()),
         quotas: usage.iter().flat_map(|usage| &usage.quotas).map(QuotaRow::new).collect(),
@@ -258,7 +257,7 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
         cell: tenant.cell.as_ref().map(ToString::to_string),
         mode: or_unknown(tenant.mode, |mode| mode.to_string().replace('_', " ")),
         generation: tenant.generation.get(),
-        hosts: tenant.hosts.iter().map(ToString::to_string).collect(),
+        hosts: tenant.routed(),
         allow: tenant.allow.iter().map(ToString::to_string).collect(),
         operation: tenant.operation.map(|id| id.to_string()),
         created: When::new(tenant.created_at, now),
@@ -302,14 +301,18 @@ fn may_be_absent<T: DeserializeOwned>(answer: Result<T, Failure>) -> Result<Opti
     }
 }
 
-fn limits(plan: &PlanView) -> Vec<(String, String)> {
-    let limits = &plan.limits;
+/// Its plan's, and where it has its own those.
+fn limits(plan: Option<&PlanView>, tenant: &Tenant) -> Vec<(String, String)> {
+    let own = &tenant.own_limits;
+    let limits = plan.map(|plan| plan.limits.clone()).unwrap_or_default().with(own);
+    let whose = |own: bool, text: String| if own { format!("{text}, its own") } else { text };
     let mut rows: Vec<(String, String)> = Vec::new();
     rows.extend(limits.quantities.iter().map(|(name, most)| (name.replace('_', " "), count(*most))));
-    rows.extend(
-        limits.requests_per_minute.iter().map(|(class, most)| (format!("{class} requests per minute"), count(*most))),
-    );
-    rows.extend(limits.body_bytes.map(|most| ("request body".to_owned(), bytes(most))));
+    rows.extend(limits.requests_per_minute.iter().map(|(class, most)| {
+        let text = whose(own.requests_per_minute.contains_key(class), count(*most));
+        (format!("{class} requests per minute"), text)
+    }));
+    rows.extend(limits.body_bytes.map(|n| ("request body".to_owned(), whose(own.body_bytes.is_some(), bytes(n)))));
     rows.extend(limits.retention_days.map(|days| ("history".to_owned(), format!("{days} days"))));
     rows
 }

@@ -75,7 +75,11 @@ impl Fake {
             let answer = match path.split('/').collect::<Vec<_>>()[..] {
                 [_, _, "cells", _, "drain"] => cell("shared-1", "shared", 19),
                 [.., "drain"] => drains()[0]["drain"].clone(),
-                [_, _, "certificates", _] => certificate(),
+                [_, _, "certificates"] | [_, _, "certificates", _] => certificate(),
+                [_, _, "certificates", "orders", _, "renew"] => order(),
+                [_, _, "hosts"] | [_, _, "hosts", ..] => host(),
+                [_, _, "tenants", name, "limits"] => limits(name),
+                [_, _, "tenants", _, "allow"] => tenants().remove(0),
                 _ => operation("queued"),
             };
             return (StatusCode::ACCEPTED, Json(answer)).into_response();
@@ -100,6 +104,7 @@ impl Fake {
             ["cells", name] => Json(cell(name, "shared", 19)).into_response(),
             ["servers"] => list(servers()).into_response(),
             ["erasures"] => list(vec![erasure()]).into_response(),
+            ["tenants", name, "limits"] => Json(limits(name)).into_response(),
             ["tenants", name, "archives"] => list(vec![archive(name)]).into_response(),
             ["edges"] => list(vec![edge("fra-1", true), edge("hel-1", false)]).into_response(),
             [.., "drain"] => Json(drains()[0]["drain"].clone()).into_response(),
@@ -220,6 +225,13 @@ fn tenants() -> Vec<Value> {
     ];
     all.extend((3..=20).map(|n| tenant(n, &format!("tenant-{n}"), "hobby", "active", "shared-1")));
     all
+}
+
+fn limits(name: &str) -> Value {
+    json!({
+        "tenant": name, "plan": "hobby", "of_plan": { "requests_per_minute": { "api": 100 } },
+        "own": { "requests_per_minute": { "api": 600 } }, "in_force": { "requests_per_minute": { "api": 600 } }, "version": 1
+    })
 }
 
 fn plan(name: &str) -> Value {

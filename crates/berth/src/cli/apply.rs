@@ -118,8 +118,9 @@ pub fn stack_apply(files: &StackFiles) -> StackApply {
 }
 
 fn screen(applied: &StackApplied) -> String {
+    let warnings: String = applied.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
     if applied.differences.is_empty() {
-        return format!("Nothing differs from revision {}.\n", applied.revision);
+        return format!("Nothing differs from revision {}.\n{warnings}", applied.revision);
     }
     let mut text = String::new();
     for difference in &applied.differences {
@@ -138,7 +139,7 @@ fn screen(applied: &StackApplied) -> String {
     } else {
         format!("\nRevision {} is in force, {n} difference{s}.\n", applied.revision)
     });
-    text
+    text + &warnings
 }
 
 #[cfg(test)]
@@ -167,6 +168,7 @@ mod tests {
                 },
             ],
             operations: vec![],
+            warnings: vec!["requests to `web` pass a public network".to_owned()],
         };
         assert_eq!(
             screen(&applied),
@@ -175,6 +177,7 @@ mod tests {
 + cells.fra-2.class: dedicated
 
 2 differences to revision 3. Nothing was changed.
+warning: requests to `web` pass a public network
 "
         );
     }

@@ -351,6 +351,14 @@ fn one(cell: &Shown, now: Timestamp) -> String {
         text.push('\n');
         text.push_str(&table.text());
     }
+    for member in cell.members.iter().filter(|member| member.in_the_open) {
+        text.push_str(&format!(
+            "warning: requests to `{}` at {} pass a public network without TLS: {}\n",
+            member.service,
+            units::or_unknown(member.address.as_ref()),
+            berth_control::in_the_open::REMEDY
+        ));
+    }
     let table = figures(cell, now);
     if !table.is_empty() {
         text.push('\n');
@@ -422,6 +430,7 @@ mod tests {
                 seen_at: Some("2026-11-21T11:59:30Z".parse().unwrap()),
                 cpu_percent: Some(12.4),
                 memory_bytes: None,
+                in_the_open: false,
             }],
             measured: vec![CellFigure {
                 what: "query_simple".to_owned(),

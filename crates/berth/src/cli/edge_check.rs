@@ -19,6 +19,9 @@ pub struct EdgeCheck {
     /// Where edges reach control, as `berth edge --control`. Default: BERTH_URL
     #[arg(long, value_name = "URL")]
     control: Vec<String>,
+    /// The database of addresses that edges are given, where the file says `cluster.geo_routing`
+    #[arg(long, env = "BERTH_EDGE_GEO_DATABASE", value_name = "FILE")]
+    geo_database: Option<PathBuf>,
 }
 
 #[derive(Debug, Serialize)]
@@ -30,6 +33,14 @@ struct Report {
     elsewhere: usize,
     /// What edges are not told that reach control there, though nothing is wrong with the file.
     withheld: Vec<Withheld>,
+    /// Cells that edges would send to over a public network without TLS.
+    in_the_open: Vec<Open>,
+}
+
+#[derive(Debug, Serialize)]
+struct Open {
+    key: String,
+    url: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -64,12 +75,18 @@ impl EdgeCheck {
                 elsewhere += 1;
             }
         }
+        let mut in_the_open = Vec::new();
+        if let Ok(stack) = &parsed {
+            mistakes.extend(nearness(stack, self.geo_database.as_deref()));
+            let theirs = berth_control::in_the_open::endpoints(stack, is_public);
+            in_the_open.extend(theirs.into_iter().map(|(key, url)| Open { key, url }));
+        }
         let errors = mistakes.len();
         let open = parsed.as_ref().is_ok_and(|stack| !stack.https.keys_over_plain_http);
         let controls = if self.control.is_empty() { vec![cx.client.url()] } else { self.control };
-        let withheld = controls.into_iter().filter(|url| open && in_the_open(url));
+        let withheld = controls.into_iter().filter(|url| open && is_control_in_the_open(url));
         let withheld = withheld.map(|control| Withheld { control, what: SECRETS.to_vec() }).collect();
-        cx.show(&Report { file: self.file, mistakes, elsewhere, withheld }, screen)?;
+        cx.show(&Report { file: self.file, mistakes, elsewhere, withheld, in_the_open }, screen)?;
         if errors == 0 { Ok(()) } else { Err(CliError::Found { errors }) }
     }
 }
@@ -78,9 +95,32 @@ impl EdgeCheck {
 const SECRETS: [&str; 4] =
     ["certificates' keys", "the key of cookies", "Redis' password", "the SSH keys of ways to servers"];
 
-/// Whether what control says passes a public network without TLS. What leads nowhere is for the edge to say.
-fn in_the_open(url: &str) -> bool {
-    let Some(authority) = url.strip_prefix("http://").and_then(|rest| rest.split('/').next()) else { return false };
+/// Where the file asks for nearness and nobody would know where clients are.
+fn nearness(stack: &berth_config::Stack, database: Option<&Path>) -> Option<Shown> {
+    stack.cluster.as_ref().filter(|cluster| cluster.enabled && cluster.geo_routing)?;
+    let problem = match database {
+        None => {
+            "edges choose by nearness, and no database says where clients are: every region would be as near".to_owned()
+        }
+        Some(path) => {
+            let error = berth_edge::check_geo_database(path).err()?;
+            std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source())
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(": ")
+        }
+    };
+    let hint = "name the file that edges have: `--geo-database FILE` here and at each edge, or take `geo_routing` out";
+    Some(Shown { key: "cluster.geo_routing".to_owned(), line: None, problem, hint: Some(hint.to_owned()) })
+}
+
+/// Whether what control says passes a public network without TLS.
+fn is_control_in_the_open(url: &str) -> bool {
+    url.strip_prefix("http://").and_then(|rest| rest.split('/').next()).is_some_and(is_public)
+}
+
+/// Whether strangers reach what is there. What leads nowhere is for the edge to say.
+fn is_public(authority: &str) -> bool {
     let at = authority.to_socket_addrs().or_else(|_| format!("{authority}:80").to_socket_addrs());
     at.is_ok_and(|mut at| at.any(|at| !is_private(at.ip())))
 }
@@ -130,6 +170,14 @@ fn screen(report: &Report) -> String {
             withheld.what.join(", ")
         ));
     }
+    for open in &report.in_the_open {
+        text.push_str(&format!(
+            "warning: requests to {} (`{}`) pass a public network without TLS: {}\n",
+            open.url,
+            open.key,
+            berth_control::in_the_open::REMEDY
+        ));
+    }
     text
 }
 
@@ -138,11 +186,25 @@ mod tests {
     #[test]
     fn control_is_in_the_open_without_tls_at_an_address_that_is_not_private() {
         for open in ["http://203.0.113.9:7600", "http://203.0.113.9", "http://[2001:db8::1]:7600"] {
-            assert!(super::in_the_open(open), "{open}");
+            assert!(super::is_control_in_the_open(open), "{open}");
         }
         for closed in ["https://203.0.113.9", "http://127.0.0.1:7600", "http://10.0.0.1", "http://[::1]:1", "nothing"] {
-            assert!(!super::in_the_open(closed), "{closed}");
+            assert!(!super::is_control_in_the_open(closed), "{closed}");
         }
+    }
+
+    #[test]
+    fn nearness_without_a_database_of_addresses_is_a_mistake() {
+        let file = "stack: s\nservices:\n  web: { command: [a], health: /h }\ncluster: { enabled: true, redis_address: 'r:6379', geo_routing: true }\n";
+        let stack = |text: &str| berth_config::parse(text, None, &|_| Err(std::io::Error::other("none"))).unwrap();
+        let near = stack(file);
+        assert!(super::nearness(&near, None).unwrap().problem.contains("no database says"));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("geo.mmdb");
+        assert!(super::nearness(&near, Some(&path)).unwrap().problem.contains("could not be read"));
+        std::fs::write(&path, "no such thing").unwrap();
+        assert!(super::nearness(&near, Some(&path)).unwrap().problem.contains("is no database of addresses"));
+        assert!(super::nearness(&stack(&file.replace("geo_routing: true", "geo_routing: false")), None).is_none());
     }
 
     #[test]

@@ -9,7 +9,7 @@ berth: runs one SaaS for many tenants, and moves a tenant while its users keep w
             berth plan      list show       prices and their limits   berth import DUMP   of pg_dump
   tenants   berth tenant    create list show hosts allow sync drain suspend resume delete archives
             berth tenant    plan plan-move move   its plan and price; what a move would do; move it
-            berth tenant    undo-move settle-move export restore purge import erase erasures
+            berth tenant    limits undo-move settle-move export restore purge import erase erasures
   cells     berth cell      create add abilities list show measure drain drain-member remove
             berth server    prepare check list   berth up HOST   berth registry add list remove
   release   berth release   create list show roll status back      berth service restart

@@ -2,6 +2,7 @@
 
 mod allow;
 mod archive;
+mod limits;
 mod screens;
 
 pub use archive::Import as ArchiveImport;
@@ -28,6 +29,8 @@ pub enum Tenant {
     Hosts(Hosts),
     /// Show or change the networks whose clients are served; without any everybody is
     Allow(allow::Allow),
+    /// Show or change what it has at the edges instead of its plan's limits
+    Limits(limits::Limits),
     /// Compare a cell's root table with what Berth knows
     Sync(Sync),
     /// Put a tenant on another plan; shows first what that costs and brings
@@ -234,6 +237,7 @@ impl Tenant {
             Self::Show { tenant } => show(cx, &tenant).await,
             Self::Hosts(hosts) => hosts.run(cx).await,
             Self::Allow(allow) => allow.run(cx).await,
+            Self::Limits(limits) => limits.run(cx).await,
             Self::Sync(sync) => sync.run(cx).await,
             Self::Plan(plan) => plan.run(cx).await,
             Self::PlanMove(target) => {
@@ -298,7 +302,7 @@ impl Hosts {
     async fn run(self, cx: &Context) -> Result<(), CliError> {
         let tenant = cx.client.tenant(&self.tenant).await?;
         if self.add.is_empty() && self.remove.is_empty() {
-            return cx.show(&tenant.hosts, |hosts| screens::hosts(hosts));
+            return cx.show(&tenant.routed(), |hosts| screens::hosts(hosts));
         }
         if let Some(missing) = self.remove.iter().find(|host| !tenant.hosts.contains(host)) {
             return Err(CliError::request(
@@ -314,7 +318,7 @@ impl Hosts {
             }
         }
         let changed = cx.client.tenant_set_hosts(&self.tenant, &TenantHosts { hosts }, Some(tenant.version)).await?;
-        cx.show(&changed.hosts, |hosts| screens::hosts(hosts))
+        cx.show(&changed.routed(), |hosts| screens::hosts(hosts))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is told of an error besides its words: whether asking again may help, which operation stands in the way, its causes.
 
 use crate::{ControlError, Kind};
-use berth_domain::OperationId;
+use berth_domain::{CellClass, CellName, OperationId};
 use berth_workflow::StepError;
 
 impl ControlError {
@@ -27,4 +27,28 @@ impl ControlError {
     pub fn full(&self) -> String {
         StepError::chain(self)
     }
+}
+
+/// Several of them, as one sentence.
+pub(super) fn each(of: impl IntoIterator<Item = impl ToString>) -> String {
+    of.into_iter().map(|one| one.to_string()).collect::<Vec<_>>().join("; ")
+}
+
+pub(super) fn no_room(class: CellClass, already_in: Option<&CellName>) -> String {
+    match already_in {
+        None => format!("no {class} cell has room"),
+        Some(cell) => format!("no other {class} cell has room: the tenant is already in `{cell}`"),
+    }
+}
+
+/// More lines than people read at once are counted.
+const LINES_SHOWN: usize = 20;
+
+pub(super) fn bad_lines(lines: &[crate::usage::BadLine]) -> String {
+    let mut text: Vec<String> =
+        lines.iter().take(LINES_SHOWN).map(|bad| format!("event {}: {}", bad.line, bad.says)).collect();
+    if lines.len() > LINES_SHOWN {
+        text.push(format!("and {} more", lines.len() - LINES_SHOWN));
+    }
+    text.join("; ")
 }

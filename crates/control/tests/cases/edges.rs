@@ -208,7 +208,7 @@ async fn one_edge_is_drained_and_the_others_hear_nothing_of_it() {
     assert_eq!(refused.code(), "which_edge");
     let nobody = drains::edge(&world.app, &change(), Some(&edge()), &DrainAsk::default()).await.unwrap_err();
     assert_eq!(nobody.code(), "no_edge");
-    drains::undo_edge(&world.app, &change(), &"one".parse().unwrap()).await.unwrap();
+    drains::undo_edge(&world.app, &change(), Some(&"one".parse().unwrap())).await.unwrap();
     assert!(matches!(one.next().await, EdgeEvent::Settings { settings } if settings.draining_ms.is_none()));
 }
 

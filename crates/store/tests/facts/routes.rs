@@ -1,7 +1,7 @@
 //! Ownership and routes: one owner, and edges that see every change in its order.
 
 use crate::common::{World, host, new_cell};
-use berth_domain::{CellState, MemberId, MemberState, Revision, ServiceName, ServiceRole, TenantId, Token};
+use berth_domain::{CellState, EdgeLimits, MemberId, MemberState, Revision, ServiceName, ServiceRole, TenantId, Token};
 use berth_mover::{Change, Control, Ownership, Refusal, Verdict};
 use berth_store::{EdgeSaid, HoldSaid, HoldWent, NewMember, Nudge, Presence, Seen};
 use std::sync::Arc;
@@ -50,6 +50,32 @@ async fn a_move_changes_the_owner_once_and_edges_see_each_step_of_it() {
         ]
     );
     assert_eq!(ownership.read().await.unwrap().owner, target);
+}
+
+#[tokio::test]
+async fn a_tenants_own_limit_stands_before_its_plans_in_its_route() {
+    let world = World::new().await;
+    let tenant = world.tenant("acme").await;
+    let set = async |limits: &EdgeLimits| {
+        let mut tx = world.store.begin().await.unwrap();
+        tx.tenant_set_limits(tenant, limits).await.unwrap();
+        tx.routes_publish(&[tenant]).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    let route = async || world.store.routes_after(Revision::default()).await.unwrap().routes.remove(0);
+    set(&EdgeLimits::default()).await;
+    let plans = route().await;
+    let own =
+        EdgeLimits { requests_per_minute: [("api".to_owned(), 7), ("gps".to_owned(), 0)].into(), body_bytes: Some(5) };
+    set(&own).await;
+    let now = route().await;
+    let mut expected = plans.requests_per_minute.clone();
+    expected.extend(own.requests_per_minute.clone());
+    assert_eq!((now.requests_per_minute, now.body_bytes), (expected, Some(5)));
+    assert_eq!(world.store.tenant_get(tenant).await.unwrap().unwrap().limits, own);
+    set(&EdgeLimits::default()).await;
+    let after = route().await;
+    assert_eq!((after.requests_per_minute, after.body_bytes), (plans.requests_per_minute, plans.body_bytes));
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@ use crate::cli::{
     table::{Table, facts},
     units,
 };
-use berth_domain::Hostname;
 use berth_wire::{Archive, Move, MovePlan, Operation, PlanPrice, PurgePlan, SyncReport, Tenant};
 use jiff::Timestamp;
 
@@ -16,7 +15,7 @@ pub fn list(tenants: &[Tenant], now: Timestamp) -> String {
             tenant.state.to_string(),
             tenant.plan.to_string(),
             units::or_unknown(tenant.cell.as_ref()),
-            joined(&tenant.hosts),
+            joined(&tenant.routed()),
             units::ago(tenant.updated_at, now),
         ]);
     }
@@ -32,8 +31,9 @@ pub fn one(tenant: &Tenant, operations: &[Operation], now: Timestamp) -> String 
         ("mode", units::or_unknown(tenant.mode)),
         ("generation", tenant.generation.to_string()),
         ("key", units::or_unknown(tenant.key.as_ref())),
-        ("hosts", if tenant.hosts.is_empty() { "none".to_owned() } else { joined(&tenant.hosts) }),
+        ("hosts", if tenant.routed().is_empty() { "none".to_owned() } else { joined(&tenant.routed()) }),
         ("served to", if tenant.allow.is_empty() { "everybody".to_owned() } else { joined(&tenant.allow) }),
+        ("limits", super::limits::own(&tenant.own_limits)),
         ("made", units::ago(tenant.created_at, now)),
         ("id", tenant.id.to_string()),
     ]);
@@ -44,7 +44,7 @@ pub fn one(tenant: &Tenant, operations: &[Operation], now: Timestamp) -> String 
     text
 }
 
-pub fn hosts(hosts: &[Hostname]) -> String {
+pub fn hosts(hosts: &[String]) -> String {
     if hosts.is_empty() {
         return "No host routes to it: `--add HOST` adds one.\n".to_owned();
     }
@@ -218,7 +218,7 @@ pub fn archive(archive: &Archive, now: Timestamp) -> String {
 
 pub fn removal(tenant: &Tenant) -> String {
     let cell = tenant.cell.as_ref().map_or_else(|| "no cell".to_owned(), |cell| format!("cell {cell}"));
-    let hosts = if tenant.hosts.is_empty() { "none".to_owned() } else { joined(&tenant.hosts) };
+    let hosts = if tenant.routed().is_empty() { "none".to_owned() } else { joined(&tenant.routed()) };
     facts(&[
         ("remove", format!("tenant {} ({})", tenant.name, tenant.state)),
         ("rows", format!("all of key {} in {cell}", units::or_unknown(tenant.key.as_ref()))),
@@ -252,7 +252,7 @@ fn joined(names: &[impl ToString]) -> String {
 #[cfg(test)]
 mod tests {
     use super::{list, move_plan, one, removal, sync};
-    use berth_domain::{Cents, Generation, Mode, TenantState};
+    use berth_domain::{Cents, EdgeLimits, Generation, Mode, TenantState};
     use berth_wire::{MoveBeside, MoveBlocker, MovePlan, MovePlanTable, MoveUnsure, SyncReport, SyncTenant, Tenant};
     use jiff::Timestamp;
 
@@ -271,7 +271,9 @@ mod tests {
             mode: Some(Mode::MultiTenant),
             generation: Generation::new(1),
             hosts: vec!["acme.test".parse().unwrap(), "www.acme.test".parse().unwrap()],
+            patterns: vec!["*.acme.test".parse().unwrap()],
             allow: vec![],
+            own_limits: EdgeLimits { requests_per_minute: [("api".to_owned(), 600)].into(), body_bytes: Some(1 << 20) },
             operation: None,
             version: 3,
             created_at: "2026-11-20T12:00:00Z".parse().unwrap(),
@@ -281,13 +283,13 @@ mod tests {
 
     #[test]
     fn a_tenant_without_a_cell_is_shown_with_a_question_mark() {
-        let waiting = Tenant { name: "newco".parse().unwrap(), cell: None, hosts: vec![], ..acme() };
+        let waiting = Tenant { name: "newco".parse().unwrap(), cell: None, hosts: vec![], patterns: vec![], ..acme() };
         assert_eq!(
             list(&[acme(), waiting], now()),
             "\
-TENANT  STATE   PLAN      CELL      HOSTS                    CHANGED
-acme    active  business  shared-1  acme.test www.acme.test  5 min ago
-newco   active  business  ?                                  5 min ago
+TENANT  STATE   PLAN      CELL      HOSTS                                CHANGED
+acme    active  business  shared-1  acme.test www.acme.test *.acme.test  5 min ago
+newco   active  business  ?                                              5 min ago
 "
         );
     }
@@ -304,8 +306,9 @@ cell        shared-1
 mode        multi_tenant
 generation  1
 key         7f0c
-hosts       acme.test www.acme.test
+hosts       acme.test www.acme.test *.acme.test
 served to   everybody
+limits      its plan's, but api 600 a minute, bodies 1.0 MiB
 made        1 d ago
 id          0197a000-0000-7000-8000-000000000001
 "
@@ -394,7 +397,7 @@ hint: `--to auto` picks a cell with room
             "\
 remove    tenant acme (active)
 rows      all of key 7f0c in cell shared-1
-hosts     acme.test www.acme.test
+hosts     acme.test www.acme.test *.acme.test
 way back  none without a backup
 "
         );
