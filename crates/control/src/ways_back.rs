@@ -112,14 +112,23 @@ pub(crate) async fn close_with_the_cell(app: &App, way: &WayBack) -> Result<(), 
     let spec = spec(app, way).await?;
     archives::left_behind(app, way.id, &spec, &way.plan, &Unwatched).await?;
     berth_mover::close_way_back(&spec).await?;
-    berth_mover::unfence(&spec, Side::Target, &way.plan, &app.store().ownership(way.tenant)).await?;
+    disarm_new_side(app, way, &spec).await?;
     let reason = Some("the cell was removed");
     app.store().way_back_turn(way.id, WayBackState::Closing, WayBackState::Closed, reason).await?;
     Ok(())
 }
 
-/// Nobody wants it any more: slot, publication and the rows of the old cell go, then the fence of the new one. Safe to
-/// run again.
+/// Where the tenant lives now nothing looks at its writes any more, unless another way back leads out of there.
+async fn disarm_new_side(app: &App, way: &WayBack, spec: &MoveSpec) -> Result<(), ControlError> {
+    let others = app.store().ways_back_unfinished(Some(way.tenant)).await?;
+    if others.iter().all(|other| other.id == way.id || other.new_cell != way.new_cell) {
+        berth_mover::disarm(spec, Side::Target, &app.store().ownership(way.tenant)).await?;
+    }
+    Ok(())
+}
+
+/// Nobody wants it any more: slot, publication and the rows of the old cell go, then the new one's
+/// triggers. Safe to run again.
 ///
 /// What the move left behind is archived before, except where the tenant is deleted.
 pub(crate) async fn clear(app: &App, way: &WayBack, watcher: &dyn Watcher) -> Result<u64, ControlError> {
@@ -132,8 +141,7 @@ pub(crate) async fn clear(app: &App, way: &WayBack, watcher: &dyn Watcher) -> Re
     }
     let ownership = app.store().ownership(way.tenant);
     let gone = berth_mover::release(&spec, &way.plan, &ownership, watcher).await?;
-    // Where the tenant lives now nothing looks at its writes any more, unless it moves on.
-    berth_mover::unfence(&spec, Side::Target, &way.plan, &ownership).await?;
+    disarm_new_side(app, way, &spec).await?;
     app.store().way_back_turn(way.id, WayBackState::Closing, WayBackState::Closed, None).await?;
     Ok(gone)
 }

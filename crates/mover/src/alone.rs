@@ -85,15 +85,14 @@ pub fn place(endpoint: &Endpoint) -> CellId {
 }
 
 /// Takes both fences away after a move that was given up: nothing of it stays in either database.
-pub async fn forget(spec: &MoveSpec, plan: &MovePlan) -> Result<(), MoveError> {
-    let tables: Vec<_> = plan.tables.iter().map(|t| t.table.clone()).collect();
+pub async fn forget(spec: &MoveSpec) -> Result<(), MoveError> {
     for (endpoint, side) in [(&spec.target, Side::Target), (&spec.source, Side::Source)] {
         let mut client = connect(endpoint, side, "berth-forget").await?;
         if !fence::is_installed(&client, side).await? {
             continue;
         }
         let Some(fence) = Fence::find(&client, side, &spec.tenant).await? else { continue };
-        fence.remove_triggers(&client, &tables, Duration::from_millis(spec.tuning.lock_wait_ms)).await?;
+        fence.remove_triggers(&client, Duration::from_millis(spec.tuning.lock_wait_ms)).await?;
         fence::remove(&mut client, &fence).await?;
     }
     Ok(())

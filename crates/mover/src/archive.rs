@@ -540,11 +540,9 @@ pub(crate) async fn pass_the_fence(
     let Some(row) = row else { return Ok(()) };
     let number: i32 = row.get(0);
     tx.execute("select pg_advisory_xact_lock_shared($1, $2)", &[&LOCK_CLASS, &number]).await.doing(side, what)?;
-    let open: bool = tx
-        .query_one("select state = 'open' from berth.fence where tenant = $1", &[&tenant.as_str()])
-        .await
-        .doing(side, what)?
-        .get(0);
+    let row = tx.query_opt("select state = 'open' from berth.fence where tenant = $1", &[&tenant.as_str()]).await;
+    // It may have been taken away meanwhile, which is done where the tenant lives.
+    let open = row.doing(side, what)?.is_none_or(|row| row.get(0));
     if open { Ok(()) } else { Err(MoveError::LivesElsewhere) }
 }
 

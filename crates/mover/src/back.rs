@@ -144,8 +144,7 @@ pub async fn release(
     let leaving = Leaving { left: &left, guard: Some(row.token) };
     let gone = delete_rows(&leaving, plan, order, &mut client, watcher).await?;
     Box::pin(crate::beside::clear_target(&left, plan, &mut client, row.token)).await?;
-    let tables: Vec<_> = plan.tables.iter().map(|t| t.table.clone()).collect();
-    fence.remove_triggers(&client, &tables, Duration::from_millis(spec.tuning.lock_wait_ms)).await?;
+    fence.remove_triggers(&client, Duration::from_millis(spec.tuning.lock_wait_ms)).await?;
     fence::remove(&mut client, &fence).await?;
     Ok(gone)
 }

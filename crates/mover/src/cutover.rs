@@ -230,8 +230,8 @@ struct CutOverRun<'m> {
     token: Token,
     /// The token that the hold of the last attempt named.
     hold_token: Token,
-    /// Whether the source and the target have any.
-    standbys: [bool; 2],
+    /// Those of the source and of the target.
+    standbys: [Vec<i32>; 2],
     /// Of the last attempt's pause.
     clock: Clock,
 }
@@ -287,7 +287,7 @@ impl<'m> CutOverRun<'m> {
             beside: None,
             token: row.token,
             hold_token: row.token,
-            standbys: [false; 2],
+            standbys: [Vec::new(), Vec::new()],
             clock: Clock::start(),
         })
     }
@@ -323,9 +323,12 @@ impl<'m> CutOverRun<'m> {
         let limit_ms = self.spec.tuning.pause_most_ms;
         let limit = Duration::from_millis(limit_ms) + STUCK_AFTER;
         let Ok(paused) = timeout(limit, self.pause()).await else {
-            // A session that says nothing is asked nothing more: users are let go over others, and so does the next try.
+            // Users are let go over other sessions. Those that answer again were only slow.
             return match self.reopen().await? {
                 Some(row) => Ok(Attempt::Committed(row)),
+                None if self.answer().await => {
+                    Ok(Attempt::NotYet(format!("the pause took longer than {} ms", limit.as_millis())))
+                }
                 None => Err(MoveError::PauseOver { limit_ms }),
             };
         };
@@ -343,6 +346,16 @@ impl<'m> CutOverRun<'m> {
                 None => Err(error),
             },
         }
+    }
+
+    /// Whether every session that a pause uses answers, with nothing left open in it.
+    async fn answer(&mut self) -> bool {
+        self.beside = None;
+        let comparer = &self.comparer;
+        let (own, its) = ([&self.source, &self.target], [&comparer.source, &comparer.target, &comparer.writer]);
+        let all = own.into_iter().chain(its).chain([&comparer.second_target]);
+        let asked = futures_util::future::try_join_all(all.map(|client| client.batch_execute("rollback")));
+        matches!(timeout(STUCK_AFTER, asked).await, Ok(Ok(_)))
     }
 
     /// Rows of nobody that were referred to or changed since they were last looked at.
@@ -406,7 +419,7 @@ impl<'m> CutOverRun<'m> {
         }
         for (nth, client, side) in [(0, &self.source, Side::Source), (1, &self.target, Side::Target)] {
             match standbys::in_step(client, side).await? {
-                Ok(any) => self.standbys[nth] = any,
+                Ok(pids) => self.standbys[nth] = pids,
                 Err(why) => return Ok(Some(why)),
             }
         }
@@ -456,8 +469,7 @@ impl<'m> CutOverRun<'m> {
                 None => Ok(true),
             }
         };
-        let any = self.standbys[0];
-        let closed_there = async { Ok(!any || standbys::have_it_all(&self.source, Side::Source, limit).await?) };
+        let closed_there = standbys::have_it_all(&self.source, Side::Source, &self.standbys[0], limit);
         let (caught_up, closed_there, beside, ours, theirs, ahead) = tokio::try_join!(
             caught_up,
             closed_there,
@@ -469,7 +481,7 @@ impl<'m> CutOverRun<'m> {
         if !caught_up {
             return Ok(Attempt::NotYet("the target did not catch up within the pause".into()));
         }
-        if self.standbys[1] && !standbys::have_it_all(&self.target, Side::Target, left()).await? {
+        if !standbys::have_it_all(&self.target, Side::Target, &self.standbys[1], left()).await? {
             return Ok(Attempt::NotYet("a standby of the target did not catch up within the pause".into()));
         }
         if !closed_there {

@@ -52,8 +52,7 @@ pub async fn erase_rows(spec: &MoveSpec, watcher: &dyn Watcher) -> Result<Vec<Ro
         return Err(MoveError::ReferredTo { table, to, rows: i64::try_from(still.rows).unwrap_or(i64::MAX) });
     }
     if let Some(fence) = existing(&client, Side::Source, spec).await? {
-        let tables: Vec<_> = plan.tables.iter().map(|t| t.table.clone()).collect();
-        fence.remove_triggers(&client, &tables, Duration::from_millis(spec.tuning.lock_wait_ms)).await?;
+        fence.remove_triggers(&client, Duration::from_millis(spec.tuning.lock_wait_ms)).await?;
         fence::remove(&mut client, &fence).await?;
     }
     Ok(first)

@@ -165,6 +165,7 @@ impl Fence {
         let tx = loop {
             install(client, side).await?;
             let tx = client.transaction().await.doing(side, what)?;
+            tx.batch_execute("set local lock_timeout = '5s'").await.doing(side, what)?;
             tx.execute("select pg_advisory_xact_lock_shared($1)", &[&INSTALL_LOCK]).await.doing(side, what)?;
             let there = tx.query_one("select to_regclass('berth.fence') is not null", &[]).await.doing(side, what)?;
             if there.get(0) {
@@ -362,36 +363,32 @@ impl Fence {
                 "select t.name from unnest($1::text[], $3::int8[]) t(name, wanted)
                  where t.wanted <> (select count(*) from pg_trigger g where g.tgrelid = to_regclass(t.name)
                      and g.tgname like $2 and g.tgenabled = 'A')",
-                &[&names, &format!("berth\\_{}\\_%", self.number), &wanted],
+                &[&names, &self.triggers(), &wanted],
             )
             .await
             .doing(self.side, "looking at the fence's triggers")?;
         Ok(rows.into_iter().map(|row| row.get(0)).collect())
     }
 
-    /// Removes the triggers; the row stays, so that a late worker is still refused.
-    pub async fn remove_triggers(
-        &self,
-        client: &Client,
-        tables: &[TableName],
-        lock_wait: Duration,
-    ) -> Result<(), MoveError> {
+    /// Removes the triggers, on whatever tables they are by now; the row stays, so that a late worker is still refused.
+    /// Returns whether there were any.
+    pub async fn remove_triggers(&self, client: &Client, lock_wait: Duration) -> Result<bool, MoveError> {
         let what = "removing the fence's triggers";
-        for table in tables {
-            let there = client
-                .query(
-                    "select tgname::text from pg_trigger where tgrelid = to_regclass($1) and tgname like $2",
-                    &[&table.sql(), &format!("berth\\_{}\\_%", self.number)],
-                )
-                .await
-                .doing(self.side, what)?;
-            if there.is_empty() {
-                continue;
-            }
+        // Those of partitions go with their parents'.
+        let found = client
+            .query(
+                "select n.nspname::text, c.relname::text, array_agg(t.tgname::text) from pg_trigger t
+                 join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
+                 where t.tgname like $1 and t.tgparentid = 0 group by 1, 2 order by 1, 2",
+                &[&self.triggers()],
+            )
+            .await
+            .doing(self.side, what)?;
+        for row in &found {
+            let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)).sql();
             // One lock for all of them: it keeps readers out too.
-            let drop =
-                |row: &tokio_postgres::Row| format!("drop trigger if exists {} on {};", ident(row.get(0)), table.sql());
-            let drops: Vec<String> = there.iter().map(drop).collect();
+            let drop = |name: &String| format!("drop trigger if exists {} on {table};", ident(name));
+            let drops: Vec<String> = row.get::<_, Vec<String>>(2).iter().map(drop).collect();
             let mut tries = 0_u32;
             let drop_all = |tries: u32| format!("{}{}commit", briefly(wait_at(tries, lock_wait)), drops.concat());
             while let Err(source) = client.batch_execute(&drop_all(tries)).await {
@@ -403,7 +400,19 @@ impl Fence {
                 tokio::time::sleep(Duration::from_millis(u64::from(5 + tries % 20))).await;
             }
         }
-        self.flush(client).await
+        self.flush(client).await?;
+        Ok(!found.is_empty())
+    }
+
+    /// What its triggers are called, as a pattern.
+    fn triggers(&self) -> String {
+        format!("berth\\_{}\\_%", self.number)
+    }
+
+    pub async fn has_triggers(&self, client: &Client) -> Result<bool, MoveError> {
+        let sql = "select exists (select from pg_trigger where tgname like $1)";
+        let row = client.query_one(sql, &[&self.triggers()]).await;
+        Ok(row.doing(self.side, "looking at the fence's triggers")?.get(0))
     }
 
     /// Closes the fence and writes `marker` into the stream, in one transaction that is durable when this returns.
@@ -503,25 +512,31 @@ impl Fence {
     }
 }
 
+/// How long a session is waited for that was told to end.
+pub(crate) const END_LIMIT: Duration = Duration::from_secs(5);
+
 /// Ends what an earlier worker of this move may still be doing here: a killed worker's statement goes on in the
-/// server. The token would refuse it, but it could hold locks and copy rows until it notices.
-pub(crate) async fn end_older_sessions(client: &Client, side: Side, prefix: &str) -> Result<(), MoveError> {
+/// server. The token would refuse it, but it could hold locks and copy rows until it notices. False where one of them
+/// has not ended.
+pub(crate) async fn end_older_sessions(client: &Client, side: Side, prefix: &str) -> Result<bool, MoveError> {
     let pattern = format!("{}%", prefix.replace('_', "\\_"));
-    let what = "ending an earlier worker's sessions";
-    client
-        .execute(
-            "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name like $1 and pid <> pg_backend_pid()",
-            &[&pattern],
+    let limit = i64::try_from(END_LIMIT.as_millis()).unwrap_or(i64::MAX);
+    let row = client
+        .query_one(
+            "select coalesce(bool_and(pg_terminate_backend(pid, $2)), true) from pg_stat_activity
+             where application_name like $1 and pid <> pg_backend_pid() and datname = current_database()",
+            &[&pattern, &limit],
         )
-        .await
-        .doing(side, what)?;
-    Ok(())
+        .await;
+    Ok(row.doing(side, "ending an earlier worker's sessions")?.get(0))
 }
 
 /// The tenant's fence goes, and everything of Berth with the last one. Its triggers are gone already.
 pub(crate) async fn remove(client: &mut Client, fence: &Fence) -> Result<(), MoveError> {
     let what = "removing the fence";
     let tx = client.transaction().await.doing(fence.side, what)?;
+    // Whoever begins a move in this database waits for this.
+    tx.batch_execute("set local lock_timeout = '5s'").await.doing(fence.side, what)?;
     tx.execute("select pg_advisory_xact_lock($1)", &[&INSTALL_LOCK]).await.doing(fence.side, what)?;
     tx.execute("delete from berth.fence where tenant = $1", &[&fence.tenant.as_str()]).await.doing(fence.side, what)?;
     tx.batch_execute(&format!("drop sequence if exists {}", fence.sequence)).await.doing(fence.side, what)?;

@@ -92,5 +92,5 @@ pub use survey::{Discovery, discover, plan};
 pub use transfer::{
     IdleFolder, count_files, find_archive, find_archives_of, idle_folders, read_file, remove_files, write_file,
 };
-pub use unfence::unfence;
+pub use unfence::{disarm, unfence};
 pub use wal::Lsn;

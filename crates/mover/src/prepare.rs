@@ -52,7 +52,13 @@ impl Sessions {
         let (generation, token) = (row.generation, row.token);
         // Whose token is too old learns it in the source, before it ends the sessions of whoever came after. Those end
         // before the target's row is wanted: one of them may hold it.
-        let in_source = Fence::ensure(source, Side::Source, &spec.tenant, Gate::Open, generation, token).await?;
+        let mut in_source = Fence::ensure(source, Side::Source, &spec.tenant, Gate::Open, generation, token).await;
+        if matches!(&in_source, Err(error) if is_locked(error)) {
+            // A session that stands still holds the row. Our token was the last a moment ago.
+            fence::end_older_sessions(source, Side::Source, &spec.session_prefix()).await?;
+            in_source = Fence::ensure(source, Side::Source, &spec.tenant, Gate::Open, generation, token).await;
+        }
+        let in_source = in_source?;
         in_source.register(source, token).await?;
         fence::end_older_sessions(source, Side::Source, &spec.session_prefix()).await?;
         fence::end_older_sessions(target, Side::Target, &spec.session_prefix()).await?;
@@ -117,15 +123,14 @@ pub async fn retire(spec: &MoveSpec, plan: &MovePlan, moved: bool, token: Token)
     if moved {
         if !plan.shared.is_empty() {
             let target = connect(&spec.target, Side::Target, "berth-retire").await?;
-            crate::shared::forget(spec, &target).await?;
+            crate::shared::forget(spec, &target).await.or_else(absent)?;
         }
         return Ok(());
     }
     crate::back::close_way_back(spec).await?;
     let lock_wait = Duration::from_millis(spec.tuning.lock_wait_ms);
-    let tables: Vec<_> = plan.tables.iter().map(|t| t.table.clone()).collect();
     if let Some(fence) = existing(&source, Side::Source, spec).await? {
-        fence.remove_triggers(&source, &tables, lock_wait).await?;
+        fence.remove_triggers(&source, lock_wait).await?;
     }
     let mut target = connect(&spec.target, Side::Target, "berth-retire").await?;
     // Without a fence nothing was copied: its row comes first.
@@ -135,7 +140,7 @@ pub async fn retire(spec: &MoveSpec, plan: &MovePlan, moved: bool, token: Token)
     clear_target(spec, plan, &mut target, token).await?;
     Box::pin(crate::beside::clear_target(spec, plan, &mut target, token)).await?;
     crate::bare::build_on(spec, plan, &target).await?;
-    fence.remove_triggers(&target, &tables, lock_wait).await
+    fence.remove_triggers(&target, lock_wait).await.map(drop)
 }
 
 /// Holds the target's fence row as it is, closed and not taken by a later worker, until the transaction at hand ends.
@@ -214,6 +219,10 @@ pub(crate) async fn existing(client: &Client, side: Side, spec: &MoveSpec) -> Re
         return Ok(None);
     }
     Fence::find(client, side, &spec.tenant).await
+}
+
+fn is_locked(error: &MoveError) -> bool {
+    matches!(error, MoveError::Statement { source, .. } if source.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
 }
 
 fn absent(error: MoveError) -> Result<(), MoveError> {

@@ -13,17 +13,17 @@ pub(crate) async fn price(
 ) -> Result<Vec<String>, MoveError> {
     let mut price = Vec::new();
     if has_others(spec, plan, source).await? {
-        let rate = wal_mb_per_s(source).await?;
+        let rate = wal_mb_per_s(source, Side::Source).await?;
         price.push(format!(
-            "source: its write-ahead log, {rate:.1} MB/s since its figures were set back, is decoded once more while the tenant moves"
+            "source: its write-ahead log, {rate:.1} MB/s on average, is decoded once more while the tenant moves"
         ));
         price.extend(fence(spec, plan, Side::Source));
     }
     if !spec.alone {
         if spec.way_back {
-            let rate = wal_mb_per_s(target).await?;
+            let rate = wal_mb_per_s(target, Side::Target).await?;
             price.push(format!(
-                "target: its write-ahead log, {rate:.1} MB/s now, is decoded once more for as long as there is a way back"
+                "target: its write-ahead log, {rate:.1} MB/s on average, is decoded once more for as long as there is a way back"
             ));
         }
         price.extend(fence(spec, plan, Side::Target));
@@ -57,8 +57,10 @@ async fn has_others(spec: &MoveSpec, plan: &MovePlan, source: &Client) -> Result
     Ok(row.doing(Side::Source, "looking for other tenants")?.get(0))
 }
 
-async fn wal_mb_per_s(client: &Client) -> Result<f64, MoveError> {
-    let sql = "select (wal_bytes / greatest(extract(epoch from clock_timestamp() - stats_reset), 1) / 1048576)::float8 from pg_stat_wal";
-    let row = client.query_one(sql, &[]).await.doing(Side::Source, "reading how much is written")?;
+/// Since its figures were last set back, or since it started.
+async fn wal_mb_per_s(client: &Client, side: Side) -> Result<f64, MoveError> {
+    let sql = "select (wal_bytes / greatest(extract(epoch from clock_timestamp() - coalesce(stats_reset, pg_postmaster_start_time())), 1) / 1048576)::float8
+               from pg_stat_wal";
+    let row = client.query_one(sql, &[]).await.doing(side, "reading how much is written")?;
     Ok(row.get::<_, Option<f64>>(0).unwrap_or(0.0))
 }

@@ -24,13 +24,55 @@ pub(crate) async fn compare(
     let none = BTreeSet::new();
     for name in tables(plan).filter(|name| theirs.find(name).is_some()) {
         let (ours, others) = (ours.get(name).unwrap_or(&none), others.get(name).unwrap_or(&none));
+        // A dump that was read in prints casts and parentheses elsewhere.
+        let has =
+            |all: &BTreeSet<String>, rule: &str| all.contains(rule) || all.iter().any(|it| bare(it) == bare(rule));
         let mut differs = |difference: String| {
             obstacles.push(Obstacle::SchemaDiffers { table: name.clone(), difference });
         };
-        ours.difference(others).for_each(|rule| differs(format!("the target lacks {rule}")));
-        others.difference(ours).for_each(|rule| differs(format!("the source lacks {rule}")));
+        ours.iter().filter(|rule| !has(others, rule)).for_each(|rule| differs(format!("the target lacks {rule}")));
+        others.iter().filter(|rule| !has(ours, rule)).for_each(|rule| differs(format!("the source lacks {rule}")));
     }
     Ok(())
+}
+
+/// Names of types that are more than one word.
+const LONG_TYPES: [&str; 7] = [
+    "character varying",
+    "bit varying",
+    "double precision",
+    "timestamp without time zone",
+    "timestamp with time zone",
+    "time without time zone",
+    "time with time zone",
+];
+
+/// A rule without casts, parentheses and spaces, but for what is quoted in it.
+fn bare(rule: &str) -> String {
+    let (mut out, mut rest) = (String::with_capacity(rule.len()), rule);
+    while let Some(next) = rest.chars().next() {
+        if let Some(cast) = rest.strip_prefix("::") {
+            let long = LONG_TYPES.iter().find_map(|name| cast.strip_prefix(name));
+            let after = long.unwrap_or_else(|| {
+                cast.trim_start_matches(|c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '"'))
+            });
+            let size = after
+                .strip_prefix('(')
+                .and_then(|it| it.split_once(')'))
+                .filter(|(size, _)| size.chars().all(|c| c.is_ascii_digit() || c == ','));
+            rest = size.map_or(after, |(_, after)| after).trim_start_matches("[]");
+        } else if next == '\'' {
+            let quoted = rest[1..].find('\'').map_or(rest.len(), |end| end + 2);
+            out.push_str(&rest[..quoted]);
+            rest = &rest[quoted..];
+        } else {
+            if !matches!(next, '(' | ')' | ' ') {
+                out.push(next);
+            }
+            rest = &rest[next.len_utf8()..];
+        }
+    }
+    out
 }
 
 fn tables(plan: &MovePlan) -> impl Iterator<Item = &TableName> {
@@ -85,7 +127,8 @@ pub(crate) async fn notes(
     ours: &Catalogue,
 ) -> Result<Vec<String>, MoveError> {
     let mut notes = Vec::new();
-    for table in tables(plan).filter_map(|name| ours.find(name)).map(|(_, table)| table) {
+    let known = tables(plan).filter_map(|name| ours.find(name)).map(|(_, table)| table);
+    for table in known.filter(|table| table.partitioned) {
         notes.extend(parts(table, source, target).await?);
     }
     notes.extend(views(plan, source).await?);
@@ -94,20 +137,20 @@ pub(crate) async fn notes(
 
 /// A row for which there is no partition ends the copy.
 async fn parts(table: &Table, source: &Client, target: &Client) -> Result<Option<String>, MoveError> {
-    let sql = "select pg_get_expr(c.relpartbound, c.oid) from pg_partition_tree(to_regclass($1)) p join pg_class c on c.oid = p.relid
-               where c.relpartbound is not null";
+    // Each with whose part it is: a default takes what its own siblings do not.
+    let sql = "select parentrelid::regclass::text, pg_get_expr(c.relpartbound, c.oid) from pg_partition_tree(to_regclass($1)) p
+               join pg_class c on c.oid = p.relid where c.relpartbound is not null";
     let bounds = async |client: &Client, side| {
         let rows = client.query(sql, &[&table.name.sql()]).await.doing(side, "reading the partitions")?;
-        Ok::<BTreeSet<String>, MoveError>(rows.iter().map(|row| row.get(0)).collect())
+        Ok::<BTreeSet<(String, String)>, MoveError>(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     };
     let (ours, theirs) = (bounds(source, Side::Source).await?, bounds(target, Side::Target).await?);
-    if theirs.contains("DEFAULT") {
-        return Ok(None);
-    }
-    let missing: Vec<&String> = ours.difference(&theirs).collect();
+    let covered = |of: &String| theirs.contains(&(of.clone(), "DEFAULT".to_owned()));
+    let missing: Vec<&String> =
+        ours.difference(&theirs).filter(|(of, _)| !covered(of)).map(|(_, bound)| bound).collect();
     Ok(missing.first().map(|first| {
         format!(
-            "`{}` has {} partitions in the source that the target has not, the first {first}: a row of the tenant in one of them ends the move",
+            "`{}` has partitions in the source that the target has not ({}, the first {first}): a row of the tenant in one of them ends the move",
             table.name,
             missing.len()
         )
@@ -138,4 +181,21 @@ async fn views(plan: &MovePlan, source: &Client) -> Result<Option<String>, MoveE
             refresh.join("; ")
         )
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bare;
+
+    #[test]
+    fn a_rule_is_the_same_however_its_casts_are_printed() {
+        let made = "CHECK (((s)::text = ANY ((ARRAY['a (b'::character varying, 'c''d'::character varying])::text[])))";
+        let restored =
+            "CHECK (((s)::text = ANY (ARRAY[('a (b'::character varying)::text, ('c''d'::character varying)::text])))";
+        assert_eq!(bare(made), bare(restored));
+        assert_eq!(bare(made), "CHECKs=ANYARRAY['a (b','c''d']");
+        assert_eq!(bare("CHECK ((n)::numeric(12,2) > 0::double precision AND b)"), "CHECKn>0ANDb");
+        assert_ne!(bare("CHECK ((n > 1))"), bare("CHECK ((n > 10))"));
+        assert_ne!(bare("the label 'a b' of enum"), bare("the label 'ab' of enum"));
+    }
 }

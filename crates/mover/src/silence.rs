@@ -33,7 +33,7 @@ async fn one(endpoint: &Endpoint, side: Side, patience: Patience) -> MoveError {
     loop {
         sleep(patience.every).await;
         let asked = Instant::now();
-        if matches!(timeout(patience.limit, answers(endpoint, side)).await, Ok(Ok(()))) {
+        if timeout(patience.limit, answers(endpoint, side)).await.unwrap_or(false) {
             answered = asked;
         } else if answered.elapsed() >= patience.limit {
             return MoveError::Silent { side, seconds: answered.elapsed().as_secs() };
@@ -41,7 +41,14 @@ async fn one(endpoint: &Endpoint, side: Side, patience: Patience) -> MoveError {
     }
 }
 
-async fn answers(endpoint: &Endpoint, side: Side) -> Result<(), MoveError> {
-    let client = connect(endpoint, side, "berth-ping").await?;
-    client.batch_execute("select").await.map_err(|source| MoveError::Statement { side, doing: "asking it", source })
+/// Also who refuses, for want of a free connection or with another password, has answered.
+async fn answers(endpoint: &Endpoint, side: Side) -> bool {
+    match connect(endpoint, side, "berth-ping").await {
+        Ok(client) => match client.batch_execute("select").await {
+            Ok(()) => true,
+            Err(error) => error.as_db_error().is_some(),
+        },
+        Err(MoveError::Connect { source, .. }) => source.is_answer(),
+        Err(_) => false,
+    }
 }

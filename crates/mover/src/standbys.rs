@@ -1,47 +1,49 @@
 //! Servers that follow the source or the target and may be promoted in their place. One that lacks the closing of the
 //! fence would let the tenant write where it no longer lives; one that lacks the last rows would not have them.
 //!
-//! What is flushed there counts, whether the primary waits for it or not (`synchronous_standby_names`).
+//! What is flushed there counts, whether the primary waits for it or not (`synchronous_standby_names`). Those that follow
+//! another standby are not seen from here.
 
 use crate::sql::Doing;
 use crate::{MoveError, Side};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
-/// Further behind than this a pause would only wait for it, in bytes of the write-ahead log.
-const BEHIND_MOST: i64 = 1 << 20;
+/// Longer than this a pause would only wait for it.
+const IN_STEP: Duration = Duration::from_millis(25);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// Physical ones that are in step as far as their connection goes. Who keeps the log only (`pg_receivewal`) is never
-/// promoted, and says when it has flushed once a segment.
+/// By the process that serves each. One that catches up after an absence is one of them. Who keeps the log only
+/// (`pg_receivewal`, a base backup under way) replays nothing, says when it has flushed once a segment, and is never promoted.
 const STANDBYS: &str =
-    "from pg_stat_replication r where r.state = 'streaming' and r.application_name <> 'pg_receivewal'
+    "from pg_stat_replication r where r.state in ('streaming', 'catchup') and r.replay_lsn is not null
     and not exists (select from pg_replication_slots s where s.active_pid = r.pid and s.slot_type = 'logical')";
 
-/// Before the pause: whether there are any, or why it may not begin.
-pub(crate) async fn in_step(client: &Client, side: Side) -> Result<Result<bool, String>, MoveError> {
-    let sql = format!(
-        "select application_name, coalesce(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), flush_lsn), 0)::bigint {STANDBYS} order by 2 desc"
-    );
+/// Before the pause: which there are, or why it may not begin.
+pub(crate) async fn in_step(client: &Client, side: Side) -> Result<Result<Vec<i32>, String>, MoveError> {
+    let sql = format!("select pid, application_name {STANDBYS}");
     let rows = client.query(&sql, &[]).await.doing(side, "looking at the standbys")?;
-    let Some(last) = rows.first() else { return Ok(Ok(false)) };
-    let behind: i64 = last.get(1);
-    if behind <= BEHIND_MOST {
-        return Ok(Ok(true));
+    let pids: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
+    if have_it_all(client, side, &pids, IN_STEP).await? {
+        return Ok(Ok(pids));
     }
-    let name: String = last.get(0);
-    Ok(Err(format!("standby `{name}` of the {side} is {} MB behind", behind >> 20)))
+    let names: Vec<String> = rows.iter().map(|row| format!("`{}`", row.get::<_, String>(1))).collect();
+    Ok(Err(format!("a standby of the {side} ({}) is behind", names.join(", "))))
 }
 
-/// Waits until every one of them has flushed all that this server has. False when the time is over.
-pub(crate) async fn have_it_all(client: &Client, side: Side, limit: Duration) -> Result<bool, MoveError> {
+/// Waits until each of them has flushed all that this server has. False when the time is over, or one has gone.
+pub(crate) async fn have_it_all(client: &Client, side: Side, pids: &[i32], limit: Duration) -> Result<bool, MoveError> {
+    if pids.is_empty() {
+        return Ok(true);
+    }
     let doing = "waiting for the standbys";
     let until = Instant::now() + limit;
     let row = client.query_one("select pg_current_wal_flush_lsn()::text", &[]).await.doing(side, doing)?;
     let flushed: String = row.get(0);
-    let late = format!("select count(*) {STANDBYS} and (r.flush_lsn is null or r.flush_lsn < $1::text::pg_lsn)");
+    let have = "select count(*) from pg_stat_replication where pid = any ($1) and flush_lsn >= $2::text::pg_lsn";
     loop {
-        if client.query_one(&late, &[&flushed]).await.doing(side, doing)?.get::<_, i64>(0) == 0 {
+        let row = client.query_one(have, &[&pids, &flushed]).await.doing(side, doing)?;
+        if row.get::<_, i64>(0) == pids.len() as i64 {
             return Ok(true);
         }
         if Instant::now() >= until {

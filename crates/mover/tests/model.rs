@@ -479,7 +479,7 @@ impl Model for Protocol {
                 state.cells[1].fenced = false;
                 state.cells[1].token = Token::new(0);
                 if self.has(Guard::Sessions) {
-                    state.mail.retain(|mail| !matches!(mail.to, To::Cell(1, _)));
+                    state.mail.retain(|mail| mail.to != To::Cell(1, Ask::Register));
                 }
             }
             Action::Undo => {

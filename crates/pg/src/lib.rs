@@ -67,6 +67,14 @@ impl ConnectError {
         )
     }
 
+    /// Whether the server, or who stands for it, said something: a refusal too is an answer.
+    pub fn is_answer(&self) -> bool {
+        match self {
+            Self::Postgres(error) => error.as_db_error().is_some() || self.is_unproved(),
+            Self::Silent => false,
+        }
+    }
+
     /// The server could not prove who it is, or what it would have to prove is not known here: trying again changes nothing.
     pub fn is_unproved(&self) -> bool {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);

@@ -320,6 +320,46 @@ pub(super) async fn moved(
 ) -> Result<Moved, Failure> {
     let name = fresh(target).await?;
     run_sql(&client(target, &name).await?, &format!("{TABLES}{KEYS}")).await?;
+    let moved = between((source, "app"), (target, &name), tenant, transactions, After::Nothing).await?;
+    drop_database(target, &name).await?;
+    Ok(moved)
+}
+
+/// A tenant leaves the database where its neighbours live, and everything of it goes after it.
+pub(super) async fn left(home: &CellDatabase, away: &CellDatabase, tenant: Uuid) -> Result<(), Failure> {
+    let name = fresh(away).await?;
+    run_sql(&client(away, &name).await?, &format!("{TABLES}{KEYS}")).await?;
+    between((home, "app"), (away, &name), tenant, 0, After::Settled).await?;
+    drop_database(away, &name).await
+}
+
+/// A tenant comes out of a database of its own into the one where the neighbours live.
+pub(super) async fn came(home: &CellDatabase, away: &CellDatabase, rows: u64) -> Result<(), Failure> {
+    let name = fresh(away).await?;
+    let own = client(away, &name).await?;
+    run_sql(&own, &format!("{TABLES}{KEYS}")).await?;
+    let tenants = fill(&own, 1, rows).await?;
+    drop(own);
+    for tenant in tenants {
+        between((away, &name), (home, "app"), tenant, 0, After::Settled).await?;
+    }
+    drop_database(away, &name).await
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    Nothing,
+    /// Rows and fence leave the old side, and the fence the new one.
+    Settled,
+}
+
+async fn between(
+    (source, from): (&CellDatabase, &str),
+    (target, to): (&CellDatabase, &str),
+    tenant: Uuid,
+    transactions: u64,
+    then: After,
+) -> Result<Moved, Failure> {
     let endpoint = |cell: &CellDatabase, database: &str| {
         let login = cell.login(Role::Mover);
         Endpoint {
@@ -335,13 +375,13 @@ pub(super) async fn moved(
         id: MoveId::new(Uuid::now_v7()),
         tenant: TenantKey::new(tenant.to_string()).ours("the tenant's key")?,
         rules: DataRules::of("customers", "id", "customer_id"),
-        source: endpoint(source, "app"),
-        target: endpoint(target, &name),
+        source: endpoint(source, from),
+        target: endpoint(target, to),
         source_cell: CellId::new(Uuid::from_u128(1)),
         target_cell: CellId::new(Uuid::from_u128(2)),
         target_free_bytes: None,
         keep_from: None,
-        alone: true,
+        alone: to != "app",
         way_back: false,
         way: Way::There,
         tuning: Tuning::default(),
@@ -367,6 +407,11 @@ pub(super) async fn moved(
     let total = began.elapsed().saturating_sub(wrote);
     let row = berth_mover::take(&ownership).await.ours("the end")?;
     berth_mover::retire(&spec, &plan, true, row.token).await.ours("the end")?;
+    if then == After::Settled {
+        berth_mover::release(&spec, &plan, &ownership, &watch).await.ours("the rows that were left")?;
+        berth_mover::unfence(&spec, berth_mover::Side::Target, &ownership).await.ours("the fence")?;
+        ownership.remove().await.ours("the control row")?;
+    }
     let seen = watch.0.lock().map(|seen| seen.clone()).unwrap_or_default();
     let at = |phase: Phase| seen.iter().find(|(p, ..)| *p == phase).map(|(_, at, cpu_us)| (*at, *cpu_us));
     let mut phases = serde_json::Map::new();
@@ -386,7 +431,6 @@ pub(super) async fn moved(
         cut.rows_verified,
         serde_json::Value::Object(phases.clone())
     ));
-    drop_database(target, &name).await?;
     Ok(Moved { total_s: took, phases: serde_json::Value::Object(phases), capture_tx_per_s, capture_tx_per_core_s })
 }
 

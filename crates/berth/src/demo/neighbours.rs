@@ -1,10 +1,11 @@
 //! `berth demo bench-neighbours`: how long a neighbour's statement waits for a lock of a move, at most.
 //!
-//! Neighbours read, write and keep transactions open in the database that tenants leave one after the other. The server
+//! Neighbours read, write and keep transactions open in the database that tenants leave and come into in turn, each with
+//! everything that is taken away afterwards. The server
 //! says who waits for whom and since when; it is asked as often as it answers, so a wait is known to within one look
 //! (`look_ms`). Beside it the neighbours' own clocks, and the same minute without moves.
 
-use super::mover::{Servers, TENANTS, client, client_as, fill, moved, run_sql, servers};
+use super::mover::{Servers, TENANTS, came, client, client_as, fill, left, run_sql, servers};
 use super::say;
 use crate::fail::{Failure, FailureExt as _};
 use berth_infra::{CellDatabase, Role};
@@ -19,7 +20,7 @@ use uuid::Uuid;
 
 #[derive(Args, Debug)]
 pub struct BenchNeighbours {
-    /// Tenants that leave, one after the other
+    /// Tenants that leave or come, one after the other
     #[arg(long, default_value_t = 100, value_name = "N")]
     moves: usize,
     /// Rows of each
@@ -67,17 +68,21 @@ async fn measure(options: &BenchNeighbours, servers: &Servers) -> Result<serde_j
     run_sql(&filler, "grant select, insert, update, delete on all tables in schema public to public").await?;
     let neighbours = fill(&filler, TENANTS, 20_000).await?;
     let mut tenants = Vec::new();
-    while tenants.len() < options.moves {
+    while tenants.len() < options.moves.div_ceil(2) {
         tenants.extend(fill(&filler, TENANTS, options.rows).await?);
     }
     let began = Instant::now();
     let over = Arc::new(AtomicBool::new(false));
     let mut work = at_work(source, &neighbours, &over).await?;
     let waits = watched(source, &over).await?;
-    for (nth, tenant) in tenants.into_iter().take(options.moves).enumerate() {
-        moved(source, target, tenant, 0).await?;
+    for nth in 0..options.moves {
+        let leaves = if nth % 2 == 0 { tenants.pop() } else { None };
+        match leaves {
+            Some(tenant) => left(source, target, tenant).await?,
+            None => came(source, target, options.rows).await?,
+        }
         if (nth + 1) % 10 == 0 {
-            say(format!("{} of {} have left", nth + 1, options.moves));
+            say(format!("{} of {} have left or come", nth + 1, options.moves));
         }
     }
     let took = began.elapsed();

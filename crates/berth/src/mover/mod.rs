@@ -345,7 +345,7 @@ async fn given_up(
     record.reached = Reached::GivingUp;
     journal.write(&record)?;
     berth_mover::retire(spec, &record.plan, false, token).await.map_err(stopped)?;
-    berth_mover::forget(spec, &record.plan).await.map_err(stopped)?;
+    berth_mover::forget(spec).await.map_err(stopped)?;
     control.remove().await.map_err(stopped)?;
     record.reached = Reached::GivenUp;
     journal.write(&record)
@@ -506,7 +506,7 @@ async fn settle(sides: BothSides, at: &JournalAt) -> Answer {
     }
     let work = berth_mover::release(&last, &record.plan, &control, &teller);
     let gone = teller.heed(work).await.map_err(stopped)?;
-    berth_mover::unfence(&last, Side::Target, &record.plan, &control).await.map_err(stopped)?;
+    berth_mover::unfence(&last, Side::Target, &control).await.map_err(stopped)?;
     // Before the row goes: without it nobody can say any more who owns the tenant.
     record.reached = Reached::Settled;
     journal.write(&record)?;

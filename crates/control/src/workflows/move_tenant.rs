@@ -4,7 +4,7 @@
 //! tokens and its control row, never by this journal: the step that cuts over looks at the row and goes on from there.
 
 use super::{MoveTenant, done, provision_cell, store, tenant::tenant};
-use crate::{App, archives, move_edges::TenantEdges, moves};
+use crate::{App, archives, move_edges::TenantEdges, moves, ways_back::Unwatched};
 use async_trait::async_trait;
 use berth_domain::{CellId, MoveId, MovePhase, TenantEvent, TenantId, WayBackState};
 use berth_mover::{CutOver, Fault, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Side, Watcher, Way};
@@ -128,6 +128,11 @@ impl Part {
         tx.commit().await.map_err(store)?;
         let row = berth_mover::take(&ownership).await.map_err(|error| failed(&error))?;
         berth_mover::retire(spec, plan, true, row.token).await.map_err(|error| failed(&error))?;
+        if self.way == Way::Back {
+            // Nobody comes after this one who would.
+            berth_mover::release(spec, plan, &ownership, &Unwatched).await.map_err(|error| failed(&error))?;
+            berth_mover::disarm(spec, Side::Target, &ownership).await.map_err(|error| failed(&error))?;
+        }
         Ok(StepError::permanent("moved_already", "the tenant had moved before the move was given up")
             .hint("it is served at its new cell; `berth operation abandon --force` closes this operation"))
     }
@@ -146,12 +151,7 @@ impl Part {
             f.phases.push(MovePhaseTime { phase: phase.as_str().to_owned(), started_at, ended_at: None });
         })
         .await;
-        let spec = self.spec(app).await?;
-        let outcome = tokio::select! {
-            outcome = work => outcome,
-            silent = berth_mover::silence(&spec, berth_mover::Patience::default()) => Err(silent),
-        };
-        let outcome = outcome.map_err(|error| failed(&error))?;
+        let outcome = answered(&self.spec(app).await?, work).await.map_err(|error| failed(&error))?;
         self.note(app, |f| {
             for known in f.phases.iter_mut().filter(|p| p.phase == phase.as_str()) {
                 known.ended_at = Some(Timestamp::now());
@@ -169,6 +169,17 @@ impl Part {
         if let Err(error) = app.store().move_measured(self.id, &figures).await {
             tracing::warn!(%error, "figures of move {} were not stored", self.id);
         }
+    }
+}
+
+/// `work`, unless one of the two servers answers nobody meanwhile.
+pub(super) async fn answered<T>(
+    spec: &MoveSpec,
+    work: impl Future<Output = Result<T, MoveError>> + Send,
+) -> Result<T, MoveError> {
+    tokio::select! {
+        outcome = work => outcome,
+        silent = berth_mover::silence(spec, berth_mover::Patience::default()) => Err(silent),
     }
 }
 
@@ -315,16 +326,16 @@ impl Step<App> for Prepare {
     async fn undo(&self, app: &App, _made: Option<()>) -> Result<(), StepError> {
         let spec = self.part.spec(app).await?;
         let ownership = app.store().ownership(self.part.input.tenant);
-        if let Err(error) = berth_mover::give_up(&spec, &ownership).await {
+        if let Err(error) = answered(&spec, berth_mover::give_up(&spec, &ownership)).await {
             let moved = ownership.read().await.is_some_and(|row| row.owner == self.part.input.target);
             return Err(if moved { self.part.too_late(app, &self.plan, &spec).await? } else { failed(&error) });
         }
-        let row = berth_mover::take(&ownership).await.map_err(|error| failed(&error))?;
-        berth_mover::retire(&spec, &self.plan, false, row.token).await.map_err(|error| failed(&error))?;
-        for side in [Side::Target, Side::Source] {
-            berth_mover::unfence(&spec, side, &self.plan, &ownership).await.map_err(|error| failed(&error))?;
-        }
-        Ok(())
+        let work = async {
+            let row = berth_mover::take(&ownership).await?;
+            berth_mover::retire(&spec, &self.plan, false, row.token).await?;
+            berth_mover::unfence(&spec, Side::Target, &ownership).await
+        };
+        answered(&spec, work).await.map(drop).map_err(|error| failed(&error))
     }
 
     fn retry(&self) -> Retry {

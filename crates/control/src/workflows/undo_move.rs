@@ -3,7 +3,7 @@
 
 use super::{
     MoveTenant, UndoMove,
-    move_tenant::{BringLateObjects, CutOverStep, Part, failed, outcome, patient},
+    move_tenant::{BringLateObjects, CutOverStep, Part, answered, failed, outcome, patient},
     store,
 };
 use crate::{App, ways_back::Unwatched};
@@ -124,7 +124,7 @@ impl Step<App> for BeginUndo {
     async fn undo(&self, app: &App, _made: Option<()>) -> Result<(), StepError> {
         let spec = self.part.spec(app).await?;
         let ownership = app.store().ownership(self.part.input.tenant);
-        let Err(error) = berth_mover::give_up(&spec, &ownership).await else { return Ok(()) };
+        let Err(error) = answered(&spec, berth_mover::give_up(&spec, &ownership)).await else { return Ok(()) };
         let back = ownership.read().await.is_some_and(|row| row.owner == spec.target_cell);
         Err(if back { self.part.too_late(app, &self.plan, &spec).await? } else { failed(&error) })
     }
@@ -157,7 +157,7 @@ impl TxStep<App> for RecordUndo {
     }
 }
 
-/// Slot and publication go, the rows in the cell that the tenant has left again, and the fence of the one where it is.
+/// Slot and publication go, the rows in the cell that the tenant has left again, and the triggers in the one where it is.
 struct ClearNewSide {
     part: Arc<Part>,
     plan: Arc<MovePlan>,
@@ -176,7 +176,7 @@ impl Step<App> for ClearNewSide {
             berth_mover::retire(&spec, &self.plan, true, row.token).await?;
             // It is past the point of no return: who asked to give up was told so.
             let gone = berth_mover::release(&spec, &self.plan, &ownership, &Unwatched).await?;
-            berth_mover::unfence(&spec, Side::Target, &self.plan, &ownership).await?;
+            berth_mover::disarm(&spec, Side::Target, &ownership).await?;
             Ok(gone)
         };
         self.part.timed(app, Phase::Keep, work, |_, _| {}).await

@@ -71,7 +71,11 @@ async fn giving_up_after_the_owner_changed_is_refused() {
 async fn of_two_workers_on_one_move_the_stale_one_is_refused() {
     let world = Try::new().await;
     let target = world.moving.target.connect(Role::Mover).await;
-    // What keeps the first worker in its copy for as long as the test wants.
+    // What keeps the first worker in its copy for as long as the test wants. Both sides have the same rule, and only one
+    // of them waits for it.
+    let same = "CREATE FUNCTION gate() RETURNS boolean LANGUAGE sql AS 'SELECT true';
+                ALTER TABLE vehicles ADD CHECK (gate()) NOT VALID";
+    world.moving.world.tenants.connect(Role::Mover).await.batch_execute(same).await.unwrap();
     target
         .batch_execute(
             "CREATE FUNCTION gate() RETURNS boolean LANGUAGE sql AS 'SELECT true FROM pg_catalog.pg_advisory_xact_lock_shared(7)';
