@@ -40,9 +40,15 @@ impl Edged {
     async fn new() -> Option<Self> {
         let names = TestNames::start().await?;
         let world = World::empty().await;
+        let (http, https, stop, folder) = Self::edge(&world, "fra").await;
+        Some(Self { world, names, http, https, _stop: stop, _folder: folder })
+    }
+
+    /// An edge of this name: where it takes requests, and what keeps it.
+    async fn edge(world: &World, name: &str) -> (SocketAddr, SocketAddr, oneshot::Sender<()>, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let edge = Edge::bind(EdgeConfig {
-            name: "fra".parse().unwrap(),
+            name: name.parse().unwrap(),
             listen: "127.0.0.1:0".parse().unwrap(),
             listen_tls: Some("127.0.0.1:0".parse().unwrap()),
             admin: "127.0.0.1:0".parse().unwrap(),
@@ -60,7 +66,7 @@ impl Edged {
         let (http, https) = (edge.address(), edge.tls_address().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(edge.run(async { drop(stopped.await) }));
-        Some(Self { world, names, http, https, _stop: stop, _folder: folder })
+        (http, https, stop, folder)
     }
 
     /// Puts this in force beside the usual stack, and asks the names of this world.
@@ -229,6 +235,39 @@ async fn a_host_is_routed_when_it_is_proved_and_taken_over_by_its_record_alone()
     client.host_remove("shop.acme.test", None).await.unwrap();
     edged.routed("shop.acme.test", false).await;
     assert_eq!(refused(client.host_remove("shop.acme.test", None).await).code, "no_host");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_edges_the_authority_is_answered_by_whichever_it_asks() {
+    for challenge in ["http-01", "tls-alpn-01"] {
+        let Some(edged) = Edged::new().await else { return };
+        let (http, https, _stop, _folder) = Edged::edge(&edged.world, "hel").await;
+        // It asks the second one alone; the first one has the answer too.
+        let authority = TestAuthority::start(&edged.names, http.port(), https.port(), &[]).await;
+        let Some(authority) = authority else { return };
+        let (directory, ca) = (authority.directory(), authority.ca_file());
+        let acme = format!("acme: {{ directory: '{directory}', ca_file: '{}', challenge: {challenge} }}", ca.display());
+        edged.apply("own: [fleet.test]", &acme).await;
+        edged.tenant("acme", "acme.fleet.test").await;
+        edged.order_is("acme.fleet.test", |order| order.state == OrderState::Served).await;
+        let edges = async || edged.world.client().edges().await.unwrap();
+        wait_until("both have it", edges, |all| all.len() == 2 && all.iter().all(|edge| edge.behind == 0)).await;
+        let shown = async |address: SocketAddr| {
+            let stream = TcpStream::connect(address).await.ok()?;
+            let roots = RootCertStore::empty();
+            let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+            let config = config.with_safe_default_protocol_versions().unwrap();
+            let config = config.with_root_certificates(roots).with_no_client_auth();
+            let name = ServerName::try_from("acme.fleet.test").unwrap();
+            // Nobody here vouches for it: that it is refused for that says that there is one.
+            let error = TlsConnector::from(Arc::new(config)).connect(name, stream).await.err()?;
+            Some(error.to_string())
+        };
+        for address in [edged.https, https] {
+            let look = async || shown(address).await.unwrap_or_default();
+            wait_until("it shows the certificate", look, |said| said.contains("UnknownIssuer")).await;
+        }
+    }
 }
 
 /// From order to served certificate to renewal, with this challenge.

@@ -2,7 +2,7 @@
 
 use crate::{free_port, wait_until};
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs,
     io::Write as _,
     path::PathBuf,
@@ -27,8 +27,8 @@ impl TestRedis {
 
     /// With a wall clock that [`WallClock::jump`] sets.
     pub async fn start_under(clock: &WallClock, arguments: &[&str]) -> Option<Self> {
-        let (library, off) = (clock.library(), clock.off());
-        let variables = [("LD_PRELOAD", library.as_os_str()), ("BERTH_CLOCK_OFF", off.as_os_str())];
+        let variables = clock.variables();
+        let variables = variables.each_ref().map(|(name, value)| (*name, value.as_os_str()));
         Self::start_with(free_port(), arguments, &variables).await
     }
 
@@ -144,6 +144,11 @@ impl Default for WallClock {
 }
 
 impl WallClock {
+    /// What a program is started with that is to believe it.
+    pub fn variables(&self) -> [(&'static str, OsString); 2] {
+        [("LD_PRELOAD", self.library().into_os_string()), ("BERTH_CLOCK_OFF", self.off().into_os_string())]
+    }
+
     /// From now on it is so much later than it is, or earlier.
     pub fn jump(&self, seconds: i64) {
         // Written over and not anew: the server has it in its memory.

@@ -38,6 +38,8 @@ use tokio_rustls::TlsAcceptor;
 pub enum Tongue {
     Http1,
     H2c,
+    /// The same, and HTTP/1.1 on the same port, as WebSockets have it.
+    Either,
     Tls(Arc<ServerConfig>),
 }
 
@@ -71,6 +73,11 @@ impl Echo {
                     match tongue {
                         Tongue::Http1 => talk(stream, false, asked).await,
                         Tongue::H2c => talk(stream, true, asked).await,
+                        Tongue::Either => {
+                            let mut start = [0; 3];
+                            let http2 = stream.peek(&mut start).await.is_ok() && &start != b"GET";
+                            talk(stream, http2, asked).await;
+                        }
                         Tongue::Tls(config) => {
                             let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
                             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -99,8 +106,9 @@ impl Echo {
 }
 
 async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, http2: bool, asked: Arc<AtomicUsize>) {
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         asked.fetch_add(1, Ordering::SeqCst);
+        let upgrade = request.headers().contains_key("upgrade").then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let host = parts.uri.authority().map(ToString::to_string);
         let host = host.or_else(|| Some(parts.headers.get("host")?.to_str().unwrap().to_owned()));
@@ -118,13 +126,20 @@ async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, http
                 answer = answer.header(name, value);
             }
         }
+        if let Some(upgrade) = upgrade {
+            tokio::spawn(async move {
+                let (mut read, mut write) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+            answer = answer.status(101).header("connection", "upgrade").header("upgrade", "websocket");
+        }
         async move { Ok::<_, Infallible>(answer.body(body).unwrap()) }
     });
     let stream = TokioIo::new(stream);
     let _ = if http2 {
         hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service).await
     } else {
-        hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await
+        hyper::server::conn::http1::Builder::new().serve_connection(stream, service).with_upgrades().await
     };
 }
 

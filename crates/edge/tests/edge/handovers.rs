@@ -5,11 +5,15 @@
 
 use crate::{
     limits::limited,
+    tls,
     world::{Client, Control, Member, PATIENCE, Running, World, config, eventually, held, route},
 };
 use berth_edge::{Edge, EdgeConfig};
-use berth_wire::edge::{HoldOutcome, Presence};
-use http::{Method, StatusCode};
+use berth_wire::edge::{EdgeEvent, HoldOutcome, Presence};
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::version::TLS13;
 use std::{
     collections::HashSet,
     net::SocketAddr,
@@ -281,4 +285,113 @@ async fn connections_end_with_1012_when_their_hour_is_over_and_a_restart_fills_n
     assert_eq!(rest, [0x88, 0x02, 0x03, 0xf4]);
     world.edge.ended().await;
     assert_eq!(new.get("t1.test", "/gps").await.status, StatusCode::TOO_MANY_REQUESTS);
+}
+
+/// One request over HTTP/2 and TLS, on a connection that is opened anew where the edge has said that it goes.
+async fn asked_securely(
+    connection: &mut Option<hyper::client::conn::http2::SendRequest<crate::echo::Sent>>,
+    address: SocketAddr,
+    tenant: usize,
+) -> String {
+    loop {
+        let mut sender = match connection.take().filter(|sender| !sender.is_closed()) {
+            Some(sender) => sender,
+            None => {
+                let name = format!("t{tenant}.test");
+                let (stream, _) = tls::connect(address, &name, b"h2", &TLS13).await.expect("nobody is turned away");
+                let (sender, connection) =
+                    hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+                tokio::spawn(connection);
+                sender
+            }
+        };
+        if sender.ready().await.is_err() {
+            continue;
+        }
+        let request = Request::get(format!("https://t{tenant}.test/")).body(crate::echo::nothing()).unwrap();
+        match sender.send_request(request).await {
+            Ok(answer) => {
+                let status = answer.status();
+                let body = answer.into_body().collect().await.expect("an answer that begins ends").to_bytes();
+                assert_eq!(status, StatusCode::OK);
+                *connection = Some(sender);
+                return String::from_utf8(body.to_vec()).unwrap();
+            }
+            // What came after the edge's farewell was never looked at, and goes to the next one.
+            Err(error) if error.is_canceled() || sender.is_closed() => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_and_http_2_tenants_move_while_one_edge_follows_another_and_nobody_notices() {
+    const TENANTS: usize = 4;
+    let (control, dir) = (Control::start().await, tempfile::tempdir().unwrap());
+    let members = [Member::start("even").await, Member::start("odd").await];
+    let secure = |config: &mut EdgeConfig| config.listen_tls = Some("127.0.0.1:0".parse().unwrap());
+    let mut first = config(&control, dir.path());
+    secure(&mut first);
+    let mut edges = vec![Running::start(first)];
+    let (address, plain, admin) = (edges[0].tls_address.unwrap(), edges[0].address, edges[0].admin);
+    // Each generation is in another cell than the one before.
+    let at = |tenant: usize, generation: usize| {
+        route(tenant as u128, generation as u64, "cell", &[&members[generation % 2]])
+    };
+    let everybody = |generation| (1..=TENANTS).map(|tenant| at(tenant, generation)).collect::<Vec<_>>();
+    control.put(everybody(1)).await;
+    let certificates = (1..=TENANTS).map(|n| tls::made(n as u128, &[&format!("t{n}.test")])).collect();
+    control.say(&EdgeEvent::Certificates { full: true, certificates, gone: Vec::new() });
+    control.put(everybody(2)).await;
+
+    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let clients: Vec<_> = (0..TENANTS * 2)
+        .map(|n| {
+            let (stop, asked, tenant) = (Arc::clone(&stop), Arc::clone(&asked), n % TENANTS + 1);
+            tokio::spawn(async move {
+                let mut connection = None;
+                while !stop.load(SeqCst) {
+                    let text = asked_securely(&mut connection, address, tenant).await;
+                    let generation = text.lines().find_map(|line| line.strip_prefix("berth-generation: ")).unwrap();
+                    let cell = ["even", "odd"][generation.parse::<usize>().unwrap() % 2];
+                    assert_eq!(text.split(' ').next(), Some(cell), "generation {generation} is not there");
+                    assert!(text.contains(&format!("berth-tenant: key-{tenant}\n")), "{text}");
+                    asked.fetch_add(1, SeqCst);
+                }
+            })
+        })
+        .collect();
+    let mut generation = 2;
+    for _ in 0..3 {
+        for _ in 0..10 {
+            generation += 1;
+            for tenant in 1..=TENANTS {
+                control.put(vec![at(tenant, generation)]).await;
+            }
+        }
+        let before = asked.load(SeqCst);
+        let mut next = config(&control, dir.path());
+        secure(&mut next);
+        (next.listen, next.listen_tls, next.admin) = (plain, Some(address), admin);
+        let (moving, following) = (generation + 1, follow(next));
+        let changes = async {
+            control.publish(everybody(moving));
+        };
+        let (edge, ()) = tokio::join!(following, changes);
+        generation = moving;
+        edges.push(edge);
+        let here = async || edges.last().unwrap().get("t1.test", "/").await;
+        let wanted = generation.to_string();
+        eventually("it follows", here, |answer| answer.sent("berth-generation") == Some(&wanted)).await;
+        eventually("requests go on", async || asked.load(SeqCst), |n| *n > before + 40).await;
+    }
+    stop.store(true, SeqCst);
+    for client in clients {
+        client.await.expect("every request was answered, by its tenant's cell");
+    }
+    println!("{} requests over TLS, {generation} generations of {TENANTS} tenants", asked.load(SeqCst));
+    edges.pop().unwrap().stop().await;
+    for mut old in edges {
+        tokio::time::timeout(PATIENCE, old.ended()).await.expect("it goes with its last connection");
+    }
 }

@@ -1,6 +1,6 @@
 //! Holding and releasing: what is parked, what goes on, what is counted.
 
-use crate::world::{World, eventually, held};
+use crate::world::{Control, Running, World, config, eventually, held};
 use berth_wire::edge::{HoldOutcome, HoldPolicy, RouteState};
 use http::{Method, StatusCode};
 use std::sync::atomic::Ordering;
@@ -207,4 +207,62 @@ async fn what_the_fence_refused_twice_or_for_too_long_is_answered_503_without_be
         assert!(!answer.headers.contains_key("berth-fenced"));
     }
     assert_eq!(world.new.state.refused.load(Ordering::SeqCst), 2, "sent once more, not for ever");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_edges_that_held_neither_serves_the_old_cell_once_one_has_the_new_generation() {
+    let world = World::start().await;
+    // The other edge follows another server of the same control plane.
+    let (control, dir) = (Control::start().await, tempfile::tempdir().unwrap());
+    let mut settings = config(&control, dir.path());
+    settings.name = "south".parse().unwrap();
+    let mut south = Running::start(settings);
+    control.put(vec![world.home()]).await;
+    assert_eq!(south.get("t1.test", "/").await.by(), "old");
+
+    let order = |park_ms| {
+        let mut all = held(world.home(), 7, 50, park_ms);
+        let RouteState::Held { hold } = &mut all.state else { unreachable!() };
+        hold.policy = HoldPolicy::All;
+        all
+    };
+    world.control.put(vec![order(20_000)]).await;
+    control.put(vec![order(300)]).await;
+    world.control.in_force(7).await;
+    control.in_force(7).await;
+    let before = (world.old.writes(), world.old.state.safe.load(Ordering::SeqCst));
+    // The second one hears nothing more; the first one gets generation 2.
+    control.die().await;
+    world.control.put(vec![world.moved()]).await;
+    for method in [Method::GET, Method::POST] {
+        assert_eq!(world.edge.ask(method.clone(), "t1.test", "/").await.by(), "new");
+        let waits = south.ask(method, "t1.test", "/").await;
+        assert_eq!(waits.status, StatusCode::SERVICE_UNAVAILABLE, "{}", waits.body);
+        assert!(waits.headers.contains_key("retry-after"));
+    }
+    // Begun anew from its disk it holds on.
+    south.stop().await;
+    let mut settings = config(&control, dir.path());
+    settings.name = "south".parse().unwrap();
+    let south = Running::start(settings);
+    for method in [Method::GET, Method::POST] {
+        assert_eq!(south.ask(method, "t1.test", "/").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    assert_eq!(
+        (world.old.writes(), world.old.state.safe.load(Ordering::SeqCst)),
+        before,
+        "nobody reached the old cell"
+    );
+
+    // It hears of generation 2, and an older word that comes after it is refused by both.
+    control.rise();
+    control.put(vec![world.moved()]).await;
+    for (control, edge) in [(&world.control, &world.edge), (&control, &south)] {
+        let stale = control.publish(vec![world.home()]);
+        control.acknowledged(stale).await;
+        for method in [Method::GET, Method::POST] {
+            assert_eq!(edge.ask(method, "t1.test", "/").await.by(), "new");
+        }
+    }
+    assert_eq!((world.old.writes(), world.old.state.safe.load(Ordering::SeqCst)), before);
 }

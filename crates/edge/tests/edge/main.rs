@@ -20,6 +20,7 @@ mod raw;
 mod regions;
 mod restarts;
 mod secure_control;
+mod secure_tunnels;
 mod serving;
 mod shuffled;
 mod streams;

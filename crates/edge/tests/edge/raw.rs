@@ -254,6 +254,16 @@ async fn who_asks_for_http_2_and_floods_is_cut_and_others_are_served() {
         let closed = tokio::select! { () = send => unreachable!("it waits for ever"), closed = read => closed };
         // The bomb costs its one request only; a flood costs the connection.
         assert!(closed || what == "header bomb", "{what}: still open after {} bytes", answer.len());
+        if what == "header bomb" {
+            // Its stream is ended: answered 431, reset, or with the connection.
+            let ended = frames_of(&answer).into_iter().any(|(kind, flags, stream, payload)| match kind {
+                1 => stream == 1 && flags & 1 == 1 && payload.windows(3).any(|three| three == b"431"),
+                3 => stream == 1,
+                7 => true,
+                _ => false,
+            });
+            assert!(ended, "its stream goes on: {:?}", frames_of(&answer));
+        }
         assert!(answer.len() < 1 << 20, "{what}: {} bytes", answer.len());
         assert!(reached(&world) < 500, "{what}: {} requests were sent on", reached(&world));
     }
@@ -261,6 +271,64 @@ async fn who_asks_for_http_2_and_floods_is_cut_and_others_are_served() {
     assert_eq!(after.status, StatusCode::OK);
     let look = async || world.edge.admin("/metrics").await;
     eventually("the cut connections are gone", look, |m| !m.contains("berth_edge_connections 4")).await;
+}
+
+/// Kind, flags, stream and payload of each whole frame.
+fn frames_of(mut bytes: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
+    let mut frames = Vec::new();
+    while let Some((head, rest)) = bytes.split_at_checked(9) {
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let Some((payload, after)) = rest.split_at_checked(length) else { break };
+        let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
+        frames.push((head[3], head[4], stream, payload.to_vec()));
+        bytes = after;
+    }
+    frames
+}
+
+fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn header_bombs_cost_no_memory_and_are_not_sent_on() {
+    let world = World::start().await;
+    let mut head = vec![0x82, 0x84, 0x86, 0x41, 7];
+    head.extend(b"t1.test");
+    // A field of 4,000 bytes, named 12,000 times: 48 MB if it were written out.
+    let mut bomb = head;
+    bomb.extend([0x40, 1, b'x', 0x7f, 0xa1, 0x1e]);
+    bomb.extend(vec![b'y'; 127 + 0x21 + (0x1e << 7)]);
+    bomb.extend(vec![0xbe; 16_000 - bomb.len()]);
+    let mut start = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    start.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    let frame = |stream: u32| {
+        let length = u32::try_from(bomb.len()).unwrap().to_be_bytes();
+        let mut frame = vec![length[1], length[2], length[3], 1, 0x5];
+        frame.extend(stream.to_be_bytes());
+        frame.extend(&bomb);
+        frame
+    };
+    // The first ones fill what is kept anyway.
+    let mut open = Vec::new();
+    let mut before = 0;
+    for connection in 0..50_u32 {
+        let mut stream = TcpStream::connect(world.edge.address).await.unwrap();
+        stream.write_all(&start).await.unwrap();
+        for number in 0..4 {
+            // Who is cut off for it may not take the rest.
+            let _ = stream.write_all(&frame(number * 2 + 1)).await;
+        }
+        open.push(stream);
+        if connection == 4 {
+            before = resident_bytes();
+        }
+    }
+    assert_eq!(world.edge.ask(Method::GET, "t1.test", "/").await.status, StatusCode::OK);
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 64 << 20, "{} MB for 180 bombs of 48 MB", grown >> 20);
+    assert_eq!(reached(&world), 1, "none was sent on");
 }
 
 #[tokio::test(flavor = "multi_thread")]

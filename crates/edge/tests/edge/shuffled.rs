@@ -1,21 +1,34 @@
 //! Tenants, hosts and keys shuffled among each other under load: no answer, header, log line or count of another's.
 //!
-//! `BERTH_SHUFFLED` says how many requests (20,000); `scripts/soak edge-shuffled` asks for a million.
+//! Plain, and over TLS with a certificate for each tenant by SNI. `BERTH_SHUFFLED` says how many requests (20,000, over TLS
+//! 4,000); `scripts/soak edge-shuffled` asks for a million of each.
 
 use crate::{
     echo::{Echo, Tongue, http2},
+    tls,
     world::{PATIENCE, Running, World, config, eventually, route},
 };
 use berth_domain::{HostPattern, Hostname, TenantKey};
 use berth_edge::RequestLog;
-use berth_wire::edge::TenantRoute;
+use berth_wire::edge::{EdgeCertificate, EdgeEvent, TenantRoute};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
-use std::{collections::HashSet, fs, net::SocketAddr, sync::Arc};
-use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::version::{TLS12, TLS13};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    net::SocketAddr,
+    sync::Arc,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinSet,
+    time::timeout,
+};
 
 const TENANTS: usize = 40;
 const CLIENTS: usize = 8;
@@ -72,6 +85,26 @@ impl Phase {
         route
     }
 
+    /// A certificate for each tenant, and the last one for the host that paths divide.
+    fn certificates(&self) -> Vec<EdgeCertificate> {
+        let id = |nth: usize| (self.number * 1000 + nth + 1) as u128;
+        let own = |tenant: usize| {
+            let place = self.places[tenant];
+            let names = [format!("a{place}.test"), format!("b{place}.test"), format!("*.w{place}.test")];
+            tls::made(id(tenant), &names.each_ref().map(String::as_str))
+        };
+        (0..TENANTS).map(own).chain([tls::made(id(TENANTS), &["all.test"])]).collect()
+    }
+
+    /// Whether it is one of its own hosts.
+    fn is_of(&self, host: &str, tenant: usize) -> bool {
+        let place = self.places[tenant];
+        host == "all.test"
+            || host == format!("a{place}.test")
+            || host == format!("b{place}.test")
+            || host.ends_with(&format!(".w{place}.test"))
+    }
+
     /// One of the hosts of this tenant, and how its paths begin.
     fn address(&self, tenant: usize, dice: &mut Dice) -> (String, String) {
         let place = self.places[tenant];
@@ -96,9 +129,28 @@ impl Connection {
         }
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
+        Self::http1(stream).await
+    }
+
+    async fn http1(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         Self::Http1(sender)
+    }
+
+    /// Over TLS, under this name; the certificate that is shown has to be this one.
+    async fn secure(address: SocketAddr, number: usize, name: &str, shown: &[u8]) -> Self {
+        let protocol: &[u8] = if number % 2 == 1 { b"h2" } else { b"http/1.1" };
+        let version = if number % 4 < 2 { &TLS13 } else { &TLS12 };
+        let (stream, certificate) = tls::connect(address, name, protocol, version).await.unwrap();
+        assert!(certificate == shown, "{name} was shown another's certificate");
+        if number.is_multiple_of(2) {
+            return Self::http1(stream).await;
+        }
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Self::Http2(sender)
     }
 
     async fn send(
@@ -123,25 +175,88 @@ impl Connection {
     }
 }
 
-/// Requests of one client, each for a tenant by chance. How many each tenant had, and the ids of the answers.
-async fn client(
-    mut connection: Connection,
-    phase: Arc<Phase>,
-    number: usize,
-    requests: usize,
-) -> (Vec<u64>, HashSet<String>) {
+/// What a client saw.
+#[derive(Default)]
+struct Seen {
+    /// Requests of each tenant that were answered, and bytes of their bodies.
+    asked: Vec<u64>,
+    sent_bytes: Vec<u64>,
+    got_bytes: Vec<u64>,
+    /// Of all answers.
+    ids: HashSet<String>,
+}
+
+impl Seen {
+    fn new() -> Self {
+        let none = || vec![0; TENANTS];
+        Self { asked: none(), sent_bytes: none(), got_bytes: none(), ids: HashSet::new() }
+    }
+
+    fn add(&mut self, other: Self) {
+        let sums = [
+            (&mut self.asked, other.asked),
+            (&mut self.sent_bytes, other.sent_bytes),
+            (&mut self.got_bytes, other.got_bytes),
+        ];
+        for (all, more) in sums {
+            all.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+        }
+        let (before, number) = (self.ids.len(), other.ids.len());
+        self.ids.extend(other.ids);
+        assert_eq!(self.ids.len(), before + number, "an id was given to two clients");
+    }
+}
+
+/// Where a client asks.
+#[derive(Clone)]
+struct Place {
+    address: SocketAddr,
+    /// Over TLS: what each tenant's hosts are to be shown, and the host that paths divide.
+    certificates: Option<Arc<Vec<Vec<u8>>>>,
+}
+
+/// Requests on one connection over TLS.
+const VISIT: usize = 10;
+
+/// Requests of one client, each for a tenant by chance.
+async fn client(place: Place, phase: Arc<Phase>, number: usize, requests: usize) -> Seen {
     let mut dice = Dice((phase.number * CLIENTS + number) as u64);
-    let (mut asked, mut ids) = (vec![0; TENANTS], HashSet::new());
+    let mut seen = Seen::new();
+    let mut connection = match place.certificates {
+        None => Some(Connection::open(place.address, number).await),
+        Some(_) => None,
+    };
+    // Over TLS a connection is for the hosts of one certificate.
+    let (mut at, mut shared) = (0, false);
     for nth in 0..requests {
-        let tenant = dice.next(TENANTS);
-        let (host, begin) = phase.address(tenant, &mut dice);
+        let mut tenant = dice.next(TENANTS);
+        let (mut host, mut begin) = phase.address(tenant, &mut dice);
+        if let Some(certificates) = &place.certificates {
+            if nth % VISIT == 0 {
+                (at, shared) = (tenant, host == "all.test");
+                let shown = &certificates[if shared { TENANTS } else { tenant }];
+                connection = Some(Connection::secure(place.address, number + nth / VISIT, &host, shown).await);
+            }
+            if !shared {
+                tenant = at;
+            }
+            while (host == "all.test") != shared || nth % VISIT != 0 && !phase.is_of(&host, tenant) {
+                (host, begin) = phase.address(tenant, &mut dice);
+            }
+        }
+        let connection = connection.as_mut().unwrap();
         let mark = format!("mark-{tenant}-{number}-{nth}");
         let method = if nth % 3 == 0 { Method::POST } else { Method::GET };
         // What a client says of tenants counts for nothing.
         let forged = phase.key(dice.next(TENANTS));
         let request = Request::builder().method(&method).header("berth-tenant", forged).header("say-x-mark", &mark);
+        // Nobody's host; over TLS also another tenant's, for which this connection is not.
         let stranger = nth % 20 == 7;
-        let host = if stranger { format!("nobody{tenant}.test") } else { host };
+        let host = match (stranger, &place.certificates) {
+            (false, _) => host,
+            (true, Some(_)) if nth % 40 == 7 => format!("a{}.test", phase.places[(tenant + 1) % TENANTS]),
+            (true, _) => format!("nobody{tenant}.test"),
+        };
         let path = format!("{begin}/tenant/{tenant}/{mark}?secret=of-{tenant}");
         let body = if method == Method::POST { mark.as_str() } else { "" };
         let answer = timeout(PATIENCE, connection.send(request, &host, &path, body)).await.unwrap();
@@ -149,63 +264,103 @@ async fn client(
         let text = answer.collect().await.unwrap().to_bytes();
         let id = parts.headers["x-request-id"].to_str().unwrap().to_owned();
         if stranger {
-            assert_eq!(parts.status, StatusCode::NOT_FOUND, "{host}");
+            let refused = [StatusCode::NOT_FOUND, StatusCode::MISDIRECTED_REQUEST];
+            let most = if place.certificates.is_some() { 2 } else { 1 };
+            assert!(refused[..most].contains(&parts.status), "{host}: {}", parts.status);
             let text = String::from_utf8_lossy(&text);
             assert!(!text.contains("key-") && !text.contains("mark-") && text.contains(&id), "{text}");
+            assert!(!parts.headers.contains_key("x-tenant"), "{host}");
         } else {
             assert_eq!(parts.status, StatusCode::OK, "{host}{path}");
             assert_eq!(parts.headers["x-tenant"], phase.key(tenant), "{host}{path}");
             assert_eq!(parts.headers["x-mark"], mark);
             assert!(text == body, "{host}{path}: another's body");
-            asked[tenant] += 1;
+            seen.asked[tenant] += 1;
+            seen.sent_bytes[tenant] += body.len() as u64;
+            seen.got_bytes[tenant] += text.len() as u64;
         }
-        assert!(ids.insert(id), "an id was given twice");
+        assert!(seen.ids.insert(id), "an id was given twice");
     }
-    (asked, ids)
+    seen
 }
 
 #[expect(clippy::disallowed_methods, reason = "how many requests a soak asks for, in a test and nowhere else")]
-fn requests() -> usize {
-    std::env::var("BERTH_SHUFFLED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000)
+fn requests(usual: usize) -> usize {
+    std::env::var("BERTH_SHUFFLED").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// Of each tenant, by name.
+fn of_tenants(page: &str, metric: &str) -> HashMap<String, u64> {
+    let begin = format!("{metric}{{tenant=\"");
+    let line = |line: &str| {
+        let (name, rest) = line.strip_prefix(&begin)?.split_once('"')?;
+        Some((name.to_owned(), rest.rsplit_once(' ')?.1.parse::<u64>().ok()?))
+    };
+    let mut all = HashMap::new();
+    for (name, value) in page.lines().filter_map(line) {
+        *all.entry(name).or_default() += value;
+    }
+    all
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tenants_hosts_and_keys_shuffled_show_nothing_of_one_tenant_to_another() {
+    shuffled(requests(20_000), false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_shuffled_with_them_show_nothing_either() {
+    shuffled(requests(4_000), true).await;
+}
+
+async fn shuffled(requests: usize, secure: bool) {
     let mut world = World::start().await;
     world.edge.stop().await;
     let file = world.dir.path().join("requests.log");
     let mut config = config(&world.control, world.dir.path());
     config.request_log = Some(RequestLog { file: Some(file.clone()), share: 1.0 });
+    config.listen_tls = secure.then(|| "127.0.0.1:0".parse().unwrap());
     let edge = Running::start(config);
     let echoes = [Echo::start(Tongue::Http1).await, Echo::start(Tongue::H2c).await];
-    let each = requests() / PHASES / CLIENTS;
+    let each = requests / PHASES / CLIENTS;
     let mut dice = Dice(1);
-    let (mut asked, mut ids) = (vec![0; TENANTS], HashSet::new());
+    let mut seen = Seen::new();
     for number in 0..PHASES {
         let phase = Arc::new(Phase::new(number, &mut dice));
-        world.control.put((0..TENANTS).map(|tenant| phase.route(tenant, &echoes)).collect()).await;
+        let certificates = secure.then(|| phase.certificates());
+        let place = Place {
+            address: edge.tls_address.unwrap_or(edge.address),
+            certificates: certificates.as_ref().map(|all| Arc::new(all.iter().map(tls::der).collect())),
+        };
+        let routes: Vec<_> = (0..TENANTS).map(|tenant| phase.route(tenant, &echoes)).collect();
+        if let Some(certificates) = certificates {
+            // Only who listens hears of certificates, and what is acknowledged after them has them too.
+            world.control.put(routes.clone()).await;
+            world.control.say(&EdgeEvent::Certificates { full: true, certificates, gone: Vec::new() });
+        }
+        world.control.put(routes).await;
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {
-            let connection = Connection::open(edge.address, number).await;
-            clients.spawn(client(connection, Arc::clone(&phase), number, each));
+            clients.spawn(client(place.clone(), Arc::clone(&phase), number, each));
         }
         while let Some(done) = clients.join_next().await {
-            let (of_each, given) = done.unwrap();
-            for (sum, more) in asked.iter_mut().zip(of_each) {
-                *sum += more;
-            }
-            let before = ids.len();
-            let number = given.len();
-            ids.extend(given);
-            assert_eq!(ids.len(), before + number, "an id was given to two clients");
+            seen.add(done.unwrap());
         }
     }
     let list: Vec<serde_json::Value> = serde_json::from_str(&edge.admin("/tenants").await).unwrap();
-    for (tenant, wanted) in asked.iter().enumerate() {
-        let counted = list.iter().find(|t| t["name"] == format!("t{}", tenant + 1)).unwrap();
-        assert_eq!(counted["requests"].as_u64(), Some(*wanted), "tenant {tenant}");
-    }
     let metrics = async || edge.admin("/metrics").await;
+    let page = metrics().await;
+    let shown = ["berth_edge_requests_total", "berth_edge_received_bytes_total", "berth_edge_sent_bytes_total"]
+        .map(|metric| of_tenants(&page, metric));
+    let timed = of_tenants(&page, "berth_edge_request_seconds_count");
+    for tenant in 0..TENANTS {
+        let name = format!("t{}", tenant + 1);
+        let counted = list.iter().find(|t| t["name"] == name).unwrap();
+        assert_eq!(counted["requests"].as_u64(), Some(seen.asked[tenant]), "tenant {tenant}");
+        let wanted = [seen.asked[tenant], seen.sent_bytes[tenant], seen.got_bytes[tenant]];
+        assert_eq!(shown.each_ref().map(|by_name| by_name[&name]), wanted, "tenant {tenant}");
+        assert_eq!(timed[&name], seen.asked[tenant], "tenant {tenant}");
+    }
     let dropped = |text: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix("berth_edge_request_log_dropped_total "));
         line.unwrap().parse::<usize>().unwrap()
@@ -221,13 +376,14 @@ async fn tenants_hosts_and_keys_shuffled_show_nothing_of_one_tenant_to_another()
         let path = line["metadata"]["path"].as_str().unwrap();
         let tenant: u128 = path.split("/tenant/").nth(1).unwrap().split('/').next().unwrap().parse().unwrap();
         if line["tenant_id"].is_null() {
-            assert_eq!(line["metadata"]["status"], 404);
+            let status = &line["metadata"]["status"];
+            assert!(*status == 404 || secure && *status == 421, "{line}");
             strangers += 1;
         } else {
             assert_eq!(line["tenant_id"], crate::world::tenant(tenant + 1).to_string(), "{line}");
             known += 1;
         }
-        assert!(ids.contains(line["metadata"]["request_id"].as_str().unwrap()));
+        assert!(seen.ids.contains(line["metadata"]["request_id"].as_str().unwrap()));
     }
     assert!(known > strangers && strangers > 0, "{known} {strangers}");
 }

@@ -22,10 +22,13 @@ use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-fn made(id: u128, names: &[&str]) -> EdgeCertificate {
+pub fn made(id: u128, names: &[&str]) -> EdgeCertificate {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let made = rcgen::generate_simple_self_signed(names.clone()).unwrap();
     EdgeCertificate {
@@ -79,7 +82,7 @@ impl ServerCertVerifier for Seen {
 }
 
 /// A connection over TLS, and the certificate that was shown.
-async fn connect(
+pub async fn connect(
     address: SocketAddr,
     name: &str,
     protocol: &[u8],
@@ -113,19 +116,19 @@ async fn ask(address: SocketAddr, name: &str, host: &str, path: &str) -> (Answer
     (Answer { status: parts.status, headers: parts.headers, body }, certificate)
 }
 
-fn der(certificate: &EdgeCertificate) -> Vec<u8> {
+pub fn der(certificate: &EdgeCertificate) -> Vec<u8> {
     use rustls::pki_types::pem::PemObject as _;
     CertificateDer::from_pem_slice(certificate.chain_pem.as_bytes()).unwrap().to_vec()
 }
 
-async fn world() -> (World, SocketAddr) {
+pub async fn world() -> (World, SocketAddr) {
     let world = World::with(|c: &mut EdgeConfig| c.listen_tls = Some("127.0.0.1:0".parse().unwrap())).await;
     let address = world.edge.tls_address.unwrap();
     (world, address)
 }
 
 /// Puts certificates in force: events are taken in their order, so the route's acknowledgement speaks for them.
-async fn put(world: &World, full: bool, certificates: Vec<EdgeCertificate>, gone: Vec<CertificateId>) {
+pub async fn put(world: &World, full: bool, certificates: Vec<EdgeCertificate>, gone: Vec<CertificateId>) {
     world.control.say(&EdgeEvent::Certificates { full, certificates, gone });
     world.control.put(vec![world.home()]).await;
 }
@@ -196,6 +199,48 @@ async fn a_renewed_certificate_is_shown_to_new_connections_and_touches_no_open_o
     assert_eq!(ask(address, "t1.test", "t1.test", "/").await.1, der(&new));
     put(&world, false, Vec::new(), vec![new.id]).await;
     assert_eq!(ask(address, "t1.test", "t1.test", "/").await.1, der(&old));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_renewals_of_one_tenant_touch_no_connection_and_no_certificate_of_another() {
+    let (world, address) = world().await;
+    world.control.put(vec![route(2, 1, "other", &[&world.new])]).await;
+    let theirs = made(2, &["t2.test"]);
+    put(&world, true, vec![made(1, &["t1.test"]), theirs.clone()], Vec::new()).await;
+
+    // Of the other tenant: a kept connection, a stream of HTTP/2, a WebSocket, all before the first renewal.
+    let (stream, _) = connect(address, "t2.test", b"http/1.1", &TLS13).await.unwrap();
+    let (mut kept, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let (stream, _) = connect(address, "t2.test", b"h2", &TLS12).await.unwrap();
+    let (mut many, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let (mut socket, _) = connect(address, "t2.test", b"http/1.1", &TLS13).await.unwrap();
+    let request = b"GET /socket HTTP/1.1\r\nhost: t2.test\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+    socket.write_all(request).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+
+    for n in 0..20 {
+        let (renewed, old) = (made(100 + n, &["t1.test"]), CertificateId::new(uuid::Uuid::from_u128(99 + n)));
+        put(&world, false, vec![renewed.clone()], vec![old]).await;
+        assert_eq!(ask(address, "t1.test", "t1.test", "/").await.1, der(&renewed));
+        assert_eq!(ask(address, "t2.test", "t2.test", "/").await.1, der(&theirs));
+        kept.ready().await.unwrap();
+        let request = Request::get("/").header("host", "t2.test").body(Full::<Bytes>::default()).unwrap();
+        let answer = kept.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer.into_body().collect().await.unwrap();
+        let request = Request::get("https://t2.test/").body(Full::<Bytes>::default()).unwrap();
+        assert_eq!(many.send_request(request).await.unwrap().status(), StatusCode::OK);
+        let (frame, mut echoed) = ([0x81, 0x01, b'0' + u8::try_from(n % 10).unwrap()], [0; 3]);
+        socket.write_all(&frame).await.unwrap();
+        socket.read_exact(&mut echoed).await.unwrap();
+        assert_eq!(echoed, frame);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -285,6 +330,37 @@ async fn a_host_is_proved_by_a_page_and_by_a_handshake_whether_it_is_routed_or_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_edges_answer_the_same_challenges_and_each_says_when_it_does() {
+    let (world, address) = world().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = config(&world.control, dir.path());
+    settings.name = "south".parse().unwrap();
+    settings.listen_tls = Some("127.0.0.1:0".parse().unwrap());
+    let south = Running::start(settings);
+    let proof = made(9, &["new.test"]);
+    let host = || Hostname::new("new.test").unwrap();
+    let challenges = vec![
+        EdgeChallenge::Http { host: host(), path: "/.well-known/acme-challenge/abc".into(), body: "abc.thumb".into() },
+        EdgeChallenge::Tls { host: host(), chain_pem: proof.chain_pem.clone(), key_pem: proof.key_pem.clone() },
+    ];
+    let routes = async || south.admin("/healthz").await;
+    eventually("the second one follows", routes, |health| health.contains("\"control_connected\":true")).await;
+    world.control.say(&EdgeEvent::Challenges { version: 7, challenges });
+    // Whoever tells the authority to look waits for both.
+    let by = async || {
+        let acks = world.control.acks().into_iter().filter(|ack| ack.challenges == 7);
+        acks.map(|ack| ack.instance).collect::<std::collections::BTreeSet<_>>().len()
+    };
+    eventually("both acknowledge", by, |number| *number == 2).await;
+    for (edge, address) in [(&world.edge, address), (&south, south.tls_address.unwrap())] {
+        let answer = edge.get("new.test", "/.well-known/acme-challenge/abc").await;
+        assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, "abc.thumb"));
+        let (_, shown) = connect(address, "new.test", b"acme-tls/1", &TLS13).await.unwrap();
+        assert_eq!(shown, der(&proof));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_names_the_port_and_goes_only_where_a_certificate_is_good() {
     let (world, _) = world().await;
     world.control.put(vec![route(2, 1, "other", &[&world.new])]).await;
@@ -306,7 +382,7 @@ async fn a_client_that_never_finishes_its_handshake_is_let_go() {
     .await;
     let mut silent = TcpStream::connect(world.edge.tls_address.unwrap()).await.unwrap();
     let mut byte = [0; 1];
-    assert_eq!(tokio::io::AsyncReadExt::read(&mut silent, &mut byte).await.unwrap(), 0);
+    assert_eq!(silent.read(&mut byte).await.unwrap(), 0);
     let connections = async || world.edge.admin("/metrics").await.contains("berth_edge_connections 0");
     eventually("its connection is counted no more", connections, |none| *none).await;
 }

@@ -267,8 +267,9 @@ impl ControlShared {
             return Response::new(Full::from(serde_json::to_vec(&answer).unwrap()).boxed_unsync());
         }
         assert!(request.uri().path().starts_with("/v1/edges/") && request.uri().path().ends_with("/routes"));
-        let query = request.uri().query().unwrap();
-        let after: u64 = query.rsplit_once("after=").unwrap().1.parse().unwrap();
+        let Ok(after) = request.uri().query().unwrap().rsplit_once("after=").unwrap().1.parse::<u64>() else {
+            return Response::builder().status(400).body(Full::from("no polls here").boxed_unsync()).unwrap();
+        };
         self.asked_after.lock().unwrap().push(after);
         let lines = self.lines.subscribe();
         let all = self.routes.lock().unwrap();
@@ -360,8 +361,7 @@ impl Member {
     }
 
     pub async fn has_waiting(&self, number: usize) {
-        let look = async || self.state.waiting.load(Ordering::SeqCst);
-        eventually("requests wait at the member", look, |n| *n == number).await;
+        eventually("requests wait there", async || self.state.waiting.load(Ordering::SeqCst), |n| *n == number).await;
     }
 }
 
