@@ -109,12 +109,9 @@ async fn measure(options: &BenchEdge, dir: &Path) -> Result<(Value, bool), Failu
     if !options.core_only {
         let mut bodies = json!({});
         for (name, path) in [("1kb", "/1k"), ("100kb", "/100k"), ("10mb", "/10m")] {
-            let table = rounds(&wrk, &[&ours, &nginx], path, 3, options.seconds)?;
+            let table = rounds(&wrk, &contenders, path, options.rounds.min(3), options.seconds)?;
             good &= table.iter().flatten().all(|round| round.failed == 0);
-            bodies[name] = json!({
-                "rps_vs_nginx": median(table.iter().map(|row| row[0].rps / row[1].rps).collect()),
-                "cpu_vs_nginx": median(table.iter().map(|row| row[0].cpu_us / row[1].cpu_us).collect()),
-            });
+            bodies[name] = with_bodies(&contenders, &table)?;
         }
         figures["bodies"] = bodies;
         let (beside, quiet) = noise::beside_noise(&ours, dir, options.rounds, options.seconds)?;
@@ -146,9 +143,66 @@ async fn measure(options: &BenchEdge, dir: &Path) -> Result<(Value, bool), Failu
             }
             ratios[format!("rps_{label}_routes_vs_10k")] = json!(median(of_both));
             figures[format!("rss_{label}_routes_mb")] = json!(large.rss_mb()?);
+            let (looked_up, fine) = looked_up(&wrk, &ours, &large, &dir.join(label), size, options)?;
+            figures[format!("lookup_{label}_routes")] = looked_up;
+            good &= fine;
         }
     }
     Ok((json!({ "ratios": ratios, "figures": figures }), good))
+}
+
+/// Every figure of every contender for answers of one size, and ours against theirs.
+fn with_bodies(contenders: &[&Contender], table: &[Vec<Round>]) -> Result<Value, Failure> {
+    let mut all = json!({});
+    for (nth, contender) in contenders.iter().enumerate() {
+        let of = |figure: fn(&Round) -> f64| median(table.iter().map(|row| figure(&row[nth])).collect());
+        all[contender.name] = json!({
+            "rps": of(|r| r.rps), "cpu_us_per_request": of(|r| r.cpu_us), "p50_us": of(|r| r.p50_us),
+            "p99_us": of(|r| r.p99_us), "rss_mb": contender.rss_mb()?,
+        });
+        let against =
+            |figure: fn(&Round) -> f64| median(table.iter().map(|row| figure(&row[0]) / figure(&row[nth])).collect());
+        if nth > 0 {
+            let name = contender.name;
+            all[format!("rps_vs_{name}")] = json!(against(|r| r.rps));
+            all[format!("cpu_vs_{name}")] = json!(against(|r| r.cpu_us));
+            all[format!("p50_vs_{name}")] = json!(against(|r| r.p50_us));
+            all[format!("p99_vs_{name}")] = json!(against(|r| r.p99_us));
+        }
+    }
+    Ok(all)
+}
+
+/// Hosts that are asked where look-ups are measured: five times as many as a core remembers.
+const ASKED: usize = 100_000;
+
+/// What a request costs more when its host is one of very many that are asked, and no core remembers it.
+fn looked_up(
+    wrk: &Wrk,
+    small: &Contender,
+    large: &Contender,
+    dir: &Path,
+    size: usize,
+    options: &BenchEdge,
+) -> Result<(Value, bool), Failure> {
+    let asked = ASKED.min(size);
+    // In an order in which no two that follow each other lie beside each other.
+    let hosts = (0..asked).map(|n| host((n * 7919 % asked) * (size / asked)));
+    let many = Wrk::new(&dir.join("asked"), options.connections, hosts)?;
+    many.round(large, "/", 1)?;
+    let (mut extra_us, mut rps, mut good) = (Vec::new(), Vec::new(), true);
+    for _ in 0..options.rounds {
+        let few = wrk.round(small, "/", options.seconds)?;
+        let of_many = many.round(large, "/", options.seconds)?;
+        good &= few.failed + of_many.failed == 0;
+        extra_us.push(of_many.cpu_us - few.cpu_us);
+        rps.push(of_many.rps / few.rps);
+    }
+    let figures = json!({
+        "hosts_asked": asked, "extra_cpu_us_per_request": median(extra_us), "rps_vs_10k": median(rps),
+        "rss_mb": large.rss_mb()?,
+    });
+    Ok((figures, good))
 }
 
 /// One row a round, in the contenders' order.

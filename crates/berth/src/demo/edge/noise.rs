@@ -1,16 +1,22 @@
 //! A tenant at 100 times its limit beside its neighbours: how much longer they wait for it. Asserts nothing.
 
-use super::{HOSTS, host, median, peers::Contender, status, wrk::Wrk};
+use super::{
+    HOSTS, host, median,
+    peers::{Contender, OTHERS},
+    quantile, status,
+    wrk::Wrk,
+};
 use crate::fail::{Failure, FailureExt as _};
 use serde_json::{Value, json};
 use std::{
     path::Path,
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::net::TcpStream;
 
@@ -82,9 +88,88 @@ pub fn beside_noise(ours: &Contender, dir: &Path, rounds: usize, seconds: u32) -
         quiet_us.push(quiet.p99_us);
         noisy_us.push(noisy.p99_us);
     }
+    let (fixed, fine) = at_a_fixed_rate(ours, rounds, seconds)?;
     let figures = json!({
         "p99_ratio": median(ratios), "p99_quiet_us": median(quiet_us), "p99_noisy_us": median(noisy_us),
         "noise_per_s": made as f64 / (rounds as f64 * f64::from(seconds)),
+        "fixed_rate": fixed,
+    });
+    Ok((figures, good && fine))
+}
+
+/// What neighbours ask for in a second, whatever the edge is busy with.
+const RATE: u32 = 4_000;
+const NEIGHBOURS: u32 = 32;
+
+/// The same with neighbours who ask by the clock: a request that could not be sent when it was due has waited since
+/// then. `wrk` asks when it is answered, and so hides how long a busy edge makes it wait.
+fn at_a_fixed_rate(ours: &Contender, rounds: usize, seconds: u32) -> Result<(Value, bool), Failure> {
+    let port = ours.port;
+    by_the_clock(port, 1)?;
+    let (mut ratios, mut rows, mut good) = (Vec::new(), [vec![], vec![], vec![], vec![]], true);
+    for _ in 0..rounds {
+        let quiet = by_the_clock(port, seconds)?;
+        let noise = Noise::start(port)?;
+        let noisy = by_the_clock(port, seconds)?;
+        noise.end()?;
+        good &= quiet.failed + noisy.failed == 0;
+        let figures = [&quiet, &noisy].map(|round| [0.5, 0.99].map(|q| quantile(round.waits_us.clone(), q)));
+        ratios.push(figures[1][1] / figures[0][1]);
+        rows.iter_mut().zip(figures.as_flattened()).for_each(|(row, figure)| row.push(*figure));
+    }
+    let [p50_quiet, p99_quiet, p50_noisy, p99_noisy] = rows.map(median);
+    let figures = json!({
+        "rate_per_s": RATE, "p99_ratio": median(ratios), "p50_quiet_us": p50_quiet, "p50_noisy_us": p50_noisy,
+        "p99_quiet_us": p99_quiet, "p99_noisy_us": p99_noisy,
     });
     Ok((figures, good))
+}
+
+/// From when a request was due until its answer was there.
+struct Clocked {
+    waits_us: Vec<f64>,
+    failed: u64,
+}
+
+/// Neighbours on a thread of their own, on the core that is not the edge's.
+fn by_the_clock(port: u16, seconds: u32) -> Result<Clocked, Failure> {
+    let body = move || {
+        if let Some(thread) = std::fs::read_link("/proc/thread-self").ours("this thread")?.file_name() {
+            let mut command = Command::new("taskset");
+            let pinned = command.args(["-cp", OTHERS]).arg(thread).stdout(Stdio::null()).status();
+            pinned.map_err(|error| Failure::ours(error, "taskset", "apt-get install util-linux"))?;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ours("a runtime")?;
+        runtime.block_on(async {
+            let began = Instant::now();
+            let all = (0..NEIGHBOURS).map(|nth| neighbour(port, nth, began, seconds));
+            let all = futures_util::future::try_join_all(all).await?;
+            let failed = all.iter().map(|one| one.failed).sum();
+            Ok(Clocked { waits_us: all.into_iter().flat_map(|one| one.waits_us).collect(), failed })
+        })
+    };
+    let thread = thread::Builder::new().name("neighbours".to_owned()).spawn(body).ours("a thread")?;
+    thread.join().map_err(|_| Failure::request("the neighbours broke off", ""))?
+}
+
+/// Its share of the rate, over a kept connection, for one host after the other.
+async fn neighbour(port: u16, nth: u32, began: Instant, seconds: u32) -> Result<Clocked, Failure> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ours("a connection to the edge")?;
+    stream.set_nodelay(true).ours("a connection to the edge")?;
+    let number = RATE / NEIGHBOURS * seconds;
+    let mut seen = Clocked { waits_us: Vec::with_capacity(number as usize), failed: 0 };
+    for turn in 0..number {
+        let due = began + Duration::from_secs(1) * (turn * NEIGHBOURS + nth) / RATE;
+        // That a timer wakes late is nobody's waiting; that the answer before came late is.
+        let late = Instant::now() >= due;
+        if !late {
+            tokio::time::sleep_until(due.into()).await;
+        }
+        let since = if late { due } else { Instant::now() };
+        let name = host((turn * NEIGHBOURS + nth) as usize % NOISY);
+        let good = status(&mut stream, &format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n")).await? == 200;
+        seen.failed += u64::from(!good);
+        seen.waits_us.push(since.elapsed().as_secs_f64() * 1e6);
+    }
+    Ok(seen)
 }
