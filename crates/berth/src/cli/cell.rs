@@ -481,8 +481,9 @@ id        0197a000-0000-7000-8000-00000000000c
 SERVICE  ROLE  STATE     CPU  MEMORY  ADDRESS         SEEN
 web      web   healthy  12 %       ?  127.0.0.1:9001  30 s ago
 
-MEASURED       FIGURE  SAMPLES  WHEN
-query simple  0.21 ms      200  3 h ago
+WHAT          MEASURED  CLAIMED  SAMPLES  WHEN     CLAIMED OF
+query simple   0.21 ms    12 ms      200  3 h ago  hetzner-robot fsn1
+websocket            ?    30 ms                    hetzner-robot fsn1
 "
         );
     }
