@@ -39,7 +39,7 @@ pub use mistake::{Mistake, Mistakes, Problem};
 pub use modes::{ModeProfile, Modes};
 pub use over::{find, json, over};
 pub use places::place_of;
-pub use releases::{Releases, Smoke, Workers};
+pub use releases::{RegistryAccount, Releases, Smoke, Workers};
 pub use section::{FILE_BYTES_MAX, Files, is_section, no_files, parse, parse_layers};
 pub use show::{Layer, MASK, Shown, show};
 pub use span::{BadSpan, Span};

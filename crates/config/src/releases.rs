@@ -66,3 +66,11 @@ impl Releases {
         *self == Self::default()
     }
 }
+
+/// With whom images of a registry are pulled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryAccount {
+    pub user: String,
+    /// Of one variable at least: read where it is needed, and kept nowhere.
+    pub password: crate::Template,
+}

@@ -14,6 +14,7 @@ mod https;
 mod later;
 mod modes;
 mod plans;
+mod registries;
 mod releases;
 mod services;
 mod usage;
@@ -95,6 +96,7 @@ pub(crate) const KEYS: &[&str] = &[
     "modes",
     "archives",
     "releases",
+    "registries",
     "quotas",
     "budget",
     "alerts",
@@ -148,6 +150,7 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
         section.get("modes").map_or_else(|| Some(crate::Modes::default()), |at| modes::read(reader, &at, environment));
     let archives = section.get("archives").and_then(|at| archives::read(reader, &at, environment));
     let releases = section.get("releases").map(|at| releases::read(reader, &at, services.as_ref(), &cells));
+    let registries = section.get("registries").map(|at| registries::read(reader, &at, environment)).unwrap_or_default();
     let quotas = section.get("quotas").map(|at| facts::quotas(reader, &at)).unwrap_or_default();
     let budget = section.get("budget").and_then(|at| facts::budget(reader, &at));
     let alerts = section.get("alerts").and_then(|at| facts::alerts(reader, &at));
@@ -189,6 +192,7 @@ fn stack(reader: &mut Reader, root: &At<'_>, environment: Option<&Environment>, 
         modes: modes?,
         archives,
         releases: releases.unwrap_or_default(),
+        registries,
         placement,
         quotas,
         budget,

@@ -5,7 +5,7 @@
 
 use crate::{
     Alerts, AnswerHeaders, Backups, Budget, Cluster, Compress, Environment, Failover, Hosts, Https, MissingVariable,
-    Modes, Poll, Quota, Releases, ServiceEdge, Silence, Span, Template, Tenants,
+    Modes, Poll, Quota, RegistryAccount, Releases, ServiceEdge, Silence, Span, Template, Tenants,
 };
 use berth_domain::{
     CellClass, CellName, Cents, EdgeName, PlanLimits, PlanName, ProviderName, ServiceName, ServiceRole, StackName,
@@ -52,6 +52,9 @@ pub struct Stack {
     pub archives: Option<Archives>,
     #[serde(default, skip_serializing_if = "Releases::is_usual")]
     pub releases: Releases,
+    /// Accounts by the registry's host.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub registries: BTreeMap<String, RegistryAccount>,
     /// What providers let through; services draw on it by `polls`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub quotas: BTreeMap<String, Quota>,

@@ -77,6 +77,7 @@ fn reader_and_schema_know_the_same_keys_everywhere() {
         &["cells", "c"],
         &["cells", "c", "server"],
         &["quotas", "q"],
+        &["registries", "r.example.com"],
         &["modes"],
         &["modes", "multi_tenant"],
         &["budget"],

@@ -1,8 +1,8 @@
 //! What a stack file means, what is wrong with bad ones, and that nothing makes the reader fall over.
 
 use berth_config::{
-    Acme, AcmeChallenge, Change, Environment, Hook, HostProofs, Hosts, Run, Stack, diff, json, no_files, over, parse,
-    parse_layers, tree,
+    Acme, AcmeChallenge, Change, Environment, Hook, HostProofs, Hosts, Layer, Run, Stack, diff, json, no_files, over,
+    parse, parse_layers, show, tree,
 };
 use berth_domain::{CellClass, Cents, PlanName};
 use proptest::prelude::*;
@@ -156,7 +156,7 @@ check:
   silence:
     - { rule: moving-tag, reason: because }
     - { rule: moving-tag }
-registries: { ghcr.io: { username: bot } }
+registries: { ghcr.io: { username: bot, password: hunter2 } }
 modes: { multi_tenant: { pool_size: 0, prepared_statements: unnamed, env: { PORT: 1 } }, single_tenant: { queue_target: soon, application_name: two words }, both: {} }
 cluster: { enabled: true, redis_address: cache, geo_routing: true }
 tenants: { region_routing: { enabled: true } }
@@ -511,5 +511,31 @@ fn a_quota_is_said_here_or_named_in_the_catalogue_and_never_both() {
     ] {
         let wrong = parse(&text(quota), None, &no_files).unwrap_err().to_string();
         assert!(wrong.contains(says), "{quota}: {wrong}");
+    }
+}
+
+#[test]
+fn an_account_of_a_registry_names_a_variable_and_holds_no_password() {
+    let text = |account: &str| {
+        format!("stack: s\nservices: {{ web: {{ command: [a], health: /h }} }}\nregistries: {{ {account} }}\n")
+    };
+    let good = "\"registry.example.com:5000\": { user: shop-bot, password: \"${PULL}\" }";
+    let known = Environment::from_iter([("PULL".to_owned(), "hunter2".to_owned())]);
+    let stack = parse(&text(good), Some(&known), &no_files).unwrap();
+    assert_eq!(stack.registries["registry.example.com:5000"].user, "shop-bot");
+    let written = serde_json::to_string(&stack).unwrap();
+    assert!(!written.contains("hunter2") && written.contains("${PULL}"), "{written}");
+    let tree = tree::parse(&text(good)).unwrap();
+    let shown = show(&stack, &[Layer { name: "berth.yaml", tree: &tree }]);
+    assert!(!format!("{shown:?}").contains("hunter2"), "{shown:?}");
+    for (account, says) in [
+        ("ghcr.io: { user: bot, password: hunter2 }", "a secret does not stand in the stack file"),
+        ("ghcr.io: { user: 'a:b', password: \"${PULL}\" }", "no name of an account"),
+        ("ghcr.io: { user: bot }", "registries.ghcr.io.password"),
+        ("\"https://x/\": { user: bot, password: \"${PULL}\" }", "this is no registry"),
+        ("ghcr.io: { user: bot, password: \"${NOBODY}\" }", "NOBODY"),
+    ] {
+        let wrong = parse(&text(account), Some(&known), &no_files).unwrap_err().to_string();
+        assert!(wrong.contains(says) && !wrong.contains("hunter2"), "{account}: {wrong}");
     }
 }

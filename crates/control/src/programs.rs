@@ -31,9 +31,15 @@ impl Programs {
         let hosts: Vec<String> =
             artifacts.values().cloned().chain(own).filter_map(|it| it.registry().map(str::to_owned)).collect();
         for host in hosts {
-            if !logins.contains_key(&host)
-                && let Some((user, password)) = app.store().registry_login(&host).await?
-            {
+            if logins.contains_key(&host) {
+                continue;
+            }
+            // What the stack file says of a registry goes before what somebody added.
+            let account = match in_force.stack.registries.get(&host) {
+                Some(account) => Some((account.user.clone(), account.password.resolve(app.environment())?)),
+                None => app.store().registry_login(&host).await?,
+            };
+            if let Some((user, password)) = account {
                 logins.insert(host.clone(), RegistryLogin { host, user, password });
             }
         }

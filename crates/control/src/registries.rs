@@ -28,6 +28,7 @@ pub async fn put(
     shown(app, &host).await
 }
 
+/// Those of the stack file go before those that were added, also here.
 pub async fn list(app: &App, _permit: &Permit<Read>) -> Result<Vec<wire::Registry>, ControlError> {
     let view = |known: berth_store::Registry| wire::Registry {
         host: known.host,
@@ -35,7 +36,20 @@ pub async fn list(app: &App, _permit: &Permit<Read>) -> Result<Vec<wire::Registr
         changed_by: known.changed_by,
         changed_at: known.changed_at,
     };
-    Ok(app.store().registry_list().await?.into_iter().map(view).collect())
+    let mut all: Vec<wire::Registry> = app.store().registry_list().await?.into_iter().map(view).collect();
+    let Some(newest) = app.store().stack_newest().await? else { return Ok(all) };
+    let in_force = app.stack().await?;
+    for (host, account) in &in_force.stack.registries {
+        all.retain(|known| known.host != *host);
+        all.push(wire::Registry {
+            host: host.clone(),
+            user: account.user.clone(),
+            changed_by: "stack file".to_owned(),
+            changed_at: newest.applied_at,
+        });
+    }
+    all.sort_by(|a, b| a.host.cmp(&b.host));
+    Ok(all)
 }
 
 async fn shown(app: &App, host: &str) -> Result<wire::Registry, ControlError> {

@@ -10,7 +10,6 @@ use crate::{
 
 /// Path, and why it is refused. A path stands for all below it that have no line of their own.
 const LATER: &[(&str, &str)] = &[
-    ("registries", "a secret has no place in the file: `berth registry add HOST --user NAME` takes the account"),
     ("tenants.plans", "plans are the section `plans`"),
     ("tenants.default_plan", "a plan is named when a tenant is created"),
     ("billing.apiKey", "a secret has no place in the file, and no provider of payments is called yet"),
@@ -31,7 +30,7 @@ const LATER: &[(&str, &str)] = &[
 ];
 
 /// The sections themselves: known, so that they are not reported as unknown on top.
-pub const SECTIONS: &[&str] = &["registries", "billing", "oidc", "orchestration"];
+pub const SECTIONS: &[&str] = &["billing", "oidc", "orchestration"];
 
 /// Notes every key of a section, each with the closest reason.
 pub fn refuse(reader: &mut Reader, at: &At<'_>) {

@@ -2,7 +2,7 @@
 
 use crate::{
     upkeep::serving,
-    world::{World, change, read},
+    world::{STACK, World, change, read},
 };
 use berth_control::{ControlError, ReleaseError, WorkerOptions, moves, registries, releases, serve};
 use berth_domain::{Artifact, EdgeId, MemberId, MoveId, OperationId, RollCellState, RollState, ServiceRole};
@@ -324,6 +324,39 @@ async fn the_password_of_a_registry_goes_in_and_comes_out_nowhere() {
     }
     registries::remove(&world.app, &change(), "registry.test").await.unwrap();
     assert!(registries::list(&world.app, &read()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_account_that_the_stack_file_names_pulls_and_its_password_is_kept_nowhere() {
+    let world = World::new().await;
+    // Somebody added another one before: the file has the word.
+    let wanted = wire::RegistryPut { host: "registry.test".into(), user: "old".into(), password: "older".into() };
+    registries::put(&world.app, &change(), wanted).await.unwrap();
+    let own = "registries: { registry.test: { user: shop-bot, password: '${PULL_PASSWORD}' } }\n";
+    world.apply(&(STACK.to_owned() + own)).await.unwrap();
+    world.finish().await;
+    let shown = registries::list(&world.app, &read()).await.unwrap();
+    let shown: Vec<_> =
+        shown.iter().map(|one| (one.host.as_str(), one.user.as_str(), one.changed_by.as_str())).collect();
+    assert_eq!(shown, [("registry.test", "shop-bot", "stack file")]);
+    let number = release(&world, 1).await;
+    serving(&world, async {
+        roll(&world, number).await.unwrap();
+        assert_eq!(over(&world).await.state, RollState::Done);
+    })
+    .await;
+    let given = world.fake.member_source(&MemberName::new("shared-1.web.0.r1").unwrap());
+    let Some(Source::Artifact { login: Some(login), .. }) = given else { panic!("no account was given: {given:?}") };
+    let password = secrecy::ExposeSecret::expose_secret(&login.password);
+    assert_eq!((login.user.as_str(), password), ("shop-bot", "planted-three"));
+    let client = world.control.connect(berth_infra::Role::Owner).await;
+    for table in ["audit", "operations", "operation_steps", "registries", "roll_cells", "stack_revisions"] {
+        let found = client
+            .query_one(&format!("SELECT count(*) FROM {table} t WHERE t::text LIKE '%planted%'"), &[])
+            .await
+            .unwrap();
+        assert_eq!(found.get::<_, i64>(0), 0, "{table}");
+    }
 }
 
 fn only(release: u32, cell: &str) -> wire::RollAsk {

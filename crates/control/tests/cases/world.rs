@@ -145,7 +145,7 @@ fn app(store: &Store, fake: &Fake) -> App {
         std::fs::create_dir_all(folder).unwrap();
         Ok(Arc::new(object_store::local::LocalFileSystem::new_with_prefix(folder).unwrap()))
     };
-    let environment = Environment::from_iter(Vec::<(String, String)>::new());
+    let environment = Environment::from_iter([("PULL_PASSWORD".to_owned(), "planted-three".to_owned())]);
     App::new(store.clone(), environment, Box::new(build), Box::new(open))
 }
 
