@@ -4,6 +4,7 @@ use crate::{Store, StoreError, Tx, moment::Moment};
 use berth_domain::{ApprovalId, ApprovalState, OperationId, TenantId, TenantName};
 use jiff::Timestamp;
 use serde_json::Value;
+use std::collections::HashMap;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Approval {
@@ -159,6 +160,19 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         Ok(rows.into_iter().map(Into::into).collect())
+    }
+}
+
+impl Store {
+    /// What each tenant was found to need when it was judged last.
+    pub async fn judgement_needs(&self) -> Result<HashMap<TenantId, Value>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT tenant_id, judgement->'needs' AS "needs!" FROM usage_judgements
+               WHERE jsonb_typeof(judgement->'needs') = 'object'"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|r| (r.tenant_id.into(), r.needs)).collect())
     }
 }
 

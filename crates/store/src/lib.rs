@@ -15,6 +15,7 @@
 
 mod approvals;
 mod audit;
+mod cell_use;
 mod cells;
 mod certificates;
 mod challenges;
@@ -52,6 +53,7 @@ mod ways_back;
 
 pub use approvals::{Approval, ApprovalFilter, Judgement, NewApproval};
 pub use audit::{AuditEntry, NewAudit};
+pub use cell_use::{CellLook, CellSize, CellUse};
 pub use cells::{Cell, NewCell};
 pub use certificates::{Certificate, CertificateSecret, NewCertificate};
 pub use challenges::{Answer, Answers};
@@ -82,7 +84,7 @@ pub use seal::{SealError, Sealer};
 pub use spent::Spent;
 pub use stacks::{NewStackRevision, StackRevision};
 pub use tenants::{NewTenant, Tenant};
-pub use usage::{EdgeMeter, NewUsageEvent, UsageRow};
+pub use usage::{EdgeMeter, NewUsageEvent, UsageRow, UsageTotal};
 pub use ways_back::WayBack;
 
 use secrecy::{ExposeSecret, SecretString};

@@ -4,7 +4,7 @@
 //! once wait for each other and never in a circle.
 
 use crate::{Store, StoreError, Tx, moment::Moment};
-use berth_domain::{EdgeId, EdgeName, TenantId, UsagePeriod};
+use berth_domain::{CellId, EdgeId, EdgeName, TenantId, UsagePeriod};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
@@ -32,6 +32,16 @@ pub struct UsageRow {
     pub latest: i64,
     pub latest_at: Timestamp,
     pub events: i64,
+}
+
+/// What all tenants come to in one period.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageTotal {
+    pub metric: String,
+    pub starts_at: Timestamp,
+    pub total: i64,
+    /// The sum of the most that each reported at once.
+    pub greatest: i64,
 }
 
 /// An edge's counters for one tenant, since that edge process began, or what they rose by.
@@ -156,6 +166,45 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         Ok(rows.into_iter().map(|row| row.of(period)).collect())
+    }
+
+    /// What all tenants used together, by metric and period, since then.
+    pub async fn usage_totals(&self, period: UsagePeriod, since: Timestamp) -> Result<Vec<UsageTotal>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT metric, starts_at AS "starts_at: Moment", sum(total)::bigint AS "total!", sum(greatest)::bigint AS "greatest!"
+               FROM usage WHERE period = $1 AND starts_at >= $2 GROUP BY metric, starts_at ORDER BY metric, starts_at"#,
+            period.as_str(),
+            Moment(since) as Moment
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let total = rows.into_iter().map(|r| UsageTotal {
+            metric: r.metric,
+            starts_at: r.starts_at.0,
+            total: r.total,
+            greatest: r.greatest,
+        });
+        Ok(total.collect())
+    }
+
+    /// Who used most of a metric since then, of the tenants that live in a cell.
+    pub async fn usage_busiest(
+        &self,
+        cell: CellId,
+        metric: &str,
+        since: Timestamp,
+    ) -> Result<Option<TenantId>, StoreError> {
+        let found = sqlx::query_scalar!(
+            "SELECT u.tenant_id FROM placements p JOIN usage u ON u.tenant_id = p.tenant_id
+             WHERE p.owner = $1 AND u.metric = $2 AND u.period = 'hour' AND u.starts_at >= $3
+             GROUP BY u.tenant_id ORDER BY sum(u.total) DESC, u.tenant_id LIMIT 1",
+            cell.uuid(),
+            metric,
+            Moment(since) as Moment
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(found.map(Into::into))
     }
 
     /// In which unit each metric is counted.
