@@ -9,7 +9,7 @@ use berth_domain::Cents;
 use berth_placement::fleet::{
     Fleet, FleetCell, FleetOffer, FleetPlan, FleetTenant, Group, StepWhy, lower_bound, plan, simulate,
 };
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 struct Dice(u64);
 
@@ -204,6 +204,91 @@ fn the_bound_is_below_the_optimum_and_plans_are_near_it() {
     // A handful of tenants in cells of a handful of places is the worst case for a greedy plan.
     assert!(solved > 200 && equal * 100 >= solved * 88, "{equal} of {solved} are optimal");
     assert!(ours * 100 <= theirs * 108, "{ours} against {theirs}");
+}
+
+#[test]
+fn a_part_of_a_fleet_moves_nobody_else_and_closes_no_other_cell() {
+    let mut dice = Dice(2026);
+    let mut moved = 0;
+    for _ in 0..300 {
+        let fleet = random_fleet(&mut dice, 40, 8);
+        let only: BTreeSet<String> = (0..8).filter(|_| dice.below(2) == 0).map(|n| format!("c{n}")).collect();
+        let part = fleet.only(&only);
+        let planned = plan(&part);
+        replay(&part, &planned);
+        let lives = |name: &str| {
+            let tenant = fleet.tenants.iter().find(|tenant| tenant.name == name).unwrap();
+            tenant.cell.map(|cell| fleet.cells[cell as usize].name.clone())
+        };
+        for step in &planned.steps {
+            for one in &step.moves {
+                assert!(lives(&one.tenant).is_some_and(|home| only.contains(&home)), "{one:?} of {only:?}");
+                moved += 1;
+            }
+            let theirs = |name: &&String| !only.contains(*name) && fleet.cells.iter().any(|cell| cell.name == **name);
+            assert_eq!(step.closes.iter().find(theirs), None, "{step:?} of {only:?}");
+        }
+        // Who lives in the others still has its place: nothing of it was given away.
+        let mut used: HashMap<&str, i64> = HashMap::new();
+        for tenant in &fleet.tenants {
+            if let Some(home) =
+                tenant.cell.map(|cell| &fleet.cells[cell as usize].name).filter(|home| !only.contains(*home))
+            {
+                *used.entry(home).or_default() += i64::from(tenant.weight);
+            }
+        }
+        for one in planned.steps.iter().flat_map(|step| &step.moves) {
+            let weight = i64::from(fleet.tenants.iter().find(|t| t.name == one.tenant).unwrap().weight);
+            for (cell, change) in [(one.from.as_deref(), -weight), (Some(one.to.as_str()), weight)] {
+                if let Some(used) = cell.and_then(|cell| used.get_mut(cell)) {
+                    *used += change;
+                }
+            }
+        }
+        for (cell, used) in used {
+            let places = fleet.cells.iter().find(|c| c.name == cell).unwrap().places;
+            assert!(used <= i64::from(places), "{cell} is over its {places} places");
+        }
+    }
+    assert!(moved > 500, "{moved}");
+    let fleet = random_fleet(&mut dice, 10, 3);
+    let all: BTreeSet<String> = fleet.cells.iter().map(|cell| cell.name.clone()).collect();
+    let housed = |fleet: &Fleet| fleet.tenants.iter().filter(|tenant| tenant.cell.is_some()).count();
+    assert_eq!(fleet.only(&all).cells, fleet.cells);
+    assert_eq!(fleet.only(&all).tenants.len(), housed(&fleet));
+}
+
+#[test]
+fn three_cells_for_four_are_found_where_no_smaller_exchange_pays() {
+    // Both kinds hold everybody. Of the dear one three are needed for what four of the cheap one hold: nothing less pays.
+    let offer = |name: &str, kind, price, places| FleetOffer {
+        name: name.into(),
+        kind,
+        price_cents: Cents::new(price),
+        places,
+    };
+    let cell = |n: u32| FleetCell {
+        name: format!("c{n}"),
+        kind: 4,
+        price_cents: Cents::new(18_000),
+        places: 27,
+        takes_tenants: true,
+    };
+    // Room is needed for 108 of 111: full cells of the one kind, and nearly full ones of the other.
+    let tenants = (0..108).map(|n| FleetTenant { name: format!("t{n}"), group: 0, cell: Some(n / 27), weight: 1 });
+    let fleet = Fleet {
+        cells: (0..4).map(cell).collect(),
+        offers: vec![offer("o2", 2, 23_000, 37), offer("o4", 4, 18_000, 27)],
+        tenants: tenants.collect(),
+        groups: vec![Group { kinds: vec![2, 4] }],
+        move_worth_cents: Cents::new(0),
+    };
+    let planned = plan(&fleet);
+    replay(&fleet, &planned);
+    assert_eq!((planned.after_cents, planned.cells_after), (Cents::new(69_000), 3), "{planned:?}");
+    // Unless the moves cost more than it saves.
+    let dear = plan(&Fleet { move_worth_cents: Cents::new(28), ..fleet });
+    assert_eq!(dear.after_cents, Cents::new(72_000));
 }
 
 #[test]

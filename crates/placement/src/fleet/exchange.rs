@@ -11,7 +11,7 @@ use super::{
 
 /// Kinds of cell that differ, groups and targets up to which exchanges are looked for. Larger fleets have so many small
 /// steps that a combination of several is hardly ever missing.
-const DIFFERENT_MOST: usize = 48;
+pub(super) const DIFFERENT_MOST: usize = 48;
 /// Up to so many kinds of cell three may go at once, else two.
 const THREE_GO_UP_TO: usize = 14;
 /// Up to so many targets two may come at once, else one.
@@ -21,18 +21,18 @@ const FLOWS_MOST: usize = 500;
 const TRIES_MOST: usize = 10;
 
 /// Cells that differ in nothing but who lives in them, the emptiest first.
-struct Alike {
-    kind: u32,
-    price: i64,
-    places: u64,
-    cells: Vec<u32>,
+pub(super) struct Alike {
+    pub(super) kind: u32,
+    pub(super) price: i64,
+    pub(super) places: u64,
+    pub(super) cells: Vec<u32>,
 }
 
 /// What would go and come, as indexes that may repeat.
-struct Exchange {
-    gain: i64,
-    goes: Vec<usize>,
-    comes: Vec<usize>,
+pub(super) struct Exchange {
+    pub(super) gain: i64,
+    pub(super) goes: Vec<usize>,
+    pub(super) comes: Vec<usize>,
 }
 
 impl Run<'_> {
@@ -86,7 +86,7 @@ impl Run<'_> {
         })
     }
 
-    fn alike(&self) -> Vec<Alike> {
+    pub(super) fn alike(&self) -> Vec<Alike> {
         let mut alike: Vec<Alike> = Vec::new();
         for (at, live) in self.state.cells.iter().enumerate() {
             if !live.open || !live.takes || live.tenants.is_empty() {
@@ -110,7 +110,7 @@ impl Run<'_> {
 
     /// By group: places that are needed by those who live rightly in cells that may be filled. By kind: what these cells
     /// have, less what others take up there.
-    fn demand_and_room(&self) -> (Vec<u64>, Vec<u64>) {
+    pub(super) fn demand_and_room(&self) -> (Vec<u64>, Vec<u64>) {
         let state = &self.state;
         let mut demand = vec![0_u64; state.fleet.groups.len()];
         let mut room = vec![0_u64; state.kinds()];
@@ -129,17 +129,21 @@ impl Run<'_> {
     }
 
     fn fits(&self, demand: &[u64], room: &[u64]) -> bool {
+        self.held(demand, room) == demand.iter().sum::<u64>()
+    }
+
+    /// How much of the demand has room at most.
+    pub(super) fn held(&self, demand: &[u64], room: &[u64]) -> u64 {
         let supplies: Vec<Supply> = room
             .iter()
             .enumerate()
             .map(|(kind, room)| Supply { kind: kind as u32, room: *room, price: 0, places: 1 })
             .collect();
         let mut flow = Flow::new(&self.state.fleet.groups, demand.to_vec(), &supplies);
-        let held: u64 = room.iter().enumerate().map(|(at, room)| flow.fill(at, *room)).sum();
-        held == demand.iter().sum::<u64>()
+        room.iter().enumerate().map(|(at, room)| flow.fill(at, *room)).sum()
     }
 
-    fn try_exchange(&mut self, exchange: &Exchange, alike: &[Alike], targets: &[Target]) -> bool {
+    pub(super) fn try_exchange(&mut self, exchange: &Exchange, alike: &[Alike], targets: &[Target]) -> bool {
         let (checkpoint, idle) = (self.made.len(), self.idle.clone());
         let (mut opens, mut came) = (Vec::new(), Vec::new());
         for at in &exchange.comes {

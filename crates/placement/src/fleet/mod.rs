@@ -12,6 +12,7 @@ mod exchange;
 mod from_engine;
 mod grow;
 mod plan;
+mod rearrange;
 mod state;
 
 pub use bound::lower_bound;
@@ -21,6 +22,7 @@ pub use plan::plan;
 
 use berth_domain::Cents;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// A fleet and what can be bought for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +36,32 @@ pub struct Fleet {
     pub groups: Vec<Group>,
     /// What a move has to save a month to be worth it.
     pub move_worth_cents: Cents,
+}
+
+impl Fleet {
+    /// The part of it that lives in these cells, to be planned alone. What others have free may be filled, and costs
+    /// nothing, being paid for; nobody else is moved and none of the others goes.
+    #[must_use]
+    pub fn only(&self, cells: &BTreeSet<String>) -> Self {
+        let named = |at: Option<u32>| at.is_some_and(|at| cells.contains(&self.cells[at as usize].name));
+        let mut part = Self { tenants: Vec::new(), ..self.clone() };
+        let mut taken = vec![0_u32; self.cells.len()];
+        for tenant in &self.tenants {
+            match tenant.cell {
+                Some(at) if !named(Some(at)) => {
+                    let taken = &mut taken[at as usize];
+                    *taken = taken.saturating_add(tenant.weight);
+                }
+                None => {}
+                Some(_) => part.tenants.push(tenant.clone()),
+            }
+        }
+        for (cell, taken) in part.cells.iter_mut().zip(taken).filter(|(cell, _)| !cells.contains(&cell.name)) {
+            cell.places = cell.places.saturating_sub(taken);
+            cell.price_cents = Cents::new(0);
+        }
+        part
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

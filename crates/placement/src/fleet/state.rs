@@ -181,13 +181,16 @@ impl<'a> State<'a> {
     fn gives_way(&self, inside: &BTreeSet<u32>, coming: u32, here: Option<u32>) -> Option<(u32, u32)> {
         /// Neighbours of one kind and group differ in weight and cell alone, so a few of them say enough.
         const LOOKS: usize = 32;
+        /// Those in cells that take nobody are passed over: where several cells are given up at once they are many.
+        const PASSED: usize = 2000;
         let weight = self.weight(coming);
-        inside.iter().take(LOOKS).find_map(|other| {
+        let stay = inside.iter().take(PASSED).filter_map(|other| {
             let cell = self.at[*other as usize]?;
             let live = &self.cells[cell as usize];
-            let enough = live.room() + self.weight(*other) >= weight;
-            (Some(cell) != here && live.open && live.takes && enough && *other != coming).then_some((*other, cell))
-        })
+            (Some(cell) != here && live.open && live.takes && *other != coming).then_some((*other, cell))
+        });
+        let enough = |(other, cell): &(u32, u32)| self.cells[*cell as usize].room() + self.weight(*other) >= weight;
+        stay.take(LOOKS).find(enough)
     }
 
     /// All places that are free.
