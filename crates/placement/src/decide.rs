@@ -3,6 +3,7 @@
 //! Never weighs a hard constraint against anything: what breaks one is out, whatever it would save.
 
 use crate::{
+    alternatives::Alternative,
     engine::{Engine, Kind, PlanFacts, REGIONS},
     policy::{Asked, Field},
     profile::{BadProfile, Profile},
@@ -33,6 +34,9 @@ pub struct Decision {
     pub reasons: Vec<String>,
     pub refused: Vec<Refusal>,
     pub flip: Option<Flip>,
+    /// Other plans that would hold it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alternatives: Vec<Alternative>,
 }
 
 /// A place that was not taken because it breaks a constraint.
@@ -109,6 +113,10 @@ pub(crate) struct Need {
     pub budget_cents: Option<u64>,
     /// Index into [`Engine::cells`].
     pub cell: Option<usize>,
+    /// Cells that are no answer, since tenants are not served well there.
+    pub left: Vec<usize>,
+    /// Index into [`Engine::plans`]: no cheaper one, and no class that is less isolated than its.
+    pub least_plan: Option<usize>,
 }
 
 /// Indexes of what was chosen.
@@ -175,15 +183,19 @@ impl Engine {
             upload_bytes: profile.upload_bytes,
             budget_cents: profile.budget_cents,
             cell: profile.cell.as_ref().and_then(|name| self.by_name.get(name).copied()),
+            left: Vec::new(),
+            least_plan: None,
         })
     }
 
     /// The heart: the least isolated class that has a plan and a place, its cheapest plan, its best place.
     pub(crate) fn choose(&self, need: &Need) -> Option<Choice> {
         let allowed = self.allowed(need);
-        CellClass::ALL.iter().filter(|class| allowed & bit(**class) != 0).find_map(|class| {
+        let least = need.least_plan.and_then(|plan| self.plans[plan].class).unwrap_or(CellClass::Shared);
+        let mut classes = CellClass::ALL.iter().filter(|class| **class >= least && allowed & bit(**class) != 0);
+        classes.find_map(|class| {
             // A plan says how isolated its tenants are, and that is what its price pays for.
-            (0..self.plans.len())
+            (need.least_plan.unwrap_or(0)..self.plans.len())
                 .filter(|at| self.plans[*at].class == Some(*class) && self.short_of(*at, need).is_none())
                 .find_map(|plan| self.best_place(*class, plan, need))
         })
@@ -244,11 +256,11 @@ impl Engine {
         }
     }
 
-    fn best_place(&self, class: CellClass, plan: usize, need: &Need) -> Option<Choice> {
+    pub(crate) fn best_place(&self, class: CellClass, plan: usize, need: &Need) -> Option<Choice> {
         let mut best: Option<(bool, i64, usize)> = None;
         for (at, kind) in self.kinds.iter().enumerate().filter(|(_, kind)| kind.place.class == class) {
             let offered = kind.offer.is_some();
-            if (!offered && kind.open.is_empty()) || breaks(kind, &self.plans[plan], need).is_some() {
+            if (!offered && open_in(kind, need).is_none()) || breaks(kind, &self.plans[plan], need).is_some() {
                 continue;
             }
             // What exists is paid for already, so it comes before anything new.
@@ -264,7 +276,7 @@ impl Engine {
             {
                 Some(Choice { class, plan, kind, cell: Some(cell) })
             }
-            (Some((_, _, kind)), _) => Some(Choice { class, plan, kind, cell: self.kinds[kind].open.first().copied() }),
+            (Some((_, _, kind)), _) => Some(Choice { class, plan, kind, cell: open_in(&self.kinds[kind], need) }),
             (None, stay) => stay.map(|(kind, cell, _)| Choice { class, plan, kind, cell: Some(cell) }),
         }
     }
@@ -288,6 +300,11 @@ impl Engine {
         let far = worst_latency(kind, need).unwrap_or(0);
         cost.saturating_add(i64::from(far).saturating_mul(i64::from(self.policy.cents_per_ms)))
     }
+}
+
+/// The emptiest cell of a kind that is an answer.
+fn open_in(kind: &Kind, need: &Need) -> Option<usize> {
+    kind.open.iter().copied().find(|cell| !need.left.contains(cell))
 }
 
 /// What the tenant's farthest users wait for. Nobody said where they are: those near the home, the best case, so a

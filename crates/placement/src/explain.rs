@@ -19,18 +19,22 @@ const REFUSALS_MAX: usize = 40;
 impl Engine {
     /// Decides and explains. The same profile and seed give the same answer, to the last digit.
     pub fn decide(&self, tenant: &str, profile: &Profile, seed: u64) -> Result<Decision, Vec<BadProfile>> {
-        let need = self.need(profile)?;
-        let choice = self.choose(&need);
+        Ok(self.explained(tenant, profile, &self.need(profile)?, seed))
+    }
+
+    pub(crate) fn explained(&self, tenant: &str, profile: &Profile, need: &Need, seed: u64) -> Decision {
+        let choice = self.choose(need);
         let mut decision = self.bare(tenant, choice);
-        decision.confidence = self.confidence(&need, profile, choice.as_ref(), seed);
-        decision.refused = self.refusals(&need, choice.as_ref());
-        decision.flip = self.flip(&need, choice.as_ref());
+        decision.confidence = self.confidence(need, profile, choice.as_ref(), seed);
+        decision.refused = self.refusals(need, choice.as_ref());
+        decision.flip = self.flip(need, choice.as_ref());
+        decision.alternatives = self.alternatives(need, choice.as_ref());
         match choice {
-            Some(choice) => self.say_why(&mut decision, choice, &need),
+            Some(choice) => self.say_why(&mut decision, choice, need),
             None => decision.reasons.push("no place meets every constraint; what would have to give is below".into()),
         }
         self.say_what_was_assumed(&mut decision, profile);
-        Ok(decision)
+        decision
     }
 
     /// The answer without its explanation: confidence 0, no reasons, nothing refused.
@@ -54,6 +58,7 @@ impl Engine {
             reasons: Vec::new(),
             refused: Vec::new(),
             flip: None,
+            alternatives: Vec::new(),
         };
         let Some(choice) = choice else { return decision };
         let kind = &self.kinds[choice.kind];
@@ -73,20 +78,25 @@ impl Engine {
         let kind = &self.kinds[choice.kind];
         let plan = &self.plans[choice.plan];
         let reasons = &mut decision.reasons;
-        for class in CellClass::ALL.iter().filter(|class| **class < choice.class) {
+        let least = need.least_plan.unwrap_or(0);
+        let kept = self.plans.get(least).and_then(|plan| plan.class).filter(|_| need.least_plan.is_some());
+        for class in
+            CellClass::ALL.iter().filter(|class| **class < choice.class && kept.is_none_or(|kept| **class >= kept))
+        {
             reasons.push(self.why_not(*class, need));
         }
-        for (at, cheaper) in self.plans.iter().enumerate().take(choice.plan) {
+        for (at, cheaper) in self.plans.iter().enumerate().take(choice.plan).skip(least) {
             if cheaper.class == Some(choice.class)
                 && let Some((name, wanted, has)) = self.short_of(at, need)
             {
                 reasons.push(format!("plan {} holds {has} {name}, {wanted} are needed", cheaper.name));
             }
         }
-        reasons.push(format!(
-            "plan {} is the cheapest {} plan that holds it: {}",
-            plan.name, choice.class, plan.price_cents
-        ));
+        reasons.push(if need.least_plan == Some(choice.plan) {
+            format!("plan {} is kept: {}", plan.name, plan.price_cents)
+        } else {
+            format!("plan {} is the cheapest {} plan that holds it: {}", plan.name, choice.class, plan.price_cents)
+        });
         reasons.push(self.why_place(choice, kind, need));
         if let Some(budget) = need.budget_cents {
             let over = plan.price_cents.get() - i64::try_from(budget).unwrap_or(i64::MAX);

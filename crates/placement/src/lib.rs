@@ -8,9 +8,11 @@
 //!
 //! Never does I/O, never asks for the time or for randomness: a day and a seed are handed in.
 
+mod alternatives;
 mod catalogue;
 mod decide;
 mod distance;
+mod elsewhere;
 mod engine;
 mod explain;
 pub mod fleet;
@@ -22,11 +24,13 @@ mod rank;
 mod read_catalogue;
 mod reader;
 
+pub use alternatives::Alternative;
 pub use catalogue::{
     BENCHMARKS, CREDIT_SOON_DAYS, Catalogue, Credit, CreditEnd, Location, Offer, Place, PriceLine, Promises, Provider,
     Quota, RateLimit, Region, Shape, ShapeKind, Site, Trust,
 };
 pub use decide::{Constraint, Decision, Flip, Refusal};
+pub use elsewhere::Leaving;
 pub use engine::{CellFacts, Engine, Measured, PlanFacts};
 pub use money::{Micros, Rates};
 pub use policy::{Bounds, Policy, PolicyFault, Rule, When};

@@ -1,8 +1,8 @@
 //! What follows from a tenant's usage: nothing, or a proposal to put it elsewhere, and who has to agree to that.
 //!
 //! The placement engine says where a tenant belongs; this says whether that is worth saying now. A dearer plan needs a
-//! signal or an issue, a cheaper one needs every quota low, and another cell of the same kind needs a broken constraint:
-//! what a cheaper cell would save is the fleet plan's business. Never decides where.
+//! signal or an issue, a cheaper one needs every quota low, and another cell of the same kind needs an issue: what a
+//! cheaper cell would save is the fleet plan's business. Never decides where.
 
 use crate::Signal;
 use berth_domain::{CellClass, Cents};
@@ -36,6 +36,8 @@ pub struct Served {
     pub response_ms: Option<f64>,
     pub error_share: Option<f64>,
     pub cpu_share: Option<f64>,
+    /// What its users accept, where its profile says so; else the guide's limit stands.
+    pub wanted_ms: Option<f64>,
 }
 
 /// The guide's limits of what is no issue yet.
@@ -49,8 +51,9 @@ const REQUESTS_MIN: u64 = 100;
 pub fn performance(served: &Served) -> Option<Issue> {
     let enough = served.requests >= REQUESTS_MIN;
     let mut says = Vec::new();
-    if let Some(ms) = served.response_ms.filter(|ms| enough && *ms > RESPONSE_MS) {
-        says.push(format!("answers take {ms:.0} ms on average, more than {RESPONSE_MS:.0}"));
+    let wanted_ms = served.wanted_ms.unwrap_or(RESPONSE_MS).min(RESPONSE_MS);
+    if let Some(ms) = served.response_ms.filter(|ms| enough && *ms > wanted_ms) {
+        says.push(format!("answers take {ms:.0} ms on average, more than {wanted_ms:.0}"));
     }
     if let Some(share) = served.error_share.filter(|share| enough && *share > ERROR_SHARE) {
         says.push(format!("{:.1} % of its requests fail, more than {:.0} %", share * 100.0, ERROR_SHARE * 100.0));
@@ -80,18 +83,19 @@ impl Direction {
     }
 }
 
-/// Whether a tenant should be somewhere else. `wanted`: where the engine puts it, with room to the threshold.
+/// Whether a tenant should be somewhere else. `wanted`: where the engine puts it, with room to the threshold. An issue
+/// of whatever kind allows a way up or across; only a broken constraint leads to a cheaper plan that nothing asks for.
 pub fn propose(now: &Place, wanted: &Place, signal: Signal, issues: &[Issue]) -> Option<Direction> {
     let same_kind = now.plan == wanted.plan && now.class == wanted.class;
     let broken = issues.iter().any(|issue| matches!(issue, Issue::Compliance { .. }));
     if same_kind {
-        return (broken && now.cell != wanted.cell).then_some(Direction::Across);
+        return (!issues.is_empty() && now.cell != wanted.cell).then_some(Direction::Across);
     }
     let dearer = (wanted.price_cents, wanted.class) > (now.price_cents, now.class);
     match (dearer, signal) {
         (true, Signal::Over) => Some(Direction::Upgrade),
         (true, _) => (!issues.is_empty()).then_some(Direction::Upgrade),
-        (false, Signal::Under) => issues.is_empty().then_some(Direction::Downgrade),
+        (false, Signal::Under) if issues.is_empty() => Some(Direction::Downgrade),
         (false, _) => broken.then_some(Direction::Across),
     }
 }

@@ -242,7 +242,13 @@ fn the_guides_vectors_have_their_answers() {
 
 #[test]
 fn slow_failing_or_busy_is_an_issue_and_a_handful_of_requests_is_not() {
-    let fine = Served { requests: 5_000, response_ms: Some(200.0), error_share: Some(0.05), cpu_share: Some(0.8) };
+    let fine = Served {
+        requests: 5_000,
+        response_ms: Some(200.0),
+        error_share: Some(0.05),
+        cpu_share: Some(0.8),
+        wanted_ms: None,
+    };
     assert_eq!(performance(&fine), None, "the limits themselves are no issue yet");
     for served in [
         Served { response_ms: Some(201.0), ..fine },
@@ -253,6 +259,46 @@ fn slow_failing_or_busy_is_an_issue_and_a_handful_of_requests_is_not() {
     }
     assert_eq!(performance(&Served { requests: 99, response_ms: Some(900.0), ..fine }), None);
     assert_eq!(performance(&Served::default()), None, "what nobody measured is no issue");
+    let strict = Served { wanted_ms: Some(50.0), response_ms: Some(51.0), ..fine };
+    assert!(
+        matches!(performance(&strict), Some(Issue::Performance { says }) if says.contains("51 ms on average, more than 50"))
+    );
+    assert_eq!(performance(&Served { response_ms: Some(50.0), ..strict }), None);
+    assert!(
+        performance(&Served { wanted_ms: Some(900.0), response_ms: Some(201.0), ..fine }).is_some(),
+        "slow is slow"
+    );
+}
+
+#[test]
+fn an_issue_alone_leads_up_or_across_and_never_to_a_cheaper_plan() {
+    use berth_domain::CellClass::{Dedicated, Shared};
+    let place = |plan: &str, class, cell: Option<&str>, cents| Place {
+        plan: plan.into(),
+        class,
+        cell: cell.map(str::to_owned),
+        price_cents: Cents::new(cents),
+    };
+    let here = place("hobby", Shared, Some("shared-1"), 1500);
+    let slow = [Issue::Performance { says: "slow".into() }];
+    let broken = [Issue::Compliance { says: "soc2".into() }];
+    let beside = place("hobby", Shared, Some("shared-2"), 1500);
+    let new = place("hobby", Shared, None, 1500);
+    let up = place("starter", Dedicated, None, 4900);
+    let cheaper = place("free", Shared, Some("shared-2"), 0);
+    for issue in [&slow, &broken] {
+        assert_eq!(propose(&here, &beside, Signal::Calm, issue), Some(Direction::Across));
+        assert_eq!(propose(&here, &new, Signal::Calm, issue), Some(Direction::Across), "a cell that is to be made");
+        assert_eq!(propose(&here, &up, Signal::Calm, issue), Some(Direction::Upgrade));
+        assert_eq!(propose(&here, &here, Signal::Calm, issue), None, "nowhere is better");
+        assert_eq!(
+            propose(&here, &cheaper, Signal::Under, issue),
+            if issue == &broken { Some(Direction::Across) } else { None }
+        );
+    }
+    assert_eq!(propose(&here, &beside, Signal::Calm, &[]), None, "what a cheaper cell saves is the fleet plan's");
+    assert_eq!(propose(&here, &up, Signal::Calm, &[]), None);
+    assert_eq!(propose(&here, &cheaper, Signal::Under, &[]), Some(Direction::Downgrade));
 }
 
 #[test]

@@ -9,6 +9,28 @@ pub struct ServerShape {
     pub disk_gib: u64,
 }
 
+/// What was measured of a cell's members and database, over some days.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Hours in which anybody looked.
+    pub hours: u32,
+    pub cpu_millis: u64,
+    /// The most of one look.
+    pub cpu_most: u64,
+    pub memory_mib: u64,
+    pub memory_most: u64,
+    pub disk_gib: Option<u64>,
+}
+
+/// Another machine of the same provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    pub name: String,
+    /// A month, against the cheapest machine that is like the one there is. Less than nothing: it is cheaper.
+    pub more_cents: i64,
+    pub has: ServerShape,
+}
+
 /// What is known of a cell that stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CellFacts {
@@ -22,11 +44,12 @@ pub struct CellFacts {
     pub revenue_cents: i64,
     /// What its database and members are promised together.
     pub promised: ServerShape,
-    /// What its machine has, as the stack file says.
+    /// What its machine has, as the stack file or the offer says.
     pub server: Option<ServerShape>,
-    /// The cheapest machine of its provider that holds what is promised with a quarter to spare, and what a month with
-    /// it costs less than with the cheapest that is like the one it has.
-    pub smaller: Option<(String, i64)>,
+    /// What was measured; `None`: nobody looked, and what is promised stands in its place.
+    pub used: Option<Used>,
+    /// The cheapest machine of its provider that holds what is needed with a quarter to spare, if it is another.
+    pub fitting: Option<Machine>,
 }
 
 /// What is known of a tenant.
@@ -114,23 +137,87 @@ fn of_cell(cell: &CellFacts) -> Vec<Advice> {
         say("cell_at_a_loss", says, None, Some("berth fleet plan".to_owned()));
     }
     if let Some(server) = cell.server {
-        let part = |used: u64, has: u64| (used * 100).checked_div(has).unwrap_or(0);
-        let used = [
-            (part(cell.promised.cpu_millis, server.cpu_millis), "cpu"),
-            (part(cell.promised.memory_mib, server.memory_mib), "memory"),
-            (part(cell.promised.disk_gib, server.disk_gib), "disk"),
-        ];
-        let (most, what) = used.into_iter().max().unwrap_or_default();
-        if most > 80 {
-            let says =
-                format!("{most} % of its machine's {what} is promised to its database and members: a larger one");
-            say("server_small", says, None, None);
-        } else if let Some((name, saves)) = cell.smaller.clone().filter(|(_, saves)| *saves > 0) {
-            let says = format!("at most {most} % of its machine is promised ({what}): {name} would do");
-            say("server_large", says, Some(saves), None);
-        }
+        let Some((says, code)) = size(cell, &server) else { return advice };
+        let saves = cell.fitting.as_ref().map(|machine| -machine.more_cents).filter(|_| code == "server_large");
+        say(code, says, saves, None);
     }
     advice
+}
+
+/// Of a machine: above these it is small, as the Chrono guide's monitor warns.
+const CPU_HIGH: u64 = 80;
+const MEMORY_HIGH: u64 = 85;
+const DISK_HIGH: u64 = 90;
+/// A day of looks; less says little about a week.
+const HOURS_ENOUGH: u32 = 24;
+
+/// What a machine should have so that this much of it is used at most, with a quarter to spare.
+pub fn needed(cell: &CellFacts) -> Option<ServerShape> {
+    let roomy = |n: u64| n + n.div_ceil(4);
+    match cell.used.filter(|used| used.hours >= HOURS_ENOUGH) {
+        Some(used) => Some(ServerShape {
+            // A second of full processors is no reason for more of them: the mean, and half of the way to the most.
+            cpu_millis: roomy(used.cpu_millis + used.cpu_most.saturating_sub(used.cpu_millis) / 2),
+            memory_mib: roomy(used.memory_most),
+            disk_gib: used.disk_gib.map_or(cell.promised.disk_gib, |disk| roomy(disk).max(1)),
+        }),
+        // What is not promised at all is no reason for a smaller machine.
+        None if cell.promised.cpu_millis > 0 && cell.promised.memory_mib > 0 => Some(ServerShape {
+            cpu_millis: roomy(cell.promised.cpu_millis),
+            memory_mib: roomy(cell.promised.memory_mib),
+            disk_gib: roomy(cell.promised.disk_gib),
+        }),
+        None => None,
+    }
+}
+
+/// Whether the machine is too small or too large, by what was measured, else by what is promised.
+fn size(cell: &CellFacts, server: &ServerShape) -> Option<(String, &'static str)> {
+    let part = |used: u64, has: u64| (used * 100).checked_div(has);
+    let machine = cell.fitting.as_ref();
+    let price = |cents: i64| format!("{} a month {}", dollars(cents.abs()), if cents < 0 { "less" } else { "more" });
+    let named = machine.map(|machine| {
+        let ServerShape { cpu_millis, memory_mib, disk_gib } = machine.has;
+        let cores = cpu_millis as f64 / 1000.0;
+        let (name, memory) = (&machine.name, memory_mib as f64 / 1024.0);
+        format!("{name} ({cores:.0} cores, {memory:.0} GiB, {disk_gib} GB disk) for {}", price(machine.more_cents))
+    });
+    let larger = named.clone().filter(|_| machine.is_some_and(|machine| machine.more_cents > 0));
+    let larger = larger.unwrap_or_else(|| "a larger one, of which the catalogue knows none here".to_owned());
+    if let Some(used) = cell.used.filter(|used| used.hours >= HOURS_ENOUGH) {
+        let parts = [
+            (part(used.cpu_millis, server.cpu_millis), CPU_HIGH, "of its processors on average"),
+            (part(used.memory_most, server.memory_mib), MEMORY_HIGH, "of its memory at most"),
+            (used.disk_gib.and_then(|disk| part(disk, server.disk_gib)), DISK_HIGH, "of its disk"),
+        ];
+        let words: Vec<String> =
+            parts.iter().filter_map(|(part, _, of)| part.map(|part| format!("{part} % {of}"))).collect();
+        let words = format!("it uses {} (measured over {} h)", words.join(", "), used.hours);
+        if parts.iter().any(|(part, high, _)| part.is_some_and(|part| part > *high)) {
+            return Some((format!("{words}: {larger}"), "server_small"));
+        }
+        let smaller = machine.filter(|machine| machine.more_cents < 0)?;
+        let over =
+            cell.promised.cpu_millis > smaller.has.cpu_millis || cell.promised.memory_mib > smaller.has.memory_mib;
+        let first = if over { "; its services are promised more than that: lower their `shape` first" } else { "" };
+        return Some((format!("{words}: {}{first}", named?), "server_large"));
+    }
+    let promised = [
+        (part(cell.promised.cpu_millis, server.cpu_millis), "cpu"),
+        (part(cell.promised.memory_mib, server.memory_mib), "memory"),
+        (part(cell.promised.disk_gib, server.disk_gib), "disk"),
+    ];
+    let (most, what) = promised.into_iter().filter_map(|(part, what)| Some((part?, what))).max()?;
+    if most > 80 {
+        let says = format!("{most} % of its machine's {what} is promised to its database and members: {larger}");
+        return Some((says, "server_small"));
+    }
+    machine.filter(|machine| machine.more_cents < 0)?;
+    let says = format!(
+        "at most {most} % of its machine is promised ({what}), and nobody measured what is used: {} would do",
+        named?
+    );
+    Some((says, "server_large"))
 }
 
 fn dollars(cents: i64) -> String {
@@ -139,7 +226,12 @@ fn dollars(cents: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{CellFacts, ServerShape, TenantFacts, advise, break_even};
+    use super::{CellFacts, Machine, ServerShape, TenantFacts, Used, advise, break_even, needed};
+
+    fn machine(name: &str, more_cents: i64) -> Machine {
+        let has = ServerShape { cpu_millis: 2000, memory_mib: 4096, disk_gib: 40 };
+        Machine { name: name.to_owned(), more_cents, has }
+    }
 
     fn shared(tenants: u32, month_cents: i64) -> CellFacts {
         CellFacts {
@@ -151,7 +243,8 @@ mod tests {
             revenue_cents: i64::from(tenants) * 1500,
             promised: ServerShape { cpu_millis: 2000, memory_mib: 4096, disk_gib: 20 },
             server: Some(ServerShape { cpu_millis: 8000, memory_mib: 16_384, disk_gib: 160 }),
-            smaller: Some(("cx22".to_owned(), 1387)),
+            used: None,
+            fitting: Some(machine("cx22", -1387)),
         }
     }
 
@@ -168,13 +261,57 @@ mod tests {
     #[test]
     fn what_saves_most_comes_first_and_nothing_is_said_of_a_healthy_cell() {
         let mut healthy = shared(80, 8381);
-        healthy.smaller = None;
+        healthy.fitting = None;
         assert_eq!(codes(healthy.clone()), [""; 0]);
         assert_eq!(codes(shared(0, 8381)), ["cell_empty"]);
         assert_eq!(codes(shared(0, 0)), [""; 0], "a cell that costs nothing may stand empty");
         assert_eq!(codes(shared(2, 8381)), ["server_large", "cell_thin", "cell_at_a_loss"]);
         let cramped = ServerShape { cpu_millis: 2000, memory_mib: 4096, disk_gib: 20 };
         assert_eq!(codes(CellFacts { server: Some(cramped), ..healthy }), ["server_small"]);
+    }
+
+    #[test]
+    fn what_was_measured_goes_before_what_is_promised_and_names_the_machine_and_its_price() {
+        let mut cell = shared(80, 8381);
+        cell.fitting = None;
+        let used = Used {
+            hours: 168,
+            cpu_millis: 400,
+            cpu_most: 1200,
+            memory_mib: 1500,
+            memory_most: 2000,
+            disk_gib: Some(12),
+        };
+        cell.used = Some(used);
+        // 400 and half of the way to 1200, and a quarter more.
+        assert_eq!(needed(&cell), Some(ServerShape { cpu_millis: 1000, memory_mib: 2500, disk_gib: 15 }));
+        assert_eq!(codes(cell.clone()), [""; 0], "it has what it needs, and nothing cheaper is known");
+        cell.fitting = Some(machine("cx22", -1387));
+        let advice = advise(&[cell.clone()], &[]);
+        assert_eq!((advice[0].code, advice[0].saves_cents), ("server_large", Some(1387)));
+        let says = "it uses 5 % of its processors on average, 12 % of its memory at most, 7 % of its disk (measured over 168 h): \
+                    cx22 (2 cores, 4 GiB, 40 GB disk) for $13.87 a month less";
+        assert_eq!(advice[0].says, says);
+        cell.promised.memory_mib = 8192;
+        assert!(advise(&[cell.clone()], &[])[0].says.ends_with("lower their `shape` first"));
+
+        // The Chrono guide's marks: 80 % of the processors is not above, one more is.
+        cell.used = Some(Used { cpu_millis: 6400, cpu_most: 6400, ..used });
+        cell.fitting = Some(machine("cx52", 2100));
+        assert_eq!(codes(cell.clone()), [""; 0]);
+        for much in [
+            Used { cpu_millis: 6480, ..used },
+            Used { memory_most: 16_384 * 86 / 100 + 1, ..used },
+            Used { disk_gib: Some(146), ..used },
+        ] {
+            cell.used = Some(much);
+            let advice = advise(&[cell.clone()], &[]);
+            assert_eq!((advice[0].code, advice[0].saves_cents), ("server_small", None));
+            assert!(advice[0].says.ends_with("for $21.00 a month more"), "{}", advice[0].says);
+        }
+        // An hour says nothing of a week: until a day is known what is promised stands in its place.
+        cell.used = Some(Used { hours: 23, cpu_millis: 8000, ..used });
+        assert_eq!(codes(cell), [""; 0]);
     }
 
     #[test]

@@ -10,9 +10,9 @@ mod month;
 mod phases;
 mod rounding;
 
-pub use advice::{Advice, CellFacts, ServerShape, TenantFacts, advise, break_even};
+pub use advice::{Advice, CellFacts, Machine, ServerShape, TenantFacts, Used, advise, break_even, needed};
 pub use allocate::{Allocation, Basis, CellCost, CellTime, Charge, Share, Stay, UnknownCurrency, allocate};
 pub use budget::{BudgetLevel, Limits, level};
 pub use month::{BadMonth, Month, Span};
-pub use phases::{PHASES, Phase, PhaseAdvice, Transition, Trigger, next_phase};
+pub use phases::{PHASES, Phase, PhaseAdvice, Transition, Trigger, next_phase, phase_by_cost};
 pub use rounding::{apportion, rounded_together};

@@ -100,6 +100,11 @@ pub struct Transition {
     pub holds: Option<bool>,
 }
 
+/// The phase that a month's cost belongs to: the last whose price it reaches.
+pub fn phase_by_cost(euro_cents: i64) -> u8 {
+    PHASES.iter().rev().find(|phase| phase.euro_cents <= euro_cents).map_or(1, |phase| phase.number)
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct PhaseAdvice {
     pub now: Phase,
@@ -137,7 +142,13 @@ pub fn next_phase(now: u8, figures: &BTreeMap<Trigger, f64>) -> Option<PhaseAdvi
 
 #[cfg(test)]
 mod tests {
-    use super::{PHASES, Trigger, next_phase};
+    use super::{PHASES, Trigger, next_phase, phase_by_cost};
+
+    #[test]
+    fn a_months_cost_says_which_phase_it_is() {
+        let phases = [0, 2584, 2585, 3189, 3190, 6535, 17_500, 1_000_000].map(phase_by_cost);
+        assert_eq!(phases, [1, 1, 1, 1, 2, 3, 4, 5]);
+    }
 
     fn figures(known: &[(Trigger, f64)]) -> std::collections::BTreeMap<Trigger, f64> {
         known.iter().copied().collect()
