@@ -3,7 +3,7 @@
 use crate::{
     Api,
     auth::By,
-    extract::{Body, Path},
+    extract::{Body, Path, Query},
     problem::{ApiResult, Problems},
 };
 use axum::{Json, extract::State};
@@ -11,6 +11,7 @@ use berth_control::{Change, Read, decide, fleet};
 use berth_wire::{
     Decision, DecisionAsk, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate, Page, Profile,
 };
+use serde::Deserialize;
 
 /// Where a tenant with this profile belongs, why, what that costs, and what would change it. Changes nothing.
 #[utoipa::path(post, path = "/v1/decisions", tag = "decisions", request_body = DecisionAsk,
@@ -54,10 +55,26 @@ pub async fn set_profile(
 }
 
 /// All tenants to cells at the least cost, in steps that each are an improvement. Changes nothing.
-#[utoipa::path(get, path = "/v1/fleet/plan", tag = "fleet", responses((status = 200, body = FleetPlan), Problems))]
-pub async fn fleet_plan(State(api): State<Api>, By(caller): By) -> ApiResult<Json<FleetPlan>> {
+#[utoipa::path(get, path = "/v1/fleet/plan", tag = "fleet", params(PlannedCells),
+    responses((status = 200, body = FleetPlan), Problems))]
+pub async fn fleet_plan(
+    State(api): State<Api>,
+    By(caller): By,
+    Query(wanted): Query<PlannedCells>,
+) -> ApiResult<Json<FleetPlan>> {
     let permit = caller.may(Read)?;
-    Ok(Json(fleet::plan(&api.app, &permit).await?))
+    let cells = wanted.cells.as_deref().unwrap_or_default().split(',').map(str::trim);
+    let cells: Vec<String> = cells.filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    Ok(Json(fleet::plan_of(&api.app, &permit, &cells).await?))
+}
+
+/// Which part of the fleet.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PlannedCells {
+    /// Only who lives in these cells is moved, and only these go: names with commas between. All of them otherwise.
+    cells: Option<String>,
 }
 
 /// Starts the first moves of the plan. Cells are made and removed where `cells` asks for it; otherwise the answer names them.

@@ -8,6 +8,7 @@ mod answer;
 mod archives;
 mod audit;
 mod auth;
+mod catalogue;
 mod cells;
 mod certificates;
 mod check;
@@ -190,6 +191,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(costs::forget))
         .routes(routes!(costs::phase))
         .routes(routes!(costs::plan_price))
+        .routes(routes!(catalogue::show))
         .routes(routes!(check::run))
         .routes(routes!(certificates::list, certificates::add))
         .routes(routes!(certificates::remove))
@@ -210,7 +212,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(drains::show_tenant, drains::tenant, drains::undo_tenant))
         .routes(routes!(drains::show_member, drains::member, drains::undo_member))
         .routes(routes!(drains::show_edge, drains::edge, drains::undo_edge))
-        .routes(routes!(guide::evaluate))
+        .routes(routes!(guide::evaluate::evaluate))
         .routes(routes!(guide::drained_edge, guide::drain_edge, guide::undrain_edge))
         .routes(routes!(guide::drained_tenant, guide::drain_tenant, guide::undrain_tenant))
         .routes(routes!(guide::set_domains))

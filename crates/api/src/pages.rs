@@ -27,6 +27,7 @@ mod login;
 mod maintain;
 mod operations;
 mod overview;
+mod plan_change;
 mod releases;
 mod servers;
 mod session;
@@ -73,6 +74,7 @@ pub fn router(v1: Router, settings: PagesSettings) -> Router {
         .route("/tenants/{tenant}/hosts", post(access::add_host))
         .route("/tenants/{tenant}/hosts/{host}/remove", get(access::ask_host).post(access::remove_host))
         .route("/tenants/{tenant}/hosts/{host}/verify", post(access::verify_host))
+        .route("/tenants/{tenant}/plan", get(plan_change::page).post(plan_change::make))
         .route("/tenants/{tenant}/{change}", get(tenants::ask).post(tenants::change))
         .route("/cells", get(cells::list).post(cells::create))
         .route("/cells/new", get(cells::new))

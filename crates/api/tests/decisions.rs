@@ -102,6 +102,118 @@ async fn a_tenants_profile_is_kept_and_the_guides_question_has_the_same_answer()
     assert_eq!(status, 422);
 }
 
+/// The guide's own providers: a shared cell in a region near the United States, and machines of one's own.
+const GUIDE: &str = "\
+stack: fleet
+services:
+  web: { command: [fleet, serve], migrate: [fleet, migrate], health: /health }
+plans:
+  hobby: { price: 15.00, class: shared, limits: { quantities: { vehicles: 5, gps_points_per_day: 50000 } } }
+  starter: { price: 49.00, class: dedicated, limits: { quantities: { vehicles: 25, gps_points_per_day: 500000 } } }
+  professional: { price: 149.00, class: dedicated, limits: { quantities: { vehicles: 100, gps_points_per_day: 2000000 } } }
+providers:
+  here: { adapter: fake }
+cells:
+  shared-1: { class: shared, max_tenants: 150, price: 92.00, region: ash }
+  shared-2: { class: shared, max_tenants: 150, price: 92.00, region: ash }
+placement:
+  catalogue:
+    regions: { ash: { title: Ashburn, lat: 39, lon: -77.5, location: north-america, residency: [us] } }
+    providers:
+      fake:
+        title: Fake
+        currency: USD
+        checked: 2026-11-21
+        source: a test
+        compliance: [gdpr, soc2, hipaa]
+        regions: { ash: { region: ash, near_ms: 45, trust: claimed } }
+        shapes: { own: { kind: server, price: 40, cpu_millis: 2000, memory_mib: 4096, disk_gib: 80 } }
+    offers:
+      own: { class: dedicated, provider: fake, at: [[ash]], parts: { own: 1 }, places: 1,
+             promises: { throughput_per_s: 2000, users: 100, upload_mib: 50 } }
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_guides_evaluation_answers_its_own_vectors_and_uses_its_metrics() {
+    let world = World::empty().await;
+    let client = world.client();
+    for operation in client.stack_apply(&apply(GUIDE)).await.unwrap().operations {
+        world.finishes(operation).await;
+    }
+    let head = "POST /api/admin/deployment/evaluate HTTP/1.1\r\nContent-Type: application/json";
+    let evaluate = async |body: serde_json::Value| -> serde_json::Value {
+        let (status, answer) = world.raw(head, body.to_string().as_bytes()).await;
+        assert_eq!(status, 200, "{answer}");
+        let body = answer.split_once("\r\n\r\n").map_or(answer.as_str(), |(_, body)| body);
+        serde_json::from_str(body).unwrap()
+    };
+    // Appendix A6, the first row: the guide and Berth agree.
+    let small = serde_json::json!({ "customer_id": "small", "budget": 30, "vehicle_count": 3, "latency_requirement": 150,
+                                    "geographic_distribution": ["US"] });
+    let answer = evaluate(small.clone()).await;
+    let recommended = &answer["recommended"];
+    assert_eq!((&recommended["mode"], &recommended["plan"]), (&"multi_tenant".into(), &"hobby".into()), "{answer}");
+    assert_eq!((recommended["confidence"].as_f64(), &recommended["infrastructure"]), (Some(1.0), &"fake".into()));
+    // 92 dollars over four fifths of 150.
+    assert_eq!(recommended["estimated_cost"].as_f64(), Some(0.77));
+    let other = &recommended["alternatives"][0];
+    assert_eq!((&other["mode"], &other["plan"]), (&"single_tenant".into(), &"starter".into()), "{answer}");
+    assert_eq!((other["estimated_cost"].as_f64(), other["estimated_cost_change"].as_f64()), (Some(40.0), Some(39.23)));
+    assert!(other["reason"].as_str().unwrap().contains("$49.00 a month instead of $15.00"), "{answer}");
+    assert!(answer["current_deployment"].is_null() && answer["usage_metrics"]["vehicle_count"].is_null(), "{answer}");
+    // The third row: the guide puts regulated data on the shared server.
+    let mut regulated = small.clone();
+    regulated["compliance_requirements"] = serde_json::json!(["hipaa"]);
+    assert_eq!(evaluate(regulated).await["recommended"]["mode"], "single_tenant");
+
+    // What is used goes before what is said at sign-up: 4 vehicles need room for a quarter more, 5 for more than 5.
+    let mut used = small.clone();
+    used["usage_metrics"] = serde_json::json!({ "vehicle_count": 4, "gps_points_today": 12000 });
+    assert_eq!(evaluate(used.clone()).await["recommended"]["plan"], "hobby");
+    used["usage_metrics"]["vehicle_count"] = 5.into();
+    assert_eq!(evaluate(used.clone()).await["recommended"]["plan"], "starter");
+    used["usage_metrics"] = serde_json::json!({ "gps_points_today": 40_001 });
+    assert_eq!(evaluate(used.clone()).await["recommended"]["plan"], "starter", "A22");
+    used["usage_metrics"] = serde_json::json!({ "average_response_time_ms": 250.0, "error_rate": 0.01 });
+    let answer = evaluate(used.clone()).await;
+    assert_eq!(answer["performance_issue"], "answers take 250 ms on average, more than 200");
+    for (wrong, says) in [("error_rate", "`usage_metrics.error_rate` is 1.5"), ("cpu_usage", "unknown field")] {
+        let body = serde_json::json!({ "customer_id": "small", "usage_metrics": { wrong: 1.5 } }).to_string();
+        let (status, answer) = world.raw(head, body.as_bytes()).await;
+        assert!((status == 422 || status == 400) && answer.contains(says), "{status} {answer}");
+    }
+
+    // Of a customer that there is, what was measured is shown and used; one that is served slowly goes elsewhere.
+    let wanted = TenantCreate {
+        name: "acme".parse().unwrap(),
+        plan: "hobby".parse().unwrap(),
+        hosts: vec!["acme.test".parse().unwrap()],
+        key: None,
+        cell: Some("shared-1".parse().unwrap()),
+    };
+    world.finishes(client.tenant_create(&wanted).await.unwrap().id).await;
+    let event = |metric: &str, amount| berth_wire::UsageEvent {
+        key: format!("{metric}-{amount}"),
+        tenant: "acme".to_owned(),
+        metric: metric.to_owned(),
+        amount,
+        unit: None,
+        at: None,
+    };
+    client.usage_record(&[event("vehicles", 3), event("gps_points", 900)]).await.unwrap();
+    let answer = evaluate(serde_json::json!({ "customer_id": "acme" })).await;
+    let current = &answer["current_deployment"];
+    assert_eq!((&current["plan"], &current["cell"]), (&"hobby".into(), &"shared-1".into()), "{answer}");
+    assert_eq!(answer["usage_metrics"]["vehicle_count"], 3);
+    assert_eq!(answer["usage_metrics"]["gps_points_today"], 900);
+    assert!(answer["usage_metrics"]["error_rate"].is_null(), "nobody measured it: {answer}");
+    assert_eq!(answer["recommended"]["plan"], "hobby");
+    let slow = serde_json::json!({ "customer_id": "acme", "usage_metrics": { "average_response_time_ms": 450.0 } });
+    let answer = evaluate(slow).await;
+    let reason = answer["recommended"]["reason"].as_str().unwrap();
+    assert!(reason.contains("plan hobby is kept") && reason.contains("shared-2"), "{answer}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fleet_is_planned_carried_out_and_grown() {
     let world = world().await;
@@ -121,7 +233,7 @@ async fn a_fleet_is_planned_carried_out_and_grown() {
         "one cell is closed and nothing can be bought: {months:?}"
     );
 
-    let done = client.fleet_apply(&FleetApply { moves: Some(1), cells: false }).await.unwrap();
+    let done = client.fleet_apply(&FleetApply { moves: Some(1), cells: false, only: Vec::new() }).await.unwrap();
     let started = &done.started[0];
     assert_eq!((started.tenant.as_str(), started.to.as_str()), ("acme", "shared-2"));
     assert!(started.operation.is_some(), "{started:?}");
@@ -153,7 +265,7 @@ async fn a_cell_that_the_plan_needs_is_made_only_when_asked_to() {
         world.finishes(operation).await;
     }
     tenant(&world, "acme", "shared-1").await;
-    let apply = async |cells| client.fleet_apply(&FleetApply { moves: None, cells }).await.unwrap();
+    let apply = async |cells| client.fleet_apply(&FleetApply { moves: None, cells, only: Vec::new() }).await.unwrap();
     let said = apply(false).await;
     assert_eq!((said.needs.len(), said.cells.len(), said.left), (1, 0, 1), "unasked nothing is bought: {said:?}");
     assert_eq!(client.cells().await.unwrap().len(), 1);
@@ -178,7 +290,7 @@ async fn a_cell_that_the_plan_closes_is_removed_when_it_was_emptied_and_that_is_
     let world = world().await;
     let client = world.client();
     tenant(&world, "acme", "shared-2").await;
-    let apply = async |cells| client.fleet_apply(&FleetApply { moves: None, cells }).await.unwrap();
+    let apply = async |cells| client.fleet_apply(&FleetApply { moves: None, cells, only: Vec::new() }).await.unwrap();
     let said = apply(false).await;
     assert_eq!((said.removable, said.cells), (vec!["shared-1".to_owned()], Vec::new()));
     let spare = apply(true).await;

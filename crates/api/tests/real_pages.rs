@@ -167,15 +167,43 @@ async fn every_page_stands_on_the_real_api_and_shows_what_is_there() {
     let (status, _) = dashboard.ask(Method::GET, "/tenants/acme/decision?latency_ms=fast", "").await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
 
+    // Another plan: its price first, then the change; a class that differs leads to the page of the move.
+    dashboard.shows("/tenants/nova/plan", &["It is on hobby", "crew, $29.00 a month", "Nothing changes before"]).await;
+    let page = dashboard
+        .shows("/tenants/nova/plan?plan=crew", &["its customer pays $14.00 more a month", "it stays where it is"])
+        .await;
+    let form = format!("csrf={}&once={}&plan=crew", hidden(&page, "csrf"), hidden(&page, "once"));
+    let (status, _) = dashboard.ask(Method::POST, "/tenants/nova/plan", &form).await;
+    assert_eq!((status, client.tenant("nova").await.unwrap().plan.as_str()), (StatusCode::SEE_OTHER, "crew"));
+    dashboard
+        .shows("/tenants/nova/plan?plan=starter", &["$20.00 more a month", "the next page says what that would do"])
+        .await;
+    dashboard.shows("/tenants/nova/plan?plan=hobby", &["$14.00 less a month"]).await;
+
+    // The fleet on paper, and a part of it; the growth phase by what is known here.
+    dashboard.shows("/fleet?growth=20&months=3", &["Grown on paper", ">+3<", "<svg class=\"chart\""]).await;
+    dashboard.shows("/fleet?only=shared-1", &["Of shared-1 alone"]).await;
+    let (status, _) = dashboard.ask(Method::GET, "/fleet?growth=fast", "").await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    let (status, _) = dashboard.ask(Method::GET, "/fleet?only=nowhere", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    dashboard.shows("/costs", &["Growth phase", "by the month"]).await;
+    let catalogue = client.catalogue().await.unwrap();
+    assert!(catalogue.providers.iter().any(|it| it.name == "hetzner" && !it.shapes.is_empty()), "{catalogue:?}");
+    assert!(!catalogue.offers.is_empty() && catalogue.rates.contains_key("EUR"));
+
     // Check: of what is in force, and of what somebody pastes.
     let page = dashboard.shows("/check", &["the stack file in force", "2 errors, 0 warnings", "secret-in-file"]).await;
     assert!(!page.contains("hunter2"), "a secret is never repeated: {page}");
     let compose = "services:\n  db:\n    image: postgres:15.8\n    ports: [\"5432:5432\"]\n";
     let text = compose.bytes().map(|b| format!("%{b:02X}")).collect::<Vec<_>>().concat();
-    let form = format!("csrf={}&path=compose.yaml&text={text}", hidden(&page, "csrf"));
+    let form =
+        format!("csrf={}&path0=compose.yaml&text0={text}&path1=&text1=&path2=.env&text2=A%3D1", hidden(&page, "csrf"));
     let (status, text) = dashboard.ask(Method::POST, "/check", &form).await;
     assert_eq!(status, StatusCode::OK);
     assert!(text.contains("published-database") && text.contains("compose.yaml:4"), "{text}");
+    assert!(text.contains("compose.yaml (") && text.contains(".env ("), "both were looked at together: {text}");
+    assert!(text.contains("name=\"path3\""), "there is room for more: {text}");
 
     // The rest answers, too.
     for path in [

@@ -5,6 +5,7 @@
 //! and never logs.
 
 mod calls;
+mod catalogue;
 mod cells;
 mod error;
 mod limits;

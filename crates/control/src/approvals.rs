@@ -3,9 +3,9 @@
 //! What is agreed to is a row first and a move second: a server that dies between the two leaves a row that another one
 //! carries out. Never proposes anything: `judge` does.
 
-use crate::{App, Caller, Change, ControlError, Kind, Permit, Read, Scope, audited, moves, tenants};
-use berth_domain::{ApprovalId, ApprovalState, CellName, CellState, OperationId, PlanName, TenantState};
-use berth_store::{Approval, ApprovalFilter};
+use crate::{App, Caller, Change, ControlError, Kind, Permit, Read, Scope, audited, decide, moves, tenants};
+use berth_domain::{ApprovalId, ApprovalState, CellClass, CellName, CellState, OperationId, PlanName, TenantState};
+use berth_store::{Approval, ApprovalFilter, Cell, Tenant};
 use berth_usage::Place;
 use berth_wire as wire;
 use serde_json::json;
@@ -147,11 +147,50 @@ async fn attempt(app: &App, approval: &Approval) -> Result<Attempt, ControlError
         }),
         None => None,
     };
+    let named = match named {
+        None if then.class != CellClass::Dedicated => match better(app, &tenant, &plan, then.class, &decision).await? {
+            Better::Any => None,
+            Better::Cell(cell) => Some(*cell),
+            Better::None => {
+                return Ok(Attempt::Later(format!("no {} cell that would serve it better has room", then.class)));
+            }
+        },
+        named => named,
+    };
     // The plan comes with the move or not at all: without a place it would be a dear plan in a cheap one, or a small one
     // that keeps less.
     let to = named.as_ref().map(|cell| &cell.name);
     let operation = moves::start_on(app, &permit, &who, to, Some(&plan)).await?;
     Ok(Attempt::Done(Some(operation.id)))
+}
+
+/// Which cell of a class serves a tenant better that is served badly.
+enum Better {
+    /// It is not about that.
+    Any,
+    Cell(Box<Cell>),
+    None,
+}
+
+/// The first cell with room that is not among those where it would be served as badly.
+async fn better(
+    app: &App,
+    tenant: &Tenant,
+    plan: &PlanName,
+    class: CellClass,
+    decision: &berth_placement::Decision,
+) -> Result<Better, ControlError> {
+    let bad: Vec<&str> =
+        decision.refused.iter().filter(|r| r.constraint == "service").filter_map(|r| r.cell.as_deref()).collect();
+    if bad.is_empty() {
+        return Ok(Better::Any);
+    }
+    let engine = decide::engine(app).await?;
+    let ranked =
+        engine.cells_for(class, plan.as_str(), &decide::profile_of(tenant)?).map_err(ControlError::BadProfile)?;
+    let Some(name) = ranked.into_iter().find(|name| !bad.contains(name)) else { return Ok(Better::None) };
+    let cell = app.store().cell_by_name(&CellName::new(name)?).await?;
+    Ok(cell.map_or(Better::None, |cell| Better::Cell(Box::new(cell))))
 }
 
 async fn note(app: &App, approval: &Approval, to: ApprovalState, why: &str) -> Result<(), ControlError> {

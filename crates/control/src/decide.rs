@@ -31,7 +31,7 @@ pub async fn decide(
     let name = match &asked.tenant {
         Some(name) => {
             let tenant = tenants::known(app, name.as_str()).await?;
-            profile = over(judge::profile(app, &tenant).await?, profile);
+            profile = over(judge::profile(app, &engine, &tenant).await?, profile);
             tenant.name.to_string()
         }
         None => String::new(),
@@ -43,7 +43,7 @@ pub async fn decide(
 pub async fn of_tenant(app: &App, _permit: &Permit<Read>, who: &str) -> Result<wire::Decision, ControlError> {
     let tenant = tenants::known(app, who).await?;
     let engine = engine(app).await?;
-    answer(&engine, tenant.name.as_str(), &judge::profile(app, &tenant).await?)
+    answer(&engine, tenant.name.as_str(), &judge::profile(app, &engine, &tenant).await?)
 }
 
 pub async fn profile(app: &App, _permit: &Permit<Read>, who: &str) -> Result<wire::Profile, ControlError> {
@@ -79,7 +79,7 @@ fn answer(engine: &Engine, tenant: &str, profile: &Profile) -> Result<wire::Deci
     Ok(serde_json::from_value(serde_json::to_value(decision)?)?)
 }
 
-fn engine_profile(profile: wire::Profile) -> Result<Profile, ControlError> {
+pub(crate) fn engine_profile(profile: wire::Profile) -> Result<Profile, ControlError> {
     Ok(serde_json::from_value(serde_json::to_value(profile)?)?)
 }
 
@@ -91,7 +91,7 @@ pub(crate) fn profile_of(tenant: &Tenant) -> Result<Profile, ControlError> {
 }
 
 /// What was said now stands before what is stored.
-fn over(stored: Profile, now: Profile) -> Profile {
+pub(crate) fn over(stored: Profile, now: Profile) -> Profile {
     let or = |now: Vec<String>, stored: Vec<String>| if now.is_empty() { stored } else { now };
     let mut quantities = stored.quantities;
     quantities.extend(now.quantities);

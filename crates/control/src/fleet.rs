@@ -3,7 +3,7 @@
 //! Applying starts moves as anybody else would, with everything that a move checks. It never makes or removes a paid
 //! cell unless it is asked to: otherwise that is said, and a person does it.
 
-use crate::{App, Change, ControlError, Permit, Read, cells, costs::prices, decide, moves};
+use crate::{App, Change, ControlError, Permit, Read, cells, costs::prices, decide, judge, moves};
 use berth_config::Shape;
 use berth_domain::{CellName, CellState, Cents, ProviderName, TenantState};
 use berth_placement::{
@@ -18,8 +18,14 @@ const MOVES_USUAL: u32 = 4;
 /// What a move has to save a month, in cents, when nothing is known of what it costs.
 const MOVE_WORTH_CENTS: i64 = 25;
 
-pub async fn plan(app: &App, _permit: &Permit<Read>) -> Result<wire::FleetPlan, ControlError> {
+pub async fn plan(app: &App, permit: &Permit<Read>) -> Result<wire::FleetPlan, ControlError> {
+    plan_of(app, permit, &[]).await
+}
+
+/// For some cells alone; for all where none is named.
+pub async fn plan_of(app: &App, _permit: &Permit<Read>, cells: &[String]) -> Result<wire::FleetPlan, ControlError> {
     let (fleet, _) = known(app).await?;
+    let fleet = part(fleet, cells)?;
     Ok(serde_json::from_value(serde_json::to_value(fleet::plan(&fleet))?)?)
 }
 
@@ -34,6 +40,7 @@ pub async fn apply(
     let listed = app.store().cell_list().await?;
     let states: BTreeMap<&str, CellState> = listed.iter().map(|cell| (cell.name.as_str(), cell.state)).collect();
     let (fleet, _) = known(app).await?;
+    let fleet = part(fleet, &wanted.only)?;
     let planned = fleet::plan(&fleet);
     let most = wanted.moves.unwrap_or(MOVES_USUAL).clamp(1, 1000) as usize;
     let mut done = wire::FleetApplied::default();
@@ -90,6 +97,13 @@ pub async fn apply(
         }
     }
     Ok(done)
+}
+
+fn part(fleet: Fleet, cells: &[String]) -> Result<Fleet, ControlError> {
+    if let Some(unknown) = cells.iter().find(|name| !fleet.cells.iter().any(|cell| cell.name == **name)) {
+        return Err(ControlError::NoCell(unknown.clone()));
+    }
+    Ok(if cells.is_empty() { fleet } else { fleet.only(&cells.iter().cloned().collect()) })
 }
 
 /// What was begun before stands, so that an error is a line of the answer.
@@ -168,8 +182,12 @@ pub async fn simulate(
 }
 
 /// All tenants that live somewhere, where they live, and what may hold them.
+///
+/// What each of them needs is what the last judgement found, so that a plan of a hundred thousand asks once and not once
+/// for each; who was never judged needs what its profile says.
 async fn known(app: &App) -> Result<(Fleet, Vec<Cents>), ControlError> {
     let engine = decide::engine(app).await?;
+    let mut needs = app.store().judgement_needs().await?;
     let mut tenants = Vec::new();
     let mut after = None;
     loop {
@@ -178,11 +196,12 @@ async fn known(app: &App) -> Result<(Fleet, Vec<Cents>), ControlError> {
         after = Some(last.name.clone());
         for tenant in &page {
             if matches!(tenant.state, TenantState::Active | TenantState::Moving | TenantState::Suspended) {
-                tenants.push(PlacedTenant {
-                    name: tenant.name.to_string(),
-                    plan: tenant.plan.to_string(),
-                    profile: decide::profile_of(tenant)?,
-                });
+                let mut profile = decide::profile_of(tenant)?;
+                if let Some(needs) = needs.remove(&tenant.id) {
+                    serde_json::from_value::<judge::Needs>(needs)?.add_to(&mut profile);
+                }
+                let (name, plan) = (tenant.name.to_string(), tenant.plan.to_string());
+                tenants.push(PlacedTenant { name, plan, profile });
             }
         }
     }

@@ -3,24 +3,42 @@
 //! `berth_usage` says when something is worth saying, the placement engine where a tenant belongs. A judgement stores
 //! what it found and, where a person or the stack file's rule has to agree, a proposal; it never moves anybody.
 
-use crate::{App, ControlError, decide, usage};
+use crate::{App, ControlError, decide, served, usage};
 use berth_config::UsageRules;
 use berth_domain::{ApprovalId, ApprovalState, Cents, TenantState, UsagePeriod};
-use berth_placement::{Decision, Engine, Profile};
+use berth_placement::{Decision, Engine, Leaving, Profile};
 use berth_store::{Approval, ApprovalFilter, MoveOutcome, NewApproval, Tenant, UsageRow};
 use berth_usage::{
-    Agreed, Asked, Direction, Issue, Place, Quota, Served, Signal, Thresholds, agreed, performance, period_start,
-    propose,
+    Agreed, Asked, Direction, Issue, Place, Quota, Signal, Thresholds, agreed, performance, period_start, propose,
 };
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// Usage is judged by the highest of this many days: a quiet Sunday says nothing about a plan.
-const PEAK_DAYS: i64 = 7;
+pub(crate) const PEAK_DAYS: i64 = 7;
 /// A proposal that a person rejected is not made again for this long.
 const REJECTED_FOR: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// What a tenant was found to need when it was judged: what was measured, with room.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Needs {
+    quantities: BTreeMap<String, u64>,
+    users: Option<u64>,
+    throughput_per_s: Option<u64>,
+}
+
+impl Needs {
+    /// As a single decision has it: a measured quantity in place of a stated one, of the rest whatever is more.
+    pub fn add_to(self, profile: &mut Profile) {
+        profile.quantities.extend(self.quantities);
+        profile.users = profile.users.max(self.users);
+        profile.throughput_per_s = profile.throughput_per_s.max(self.throughput_per_s);
+    }
+}
 
 /// What usage says of one tenant now.
 pub(crate) struct Standing {
@@ -128,10 +146,20 @@ pub(crate) async fn judge(
 ) -> Result<Option<ApprovalId>, ControlError> {
     let now = Timestamp::now();
     let standing = standing(app, rules, tenant, now).await?;
-    let profile = measured(app, tenant, &standing, rules, now).await?;
-    let decision = engine.decide(tenant.name.as_str(), &profile, decide::SEED).map_err(ControlError::BadProfile)?;
+    let profile = measured(app, engine, tenant, &standing, rules, now).await?;
+    let mut decision = engine.decide(tenant.name.as_str(), &profile, decide::SEED).map_err(ControlError::BadProfile)?;
     let mut issues = broken(&decision, tenant);
-    issues.extend(performance(&served(app, tenant, now).await?));
+    let mut waits = None;
+    if let Some(slow) = performance(&served::of(app, tenant, &profile, now).await?) {
+        if served::is_relieved(app, tenant, now).await? {
+            waits = Some("another tenant leaves its cell first: what that changes is known in a day");
+        } else {
+            issues.push(slow);
+        }
+    }
+    if issues.iter().any(|issue| matches!(issue, Issue::Performance { .. })) {
+        decision = elsewhere(app, engine, tenant, &profile, &issues).await?.unwrap_or(decision);
+    }
     let price = |plan: &str| engine.plans().iter().find(|known| known.name == plan).map(|known| known.price_cents);
     let place_now = Place {
         plan: tenant.plan.to_string(),
@@ -148,18 +176,22 @@ pub(crate) async fn judge(
     let direction = wanted.as_ref().and_then(|wanted| propose(&place_now, wanted, standing.signal, &issues));
     let says = match (&wanted, direction) {
         (None, _) => "no plan and place meets what it needs: `berth decide` says what each lacks".to_owned(),
-        (Some(_), None) => "it is where it belongs".to_owned(),
+        (Some(_), None) => match (waits, issues.is_empty()) {
+            (Some(waits), _) => waits.to_owned(),
+            (None, true) => "it is where it belongs".to_owned(),
+            (None, false) => "no other place would serve it better".to_owned(),
+        },
         (Some(wanted), Some(direction)) => {
             let cell = wanted.cell.as_deref().unwrap_or("a new cell");
             format!("{}: plan {} in {cell} ({})", direction.as_str(), wanted.plan, wanted.class)
         }
     };
-    let issue_words = issues.iter().map(|issue| match issue {
-        Issue::Performance { says } | Issue::Compliance { says } => says.clone(),
-    });
-    let issue_words: Vec<String> = issue_words.collect();
+    let issue_words = words(&issues);
     let mut tx = app.store().begin().await?;
-    let judgement = json!({ "says": says, "issues": issue_words, "plan": tenant.plan });
+    let mut quantities = profile.quantities;
+    quantities.retain(|quantity, _| standing.peaks.contains_key(quantity));
+    let needs = Needs { quantities, users: profile.users, throughput_per_s: profile.throughput_per_s };
+    let judgement = json!({ "says": says, "issues": issue_words, "plan": tenant.plan, "needs": needs });
     tx.judgement_store(tenant.id, &serde_json::to_value(&standing.signals)?, &judgement).await?;
     tx.commit().await?;
     match (wanted, direction) {
@@ -175,17 +207,40 @@ pub(crate) async fn judge(
     }
 }
 
+/// Where a tenant that is served badly would be served better, on its plan or a dearer one. `None`: nowhere.
+async fn elsewhere(
+    app: &App,
+    engine: &Engine,
+    tenant: &Tenant,
+    profile: &Profile,
+    issues: &[Issue],
+) -> Result<Option<Decision>, ControlError> {
+    let cells = served::no_answer(app, tenant).await?;
+    let says = words(issues).join("; ");
+    let leaving = Leaving { cells: &cells, plan: tenant.plan.as_str(), because: &says };
+    let decision = engine.decide_elsewhere(tenant.name.as_str(), profile, &leaving, decide::SEED);
+    Ok(Some(decision.map_err(ControlError::BadProfile)?).filter(|decision| decision.class.is_some()))
+}
+
+fn words(issues: &[Issue]) -> Vec<String> {
+    let words = issues.iter().map(|issue| match issue {
+        Issue::Performance { says } | Issue::Compliance { says } => says.clone(),
+    });
+    words.collect()
+}
+
 /// What the tenant needs by its profile and by what it used: who asks is answered by the same that it is judged by.
-pub(crate) async fn profile(app: &App, tenant: &Tenant) -> Result<Profile, ControlError> {
+pub(crate) async fn profile(app: &App, engine: &Engine, tenant: &Tenant) -> Result<Profile, ControlError> {
     let (in_force, now) = (app.stack().await?, Timestamp::now());
     let rules = &in_force.stack.usage;
     let standing = standing(app, rules, tenant, now).await?;
-    measured(app, tenant, &standing, rules, now).await
+    measured(app, engine, tenant, &standing, rules, now).await
 }
 
 /// The tenant's profile with what was measured, each quantity with room to the threshold.
 async fn measured(
     app: &App,
+    engine: &Engine,
     tenant: &Tenant,
     standing: &Standing,
     rules: &UsageRules,
@@ -201,6 +256,7 @@ async fn measured(
             profile.forecast_error_percent.insert(quantity.clone(), line.error_percent(usage::day_number(now)));
         }
     }
+    served::add_needs(app, engine, tenant.id, &mut profile, now).await?;
     Ok(profile)
 }
 
@@ -219,26 +275,6 @@ fn broken(decision: &Decision, tenant: &Tenant) -> Vec<Issue> {
         }
     };
     decision.refused.iter().filter(|refused| here(refused)).filter_map(issue).collect()
-}
-
-/// How the tenant was served since yesterday, by the edges' counters and its cell's members.
-async fn served(app: &App, tenant: &Tenant, now: Timestamp) -> Result<Served, ControlError> {
-    let yesterday = now.checked_sub(SignedDuration::from_hours(24)).unwrap_or(now);
-    let rows = app.store().usage_list(tenant.id, UsagePeriod::Hour, yesterday, now).await?;
-    let sum = |metric: &str| {
-        rows.iter().filter(|row| row.metric == metric).map(|row| u64::try_from(row.total).unwrap_or(0)).sum::<u64>()
-    };
-    let (requests, failed, time_us) = (sum("requests"), sum("failed_requests"), sum("request_time_us"));
-    let per_request = |of: u64| (requests > 0).then(|| of as f64 / requests as f64);
-    let members = app.store().member_list(Some(tenant.cell)).await?;
-    let loads: Vec<f64> = members.iter().filter_map(|member| member.cpu_percent).collect();
-    let cpu = (!loads.is_empty()).then(|| loads.iter().sum::<f64>() / loads.len() as f64 / 100.0);
-    Ok(Served {
-        requests,
-        response_ms: per_request(time_us).map(|us| us / 1000.0),
-        error_share: per_request(failed),
-        cpu_share: cpu,
-    })
 }
 
 /// Puts a proposal in the inbox, in place of one that says something else.

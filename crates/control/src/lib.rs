@@ -30,7 +30,8 @@
 //! decide::{decide(Read, &DecisionAsk), of_tenant(Read, who), profile(Read, who), set_profile(Change, who, Profile)}
 //! costs::{show(Read, month), months(Read, last), phase(Read, &PhaseAsk), import(Change, &InvoiceImport), forget(Change, month, provider),
 //!         plan_price(ReadTenant, who, &plan)}
-//! fleet::{plan(Read), apply(Change, &FleetApply), simulate(Read, &FleetSimulate)}
+//! evaluate::evaluate(Read, who, asked, usual, Metrics)           catalogue::show(Read)
+//! fleet::{plan(Read), plan_of(Read, cells), apply(Change, &FleetApply), simulate(Read, &FleetSimulate)}
 //! check::run(Read, &CheckAsk)
 //! audit::list(Read, tenant, after, limit)                        status::overview(Read)
 //! edges::{routes(Follow, edge, instance, after, settings) -> Stream, acknowledge(Follow, edge, ack), list(Read)}; edge_polls::poll(Follow, edge, instance, poll)
@@ -65,6 +66,7 @@ mod programs;
 mod reconcile;
 mod release_back;
 mod release_error;
+mod served;
 mod smoke;
 mod views;
 mod ways_open;
@@ -72,6 +74,7 @@ mod ways_open;
 pub mod approvals;
 pub mod archives;
 pub mod audit;
+pub mod catalogue;
 pub mod cells;
 pub mod certificates;
 pub mod check;
@@ -83,6 +86,7 @@ pub mod edge_polls;
 pub mod edges;
 pub mod endpoints;
 pub mod erasures;
+pub mod evaluate;
 pub mod fleet;
 pub mod hosts;
 pub mod idempotency;

@@ -230,11 +230,12 @@ pub struct PlanSide {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PhaseAsk {
-    /// 1 to 5.
+    /// 1 to 5. Absent: the one that the month's cost belongs to.
+    #[serde(default)]
     #[schema(minimum = 1, maximum = 5)]
-    pub phase: u8,
+    pub phase: Option<u8>,
     /// By trigger: `cpu_percent`, `memory_percent`, `active_users`, `concurrent_jobs`, `database_gib`,
-    /// `requests_per_minute`, `revenue_euro`, `p95_s`, `error_percent`. What is absent is unknown; revenue is known here.
+    /// `requests_per_minute`, `revenue_euro`, `p95_s`, `error_percent`. What is absent is what was measured, else unknown.
     #[serde(default)]
     pub figures: std::collections::BTreeMap<String, f64>,
 }
@@ -242,6 +243,9 @@ pub struct PhaseAsk {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PhaseAnswer {
     pub phase: u8,
+    /// Who says that it is this one.
+    #[serde(default)]
+    pub phase_from: String,
     pub infrastructure: String,
     pub euro_cents: i64,
     /// Absent in the last one.
@@ -261,4 +265,7 @@ pub struct PhaseTrigger {
     pub threshold: f64,
     pub has: Option<f64>,
     pub holds: Option<bool>,
+    /// Where the figure comes from.
+    #[serde(default)]
+    pub from: Option<String>,
 }

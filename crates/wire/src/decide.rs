@@ -78,6 +78,33 @@ pub struct Decision {
     pub reasons: Vec<String>,
     pub refused: Vec<Refusal>,
     pub flip: Option<Flip>,
+    /// Other plans that would hold it, the cheapest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub alternatives: Vec<Alternative>,
+}
+
+/// Another plan that keeps every constraint, with its best place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Alternative {
+    #[schema(schema_with = schema::mode)]
+    pub mode: Mode,
+    #[schema(schema_with = schema::cell_class)]
+    pub class: CellClass,
+    pub plan: String,
+    pub provider: String,
+    pub regions: Vec<String>,
+    /// Absent: a new cell.
+    pub cell: Option<String>,
+    /// Of the plan, a month.
+    #[schema(schema_with = schema::cents)]
+    pub price_cents: Cents,
+    #[schema(schema_with = schema::cents_or_none)]
+    pub monthly_cost_cents: Option<Cents>,
+    /// What the tenant would cost more than with the answer.
+    #[schema(schema_with = schema::cents_or_none)]
+    pub cost_change_cents: Option<Cents>,
+    pub reason: String,
 }
 
 /// A place that breaks a constraint.
@@ -162,6 +189,10 @@ pub struct FleetApply {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     #[schema(required = false)]
     pub cells: bool,
+    /// Only who lives in these cells is moved, and only these go; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub only: Vec<String>,
 }
 
 /// What was begun. The rest of the plan is made anew the next time.

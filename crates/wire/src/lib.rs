@@ -10,6 +10,7 @@ pub mod edge;
 
 mod archive;
 mod audit;
+mod catalogue;
 mod cell;
 mod certificate;
 mod check;
@@ -34,6 +35,7 @@ mod usage;
 
 pub use archive::{Archive, ArchivedTable, Erased, Erasure, ErasureKept, ImportPlan, TenantImport};
 pub use audit::AuditEntry;
+pub use catalogue::{Catalogue, CatalogueOffer, CatalogueProvider, CatalogueQuota, CatalogueRegion, CatalogueShape};
 pub use cell::{
     Cell, CellAbilities, CellAbility, CellClaim, CellCreate, CellFigure, EndpointAdd, LogLine, Member, RestartPlan,
 };
@@ -48,8 +50,8 @@ pub use database::{
     MaintainSlot, MaintainTable,
 };
 pub use decide::{
-    Decision, DecisionAsk, FleetApplied, FleetApply, FleetCell, FleetMonth, FleetMove, FleetOpened, FleetPlan,
-    FleetSimulate, FleetStarted, FleetStep, Flip, Profile, Refusal,
+    Alternative, Decision, DecisionAsk, FleetApplied, FleetApply, FleetCell, FleetMonth, FleetMove, FleetOpened,
+    FleetPlan, FleetSimulate, FleetStarted, FleetStep, Flip, Profile, Refusal,
 };
 pub use drain::{Drain, DrainAsk, Drained, DrainedKind};
 pub use host::{Host, HostAdd, HostShow, HostVerify};

@@ -3,20 +3,20 @@
 use super::{
     failure::{Failure, html},
     inner::escaped,
-    session::Session,
+    session::{Session, once},
     shown::{Frame, State, money, or_unknown, state},
 };
 use askama::Template;
-use axum::{extract::Query, response::Response};
+use axum::{extract::Query, http::Method, response::Response};
 use berth_domain::Cents;
-use berth_wire::{CostMonth, CostRow, Costs, Page};
+use berth_wire::{CostMonth, CostRow, Costs, Page, PhaseAnswer, PhaseAsk};
 use serde::Deserialize;
 
 /// Rows of one table; the dearest are first.
 const SHOWN: usize = 100;
 /// The picture, in units of its own.
 const HEIGHT: i64 = 160;
-const SLOT: i64 = 56;
+pub(super) const SLOT: i64 = 56;
 const BAR: i64 = 18;
 
 #[derive(Debug, Deserialize)]
@@ -25,27 +25,27 @@ pub struct Asked {
     month: Option<String>,
 }
 
-struct Bar {
-    month: String,
+pub(super) struct Bar {
+    pub(super) month: String,
     /// The month in words, for who cannot see the bars.
-    title: String,
-    x: i64,
-    middle: i64,
-    used_y: i64,
-    used_h: i64,
-    idle_y: i64,
-    idle_h: i64,
-    revenue_x: i64,
-    revenue_y: i64,
-    revenue_h: i64,
-    cost: String,
-    idle: String,
-    revenue: String,
-    margin: String,
+    pub(super) title: String,
+    pub(super) x: i64,
+    pub(super) middle: i64,
+    pub(super) used_y: i64,
+    pub(super) used_h: i64,
+    pub(super) idle_y: i64,
+    pub(super) idle_h: i64,
+    pub(super) revenue_x: i64,
+    pub(super) revenue_y: i64,
+    pub(super) revenue_h: i64,
+    pub(super) cost: String,
+    pub(super) idle: String,
+    pub(super) revenue: String,
+    pub(super) margin: String,
     /// Under the bars, where cents have no room.
-    margin_short: String,
-    tenants: u64,
-    here: bool,
+    pub(super) margin_short: String,
+    pub(super) tenants: u64,
+    pub(super) here: bool,
 }
 
 struct Row {
@@ -100,6 +100,58 @@ struct CostsPage {
     providers: Vec<Row>,
     plans: Vec<Row>,
     assumptions: Vec<String>,
+    /// Of the running month only.
+    growth: Option<Growth>,
+}
+
+/// The growth phase that the stack is in, and what speaks for the next.
+struct Growth {
+    here: String,
+    next: String,
+    verdict: State,
+    says: String,
+    triggers: Vec<Trigger>,
+}
+
+struct Trigger {
+    name: String,
+    from: String,
+    has: String,
+    holds: State,
+    source: String,
+}
+
+fn growth(answer: &PhaseAnswer) -> Growth {
+    let euro = |cents: i64| money(Cents::new(cents)).replace('$', "EUR ");
+    let next = answer.next.zip(answer.next_infrastructure.as_ref()).zip(answer.next_euro_cents);
+    let figure = |figure: f64| format!("{figure:.2}").trim_end_matches('0').trim_end_matches('.').to_owned();
+    let trigger = |t: &berth_wire::PhaseTrigger| Trigger {
+        name: t.trigger.replace('_', " "),
+        from: figure(t.threshold),
+        has: t.has.map_or_else(|| "?".to_owned(), figure),
+        holds: match t.holds {
+            Some(true) => state("holds", "busy"),
+            Some(false) => state("not yet", "good"),
+            None => state("unknown", ""),
+        },
+        source: t.from.clone().unwrap_or_else(|| "nobody measured it".to_owned()),
+    };
+    Growth {
+        here: format!(
+            "{}: {}, {} a month ({})",
+            answer.phase,
+            answer.infrastructure,
+            euro(answer.euro_cents),
+            answer.phase_from
+        ),
+        next: next.map_or_else(
+            || "there is no later one".to_owned(),
+            |((number, what), cents)| format!("{number}: {what}, {} a month", euro(cents)),
+        ),
+        verdict: if answer.go { state("it is time", "busy") } else { state("not yet", "good") },
+        says: format!("{} of 9 triggers hold, {} are unknown; 3 are needed", answer.held, answer.unknown),
+        triggers: answer.triggers.iter().map(trigger).collect(),
+    }
 }
 
 /// `GET /costs`
@@ -115,7 +167,14 @@ pub async fn page(session: Session, Query(asked): Query<Asked>) -> Result<Respon
         let saves = advice.saves_cents.map(money).unwrap_or_default();
         (advice.about.clone(), advice.says.clone(), saves, advice.command.clone().unwrap_or_default())
     });
+    let growth = if costs.over {
+        None
+    } else {
+        let answer: PhaseAnswer = session.send(Method::POST, "/v1/costs/phase", &PhaseAsk::default(), &once()).await?;
+        Some(growth(&answer))
+    };
     html(&CostsPage {
+        growth,
         frame: Frame::of(&session, "costs"),
         until: costs.until.strftime("%Y-%m-%d %H:%M UTC").to_string(),
         over: costs.over,
@@ -215,7 +274,7 @@ fn short(cents: i64) -> String {
 }
 
 /// Bars and the amount that the highest stands for.
-fn bars(months: &[CostMonth], here: &str) -> (Vec<Bar>, i64) {
+pub(super) fn bars(months: &[CostMonth], here: &str) -> (Vec<Bar>, i64) {
     let most = months.iter().flat_map(|m| [m.cost_cents.get(), m.revenue_cents.get()]).max().unwrap_or(0).max(1);
     // Credits can make a month negative; a bar cannot be.
     let high =

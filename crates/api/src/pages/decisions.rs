@@ -24,6 +24,16 @@ pub struct DecisionShown {
     pub reasons: Vec<String>,
     pub flip: String,
     pub refused: Vec<berth_wire::Refusal>,
+    pub others: Vec<OtherShown>,
+}
+
+/// Another plan that would hold it.
+pub struct OtherShown {
+    pub plan: String,
+    pub class: String,
+    pub price: String,
+    pub cost: String,
+    pub place: String,
 }
 
 impl DecisionShown {
@@ -47,7 +57,18 @@ impl DecisionShown {
             reasons: decision.reasons.clone(),
             flip: flip.map(|f| format!("{} {} instead of {}: {}", f.field, f.to, f.from, f.then)).unwrap_or_default(),
             refused: decision.refused.clone(),
+            others: decision.alternatives.iter().map(other).collect(),
         }
+    }
+}
+
+fn other(other: &berth_wire::Alternative) -> OtherShown {
+    OtherShown {
+        plan: other.plan.clone(),
+        class: other.class.to_string(),
+        price: money(other.price_cents),
+        cost: or_unknown(other.monthly_cost_cents, money),
+        place: other.cell.clone().unwrap_or_else(|| format!("a new cell at {}", other.provider)),
     }
 }
 

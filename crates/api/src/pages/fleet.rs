@@ -1,16 +1,22 @@
-//! `/fleet`: the plan of the whole fleet, before and after as a picture, its price and its order.
+//! `/fleet`: the plan of the whole fleet or of some cells, before and after as a picture, its price and its order; and the
+//! fleet grown on paper.
 
 use super::{
+    costs::{Bar, SLOT, bars},
     failure::{Failure, html},
-    session::{Change, Session},
+    inner::escaped,
+    session::{Change, Session, once},
     shown::{Frame, money},
 };
 use askama::Template;
 use axum::{
+    extract::Query,
     http::Method,
     response::{IntoResponse as _, Redirect, Response},
 };
-use berth_wire::{Cell, FleetApplied, FleetApply, FleetPlan};
+use berth_domain::Cents;
+use berth_wire::{Cell, CostMonth, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate, Page};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 
 const CELLS_MOST: usize = 5000;
@@ -66,11 +72,106 @@ struct FleetPage {
     steps: Vec<StepRow>,
     more: usize,
     any_move: bool,
+    /// The cells that are planned alone; empty: all.
+    only: String,
+    growth: u32,
+    months: u32,
+    grown: Option<Grown>,
+}
+
+/// What a page is asked for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Asked {
+    only: String,
+    growth: String,
+    months: String,
+}
+
+/// The fleet month by month, on paper.
+struct Grown {
+    bars: Vec<Bar>,
+    width: i64,
+    most: String,
+    half: String,
+    rows: Vec<GrownRow>,
+}
+
+struct GrownRow {
+    month: u32,
+    tenants: u64,
+    cells: u64,
+    cost: String,
+    revenue: String,
+    margin: String,
+    moves: u64,
+    nowhere: u64,
+}
+
+impl Grown {
+    fn of(months: &[FleetMonth]) -> Self {
+        let as_costs = |month: &FleetMonth| CostMonth {
+            month: format!("+{}", month.month),
+            over: true,
+            cost_cents: month.cost_cents,
+            revenue_cents: month.revenue_cents,
+            margin_cents: month.margin_cents,
+            idle_cents: Cents::new(0),
+            tenants: month.tenants,
+            unknown: 0,
+        };
+        let costs: Vec<CostMonth> = months.iter().map(as_costs).collect();
+        let (bars, most) = bars(&costs, "");
+        let rows = months.iter().map(|month| GrownRow {
+            month: month.month,
+            tenants: month.tenants,
+            cells: month.cells,
+            cost: money(month.cost_cents),
+            revenue: money(month.revenue_cents),
+            margin: money(month.margin_cents),
+            moves: month.moves,
+            nowhere: month.nowhere,
+        });
+        Self {
+            width: SLOT * i64::try_from(bars.len()).unwrap_or(60) + 70,
+            bars,
+            most: money(Cents::new(most)),
+            half: money(Cents::new(most / 2)),
+            rows: rows.collect(),
+        }
+    }
+}
+
+/// Names with commas or spaces between.
+fn names(text: &str) -> Vec<String> {
+    text.split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+fn whole(text: &str, usual: u32, what: &str, most: u32) -> Result<u32, Failure> {
+    match text.trim() {
+        "" => Ok(usual),
+        text => text.parse().ok().filter(|n| *n <= most).ok_or_else(|| Failure::Field {
+            detail: format!("{what} is `{text}`"),
+            hint: format!("write a whole number up to {most}"),
+        }),
+    }
 }
 
 /// `GET /fleet`
-pub async fn page(session: Session) -> Result<Response, Failure> {
-    let plan: FleetPlan = session.get("/v1/fleet/plan").await?;
+pub async fn page(session: Session, Query(asked): Query<Asked>) -> Result<Response, Failure> {
+    let only = names(&asked.only);
+    let query: Vec<String> = only.iter().map(|name| escaped(name)).collect();
+    let path = if query.is_empty() { String::new() } else { format!("?cells={}", query.join(",")) };
+    let plan: FleetPlan = session.get(&format!("/v1/fleet/plan{path}")).await?;
+    let (growth, months) =
+        (whole(&asked.growth, 10, "the growth", 100)?, whole(&asked.months, 12, "the number of months", 60)?.max(1));
+    let grown = if asked.growth.trim().is_empty() && asked.months.trim().is_empty() {
+        None
+    } else {
+        let wanted = FleetSimulate { growth_percent: growth, months };
+        let grown: Page<FleetMonth> = session.send(Method::POST, "/v1/fleet/simulate", &wanted, &once()).await?;
+        Some(Grown::of(&grown.items))
+    };
     let cells: Vec<Cell> = session.list("/v1/cells", CELLS_MOST).await?;
     let standing =
         cells.iter().map(|cell| (cell.name.to_string(), u64::from(cell.tenants), u64::from(cell.max_tenants)));
@@ -99,6 +200,10 @@ pub async fn page(session: Session) -> Result<Response, Failure> {
         more: plan.steps.len().saturating_sub(STEPS_SHOWN),
         any_move: plan.steps.iter().any(|step| !step.moves.is_empty()),
         nowhere: plan.nowhere,
+        only: only.join(", "),
+        growth,
+        months,
+        grown,
     })
 }
 
@@ -113,7 +218,8 @@ fn why(word: &str) -> &'static str {
 
 /// `POST /fleet`: starts the first moves.
 pub async fn apply(change: Change) -> Result<Response, Failure> {
-    let body = FleetApply { moves: None, cells: false };
+    let only = names(change.field("only").unwrap_or_default());
+    let body = FleetApply { moves: None, cells: false, only };
     let _: FleetApplied = change.session.send(Method::POST, "/v1/fleet/apply", &body, &change.once()).await?;
     Ok(Redirect::to("/operations?open=true").into_response())
 }

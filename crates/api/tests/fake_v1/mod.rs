@@ -59,6 +59,16 @@ impl Fake {
             if path.ends_with("/plan-move") {
                 return Json(plan_move()).into_response();
             }
+            if path == "/v1/costs/phase" {
+                return Json(phase()).into_response();
+            }
+            if path == "/v1/fleet/simulate" {
+                let month = |n: u32| {
+                    json!({ "month": n, "tenants": 20 + n, "cells": 2, "cost_cents": 9219, "revenue_cents": 30000 + n,
+                    "margin_cents": 20781 + n, "moves": 1, "nowhere": 0, "gap_percent": 0.0 })
+                };
+                return Json(json!({ "items": [month(0), month(1)], "next": null })).into_response();
+            }
             if path == "/v1/rollout/plan" {
                 return Json(json!({ "release": 7, "before": 6, "back": false, "pause_ms": null, "workers": "after", "left_out": [],
                     "waves": [[{ "cell": "shared-1", "before": 6 }]] }))
@@ -105,6 +115,7 @@ impl Fake {
             ["servers"] => list(servers()).into_response(),
             ["erasures"] => list(vec![erasure()]).into_response(),
             ["tenants", name, "limits"] => Json(limits(name)).into_response(),
+            ["tenants", _, "plan-price"] => Json(plan_price()).into_response(),
             ["tenants", name, "archives"] => list(vec![archive(name)]).into_response(),
             ["edges"] => list(vec![edge("fra-1", true), edge("hel-1", false)]).into_response(),
             [.., "drain"] => Json(drains()[0]["drain"].clone()).into_response(),
@@ -195,6 +206,24 @@ impl Fake {
             "at": now(0)
         })
     }
+}
+
+fn phase() -> Value {
+    json!({
+        "phase": 1, "phase_from": "by the month's cost, EUR 30.00", "infrastructure": "one CX32", "euro_cents": 2585, "next": 2,
+        "next_infrastructure": "two CX22", "next_euro_cents": 3190, "held": 1, "unknown": 8, "go": false,
+        "triggers": [{ "trigger": "cpu_percent", "threshold": 70.0, "has": 71.5, "holds": true, "from": "the <b>busiest</b> cell" },
+                     { "trigger": "p95_s", "threshold": 2.0, "has": null, "holds": null, "from": null }]
+    })
+}
+
+fn plan_price() -> Value {
+    let side = |plan: &str, class: &str, cents: u32, cell: &str, new: bool| {
+        json!({ "plan": plan, "class": class, "price_cents": cents, "cell": cell, "new_cell": new, "cost_cents": 92,
+                "margin_cents": cents - 92 })
+    };
+    json!({ "tenant": "acme", "moves": true, "now": side("hobby", "shared", 1500, "shared-1", false),
+            "then": side("professional", "dedicated", 14_900, "acme-2", true) })
 }
 
 fn problem(status: u16, code: &str, detail: &str) -> Response {

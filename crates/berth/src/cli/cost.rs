@@ -10,10 +10,7 @@ use berth_wire::{InvoiceImport, InvoiceLine, PhaseAsk};
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::tz::TimeZone;
 use serde::Deserialize;
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 #[derive(Args, Debug)]
 #[command(
@@ -68,12 +65,10 @@ enum Command {
     },
     /// Whether it is time for the next growth phase: three of nine triggers
     Phase {
-        /// The phase you are in
-        #[arg(value_parser = clap::value_parser!(u8).range(1..=5))]
-        now: u8,
-        /// What you measured, as in `cpu_percent=72`; what is not said is unknown
-        #[arg(value_name = "TRIGGER=FIGURE", value_parser = figure)]
-        figures: Vec<(String, f64)>,
+        /// The phase you are in, 1 to 5, else by the month's cost; what you measured, as in `cpu_percent=72`, else what
+        /// was measured here
+        #[arg(value_name = "PHASE | TRIGGER=FIGURE", value_parser = figure)]
+        said: Vec<PhaseSaid>,
     },
     /// What providers sell, at which prices, from where these are known
     Catalogue(catalogue::Show),
@@ -95,9 +90,24 @@ struct Import {
     dry_run: bool,
 }
 
-fn figure(text: &str) -> Result<(String, f64), String> {
-    let (name, figure) = text.split_once('=').ok_or("write TRIGGER=FIGURE, as in cpu_percent=72")?;
-    Ok((name.to_owned(), figure.parse().map_err(|_| format!("`{figure}` is no number"))?))
+/// A phase, or a figure of a trigger.
+#[derive(Clone, Debug)]
+enum PhaseSaid {
+    Phase(u8),
+    Figure(String, f64),
+}
+
+fn figure(text: &str) -> Result<PhaseSaid, String> {
+    match text.split_once('=') {
+        Some((name, figure)) => {
+            let figure = figure.parse().map_err(|_| format!("`{figure}` is no number"))?;
+            Ok(PhaseSaid::Figure(name.to_owned(), figure))
+        }
+        None => match text.parse() {
+            Ok(phase @ 1..=5) => Ok(PhaseSaid::Phase(phase)),
+            _ => Err("write a phase from 1 to 5, or TRIGGER=FIGURE as in cpu_percent=72".to_owned()),
+        },
+    }
 }
 
 impl Cost {
@@ -116,8 +126,14 @@ impl Cost {
                 let costs = cx.client.invoice_forget(&month, provider.as_str()).await?;
                 cx.show(&costs, |costs| screens::month(costs, By::Provider))
             }
-            Some(Command::Phase { now, figures }) => {
-                let asked = PhaseAsk { phase: now, figures: figures.into_iter().collect::<BTreeMap<_, _>>() };
+            Some(Command::Phase { said }) => {
+                let mut asked = PhaseAsk::default();
+                for one in said {
+                    match one {
+                        PhaseSaid::Phase(phase) => asked.phase = Some(phase),
+                        PhaseSaid::Figure(name, figure) => _ = asked.figures.insert(name, figure),
+                    }
+                }
                 let answer = cx.client.growth_phase(&asked).await?;
                 cx.show(&answer, screens::phase)
             }

@@ -121,6 +121,16 @@ fn screen(decision: &Decision) -> String {
     if let Some(flip) = &decision.flip {
         text.push_str(&format!("\nwith {} {} instead of {}: {}\n", flip.field, flip.to, flip.from, flip.then));
     }
+    if !decision.alternatives.is_empty() {
+        let mut table = Table::new(&["INSTEAD", "CLASS", ">PRICE/MONTH", ">COST", "WHERE"]);
+        for other in &decision.alternatives {
+            let place = other.cell.clone().unwrap_or_else(|| format!("new, {}", other.provider));
+            let cost = other.monthly_cost_cents.map_or_else(unknown, |cents| cents.to_string());
+            table.row([other.plan.clone(), other.class.to_string(), other.price_cents.to_string(), cost, place]);
+        }
+        text.push('\n');
+        text.push_str(&table.text());
+    }
     if !decision.refused.is_empty() {
         let mut table = Table::new(&["REFUSED", "CONSTRAINT", "WANTED", "HAS"]);
         for r in &decision.refused {
@@ -144,10 +154,18 @@ mod tests {
             "plan": "hobby", "cell": null, "monthly_cost_cents": 92, "currency": "USD", "margin_cents": 1408,
             "confidence": 1.0, "reasons": ["a new cell from the offer x"],
             "refused": [{ "class": "dedicated", "constraint": "plan", "wanted": "a", "has": "b" }],
-            "flip": { "field": "vehicles", "from": 3, "to": 6, "then": "dedicated on plan starter" }
+            "flip": { "field": "vehicles", "from": 3, "to": 6, "then": "dedicated on plan starter" },
+            "alternatives": [{ "mode": "single_tenant", "class": "dedicated", "plan": "starter", "provider": "fly", "regions": ["iad"],
+                "cell": null, "price_cents": 4900, "monthly_cost_cents": 3100, "cost_change_cents": 3008, "reason": "x" }]
         }));
         let text = screen(&decision.unwrap());
-        for part in ["cost        $0.92 a month", "cell        a new one", "with vehicles 6 instead of 3", "REFUSED"] {
+        for part in [
+            "cost        $0.92 a month",
+            "cell        a new one",
+            "with vehicles 6 instead of 3",
+            "REFUSED",
+            "new, fly",
+        ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
     }

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 #[derive(Subcommand, Debug)]
 pub enum Fleet {
     /// All tenants to cells at the least cost, in steps that each are an improvement
-    Plan,
+    Plan(Plan),
     /// Start the first moves of the plan
     Apply(Apply),
     /// Grow the fleet on paper: cost, margin, moves, cells
@@ -15,7 +15,16 @@ pub enum Fleet {
 }
 
 #[derive(Args, Debug)]
+pub struct Plan {
+    /// Only who lives in this cell is moved, and only such cells go; repeat it for more
+    #[arg(long = "only", value_name = "CELL")]
+    only: Vec<String>,
+}
+
+#[derive(Args, Debug)]
 pub struct Apply {
+    #[command(flatten)]
+    part: Plan,
     /// How many moves to start at most
     #[arg(long, default_value_t = 4)]
     moves: u32,
@@ -39,18 +48,19 @@ pub struct Simulate {
 impl Fleet {
     pub async fn run(self, cx: &Context) -> Result<(), CliError> {
         match self {
-            Self::Plan => {
-                let plan = cx.client.fleet_plan().await?;
+            Self::Plan(part) => {
+                let plan = cx.client.fleet_plan_of(&part.only).await?;
                 cx.show(&plan, plan_screen)
             }
             Self::Apply(apply) => {
-                let plan = cx.client.fleet_plan().await?;
+                let plan = cx.client.fleet_plan_of(&apply.part.only).await?;
                 if apply.dry_run || plan.steps.is_empty() {
                     return cx.show(&plan, plan_screen);
                 }
                 let cells = if apply.cells { ", and make and remove its cells" } else { "" };
                 cx.agree(&plan_screen(&plan), &format!("Start up to {} of its moves{cells}?", apply.moves))?;
-                let done = cx.client.fleet_apply(&FleetApply { moves: Some(apply.moves), cells: apply.cells }).await?;
+                let wanted = FleetApply { moves: Some(apply.moves), cells: apply.cells, only: apply.part.only };
+                let done = cx.client.fleet_apply(&wanted).await?;
                 cx.show(&done, applied)
             }
             Self::Simulate(simulate) => {

@@ -6,19 +6,20 @@
 
 mod assemble;
 mod import;
+mod phase;
 pub(crate) mod prices;
 mod screen;
 
 pub use import::{forget, import};
+pub use phase::phase;
 pub use prices::plan_price;
 
 use crate::{App, ControlError, Permit, Read, fleet};
 use assemble::Books;
 use berth_domain::Cents;
-use berth_usage::cost::{self, Month, Trigger};
+use berth_usage::cost::{self, Month};
 use berth_wire as wire;
 use jiff::Timestamp;
-use std::collections::BTreeMap;
 
 /// Months that one answer goes back at most.
 const MONTHS_MOST: u32 = 60;
@@ -32,7 +33,8 @@ pub async fn show(app: &App, permit: &Permit<Read>, month: Option<&str>) -> Resu
     let mut costs = screen::costs(&books)?;
     // What would be cheaper is a question of now.
     if month == Month::of(now) {
-        costs.advice = screen::advice(&books);
+        costs.advice = screen::advice(&books, &phase::uses(app, now).await?);
+        costs.advice.extend(phase::advice(app, &books).await?);
         if books.stays.len() <= FLEET_MOST {
             costs.advice.extend(cheaper_fleet(app, permit).await?);
         }
@@ -56,52 +58,6 @@ pub async fn months(app: &App, _permit: &Permit<Read>, last: u32) -> Result<wire
     }
     shown.reverse();
     Ok(wire::Page::whole(shown))
-}
-
-/// Whether it is time for the next of the growth phases. What is not said is unknown, but for the revenue.
-pub async fn phase(
-    app: &App,
-    _permit: &Permit<Read>,
-    asked: &wire::PhaseAsk,
-) -> Result<wire::PhaseAnswer, ControlError> {
-    let mut figures = BTreeMap::new();
-    for (name, figure) in &asked.figures {
-        let trigger: Trigger = name.parse().map_err(ControlError::BadFigure)?;
-        if !figure.is_finite() || *figure < 0.0 {
-            return Err(ControlError::BadFigure(format!("`{name}` is {figure}")));
-        }
-        figures.insert(trigger, *figure);
-    }
-    if let std::collections::btree_map::Entry::Vacant(free) = figures.entry(Trigger::RevenueEuro) {
-        let now = Timestamp::now();
-        let books = Books::open(app, Month::of(now), now).await?;
-        if let Some(euro) = screen::forecast(&books)?.revenue_in("EUR", &books.catalogue.rates) {
-            free.insert(euro as f64 / 100.0);
-        }
-    }
-    let bad = || ControlError::BadFigure(format!("there is no phase {}: they are 1 to 5", asked.phase));
-    let advice = cost::next_phase(asked.phase, &figures).ok_or_else(bad)?;
-    Ok(wire::PhaseAnswer {
-        phase: advice.now.number,
-        infrastructure: advice.now.infrastructure.to_owned(),
-        euro_cents: advice.now.euro_cents,
-        next: advice.next.map(|next| next.number),
-        next_infrastructure: advice.next.map(|next| next.infrastructure.to_owned()),
-        next_euro_cents: advice.next.map(|next| next.euro_cents),
-        triggers: advice
-            .triggers
-            .iter()
-            .map(|t| wire::PhaseTrigger {
-                trigger: t.trigger.to_string(),
-                threshold: t.threshold,
-                has: t.has,
-                holds: t.holds,
-            })
-            .collect(),
-        held: advice.held as u64,
-        unknown: advice.unknown as u64,
-        go: advice.go,
-    })
 }
 
 /// Stores the computed invoices of the months that are over and not closed yet, the oldest first. Says how many.

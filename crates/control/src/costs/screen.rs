@@ -1,11 +1,11 @@
 //! A month's books as the API shows them. Never reads the store.
 
 use super::{assemble::Books, prices};
-use crate::ControlError;
+use crate::{ControlError, decide};
 use berth_domain::{CellClass, CellId, CellName, CellState, Cents};
-use berth_placement::{Micros, Rates};
+use berth_placement::{Catalogue, Micros, Rates};
 use berth_store::{CellSpan, Invoice};
-use berth_usage::cost::{self, Advice, Allocation, Basis, Limits, ServerShape};
+use berth_usage::cost::{self, Advice, Allocation, Basis, Limits, Machine, ServerShape, Used};
 use berth_wire as wire;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,6 +17,10 @@ pub(super) struct Forecast {
 }
 
 impl Forecast {
+    pub fn cost_in(&self, currency: &str, rates: &Rates) -> Option<i64> {
+        in_currency(self.cost, currency, rates)
+    }
+
     pub fn revenue_in(&self, currency: &str, rates: &Rates) -> Option<i64> {
         in_currency(self.revenue, currency, rates)
     }
@@ -280,10 +284,11 @@ fn assumptions(books: &Books, invoices: &[Invoice]) -> Vec<String> {
     said
 }
 
-pub(super) fn advice(books: &Books) -> Vec<wire::CostAdvice> {
+pub(super) fn advice(books: &Books, used: &HashMap<CellId, Used>) -> Vec<wire::CostAdvice> {
     let standing = books.cells.iter().filter(|cell| cell.until.is_none() && cell.cell.state != CellState::Creating);
     let lives = self::standing(books);
-    let cells: Vec<cost::CellFacts> = standing.map(|cell| cell_facts(books, cell, &lives)).collect();
+    let cells: Vec<cost::CellFacts> =
+        standing.map(|cell| cell_facts(books, cell, &lives, used.get(&cell.cell.id))).collect();
     let until = until(books);
     let invoices = books.invoices(until);
     let (mut costs, mut brought) = (BTreeMap::<String, i64>::new(), BTreeMap::<String, i64>::new());
@@ -320,7 +325,7 @@ fn shape(shape: berth_config::Shape) -> ServerShape {
     }
 }
 
-fn cell_facts(books: &Books, cell: &CellSpan, standing: &Standing) -> cost::CellFacts {
+fn cell_facts(books: &Books, cell: &CellSpan, standing: &Standing, used: Option<&Used>) -> cost::CellFacts {
     let stack = &books.in_force.stack;
     let declared = stack.cells.get(&cell.cell.name);
     let mut promised = declared.map(|declared| shape(declared.shape)).unwrap_or_default();
@@ -330,24 +335,20 @@ fn cell_facts(books: &Books, cell: &CellSpan, standing: &Standing) -> cost::Cell
         promised.memory_mib += one.memory_mib * copies;
         promised.disk_gib += one.disk_gib * copies;
     }
-    let server = declared.filter(|declared| !declared.server.is_empty()).map(|declared| shape(declared.server));
-    let provider = prices::adapter(stack, &cell.cell.provider);
-    let cheapest =
-        |it: ServerShape| books.catalogue.cheapest_server(&provider, it.cpu_millis, it.memory_mib, it.disk_gib);
-    let roomy = |n: u64| n + n / 4;
-    // What is not promised at all is no reason for a smaller machine.
-    let stated = promised.cpu_millis > 0 && promised.memory_mib > 0;
-    let smaller = server.filter(|_| stated).and_then(|server| {
-        let needed = ServerShape {
-            cpu_millis: roomy(promised.cpu_millis),
-            memory_mib: roomy(promised.memory_mib),
-            disk_gib: roomy(promised.disk_gib),
+    let (provider, sites) = decide::place(stack, &books.catalogue, &cell.cell.provider, cell.cell.region.as_deref());
+    let offered = || {
+        let places = books.catalogue.places();
+        let alike = |(_, place): &&(String, berth_placement::Place)| {
+            place.provider == provider && place.class == cell.cell.class && place.sites == sites
         };
-        let ((_, now), (name, then)) = (cheapest(server)?, cheapest(needed)?);
-        (now > then).then(|| (name.to_owned(), (now - then).get()))
-    });
+        let place = places.iter().find(alike).map(|(_, place)| place)?;
+        let (cpu_millis, memory_mib, disk_gib) = (place.cpu_millis, place.memory_mib, place.disk_gib);
+        (cpu_millis > 0).then_some(ServerShape { cpu_millis, memory_mib, disk_gib })
+    };
+    let stated = declared.filter(|declared| !declared.server.is_empty()).map(|declared| shape(declared.server));
+    let server = stated.or_else(offered);
     let (tenants, revenue_cents) = standing.get(&cell.cell.id).copied().unwrap_or_default();
-    cost::CellFacts {
+    let mut facts = cost::CellFacts {
         cell: cell.cell.name.to_string(),
         shared: cell.cell.class != CellClass::Dedicated,
         tenants,
@@ -356,6 +357,18 @@ fn cell_facts(books: &Books, cell: &CellSpan, standing: &Standing) -> cost::Cell
         revenue_cents,
         promised,
         server,
-        smaller,
-    }
+        used: used.copied(),
+        fitting: None,
+    };
+    facts.fitting = server.and_then(|server| machine(&books.catalogue, &provider, server, cost::needed(&facts)?));
+    facts
+}
+
+/// The cheapest machine of a provider that has what is needed, if it is another than the cheapest like the one there is.
+fn machine(catalogue: &Catalogue, provider: &str, there: ServerShape, needed: ServerShape) -> Option<Machine> {
+    let cheapest = |it: ServerShape| catalogue.cheapest_server(provider, it.cpu_millis, it.memory_mib, it.disk_gib);
+    let ((same, now), (name, then)) = (cheapest(there)?, cheapest(needed)?);
+    let shape = catalogue.providers.get(provider)?.shapes.get(name)?;
+    let has = ServerShape { cpu_millis: shape.cpu_millis, memory_mib: shape.memory_mib, disk_gib: shape.disk_gib };
+    (same != name).then(|| Machine { name: name.to_owned(), more_cents: (then - now).get(), has })
 }

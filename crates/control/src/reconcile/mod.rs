@@ -3,6 +3,7 @@
 
 mod certificates;
 mod judging;
+mod looking;
 mod members;
 mod months;
 mod purging;
@@ -39,6 +40,7 @@ pub async fn run(app: &App, shutdown: watch::Receiver<bool>) {
         keep(app, certificates::Certificates::default(), shutdown.clone()),
         keep(app, months::Months, shutdown.clone()),
         keep(app, judging::Judging::default(), shutdown.clone()),
+        keep(app, looking::Looking::default(), shutdown.clone()),
         keep(app, purging::Purging::default(), shutdown.clone()),
         keep(app, releasing::Releasing, shutdown.clone()),
         keep(app, scaling::Scaling::default(), shutdown.clone()),

@@ -7,8 +7,8 @@ use berth_domain::{CellClass, OperationState};
 use berth_infra::{CellDatabase, Role};
 use berth_testkit::{TestDatabase, TestPg};
 
-/// `acme`, small by now, in `own-1` with vehicles of two ages.
-async fn shrunk() -> (Moving, TestDatabase) {
+/// `acme`, small by now, in `own-1` with a vehicle of each of so many days.
+pub async fn shrunk(days: i32) -> (Moving, TestDatabase) {
     let (moving, own) = (Moving::new().await, TestDatabase::new().await);
     let schema = format!("{};{}", crate::try_move::CUSTOMERS, crate::try_move::VEHICLES);
     own.connect(Role::Owner).await.batch_execute(&schema).await.unwrap();
@@ -34,8 +34,8 @@ async fn shrunk() -> (Moving, TestDatabase) {
         .await
         .execute(
             "INSERT INTO vehicles (customer_id, label, made_at)
-             SELECT $1, 'v' || n, now() - make_interval(days => n) FROM generate_series(0, 99) n",
-            &[&tenant.key.as_str()],
+             SELECT $1, 'v' || n, now() - make_interval(days => n) FROM generate_series(0, $2 - 1) n",
+            &[&tenant.key.as_str(), &days],
         )
         .await
         .unwrap();
@@ -44,7 +44,7 @@ async fn shrunk() -> (Moving, TestDatabase) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_smaller_plan_does_not_keep_is_listed_archived_and_restored() {
-    let (moving, own) = shrunk().await;
+    let (moving, own) = shrunk(100).await;
     let app = &moving.world.app;
     let tenant = moving.known("acme").await;
     let whole = rows(&own.connect(Role::Mover).await, &tenant).await;
@@ -77,7 +77,7 @@ async fn what_a_smaller_plan_does_not_keep_is_listed_archived_and_restored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_not_cleared_before_their_archive_is_made() {
-    let (moving, own) = shrunk().await;
+    let (moving, own) = shrunk(100).await;
     let app = &moving.world.app;
     let to = "shared-1".parse().unwrap();
     let started = moves::start(app, &change(), "acme", Some(&to)).await.unwrap();
@@ -95,7 +95,7 @@ async fn rows_are_not_cleared_before_their_archive_is_made() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_of_a_tenants_rows_are_exported_and_come_back() {
-    let (moving, own) = shrunk().await;
+    let (moving, own) = shrunk(100).await;
     let app = &moving.world.app;
     let tenant = moving.known("acme").await;
     let client = own.connect(Role::Mover).await;

@@ -7,10 +7,12 @@ mod beside;
 mod brought;
 mod crash;
 mod crash_archive;
+mod judged;
 mod kept;
 mod late;
 mod refused;
 mod try_move;
+mod vectors;
 #[allow(dead_code, reason = "the use cases' tests use the rest of it")]
 #[path = "../cases/world.rs"]
 mod world;

@@ -150,7 +150,9 @@ pub fn taken(invoice: &CostInvoice) -> String {
 
 pub fn phase(answer: &PhaseAnswer) -> String {
     let euro = |cents: i64| berth_domain::Cents::new(cents).to_string().replace('$', "EUR ");
-    let mut text = format!("phase {}: {}, {} a month\n", answer.phase, answer.infrastructure, euro(answer.euro_cents));
+    let by = if answer.phase_from.is_empty() { String::new() } else { format!(" ({})", answer.phase_from) };
+    let mut text =
+        format!("phase {}{by}: {}, {} a month\n", answer.phase, answer.infrastructure, euro(answer.euro_cents));
     let Some((next, what, cents)) = answer
         .next
         .zip(answer.next_infrastructure.as_ref())
@@ -166,13 +168,14 @@ pub fn phase(answer: &PhaseAnswer) -> String {
         answer.held,
         answer.unknown
     ));
-    let mut table = Table::new(&["TRIGGER", ">FROM", ">HAS", "HOLDS"]);
+    let mut table = Table::new(&["TRIGGER", ">FROM", ">HAS", "HOLDS", "BY"]);
     for t in &answer.triggers {
         table.row([
             t.trigger.clone(),
             t.threshold.to_string(),
             t.has.map_or_else(|| "?".to_owned(), |has| format!("{has:.2}").trim_end_matches(".00").to_owned()),
             t.holds.map_or("?", |holds| if holds { "yes" } else { "no" }).to_owned(),
+            t.from.clone().unwrap_or_else(|| "nobody measured it".to_owned()),
         ]);
     }
     text + &table.text()

@@ -1,0 +1,136 @@
+//! How a tenant is served, by what was measured: what edges count, what applications report, what members use; and
+//! whether it is this tenant that leaves where a whole cell is slow.
+//!
+//! Never proposes anything: `judge` does.
+
+use crate::{App, ControlError, judge, member_spec};
+use berth_domain::{CellId, TenantId, UsagePeriod};
+use berth_placement::{Engine, Profile};
+use berth_store::{ApprovalFilter, MoveOutcome, Tenant};
+use berth_usage::{Place, Served};
+use jiff::{SignedDuration, Timestamp};
+
+/// The metric under which an application says how many users it has at once.
+pub(crate) const USERS: &str = "concurrent_users";
+/// The same of what it takes in a second, where that is more than requests.
+pub(crate) const THROUGHPUT: &str = "throughput_per_s";
+/// A cell whose members use more of their processors serves nobody better.
+const BUSY_PERCENT: f64 = 80.0;
+/// What a tenant that left has relieved is only seen when a day of the others is known.
+const RELIEVED_WITHIN: SignedDuration = SignedDuration::from_hours(24);
+/// Moves that are looked through for one that left a cell lately.
+const MOVES_LOOKED_AT: i64 = 500;
+
+/// How the tenant was served since yesterday, by the edges' counters and its cell's members. Of processors that have no
+/// time left only the busiest tenant of the cell hears: the others would carry the trouble elsewhere and leave it here.
+pub(crate) async fn of(app: &App, tenant: &Tenant, profile: &Profile, now: Timestamp) -> Result<Served, ControlError> {
+    let yesterday = now.checked_sub(SignedDuration::from_hours(24)).unwrap_or(now);
+    let rows = app.store().usage_list(tenant.id, UsagePeriod::Hour, yesterday, now).await?;
+    let sum = |metric: &str| {
+        rows.iter().filter(|row| row.metric == metric).map(|row| u64::try_from(row.total).unwrap_or(0)).sum::<u64>()
+    };
+    let (requests, failed, time_us) = (sum("requests"), sum("failed_requests"), sum("request_time_us"));
+    let per_request = |of: u64| (requests > 0).then(|| of as f64 / requests as f64);
+    let (mut cpu_share, _) = load(app, tenant.cell).await?;
+    if cpu_share.is_some_and(|share| share * 100.0 > BUSY_PERCENT) {
+        let busiest = app.store().usage_busiest(tenant.cell, "request_time_us", yesterday).await?;
+        cpu_share = cpu_share.filter(|_| busiest.is_none_or(|busiest| busiest == tenant.id));
+    }
+    Ok(Served {
+        requests,
+        response_ms: per_request(time_us).map(|us| us / 1000.0),
+        error_share: per_request(failed),
+        cpu_share,
+        wanted_ms: profile.latency_ms.map(|ms| ms as f64),
+    })
+}
+
+/// What a cell's members use of the processors and the memory that they are promised, as shares.
+pub(crate) async fn load(app: &App, cell: CellId) -> Result<(Option<f64>, Option<f64>), ControlError> {
+    let members = app.store().member_list(Some(cell)).await?;
+    let in_force = app.stack().await?;
+    let memory = members.iter().filter_map(|member| {
+        let promised = member_spec::shape(in_force.stack.services.get(&member.service)?.shape).memory_mb;
+        let used = member.memory_bytes? as f64;
+        (promised > 0).then(|| used / (f64::from(promised) * 1_048_576.0))
+    });
+    let cpu = mean(members.iter().filter_map(|member| member.cpu_percent)).map(|percent| percent / 100.0);
+    Ok((cpu, mean(memory)))
+}
+
+fn mean(of: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = of.fold((0.0, 0_u32), |(sum, count), one| (sum + one, count + 1));
+    (count > 0).then(|| sum / f64::from(count))
+}
+
+/// What the tenant takes at its busiest, into a profile that asks for less: as users at once, and as requests or whatever
+/// the application counts in a second. Asked for only where some place is known to give less.
+pub(crate) async fn add_needs(
+    app: &App,
+    engine: &Engine,
+    tenant: TenantId,
+    profile: &mut Profile,
+    now: Timestamp,
+) -> Result<(), ControlError> {
+    let week_ago = now.checked_sub(SignedDuration::from_hours(24 * judge::PEAK_DAYS)).unwrap_or(now);
+    let rows = app.store().usage_list(tenant, UsagePeriod::Hour, week_ago, now).await?;
+    let most = |metric: &str, of: fn(&berth_store::UsageRow) -> i64| {
+        rows.iter().filter(|row| row.metric == metric).map(of).max().and_then(|most| u64::try_from(most).ok())
+    };
+    let users = most(USERS, |row| row.greatest);
+    // Of the busiest hour's requests, the mean of that hour: a peak within it is not known.
+    let requests = most("requests", |row| row.total).map(|hour| hour.div_ceil(3600));
+    let per_second = most(THROUGHPUT, |row| row.greatest).max(requests);
+    let (asks_throughput, asks_users) = engine.some_give_less(per_second, users);
+    if asks_throughput {
+        profile.throughput_per_s = profile.throughput_per_s.max(per_second);
+    }
+    if asks_users {
+        profile.users = profile.users.max(users);
+    }
+    Ok(())
+}
+
+/// The most users at once that an application reported within the days of a peak.
+pub(crate) async fn most_users(app: &App, tenant: TenantId, now: Timestamp) -> Result<Option<u64>, ControlError> {
+    let week_ago = now.checked_sub(SignedDuration::from_hours(24 * judge::PEAK_DAYS)).unwrap_or(now);
+    let rows = app.store().usage_list(tenant, UsagePeriod::Hour, week_ago, now).await?;
+    let users = rows.iter().filter(|row| row.metric == USERS).map(|row| row.greatest).max();
+    Ok(users.and_then(|users| u64::try_from(users).ok()))
+}
+
+/// Cells where a tenant would be served no better than in its own: its own first, and those that are as busy.
+pub(crate) async fn no_answer(app: &App, tenant: &Tenant) -> Result<Vec<String>, ControlError> {
+    let members = app.store().member_list(None).await?;
+    let busy = |cell: CellId| {
+        let of = members.iter().filter(|member| member.cell == cell).filter_map(|member| member.cpu_percent);
+        mean(of).is_some_and(|percent| percent > BUSY_PERCENT)
+    };
+    let cells = app.store().cell_list().await?;
+    let busy = cells.iter().filter(|cell| cell.id != tenant.cell && busy(cell.id)).map(|cell| cell.name.to_string());
+    Ok(std::iter::once(tenant.cell_name.to_string()).chain(busy).collect())
+}
+
+/// Whether another tenant is leaving this cell, or left it within a day: one at a time, or a slow day would empty it.
+pub(crate) async fn is_relieved(app: &App, tenant: &Tenant, now: Timestamp) -> Result<bool, ControlError> {
+    use berth_domain::ApprovalState::{Approved, Open};
+    for state in [Open, Approved] {
+        let filter = ApprovalFilter { state: Some(state), ..ApprovalFilter::default() };
+        for other in app.store().approval_list(&filter, 1000).await? {
+            let from: Place = serde_json::from_value(other.place_now)?;
+            let to: Place = serde_json::from_value(other.place_then)?;
+            if other.tenant != tenant.id
+                && from.cell.as_deref() == Some(tenant.cell_name.as_str())
+                && from.cell != to.cell
+            {
+                return Ok(true);
+            }
+        }
+    }
+    let moves = app.store().move_list(None, MOVES_LOOKED_AT).await?;
+    Ok(moves.iter().any(|known| {
+        let lately = known.ended_at.is_none_or(|ended| now.duration_since(ended) < RELIEVED_WITHIN);
+        let left = known.outcome.is_none_or(|outcome| outcome == MoveOutcome::Moved);
+        known.tenant != tenant.id && known.source == tenant.cell_name && lately && left
+    }))
+}
