@@ -9,7 +9,7 @@ use crate::{
     problem::{ApiResult, Problems},
 };
 use axum::{Json, extract::State};
-use berth_control::{Change, ReadTenant, drains, tenants};
+use berth_control::{Change, Read, ReadTenant, drains, tenants};
 use berth_domain::{CellName, EdgeName, Hostname, Mode, TenantState};
 use berth_wire::{Drain, DrainAsk, Tenant};
 use serde::{Deserialize, Serialize};

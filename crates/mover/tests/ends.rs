@@ -168,7 +168,7 @@ async fn a_second_worker_killed_on_the_way_leaves_one_owner_too() {
         assert_eq!(rows_of(&target, tenant).await.len(), rows, "{first}");
         berth_mover::retire(&spec, &plan, true, row.token).await.unwrap();
     }
-    assert!(kills >= 30, "only {kills} of 42 were killed");
+    assert!(kills >= 18, "only {kills} of 42 were killed");
 }
 
 /// As [`write`], in the target; none when the tenant is not there to be written.
