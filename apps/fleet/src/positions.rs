@@ -82,7 +82,7 @@ impl Columns {
 
 impl Columns {
     /// Each vehicle's newest position of the batch.
-    fn last(&self) -> BTreeMap<Uuid, Value> {
+    fn last(&self) -> BTreeMap<Uuid, (Timestamp, Value)> {
         let mut newest: BTreeMap<Uuid, usize> = BTreeMap::new();
         for (at, vehicle) in self.vehicle_id.iter().enumerate() {
             let known = newest.entry(*vehicle).or_insert(at);
@@ -91,8 +91,9 @@ impl Columns {
             }
         }
         let said = |at: usize| {
-            json!({ "time": self.time[at], "latitude": self.latitude[at], "longitude": self.longitude[at],
-                    "speed": self.speed[at] })
+            let place = json!({ "time": self.time[at], "latitude": self.latitude[at],
+                                "longitude": self.longitude[at], "speed": self.speed[at] });
+            (self.time[at], place)
         };
         newest.into_iter().map(|(vehicle, at)| (vehicle, said(at))).collect()
     }
@@ -148,8 +149,8 @@ pub async fn ingest(
     match stored {
         Ok(_) => {
             app.usage.added_points(tenant.0, accepted as u64);
-            for (vehicle, last) in batch.last() {
-                app.redis.remember(tenant.0, vehicle, last.to_string());
+            for (vehicle, (at, place)) in batch.last() {
+                app.redis.remember(tenant.0, vehicle, at.as_millisecond(), place.to_string());
             }
             Ok((StatusCode::CREATED, Answer(Accepted { accepted })))
         }

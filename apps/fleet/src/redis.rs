@@ -21,6 +21,11 @@ use uuid::Uuid;
 /// For waiting, connecting and asking together.
 const PATIENCE: Duration = Duration::from_millis(500);
 const LAST_DAY: &str = "86400";
+/// Batches come late and out of order: an older place replaces no newer one. The value begins with its time.
+const NEWER_ONLY: &str = "local old = redis.call('GET', KEYS[1])
+    if old and tonumber(string.match(old, '^%-?%d+')) > tonumber(ARGV[1]) then return 0 end
+    redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2], 'EX', ARGV[3])
+    return 1";
 const ANSWER_MAX: usize = 64 << 10;
 
 /// The address and login of `redis://[USER]:PASSWORD@HOST:PORT[/N]`.
@@ -60,12 +65,12 @@ impl Redis {
         Self(place.map(pool))
     }
 
-    /// Keeps where a vehicle was last, without making anybody wait for it.
-    pub fn remember(&self, tenant: Uuid, vehicle: Uuid, position: String) {
+    /// Keeps where a vehicle was at that millisecond, if nothing newer is known, without making anybody wait for it.
+    pub fn remember(&self, tenant: Uuid, vehicle: Uuid, at_ms: i64, position: String) {
         let Some(pool) = self.0.clone() else { return };
         drop(tokio::spawn(async move {
             let key = key(tenant, vehicle);
-            let words = ["SET", &key, &position, "EX", LAST_DAY];
+            let words = ["EVAL", NEWER_ONLY, "1", &key, &at_ms.to_string(), &position, LAST_DAY];
             if !matches!(timeout(PATIENCE, pool.ask(&words)).await, Ok(Ok(_))) {
                 tracing::debug!("where a vehicle was last is not in Redis");
             }
@@ -75,7 +80,8 @@ impl Redis {
     pub async fn last(&self, tenant: Uuid, vehicle: Uuid) -> Option<String> {
         let pool = self.0.as_ref()?;
         let key = key(tenant, vehicle);
-        timeout(PATIENCE, pool.ask(&["GET", &key])).await.ok()?.ok()?
+        let value = timeout(PATIENCE, pool.ask(&["GET", &key])).await.ok()?.ok()??;
+        value.split_once(' ').map(|(_, position)| position.to_owned())
     }
 }
 
@@ -114,7 +120,7 @@ impl Pool {
 async fn command(connection: &mut BufReader<TcpStream>, words: &[&str]) -> io::Result<Option<String>> {
     let mut text = format!("*{}\r\n", words.len());
     for word in words {
-        text.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        text.extend(["$", &word.len().to_string(), "\r\n", word, "\r\n"]);
     }
     connection.write_all(text.as_bytes()).await?;
     let mut line = String::new();

@@ -147,6 +147,15 @@ async fn attempt(app: &App, approval: &Approval) -> Result<Attempt, ControlError
         }),
         None => None,
     };
+    if let Some(cell) = named.as_ref().filter(|_| then.class != CellClass::Dedicated) {
+        // What the tenant has to meet may be more by now than when this was proposed.
+        let engine = decide::engine(app).await?;
+        let needs = crate::judge::profile(app, &engine, &tenant).await?;
+        let ranked = engine.cells_for(then.class, plan.as_str(), &needs).map_err(ControlError::BadProfile)?;
+        if !ranked.contains(&cell.name.as_str()) {
+            return Ok(Attempt::Over(format!("cell {} no longer meets what the tenant needs", cell.name)));
+        }
+    }
     let named = match named {
         None if then.class != CellClass::Dedicated => match better(app, &tenant, &plan, then.class, &decision).await? {
             Better::Any => None,

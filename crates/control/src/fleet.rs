@@ -8,8 +8,9 @@ use berth_config::Shape;
 use berth_domain::{CellName, CellState, Cents, ProviderName, TenantState};
 use berth_placement::{
     Place,
-    fleet::{self, Fleet, Opened, PlacedTenant},
+    fleet::{self, Fleet, FleetPlan, Opened, PlacedTenant},
 };
+use berth_store::Cell;
 use berth_wire as wire;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,8 +26,8 @@ pub async fn plan(app: &App, permit: &Permit<Read>) -> Result<wire::FleetPlan, C
 /// For some cells alone; for all where none is named.
 pub async fn plan_of(app: &App, _permit: &Permit<Read>, cells: &[String]) -> Result<wire::FleetPlan, ControlError> {
     let (fleet, _) = known(app).await?;
-    let fleet = part(fleet, cells)?;
-    Ok(serde_json::from_value(serde_json::to_value(fleet::plan(&fleet))?)?)
+    let (_, planned) = planned(part(fleet, cells)?).await;
+    Ok(serde_json::from_value(serde_json::to_value(planned)?)?)
 }
 
 /// Starts the first moves of the plan whose target exists; says what is in the way of the others.
@@ -40,15 +41,14 @@ pub async fn apply(
     let listed = app.store().cell_list().await?;
     let states: BTreeMap<&str, CellState> = listed.iter().map(|cell| (cell.name.as_str(), cell.state)).collect();
     let (fleet, _) = known(app).await?;
-    let fleet = part(fleet, &wanted.only)?;
-    let planned = fleet::plan(&fleet);
+    let (fleet, planned) = planned(part(fleet, &wanted.only)?).await;
     let most = wanted.moves.unwrap_or(MOVES_USUAL).clamp(1, 1000) as usize;
     let mut done = wire::FleetApplied::default();
     let there: BTreeSet<&str> = fleet.cells.iter().map(|cell| cell.name.as_str()).collect();
     for step in &planned.steps {
         for opened in &step.opens {
             if wanted.cells {
-                let made = open(app, permit, opened).await;
+                let made = open(app, permit, opened, &listed).await;
                 done.cells.push(made.unwrap_or_else(|error| untouched(&opened.cell, false, &error)));
             } else {
                 done.needs.push(wire::FleetOpened {
@@ -99,6 +99,15 @@ pub async fn apply(
     Ok(done)
 }
 
+/// Seconds for a large fleet; other requests go on meanwhile.
+async fn planned(fleet: Fleet) -> (Fleet, FleetPlan) {
+    let work = tokio::task::spawn_blocking(move || {
+        let planned = fleet::plan(&fleet);
+        (fleet, planned)
+    });
+    work.await.expect("a plan does not panic")
+}
+
 fn part(fleet: Fleet, cells: &[String]) -> Result<Fleet, ControlError> {
     if let Some(unknown) = cells.iter().find(|name| !fleet.cells.iter().any(|cell| cell.name == **name)) {
         return Err(ControlError::NoCell(unknown.clone()));
@@ -113,7 +122,14 @@ fn untouched(cell: &str, removed: bool, error: &ControlError) -> wire::FleetCell
 
 /// Makes a cell from an offer of the catalogue at the provider of the stack file that sells it. Its moves come with the
 /// next plan, when it stands.
-async fn open(app: &App, permit: &Permit<Change>, opened: &Opened) -> Result<wire::FleetCell, ControlError> {
+///
+/// `before`: the cells as they were when the plan was made, which may have taken one for missing that stands by now.
+async fn open(
+    app: &App,
+    permit: &Permit<Change>,
+    opened: &Opened,
+    before: &[Cell],
+) -> Result<wire::FleetCell, ControlError> {
     let in_force = app.stack().await?;
     let (catalogue, _) = decide::settings(&in_force.stack)?;
     let said = |operation, trouble| wire::FleetCell { cell: opened.cell.clone(), removed: false, operation, trouble };
@@ -127,7 +143,7 @@ async fn open(app: &App, permit: &Permit<Change>, opened: &Opened) -> Result<wir
         return Ok(said(None, Some("a cell that stands in several regions is made by hand".to_owned())));
     };
     let there = app.store().cell_list().await?;
-    let same = there.iter().find(|cell| {
+    let same = there.iter().chain(before).find(|cell| {
         cell.state == CellState::Creating
             && cell.class == place.class
             && Some(cell.provider.as_str()) == provider.as_ref().map(ProviderName::as_str)

@@ -9,7 +9,8 @@ use berth_domain::{ApprovalId, ApprovalState, Cents, TenantState, UsagePeriod};
 use berth_placement::{Decision, Engine, Leaving, Profile};
 use berth_store::{Approval, ApprovalFilter, MoveOutcome, NewApproval, Tenant, UsageRow};
 use berth_usage::{
-    Agreed, Asked, Direction, Issue, Place, Quota, Signal, Thresholds, agreed, performance, period_start, propose,
+    Agreed, Asked, Caution, Direction, Issue, Place, Quota, Signal, Thresholds, agreed, caution, performance,
+    period_start, propose,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -198,7 +199,10 @@ pub(crate) async fn judge(
         (Some(wanted), Some(direction)) => {
             let mut because = standing.says;
             because.extend(issue_words);
-            put(app, rules, tenant, place_now, wanted, direction, decision, because, !issues.is_empty(), now).await
+            let budget = profile.budget_cents.and_then(|cents| i64::try_from(cents).ok()).map(Cents::new);
+            let caution = caution(direction, &wanted, standing.signal, &issues, budget);
+            let found = Found { issues, caution };
+            put(app, rules, tenant, place_now, wanted, direction, decision, because, found, now).await
         }
         _ => {
             withdraw(app, tenant, "usage no longer asks for it").await?;
@@ -256,7 +260,7 @@ async fn measured(
             profile.forecast_error_percent.insert(quantity.clone(), line.error_percent(usage::day_number(now)));
         }
     }
-    served::add_needs(app, engine, tenant.id, &mut profile, now).await?;
+    served::add_needs(app, engine, tenant, &mut profile, now).await?;
     Ok(profile)
 }
 
@@ -277,6 +281,12 @@ fn broken(decision: &Decision, tenant: &Tenant) -> Vec<Issue> {
     decision.refused.iter().filter(|refused| here(refused)).filter_map(issue).collect()
 }
 
+/// What a proposal rests on.
+struct Found {
+    issues: Vec<Issue>,
+    caution: Option<Caution>,
+}
+
 /// Puts a proposal in the inbox, in place of one that says something else.
 #[expect(clippy::too_many_arguments, reason = "everything that one row holds")]
 async fn put(
@@ -288,21 +298,25 @@ async fn put(
     direction: Direction,
     decision: Decision,
     mut because: Vec<String>,
-    has_issue: bool,
+    found: Found,
     now: Timestamp,
 ) -> Result<Option<ApprovalId>, ControlError> {
     let under_way = app.store().approval_under_way(tenant.id).await?;
-    if under_way.as_ref().is_some_and(|known| known.state == ApprovalState::Approved || is_same(known, &then)) {
+    // What it has to meet is another question than how it is served, also where the answer looks the same.
+    let broken = found.issues.iter().any(|issue| matches!(issue, Issue::Compliance { .. }));
+    let known = |known: &Approval| is_same(known, &then) && (!broken || same_cell(known, &then));
+    if under_way.as_ref().is_some_and(|it| it.state == ApprovalState::Approved || known(it)) {
         return Ok(None);
     }
-    if rejected_lately(app, tenant, &then, now).await? {
+    if !broken && rejected_lately(app, tenant, &then, now).await? {
         return Ok(None);
     }
     let moves = app.store().move_list(Some(tenant.id), 20).await?;
     let came = moves.iter().find(|known| known.outcome == Some(MoveOutcome::Moved)).and_then(|known| known.ended_at);
     let asked = Asked {
         confidence: decision.confidence,
-        has_issue,
+        has_issue: !found.issues.is_empty(),
+        caution: found.caution,
         days_here: now.duration_since(came.unwrap_or(tenant.created_at)).as_hours() / 24,
         automatic: rules.automatic,
         last_unattended: app.store().approval_last_unattended(tenant.id).await?,
@@ -340,6 +354,10 @@ async fn put(
     }
     tx.commit().await?;
     Ok((put && unattended).then_some(new.id))
+}
+
+fn same_cell(known: &Approval, then: &Place) -> bool {
+    serde_json::from_value::<Place>(known.place_then.clone()).is_ok_and(|place| place.cell == then.cell)
 }
 
 /// Whichever cell of that kind: a fleet that fills up must not make a new question of an old one every day.

@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 
 /// The metric under which an application says how many users it has at once.
 pub(crate) const USERS: &str = "concurrent_users";
-/// The same of what it takes in a second, where that is more than requests.
+/// The same of what it takes in a second, in the unit in which places promise it.
 pub(crate) const THROUGHPUT: &str = "throughput_per_s";
 /// A cell whose members use more of their processors serves nobody better.
 const BUSY_PERCENT: f64 = 80.0;
@@ -21,11 +21,17 @@ const RELIEVED_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 /// Moves that are looked through for one that left a cell lately.
 const MOVES_LOOKED_AT: i64 = 500;
 
-/// How the tenant was served since yesterday, by the edges' counters and its cell's members. Of processors that have no
+/// How the tenant was served since yesterday, or since it came to its cell: what was slow where it lived before says nothing
+/// of where it is. By the edges' counters and its cell's members. Of processors that have no
 /// time left only the busiest tenant of the cell hears: the others would carry the trouble elsewhere and leave it here.
 pub(crate) async fn of(app: &App, tenant: &Tenant, profile: &Profile, now: Timestamp) -> Result<Served, ControlError> {
     let yesterday = now.checked_sub(SignedDuration::from_hours(24)).unwrap_or(now);
-    let rows = app.store().usage_list(tenant.id, UsagePeriod::Hour, yesterday, now).await?;
+    let moves = app.store().move_list(Some(tenant.id), 20).await?;
+    let came = moves.iter().find(|known| known.outcome == Some(MoveOutcome::Moved)).and_then(|known| known.ended_at);
+    // The hour of the move is of both cells.
+    let since = came.map_or(yesterday, |came| came.max(yesterday));
+    let rows = app.store().usage_list(tenant.id, UsagePeriod::Hour, since, now).await?;
+    let rows: Vec<_> = rows.into_iter().filter(|row| row.starts_at >= since).collect();
     let sum = |metric: &str| {
         rows.iter().filter(|row| row.metric == metric).map(|row| u64::try_from(row.total).unwrap_or(0)).sum::<u64>()
     };
@@ -63,25 +69,23 @@ fn mean(of: impl Iterator<Item = f64>) -> Option<f64> {
     (count > 0).then(|| sum / f64::from(count))
 }
 
-/// What the tenant takes at its busiest, into a profile that asks for less: as users at once, and as requests or whatever
-/// the application counts in a second. Asked for only where some place is known to give less.
+/// What the tenant takes at its busiest, as its application counts it, into a profile that asks for less. Asked for only
+/// where its own cell is known to give less: a place of which nobody said what it gives is refused to whoever asks.
 pub(crate) async fn add_needs(
     app: &App,
     engine: &Engine,
-    tenant: TenantId,
+    tenant: &Tenant,
     profile: &mut Profile,
     now: Timestamp,
 ) -> Result<(), ControlError> {
     let week_ago = now.checked_sub(SignedDuration::from_hours(24 * judge::PEAK_DAYS)).unwrap_or(now);
-    let rows = app.store().usage_list(tenant, UsagePeriod::Hour, week_ago, now).await?;
-    let most = |metric: &str, of: fn(&berth_store::UsageRow) -> i64| {
-        rows.iter().filter(|row| row.metric == metric).map(of).max().and_then(|most| u64::try_from(most).ok())
+    let rows = app.store().usage_list(tenant.id, UsagePeriod::Hour, week_ago, now).await?;
+    let most = |metric: &str| {
+        let of = rows.iter().filter(|row| row.metric == metric).map(|row| row.greatest);
+        of.max().and_then(|most| u64::try_from(most).ok())
     };
-    let users = most(USERS, |row| row.greatest);
-    // Of the busiest hour's requests, the mean of that hour: a peak within it is not known.
-    let requests = most("requests", |row| row.total).map(|hour| hour.div_ceil(3600));
-    let per_second = most(THROUGHPUT, |row| row.greatest).max(requests);
-    let (asks_throughput, asks_users) = engine.some_give_less(per_second, users);
+    let (per_second, users) = (most(THROUGHPUT), most(USERS));
+    let (asks_throughput, asks_users) = engine.gives_less(tenant.cell_name.as_str(), per_second, users);
     if asks_throughput {
         profile.throughput_per_s = profile.throughput_per_s.max(per_second);
     }
@@ -119,7 +123,10 @@ pub(crate) async fn is_relieved(app: &App, tenant: &Tenant, now: Timestamp) -> R
         for other in app.store().approval_list(&filter, 1000).await? {
             let from: Place = serde_json::from_value(other.place_now)?;
             let to: Place = serde_json::from_value(other.place_then)?;
+            // One that nobody answers holds nobody else back.
+            let lately = state == Approved || now.duration_since(other.made_at) < RELIEVED_WITHIN;
             if other.tenant != tenant.id
+                && lately
                 && from.cell.as_deref() == Some(tenant.cell_name.as_str())
                 && from.cell != to.cell
             {

@@ -45,7 +45,6 @@ impl PlanLimits {
 
 /// Limits that edges keep: a plan's, or those that one tenant has instead.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EdgeLimits {
     /// By class; 0 lets none through.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -10,6 +10,7 @@ use berth_mover::{Change, Control, MoveError, MovePlan, MoveSpec, Ownership, Sid
 use common::{MemoryOwnership, SCHEMA, Two, Watch, cut_over, nothing_of_berth, rows_of, until_built};
 use std::sync::Arc;
 use tokio::sync::Notify;
+use tokio_postgres::error::SqlState;
 
 /// Moved for good: the old side is empty.
 async fn settled(two: &Two, ownership: &MemoryOwnership) -> (MoveSpec, MovePlan) {
@@ -104,7 +105,7 @@ async fn a_fence_that_somebody_needs_stays() {
     assert!(!unfence(&spec, Side::Source, &ownership).await.unwrap());
     let late = two.client(&two.source, Role::App).await;
     let error = late.execute("update customers set name = 'x' where id = $1", &[&two.tenant]).await.unwrap_err();
-    assert_eq!(error.code().map(|code| code.code()), Some("BF001"));
+    assert_eq!(error.code().map(SqlState::code), Some("BF001"));
 }
 
 /// What a worker sees that stood still for a long time after it had asked: the row of that time.

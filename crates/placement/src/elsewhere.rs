@@ -47,11 +47,11 @@ impl Engine {
         Ok(decision)
     }
 
-    /// Whether some place is known to give less than this: only then is it asked of any. Places of which nobody said what
-    /// they give are refused to whoever asks, and what every known place gives need not be asked for.
-    pub fn some_give_less(&self, throughput_per_s: Option<u64>, users: Option<u64>) -> (bool, bool) {
+    /// Whether this cell is known to give less than that: throughput, users.
+    pub fn gives_less(&self, cell: &str, throughput_per_s: Option<u64>, users: Option<u64>) -> (bool, bool) {
+        let Some(at) = self.by_name.get(cell) else { return (false, false) };
+        let promises = &self.kinds[self.kind_of_cell[*at]].place.promises;
         let less = |has: Option<u64>, wanted: Option<u64>| has.zip(wanted).is_some_and(|(has, wanted)| has < wanted);
-        let any = |of: &dyn Fn(&crate::Promises) -> bool| self.kinds.iter().any(|kind| of(&kind.place.promises));
-        (any(&|p| less(p.throughput_per_s, throughput_per_s)), any(&|p| less(p.users, users)))
+        (less(promises.throughput_per_s, throughput_per_s), less(promises.users, users))
     }
 }

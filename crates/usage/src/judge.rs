@@ -106,9 +106,51 @@ pub struct Asked {
     pub confidence: f64,
     pub has_issue: bool,
     pub days_here: i64,
+    /// Why a person has to agree however sure it is.
+    pub caution: Option<Caution>,
     /// The stack file lets Berth act alone.
     pub automatic: bool,
     pub last_unattended: Option<Timestamp>,
+}
+
+/// What nobody but a person agrees to: it costs somebody money that nothing measured of the tenant's own asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caution {
+    /// A dearer plan because of how it is served, with every quota kept.
+    DearerPlan,
+    /// A cell that would have to be made, for a tenant that stays on its plan.
+    NewCell,
+    /// More than the tenant is willing to pay.
+    OverBudget,
+}
+
+impl Caution {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DearerPlan => "the plan is dearer, and no quota of its own asks for that",
+            Self::NewCell => "it would need a cell that has to be made and paid for",
+            Self::OverBudget => "it is over what the tenant is willing to pay",
+        }
+    }
+}
+
+/// What of a proposal a person has to see.
+pub fn caution(
+    direction: Direction,
+    then: &Place,
+    signal: Signal,
+    issues: &[Issue],
+    budget: Option<Cents>,
+) -> Option<Caution> {
+    let broken = issues.iter().any(|issue| matches!(issue, Issue::Compliance { .. }));
+    if budget.is_some_and(|budget| then.price_cents > budget) {
+        return Some(Caution::OverBudget);
+    }
+    match direction {
+        Direction::Upgrade if signal != Signal::Over && !broken => Some(Caution::DearerPlan),
+        Direction::Across if then.cell.is_none() => Some(Caution::NewCell),
+        Direction::Upgrade | Direction::Downgrade | Direction::Across => None,
+    }
 }
 
 /// Who agrees to a proposal.
@@ -135,6 +177,9 @@ pub fn agreed(asked: &Asked, now: Timestamp) -> Agreed {
     } else {
         return Agreed::Ask { because: format!("confidence {confidence:.2} is not enough to act alone") };
     };
+    if let Some(caution) = asked.caution {
+        return ask(caution.as_str());
+    }
     if !asked.automatic {
         return ask("the stack file lets nobody but a person agree");
     }

@@ -15,7 +15,9 @@ pub use event::{
     period_end, period_start, rolled_up,
 };
 pub use forecast::{Between, DAYS_MAX, DAYS_MIN, Forecast, Until};
-pub use judge::{Agreed, Asked, Direction, Issue, Place, Served, UNATTENDED_EVERY, agreed, performance, propose};
+pub use judge::{
+    Agreed, Asked, Caution, Direction, Issue, Place, Served, UNATTENDED_EVERY, agreed, caution, performance, propose,
+};
 pub use quota::{Quota, left};
 pub use scale::{Load, Purse, Scale, Scaling, plan_copies};
 pub use signal::{Signal, Thresholds};

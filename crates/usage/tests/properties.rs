@@ -134,7 +134,7 @@ proptest! {
         let mut moved: Vec<Timestamp> = Vec::new();
         for (later, confidence, has_issue, days_here) in days {
             now = now.checked_add(SignedDuration::from_hours(24 * later)).unwrap();
-            let asked = Asked { confidence, has_issue, days_here, automatic: true, last_unattended: moved.last().copied() };
+            let asked = Asked { confidence, has_issue, days_here, caution: None, automatic: true, last_unattended: moved.last().copied() };
             if let Agreed::Alone { .. } = agreed(&asked, now) {
                 prop_assert!((confidence > 0.9 && has_issue) || (confidence > 0.95 && days_here > 30));
                 moved.push(now);
@@ -231,8 +231,14 @@ fn the_guides_vectors_have_their_answers() {
     assert_eq!(Signal::Calm.after(10_000, 50_000, &thresholds), Signal::Calm);
     // A21: 0.92 with processors at 0.85 alone, 0.92 without an issue by a person, 0.96 after 31 days alone.
     let issue = performance(&Served { cpu_share: Some(0.85), ..Served::default() });
-    let asked =
-        Asked { confidence: 0.92, has_issue: issue.is_some(), days_here: 3, automatic: true, last_unattended: None };
+    let asked = Asked {
+        confidence: 0.92,
+        has_issue: issue.is_some(),
+        days_here: 3,
+        caution: None,
+        automatic: true,
+        last_unattended: None,
+    };
     assert!(matches!(agreed(&asked, at(0)), Agreed::Alone { .. }));
     assert!(matches!(agreed(&Asked { has_issue: false, ..asked }, at(0)), Agreed::Ask { .. }));
     let patient = Asked { confidence: 0.96, has_issue: false, days_here: 31, ..asked };

@@ -66,7 +66,7 @@ struct Redis {
 
 impl Redis {
     /// `None` where it is not installed; that is said on stderr.
-    async fn start() -> Option<Self> {
+    fn start() -> Option<Self> {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new("setpriv");
         command.args([
@@ -121,7 +121,7 @@ fn position(vehicle: Uuid, time: &str) -> Value {
 
 #[tokio::test]
 async fn where_a_vehicle_was_last_is_remembered_over_as_many_connections_as_the_platform_says() {
-    let Some(redis) = Redis::start().await else { return };
+    let Some(redis) = Redis::start() else { return };
     let url = format!("redis://:our own@127.0.0.1:{}/0", redis.port);
     let world =
         Fleet::told(&[("REDIS_URL", &url), ("REDIS_POOL_SIZE", "3"), ("DEDICATED_DATABASE_POOL_SIZE", "8")]).await;

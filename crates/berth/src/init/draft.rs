@@ -260,9 +260,9 @@ impl Page {
         self.ask(2, "what do tenants pay a month in dollars, and what may they do for it?");
         self.line("  standard: { price: 0, class: shared }");
         self.line("");
-        self.ask(0, "how many requests a minute may one tenant make, by class? `api` are all that name no other class in their path. What a plan says of its own comes first");
-        self.line("limits:");
-        self.line("  requests_per_minute: { api: 100, upload: 10, gps: 1000 }");
+        self.ask(0, "how many requests a minute may one tenant make, by class? `api` are all that name no other class in their path; as many as it likes until it is said");
+        self.line("# limits:");
+        self.line("#   requests_per_minute: { api: 100, upload: 10, gps: 1000 }");
         self.line("");
     }
 

@@ -13,6 +13,7 @@ use berth_wire::OperationResult;
 use berth_workflow::{Cancelled, Reporter, Retry, Run, Step, StepError, TxStep};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -142,7 +143,7 @@ impl Part {
         &self,
         app: &App,
         phase: Phase,
-        work: impl Future<Output = Result<T, MoveError>> + Send,
+        work: Pin<Box<dyn Future<Output = Result<T, MoveError>> + Send + '_>>,
         figures: impl FnOnce(&T, &mut MoveFigures) + Send,
     ) -> Result<T, StepError> {
         let started_at = Timestamp::now();
@@ -175,7 +176,7 @@ impl Part {
 /// `work`, unless one of the two servers answers nobody meanwhile.
 pub(super) async fn answered<T>(
     spec: &MoveSpec,
-    work: impl Future<Output = Result<T, MoveError>> + Send,
+    work: Pin<Box<dyn Future<Output = Result<T, MoveError>> + Send + '_>>,
 ) -> Result<T, MoveError> {
     tokio::select! {
         outcome = work => outcome,
@@ -289,7 +290,7 @@ impl Step<App> for PlanMove {
             berth_mover::probe(&app.archives().await?).await.map_err(|error| failed(&error))?;
         }
         self.part
-            .timed(app, Phase::Plan, berth_mover::plan(&spec), |plan, figures| {
+            .timed(app, Phase::Plan, Box::pin(berth_mover::plan(&spec)), |plan, figures| {
                 figures.rows = Some(plan.rows);
                 figures.bytes = Some(plan.bytes);
             })
@@ -320,13 +321,13 @@ impl Step<App> for Prepare {
             let row = berth_mover::begin(&spec, &ownership).await?;
             berth_mover::prepare(&spec, &self.plan, row, &ownership).await
         };
-        self.part.timed(app, Phase::Prepare, work, |(), _| {}).await
+        self.part.timed(app, Phase::Prepare, Box::pin(work), |(), _| {}).await
     }
 
     async fn undo(&self, app: &App, _made: Option<()>) -> Result<(), StepError> {
         let spec = self.part.spec(app).await?;
         let ownership = app.store().ownership(self.part.input.tenant);
-        if let Err(error) = answered(&spec, berth_mover::give_up(&spec, &ownership)).await {
+        if let Err(error) = answered(&spec, Box::pin(berth_mover::give_up(&spec, &ownership))).await {
             let moved = ownership.read().await.is_some_and(|row| row.owner == self.part.input.target);
             return Err(if moved { self.part.too_late(app, &self.plan, &spec).await? } else { failed(&error) });
         }
@@ -335,7 +336,7 @@ impl Step<App> for Prepare {
             berth_mover::retire(&spec, &self.plan, false, row.token).await?;
             berth_mover::unfence(&spec, Side::Target, &ownership).await
         };
-        answered(&spec, work).await.map(drop).map_err(|error| failed(&error))
+        answered(&spec, Box::pin(work)).await.map(drop).map_err(|error| failed(&error))
     }
 
     fn retry(&self) -> Retry {
@@ -361,7 +362,7 @@ impl Step<App> for Copy {
             berth_mover::copy(&spec, &self.plan, row.token, &*self.part).await
         };
         self.part
-            .timed(app, Phase::Copy, work, |copied, figures| {
+            .timed(app, Phase::Copy, Box::pin(work), |copied, figures| {
                 figures.rows = i64::try_from(copied.rows).ok();
                 figures.bytes = i64::try_from(copied.bytes).ok();
             })
@@ -392,7 +393,7 @@ impl Step<App> for Build {
             let row = berth_mover::begin(&spec, &ownership).await?;
             berth_mover::build(&spec, &self.plan, row.token, &*self.part).await
         };
-        self.part.timed(app, Phase::Build, work, |(), _| {}).await
+        self.part.timed(app, Phase::Build, Box::pin(work), |(), _| {}).await
     }
     async fn undo(&self, _app: &App, _made: Option<()>) -> Result<(), StepError> {
         Ok(())
@@ -538,7 +539,7 @@ impl Step<App> for Retire {
             let row = berth_mover::take(&ownership).await?;
             berth_mover::retire(&spec, &self.plan, true, row.token).await
         };
-        self.part.timed(app, Phase::Keep, work, |(), _| {}).await
+        self.part.timed(app, Phase::Keep, Box::pin(work), |(), _| {}).await
     }
     async fn undo(&self, _app: &App, _made: Option<()>) -> Result<(), StepError> {
         Ok(())

@@ -124,7 +124,9 @@ impl Step<App> for BeginUndo {
     async fn undo(&self, app: &App, _made: Option<()>) -> Result<(), StepError> {
         let spec = self.part.spec(app).await?;
         let ownership = app.store().ownership(self.part.input.tenant);
-        let Err(error) = answered(&spec, berth_mover::give_up(&spec, &ownership)).await else { return Ok(()) };
+        let Err(error) = answered(&spec, Box::pin(berth_mover::give_up(&spec, &ownership))).await else {
+            return Ok(());
+        };
         let back = ownership.read().await.is_some_and(|row| row.owner == spec.target_cell);
         Err(if back { self.part.too_late(app, &self.plan, &spec).await? } else { failed(&error) })
     }
@@ -179,7 +181,7 @@ impl Step<App> for ClearNewSide {
             berth_mover::disarm(&spec, Side::Target, &ownership).await?;
             Ok(gone)
         };
-        self.part.timed(app, Phase::Keep, work, |_, _| {}).await
+        self.part.timed(app, Phase::Keep, Box::pin(work), |_, _| {}).await
     }
     async fn undo(&self, _app: &App, _made: Option<u64>) -> Result<(), StepError> {
         Ok(())

@@ -21,7 +21,7 @@ releases: { canary: shared-2, wave: 2, healthy_limit: 1s }
 
 async fn three_cells(more: &str) -> World {
     let world = World::new().await;
-    world.apply(&format!("{}{CELLS}{more}", STACK)).await.unwrap();
+    world.apply(&format!("{STACK}{CELLS}{more}")).await.unwrap();
     world.finish().await;
     world
 }
@@ -158,7 +158,7 @@ async fn the_way_back_of_some_cells_is_what_those_cells_ran() {
 #[tokio::test]
 async fn a_migration_that_fails_in_the_second_of_three_cells_stops_there() {
     let world = three_cells("").await;
-    world.apply(&format!("{}{}", STACK, CELLS.replace("wave: 2", "wave: 1"))).await.unwrap();
+    world.apply(&format!("{STACK}{}", CELLS.replace("wave: 2", "wave: 1"))).await.unwrap();
     let number = release(&world, 1).await;
     world.fake.next_run(failing(0, "fine\n"));
     world.fake.next_run(failing(3, "begun\nno such column\n"));

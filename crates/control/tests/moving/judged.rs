@@ -124,7 +124,17 @@ async fn a_tenant_that_is_served_slowly_is_moved_across_alone_and_the_second_tim
         assert_eq!((refused.cell.as_deref(), refused.constraint.as_str()), (Some("shared-1"), "service"));
         lives_in(&moving, &slow, &moving.target, &had).await;
 
-        // It is as slow there. Within the month nobody but a person moves it again.
+        // What was slow in the old cell says nothing of the new one.
+        let said = async || {
+            let permit = crate::world::read_tenant();
+            usage::of_tenant(&moving.world.app, &permit, "slow", berth_domain::UsagePeriod::Day, None).await.unwrap()
+        };
+        let fine = |it: &berth_wire::TenantUsage| it.says.as_ref().is_some_and(|it| it.contains("where it belongs"));
+        wait_until("it is judged where it is now", said, fine).await;
+        assert!(of(&moving, &slow).await.iter().all(|it| it.state == ApprovalState::CarriedOut));
+        // Three hours later it is as slow there. Within the month nobody but a person moves it again.
+        let earlier = "UPDATE moves SET ended_at = now() - interval '3 hours', started_at = now() - interval '4 hours'";
+        moving.world.control.connect(Role::Owner).await.batch_execute(earlier).await.unwrap();
         let open = approval(&moving, &slow, ApprovalState::Open).await;
         assert!(!open.unattended && open.operation.is_none(), "{open:?}");
         assert!(

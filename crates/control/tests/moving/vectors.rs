@@ -113,7 +113,7 @@ fn variable() -> String {
 
 fn approved(confidence: f64, cpu: f64, days_here: i64) -> &'static str {
     let has_issue = performance(&Served { cpu_share: Some(cpu), ..Served::default() }).is_some();
-    let asked = Asked { confidence, has_issue, days_here, automatic: true, last_unattended: None };
+    let asked = Asked { confidence, has_issue, days_here, caution: None, automatic: true, last_unattended: None };
     match agreed(&asked, Timestamp::UNIX_EPOCH) {
         Agreed::Alone { .. } => "alone",
         Agreed::Ask { .. } => "a person",

@@ -6,7 +6,7 @@
 use super::{ANSWER_TIME, ControlUrl, FIRST_PAUSE, FeedError, LINE_MAX, Link, ask, connect};
 use berth_wire::edge::{EdgeEvent, IN_THE_OPEN, POLL};
 use bytes::Bytes;
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use std::{sync::atomic::Ordering, time::Duration};
 use tokio::{
@@ -33,13 +33,15 @@ pub struct FallBack {
     cut: u32,
     until: Option<Instant>,
     wait: Duration,
-    /// Control is older than polls.
-    unknown: bool,
+    /// Control was older than polls a moment ago.
+    unknown_until: Option<Instant>,
+    /// The stream that control keeps for the next poll.
+    heard: Option<Uuid>,
 }
 
 impl Default for FallBack {
     fn default() -> Self {
-        Self { cut: 0, until: None, wait: WAIT, unknown: false }
+        Self { cut: 0, until: None, wait: WAIT, unknown_until: None, heard: None }
     }
 }
 
@@ -59,8 +61,9 @@ impl FallBack {
     pub fn ended(&mut self, error: &FeedError, polled: bool, began: Instant) -> bool {
         let cut = matches!(error, FeedError::Late | FeedError::Broken(_) | FeedError::Answer | FeedError::Silence);
         if polled {
-            if matches!(error, FeedError::Refused(status) if status.is_client_error()) {
-                *self = Self { unknown: true, ..Self::default() };
+            // It knows no such parameter, which an upgrade of it changes.
+            if matches!(error, FeedError::Refused(StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)) {
+                *self = Self { unknown_until: Some(Instant::now() + POLLS_FOR), ..Self::default() };
             } else if cut {
                 self.wait = (self.wait / 2).max(WAIT_LEAST);
             }
@@ -70,7 +73,7 @@ impl FallBack {
             return false;
         }
         self.cut = if began.elapsed() < LIVED { self.cut + 1 } else { 0 };
-        let falls = self.cut >= CUTS && !self.unknown;
+        let falls = self.cut >= CUTS && self.unknown_until.is_none_or(|until| until <= Instant::now());
         if falls {
             self.until = Some(Instant::now() + POLLS_FOR);
         }
@@ -88,7 +91,6 @@ pub async fn follow(
     fall_back: &mut FallBack,
 ) -> Result<(), FeedError> {
     let (mut sender, in_the_open) = connect(link, url).await?;
-    let mut heard: Option<Uuid> = None;
     loop {
         let began = Instant::now();
         if fall_back.wait(began).is_none() {
@@ -96,7 +98,7 @@ pub async fn follow(
             return Err(FeedError::Again);
         }
         let after = link.revision.load(Ordering::Acquire);
-        let said = heard.map(|heard| format!("&poll={heard}")).unwrap_or_default();
+        let said = fall_back.heard.map(|heard| format!("&poll={heard}")).unwrap_or_default();
         let tail = format!("routes?instance={}&after={after}&wait_ms={}{said}", link.instance, wait.as_millis());
         let mut request = link.request(url, Method::GET, &tail, Bytes::new())?;
         if in_the_open {
@@ -126,7 +128,7 @@ pub async fn follow(
             }
         }
         // Only what has been taken has been heard.
-        heard = token;
+        fall_back.heard = token;
         sleep_until(began + EVERY).await;
     }
 }
@@ -174,5 +176,9 @@ mod tests {
         for _ in 0..5 {
             assert!(!it.ended(&FeedError::Silence, false, Instant::now()));
         }
+        advance(POLLS_FOR).await;
+        assert!(it.ended(&FeedError::Silence, false, Instant::now()), "by now it may have been upgraded");
+        it.ended(&FeedError::Refused(StatusCode::UNAUTHORIZED), true, Instant::now());
+        assert_eq!(it.wait(Instant::now()), Some(WAIT), "a changed key says nothing of polls");
     }
 }

@@ -164,9 +164,12 @@ fn one(catalogue: &Catalogue, it: &Provider) -> String {
     format!("{}, looked at on {}: {}\n\n{shapes}{}\n{regions}", it.title, it.checked, it.source, exceptions(it))
 }
 
+/// A source and regions, and the names of what has both.
+type Exception<'a> = ((Option<&'a str>, &'a [String]), Vec<&'a str>);
+
 /// Shapes with a source of their own, or that are sold in some regions alone: one line for all that share both.
 fn exceptions(it: &Provider) -> String {
-    let mut said: Vec<((Option<&str>, &[String]), Vec<&str>)> = Vec::new();
+    let mut said: Vec<Exception> = Vec::new();
     for (name, shape) in it.shapes.iter().filter(|(_, s)| s.source.is_some() || !s.regions.is_empty()) {
         let what = (shape.source.as_deref(), shape.regions.as_slice());
         match said.iter_mut().find(|(known, _)| *known == what) {
@@ -174,7 +177,7 @@ fn exceptions(it: &Provider) -> String {
             None => said.push((what, vec![name])),
         }
     }
-    let line = |((source, regions), names): &((Option<&str>, &[String]), Vec<&str>)| {
+    let line = |((source, regions), names): &Exception| {
         let place = if regions.is_empty() { String::new() } else { format!(" in {}", regions.join(", ")) };
         let source = source.map(|source| format!(": {source}")).unwrap_or_default();
         format!("{}{place}{source}\n", names.join(", "))
