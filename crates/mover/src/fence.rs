@@ -113,6 +113,11 @@ fn wait_at(tries: u32, lock_wait: Duration) -> Duration {
     if tries < HASTY_TRIES { lock_wait / 2 } else { lock_wait }
 }
 
+/// Somebody else's lock, or the fence of another tenant that comes or goes at the same time.
+fn is_in_the_way(error: &tokio_postgres::Error) -> bool {
+    matches!(error.code(), Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED))
+}
+
 /// How many triggers the fence of a tenant has on a table.
 fn triggers_on(table: &PlannedTable) -> i64 {
     1 + if table.tenant_column.is_some() { 4 } else { 0 } + if table.through.is_empty() { 0 } else { 3 }
@@ -253,7 +258,7 @@ impl Fence {
             loop {
                 match self.try_triggers(client, table, wait_at(tries, lock_wait), firing).await {
                     Ok(()) => break,
-                    Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) && tries < MOST_TRIES => {
+                    Err(error) if is_in_the_way(&error) && tries < MOST_TRIES => {
                         client.batch_execute("rollback").await.doing(self.side, "making the fence's triggers")?;
                         tries += 1;
                         tokio::time::sleep(Duration::from_millis(u64::from(5 + tries % 20))).await;
@@ -394,7 +399,7 @@ impl Fence {
             while let Err(source) = client.batch_execute(&drop_all(tries)).await {
                 client.batch_execute("rollback").await.doing(self.side, what)?;
                 tries += 1;
-                if source.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) || tries > MOST_TRIES {
+                if !is_in_the_way(&source) || tries > MOST_TRIES {
                     return Err(MoveError::Statement { side: self.side, doing: what, source });
                 }
                 tokio::time::sleep(Duration::from_millis(u64::from(5 + tries % 20))).await;

@@ -8,6 +8,7 @@ use berth_mover::{MoveError, MoveSpec, Tuning};
 use berth_testkit::{free_port, wait_until};
 use common::{MemoryOwnership, Two, cut_over, rows_of, until_built};
 use secrecy::ExposeSecret as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tokio_postgres::Client;
@@ -19,12 +20,14 @@ struct Standby {
     port: u16,
 }
 
-/// A program of the server's own version, under the user that the server runs as.
-fn program(two: &Two, name: &str) -> Command {
-    let bin = two.pg.dir().map(|_| Path::new("/proc").join(server_pid(two).to_string()).join("exe")).unwrap();
-    let program = std::fs::read_link(bin).unwrap().with_file_name(name);
-    let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(data(two)).unwrap());
-    if std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == owner {
+/// A program of the server's own version, under the user that the server runs as. `data`: its folder, whose
+/// `postmaster.pid` says in its first line which process it is.
+fn program(data: &Path, name: &str) -> Command {
+    let file = std::fs::read_to_string(data.join("postmaster.pid")).unwrap();
+    let process = Path::new("/proc").join(file.lines().next().unwrap()).join("exe");
+    let program = std::fs::read_link(process).unwrap().with_file_name(name);
+    let owner = std::fs::metadata(data).unwrap().uid();
+    if std::fs::metadata("/proc/self").unwrap().uid() == owner {
         return Command::new(program);
     }
     let mut command = Command::new("setpriv");
@@ -32,38 +35,31 @@ fn program(two: &Two, name: &str) -> Command {
     command
 }
 
-/// The server's folder, which says in its first line which process it is.
-fn data(two: &Two) -> PathBuf {
-    let dir = two.pg.dir().unwrap();
-    [dir.join("data"), dir.to_owned()].into_iter().find(|dir| dir.join("postmaster.pid").exists()).unwrap()
-}
-
-fn server_pid(two: &Two) -> u32 {
-    let file = std::fs::read_to_string(data(two).join("postmaster.pid")).unwrap();
-    file.lines().next().unwrap().parse().unwrap()
-}
-
 impl Standby {
-    fn start(two: &Two) -> Self {
+    async fn start(two: &Two) -> Self {
+        let admin = two.client(&two.source, Role::Mover).await;
+        let data: String = admin.query_one("select current_setting('data_directory')", &[]).await.unwrap().get(0);
+        let data = Path::new(&data);
         let (cell, port) = (two.pg.cell(), free_port());
         let login = cell.login(Role::Mover);
-        let folder = two.pg.dir().unwrap().join(format!("standby-{port}"));
+        // Beside the other one: its settings are read from a file there.
+        let folder = data.with_file_name(format!("standby-{port}"));
         std::fs::create_dir(&folder).unwrap();
-        let owner = std::fs::metadata(data(two)).unwrap();
-        let (uid, gid) = (std::os::unix::fs::MetadataExt::uid(&owner), std::os::unix::fs::MetadataExt::gid(&owner));
-        std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        std::os::unix::fs::chown(&folder, Some(uid), Some(gid)).unwrap();
-        let made = program(two, "pg_basebackup")
+        let owner = std::fs::metadata(data).unwrap();
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(&folder, Some(owner.uid()), Some(owner.gid())).unwrap();
+        let made = program(data, "pg_basebackup")
             .args(["--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf", "--no-sync", "-D"])
             .arg(&folder)
             .args(["-h", &cell.host, "-p", &cell.port.to_string(), "-U", &login.user])
             .env("PGPASSWORD", login.password.expose_secret())
             .status();
         assert!(made.unwrap().success());
-        let process = program(two, "postgres")
+        let process = program(data, "postgres")
             .arg("-D")
             .arg(&folder)
-            .args(["-p", &port.to_string(), "-k", &cell.host, "-c", "listen_addresses=", "-c", "logging_collector=off"])
+            .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "logging_collector=off", "-k"])
+            .arg(&folder)
             .env("PGPASSWORD", login.password.expose_secret())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -72,8 +68,10 @@ impl Standby {
     }
 
     async fn connect(&self, two: &Two) -> Client {
-        let mut config = two.pg.config(Role::Mover, &two.source);
-        config.port(self.port);
+        let login = two.pg.cell().login(Role::Mover);
+        let mut config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(self.port).dbname(&two.source).application_name("berth-test");
+        config.user(&login.user).password(login.password.expose_secret());
         let answers = async || {
             let (client, connection) = config.connect(tokio_postgres::NoTls).await.ok()?;
             tokio::spawn(connection);
@@ -110,7 +108,7 @@ impl Drop for Standby {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_move_waits_until_a_standby_has_the_closed_fence() {
     let two = Two::filled(300).await;
-    let standby = Standby::start(&two);
+    let standby = Standby::start(&two).await;
     let there = standby.connect(&two).await;
     let follows = "select count(*) from pg_stat_replication where state = 'streaming'";
     let source = two.client(&two.source, Role::Mover).await;
@@ -124,7 +122,7 @@ async fn a_move_waits_until_a_standby_has_the_closed_fence() {
     standby.signal("-STOP");
     let error = cut_over(&spec, &plan, &ownership).await.unwrap_err();
     let MoveError::NoMoment { last, .. } = &error else { panic!("{error:?}") };
-    assert!(last.contains("a standby of the source did not catch up"), "{last}");
+    assert_eq!(last, "a standby of the source (`walreceiver`) is behind");
     // Nobody is kept waiting for it.
     let app = two.client(&two.source, Role::App).await;
     app.execute("update customers set name = 'later' where id = $1", &[&two.tenant]).await.unwrap();
