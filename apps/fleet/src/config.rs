@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
-use crate::{redis, usage::Platform};
+use crate::usage::Platform;
 
 pub struct Settings {
     pub listen: SocketAddr,
@@ -19,7 +19,7 @@ pub struct Settings {
     /// How long a request waits for a connection before it is told that there is none.
     pub pool_wait: Duration,
     /// The cell's Redis, where it has one.
-    pub redis: Option<redis::Place>,
+    pub redis: Option<redis::Client>,
     pub redis_pool_size: usize,
     pub place: Place,
     /// Where usage is reported; without it nothing is.
@@ -93,7 +93,7 @@ impl Settings {
         let redis_pool_size = size("REDIS_POOL_SIZE", mode.redis_pool())?;
         let redis = variable("REDIS_URL");
         let redis =
-            redis.map(|url| redis::Place::of(&url).context("REDIS_URL is not redis://…@HOST:PORT")).transpose()?;
+            redis.map(|url| redis::Client::open(url).context("REDIS_URL is not redis://…@HOST:PORT")).transpose()?;
         let platform = match (variable("BERTH_URL"), variable("BERTH_USAGE_KEY")) {
             (Some(url), Some(key)) => {
                 let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/').to_owned());

@@ -5,6 +5,7 @@
 
 use crate::{
     decide::{Choice, Constraint, Decision, Flip, Need, Refusal, bit, breaks, worst_latency},
+    dice::Dice,
     engine::{Engine, Kind, REGIONS, share},
     profile::{BadProfile, Profile, USUAL_ERROR_PERCENT},
 };
@@ -405,18 +406,7 @@ struct Change {
     need: Need,
 }
 
-/// splitmix64: a few lines whose numbers stay the same in every version, which no crate promises.
-struct Dice(u64);
-
 impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
     /// `amount` moved by at most this share of itself, rounded up: there is no half vehicle, and latencies of less
     /// than a millisecond are none that we tell apart.
     fn near(&mut self, amount: u64, error_percent: u32) -> u64 {

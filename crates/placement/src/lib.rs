@@ -11,6 +11,7 @@
 mod alternatives;
 mod catalogue;
 mod decide;
+mod dice;
 mod distance;
 mod elsewhere;
 mod engine;

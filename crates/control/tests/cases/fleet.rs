@@ -2,17 +2,13 @@
 
 use crate::{
     upkeep::serving,
-    world::{STACK, World, change, follow, read},
+    world::{STACK, World, change, read},
 };
-use berth_control::{cells, decide, fleet, usage};
-use berth_domain::{CellState, EdgeId};
+use berth_control::{Caller, Report, cells, decide, fleet, usage};
+use berth_domain::CellState;
 use berth_store::Figure;
 use berth_testkit::wait_until;
-use berth_wire::{
-    FleetApply,
-    edge::{EdgeMeters, TenantMeter},
-};
-use uuid::Uuid;
+use berth_wire::FleetApply;
 
 /// The provider sells a small cell for less than the one that stands.
 fn file() -> String {
@@ -97,18 +93,15 @@ async fn a_tenant_that_was_measured_to_need_more_than_its_cell_gives_is_in_the_w
     let before = fleet::plan(&world.app, &read()).await.unwrap();
     assert_eq!((before.wrong_before, before.moves), (0, 0), "nothing is known of what it needs: {before:?}");
 
-    // 36,000 in its busiest hour: ten a second.
-    let meter = TenantMeter {
-        tenant: tenant.id,
-        requests: 36_000,
-        failed_requests: 0,
-        limited_requests: 0,
-        received_bytes: 0,
-        sent_bytes: 0,
-        request_time_us: 36_000_000,
+    let at_once = berth_wire::UsageEvent {
+        key: "one".into(),
+        tenant: "acme".into(),
+        metric: "throughput_per_s".into(),
+        amount: 10,
+        unit: Some("rows_per_s".into()),
+        at: None,
     };
-    let said = EdgeMeters { instance: EdgeId::new(Uuid::now_v7()), tenants: vec![meter] };
-    usage::edge_meters(&world.app, &follow(), &"edge-1".parse().unwrap(), said).await.unwrap();
+    usage::record(&world.app, &Caller::berth().may(Report).unwrap(), vec![at_once]).await.unwrap();
     let look = async || fleet::plan(&world.app, &read()).await.unwrap();
     let plan = serving(&world, wait_until("it is judged", look, |plan| plan.wrong_before == 1)).await;
     assert_eq!((plan.moves, plan.wrong_after), (1, 0), "{plan:?}");

@@ -8,6 +8,7 @@ use super::{
     exchange::{Alike, DIFFERENT_MOST, Exchange},
     plan::{Run, Target},
 };
+use crate::dice::Dice;
 
 /// What all flows of one search may cost together, in groups times kinds.
 const WORK_MOST: u64 = 2_000_000;
@@ -24,25 +25,6 @@ struct Sort {
     /// How many there are now, and how many there may be.
     now: u64,
     most: u64,
-}
-
-/// splitmix64: the same numbers in every version.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-    fn part(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
 }
 
 impl Run<'_> {
