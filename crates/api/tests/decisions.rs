@@ -108,9 +108,9 @@ stack: fleet
 services:
   web: { command: [fleet, serve], migrate: [fleet, migrate], health: /health }
 plans:
-  hobby: { price: 15.00, class: shared, limits: { quantities: { vehicles: 5, gps_points_per_day: 50000 } } }
-  starter: { price: 49.00, class: dedicated, limits: { quantities: { vehicles: 25, gps_points_per_day: 500000 } } }
-  professional: { price: 149.00, class: dedicated, limits: { quantities: { vehicles: 100, gps_points_per_day: 2000000 } } }
+  hobby: { price: 15.00, class: shared, limits: { quantities: { vehicles: 5, gps_points_per_day: 50000, api_calls_per_day: 10000 } } }
+  starter: { price: 49.00, class: dedicated, limits: { quantities: { vehicles: 25, gps_points_per_day: 500000, api_calls_per_day: 100000 } } }
+  professional: { price: 149.00, class: dedicated, limits: { quantities: { vehicles: 100, gps_points_per_day: 2000000, api_calls_per_day: 1000000 } } }
 providers:
   here: { adapter: fake }
 cells:
@@ -176,7 +176,9 @@ async fn the_guides_evaluation_answers_its_own_vectors_and_uses_its_metrics() {
     assert_eq!(evaluate(used.clone()).await["recommended"]["plan"], "starter", "A22");
     used["usage_metrics"] = serde_json::json!({ "average_response_time_ms": 250.0, "error_rate": 0.01 });
     let answer = evaluate(used.clone()).await;
-    assert_eq!(answer["performance_issue"], "answers take 250 ms on average, more than 200");
+    assert_eq!(answer["performance_issue"], "answers take 250 ms on average, more than 150");
+    used["usage_metrics"] = serde_json::json!({ "api_calls_today": 8001 });
+    assert_eq!(evaluate(used.clone()).await["recommended"]["plan"], "starter");
     for (wrong, says) in [("error_rate", "`usage_metrics.error_rate` is 1.5"), ("cpu_usage", "unknown field")] {
         let body = serde_json::json!({ "customer_id": "small", "usage_metrics": { wrong: 1.5 } }).to_string();
         let (status, answer) = world.raw(head, body.as_bytes()).await;

@@ -13,7 +13,8 @@ use serde_json::Value;
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Instant,
 };
 use uuid::Uuid;
 
@@ -42,6 +43,14 @@ struct Inner {
     outside: OnceLock<Arc<dyn Outside>>,
     ways_open: WaysOpen,
     edge_polls: Polls,
+    advice: Mutex<Option<KeptAdvice>>,
+}
+
+/// Advice on costs that took its time to make, for as long as it is good.
+pub(crate) struct KeptAdvice {
+    pub until: Instant,
+    pub revision: i64,
+    pub advice: Vec<berth_wire::CostAdvice>,
 }
 
 /// The newest revision of the stack file, parsed.
@@ -75,6 +84,7 @@ impl App {
             outside: OnceLock::new(),
             ways_open: WaysOpen::default(),
             edge_polls: Polls::default(),
+            advice: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -99,6 +109,10 @@ impl App {
     /// Streams of edges that poll.
     pub(crate) fn edge_polls(&self) -> &Polls {
         &self.inner.edge_polls
+    }
+
+    pub(crate) fn kept_advice(&self) -> MutexGuard<'_, Option<KeptAdvice>> {
+        self.inner.advice.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn store(&self) -> &Store {

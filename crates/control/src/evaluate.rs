@@ -14,6 +14,7 @@ use berth_store::{Tenant, UsageRow};
 use berth_usage::{Issue, Quota, Served, performance, period_start};
 use berth_wire as wire;
 use jiff::Timestamp;
+use std::collections::BTreeSet;
 
 /// The guide's metrics. `None`: nobody measured it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -106,6 +107,8 @@ pub async fn evaluate(
         }
         None => (Profile::default(), said, 0),
     };
+    // The usual latency is of users who said nothing; answers are judged by what this tenant asked for.
+    let own_ms = asked.latency_ms.or(stored.latency_ms);
     let mut profile = over(over(usual, stored), asked);
     need(app, &said, &mut profile).await?;
     let served = Served {
@@ -113,7 +116,7 @@ pub async fn evaluate(
         response_ms: metrics.response_ms,
         error_share: metrics.error_share,
         cpu_share: metrics.cpu_share,
-        wanted_ms: None,
+        wanted_ms: own_ms.map(|ms| ms as f64),
     };
     let issue = performance(&served).map(|(Issue::Performance { says } | Issue::Compliance { says })| says);
     let name = tenant.as_ref().map_or("", |tenant| tenant.name.as_str());
@@ -149,7 +152,7 @@ async fn elsewhere(
     profile: &Profile,
     issue: &str,
 ) -> Result<Option<berth_placement::Decision>, ControlError> {
-    let cells = served::no_answer(app, tenant).await?;
+    let cells = served::no_answer(app, tenant, Timestamp::now()).await?;
     let leaving = Leaving { cells: &cells, plan: tenant.plan.as_str(), because: issue };
     let decision = engine.decide_elsewhere(tenant.name.as_str(), profile, &leaving, decide::SEED);
     Ok(Some(decision.map_err(ControlError::BadProfile)?).filter(|decision| decision.class.is_some()))
@@ -158,10 +161,26 @@ async fn elsewhere(
 /// Metrics that somebody says, as needs: quantities with the same room as measured ones have.
 async fn need(app: &App, said: &Metrics, profile: &mut Profile) -> Result<(), ControlError> {
     let at = judge::thresholds(&app.stack().await?.stack.usage);
-    for (name, amount) in [("vehicles", said.vehicles), ("gps_points_per_day", said.gps_points_today)] {
+    let mut amounts =
+        vec![("vehicles".to_owned(), said.vehicles), ("gps_points_per_day".to_owned(), said.gps_points_today)];
+    // Calls and storage under whatever name the plans limit them.
+    let plans = app.store().plan_list().await?;
+    let limited: BTreeSet<String> =
+        plans.into_iter().flat_map(|plan| plan.plan.limits.quantities.into_keys()).collect();
+    for quantity in limited {
+        let quota = Quota::of(&quantity);
+        let amount = match (quota.metric.as_str(), quota.period) {
+            ("requests" | "api_calls", Some(UsagePeriod::Day)) => said.requests_today,
+            ("storage_mb" | "storage_mib", None) => said.storage_mb,
+            ("storage_bytes", None) => said.storage_mb.map(|mb| mb.saturating_mul(1 << 20)),
+            _ => None,
+        };
+        amounts.push((quantity, amount));
+    }
+    for (name, amount) in amounts {
         if let Some(amount) = amount {
             let room = at.with_room(amount);
-            let known = profile.quantities.entry(name.to_owned()).or_default();
+            let known = profile.quantities.entry(name).or_default();
             *known = room.max(*known);
         }
     }
@@ -197,7 +216,7 @@ async fn measured(
         let there = line.at(usage::day_number(now)).expected;
         (there > 0.0).then(|| (line.per_day() * 30.0 / there * 100.0).max(0.0))
     });
-    let used = served::load(app, tenant.cell).await?;
+    let used = served::loads(app, Some(tenant.cell), now).await?.get(&tenant.cell).copied().unwrap_or_default();
     let metrics = Metrics {
         vehicles: latest("vehicles"),
         gps_points_today: since_morning("gps_points"),

@@ -219,7 +219,7 @@ async fn elsewhere(
     profile: &Profile,
     issues: &[Issue],
 ) -> Result<Option<Decision>, ControlError> {
-    let cells = served::no_answer(app, tenant).await?;
+    let cells = served::no_answer(app, tenant, Timestamp::now()).await?;
     let says = words(issues).join("; ");
     let leaving = Leaving { cells: &cells, plan: tenant.plan.as_str(), because: &says };
     let decision = engine.decide_elsewhere(tenant.name.as_str(), profile, &leaving, decide::SEED);

@@ -3,12 +3,13 @@
 //!
 //! Never proposes anything: `judge` does.
 
-use crate::{App, ControlError, judge, member_spec};
+use crate::{App, ControlError, judge};
 use berth_domain::{CellId, TenantId, UsagePeriod};
 use berth_placement::{Engine, Profile};
-use berth_store::{ApprovalFilter, MoveOutcome, Tenant};
-use berth_usage::{Place, Served};
+use berth_store::{ApprovalFilter, CellUse, MoveOutcome, Tenant};
+use berth_usage::{Place, Served, period_start};
 use jiff::{SignedDuration, Timestamp};
+use std::collections::HashMap;
 
 /// The metric under which an application says how many users it has at once.
 pub(crate) const USERS: &str = "concurrent_users";
@@ -16,6 +17,8 @@ pub(crate) const USERS: &str = "concurrent_users";
 pub(crate) const THROUGHPUT: &str = "throughput_per_s";
 /// A cell whose members use more of their processors serves nobody better.
 const BUSY_PERCENT: f64 = 80.0;
+/// One a minute is taken.
+const LOOKS_MIN: i64 = 10;
 /// What a tenant that left has relieved is only seen when a day of the others is known.
 const RELIEVED_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 /// Moves that are looked through for one that left a cell lately.
@@ -37,7 +40,7 @@ pub(crate) async fn of(app: &App, tenant: &Tenant, profile: &Profile, now: Times
     };
     let (requests, failed, time_us) = (sum("requests"), sum("failed_requests"), sum("request_time_us"));
     let per_request = |of: u64| (requests > 0).then(|| of as f64 / requests as f64);
-    let (mut cpu_share, _) = load(app, tenant.cell).await?;
+    let mut cpu_share = loads(app, Some(tenant.cell), now).await?.get(&tenant.cell).and_then(|load| load.0);
     if cpu_share.is_some_and(|share| share * 100.0 > BUSY_PERCENT) {
         let busiest = app.store().usage_busiest(tenant.cell, "request_time_us", yesterday).await?;
         cpu_share = cpu_share.filter(|_| busiest.is_none_or(|busiest| busiest == tenant.id));
@@ -51,22 +54,24 @@ pub(crate) async fn of(app: &App, tenant: &Tenant, profile: &Profile, now: Times
     })
 }
 
-/// What a cell's members use of the processors and the memory that they are promised, as shares.
-pub(crate) async fn load(app: &App, cell: CellId) -> Result<(Option<f64>, Option<f64>), ControlError> {
-    let members = app.store().member_list(Some(cell)).await?;
-    let in_force = app.stack().await?;
-    let memory = members.iter().filter_map(|member| {
-        let promised = member_spec::shape(in_force.stack.services.get(&member.service)?.shape).memory_mb;
-        let used = member.memory_bytes? as f64;
-        (promised > 0).then(|| used / (f64::from(promised) * 1_048_576.0))
-    });
-    let cpu = mean(members.iter().filter_map(|member| member.cpu_percent)).map(|percent| percent / 100.0);
-    Ok((cpu, mean(memory)))
-}
+/// What a cell's members use of what they are promised, as shares: of the processors and of the memory.
+pub(crate) type Load = (Option<f64>, Option<f64>);
 
-fn mean(of: impl Iterator<Item = f64>) -> Option<f64> {
-    let (sum, count) = of.fold((0.0, 0_u32), |(sum, count), one| (sum + one, count + 1));
-    (count > 0).then(|| sum / f64::from(count))
+/// Of the running hour and the one before. Absent after fewer looks than a share is made of: a start or a busy minute is
+/// no reason to move anybody.
+pub(crate) async fn loads(
+    app: &App,
+    cell: Option<CellId>,
+    now: Timestamp,
+) -> Result<HashMap<CellId, Load>, ControlError> {
+    let hour = period_start(UsagePeriod::Hour, now);
+    let since = hour.checked_sub(SignedDuration::from_hours(1)).unwrap_or(hour);
+    let share = |used: i64, of: i64| (of > 0).then(|| used as f64 / of as f64);
+    let used = app.store().cell_use(cell, since).await?.into_iter().filter(|used| used.looks >= LOOKS_MIN);
+    let of = |used: CellUse| {
+        (used.cell, (share(used.cpu_millis, used.cpu_promised), share(used.memory_bytes, used.memory_promised)))
+    };
+    Ok(used.map(of).collect())
 }
 
 /// What the tenant takes at its busiest, as its application counts it, into a profile that asks for less. Asked for only
@@ -104,12 +109,10 @@ pub(crate) async fn most_users(app: &App, tenant: TenantId, now: Timestamp) -> R
 }
 
 /// Cells where a tenant would be served no better than in its own: its own first, and those that are as busy.
-pub(crate) async fn no_answer(app: &App, tenant: &Tenant) -> Result<Vec<String>, ControlError> {
-    let members = app.store().member_list(None).await?;
-    let busy = |cell: CellId| {
-        let of = members.iter().filter(|member| member.cell == cell).filter_map(|member| member.cpu_percent);
-        mean(of).is_some_and(|percent| percent > BUSY_PERCENT)
-    };
+pub(crate) async fn no_answer(app: &App, tenant: &Tenant, now: Timestamp) -> Result<Vec<String>, ControlError> {
+    let loads = loads(app, None, now).await?;
+    let busy =
+        |cell: CellId| loads.get(&cell).and_then(|load| load.0).is_some_and(|share| share * 100.0 > BUSY_PERCENT);
     let cells = app.store().cell_list().await?;
     let busy = cells.iter().filter(|cell| cell.id != tenant.cell && busy(cell.id)).map(|cell| cell.name.to_string());
     Ok(std::iter::once(tenant.cell_name.to_string()).chain(busy).collect())

@@ -326,16 +326,18 @@ impl Catalogue {
         self.price_lines(&offer.provider, &offer.parts)
     }
 
-    /// The cheapest machine of a provider that has at least this, and its price a month.
+    /// The cheapest machine of a provider that has at least this and is sold at all of `sites`, and its price a month.
     pub fn cheapest_server(
         &self,
         provider: &str,
+        sites: &[String],
         cpu_millis: u64,
         memory_mib: u64,
         disk_gib: u64,
     ) -> Option<(&str, Cents)> {
         let servers = self.providers.get(provider)?.shapes.iter().filter(|(_, shape)| {
             shape.kind == ShapeKind::Server
+                && (shape.regions.is_empty() || sites.iter().all(|site| shape.regions.contains(site)))
                 && shape.cpu_millis >= cpu_millis
                 && shape.memory_mib >= memory_mib
                 && shape.disk_gib >= disk_gib

@@ -20,8 +20,9 @@ pub struct CellLook {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CellUse {
     pub cell: CellId,
-    /// In which anybody looked.
+    /// In which anybody looked, and how often they did.
     pub hours: i64,
+    pub looks: i64,
     /// Means and the most of one look.
     pub cpu_millis: i64,
     pub cpu_most: i64,
@@ -74,22 +75,26 @@ impl Store {
         Ok(())
     }
 
-    /// Of every cell that was looked at since then.
-    pub async fn cell_use(&self, since: Timestamp) -> Result<Vec<CellUse>, StoreError> {
+    /// Of one cell, or of every one that stands, if it was looked at since then.
+    pub async fn cell_use(&self, cell: Option<CellId>, since: Timestamp) -> Result<Vec<CellUse>, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT cell_id, count(*) AS "hours!",
+            r#"SELECT cell_id, count(*) AS "hours!", sum(looks)::bigint AS "looks!",
                       (sum(cpu_millis) / sum(looks))::bigint AS "cpu_millis!", max(cpu_most) AS "cpu_most!",
                       (sum(memory_bytes) / sum(looks))::bigint AS "memory_bytes!", max(memory_most) AS "memory_most!",
                       (sum(cpu_promised) / sum(looks))::bigint AS "cpu_promised!",
                       (sum(memory_promised) / sum(looks))::bigint AS "memory_promised!"
-               FROM cell_use WHERE starts_at >= $1 GROUP BY cell_id ORDER BY cell_id"#,
-            Moment(since) as Moment
+               FROM cell_use u WHERE starts_at >= $1 AND ($2::uuid IS NULL OR cell_id = $2)
+                 AND EXISTS (SELECT FROM cells c WHERE c.id = u.cell_id AND c.state NOT IN ('removed', 'failed'))
+               GROUP BY cell_id ORDER BY cell_id"#,
+            Moment(since) as Moment,
+            cell.map(CellId::uuid)
         )
         .fetch_all(&self.pool)
         .await?;
         let used = rows.into_iter().map(|r| CellUse {
             cell: r.cell_id.into(),
             hours: r.hours,
+            looks: r.looks,
             cpu_millis: r.cpu_millis,
             cpu_most: r.cpu_most,
             memory_bytes: r.memory_bytes,
@@ -112,9 +117,11 @@ impl Store {
         Ok(())
     }
 
+    /// Of every cell that stands.
     pub async fn cell_sizes(&self) -> Result<Vec<CellSize>, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT cell_id, database_bytes, seen_at AS "seen_at: Moment" FROM cell_sizes ORDER BY cell_id"#
+            r#"SELECT s.cell_id, s.database_bytes, s.seen_at AS "seen_at: Moment" FROM cell_sizes s JOIN cells c ON c.id = s.cell_id
+               WHERE c.state NOT IN ('removed', 'failed') ORDER BY s.cell_id"#
         )
         .fetch_all(&self.pool)
         .await?;

@@ -23,11 +23,14 @@ pub struct CellFigure {
 }
 
 impl Store {
-    /// Of all cells, or of one; by cell and kind.
+    /// Of all cells that stand, or of one; by cell and kind.
     pub async fn cell_figures(&self, cell: Option<CellId>) -> Result<Vec<CellFigure>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT cell_id, what, unit, value, samples, measured_at AS "measured_at: Moment"
-               FROM cell_figures WHERE $1::uuid IS NULL OR cell_id = $1 ORDER BY cell_id, what"#,
+               FROM cell_figures f
+               WHERE cell_id = $1 OR ($1::uuid IS NULL AND EXISTS (SELECT FROM cells c
+                     WHERE c.id = f.cell_id AND c.state NOT IN ('removed', 'failed')))
+               ORDER BY cell_id, what"#,
             cell.map(CellId::uuid)
         )
         .fetch_all(&self.pool)

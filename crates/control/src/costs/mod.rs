@@ -14,17 +14,22 @@ pub use import::{forget, import};
 pub use phase::phase;
 pub use prices::plan_price;
 
-use crate::{App, ControlError, Permit, Read, fleet};
+use crate::{App, ControlError, Permit, Read, app::KeptAdvice, fleet};
 use assemble::Books;
 use berth_domain::Cents;
 use berth_usage::cost::{self, Month};
 use berth_wire as wire;
 use jiff::Timestamp;
+use std::time::{Duration, Instant};
 
 /// Months that one answer goes back at most.
 const MONTHS_MOST: u32 = 60;
 /// Beyond this many tenants the plan of the whole fleet is asked for by itself, and not for every look at the costs.
 const FLEET_MOST: usize = 20_000;
+/// Advice that took longer is kept this many times as long, so that looking often costs a sixtieth of one processor.
+const ADVICE_SLOW: Duration = Duration::from_millis(500);
+const ADVICE_KEPT_TIMES: u32 = 60;
+const ADVICE_KEPT_MOST: Duration = Duration::from_mins(10);
 
 pub async fn show(app: &App, permit: &Permit<Read>, month: Option<&str>) -> Result<wire::Costs, ControlError> {
     let now = Timestamp::now();
@@ -33,13 +38,34 @@ pub async fn show(app: &App, permit: &Permit<Read>, month: Option<&str>) -> Resu
     let mut costs = screen::costs(&books)?;
     // What would be cheaper is a question of now.
     if month == Month::of(now) {
-        costs.advice = screen::advice(&books, &phase::uses(app, now).await?);
-        costs.advice.extend(phase::advice(app, &books).await?);
-        if books.stays.len() <= FLEET_MOST {
-            costs.advice.extend(cheaper_fleet(app, permit).await?);
-        }
+        costs.advice = advice(app, permit, &books, now).await?;
     }
     Ok(costs)
+}
+
+/// Made from the usage of all tenants: what took long to make is shown for a while.
+async fn advice(
+    app: &App,
+    permit: &Permit<Read>,
+    books: &Books,
+    now: Timestamp,
+) -> Result<Vec<wire::CostAdvice>, ControlError> {
+    let revision = books.in_force.revision;
+    let begun = Instant::now();
+    if let Some(kept) = app.kept_advice().as_ref().filter(|kept| kept.until > begun && kept.revision == revision) {
+        return Ok(kept.advice.clone());
+    }
+    let mut advice = screen::advice(books, &phase::uses(app, now).await?);
+    advice.extend(phase::advice(app, books).await?);
+    if books.stays.len() <= FLEET_MOST {
+        advice.extend(cheaper_fleet(app, permit).await?);
+    }
+    let took = begun.elapsed();
+    if took > ADVICE_SLOW {
+        let until = Instant::now() + (took * ADVICE_KEPT_TIMES).min(ADVICE_KEPT_MOST);
+        *app.kept_advice() = Some(KeptAdvice { until, revision, advice: advice.clone() });
+    }
+    Ok(advice)
 }
 
 /// The last months, the oldest first; none from before the first cell.

@@ -86,7 +86,7 @@ pub(super) async fn uses(app: &App, now: Timestamp) -> Result<HashMap<CellId, Us
     let whole = |n: i64| u64::try_from(n).unwrap_or(0);
     let sizes: HashMap<CellId, u64> =
         app.store().cell_sizes().await?.into_iter().map(|size| (size.cell, whole(size.database_bytes))).collect();
-    let used = app.store().cell_use(since).await?.into_iter().map(|used| {
+    let used = app.store().cell_use(None, since).await?.into_iter().map(|used| {
         let of = Used {
             hours: u32::try_from(used.hours).unwrap_or(u32::MAX),
             cpu_millis: whole(used.cpu_millis),
@@ -108,7 +108,7 @@ async fn known(app: &App, books: &Books, now: Timestamp) -> Result<BTreeMap<Trig
         }
     };
     let since = now.checked_sub(SignedDuration::from_hours(24 * DAYS)).unwrap_or(now);
-    let cells = app.store().cell_use(since).await?;
+    let cells = app.store().cell_use(None, since).await?;
     let part = |used: i64, of: i64| (of > 0).then(|| used as f64 / of as f64 * 100.0);
     let most = |of: &mut dyn Iterator<Item = f64>| of.reduce(f64::max);
     let cpu = most(&mut cells.iter().filter_map(|cell| part(cell.cpu_millis, cell.cpu_promised)));

@@ -328,7 +328,8 @@ fn shape(shape: berth_config::Shape) -> ServerShape {
 fn cell_facts(books: &Books, cell: &CellSpan, standing: &Standing, used: Option<&Used>) -> cost::CellFacts {
     let stack = &books.in_force.stack;
     let declared = stack.cells.get(&cell.cell.name);
-    let mut promised = declared.map(|declared| shape(declared.shape)).unwrap_or_default();
+    let database = declared.map(|declared| shape(declared.shape)).unwrap_or_default();
+    let mut promised = database;
     for service in stack.services.values() {
         let (one, copies) = (shape(service.shape), u64::from(service.copies));
         promised.cpu_millis += one.cpu_millis * copies;
@@ -356,17 +357,27 @@ fn cell_facts(books: &Books, cell: &CellSpan, standing: &Standing, used: Option<
         month_cents: month_cents(books, cell),
         revenue_cents,
         promised,
+        database,
         server,
         used: used.copied(),
         fitting: None,
     };
-    facts.fitting = server.and_then(|server| machine(&books.catalogue, &provider, server, cost::needed(&facts)?));
+    facts.fitting =
+        server.and_then(|server| machine(&books.catalogue, &provider, &sites, server, cost::needed(&facts)?));
     facts
 }
 
-/// The cheapest machine of a provider that has what is needed, if it is another than the cheapest like the one there is.
-fn machine(catalogue: &Catalogue, provider: &str, there: ServerShape, needed: ServerShape) -> Option<Machine> {
-    let cheapest = |it: ServerShape| catalogue.cheapest_server(provider, it.cpu_millis, it.memory_mib, it.disk_gib);
+/// The cheapest machine that the provider sells there and that has what is needed, if it is another than the cheapest like
+/// the one there is.
+fn machine(
+    catalogue: &Catalogue,
+    provider: &str,
+    sites: &[String],
+    there: ServerShape,
+    needed: ServerShape,
+) -> Option<Machine> {
+    let cheapest =
+        |it: ServerShape| catalogue.cheapest_server(provider, sites, it.cpu_millis, it.memory_mib, it.disk_gib);
     let ((same, now), (name, then)) = (cheapest(there)?, cheapest(needed)?);
     let shape = catalogue.providers.get(provider)?.shapes.get(name)?;
     let has = ServerShape { cpu_millis: shape.cpu_millis, memory_mib: shape.memory_mib, disk_gib: shape.disk_gib };

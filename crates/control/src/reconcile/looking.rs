@@ -7,7 +7,7 @@ use crate::{
     member_spec,
 };
 use async_trait::async_trait;
-use berth_domain::{CellId, CellState};
+use berth_domain::{CellId, CellState, MemberState};
 use berth_infra::Role;
 use berth_store::{Cell, CellLook};
 use std::{
@@ -49,7 +49,9 @@ async fn look(app: &App) -> Result<(), ControlError> {
     let mut looks: BTreeMap<CellId, CellLook> = BTreeMap::new();
     for member in app.store().member_list(None).await? {
         let (Some(percent), Some(memory)) = (member.cpu_percent, member.memory_bytes) else { continue };
-        let Some(service) = services.get(&member.service).filter(|_| member.wanted) else { continue };
+        // What stopped is said to use what it used when it last ran.
+        let runs = member.wanted && !matches!(member.state, MemberState::Stopped | MemberState::Unknown);
+        let Some(service) = services.get(&member.service).filter(|_| runs) else { continue };
         let promised = member_spec::shape(service.shape);
         let look = looks.entry(member.cell).or_insert(CellLook {
             cell: member.cell,

@@ -52,6 +52,7 @@ fn host(tenants: u32) -> String {
         month_cents: Some(9219),
         revenue_cents: i64::from(tenants) * 1500,
         promised: ServerShape::default(),
+        database: ServerShape::default(),
         server: None,
         used: None,
         fitting: None,

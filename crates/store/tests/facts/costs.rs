@@ -1,9 +1,9 @@
 //! Stays are kept whatever changes a tenant's place, plan or price, and never overlap.
 
 use crate::common::{World, new_cell, plan};
-use berth_domain::{CellClass, Cents, PlanName, TenantEvent};
+use berth_domain::{CellClass, CellState, Cents, PlanName, TenantEvent};
 use berth_infra::Role;
-use berth_store::{Invoice, InvoiceLine, InvoiceSource, NewStackRevision, Stay};
+use berth_store::{CellLook, Figure, Invoice, InvoiceLine, InvoiceSource, NewStackRevision, Stay};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -117,4 +117,45 @@ async fn an_invoice_replaces_the_one_of_its_month_provider_and_source() {
     assert!(!tx.invoice_remove("2026-10", "hetzner").await.unwrap(), "what Berth computed is not forgotten");
     tx.commit().await.unwrap();
     assert_eq!(world.store.invoice_list("2026-10").await.unwrap(), [computed]);
+}
+
+#[tokio::test]
+async fn what_a_cell_used_and_measured_is_forgotten_with_the_cell() {
+    let world = World::new().await;
+    let other = new_cell(&world.store, "shared-2").await;
+    let look = |cell, cpu_millis| CellLook {
+        cell,
+        cpu_millis,
+        memory_bytes: 1 << 20,
+        cpu_promised: 2000,
+        memory_promised: 4 << 20,
+    };
+    for cpu in [500, 1500] {
+        world.store.cell_looked(&[look(world.cell, cpu), look(other, 100)]).await.unwrap();
+    }
+    for cell in [world.cell, other] {
+        world.store.cell_sized(cell, 1 << 30).await.unwrap();
+        let figure = Figure { what: "api".into(), unit: "ms".into(), value: 3.0, samples: 10 };
+        let mut tx = world.store.begin().await.unwrap();
+        tx.cell_measured(cell, &[figure]).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    let since = moment("2000-01-01T00:00:00Z");
+    let of_all = world.store.cell_use(None, since).await.unwrap();
+    assert_eq!(of_all.len(), 2);
+    let one = &world.store.cell_use(Some(world.cell), since).await.unwrap()[..];
+    let [one] = one else { panic!("{one:?}") };
+    assert_eq!(
+        (one.cell, one.looks, one.cpu_millis, one.cpu_most, one.cpu_promised),
+        (world.cell, 2, 1000, 1500, 2000)
+    );
+
+    let mut tx = world.store.begin().await.unwrap();
+    tx.cell_set_state(other, CellState::Ready, CellState::Draining).await.unwrap();
+    tx.cell_set_state(other, CellState::Draining, CellState::Removed).await.unwrap();
+    tx.commit().await.unwrap();
+    let left: Vec<_> = world.store.cell_use(None, since).await.unwrap().iter().map(|used| used.cell).collect();
+    let sizes: Vec<_> = world.store.cell_sizes().await.unwrap().iter().map(|size| size.cell).collect();
+    let figures: Vec<_> = world.store.cell_figures(None).await.unwrap().iter().map(|figure| figure.cell).collect();
+    assert_eq!((left, sizes, figures), (vec![world.cell], vec![world.cell], vec![world.cell]));
 }

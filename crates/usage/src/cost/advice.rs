@@ -44,6 +44,8 @@ pub struct CellFacts {
     pub revenue_cents: i64,
     /// What its database and members are promised together.
     pub promised: ServerShape,
+    /// The database's part of it. What it uses is measured by nobody but the size of its files.
+    pub database: ServerShape,
     /// What its machine has, as the stack file or the offer says.
     pub server: Option<ServerShape>,
     /// What was measured; `None`: nobody looked, and what is promised stands in its place.
@@ -155,10 +157,13 @@ const HOURS_ENOUGH: u32 = 24;
 pub fn needed(cell: &CellFacts) -> Option<ServerShape> {
     let roomy = |n: u64| n + n.div_ceil(4);
     match cell.used.filter(|used| used.hours >= HOURS_ENOUGH) {
+        // Members were measured, their database was not: without a word of what it is promised nobody knows its part.
+        Some(_) if cell.database.cpu_millis == 0 || cell.database.memory_mib == 0 => None,
         Some(used) => Some(ServerShape {
             // A second of full processors is no reason for more of them: the mean, and half of the way to the most.
-            cpu_millis: roomy(used.cpu_millis + used.cpu_most.saturating_sub(used.cpu_millis) / 2),
-            memory_mib: roomy(used.memory_most),
+            cpu_millis: roomy(used.cpu_millis + used.cpu_most.saturating_sub(used.cpu_millis) / 2)
+                + cell.database.cpu_millis,
+            memory_mib: roomy(used.memory_most) + cell.database.memory_mib,
             disk_gib: used.disk_gib.map_or(cell.promised.disk_gib, |disk| roomy(disk).max(1)),
         }),
         // What is not promised at all is no reason for a smaller machine.
@@ -187,7 +192,11 @@ fn size(cell: &CellFacts, server: &ServerShape) -> Option<(String, &'static str)
     if let Some(used) = cell.used.filter(|used| used.hours >= HOURS_ENOUGH) {
         let parts = [
             (part(used.cpu_millis, server.cpu_millis), CPU_HIGH, "of its processors on average"),
-            (part(used.memory_most, server.memory_mib), MEMORY_HIGH, "of its memory at most"),
+            (
+                part(used.memory_most + cell.database.memory_mib, server.memory_mib),
+                MEMORY_HIGH,
+                "of its memory at most",
+            ),
             (used.disk_gib.and_then(|disk| part(disk, server.disk_gib)), DISK_HIGH, "of its disk"),
         ];
         let words: Vec<String> =
@@ -242,6 +251,7 @@ mod tests {
             month_cents: Some(month_cents),
             revenue_cents: i64::from(tenants) * 1500,
             promised: ServerShape { cpu_millis: 2000, memory_mib: 4096, disk_gib: 20 },
+            database: ServerShape { cpu_millis: 500, memory_mib: 1024, disk_gib: 10 },
             server: Some(ServerShape { cpu_millis: 8000, memory_mib: 16_384, disk_gib: 160 }),
             used: None,
             fitting: Some(machine("cx22", -1387)),
@@ -283,13 +293,14 @@ mod tests {
             disk_gib: Some(12),
         };
         cell.used = Some(used);
-        // 400 and half of the way to 1200, and a quarter more.
-        assert_eq!(needed(&cell), Some(ServerShape { cpu_millis: 1000, memory_mib: 2500, disk_gib: 15 }));
+        // 400 and half of the way to 1200, and a quarter more; and what the database is promised.
+        assert_eq!(needed(&cell), Some(ServerShape { cpu_millis: 1500, memory_mib: 3524, disk_gib: 15 }));
+        assert_eq!(needed(&CellFacts { database: ServerShape::default(), ..cell.clone() }), None);
         assert_eq!(codes(cell.clone()), [""; 0], "it has what it needs, and nothing cheaper is known");
         cell.fitting = Some(machine("cx22", -1387));
         let advice = advise(&[cell.clone()], &[]);
         assert_eq!((advice[0].code, advice[0].saves_cents), ("server_large", Some(1387)));
-        let says = "it uses 5 % of its processors on average, 12 % of its memory at most, 7 % of its disk (measured over 168 h): \
+        let says = "it uses 5 % of its processors on average, 18 % of its memory at most, 7 % of its disk (measured over 168 h): \
                     cx22 (2 cores, 4 GiB, 40 GB disk) for $13.87 a month less";
         assert_eq!(advice[0].says, says);
         cell.promised.memory_mib = 8192;
