@@ -109,15 +109,17 @@ fn all_that_is_wrong_with_the_linkflow_guide_is_found() {
     expect(
         &guide("linkflow"),
         &[
-            "failover-without-fencing berth.yaml:14",
+            "credit-ends berth.yaml:19",
+            "failover-without-fencing berth.yaml:17",
             "failover-without-fencing operations.md:6",
+            "free-grant-used-up berth.yaml:14",
             "free-quota-exceeded berth.yaml:7",
             "moving-tag berth.yaml:3",
             "moving-tag berth.yaml:5",
             "moving-tag docker-compose.yml:5",
             "moving-tag docker-compose.yml:6",
             "over-capacity docker-compose.yml:3",
-            "rpo-below-interval berth.yaml:13",
+            "rpo-below-interval berth.yaml:16",
             "secret-placeholder .env:2",
             "secret-placeholder .env:3",
             "secret-placeholder .env:4",
@@ -144,6 +146,22 @@ fn all_that_is_wrong_with_the_veloflux_guide_is_found() {
             "stack-file berth.yaml:8",
         ],
     );
+}
+
+/// What an example's README says that the guide had wrong is what is found in the guide's own files, and nothing is left out.
+#[test]
+fn the_examples_name_the_rules_that_find_what_their_guides_have_wrong() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    for name in ["webhost", "chrono-scraper", "linkflow", "veloflux"] {
+        let readme = fs::read_to_string(examples.join(name).join("README.md")).expect("each example says what it is");
+        let named: BTreeSet<String> = readme
+            .split("(../../docs/check/")
+            .skip(1)
+            .filter_map(|rest| Some(rest.split_once(".md)")?.0.to_owned()))
+            .collect();
+        let found: BTreeSet<String> = guide(name).findings.iter().map(|finding| finding.rule.to_owned()).collect();
+        assert_eq!(named, found, "{name}");
+    }
 }
 
 #[test]

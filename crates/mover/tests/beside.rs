@@ -176,6 +176,22 @@ async fn what_redis_cannot_take_is_said_before_anything_is_touched() {
     assert_eq!((error.code(), error.fault()), ("beside_unreachable", berth_mover::Fault::Passing));
 }
 
+/// A dump is read by the version that wrote it and by later ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_travel_to_a_newer_redis_and_to_no_older_one() {
+    let Some(older) = TestRedis::start_older(&[]).await else { return };
+    let Some(newer) = TestRedis::start(&[]).await else { return };
+    let two = Two::filled(10).await;
+    let Err(MoveError::Obstacles(found)) = berth_mover::plan(&with_keys(two.spec(), &newer, &older)).await else {
+        panic!("an older Redis cannot read them");
+    };
+    let [obstacle @ Obstacle::KeysVersion { source_version, target }] = found.as_slice() else { panic!("{found:?}") };
+    assert!(source_version.starts_with("7.") && target == "6.2.5", "{obstacle}");
+    assert!(obstacle.hint().contains("no older than in the source"), "{}", obstacle.hint());
+    let up = berth_mover::plan(&with_keys(two.spec(), &older, &newer)).await.unwrap();
+    assert_eq!(up.beside.len(), 1, "{:?}", up.beside);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_whose_key_begins_like_anothers_prefix_keeps_its_keys() {
     let Some(source) = TestRedis::start(&[]).await else { return };

