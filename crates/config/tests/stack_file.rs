@@ -520,11 +520,16 @@ fn an_account_of_a_registry_names_a_variable_and_holds_no_password() {
         format!("stack: s\nservices: {{ web: {{ command: [a], health: /h }} }}\nregistries: {{ {account} }}\n")
     };
     let good = "\"registry.example.com:5000\": { user: shop-bot, password: \"${PULL}\" }";
-    let known = Environment::from_iter([("PULL".to_owned(), "hunter2".to_owned())]);
+    let known = Environment::from_iter([("PULL", "hunter2"), ("BLANK", "")]);
     let stack = parse(&text(good), Some(&known), &no_files).unwrap();
     assert_eq!(stack.registries["registry.example.com:5000"].user, "shop-bot");
     let written = serde_json::to_string(&stack).unwrap();
     assert!(!written.contains("hunter2") && written.contains("${PULL}"), "{written}");
+    // A variable may stand anywhere in the text.
+    let within =
+        parse(&text("ghcr.io: { user: bot, password: \"a-${PULL}${BLANK}-b\" }"), Some(&known), &no_files).unwrap();
+    let password = within.registries["ghcr.io"].password.resolve(&known).unwrap();
+    assert_eq!(secrecy::ExposeSecret::expose_secret(&password), "a-hunter2-b");
     let tree = tree::parse(&text(good)).unwrap();
     let shown = show(&stack, &[Layer { name: "berth.yaml", tree: &tree }]);
     assert!(!format!("{shown:?}").contains("hunter2"), "{shown:?}");
@@ -534,6 +539,7 @@ fn an_account_of_a_registry_names_a_variable_and_holds_no_password() {
         ("ghcr.io: { user: bot }", "registries.ghcr.io.password"),
         ("\"https://x/\": { user: bot, password: \"${PULL}\" }", "this is no registry"),
         ("ghcr.io: { user: bot, password: \"${NOBODY}\" }", "NOBODY"),
+        ("ghcr.io: { user: bot, password: \"${BLANK}\" }", "this password is empty"),
     ] {
         let wrong = parse(&text(account), Some(&known), &no_files).unwrap_err().to_string();
         assert!(wrong.contains(says) && !wrong.contains("hunter2"), "{account}: {wrong}");

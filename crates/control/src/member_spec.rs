@@ -38,7 +38,7 @@ pub(crate) fn member_name(cell: &CellName, member: &Member) -> MemberName {
 }
 
 /// `programs`: of the member's release.
-pub(crate) fn member_spec(
+pub(crate) async fn member_spec(
     app: &App,
     in_force: &StackInForce,
     programs: &Programs,
@@ -47,7 +47,7 @@ pub(crate) fn member_spec(
     member: &Member,
     service: &Service,
 ) -> Result<MemberSpec, ControlError> {
-    let (source, command) = programs.of(&member.service, service)?;
+    let (source, command) = programs.of(app, &member.service, service).await?;
     Ok(MemberSpec {
         name: member_name(&cell.name, member),
         cell: cell.name.clone(),
@@ -64,7 +64,7 @@ pub(crate) fn member_spec(
 
 /// The service's migration, to be run in the cell. Every program with a `migrate` is run, and each has to bear that
 /// the schema is already there.
-pub(crate) fn migrate_spec(
+pub(crate) async fn migrate_spec(
     app: &App,
     in_force: &StackInForce,
     programs: &Programs,
@@ -73,7 +73,7 @@ pub(crate) fn migrate_spec(
     (name, service): (&ServiceName, &Service),
     operation: OperationId,
 ) -> Result<Option<RunSpec>, ControlError> {
-    let Some((source, command)) = programs.of_migrate(name, service)? else { return Ok(None) };
+    let Some((source, command)) = programs.of_migrate(app, name, service).await? else { return Ok(None) };
     Ok(Some(RunSpec {
         what: format!("`migrate` of service `{name}` in cell `{}`", cell.name),
         cell: cell.name.clone(),

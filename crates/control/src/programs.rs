@@ -6,13 +6,12 @@ use berth_config::{Run, Service};
 use berth_domain::{Artifact, ServiceName};
 use berth_infra::{RegistryLogin, Source};
 use berth_store::Artifacts;
-use std::collections::BTreeMap;
+use secrecy::ExposeSecret as _;
 
-/// A release's artifacts with the accounts of their registries.
+/// A release's artifacts.
 #[derive(Debug, Default)]
 pub(crate) struct Programs {
     artifacts: Artifacts,
-    logins: BTreeMap<String, RegistryLogin>,
 }
 
 impl Programs {
@@ -22,37 +21,33 @@ impl Programs {
             0 => Artifacts::new(),
             number => app.store().release_get(number).await?.ok_or(ReleaseError::NoRelease(number))?.services,
         };
-        let mut logins = BTreeMap::new();
-        let in_force = app.stack().await?;
-        let own = in_force.stack.services.values().filter_map(|service| match &service.run {
-            Run::Image(image) => image.parse::<Artifact>().ok(),
-            Run::Command(_) => None,
-        });
-        let hosts: Vec<String> =
-            artifacts.values().cloned().chain(own).filter_map(|it| it.registry().map(str::to_owned)).collect();
-        for host in hosts {
-            if logins.contains_key(&host) {
-                continue;
-            }
-            // What the stack file says of a registry goes before what somebody added.
-            let account = match in_force.stack.registries.get(&host) {
-                Some(account) => Some((account.user.clone(), account.password.resolve(app.environment())?)),
-                None => app.store().registry_login(&host).await?,
-            };
-            if let Some((user, password)) = account {
-                logins.insert(host.clone(), RegistryLogin { host, user, password });
-            }
-        }
-        Ok(Self { artifacts, logins })
-    }
-
-    fn source(&self, artifact: Artifact) -> Source {
-        let login = artifact.registry().and_then(|host| self.logins.get(host)).cloned();
-        Source::Artifact { artifact, login }
+        Ok(Self { artifacts })
     }
 
     /// Where the service's program comes from, and the command that starts it.
-    pub fn of(&self, name: &ServiceName, service: &Service) -> Result<(Source, Vec<String>), ControlError> {
+    pub async fn of(
+        &self,
+        app: &App,
+        name: &ServiceName,
+        service: &Service,
+    ) -> Result<(Source, Vec<String>), ControlError> {
+        let (artifact, command) = self.runs(name, service)?;
+        Ok((source(app, artifact).await?, command))
+    }
+
+    /// The same of its migration.
+    pub async fn of_migrate(
+        &self,
+        app: &App,
+        name: &ServiceName,
+        service: &Service,
+    ) -> Result<Option<(Source, Vec<String>)>, ControlError> {
+        let Some((artifact, command)) = self.migrates(name, service)? else { return Ok(None) };
+        Ok(Some((source(app, artifact).await?, command)))
+    }
+
+    /// `None`: what lies on the host.
+    fn runs(&self, name: &ServiceName, service: &Service) -> Result<(Option<Artifact>, Vec<String>), ControlError> {
         let said: &[String] = match &service.run {
             Run::Command(command) => command,
             Run::Image(_) => &[],
@@ -60,40 +55,61 @@ impl Programs {
         match self.artifacts.get(name) {
             Some(artifact @ Artifact::Program { path, .. }) => {
                 let command = [path.clone()].into_iter().chain(said.iter().skip(1).cloned()).collect();
-                Ok((self.source(artifact.clone()), command))
+                Ok((Some(artifact.clone()), command))
             }
-            Some(artifact @ Artifact::Image { .. }) => Ok((self.source(artifact.clone()), said.to_vec())),
+            Some(artifact @ Artifact::Image { .. }) => Ok((Some(artifact.clone()), said.to_vec())),
             None => match &service.run {
-                Run::Command(command) => Ok((Source::Host, command.clone())),
+                Run::Command(command) => Ok((None, command.clone())),
                 Run::Image(image) => {
                     let artifact = image.parse().map_err(|_| ReleaseError::NoDigest(name.clone()))?;
-                    Ok((self.source(artifact), Vec::new()))
+                    Ok((Some(artifact), Vec::new()))
                 }
             },
         }
     }
 
-    /// The same of its migration. A program of its own, that is not the service's, is the stack file's.
-    pub fn of_migrate(
+    /// A program of its own, that is not the service's, is the stack file's.
+    fn migrates(
         &self,
         name: &ServiceName,
         service: &Service,
-    ) -> Result<Option<(Source, Vec<String>)>, ControlError> {
+    ) -> Result<Option<(Option<Artifact>, Vec<String>)>, ControlError> {
         let Some(migrate) = service.migrate.clone() else { return Ok(None) };
-        let (source, command) = self.of(name, service)?;
+        let (artifact, command) = self.runs(name, service)?;
         let own = match &service.run {
             Run::Command(said) => said.first() == migrate.first(),
             Run::Image(_) => false,
         };
-        Ok(Some(match &source {
-            Source::Artifact { artifact: Artifact::Image { .. }, .. } => (source, migrate),
-            Source::Artifact { artifact: Artifact::Program { .. }, .. } if own => {
+        Ok(Some(match artifact {
+            Some(Artifact::Image { .. }) => (artifact, migrate),
+            Some(Artifact::Program { .. }) if own => {
                 let program = command.into_iter().take(1);
-                (source, program.chain(migrate.into_iter().skip(1)).collect())
+                (artifact, program.chain(migrate.into_iter().skip(1)).collect())
             }
-            Source::Artifact { .. } | Source::Host => (Source::Host, migrate),
+            Some(Artifact::Program { .. }) | None => (None, migrate),
         }))
     }
+}
+
+/// With the account of its own registry: what is wrong with another one's keeps nothing from being fetched.
+async fn source(app: &App, artifact: Option<Artifact>) -> Result<Source, ControlError> {
+    let Some(artifact) = artifact else { return Ok(Source::Host) };
+    let Some(host) = artifact.registry().map(str::to_owned) else {
+        return Ok(Source::Artifact { artifact, login: None });
+    };
+    // What the stack file says of a registry goes before what somebody added.
+    let account = match app.stack().await?.stack.registries.get(&host) {
+        Some(account) => {
+            let password = account.password.resolve(app.environment())?;
+            if password.expose_secret().is_empty() {
+                return Err(ReleaseError::EmptyPassword { host, template: account.password.clone() }.into());
+            }
+            Some((account.user.clone(), password))
+        }
+        None => app.store().registry_login(&host).await?,
+    };
+    let login = account.map(|(user, password)| RegistryLogin { host, user, password });
+    Ok(Source::Artifact { artifact, login })
 }
 
 #[cfg(test)]
@@ -101,18 +117,17 @@ mod tests {
     use super::Programs;
     use berth_config::{Service, no_files, parse};
     use berth_domain::{Artifact, ServiceName};
-    use berth_infra::Source;
 
     fn service(says: &str) -> Service {
         let text = format!("stack: a\nservices: {{ web: {{ {says}, health: /h }} }}\n");
         parse(&text, None, &no_files).unwrap().services.into_values().next().unwrap()
     }
 
-    fn shown((source, command): (Source, Vec<String>)) -> String {
-        let from = match source {
-            Source::Host => "host".to_owned(),
-            Source::Artifact { artifact: Artifact::Image { name, .. }, .. } => name,
-            Source::Artifact { artifact: Artifact::Program { path, .. }, .. } => format!("checked {path}"),
+    fn shown((artifact, command): (Option<Artifact>, Vec<String>)) -> String {
+        let from = match artifact {
+            None => "host".to_owned(),
+            Some(Artifact::Image { name, .. }) => name,
+            Some(Artifact::Program { path, .. }) => format!("checked {path}"),
         };
         format!("{from}: {}", command.join(" "))
     }
@@ -140,12 +155,12 @@ mod tests {
         ] {
             let service = service(says);
             let artifacts = released.map(|name| (web.clone(), format!("{name}@sha256:{digest}").parse().unwrap()));
-            let programs = Programs { artifacts: artifacts.into_iter().collect(), ..Programs::default() };
-            assert_eq!(shown(programs.of(&web, &service).unwrap()), runs);
-            assert_eq!(shown(programs.of_migrate(&web, &service).unwrap().unwrap()), migrates);
+            let programs = Programs { artifacts: artifacts.into_iter().collect() };
+            assert_eq!(shown(programs.runs(&web, &service).unwrap()), runs);
+            assert_eq!(shown(programs.migrates(&web, &service).unwrap().unwrap()), migrates);
         }
         let bare = service("image: r.io/web");
-        let error = Programs::default().of(&web, &bare).unwrap_err();
+        let error = Programs::default().runs(&web, &bare).unwrap_err();
         assert!(error.hint().unwrap().contains("berth release create"), "{error}");
     }
 }

@@ -1,6 +1,7 @@
 //! What goes wrong with releases, and what to do next. Part of `ControlError`.
 
 use crate::Kind;
+use berth_config::Template;
 use berth_domain::{BadArtifact, CellName, OperationId, ServiceName, TenantName};
 
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,8 @@ pub enum ReleaseError {
     BadRegistry(String),
     #[error("there is no account for the registry `{0}`")]
     NoRegistry(String),
+    #[error("the password of the registry `{host}` is empty: `{}` of the stack file comes to nothing", .template.as_str())]
+    EmptyPassword { host: String, template: Template },
 }
 
 /// As people name it.
@@ -63,6 +66,7 @@ impl ReleaseError {
             | Self::FixedPort(_)
             | Self::NotOurs(_)
             | Self::PortTaken(_)
+            | Self::EmptyPassword { .. }
             | Self::BadRegistry(_) => Kind::Invalid,
             Self::Rolling(_)
             | Self::InCell { .. }
@@ -92,6 +96,7 @@ impl ReleaseError {
             Self::BehindRelease { .. } => "release_missing",
             Self::BadRegistry(_) => "bad_registry",
             Self::NoRegistry(_) => "no_registry",
+            Self::EmptyPassword { .. } => "empty_password",
         }
     }
 
@@ -129,6 +134,10 @@ impl ReleaseError {
             }
             Self::BadRegistry(_) => "a host as in `registry.example.com` or `registry.example.com:5000`".to_owned(),
             Self::NoRegistry(_) => "`berth registry list` shows those there are".to_owned(),
+            Self::EmptyPassword { template, .. } => format!(
+                "give {} a value where `berth serve` is started, and start it anew; or take the account out of `registries`",
+                template.variables().join(" and ")
+            ),
         }
     }
 }

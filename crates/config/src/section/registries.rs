@@ -6,6 +6,7 @@ use crate::{
     read::{At, Reader},
 };
 use berth_domain::Artifact;
+use secrecy::ExposeSecret as _;
 use std::collections::BTreeMap;
 
 pub fn read(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>) -> BTreeMap<String, RegistryAccount> {
@@ -32,6 +33,11 @@ pub fn read(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>)
                     hint: "write `${NAME}` and set the variable where `berth serve` is started",
                 };
                 reader.wrong(&at, problem);
+            } else if environment
+                .is_some_and(|known| template.resolve(known).is_ok_and(|password| password.expose_secret().is_empty()))
+            {
+                let hint = "give its variable a value where `berth serve` is started";
+                reader.wrong(&at, Problem::Malformed { message: "this password is empty", hint });
             }
             Some(template)
         });

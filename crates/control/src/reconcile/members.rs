@@ -120,7 +120,7 @@ async fn start_again(app: &App, cell: &Cell, member: &Member, replace: bool) -> 
     let compute = app.compute_of(cell).await?;
     let database = app.cell_database(cell).await?;
     let programs = Programs::load(app, member.release).await?;
-    let spec = member_spec::member_spec(app, &in_force, &programs, cell, &database, member, service)?;
+    let spec = member_spec::member_spec(app, &in_force, &programs, cell, &database, member, service).await?;
     let failed = |source| ControlError::Provider { cell: cell.name.clone(), source };
     if replace {
         compute.remove_member(&spec.name).await.map_err(failed)?;

@@ -112,7 +112,8 @@ impl Step<App> for Migrate {
         let programs = Programs::load(app, cell.release).await?;
         for (name, service) in &in_force.stack.services {
             let service = (name, service);
-            let spec = member_spec::migrate_spec(app, &in_force, &programs, &cell, &database, service, self.operation)?;
+            let spec =
+                member_spec::migrate_spec(app, &in_force, &programs, &cell, &database, service, self.operation).await?;
             let Some(spec) = spec else { continue };
             let outcome = compute
                 .run_once(&spec)
@@ -238,7 +239,7 @@ impl Step<App> for StartMembers {
         let programs = Programs::load(app, cell.release).await?;
         for member in app.store().member_list(Some(cell.id)).await.map_err(store)? {
             let Some(service) = in_force.stack.services.get(&member.service) else { continue };
-            let spec = member_spec::member_spec(app, &in_force, &programs, &cell, &database, &member, service)?;
+            let spec = member_spec::member_spec(app, &in_force, &programs, &cell, &database, &member, service).await?;
             let started = compute.ensure_member(&spec).await;
             started.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
         }

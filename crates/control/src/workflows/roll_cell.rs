@@ -171,7 +171,7 @@ impl Step<App> for Fetch {
         let compute = app.compute_of(&cell).await?;
         let programs = Programs::load(app, self.release).await?;
         for (name, service) in &in_force.stack.services {
-            let (source, _) = programs.of(name, service)?;
+            let (source, _) = programs.of(app, name, service).await?;
             let ready = compute.ensure_source(&cell.name, &source).await;
             ready.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
         }
@@ -212,7 +212,8 @@ impl Step<App> for Migrate {
         let mut written = String::new();
         for (name, service) in &in_force.stack.services {
             let service = (name, service);
-            let spec = member_spec::migrate_spec(app, &in_force, &programs, &cell, &database, service, self.operation)?;
+            let spec =
+                member_spec::migrate_spec(app, &in_force, &programs, &cell, &database, service, self.operation).await?;
             let Some(spec) = spec else { continue };
             let outcome = compute.run_once(&spec).await;
             let outcome = outcome.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
@@ -333,7 +334,7 @@ pub(super) async fn start(app: &App, cell: CellId, release: u32, members: &[Plan
     let rows = app.store().member_list(Some(cell.id)).await.map_err(store)?;
     for row in rows.iter().filter(|row| members.iter().any(|member| member.id == row.id)) {
         let Some(service) = in_force.stack.services.get(&row.service) else { continue };
-        let spec = member_spec::member_spec(app, &in_force, &programs, &cell, &database, row, service)?;
+        let spec = member_spec::member_spec(app, &in_force, &programs, &cell, &database, row, service).await?;
         let started = compute.ensure_member(&spec).await;
         let started = started.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
         // Where it listens is known from here: edges open their ways to it before any route names it.

@@ -359,6 +359,53 @@ async fn the_account_that_the_stack_file_names_pulls_and_its_password_is_kept_no
     }
 }
 
+#[tokio::test]
+async fn what_comes_from_no_registry_needs_no_password_of_one_and_an_empty_one_is_refused() {
+    let mut world = World::new().await;
+    let restarted = |world: &mut World, variables: &[(&str, &str)]| {
+        world.environment = variables.iter().copied().collect();
+        world.app = world.another();
+    };
+    let file = STACK.replace("data:\n", "  job: { command: [job], role: worker }\ndata:\n")
+        + "registries: { registry.test: { user: shop-bot, password: '${PULL}' } }\n";
+    restarted(&mut world, &[("PULL", "")]);
+    let refused = world.apply(&file).await.unwrap_err();
+    assert!(refused.full().contains("this password is empty"), "{}", refused.full());
+    restarted(&mut world, &[("PULL", "x")]);
+    world.apply(&file).await.unwrap();
+    world.finish().await;
+    let release = async |world: &World, n: u8| {
+        let services = BTreeMap::from([("job".to_owned(), artifact(n).to_string())]);
+        releases::create(&world.app, &change(), &wire::ReleaseCreate { services }).await.unwrap().0.number
+    };
+    let first = release(&world, 1).await;
+    serving(&world, async {
+        roll(&world, first).await.unwrap();
+        assert_eq!(over(&world).await.state, RollState::Done);
+    })
+    .await;
+
+    // A server that was started without it.
+    restarted(&mut world, &[]);
+    serving(&world, async {
+        world.fake.member_dies(&MemberName::new("shared-1.web.1.r1").unwrap());
+        let restarts = async || world.store.member_list(None).await.unwrap().iter().map(|m| m.restarts).sum::<i64>();
+        wait_until("the member that is no image is started again", restarts, |restarts| *restarts == 1).await;
+    })
+    .await;
+
+    restarted(&mut world, &[("PULL", "")]);
+    let second = release(&world, 2).await;
+    serving(&world, async {
+        roll(&world, second).await.unwrap();
+        let ended = over(&world).await;
+        let reason = ended.reason.unwrap();
+        assert!(reason.contains("the password of the registry `registry.test` is empty"), "{reason}");
+        assert_eq!(ended.state, RollState::Stopped);
+    })
+    .await;
+}
+
 fn only(release: u32, cell: &str) -> wire::RollAsk {
     wire::RollAsk { release, to: vec![cell.parse().unwrap()] }
 }

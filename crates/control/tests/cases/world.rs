@@ -39,6 +39,8 @@ pub struct World {
     pub control: TestDatabase,
     /// What every cell's database really is.
     pub tenants: TestDatabase,
+    /// Of servers from now on.
+    pub environment: Environment,
 }
 
 impl World {
@@ -57,8 +59,9 @@ impl World {
         let cell = CellDatabase { database: tenants.name().to_owned(), ..server.cell().clone() };
         fake.stand_on(cell);
         let store = Store::open(&control.url(Role::Owner), Sealer::ephemeral(), 8).await.unwrap();
-        let app = app(&store, &fake);
-        Self { app, fake, store, control, tenants }
+        let environment = Environment::from_iter([("PULL_PASSWORD", "planted-three")]);
+        let app = app(&store, &fake, &environment);
+        Self { app, fake, store, control, tenants, environment }
     }
 
     /// With the stack file above in force and its cell ready.
@@ -110,7 +113,7 @@ impl World {
 
     /// A second server on the same database.
     pub fn another(&self) -> App {
-        app(&self.store, &self.fake)
+        app(&self.store, &self.fake, &self.environment)
     }
 
     /// The application's root rows, as `id name`.
@@ -136,7 +139,7 @@ impl World {
     }
 }
 
-fn app(store: &Store, fake: &Fake) -> App {
+fn app(store: &Store, fake: &Fake, environment: &Environment) -> App {
     let fake = fake.clone();
     let build = move |adapter: &str, _: &serde_json::Value| (adapter == "fake").then(|| Ok(fake.provider()));
     let archives: berth_mover::Archives = Arc::new(object_store::memory::InMemory::new());
@@ -145,8 +148,7 @@ fn app(store: &Store, fake: &Fake) -> App {
         std::fs::create_dir_all(folder).unwrap();
         Ok(Arc::new(object_store::local::LocalFileSystem::new_with_prefix(folder).unwrap()))
     };
-    let environment = Environment::from_iter([("PULL_PASSWORD".to_owned(), "planted-three".to_owned())]);
-    App::new(store.clone(), environment, Box::new(build), Box::new(open))
+    App::new(store.clone(), environment.clone(), Box::new(build), Box::new(open))
 }
 
 pub fn wanted(name: &str, plan: &str) -> wire::TenantCreate {
