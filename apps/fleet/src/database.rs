@@ -2,9 +2,10 @@
 //!
 //! Nothing is read or written outside a transaction that has named its tenant first.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use tokio::{sync::Mutex, time::timeout};
 use tokio_postgres::{NoTls, Row, types::ToSql};
 
 use crate::{config::Settings, problem::Problem, tenant::Tenant};
@@ -14,13 +15,17 @@ const CREATE: Duration = Duration::from_secs(3);
 
 const BIND_TENANT: &str = "select set_config('app.current_customer_id', $1, true)";
 /// The lock is waited for in a statement before the one that counts, or that one would look at what was there before the
-/// wait. It ends with the transaction.
+/// wait. It ends with the transaction. Only other copies of this program are waited for here; within one there are turns.
 const BIND_TENANT_ALONE: &str =
     "select set_config('app.current_customer_id', $1, true), pg_advisory_xact_lock(hashtextextended($1, 0))";
 
 #[derive(Clone)]
 pub struct Database {
     pool: Pool,
+    /// Of tenants that run alone, by the last byte of their id. Whoever waits for its turn holds no connection, so a tenant has
+    /// one at a time for such statements, and its neighbours the others.
+    turns: Arc<[Mutex<()>; 256]>,
+    wait: Duration,
 }
 
 impl Database {
@@ -39,7 +44,8 @@ impl Database {
             .wait_timeout(Some(settings.pool_wait))
             .create_timeout(Some(CREATE))
             .build()?;
-        Ok(Self { pool })
+        let turns = Arc::new(std::array::from_fn(|_| Mutex::default()));
+        Ok(Self { pool, turns, wait: settings.pool_wait })
     }
 
     /// Runs one statement as the tenant in a transaction of its own, and returns after its commit.
@@ -64,6 +70,8 @@ impl Database {
         statement: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, Problem> {
+        let turn = self.turns[usize::from(tenant.0.as_bytes()[15])].lock();
+        let _turn = timeout(self.wait, turn).await.map_err(|_| Problem::Busy)?;
         self.bound(BIND_TENANT_ALONE, tenant, statement, parameters).await
     }
 

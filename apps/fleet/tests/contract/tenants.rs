@@ -124,6 +124,30 @@ async fn a_tenant_neither_sees_nor_changes_its_neighbours_rows() {
 }
 
 #[tokio::test]
+async fn a_tenant_whose_writes_wait_for_each_other_leaves_its_neighbours_their_connections() {
+    // Two connections in all.
+    let world = Fleet::told(&[("DATABASE_QUEUE_TARGET_MS", "20000")]).await;
+    let (acme, globex) = (world.customer("acme").await, world.customer("globex").await);
+    // Another copy of the program is at it.
+    let other = world.postgres.connect("berth_app").await;
+    other.batch_execute(&format!("begin; select pg_advisory_xact_lock(hashtextextended('{acme}', 0))")).await.unwrap();
+    let adds = async |n: u32| {
+        let body = format!(r#"{{"name":"Van","vehicle_identifier":"v-{n}","vehicle_type":"van"}}"#);
+        world.post(acme, "/api/v1/vehicles", &body).await.status
+    };
+    let meanwhile = async {
+        world.sessions("wait_event = 'advisory'", 1).await;
+        for _ in 0..10 {
+            assert_eq!(world.get(globex, "/api/v1/vehicles").await.status, 200);
+        }
+        world.sessions("wait_event = 'advisory'", 1).await;
+        other.batch_execute("commit").await.unwrap();
+    };
+    let (a, b, c, d, ()) = tokio::join!(adds(1), adds(2), adds(3), adds(4), meanwhile);
+    assert_eq!([a, b, c, d], [201; 4]);
+}
+
+#[tokio::test]
 async fn a_request_without_a_known_tenant_is_refused() {
     let world = Fleet::start().await;
     let stranger = Uuid::new_v4();
