@@ -18,7 +18,7 @@ use crate::{
     feed::{self, ControlUrl, Link},
     geo::Places,
     handover::{Predecessor, Sockets},
-    hold::{Budget, HoldOrder, Room},
+    hold::{HoldOrder, Room},
     limits::Buckets,
     pack,
     report::{self, Reporter},
@@ -334,7 +334,7 @@ impl Coordinator {
             unsure: self.unsure,
             drain: Duration::from_millis(hold.drain_ms.into()),
             park: Duration::from_millis(hold.park_ms.into()),
-            budget: Arc::new(Budget::new(self.limits.park_requests, self.limits.park_bytes, &self.common.room)),
+            budget: self.common.room.budget(route.tenant, self.limits.park_requests, self.limits.park_bytes),
         })
     }
 

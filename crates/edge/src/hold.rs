@@ -3,27 +3,45 @@
 //! Pure: knows no socket, and no clock but the instants it is given. Each core has a [`Gate`] per tenant; what the
 //! cores of one edge share is the [`Budget`], touched only by requests that are being parked.
 
+use berth_domain::TenantId;
 use std::{
     cell::{Cell, RefCell},
+    collections::HashMap,
     rc::Rc,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 use tokio::sync::Notify;
 
-/// How many bytes of bodies one edge parks at once, of all tenants together: many small pauses are one large one.
+/// How many bytes of bodies one edge parks at once, on all cores and of all tenants together: many small pauses are one
+/// large one.
 #[derive(Debug)]
 pub struct Room {
     bytes: AtomicU64,
     bytes_max: u64,
+    /// For as long as something of the tenant is parked or held.
+    budgets: Mutex<HashMap<TenantId, Weak<Budget>>>,
 }
 
 impl Room {
     pub fn new(bytes_max: u64) -> Self {
-        Self { bytes: AtomicU64::new(0), bytes_max }
+        Self { bytes: AtomicU64::new(0), bytes_max, budgets: Mutex::default() }
+    }
+
+    /// The tenant's budget: one for all cores, whether a hold or the fence has its requests parked.
+    pub fn budget(self: &Arc<Self>, tenant: TenantId, requests_max: u32, bytes_max: u64) -> Arc<Budget> {
+        // Whoever panicked while holding it had at most added or removed whole budgets.
+        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = budgets.get(&tenant).and_then(Weak::upgrade) {
+            return known;
+        }
+        budgets.retain(|_, budget| budget.strong_count() > 0);
+        let budget = Arc::new(Budget::new(requests_max, bytes_max, self));
+        budgets.insert(tenant, Arc::downgrade(&budget));
+        budget
     }
 
     pub fn bytes(&self) -> u64 {

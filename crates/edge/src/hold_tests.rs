@@ -1,10 +1,12 @@
 //! Who is parked and who is let through, the budget, the pause, over instants that the test names. No socket.
 
 use super::{Account, Budget, Gate, HoldOrder, Parked, Room, Stopped};
+use berth_domain::TenantId;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use uuid::Uuid;
 
 fn order(serial: u64, all: bool, unsure: bool) -> HoldOrder {
     within(&Arc::new(Room::new(u64::MAX)), serial, all, unsure)
@@ -73,6 +75,30 @@ fn all_tenants_of_an_edge_share_one_room_and_what_is_refused_takes_none() {
     second.sent_on(now);
     third.expired();
     drop(empty);
+    assert_eq!(room.bytes(), 0);
+}
+
+#[test]
+fn a_tenant_has_one_budget_on_all_cores_with_a_hold_and_without() {
+    let (room, now) = (Arc::new(Room::new(1000)), Instant::now());
+    let budget = |tenant: u128| room.budget(TenantId::new(Uuid::from_u128(tenant)), 2, 10);
+    // As a core does with what the fence refused.
+    let fenced = |tenant| match Gate::park_unordered(&budget(tenant), 6, Duration::from_secs(2), now) {
+        Stopped::Parked { parked, .. } => Some(parked),
+        Stopped::Full => None,
+    };
+    let first = fenced(1).unwrap();
+    assert!(fenced(1).is_none(), "12 of 10 bytes");
+    let mut gate = Gate::default();
+    gate.hold(HoldOrder { budget: budget(1), ..order(1, false, false) });
+    assert!(parked(&gate, 6, now).is_none(), "a hold that comes now is within the same");
+    let other = fenced(2).expect("another tenant has its own");
+    assert_eq!(room.bytes(), 12);
+    drop(first);
+    let held = parked(&gate, 6, now).unwrap();
+    assert!(fenced(1).is_none());
+    drop((gate, held, other));
+    drop(fenced(1).expect("all of it came back"));
     assert_eq!(room.bytes(), 0);
 }
 

@@ -3,7 +3,7 @@
 //! Never shared between cores: everything here is a plain cell.
 
 use crate::{
-    hold::{Budget, Gate, HoldOrder, Room, Stopped},
+    hold::{Gate, HoldOrder, Room, Stopped},
     limits::{Buckets, TenantLimits},
     meter::Meter,
     pool::Pool,
@@ -117,7 +117,6 @@ pub struct Tenant {
     /// Asked for since it was looked at last.
     pub used: Cell<bool>,
     meter: RefCell<Option<Box<Meter>>>,
-    own_budget: RefCell<Option<Arc<Budget>>>,
 }
 
 impl Tenant {
@@ -131,7 +130,6 @@ impl Tenant {
             releases: Cell::new(0),
             used: Cell::new(true),
             meter: RefCell::default(),
-            own_budget: RefCell::default(),
         }
     }
 
@@ -188,14 +186,13 @@ impl Tenant {
         self.gate.borrow_mut().hold(order);
     }
 
-    /// Parks under the hold in force or, refused by the fence without one, on this core's own account.
+    /// Parks under the hold in force or, refused by the fence without one, within the tenant's budget all the same.
     pub fn park_fenced(&self, bytes: u64, limits: &crate::Limits, room: &Arc<Room>, now: Instant) -> Stopped {
         if let Some(stopped) = self.gate.borrow().park(bytes, now) {
             return stopped;
         }
-        let mut own = self.own_budget.borrow_mut();
-        let budget = own.get_or_insert_with(|| Arc::new(Budget::new(limits.park_requests, limits.park_bytes, room)));
-        Gate::park_unordered(budget, bytes, limits.fence_park, now)
+        let budget = room.budget(self.id, limits.park_requests, limits.park_bytes);
+        Gate::park_unordered(&budget, bytes, limits.fence_park, now)
     }
 
     pub fn count(&self, status: u16, time: Duration) {

@@ -182,6 +182,31 @@ async fn what_the_fence_refused_waits_for_the_new_generation_and_is_sent_once_mo
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_fence_refused_is_bounded_on_all_cores_together() {
+    let world = World::with(|c| {
+        c.workers = 4;
+        c.limits.park_requests = 3;
+        c.limits.fence_park = std::time::Duration::from_secs(60);
+    })
+    .await;
+    world.old.state.fenced.store(2, Ordering::SeqCst);
+    let writes: Vec<_> = (0..16).map(|_| world.edge.later(Method::POST, "t1.test", "/", "x")).collect();
+    let answered = async || writes.iter().filter(|write| write.is_finished()).count();
+    eventually("all but those that may be parked are answered", answered, |answered| *answered == 13).await;
+    world.edge.parked("t1", 3).await;
+    world.control.put(vec![world.moved()]).await;
+    let mut sent_on = 0;
+    for write in writes {
+        let answer = write.await.unwrap();
+        match answer.status {
+            StatusCode::OK => sent_on += 1,
+            status => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
+        }
+    }
+    assert_eq!((sent_on, world.new.writes()), (3, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_fence_refused_twice_or_for_too_long_is_answered_503_without_berths_words() {
     let world = World::with(|c| {
         c.limits.fence_park = std::time::Duration::from_millis(200);
