@@ -138,23 +138,30 @@ pub async fn plan(app: &App, _permit: &Permit<Read>, to: &wire::Program) -> Resu
     ))
 }
 
-/// The end of an upgrade: what the version before uses is taken away, and with it the way back.
+/// The end of an upgrade: what the version before uses is taken away, and with it the way back. Edges that followed a
+/// server of it had routes without the tenants' own limits, which it does not know, and are given those again.
 pub async fn finish(app: &App, permit: &Permit<Change>) -> Result<wire::Upgrade, ControlError> {
     app.writable().await?;
     let before = view(app).await?;
     let own = &before.version;
-    if let Some(older) = older(&before.processes, own).filter(|_| !before.waiting.is_empty()) {
+    let older = older(&before.processes, own);
+    if let Some(older) = older.filter(|_| !before.waiting.is_empty()) {
         let version =
             older.version.as_ref().map_or_else(|| "a version that it does not say".to_owned(), Version::to_string);
         return Err(UpgradeError::OlderRuns { role: word(older.role), name: older.name.clone(), version }.into());
     }
     if !before.waiting.is_empty() {
         app.store().schema_contract().await?;
-        let mut tx = app.store().begin().await?;
+    }
+    let mut tx = app.store().begin().await?;
+    if !before.waiting.is_empty() {
         let what = json!({ "version": own, "migrations": before.waiting });
         audited(&mut tx, permit, "upgrade.finish", "control database", Some(what), None).await?;
-        tx.commit().await?;
     }
+    if older.is_none() {
+        tx.routes_publish_own_limits().await?;
+    }
+    tx.commit().await?;
     view(app).await
 }
 

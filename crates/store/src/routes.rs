@@ -228,6 +228,21 @@ impl Tx {
         Ok(())
     }
 
+    /// The same for all tenants with limits of their own.
+    pub async fn routes_publish_own_limits(&mut self) -> Result<(), StoreError> {
+        sqlx::query_scalar!("SELECT revision FROM route_head FOR UPDATE").fetch_one(&mut *self.inner).await?;
+        let tenants = sqlx::query_scalar!(
+            "SELECT t.id FROM tenants t JOIN routes r ON r.tenant_id = t.id WHERE t.limits <> '{}'"
+        )
+        .fetch_all(&mut *self.inner)
+        .await?;
+        let tenants: Vec<TenantId> = tenants.into_iter().map(Into::into).collect();
+        if !tenants.is_empty() {
+            self.routes_publish(&tenants).await?;
+        }
+        Ok(())
+    }
+
     /// The same for every tenant there is: what edges have is not trusted any more.
     pub async fn routes_publish_all(&mut self) -> Result<(), StoreError> {
         sqlx::query_scalar!("SELECT revision FROM route_head FOR UPDATE").fetch_one(&mut *self.inner).await?;

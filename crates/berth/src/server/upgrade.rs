@@ -342,7 +342,7 @@ impl Work {
         if let Some(stop) = stops(&plan, &[]) {
             return self.stopped(&plan, &done, stop);
         }
-        if !plan.steps.is_empty() {
+        if !plan.steps.is_empty() || !done.is_empty() {
             let begun = Instant::now();
             self.cx.client.upgrade_finish().await.map_err(|error| told(error.into()))?;
             self.note("finish", "the control database keeps nothing for the version before", Went::Done, begun);

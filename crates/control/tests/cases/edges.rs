@@ -4,11 +4,12 @@ use crate::world::{STACK, World, change, follow, read, read_tenant, speaks};
 use berth_control::{
     drains,
     edges::{self, Takes},
-    status, tenants, upgrade,
+    limits, status, tenants, upgrade,
 };
 use berth_domain::{Balance, EdgeId, EdgeName, Revision, ServiceName, Version};
+use berth_store::ProcessRole;
 use berth_wire::{
-    DrainAsk,
+    DrainAsk, TenantLimitsSet,
     edge::{EdgeAck, EdgeEvent, Presence, RouteState, TenantRoute},
 };
 use futures_util::{Stream, StreamExt};
@@ -210,6 +211,27 @@ async fn one_edge_is_drained_and_the_others_hear_nothing_of_it() {
     assert_eq!(nobody.code(), "no_edge");
     drains::undo_edge(&world.app, &change(), Some(&"one".parse().unwrap())).await.unwrap();
     assert!(matches!(one.next().await, EdgeEvent::Settings { settings } if settings.draining_ms.is_none()));
+}
+
+#[tokio::test]
+async fn the_end_of_an_upgrade_tells_edges_again_of_limits_that_an_older_server_does_not_know() {
+    let world = World::new().await;
+    world.create("acme", "hobby").await;
+    world.create("nova", "hobby").await;
+    let own = TenantLimitsSet { requests_per_minute: [("api".to_owned(), 7)].into(), body_bytes: None };
+    limits::set(&world.app, &change(), "acme", own, None).await.unwrap();
+    // An edge has it all, as a server of the version before tells it.
+    let head = world.store.route_head().await.unwrap();
+    let (older, version) = (Uuid::now_v7(), "0.0.1".parse().unwrap());
+    world.store.process_seen(older, ProcessRole::Serve, "south", &version).await.unwrap();
+    upgrade::finish(&world.app, &change()).await.unwrap();
+    assert_eq!(world.store.route_head().await.unwrap(), head, "it would tell it as before");
+    world.store.process_gone(older).await.unwrap();
+    upgrade::finish(&world.app, &change()).await.unwrap();
+    let (full, _, routes) = Following::new(&world, head).await.routes().await;
+    assert_eq!((full, routes.len(), routes[0].name.as_str()), (false, 1, "acme"), "and of nobody else");
+    let limit = routes[0].limits.iter().find(|limit| limit.class == "api").unwrap();
+    assert_eq!(limit.requests, 7);
 }
 
 #[tokio::test]
