@@ -7,7 +7,7 @@ use berth_domain::{CellId, Cents, MemberState, TenantId, TenantName, UsagePeriod
 use berth_store::UsageRow;
 use berth_usage::{Quota, period_start};
 use jiff::Timestamp;
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TenantFigures {
@@ -44,7 +44,10 @@ pub async fn list(app: &App, _permit: &Permit<Read>) -> Result<Vec<TenantFigures
         *all += 1;
         *healthy += u32::from(member.state == MemberState::Healthy);
     }
-    let newest = by_tenant(store.usage_newest_of_all(UsagePeriod::Day).await?);
+    let quantities = plans.values().flat_map(|plan| plan.limits.quantities.keys());
+    let metrics: BTreeSet<String> = quantities.map(|quantity| Quota::of(quantity).metric).collect();
+    let metrics: Vec<String> = metrics.into_iter().collect();
+    let newest = by_tenant(store.usage_newest_of_all(UsagePeriod::Day, &metrics).await?);
     let mut running: BTreeMap<UsagePeriod, Rows> = BTreeMap::new();
     let mut figures = Vec::new();
     for tenant in store.tenant_list(None, None, i64::MAX).await? {

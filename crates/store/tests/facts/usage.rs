@@ -153,6 +153,28 @@ async fn an_edges_counters_count_by_how_far_they_rose_in_each_of_its_lives() {
 }
 
 #[tokio::test]
+async fn the_newest_of_a_metric_is_found_for_every_tenant_however_long_ago_it_was() {
+    let world = World::new().await;
+    let (acme, nova) = (world.tenant("acme").await, world.tenant("nova").await);
+    world.tenant("silent").await;
+    let on = |tenant, day: i64, amount| UsageRow { starts_at: at(day * 86_400), ..row(tenant, amount, day * 86_400) };
+    let other = UsageRow { metric: "vehicles".into(), ..on(acme, 0, 9) };
+    let mut tx = world.store.begin().await.unwrap();
+    tx.usage_add(&[on(acme, 0, 1), on(acme, 400, 2), on(nova, 0, 3), other.clone()]).await.unwrap();
+    tx.commit().await.unwrap();
+    let newest = async |metrics: &[&str]| {
+        let metrics: Vec<String> = metrics.iter().map(|metric| (*metric).to_owned()).collect();
+        let mut rows = world.store.usage_newest_of_all(UsagePeriod::Day, &metrics).await.unwrap();
+        rows.sort_by_key(|row| row.latest);
+        rows
+    };
+    assert_eq!(newest(&["gps_points"]).await, [on(acme, 400, 2), on(nova, 0, 3)]);
+    assert_eq!(newest(&["vehicles", "nothing"]).await, [other]);
+    assert_eq!(newest(&[]).await, []);
+    assert_eq!(world.store.usage_newest_of_all(UsagePeriod::Month, &["vehicles".to_owned()]).await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn keys_are_forgotten_only_after_their_time() {
     let world = World::new().await;
     let acme = world.tenant("acme").await;
