@@ -42,7 +42,7 @@ struct Inner {
     server: Uuid,
     outside: OnceLock<Arc<dyn Outside>>,
     ways_open: WaysOpen,
-    edge_polls: Polls,
+    edge_polls: Arc<Polls>,
     advice: Mutex<Option<KeptAdvice>>,
 }
 
@@ -83,7 +83,7 @@ impl App {
             server: Uuid::now_v7(),
             outside: OnceLock::new(),
             ways_open: WaysOpen::default(),
-            edge_polls: Polls::default(),
+            edge_polls: Arc::default(),
             advice: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -107,7 +107,7 @@ impl App {
     }
 
     /// Streams of edges that poll.
-    pub(crate) fn edge_polls(&self) -> &Polls {
+    pub(crate) fn edge_polls(&self) -> &Arc<Polls> {
         &self.inner.edge_polls
     }
 

@@ -15,7 +15,10 @@ use berth_wire::{
 use futures_util::Stream;
 use jiff::Timestamp;
 use std::{collections::BTreeMap, time::Duration};
-use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    time::Instant,
+};
 
 /// What an edge understands, and what may be said to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,35 +46,14 @@ const PING_EVERY: Duration = Duration::from_secs(5);
 /// The stream for one edge. `after`: what it has in force; 0 for one that starts with nothing.
 pub async fn routes(
     app: &App,
-    _permit: &Permit<Follow>,
+    permit: &Permit<Follow>,
     edge: EdgeName,
     instance: EdgeId,
     after: Revision,
     takes: Takes,
 ) -> Result<impl Stream<Item = Result<EdgeEvent, ControlError>> + Send + use<>, ControlError> {
-    // Subscribed before the first look, so that no change falls between.
-    let nudges = app.store().hub().subscribe();
-    // Its version first: an edge without one is taken for an old one.
-    if let Some(version) = &takes.version {
-        app.store().process_seen(instance.uuid(), ProcessRole::Edge, edge.as_str(), version).await?;
-    }
-    app.store().edge_seen(&edge, instance, after, takes.leaving).await?;
-    note_ahead(app, &edge, after).await?;
-    let loading = after == Revision::default();
-    let state = Following {
-        app: app.clone(),
-        edge,
-        instance,
-        leaving: takes.leaving,
-        sent: after,
-        first: true,
-        more: false,
-        loading,
-        allows: takes.allows,
-        settings: (takes.speaks >= SPEAKS_SETTINGS).then(|| Told::new(takes)),
-        nudges,
-    };
-    Ok(futures_util::stream::unfold(Some(state), |state| async move {
+    let following = begin(app, permit, edge, instance, after, takes).await?;
+    Ok(futures_util::stream::unfold(Some(following), |state| async move {
         let mut following = state?;
         match following.next().await {
             Ok(event) => Some((Ok(event), Some(following))),
@@ -81,16 +63,52 @@ pub async fn routes(
     }))
 }
 
-struct Following {
+/// What the stream is made of, for who asks for it in pieces.
+pub(crate) async fn begin(
+    app: &App,
+    _permit: &Permit<Follow>,
+    edge: EdgeName,
+    instance: EdgeId,
+    after: Revision,
+    takes: Takes,
+) -> Result<Following, ControlError> {
+    // Subscribed before the first look, so that no change falls between.
+    let nudges = app.store().hub().subscribe();
+    // Its version first: an edge without one is taken for an old one.
+    if let Some(version) = &takes.version {
+        app.store().process_seen(instance.uuid(), ProcessRole::Edge, edge.as_str(), version).await?;
+    }
+    app.store().edge_seen(&edge, instance, after, takes.leaving).await?;
+    note_ahead(app, &edge, after).await?;
+    let loading = after == Revision::default();
+    Ok(Following {
+        app: app.clone(),
+        edge,
+        instance,
+        leaving: takes.leaving,
+        seen_at: Instant::now(),
+        sent: after,
+        first: true,
+        look_at_routes: true,
+        loading,
+        allows: takes.allows,
+        settings: (takes.speaks >= SPEAKS_SETTINGS).then(|| Told::new(takes)),
+        nudges,
+    })
+}
+
+pub(crate) struct Following {
     app: App,
     edge: EdgeName,
     instance: EdgeId,
     /// Another process of its name is there too.
     leaving: bool,
+    /// It was said to be there.
+    seen_at: Instant,
     sent: Revision,
     first: bool,
-    /// The last page was not the last one.
-    more: bool,
+    /// They may have changed, or the last page was not the last one.
+    look_at_routes: bool,
     /// The edge starts with nothing and has not had everything yet.
     loading: bool,
     /// It serves a tenant to the networks that are allowed, and to no other.
@@ -138,39 +156,30 @@ impl Told {
     }
 }
 
-/// Why a stream goes on.
-enum Woken {
-    Routes,
-    Settings,
-    /// Nothing happened for as long as a ping may wait.
-    Nothing,
-}
-
 impl Following {
+    /// The next event, whenever there is one; a ping after a silence.
     async fn next(&mut self) -> Result<EdgeEvent, ControlError> {
-        let full = self.first && self.sent == Revision::default();
         loop {
-            if let Some(event) = self.changed_settings().await? {
+            if let Some(event) = self.news().await? {
                 return Ok(event);
             }
-            let first = std::mem::replace(&mut self.first, false);
-            if !first && !self.more {
-                match self.woken().await {
-                    Woken::Routes => {}
-                    Woken::Settings => continue,
-                    Woken::Nothing => {
-                        // It still holds its connection: that is how it is known to live.
-                        self.app
-                            .store()
-                            .edge_seen(&self.edge, self.instance, Revision::default(), self.leaving)
-                            .await?;
-                        return Ok(EdgeEvent::Ping { revision: self.sent });
-                    }
-                }
+            if !self.woken(PING_EVERY).await? {
+                return Ok(EdgeEvent::Ping { revision: self.sent });
             }
+        }
+    }
+
+    /// What there is to say now. `None`: everything has been said.
+    pub(crate) async fn news(&mut self) -> Result<Option<EdgeEvent>, ControlError> {
+        if let Some(event) = self.changed_settings().await? {
+            return Ok(Some(event));
+        }
+        while std::mem::take(&mut self.look_at_routes) {
+            let first = std::mem::replace(&mut self.first, false);
+            let full = first && self.sent == Revision::default();
             let changes = self.app.store().routes_after(self.sent).await?;
             self.sent = self.sent.max(changes.revision);
-            self.more = changes.more;
+            self.look_at_routes = changes.more;
             let mut routes: Vec<TenantRoute> = changes.routes.into_iter().map(route).collect();
             if self.settings.is_none() {
                 routes.iter_mut().for_each(in_old_words);
@@ -184,16 +193,20 @@ impl Following {
                 routes.retain(|route| route.state != RouteState::Gone);
                 self.loading = changes.more;
             }
-            if full {
-                return Ok(EdgeEvent::Routes { full, revision: self.sent, routes });
-            }
-            if !routes.is_empty() {
-                return Ok(EdgeEvent::Routes { full, revision: self.sent, routes });
+            if full || !routes.is_empty() {
+                return Ok(Some(EdgeEvent::Routes { full, revision: self.sent, routes }));
             }
             if first {
-                return Ok(EdgeEvent::Ping { revision: self.sent });
+                return Ok(Some(EdgeEvent::Ping { revision: self.sent }));
             }
         }
+        Ok(None)
+    }
+
+    /// Whoever begins anew after what was said goes on from there: all that is not a page of routes has been said once.
+    pub(crate) fn has_begun(&self) -> bool {
+        let told = |told: &Told| !told.look && !told.look_at_certificates && !told.look_at_challenges;
+        !self.first && self.settings.as_ref().is_none_or(told)
     }
 
     /// Settings and certificates that the edge does not have yet, one event at a time.
@@ -236,36 +249,49 @@ impl Following {
         Ok(None)
     }
 
-    async fn woken(&mut self) -> Woken {
-        let (nudges, sent, told) = (&mut self.nudges, self.sent, &mut self.settings);
-        let heard = async {
-            loop {
-                match nudges.recv().await {
-                    Ok(Nudge::Routes(revision)) if revision > sent => return Woken::Routes,
-                    Ok(Nudge::Settings) => {
-                        if let Some(told) = told.as_mut() {
-                            told.look = true;
-                            return Woken::Settings;
-                        }
-                    }
-                    Ok(Nudge::Challenges) => {
-                        if let Some(told) = told.as_mut().filter(|told| told.takes.challenges) {
-                            told.look_at_challenges = true;
-                            return Woken::Settings;
-                        }
-                    }
-                    Ok(Nudge::Missed) | Err(RecvError::Lagged(_)) => {
-                        if let Some(told) = told.as_mut() {
-                            told.look = true;
-                        }
-                        return Woken::Routes;
-                    }
-                    Ok(_) => {}
-                    Err(RecvError::Closed) => std::future::pending().await,
+    /// Whether there may be news before the limit, which is never longer than between two pings.
+    pub(crate) async fn woken(&mut self, limit: Duration) -> Result<bool, ControlError> {
+        if tokio::time::timeout(limit.min(PING_EVERY), self.nudged()).await.is_ok() {
+            return Ok(true);
+        }
+        // It still asks: that is how it is known to live.
+        if self.seen_at.elapsed() >= PING_EVERY / 2 {
+            self.app.store().edge_seen(&self.edge, self.instance, Revision::default(), self.leaving).await?;
+            self.seen_at = Instant::now();
+        }
+        Ok(false)
+    }
+
+    async fn nudged(&mut self) {
+        loop {
+            match self.nudges.recv().await {
+                Ok(Nudge::Routes(revision)) if revision > self.sent => {
+                    self.look_at_routes = true;
+                    return;
                 }
+                Ok(Nudge::Settings) => {
+                    if let Some(told) = &mut self.settings {
+                        told.look = true;
+                        return;
+                    }
+                }
+                Ok(Nudge::Challenges) => {
+                    if let Some(told) = self.settings.as_mut().filter(|told| told.takes.challenges) {
+                        told.look_at_challenges = true;
+                        return;
+                    }
+                }
+                Ok(Nudge::Missed) | Err(RecvError::Lagged(_)) => {
+                    if let Some(told) = &mut self.settings {
+                        told.look = true;
+                    }
+                    self.look_at_routes = true;
+                    return;
+                }
+                Ok(_) => {}
+                Err(RecvError::Closed) => std::future::pending().await,
             }
-        };
-        tokio::time::timeout(PING_EVERY, heard).await.unwrap_or(Woken::Nothing)
+        }
     }
 }
 

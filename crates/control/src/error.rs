@@ -207,6 +207,8 @@ pub enum ControlError {
     Operation(#[from] Refusal),
     #[error("the world is ahead of this control database, which was restored from an older copy")]
     WorldAhead,
+    #[error("{whose}: {most} polls are under way or kept already")]
+    TooManyPolls { whose: String, most: usize },
     #[error("the tenant cannot be moved")]
     Move(#[from] MoveError),
     #[error("the archive cannot be imported")]
@@ -353,7 +355,9 @@ impl ControlError {
             | Self::ForeignSilent { .. }
             | Self::HookSilent { .. } => Kind::Provider,
             Self::Store(error) if error.passes_by_itself() => Kind::Unavailable,
-            Self::WorldAhead | Self::Journal(JournalError::Unreachable(_)) => Kind::Unavailable,
+            Self::WorldAhead | Self::TooManyPolls { .. } | Self::Journal(JournalError::Unreachable(_)) => {
+                Kind::Unavailable
+            }
             Self::Store(_) | Self::Journal(_) | Self::Document(_) | Self::Cut(_) => Kind::Ours,
         }
     }
@@ -436,6 +440,7 @@ impl ControlError {
             Self::Name(_) => "bad_name",
             Self::Operation(refusal) => refusal.kind(),
             Self::WorldAhead => "world_ahead",
+            Self::TooManyPolls { .. } => "too_many_polls",
             Self::Move(error) | Self::Import(error) => error.code(),
             Self::Release(error) => error.code(),
             Self::Upgrade(error) => error.code(),
@@ -546,6 +551,9 @@ impl ControlError {
             Self::BadFigure(_) => "docs/costs.md lists phases and triggers",
             Self::KeyReused => "use a new key for another request",
             Self::StillUnderWay => "ask again in a moment",
+            Self::TooManyPolls { .. } => {
+                "an edge's process has one under way; find who else asks as that edge. Those that nobody goes on with are forgotten in a minute"
+            }
             Self::WorldAhead => {
                 "`berth recover` compares it with the world and raises every counter above what it finds"
             }

@@ -6,8 +6,9 @@
 //! `generation` or `revision` is lower than what the edge has is refused by the edge. An edge that sends the header
 //! [`SPEAKS`] is told [`EdgeEvent::Settings`] too; an older one would not understand them.
 //!
-//! With `&wait_ms=…` it is a long poll: the same lines, as many as there are now or the first one within that time, and the
-//! answer ends. [`POLL`] of the answer goes with the next one, as `&poll=…`.
+//! With `&wait_ms=…` it is a long poll: the same lines, those there are now or the first ones within that time, and the
+//! answer ends. [`POLL`] of the answer goes with the next one, as `&poll=…`; with none, or one that the server does not know,
+//! the stream begins anew, and the answer has all that it begins with.
 
 use berth_domain::{
     Balance, CellName, CertificateId, EdgeId, Generation, HostPattern, Hostname, MemberId, Network, PlanName, Revision,
