@@ -83,6 +83,8 @@ pub struct Limits {
     pub connections: usize,
     /// The control plane's stream is taken for dead after this silence.
     pub feed_silence: Duration,
+    /// Where that stream is cut, routes are polled, and a stream is tried beside that this often.
+    pub polls_for: Duration,
     /// Load balancers and proxies in front of the edge: what they say about their client is believed.
     pub trusted_peers: Vec<Network>,
     /// How often the control plane is told what was carried.
@@ -114,6 +116,7 @@ impl Default for Limits {
             fence_park: Duration::from_secs(2),
             connections: 20_000,
             feed_silence: Duration::from_secs(30),
+            polls_for: Duration::from_mins(5),
             trusted_peers: Vec::new(),
             report_every: Duration::from_secs(15),
             drain_time: Duration::from_secs(10),

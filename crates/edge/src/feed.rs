@@ -4,18 +4,19 @@
 //! answers; the edge serves on without.
 
 mod poll;
+mod stream;
 
-use self::poll::FallBack;
+use self::{poll::FallBack, stream::Stream};
 use crate::{config::EdgeError, dial};
 use berth_domain::{EdgeId, EdgeName, Revision, is_private};
 use berth_wire::{
     VERSION,
     edge::{
-        CHALLENGES, EdgeAck, EdgeAckAnswer, EdgeEvent, EdgeMeters, EdgeMetersAnswer, HoldReport, IN_THE_OPEN, KEEPS,
-        KEEPS_ALLOW, LEAVING, Presence, SPEAKS,
+        CHALLENGES, EdgeAck, EdgeAckAnswer, EdgeEvent, EdgeMeters, EdgeMetersAnswer, HoldReport, KEEPS, KEEPS_ALLOW,
+        LEAVING, Presence, SPEAKS,
     },
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
@@ -37,7 +38,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::{Notify, mpsc},
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
 
@@ -277,25 +278,28 @@ fn longer(pause: Duration) -> Duration {
     (pause * 2).min(LONGEST_PAUSE)
 }
 
-/// Follows the routes for as long as the edge lives.
-pub async fn follow(link: Arc<Link>, events: mpsc::Sender<EdgeEvent>) {
+/// Follows the routes for as long as the edge lives. `polls_for`: see [`crate::Limits`].
+pub async fn follow(link: Arc<Link>, events: mpsc::Sender<EdgeEvent>, polls_for: Duration) {
     let mut pause = FIRST_PAUSE;
     let mut said = false;
-    let mut fall_back = FallBack::default();
+    let mut fall_back = FallBack::new(polls_for);
     for url in link.urls.iter().cycle() {
-        let began = Instant::now();
-        let wait = fall_back.wait(began);
-        link.polls.store(wait.is_some(), Ordering::Relaxed);
-        let followed = match wait {
-            None => follow_one(&link, url, &events, &mut pause).await,
-            Some(wait) => poll::follow(&link, url, &events, &mut pause, wait, &mut fall_back).await,
+        let polls = fall_back.begins();
+        link.polls.store(polls, Ordering::Relaxed);
+        let followed = if polls {
+            poll::follow(&link, url, &events, &mut pause, &mut fall_back).await
+        } else {
+            match Stream::open(&link, url).await {
+                Ok(stream) => stream.follow(&link, url, &events, &mut pause).await,
+                Err(error) => Err(error),
+            }
         };
         let error = match followed {
             Ok(()) => return,
             Err(error) => error,
         };
-        if fall_back.ended(&error, wait.is_some(), began) {
-            tracing::warn!(control = %url.socket, %error, "the stream of routes is cut again and again: asking in polls for a while");
+        if fall_back.ended(&error) {
+            tracing::warn!(control = %url.socket, %error, "the stream of routes is cut again and again: asking in polls");
         }
         said &= !link.connected.swap(false, Ordering::Relaxed);
         if said {
@@ -310,61 +314,6 @@ pub async fn follow(link: Arc<Link>, events: mpsc::Sender<EdgeEvent>) {
         }
         sleep(pause).await;
         pause = longer(pause);
-    }
-}
-
-/// `Ok`: nobody takes events any more.
-async fn follow_one(
-    link: &Link,
-    url: &ControlUrl,
-    events: &mpsc::Sender<EdgeEvent>,
-    pause: &mut Duration,
-) -> Result<(), FeedError> {
-    let (mut sender, in_the_open) = connect(link, url).await?;
-    let after = link.revision.load(Ordering::Acquire);
-    let tail = format!("routes?instance={}&after={after}", link.instance);
-    let mut request = link.request(url, Method::GET, &tail, Bytes::new())?;
-    if in_the_open {
-        request.headers_mut().insert(IN_THE_OPEN, HeaderValue::from_static("1"));
-    }
-    let mut body = ask(&mut sender, request, ANSWER_TIME).await?.into_body();
-    let mut buffer = BytesMut::new();
-    let mut scanned = 0;
-    let mut heard = false;
-    loop {
-        while let Some(end) = buffer[scanned..].iter().position(|b| *b == b'\n') {
-            let line = buffer.split_to(scanned + end + 1);
-            scanned = 0;
-            let event: EdgeEvent = serde_json::from_slice(&line)?;
-            *pause = FIRST_PAUSE;
-            heard = true;
-            if !link.connected.swap(true, Ordering::Relaxed) {
-                tracing::info!(control = %url.socket, "following the control plane's routes");
-                link.outbox_changed.notify_one();
-            }
-            if events.send(event).await.is_err() {
-                return Ok(());
-            }
-        }
-        scanned = buffer.len();
-        if scanned > LINE_MAX {
-            return Err(FeedError::Answer);
-        }
-        if buffer.is_empty() {
-            // A full table came in one line; its room is not kept.
-            buffer = BytesMut::new();
-        }
-        // What there is to say comes at once: a proxy that keeps it back is not waited for.
-        let silence = if heard { link.silence } else { link.silence.min(FIRST_WORD) };
-        let frame = tokio::select! {
-            frame = timeout(silence, body.frame()) => frame.map_err(|_| FeedError::Silence)?,
-            () = link.again.notified() => return Err(FeedError::Again),
-            () = link.presence_changed.notified() => return Err(FeedError::Leaving),
-        };
-        let Some(frame) = frame else { return Err(FeedError::Answer) };
-        if let Ok(data) = frame?.into_data() {
-            buffer.extend_from_slice(&data);
-        }
     }
 }
 
