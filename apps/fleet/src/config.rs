@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
-use crate::usage::Platform;
+use crate::{signature::Keys, usage::Platform};
 
 pub struct Settings {
     pub listen: SocketAddr,
@@ -24,6 +24,8 @@ pub struct Settings {
     pub place: Place,
     /// Where usage is reported; without it nothing is.
     pub platform: Option<Platform>,
+    /// What requests have to be signed with; without it they are believed as they come.
+    pub keys: Option<Keys>,
 }
 
 /// Where this copy runs, as the platform says it; shown by `GET /api/v1/status`, never decided upon.
@@ -104,6 +106,7 @@ impl Settings {
             (None, None) => None,
             _ => anyhow::bail!("BERTH_URL and BERTH_USAGE_KEY come together"),
         };
+        let keys = variable("BERTH_SIGNATURE_KEY").map(|text| Keys::read(&text)).transpose()?;
         let pool_wait_ms = match variable("DATABASE_QUEUE_TARGET_MS") {
             None => mode.pool_wait_ms(),
             Some(text) => text
@@ -129,6 +132,7 @@ impl Settings {
                 cell: variable("BERTH_CELL").unwrap_or_else(|| "unknown".into()),
             },
             platform,
+            keys,
         })
     }
 }

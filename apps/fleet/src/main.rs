@@ -11,6 +11,7 @@ mod positions;
 mod problem;
 mod redis;
 mod server;
+mod signature;
 mod socket;
 mod status;
 mod tenant;

@@ -16,6 +16,8 @@ pub enum Problem {
     NoTenant,
     #[error("the header `Berth-Tenant` is not a UUID")]
     BadTenant,
+    #[error("the request did not come through the edge: {0}")]
+    Unproved(&'static str),
     #[error("there is no such tenant here")]
     UnknownTenant,
     #[error("the body is not what this path takes: {0}")]
@@ -51,6 +53,7 @@ impl Problem {
         match self {
             Self::NoTenant => (StatusCode::BAD_REQUEST, "no_tenant"),
             Self::BadTenant => (StatusCode::BAD_REQUEST, "bad_tenant"),
+            Self::Unproved(_) => (StatusCode::FORBIDDEN, "unproved"),
             Self::UnknownTenant => (StatusCode::NOT_FOUND, "unknown_tenant"),
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed"),
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),

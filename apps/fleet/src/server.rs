@@ -27,6 +27,7 @@ use crate::{
     geofences, positions,
     problem::Problem,
     redis::Redis,
+    signature::Keys,
     socket, status,
     usage::Usage,
     vehicles,
@@ -44,6 +45,7 @@ pub struct App {
     pub place: Arc<Place>,
     pub usage: Usage,
     pub redis: Redis,
+    pub keys: Option<Arc<Keys>>,
     generation: Arc<AtomicU64>,
 }
 
@@ -82,6 +84,7 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
         place: Arc::new(settings.place),
         usage: usage.clone(),
         redis: Redis::new(settings.redis, settings.redis_pool_size),
+        keys: settings.keys.map(Arc::new),
         generation: Arc::new(AtomicU64::new(0)),
     };
     tokio::spawn(usage.clone().report());

@@ -1,6 +1,6 @@
 //! How edges send to the members of a web service. Never parses.
 
-use crate::Span;
+use crate::{Span, Template};
 use berth_domain::{Balance, Hostname, Speaks};
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,9 @@ pub struct ServiceEdge {
     /// The name in members' certificates. Absent: the host of their address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<Hostname>,
+    /// What edges sign with what they hand to members, as `Berth-Signature`. Absent: nothing is signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature_key: Option<Template>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
@@ -66,6 +69,7 @@ impl Default for ServiceEdge {
             speaks: Speaks::default(),
             ca: None,
             server_name: None,
+            signature_key: None,
         }
     }
 }

@@ -434,6 +434,35 @@ fn web_services_that_are_balanced_in_different_ways_are_a_mistake() {
 }
 
 #[test]
+fn what_edges_sign_with_is_a_variable_that_is_set_and_long_enough() {
+    let stack = |key: &str| {
+        format!("stack: s\nservices:\n  web: {{ command: [a], health: /, edge: {{ signature_key: {key} }} }}\n")
+    };
+    let set = |value: &str| [("KEY", value)].into_iter().collect::<Environment>();
+    let (long, short) = (set("0123456789abcdef0123456789abcdef"), set("0123456789abcdef0123456789abcde"));
+    for environment in [None, Some(&long)] {
+        let read = parse(&stack("'${KEY}'"), environment, &no_files).unwrap();
+        let web = &read.services[&"web".parse().unwrap()].edge;
+        assert_eq!(web.signature_key.as_ref().unwrap().as_str(), "${KEY}");
+        // As it is stored and read again: the reference, never what it stands for.
+        let stored = serde_json::to_value(&read).unwrap();
+        assert!(!stored.to_string().contains("0123456789"), "{stored}");
+        assert_eq!(serde_json::from_value::<Stack>(stored).unwrap(), read);
+    }
+    for (key, environment, said) in [
+        ("0123456789abcdef0123456789abcdef", &long, "a secret does not stand in the stack file"),
+        ("'${KEY}'", &short, "the key is shorter than 32 characters"),
+        ("'${OTHER}'", &long, "variable `OTHER` is not set"),
+        ("'$KEY'", &long, "a `$` begins neither"),
+        ("[a]", &long, "should be text"),
+    ] {
+        let found = parse(&stack(key), Some(environment), &no_files).unwrap_err().to_string();
+        assert!(found.contains(said) && found.contains("services.web.edge.signature_key"), "{key}: {found}");
+        assert!(!found.contains("0123456789"), "{found}");
+    }
+}
+
+#[test]
 fn the_guides_cluster_and_regions_are_taken_as_written_and_what_they_cannot_mean_is_refused() {
     let stack = |more: &str| format!("{GOOD}{more}\n");
     let taken = |more: &str| parse(&stack(more), None, &no_files).unwrap();

@@ -2,7 +2,7 @@
 //! one tenant.
 
 use crate::{App, ControlError};
-use berth_config::{CompressWay, EdgeCheck, ServiceEdge, Stack, Template, place_of};
+use berth_config::{CompressWay, EdgeCheck, MissingVariable, ServiceEdge, Stack, Template, place_of};
 use berth_domain::{EdgeName, ServiceRole, TenantName};
 use berth_store::Drained;
 use berth_wire::edge::{
@@ -21,7 +21,7 @@ pub(crate) async fn of(app: &App, edge: &EdgeName) -> Result<EdgeSettings, Contr
     };
     let web = in_force.stack.services.iter().filter(|(_, service)| service.role == ServiceRole::Web);
     Ok(EdgeSettings {
-        services: web.map(|(name, own)| (name.clone(), service(&own.edge))).collect(),
+        services: web.map(|(name, own)| (name.clone(), service(app, &own.edge))).collect(),
         cookie_key: Hidden::new(app.store().cookie_key().expose_secret().to_owned()),
         draining_ms,
         https: HttpsSettings {
@@ -53,9 +53,13 @@ fn geo(stack: &Stack) -> Option<GeoSettings> {
     Some(GeoSettings { regions: used.filter_map(place).collect() })
 }
 
-/// For an edge whose stream others may read: no client is remembered there, and Redis refuses it if it wants a password.
+/// For an edge whose stream others may read: no client is remembered there, nothing is signed, and Redis refuses it if it
+/// wants a password.
 pub fn without_secrets(settings: &mut EdgeSettings) {
     settings.cookie_key = Hidden::default();
+    for service in settings.services.values_mut() {
+        service.signature_key = None;
+    }
     if let Some(cluster) = &mut settings.cluster {
         cluster.password = Hidden::default();
     }
@@ -71,13 +75,10 @@ fn cluster(app: &App, stack: &Stack) -> Option<ClusterSettings> {
     let cluster = stack.cluster.as_ref().filter(|cluster| cluster.enabled)?;
     // Was set when the file was applied. Without it Redis refuses the edges, and they go on as they are; no route waits.
     let resolved = |template: &Template| {
-        template.resolve(app.environment()).map_or_else(
-            |error| {
-                tracing::error!(%error, "the password of the edges' Redis is not known");
-                String::new()
-            },
-            |password| password.expose_secret().to_owned(),
-        )
+        resolved(app, template).unwrap_or_else(|error| {
+            tracing::error!(%error, "the password of the edges' Redis is not known");
+            Hidden::default()
+        })
     };
     Some(ClusterSettings {
         stack: stack.stack.clone(),
@@ -85,10 +86,26 @@ fn cluster(app: &App, stack: &Stack) -> Option<ClusterSettings> {
         several: cluster.redis_cluster_mode,
         master: cluster.redis_master.clone(),
         user: cluster.redis_user.clone(),
-        password: Hidden::new(cluster.redis_password.as_ref().map(resolved).unwrap_or_default()),
+        password: cluster.redis_password.as_ref().map(resolved).unwrap_or_default(),
         ca_pem: cluster.redis_ca.clone(),
         edges: u32::try_from(stack.edges.len()).unwrap_or(u32::MAX),
     })
+}
+
+fn resolved(app: &App, template: &Template) -> Result<Hidden, MissingVariable> {
+    Ok(Hidden::new(template.resolve(app.environment())?.expose_secret().to_owned()))
+}
+
+/// Was set when the file was applied. Without it members get no signature, and those that want one refuse: it is never one
+/// that anybody could make.
+fn signature_key(app: &App, template: &Template) -> Option<Hidden> {
+    match resolved(app, template) {
+        Ok(key) => Some(key),
+        Err(error) => {
+            tracing::error!(%error, "what edges sign with is not known, so they sign nothing");
+            None
+        }
+    }
 }
 
 fn way(from: CompressWay) -> CompressionWay {
@@ -99,7 +116,7 @@ fn way(from: CompressWay) -> CompressionWay {
     }
 }
 
-fn service(from: &ServiceEdge) -> ServiceSettings {
+fn service(app: &App, from: &ServiceEdge) -> ServiceSettings {
     ServiceSettings {
         balance: from.balance,
         weight: from.weight,
@@ -109,6 +126,7 @@ fn service(from: &ServiceEdge) -> ServiceSettings {
         speaks: from.speaks,
         ca_pem: from.ca.clone(),
         server_name: from.server_name.as_ref().map(ToString::to_string),
+        signature_key: from.signature_key.as_ref().and_then(|template| signature_key(app, template)),
     }
 }
 

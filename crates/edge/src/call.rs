@@ -10,6 +10,7 @@ use crate::{
     headers,
     hold::{Parked, Stopped},
     serve::standing,
+    sign::Signed,
     tenant::{Route, Tenant, Ticket},
     upstream::{self, Attempt, Lease, SendError, Sending},
 };
@@ -198,6 +199,25 @@ impl<'a> Call<'a> {
         Some(self.core.cookies()?.give(self.tenant.id, member, secure))
     }
 
+    /// Proves to the member what the request says of its tenant, where the member's service has a key. Made for each member
+    /// that is tried: the next may be of another service, and the request may have waited for the one before.
+    fn sign(&self, lease: &Lease, route: &Route, headers: &mut HeaderMap, signed: &mut bool) {
+        let signer = lease.signer();
+        if let (Some(signer), Some(request_id)) = (&signer, headers.get(headers::REQUEST_ID)) {
+            let said = Signed {
+                tenant: route.key.as_bytes(),
+                generation: route.generation_text.as_bytes(),
+                request_id: request_id.as_bytes(),
+            };
+            let signature = self.core.signature(signer, said);
+            headers.insert(headers::BERTH_SIGNATURE, signature);
+            *signed = true;
+        } else if *signed {
+            headers.remove(headers::BERTH_SIGNATURE);
+            *signed = false;
+        }
+    }
+
     /// Sends until something is written, once. `None`: written, and the connection ended without an answer.
     async fn attempt(
         &mut self,
@@ -221,7 +241,7 @@ impl<'a> Call<'a> {
         let wish = self.wish(route, headers);
         let secure = route.pool.balance() == Balance::Sticky
             && headers.get(headers::FORWARDED_PROTO).is_some_and(|proto| proto == "https");
-        let mut hung_up = false;
+        let (mut hung_up, mut signed) = (false, false);
         loop {
             let now = Instant::now();
             let leased = upstream::lease(&route.pool, wish, limits, self.sending, now, || self.core.random()).await;
@@ -230,6 +250,7 @@ impl<'a> Call<'a> {
             if let Some(parked) = self.parked.take() {
                 parked.sent_on(Instant::now());
             }
+            self.sign(&lease, route, request.headers_mut(), &mut signed);
             let send = upstream::send(lease, request, since + answer_time, &self.core.waiting);
             let attempt = if self.safe {
                 send.await

@@ -17,6 +17,7 @@ use crate::{
     request_log::Logger,
     routes::{self, Routes},
     routing::{Change, Index},
+    sign::{Signed, Signer},
     sticky::Cookies,
     tenant::{Maker, Tenant},
     tls::Certificates,
@@ -164,7 +165,7 @@ pub struct Core {
     random: Cell<u64>,
     /// Whom members owe an answer.
     pub waiting: Rc<Waiting>,
-    /// Where the next request ids are written.
+    /// Where the next request ids and signatures are written.
     ids: RefCell<BytesMut>,
 }
 
@@ -277,6 +278,14 @@ impl Core {
         let mut ids = self.ids.borrow_mut();
         ids.extend_from_slice(id.hyphenated().encode_lower(&mut [0; uuid::fmt::Hyphenated::LENGTH]).as_bytes());
         HeaderValue::from_maybe_shared(ids.split().freeze()).expect("hexadecimal digits and dashes are a header value")
+    }
+
+    /// A signature of now, written where request ids are.
+    pub fn signature(&self, signer: &Signer, signed: Signed<'_>) -> HeaderValue {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let mut room = self.ids.borrow_mut();
+        signer.write(signed, since.as_secs(), &mut room);
+        HeaderValue::from_maybe_shared(room.split().freeze()).expect("digits, letters, `=` and `,` are a header value")
     }
 
     pub fn limits(&self) -> &Limits {

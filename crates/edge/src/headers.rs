@@ -16,6 +16,8 @@ use std::net::IpAddr;
 pub const BERTH_TENANT: HeaderName = HeaderName::from_static("berth-tenant");
 pub const BERTH_PLAN: HeaderName = HeaderName::from_static("berth-plan");
 pub const BERTH_GENERATION: HeaderName = HeaderName::from_static("berth-generation");
+/// Proves the tenant, the generation and the request id to members whose service has a key.
+pub const BERTH_SIGNATURE: HeaderName = HeaderName::from_static("berth-signature");
 /// Where the client's address is, as far as the edge's database knows.
 pub const BERTH_COUNTRY: HeaderName = HeaderName::from_static("berth-country");
 /// On an answer: refused by the fence, nothing was committed, the tenant is at this generation now.
@@ -29,7 +31,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// At most so many headers are put into a request.
-const ADDED: usize = 10;
+const ADDED: usize = 11;
 
 /// Headers that end at this hop, besides those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 7] = [

@@ -6,6 +6,7 @@ use crate::{
     balance::{Choice, Chooser, Wish, digest},
     dial::Trust,
     geo::Spot,
+    sign::Signer,
     upstream::{Member, Upstreams},
 };
 use berth_domain::{Balance, MemberId, ServiceName};
@@ -42,6 +43,8 @@ struct Entry {
     eject: Cell<Option<Ejection>>,
     /// Number of its region. `None`: where its cell is.
     region: Cell<Option<usize>>,
+    /// Of its service. `None`: it is handed no signatures.
+    signer: RefCell<Option<Rc<Signer>>>,
 }
 
 impl Pool {
@@ -55,6 +58,7 @@ impl Pool {
             weight: Cell::new(1),
             eject: Cell::new(None),
             region: Cell::new(None),
+            signer: RefCell::default(),
         };
         let entries = members.iter().map(entry).collect();
         Self { entries, balance: Cell::default(), regions: RefCell::default(), chooser: Chooser::default(), epoch }
@@ -76,6 +80,8 @@ impl Pool {
                     regions.len() - 1
                 })
             }));
+            let key = own.signature_key.as_ref();
+            *entry.signer.borrow_mut() = key.and_then(|key| Signer::new(key.expose())).map(Rc::new);
             entry.member.set(own, trust);
             // The same for all services of a cell: the stack file is refused otherwise.
             self.balance.set(own.balance);
@@ -220,6 +226,11 @@ impl Busy {
 
     pub fn place(&self) -> usize {
         self.at
+    }
+
+    /// What the member is shown that a request came through here.
+    pub fn signer(&self) -> Option<Rc<Signer>> {
+        self.entry().signer.borrow().clone()
     }
 
     pub fn answered(&self) {

@@ -12,6 +12,7 @@ use crate::{
     health::{Vital, Vitals},
     late::Waiting,
     pool::{Busy, Pool},
+    sign::Signer,
 };
 use berth_domain::{MemberId, Speaks};
 use berth_wire::edge::{EdgeSettings, MemberAddress, ServiceSettings};
@@ -166,6 +167,11 @@ impl Lease {
     /// Whose connection it is.
     pub fn member(&self) -> MemberId {
         self.busy.id()
+    }
+
+    /// What that member is shown that a request came through here.
+    pub fn signer(&self) -> Option<Rc<Signer>> {
+        self.busy.signer()
     }
 
     /// What remains of it when the connection has become a tunnel's.

@@ -213,6 +213,9 @@ pub struct ServiceSettings {
     /// The name in the members' certificates; none: the host of their address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
+    /// Signs what its members are told of a request; none: nothing is signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature_key: Option<Hidden>,
 }
 
 impl ServiceSettings {
@@ -232,6 +235,7 @@ impl Default for ServiceSettings {
             speaks: Speaks::default(),
             ca_pem: None,
             server_name: None,
+            signature_key: None,
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::process::Stdio;
 
 use crate::common::{Fleet, Postgres, TABLES, fleet};
+use hmac::{Hmac, Mac as _};
+use sha2::Sha256;
 use uuid::Uuid;
 
 /// One row for the tenant in each table, planted past the application.
@@ -227,4 +229,54 @@ async fn two_migrations_of_an_empty_database_at_once_both_succeed() {
         let ended = one.wait_with_output().unwrap();
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     }
+}
+
+/// The headers of an edge that has this key.
+fn signed(tenant: Uuid, key: &str, age_s: u64) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() - age_s;
+    let (generation, id) = (3, Uuid::new_v4());
+    let mac = <Hmac<Sha256> as hmac::Mac>::new_from_slice(key.as_bytes()).unwrap();
+    let mac = mac.chain_update(format!("{tenant}\n{generation}\n{id}\n{now}")).finalize().into_bytes();
+    let hex: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!(
+        "Berth-Tenant: {tenant}\r\nBerth-Generation: {generation}\r\nX-Request-Id: {id}\r\n\
+         Berth-Signature: t={now},v1={hex}\r\n"
+    )
+}
+
+#[tokio::test]
+async fn with_a_key_only_what_the_edge_has_signed_is_anybodys_request() {
+    const KEY: &str = "0123456789abcdef0123456789abcdef";
+    let world = Fleet::told(&[("BERTH_SIGNATURE_KEY", KEY)]).await;
+    let (acme, other) = (world.customer("acme").await, world.customer("other").await);
+    let status = async |headers: &str| {
+        let answer = world.request(&format!("GET /api/v1/status HTTP/1.1\r\n{headers}"), "").await;
+        (answer.status, answer.body["code"].as_str().map(str::to_owned))
+    };
+    assert_eq!(status(&signed(acme, KEY, 0)).await, (200, None));
+    assert_eq!(status(&signed(acme, KEY, 30)).await, (200, None));
+    let refused = (403, Some("unproved".to_owned()));
+    assert_eq!(status(&format!("Berth-Tenant: {acme}\r\n")).await, refused);
+    assert_eq!(status(&signed(acme, KEY, 90)).await, refused);
+    assert_eq!(status(&signed(acme, "a key that somebody has made up....", 0)).await, refused);
+    assert_eq!(status(&signed(acme, KEY, 0).replace(&acme.to_string(), &other.to_string())).await, refused);
+    // Writes as well, and the WebSocket; the health path is asked by who has no tenant.
+    let body = r#"{"name":"Van","vehicle_identifier":"v-1","vehicle_type":"van"}"#;
+    assert_eq!(world.post(acme, "/api/v1/vehicles", body).await.status, 403);
+    assert_eq!(world.count("vehicles").await, 0);
+    assert_eq!(world.request("GET /socket HTTP/1.1\r\n", "").await.status, 403);
+    assert_eq!(world.request("GET /health HTTP/1.1\r\n", "").await.status, 200);
+    // Without a key nothing is looked at.
+    let open = Fleet::start().await;
+    let acme = open.customer("acme").await;
+    assert_eq!(open.get(acme, "/api/v1/status").await.status, 200);
+}
+
+#[test]
+fn a_key_that_is_too_short_is_refused_at_the_start_without_being_shown() {
+    let refused = fleet("serve", "postgres://nobody@127.0.0.1:1/none").env("BERTH_SIGNATURE_KEY", "hunter2").output();
+    let refused = refused.unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("BERTH_SIGNATURE_KEY is shorter than 32"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
 }

@@ -92,8 +92,13 @@ impl EdgeCheck {
 }
 
 /// What is told to no edge that others may read along with.
-const SECRETS: [&str; 4] =
-    ["certificates' keys", "the key of cookies", "Redis' password", "the SSH keys of ways to servers"];
+const SECRETS: [&str; 5] = [
+    "certificates' keys",
+    "the key of cookies",
+    "the keys of signatures",
+    "Redis' password",
+    "the SSH keys of ways to servers",
+];
 
 /// Where the file asks for nearness and nobody would know where clients are.
 fn nearness(stack: &berth_config::Stack, database: Option<&Path>) -> Option<Shown> {

@@ -1,18 +1,25 @@
 //! `services.NAME.edge`: how edges send to a web service's members. Never knows what an edge does with it.
 
-use super::{facts::span, services::path};
+use super::{
+    facts::span,
+    services::{path, template},
+};
 use crate::{
-    EdgeCheck, Eject, Files, Problem, Service, ServiceEdge, Span,
+    EdgeCheck, Eject, Environment, Files, Problem, Service, ServiceEdge, Span, Template,
     read::{At, Reader},
 };
 use berth_domain::{Balance, ServiceName, ServiceRole, Speaks};
+use secrecy::ExposeSecret as _;
 use std::collections::BTreeMap;
 
 const STREAK_MAX: u32 = 1000;
 const WEIGHT_MAX: u32 = 1000;
 const CA_BYTES_MAX: usize = 1 << 16;
+/// Of a key for signatures: what sixteen random bytes are in hexadecimal.
+const SIGNATURE_KEY_BYTES_MIN: usize = 32;
 
-const KEYS: &[&str] = &["balance", "weight", "check", "eject", "region", "speaks", "ca", "server_name"];
+const KEYS: &[&str] =
+    &["balance", "weight", "check", "eject", "region", "speaks", "ca", "server_name", "signature_key"];
 
 pub fn read(
     reader: &mut Reader,
@@ -20,6 +27,7 @@ pub fn read(
     role: Option<ServiceRole>,
     health: Option<&str>,
     files: Files<'_>,
+    environment: Option<&Environment>,
 ) -> ServiceEdge {
     let mut edge = ServiceEdge::default();
     let Some(section) = reader.section(at, KEYS) else { return edge };
@@ -48,7 +56,31 @@ pub fn read(
     }
     edge.ca = section.get("ca").and_then(|at| authorities(reader, &at, files));
     edge.server_name = section.get("server_name").and_then(|at| reader.name(&at));
+    edge.signature_key = section.get("signature_key").and_then(|at| signature_key(reader, &at, environment));
     edge
+}
+
+/// A secret: it is a variable, and long enough that nobody finds it by trying.
+fn signature_key(reader: &mut Reader, at: &At<'_>, environment: Option<&Environment>) -> Option<Template> {
+    let template = template(reader, at, environment)?;
+    if template.variables().is_empty() {
+        let problem = Problem::Malformed {
+            message: "a secret does not stand in the stack file",
+            hint: "write `${NAME}` and set the variable where `berth serve` is started",
+        };
+        reader.wrong(at, problem);
+        return None;
+    }
+    // A variable that is not set has been named already.
+    let key = environment.and_then(|known| template.resolve(known).ok());
+    if key.is_some_and(|key| key.expose_secret().len() < SIGNATURE_KEY_BYTES_MIN) {
+        let problem = Problem::Malformed {
+            message: "the key is shorter than 32 characters",
+            hint: "make one with `openssl rand -hex 32` and set the variable to it",
+        };
+        reader.wrong(at, problem);
+    }
+    Some(template)
 }
 
 /// A file of certificates becomes its text here, so that a stored revision says who was believed.

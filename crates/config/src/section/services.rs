@@ -67,7 +67,8 @@ fn service(
     let hold = section.get("hold").map_or(Some(HoldPolicy::default()), |at| {
         reader.one_of(&at, &[("unsafe", HoldPolicy::Unsafe), ("all", HoldPolicy::All)])
     });
-    let edge = section.get("edge").map(|at| super::edge::read(reader, &at, role, health.as_deref(), files));
+    let edge =
+        section.get("edge").map(|at| super::edge::read(reader, &at, role, health.as_deref(), files, environment));
     let edge = edge.unwrap_or_default();
     let several = if scale.is_some_and(|scale| scale.max > 1) { "scale" } else { "copies" };
     let copies = copies.map(|copies| scale.map_or(copies, |scale| copies.clamp(scale.min, scale.max.max(scale.min))));

@@ -1,6 +1,6 @@
 //! What an edge follows.
 
-use crate::world::{STACK, World, change, follow, read, read_tenant, speaks};
+use crate::world::{SIGNATURE_KEY, STACK, World, change, follow, read, read_tenant, speaks};
 use berth_control::{
     drains,
     edges::{self, Takes},
@@ -135,6 +135,31 @@ async fn an_edge_that_understands_settings_gets_them_first_and_again_when_the_st
     };
     assert_eq!((second.services[&web].balance, second.services[&web].eject), (Balance::Sticky, None));
     assert_eq!(second.cookie_key, first.cookie_key);
+}
+
+#[tokio::test]
+async fn the_key_that_edges_sign_with_reaches_them_and_nothing_else_and_not_where_others_read_along() {
+    let world = World::new().await;
+    let web = ServiceName::new("web").unwrap();
+    let signed = STACK.replace("copies: 2 }", "copies: 2, edge: { signature_key: '${SIGNATURE_KEY}' } }");
+    assert_ne!(signed, STACK);
+    let key = async |in_the_open: bool| {
+        let takes = Takes { in_the_open, ..speaks(2) };
+        let instance = EdgeId::new(Uuid::now_v7());
+        let stream = edges::routes(&world.app, &follow(), edge(), instance, Revision::default(), takes).await.unwrap();
+        let EdgeEvent::Settings { settings } = Following(Box::pin(stream)).next().await else { panic!("no settings") };
+        assert!(!format!("{settings:?}").contains(SIGNATURE_KEY), "{settings:?}");
+        settings.services[&web].signature_key.as_ref().map(|key| key.expose().to_owned())
+    };
+    assert_eq!(key(false).await, None);
+    world.apply(&signed).await.unwrap();
+    assert_eq!((key(false).await.as_deref(), key(true).await), (Some(SIGNATURE_KEY), None));
+    let owner = world.control.connect(berth_infra::Role::Owner).await;
+    for table in ["stack_revisions", "audit"] {
+        let row = owner.query_one(&format!("SELECT coalesce(string_agg(t::text, ' '), '') FROM {table} t"), &[]).await;
+        let text: String = row.unwrap().get(0);
+        assert!(!text.contains(SIGNATURE_KEY), "{table} has the key");
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,9 @@ use berth_wire as wire;
 use berth_workflow::{Faults, Journal, Options, Worker, testing};
 use std::{collections::BTreeMap, sync::Arc};
 
+/// What edges sign with, where a test's stack file says so.
+pub const SIGNATURE_KEY: &str = "0123456789abcdef0123456789abcdef";
+
 pub const STACK: &str = r"
 stack: parcels
 services:
@@ -59,7 +62,7 @@ impl World {
         let cell = CellDatabase { database: tenants.name().to_owned(), ..server.cell().clone() };
         fake.stand_on(cell);
         let store = Store::open(&control.url(Role::Owner), Sealer::ephemeral(), 8).await.unwrap();
-        let environment = Environment::from_iter([("PULL_PASSWORD", "planted-three")]);
+        let environment = Environment::from_iter([("PULL_PASSWORD", "planted-three"), ("SIGNATURE_KEY", SIGNATURE_KEY)]);
         let app = app(&store, &fake, &environment);
         Self { app, fake, store, control, tenants, environment }
     }

@@ -23,6 +23,7 @@ mod secure_control;
 mod secure_tunnels;
 mod serving;
 mod shuffled;
+mod signatures;
 mod streams;
 mod tls;
 mod tunnels;
