@@ -35,6 +35,8 @@ struct World {
     next_port: u16,
     /// Images that no registry has.
     no_images: BTreeSet<String>,
+    /// Images that a cell's host cannot pull, though others can.
+    no_images_in: BTreeSet<(CellName, String)>,
     /// What never answers its health path.
     sick: BTreeSet<String>,
     /// What every member uses: thousandths of a core, and bytes.
@@ -122,6 +124,19 @@ impl Fake {
     /// The environment a member was last given.
     pub fn member_env(&self, name: &MemberName) -> Vec<EnvVar> {
         self.world().members.get(name).map(|member| member.spec.env.clone()).unwrap_or_default()
+    }
+
+    /// The host of this cell cannot pull this image, though others can.
+    pub fn has_no_image_in(&self, cell: &CellName, artifact: &berth_domain::Artifact) {
+        self.world().no_images_in.insert((cell.clone(), artifact.to_string()));
+    }
+
+    /// The image can be pulled everywhere again.
+    pub fn has_image(&self, artifact: &berth_domain::Artifact) {
+        let image = artifact.to_string();
+        let mut world = self.world();
+        world.no_images.remove(&image);
+        world.no_images_in.retain(|(_, other)| *other != image);
     }
 
     /// No registry has this image from now on.
@@ -246,13 +261,13 @@ impl Database for Fake {
 
 #[async_trait]
 impl Compute for Fake {
-    async fn ensure_source(&self, _cell: &CellName, source: &Source) -> Result<(), ProviderError> {
-        match source {
-            Source::Artifact { artifact, .. } if self.world().no_images.contains(&artifact.to_string()) => {
-                Err(ProviderError::NotPulled { image: artifact.to_string(), reason: "manifest unknown".to_owned() })
-            }
-            Source::Host | Source::Artifact { .. } => Ok(()),
+    async fn ensure_source(&self, cell: &CellName, source: &Source) -> Result<(), ProviderError> {
+        let Source::Artifact { artifact, .. } = source else { return Ok(()) };
+        let (image, world) = (artifact.to_string(), self.world());
+        if world.no_images.contains(&image) || world.no_images_in.contains(&(cell.clone(), image.clone())) {
+            return Err(ProviderError::NotPulled { image, reason: "manifest unknown".to_owned() });
         }
+        Ok(())
     }
 
     async fn ensure_member(&self, spec: &MemberSpec) -> Result<Member, ProviderError> {

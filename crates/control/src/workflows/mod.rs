@@ -9,6 +9,7 @@ mod create_cell;
 mod create_tenant;
 mod delete_tenant;
 mod erase_tenant;
+mod fetch;
 mod healthy;
 mod import_tenant;
 mod maintain_cell;

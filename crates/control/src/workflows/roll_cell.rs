@@ -5,7 +5,7 @@
 //!
 //! Decides nothing about other cells: `reconcile/releasing.rs` does.
 
-use super::{cell::fingerprint, done, healthy::await_healthy, move_tenant::patient, reserved, store};
+use super::{cell::fingerprint, done, fetch::Fetch, healthy::await_healthy, move_tenant::patient, reserved, store};
 use crate::{
     App, ControlError, edge_link::await_all, member_spec, programs::Programs, release_error::said, smoke,
     ways_open::await_open,
@@ -53,7 +53,7 @@ pub const ROLL_CELL: Workflow<RollCell> = Workflow::named("roll_cell_v1");
 pub(super) async fn run(run: &mut Run<App>, input: RollCell) -> Result<OperationResult, StepError> {
     let RollCell { roll, cell, release, migrate, .. } = input;
     run.tx(Begin { roll, cell }).await?;
-    run.step(Fetch { cell, release }).await?;
+    run.step(Fetch { roll, cell, release, wave: migrate }).await?;
     if migrate {
         let operation = run.operation();
         run.step(Migrate { roll, cell, release, operation }).await?;
@@ -151,40 +151,6 @@ impl TxStep<App> for Begin {
     }
     fn input(&self) -> Value {
         reserved::roll(self.roll, self.cell).1
-    }
-}
-
-/// Has every image and program of the release at hand, before anything is changed.
-struct Fetch {
-    cell: CellId,
-    release: u32,
-}
-
-#[async_trait]
-impl Step<App> for Fetch {
-    const NAME: &'static str = "fetch_programs";
-    type Output = ();
-
-    async fn run(&self, app: &App) -> Result<(), StepError> {
-        let cell = app.cell(self.cell).await?;
-        let in_force = app.stack().await?;
-        let compute = app.compute_of(&cell).await?;
-        let programs = Programs::load(app, self.release).await?;
-        for (name, service) in &in_force.stack.services {
-            let (source, _) = programs.of(app, name, service).await?;
-            let ready = compute.ensure_source(&cell.name, &source).await;
-            ready.map_err(|source| ControlError::Provider { cell: cell.name.clone(), source })?;
-        }
-        Ok(())
-    }
-    async fn undo(&self, _app: &App, _made: Option<()>) -> Result<(), StepError> {
-        Ok(())
-    }
-    fn input(&self) -> Value {
-        json!({ "release": self.release })
-    }
-    fn retry(&self) -> Retry {
-        Retry { attempts: 4, ..Retry::default() }
     }
 }
 

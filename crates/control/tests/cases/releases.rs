@@ -220,6 +220,48 @@ async fn what_is_not_well_or_not_there_never_serves_and_leaves_nothing_behind() 
 }
 
 #[tokio::test]
+async fn an_image_that_one_cell_of_a_wave_cannot_have_keeps_the_release_out_of_all_of_that_wave() {
+    let world = three_cells("").await;
+    let number = release(&world, 4).await;
+    // The canary has it; of the two cells of the second wave the later one has not.
+    world.fake.has_no_image_in(&"shared-3".parse().unwrap(), &artifact(4));
+    let before = members(&world).await;
+    let ran = world.fake.runs().len();
+    serving(&world, async {
+        roll(&world, number).await.unwrap();
+        let ended = over(&world).await;
+        assert_eq!(ended.state, RollState::Stopped);
+        let reason = ended.reason.as_deref().unwrap();
+        assert!(reason.contains("`shared-3`") && reason.contains("could not be pulled: manifest unknown"), "{reason}");
+        assert!(reason.contains("1 cells run r1, 2 what they ran before"), "{reason}");
+        let states: Vec<_> = ended.cells.iter().map(|cell| (cell.cell.as_str(), cell.state)).collect();
+        let failed = |name| (name, RollCellState::Failed);
+        assert_eq!(states, [("shared-2", RollCellState::Done), failed("shared-1"), failed("shared-3")]);
+        for cell in &ended.cells[1..] {
+            assert!(cell.reason.as_deref().unwrap().contains("the provider of cell `shared-3`"), "{cell:?}");
+        }
+        assert_eq!(runs(&world).await, "shared-1:0 shared-2:1 shared-3:0");
+        assert_eq!(world.fake.runs().len(), ran + 1, "only the canary was migrated");
+        let kept = |all: &[String]| all.iter().filter(|it| !it.starts_with("shared-2")).cloned().collect::<Vec<_>>();
+        assert_eq!(kept(&members(&world).await), kept(&before));
+
+        // On the way back each cell is by itself: what shared-3 lacks keeps nobody on a release that has to go.
+        world.fake.has_image(&artifact(4));
+        roll(&world, number).await.unwrap();
+        assert_eq!(over(&world).await.state, RollState::Done);
+        let other = release(&world, 5).await;
+        roll(&world, other).await.unwrap();
+        assert_eq!(over(&world).await.state, RollState::Done);
+        world.fake.has_no_image_in(&"shared-3".parse().unwrap(), &artifact(4));
+        releases::back(&world.app, &change(), &wire::BackAsk::default()).await.unwrap();
+        let ended = over(&world).await;
+        assert_eq!(ended.state, RollState::Stopped, "{ended:?}");
+        assert_eq!(runs(&world).await, format!("shared-1:{number} shared-2:{number} shared-3:{other}"));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_server_that_dies_while_it_rolls_is_followed_by_another() {
     let world = three_cells("").await;
     let number = release(&world, 1).await;
