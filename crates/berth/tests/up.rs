@@ -23,9 +23,10 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use std::{
     fs,
+    io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpStream},
     path::PathBuf,
-    process::Output,
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -196,6 +197,140 @@ fn banned(server: &Machine, key: &str, stays: &str) {
     let status = server.sh("fail2ban-client status sshd");
     assert!(!open, "five bad logins are not banned:\n{status}");
     assert!(status.contains("Currently banned:\t1"), "{status}");
+}
+
+/// Starts it, kills it so long after a step was said to be done, and says whether it got there.
+fn killed_after(desk: &Desk, words: &[&str], step: &str, later: Duration) -> bool {
+    let mut child = desk.berth(words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let there = lines.any(|line| line.contains(&format!("  {step:<12}  ")));
+    std::thread::sleep(later);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    there
+}
+
+/// The client is killed in the midst of one step after the other; what it had begun on the server goes on there beside the next.
+#[test]
+fn a_run_that_is_killed_anywhere_is_made_whole_by_the_next() {
+    let (Some(fleet), desk) = (fleet(), Desk::new()) else { return };
+    let Some(server) = Machine::start(&desk.key()) else { return };
+    server.copy(&fleet, "/usr/local/bin/fleet");
+    let (key, at) = (desk.key().to_str().unwrap().to_owned(), format!("root@{}", server.ip));
+    let stack = stack();
+    let words = ["--json", "--yes", "up", &at, "--key-file", &key, "-f", &stack, "--tenant", "acme", "--tenant-host"];
+    let words = [&words[..], &["acme.example.com"]].concat();
+    // The first has nothing but the look behind it; the others are killed as the step after this one begins, or in it.
+    for (step, later_ms) in [
+        ("packages", 0),
+        ("packages", 60),
+        ("users", 0),
+        ("second door", 100),
+        ("ssh", 0),
+        ("fail2ban", 50),
+        ("upgrades", 150),
+        ("upgrades", 700),
+        ("firewall", 100),
+        ("program", 0),
+        ("program", 400),
+        ("serve", 20),
+        ("stack", 200),
+        ("cell", 60),
+        ("edge", 0),
+        ("edge", 30),
+    ] {
+        let there = killed_after(&desk, &words, step, Duration::from_millis(later_ms));
+        assert!(there, "a run came to its end before `{step}`: what the one before had begun was in its way");
+    }
+    let whole = desk.berth(&words).output().unwrap();
+    let said = text(&whole.stderr);
+    assert!(went(&answer(&whole), "tenant") != "would" && said.contains("its first answer was"), "{said}");
+    let admin = server.sh("cat /var/lib/berth/serve/admin.key").trim().to_owned();
+
+    // Nothing is there twice or half.
+    let second = answer(&desk.berth(&words).output().unwrap());
+    for row in second["steps"].as_array().unwrap() {
+        assert_eq!(row["went"], "was", "{row}");
+    }
+    let there = |words: &str| -> Value {
+        serde_json::from_str(&server.sh(&format!("BERTH_API_KEY='{admin}' berth {words} --json"))).unwrap()
+    };
+    let keys = there("key list");
+    let of_edge = keys.as_array().unwrap().iter().filter(|key| key["name"] == "edge-1" && key["revoked_at"].is_null());
+    assert_eq!(of_edge.count(), 1, "{keys}");
+    assert_eq!(there("cell list").as_array().unwrap().len(), 1);
+    assert_eq!(there("tenant list").as_array().unwrap().len(), 1);
+    let left =
+        "ls /etc/berth /run/tmp.* /etc/sudoers.d /etc/nftables.d 2>/dev/null | grep -E '[.]new$|^/run/tmp' ; true";
+    assert_eq!(server.sh(left), "");
+    let check =
+        desk.berth(&["--json", "server", "check", &format!("berth-ssh@{}", server.ip), "--key-file", &key]).output();
+    assert_eq!(answer(&check.unwrap())["bad"], 0);
+    // And after its power was cut everything is there by itself.
+    server.power_cycle();
+    server.up();
+    let again = answer(&desk.berth(&words).output().unwrap());
+    assert_eq!(went(&again, "tenant"), "was");
+    assert_eq!(went(&again, "firewall"), "was", "{again}");
+}
+
+/// What somebody at a terminal sees and is asked. `says`: what is typed there.
+fn at_a_terminal(desk: &Desk, words: &[&str], says: &str) -> (bool, String) {
+    let line = std::iter::once(desk.dir.join("berth").to_str().unwrap()).chain(words.iter().copied());
+    let line = line.collect::<Vec<_>>().join(" ");
+    let mut child = Command::new("script")
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .env("BERTH_KNOWN_HOSTS", desk.dir.join("hosts"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(says.as_bytes()).unwrap();
+    let out = child.wait_with_output().unwrap();
+    (out.status.success(), text(&out.stdout))
+}
+
+#[test]
+fn somebody_at_a_terminal_sees_what_would_be_changed_and_is_asked_first() {
+    let desk = Desk::new();
+    let Some(server) = Machine::start(&desk.key()) else { return };
+    let (key, at) = (desk.key().to_str().unwrap().to_owned(), format!("root@{}", server.ip));
+    let host_key = server.sh("ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub | cut -d' ' -f2");
+    let named = ["--key-file", key.as_str(), "--host-key", host_key.trim()];
+    let prepare = [&["server", "prepare", at.as_str()], &named[..]].concat();
+    let up = [&["up", at.as_str(), "-f", &stack()], &named[..]].concat();
+    for words in [&prepare, &up] {
+        for says in ["n\n", "\n"] {
+            let (good, said) = at_a_terminal(&desk, words, says);
+            assert!(!good && said.contains("nothing was changed"), "{said}");
+            assert!(said.contains(&format!("Do this on `{}`? [y/N]", server.ip)), "{said}");
+            for word in ["would  users", "would  firewall"] {
+                assert!(said.contains(word), "{said}");
+            }
+        }
+    }
+    assert!(!server.try_sh("id berth-ssh").status.success(), "something was changed");
+
+    // A firewall of somebody's is named, where a mirror of the distribution's can be reached.
+    let ufw = server.try_sh("apt-get update -qq && apt-get install -y -qq ufw && ufw allow 22 && ufw --force enable");
+    if ufw.status.success() {
+        let (good, said) = at_a_terminal(&desk, &prepare, "n\n");
+        assert!(!good && said.contains("found  ufw") && said.contains("`ufw allow 80,443/tcp`"), "{said}");
+        let dry = desk.berth(&[&["--json"], &prepare[..], &["--dry-run"]].concat()).output().unwrap();
+        assert_eq!(answer(&dry)["beside"][0]["name"], "ufw");
+        server.sh("ufw disable");
+    } else {
+        eprintln!("skipped: ufw cannot be installed here: {}", text(&ufw.stderr));
+    }
+
+    let (good, said) = at_a_terminal(&desk, &prepare, "y\n");
+    assert!(good && said.contains("done   users") && said.contains("prepared in"), "{said}");
+    // With nothing left to do there is nothing to ask; and whoever said yes beforehand is not asked.
+    let (good, said) = at_a_terminal(&desk, &prepare, "");
+    assert!(good && !said.contains("[y/N]"), "{said}");
+    server.sh("rm /etc/fail2ban/jail.d/berth.local");
+    let (good, said) = at_a_terminal(&desk, &[&["--yes"], &prepare[..]].concat(), "");
+    assert!(good && !said.contains("[y/N]") && said.contains("done   fail2ban"), "{said}");
 }
 
 #[test]

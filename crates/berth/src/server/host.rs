@@ -94,9 +94,13 @@ impl Host {
             Some(named) => Some(named.clone()),
             None => remembered(self.known_hosts(), &self.line_name()),
         };
-        if let (Some(known), "root") = (&known, self.user()) {
-            // Where somebody has been before, root's door may be closed since, and `fail2ban` counts one knock at it as three
-            // bad logins: the one that stays is asked for first.
+        let door = remembered(self.known_hosts(), &self.door_name());
+        if let (Some(known), "root") = (&known, self.user())
+            && door.as_ref() == Some(known)
+        {
+            // Root's door is closed since, or will be, and `fail2ban` counts one knock at it as three bad logins: the one
+            // that stays is asked for first. But not before it has let us in once: a knock where no door is counts as much,
+            // also of the minutes before `fail2ban` came, and runs that were broken off early would end in a ban.
             match Connection::open(&self.target(USER, Trust::Pinned(known.clone()))?).await {
                 Ok(connection) => {
                     say(&format!("going on as `{USER}`, whom `{}` lets in", self.name()));
@@ -106,7 +110,7 @@ impl Host {
                 Err(other) => return Err(failed(other)),
             }
         }
-        let trust = known.map_or(Trust::Nobody, Trust::Pinned);
+        let trust = known.clone().map_or(Trust::Nobody, Trust::Pinned);
         match Connection::open(&self.target(self.user(), trust)?).await {
             Err(SshError::HostKeyUnknown { seen, .. }) => {
                 say(&format!("`{}` shows the host key {seen}", self.name()));
@@ -117,7 +121,26 @@ impl Host {
                 remember(self.known_hosts(), &self.line_name(), &seen)?;
                 Ok(connection)
             }
+            Err(refused @ SshError::KeyRefused { .. }) if self.user() == "root" && door.is_none() => {
+                // Perhaps it was prepared from somewhere else.
+                let Some(known) = known else { return Err(failed(refused)) };
+                let Ok(connection) = Connection::open(&self.target(USER, Trust::Pinned(known))?).await else {
+                    return Err(failed(refused));
+                };
+                say(&format!("going on as `{USER}`, whom `{}` lets in", self.name()));
+                self.remember_door(&connection);
+                Ok(connection)
+            }
             other => other.map_err(failed),
+        }
+    }
+
+    /// The door that stays has let us in: it is the first that is tried from now on.
+    pub fn remember_door(&self, connection: &Connection) {
+        let (file, name, key) = (self.known_hosts(), self.door_name(), connection.fingerprint());
+        if remembered(file, &name).as_deref() != Some(key) {
+            // Not kept, it costs a knock at root's door the next time; that is no reason to stop.
+            drop(remember(file, &name, key));
         }
     }
 
@@ -130,19 +153,37 @@ impl Host {
     fn line_name(&self) -> String {
         format!("{}:{}", self.name(), self.port())
     }
+
+    fn door_name(&self) -> String {
+        format!("{USER}@{}", self.line_name())
+    }
 }
 
 fn agree(yes: bool) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+    if !can_be_asked(yes) {
         return Err(Failure::request(
             "nobody has said that this is the host",
             "name its key with `--host-key`, or `--yes`",
         ));
     }
-    let _ = write!(io::stderr().lock(), "Is this the host? [y/N] ");
+    ask("Is this the host?")
+}
+
+/// Somebody sits there, and has not said yes beforehand.
+pub fn can_be_asked(yes: bool) -> bool {
+    !yes && io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+/// After what would be changed was shown.
+pub fn agree_to_changes(name: &str) -> Result<(), Failure> {
+    ask(&format!("Do this on `{name}`?"))
+}
+
+fn ask(question: &str) -> Result<(), Failure> {
+    let _ = write!(io::stderr().lock(), "{question} [y/N] ");
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).ours("the terminal")?;
     match answer.trim() {
@@ -151,7 +192,7 @@ fn agree(yes: bool) -> Result<(), Failure> {
     }
 }
 
-/// Lines of `host:port fingerprint`; the last one counts.
+/// Lines of `host:port fingerprint`, and of `user@host:port fingerprint` where that user was let in; the last one counts.
 fn remembered(file: &Path, name: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().rev().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -199,5 +240,9 @@ mod tests {
         assert_eq!(remembered(&file, "a:22").as_deref(), Some("SHA256:one"));
         assert_eq!(remembered(&file, "a:2222").as_deref(), Some("SHA256:two"));
         assert_eq!(remembered(&file, "b:22"), None);
+        assert_eq!(remembered(&file, "berth-ssh@a:22"), None);
+        remember(&file, "berth-ssh@a:22", "SHA256:three").unwrap();
+        assert_eq!(remembered(&file, "berth-ssh@a:22").as_deref(), Some("SHA256:three"));
+        assert_eq!(remembered(&file, "a:22").as_deref(), Some("SHA256:one"));
     }
 }

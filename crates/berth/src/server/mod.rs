@@ -3,6 +3,7 @@
 
 #![expect(clippy::format_push_string, reason = "screens are small and built once")]
 
+mod beside;
 mod check;
 mod host;
 mod machine;
@@ -127,6 +128,14 @@ impl Prepare {
         let connection = self.host.open(yes).await?;
         let found = prepare::look(&connection).await?;
         say(&format!("`{}` runs {}", self.host.name(), found.system));
+        beside::tell(&found.beside);
+        if !self.dry_run && host::can_be_asked(yes) {
+            let mut plan = Walk::new(&connection, found.sudo, true);
+            prepare::prepare(&mut plan, &self.host).await?;
+            if plan.would_change() {
+                host::agree_to_changes(self.host.name())?;
+            }
+        }
         let mut walk = Walk::new(&connection, found.sudo, self.dry_run);
         prepare::prepare(&mut walk, &self.host).await?;
         let took_s = begun.elapsed().as_secs_f64();
@@ -136,7 +145,7 @@ impl Prepare {
         } else {
             format!("prepared in {took_s:.0} s; next:\n  berth cell add NAME --host {name} --key-file FILE\n")
         };
-        let json = json!({ "host": name, "system": found.system, "dry_run": self.dry_run, "took_s": took_s, "steps": walk.rows });
+        let json = json!({ "host": name, "system": found.system, "beside": found.beside, "dry_run": self.dry_run, "took_s": took_s, "steps": walk.rows });
         Ok(Answer { text, json, status: 0 })
     }
 }

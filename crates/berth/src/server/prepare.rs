@@ -3,8 +3,9 @@
 //! has come in by the one that stays.
 
 use super::{
+    beside::{self, Neighbour},
     host::Host,
-    steps::{Step, Walk, Went, failed, say},
+    steps::{SECOND_DOOR, Step, Walk, Went, failed, say},
 };
 use crate::fail::Failure;
 use berth_providers::ssh::{Connection, root};
@@ -34,6 +35,8 @@ const REGRET_S: u32 = 30;
 pub struct Found {
     pub system: String,
     pub sudo: &'static str,
+    /// Who else filters or publishes there.
+    pub beside: Vec<Neighbour>,
 }
 
 /// Looks whether the host can be prepared at all. Changes nothing.
@@ -68,7 +71,8 @@ pub async fn look(connection: &Connection) -> Result<Found, Failure> {
             "a container is no host unless its first process is systemd; nothing was changed",
         ));
     }
-    Ok(Found { system, sudo })
+    let beside = beside::look(connection, sudo).await?;
+    Ok(Found { system, sudo, beside })
 }
 
 /// Everything, in its order.
@@ -87,11 +91,16 @@ fn packages() -> Step {
     let all = PACKAGES.join(" ");
     let look =
         format!("for p in {all}; do dpkg -s $p 2>/dev/null | grep -q '^Status: install ok installed' || exit 1; done");
-    // No cluster of the distribution's: cells make their own.
+    // No cluster of the distribution's: cells make their own. A fresh server asks for its own updates in its first minutes,
+    // so locks are waited for; what an earlier run was broken off in is finished first.
     let act = format!(
-        "set -e; export DEBIAN_FRONTEND=noninteractive; mkdir -p /etc/postgresql-common/createcluster.d; \
+        "set -e; export DEBIAN_FRONTEND=noninteractive LC_ALL=C; mkdir -p /etc/postgresql-common/createcluster.d; \
          echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.d/berth.conf; \
-         apt-get update -qq; apt-get install -y -qq --no-install-recommends {all} >/dev/null"
+         apt='apt-get -y -qq -o DPkg::Lock::Timeout=300'; n=0; \
+         until said=$($apt update 2>&1); do n=$((n+1)); case \"$said\" in *lists/lock*) test $n -lt 60;; *) false;; esac || \
+         {{ echo \"$said\" >&2; exit 1; }}; sleep 5; done; \
+         get() {{ $apt --no-install-recommends install {all} >/dev/null; }}; \
+         get || {{ dpkg --configure -a >/dev/null; $apt --fix-broken install >/dev/null; get; }}"
     );
     Step::new("packages", format!("installed from the distribution: {all}"), look, act)
 }
@@ -101,7 +110,7 @@ fn user(line: &str) -> Step {
     let rights = format!("{USER} ALL=(ALL) NOPASSWD: ALL");
     let look = format!(
         "id {USER} >/dev/null 2>&1 && id berth >/dev/null 2>&1 && id berth-edge >/dev/null 2>&1 && grep -qxF '{line}' {keys} && \
-         grep -qxF '{rights}' /etc/sudoers.d/{USER}"
+         test \"$(stat -c %U {keys})\" = {USER} && grep -qxF '{rights}' /etc/sudoers.d/{USER}"
     );
     // The key last: whoever it lets in has its rights already, also after a run that was broken off here.
     let act = format!(
@@ -127,13 +136,14 @@ fn user(line: &str) -> Step {
 async fn second_door(walk: &mut Walk<'_>, host: &Host) -> Result<(), Failure> {
     let says = format!("a second connection comes in as `{USER}` and may do what root may");
     if walk.dry_run {
-        walk.note("second door", &says, Went::Would, Duration::ZERO);
+        walk.note(SECOND_DOOR, &says, Went::Would, Duration::ZERO);
         return Ok(());
     }
     let begun = Instant::now();
     let second = host.again(walk.connection, USER).await.map_err(failed)?;
     root(&second).await.map_err(failed)?;
-    walk.note("second door", &says, Went::Was, begun.elapsed());
+    host.remember_door(&second);
+    walk.note(SECOND_DOOR, &says, Went::Was, begun.elapsed());
     Ok(())
 }
 

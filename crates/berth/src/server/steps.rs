@@ -9,6 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// A step that changes nothing.
+pub const SECOND_DOOR: &str = "second door";
+/// Held on the host by whoever changes it: of a client that was killed the script goes on there to its end, and the next
+/// client waits for it. In memory, so a restart of the host lets go of it.
+const LOCK: &str = "/run/berth-server.lock";
+const LOCK_WAIT_S: u32 = 900;
+/// Statuses that no script of ours has.
+const BUSY: u32 = 190;
+const CUT_OFF: u32 = 191;
+
 /// One change of a host, as scripts for its shell, run as root.
 pub struct Step {
     pub name: &'static str,
@@ -74,9 +84,22 @@ impl<'a> Walk<'a> {
         Ok(self.connection.run(&self.command(script), b"").await.map_err(failed)?.status == 0)
     }
 
-    /// Runs a script as root that must succeed. Answers what it wrote.
+    /// Runs a script as root that must succeed, one at a time on the host. Answers what it wrote.
     pub async fn must(&self, doing: &str, script: &str, input: &[u8]) -> Result<String, Failure> {
-        self.connection.must(doing, &self.command(script), input).await.map_err(failed)
+        let script = if input.is_empty() { script.to_owned() } else { with_whole_input(script, input.len()) };
+        let command = format!("{}{}", self.sudo, alone(&script));
+        match self.connection.must(doing, &command, input).await {
+            Err(SshError::Failed { host, status: BUSY, .. }) => {
+                let what = format!("somebody else has been changing `{host}` for {} min", LOCK_WAIT_S / 60);
+                Err(Failure::request(what, format!("another `berth` is at work there; `fuser -v {LOCK}` names it")))
+            }
+            other => other.map_err(failed),
+        }
+    }
+
+    /// Of a dry run: something would be changed.
+    pub fn would_change(&self) -> bool {
+        self.rows.iter().any(|row| row.went == Went::Would && row.step != SECOND_DOOR)
     }
 
     pub async fn step(&mut self, step: &Step) -> Result<Went, Failure> {
@@ -102,6 +125,21 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// The lock is this command's own: what it leaves running in the background does not hold it.
+fn alone(script: &str) -> String {
+    format!("flock --close --conflict-exit-code {BUSY} --wait {LOCK_WAIT_S} {LOCK} sh -c {}", quoted(script))
+}
+
+/// A client that is killed closes the input where it was: half a file would be put in place of a whole one. In memory and
+/// root's alone, for there are secrets in it.
+fn with_whole_input(script: &str, bytes: usize) -> String {
+    format!(
+        "given=$(mktemp -p /run) || exit 1; trap 'rm -f \"$given\"' EXIT; cat >\"$given\"; \
+         test \"$(wc -c <\"$given\")\" -eq {bytes} || {{ echo 'the connection broke' >&2; exit {CUT_OFF}; }}; \
+         ( {script}\n) <\"$given\""
+    )
+}
+
 /// Says how a step went.
 pub fn noted(step: &'static str, says: &str, went: Went, took: Duration) -> Row {
     let word = match went {
@@ -123,4 +161,53 @@ pub fn say(text: &str) {
 pub fn failed(error: SshError) -> Failure {
     let hint = error.hint();
     Failure::request(error, hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CUT_OFF, alone, with_whole_input};
+    use crate::server::machine::Machine;
+    use std::{fs, process::Command, time::Instant};
+
+    /// The lock itself needs root's folder, so that part is tried with another file.
+    fn locked(file: &std::path::Path, script: &str) -> String {
+        alone(script).replace(super::LOCK, file.to_str().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_script_gets_its_input_whole_or_does_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (here, kept) = (Machine::Here(None), dir.path().join("kept"));
+        let script = |bytes| {
+            let script = format!("set -e; cat >{}; false || exit 7", kept.display());
+            with_whole_input(&script, bytes).replace("-p /run", &format!("-p {}", dir.path().display()))
+        };
+        fs::write(&kept, "before").unwrap();
+        let status = |bytes: usize| {
+            let mut child = Command::new("sh").args(["-c", &script(bytes)]).stdin(std::process::Stdio::piped()).spawn();
+            std::io::Write::write_all(&mut child.as_mut().unwrap().stdin.take().unwrap(), b"seven b").unwrap();
+            child.unwrap().wait().unwrap().code().unwrap()
+        };
+        assert_eq!((status(8), fs::read_to_string(&kept).unwrap().as_str()), (CUT_OFF as i32, "before"));
+        assert_eq!((status(7), fs::read_to_string(&kept).unwrap().as_str()), (7, "seven b"), "the script's own status");
+        let left = here.must("looking", &format!("ls {}", dir.path().display()), b"", "").await.unwrap();
+        assert_eq!(left.trim(), "kept", "what was given lies nowhere");
+    }
+
+    #[test]
+    fn two_scripts_on_one_host_follow_each_other_and_what_one_leaves_running_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let (lock, log) = (dir.path().join("lock"), dir.path().join("log"));
+        let run = |script: &str| Command::new("sh").args(["-c", &locked(&lock, script)]).spawn().unwrap();
+        let log = log.display();
+        let mut first = run(&format!("echo a >>{log}; (setsid sleep 20 >/dev/null 2>&1 &); sleep 0.5; echo b >>{log}"));
+        let begun = Instant::now();
+        while !fs::read_to_string(dir.path().join("log")).is_ok_and(|text| text.contains('a')) {
+            assert!(begun.elapsed().as_secs() < 10, "the first script did not begin");
+            std::thread::yield_now();
+        }
+        assert!(run(&format!("echo c >>{log}")).wait().unwrap().success());
+        assert!(first.wait().unwrap().success() && begun.elapsed().as_secs() < 15);
+        assert_eq!(fs::read_to_string(dir.path().join("log")).unwrap(), "a\nb\nc\n");
+    }
 }

@@ -3,9 +3,9 @@
 //! gone on with by the same command.
 
 use super::{
-    Answer,
-    host::Host,
-    prepare::{self, USER},
+    Answer, beside,
+    host::{Host, agree_to_changes, can_be_asked},
+    prepare::{self, Found, USER},
     steps::{Step, Walk, Went, failed, say},
     told,
 };
@@ -14,10 +14,10 @@ use crate::{
     fail::{Failure, FailureExt as _},
 };
 use berth_client::ClientError;
-use berth_domain::{CellClass, CellName, Hostname, PlanName, ServiceRole, TenantName};
+use berth_domain::{CellClass, CellName, CellState, Hostname, PlanName, ServiceRole, TenantName, TenantState};
 use berth_providers::ssh::{Connection, bring, listen};
 use berth_render::{File, units};
-use berth_wire::{CellCreate, KeyCreate, TenantCreate};
+use berth_wire::{CellCreate, Key, KeyCreate, TenantCreate};
 use clap::Args;
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -67,6 +67,9 @@ pub struct Up {
     dry_run: bool,
 }
 
+/// This server's edge, and the name of its key.
+const EDGE: &str = "edge-1";
+
 /// Where this server's edge differs from the unit that `berth render` writes.
 const EDGE_OWN: &str = "[Service]
 User=berth-edge
@@ -93,11 +96,21 @@ impl Up {
         let found = prepare::look(&first).await?;
         let name = self.host.name().to_owned();
         say(&format!("`{name}` runs {}", found.system));
+        beside::tell(&found.beside);
         let mut walk = Walk::new(&first, found.sudo, self.dry_run);
         ports_are_free(&walk).await?;
+        if self.dry_run {
+            self.plan(&mut walk).await?;
+            return Ok(self.answer(&name, &found, &walk, begun.elapsed(), None));
+        }
+        if can_be_asked(common.yes) {
+            let mut plan = Walk::new(&first, found.sudo, true);
+            self.plan(&mut plan).await?;
+            agree_to_changes(&name)?;
+        }
         prepare::prepare(&mut walk, &self.host).await?;
         program(&mut walk).await?;
-        if let Some(env) = env.filter(|_| !self.dry_run) {
+        if let Some(env) = env {
             // Read at a start only: with other variables it is started again, in the same breath, so that a connection
             // that breaks leaves no control plane stopped.
             let script = "set -e; umask 077; install -d -m 755 /etc/berth; cat >/etc/berth/serve.env.new; \
@@ -107,23 +120,25 @@ impl Up {
             walk.must("the variables", script, &env).await?;
         }
         walk.step(&serve()).await?;
-        let mut shown_key = None;
-        if self.dry_run {
-            for (step, says) in self.rest() {
-                walk.note(step, &says, Went::Would, Duration::ZERO);
-            }
-        } else {
-            let key = walk.must("reading the first key", "cat /var/lib/berth/serve/admin.key", b"").await?;
-            let web = stack.services.values().find(|service| service.role == ServiceRole::Web);
-            let path = web.and_then(|service| service.health.clone()).unwrap_or_else(|| "/".to_owned());
-            self.over_the_api(&mut walk, key.trim().to_owned().into(), &files, &path, common).await?;
-            // Last: a run that is broken off before has shown nothing.
-            let shown = "mkdir /var/lib/berth/serve/admin.key.shown 2>/dev/null";
-            if walk.is(shown).await? {
-                shown_key = Some(key.trim().to_owned());
-            }
+        let key = walk.must("reading the first key", "cat /var/lib/berth/serve/admin.key", b"").await?;
+        let web = stack.services.values().find(|service| service.role == ServiceRole::Web);
+        let path = web.and_then(|service| service.health.clone()).unwrap_or_else(|| "/".to_owned());
+        self.over_the_api(&mut walk, key.trim().to_owned().into(), &files, &path, common).await?;
+        // Last: a run that is broken off before has shown nothing.
+        let shown = "mkdir /var/lib/berth/serve/admin.key.shown 2>/dev/null";
+        let shown_key = walk.is(shown).await?.then(|| key.trim().to_owned());
+        Ok(self.answer(&name, &found, &walk, begun.elapsed(), shown_key))
+    }
+
+    /// All that would be done, and nothing done.
+    async fn plan(&self, walk: &mut Walk<'_>) -> Result<(), Failure> {
+        prepare::prepare(walk, &self.host).await?;
+        program(walk).await?;
+        walk.step(&serve()).await?;
+        for (step, says) in self.rest() {
+            walk.note(step, &says, Went::Would, Duration::ZERO);
         }
-        Ok(self.answer(&name, &walk, begun.elapsed(), shown_key))
+        Ok(())
     }
 
     fn edge(&self) -> Step {
@@ -195,6 +210,12 @@ impl Up {
 
         let begun = Instant::now();
         let cells = cx.client.cells().await.map_err(error)?;
+        // A run that was broken off may have left one in the making.
+        let made = cells.iter().filter(|cell| cell.state == CellState::Creating).filter_map(|cell| cell.operation);
+        for operation in made {
+            let ended = to_its_end(&cx, operation).await.map_err(told)?;
+            crate::cli::success(ended).map_err(told)?;
+        }
         let went = if cells.is_empty() {
             let wanted = CellCreate {
                 name: self.cell.clone(),
@@ -213,7 +234,17 @@ impl Up {
         walk.note("cell", &format!("cell `{cell}`"), went, begun.elapsed());
 
         if !walk.is("test -s /etc/berth/edge.key").await? {
-            let wanted = KeyCreate { name: "edge-1".to_owned(), scope: "edge".to_owned() };
+            // Of a run that was broken off before it had written the key down: nobody has that one.
+            let all = cx.client.keys().await.map_err(error)?;
+            let lost = |key: &&Key| {
+                (key.name.as_str(), key.scope.as_str()) == (EDGE, "edge")
+                    && key.last_used_at.is_none()
+                    && key.revoked_at.is_none()
+            };
+            for key in all.iter().filter(lost) {
+                cx.client.key_revoke(key.id).await.map_err(error)?;
+            }
+            let wanted = KeyCreate { name: EDGE.to_owned(), scope: "edge".to_owned() };
             let made = cx.client.key_create(&wanted).await.map_err(error)?;
             let script = "set -e; umask 077; install -d -m 755 /etc/berth; cat >/etc/berth/edge.key.new; \
                           chown berth-edge /etc/berth/edge.key.new; mv /etc/berth/edge.key.new /etc/berth/edge.key";
@@ -227,7 +258,14 @@ impl Up {
         let (Some(tenant), Some(host)) = (&self.tenant, &self.tenant_host) else { return Ok(()) };
         let begun = Instant::now();
         let went = match cx.client.tenant(tenant.as_str()).await {
-            Ok(_) => Went::Was,
+            Ok(known) => {
+                // Begun by a run that was broken off, it is not served before that is at its end.
+                if let (TenantState::Provisioning, Some(operation)) = (known.state, known.operation) {
+                    let ended = to_its_end(cx, operation).await.map_err(told)?;
+                    crate::cli::success(ended).map_err(told)?;
+                }
+                Went::Was
+            }
             Err(error) if error.problem().is_some_and(|problem| problem.status == 404) => {
                 let wanted = TenantCreate {
                     name: tenant.clone(),
@@ -274,7 +312,7 @@ impl Up {
         std::str::from_utf8(&head[9..]).ok().and_then(|word| word.parse().ok()).ok_or_else(|| "no HTTP".to_owned())
     }
 
-    fn answer(&self, name: &str, walk: &Walk<'_>, took: Duration, key: Option<String>) -> Answer {
+    fn answer(&self, name: &str, found: &Found, walk: &Walk<'_>, took: Duration, key: Option<String>) -> Answer {
         let took_s = took.as_secs_f64();
         let login = self.host.key_file().map_or_else(String::new, |path| format!("-i {} ", path.display()));
         let port = if self.host.port() == 22 { String::new() } else { format!("-p {} ", self.host.port()) };
@@ -293,11 +331,14 @@ impl Up {
             text.push_str(&format!("`{name}` is up after {took_s:.0} s\n"));
             if let Some(key) = &key {
                 text.push_str(&format!("\nThe first administrator's key, shown this once:\n\n    {key}\n"));
+            } else {
+                text.push_str("\nThe first administrator's key was shown before; root reads it there in /var/lib/berth/serve/admin.key\n");
             }
             text.push_str(&format!("\nnext:\n  {}\n", next.join("\n  ")));
         }
         let json = json!({
-            "host": name, "dry_run": self.dry_run, "took_s": took_s, "steps": walk.rows, "admin_key": key, "next": next,
+            "host": name, "beside": found.beside, "dry_run": self.dry_run, "took_s": took_s, "steps": walk.rows, "admin_key": key,
+            "next": next,
         });
         Answer { text, json, status: 0 }
     }
@@ -349,7 +390,10 @@ fn runs(name: &str, unit: &File) -> String {
 async fn ports_are_free(walk: &Walk<'_>) -> Result<(), Failure> {
     for (port, role) in [(80, "edge"), (443, "edge"), (7600, "serve"), (7601, "serve"), (7603, "edge")] {
         // The edge's ports are held by its socket, also while it is started again itself.
-        let ours = format!("systemctl is-active -q berth-{role} || systemctl is-active -q berth-{role}.socket");
+        // One that a broken-off run is starting or ending at this moment has them too.
+        let ours = format!(
+            "systemctl show -p ActiveState --value berth-{role}.service berth-{role}.socket 2>/dev/null | grep -qE '^(active|activating|reloading|deactivating)$'"
+        );
         let taken = format!("(exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null");
         let taken = format!("bash -c '{taken}'");
         if walk.is(&taken).await? && !walk.is(&ours).await? {
