@@ -1,9 +1,10 @@
 //! What a database lets the mover do, found out by trying each and taking it back. Nothing stays: what is made is made
 //! in a transaction that is rolled back, or is a slot that ends with its session.
 
-use crate::sql::connect;
+use crate::error::is_pooler;
+use crate::sql::{connect, ident};
 use crate::{Endpoint, MoveError, Obstacle, Side};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, error::SqlState};
 
 /// One thing that moves need of a database.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -18,41 +19,88 @@ pub struct Ability {
     pub remedy: Option<String>,
 }
 
+/// What is lacking, and what gives it.
+type Lacks = (String, String);
+
 /// Tries everything, also when something fails.
 pub async fn abilities(endpoint: &Endpoint) -> Result<Vec<Ability>, MoveError> {
-    let client = connect(endpoint, Side::Source, "berth-abilities").await?;
-    let obstacle = |lacks: Option<Obstacle>| lacks.map(|it| (it.to_string(), it.hint()));
-    let role = endpoint.user.clone();
     let side = Side::Source;
-    let mut all = Vec::new();
-    let mut tried = |ability, means, lacks: Option<(String, String)>| {
-        let (because, remedy) = lacks.unzip();
-        all.push(Ability { ability, means, can: because.is_none(), because, remedy });
+    let client = match connect(endpoint, side, "berth-abilities").await {
+        Ok(client) => client,
+        Err(MoveError::Connect { source, .. }) if is_pooler(&source) => return Ok(behind_a_pooler()),
+        Err(error) => return Err(error),
     };
+    let role = &endpoint.user;
     let standby = yes(&client, "select pg_is_in_recovery()").await;
-    tried("takes_writes", "tenants can live in it", obstacle(standby.then_some(Obstacle::Standby { side })));
     let kept = "select current_setting('row_security') = 'off' and current_setting('extra_float_digits') = '3'";
     let pooled = !yes(&client, kept).await;
-    tried(
-        "keeps_sessions",
-        "no pooler loses what a session is told",
-        obstacle(pooled.then_some(Obstacle::Pooler { side })),
-    );
-    let bypass = "select rolsuper from pg_roles where rolname = session_user";
-    let lacks = !yes(&client, bypass).await;
-    let lacks = lacks.then(|| Obstacle::Rights { side, role: role.clone(), right: "SUPERUSER".to_owned() });
-    tried("moves_as_superuser", "a move passes policies and triggers, and fences writers", obstacle(lacks));
-    let refused = attempt(&client, "create schema berth_ability").await;
-    tried("makes_fences", "a tenant's writes can be refused here", refused);
-    let slot = format!("berth_ability_{}", uuid::Uuid::new_v4().simple());
-    let sql = format!("select pg_create_logical_replication_slot('{slot}', 'pgoutput', true)");
-    let refused = match client.batch_execute(&sql).await {
-        // Ended here and not with the session, so that its place is free for a move that begins at once.
-        Ok(()) => client.batch_execute(&format!("select pg_drop_replication_slot('{slot}')")).await.err(),
-        Err(error) => Some(error),
+    let plain = !yes(&client, "select rolsuper from pg_roles where rolname = session_user").await;
+    let right = |right: &str| Obstacle::Rights { side, role: role.clone(), right: right.to_owned() };
+    let create = format!("GRANT CREATE ON DATABASE {} TO {}", ident(&endpoint.database), ident(role));
+    let schema = attempt(&client, "create schema berth_ability").await.map(|error| said(&error, &create));
+    let publication = attempt(&client, "create publication berth_ability").await.map(|error| said(&error, &create));
+    let lacks = [
+        standby.then(|| of(&Obstacle::Standby { side })),
+        pooled.then(|| of(&Obstacle::Pooler { side })),
+        plain.then(|| of(&right("SUPERUSER"))),
+        schema,
+        publication,
+        slot(&client, &right("REPLICATION")).await,
+    ];
+    Ok(ABILITIES.into_iter().zip(lacks).map(|(ability, lacks)| tried(ability, lacks)).collect())
+}
+
+/// A stable word, and what it is for. In the order in which they are tried.
+const ABILITIES: [(&str, &str); 6] = [
+    ("takes_writes", "tenants can live in it"),
+    (KEEPS_SESSIONS, "no pooler loses what a session is told"),
+    ("moves_as_superuser", "a move passes policies and triggers, and fences writers"),
+    ("makes_fences", "a tenant's writes can be refused here"),
+    ("publishes_changes", "what changes can be told to whoever follows it"),
+    ("reads_changes", "a tenant can be moved out while it writes"),
+];
+const KEEPS_SESSIONS: &str = "keeps_sessions";
+
+fn tried((ability, means): (&'static str, &'static str), lacks: Option<Lacks>) -> Ability {
+    let (because, remedy) = lacks.unzip();
+    Ability { ability, means, can: because.is_none(), because, remedy }
+}
+
+fn of(obstacle: &Obstacle) -> Lacks {
+    (obstacle.to_string(), obstacle.hint())
+}
+
+/// It lets nobody in who says how a session is to be, so nothing behind it was tried.
+fn behind_a_pooler() -> Vec<Ability> {
+    let (because, remedy) = of(&Obstacle::Pooler { side: Side::Source });
+    let lacks = |name| {
+        let because =
+            if name == KEEPS_SESSIONS { because.clone() } else { "not tried: a pooler stands before it".to_owned() };
+        Some((because, remedy.clone()))
     };
-    tried("reads_changes", "a tenant can be moved out while it writes", refused.map(|error| said(&error)));
-    Ok(all)
+    ABILITIES.into_iter().map(|ability| tried(ability, lacks(ability.0))).collect()
+}
+
+/// A slot that ends with the session is made and dropped in one message: a place is free again for a move that begins at once, and
+/// a pooler has no chance to do the one here and the other there.
+async fn slot(client: &Client, right: &Obstacle) -> Option<Lacks> {
+    let name = format!("berth_ability_{}", uuid::Uuid::new_v4().simple());
+    let both = format!(
+        "select pg_create_logical_replication_slot('{name}', 'pgoutput', true); select pg_drop_replication_slot('{name}')"
+    );
+    let error = client.batch_execute(&both).await.err()?;
+    // Who may not make one is not told what else is lacking: both are said at once.
+    let level = client.query_one("select current_setting('wal_level')", &[]).await;
+    let level = level.map_or_else(|_| String::new(), |row| row.get(0));
+    let level =
+        (!matches!(level.as_str(), "" | "logical")).then(|| Obstacle::WalLevel { side: Side::Source, found: level });
+    let denied = (error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)).then_some(right);
+    let both: Vec<Lacks> = denied.into_iter().chain(level.as_ref()).map(of).collect();
+    if both.is_empty() {
+        return Some(said(&error, "`berth mover rights` prints the statements that give it"));
+    }
+    let joined = |part: fn(&Lacks) -> &str| both.iter().map(part).collect::<Vec<_>>().join("; ");
+    Some((joined(|lacks| lacks.0.as_str()), joined(|lacks| lacks.1.as_str())))
 }
 
 async fn yes(client: &Client, sql: &str) -> bool {
@@ -60,22 +108,22 @@ async fn yes(client: &Client, sql: &str) -> bool {
 }
 
 /// In a transaction that is taken back.
-async fn attempt(client: &Client, sql: &str) -> Option<(String, String)> {
+async fn attempt(client: &Client, sql: &str) -> Option<tokio_postgres::Error> {
     let tried = client.batch_execute(&format!("begin; {sql}")).await;
     // A transaction that failed is over all the same.
     let _ = client.batch_execute("rollback").await;
-    tried.err().map(|error| said(&error))
+    tried.err()
 }
 
-/// The server's words, and its hint where it has one.
-fn said(error: &tokio_postgres::Error) -> (String, String) {
+/// The server's words. What helps is its own hint, or the statement that gives the right, where it is one that lacks.
+fn said(error: &tokio_postgres::Error, right: &str) -> Lacks {
     match error.as_db_error() {
+        Some(answer) if *answer.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
+            (answer.message().to_owned(), right.to_owned())
+        }
         Some(answer) => {
-            let hint = answer.hint().map_or_else(
-                || "`berth mover rights` prints the statements that give it".to_owned(),
-                ToOwned::to_owned,
-            );
-            (answer.message().to_owned(), hint)
+            let hint = answer.hint().unwrap_or("the server's log says more");
+            (answer.message().to_owned(), hint.to_owned())
         }
         None => (error.to_string(), "is the server there?".to_owned()),
     }

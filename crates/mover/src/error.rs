@@ -501,7 +501,7 @@ impl MoveError {
 }
 
 /// PgBouncer refuses the settings that the mover's sessions begin with.
-fn is_pooler(error: &berth_pg::ConnectError) -> bool {
+pub(crate) fn is_pooler(error: &berth_pg::ConnectError) -> bool {
     let berth_pg::ConnectError::Postgres(error) = error else { return false };
     error.as_db_error().is_some_and(|db| db.message().contains("startup parameter"))
 }

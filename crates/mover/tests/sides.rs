@@ -5,10 +5,11 @@
 mod common;
 
 use berth_infra::Role;
-use berth_mover::{MoveError, MoveSpec, Obstacle, Side};
+use berth_mover::{Endpoint, MoveError, MoveSpec, Obstacle, Side};
 use berth_testkit::{free_port, wait_until};
 use common::Two;
 use secrecy::{ExposeSecret as _, SecretString};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
 use tokio::process::{Child, Command};
@@ -134,4 +135,98 @@ async fn a_pooler_in_between_is_found_out_and_refused() {
     spec.source.port = port;
     let all = obstacles(&spec).await;
     assert!(all.contains(&Obstacle::Pooler { side: Side::Source }), "{all:?}");
+}
+
+/// What a database does not let Berth do: the ability, why, and what gives it.
+async fn lacking(endpoint: &Endpoint) -> BTreeMap<&'static str, (String, String)> {
+    let tried = berth_mover::abilities(endpoint).await.unwrap();
+    assert_eq!(tried.len(), 6, "{tried:?}");
+    let lacks = tried.into_iter().filter(|it| !it.can);
+    lacks.map(|it| (it.ability, (it.because.unwrap(), it.remedy.unwrap()))).collect()
+}
+
+#[tokio::test]
+async fn each_ability_that_a_login_or_a_server_lacks_is_named_with_what_gives_it() {
+    let two = Two::filled(10).await;
+    let admin = two.client(&two.source, Role::Mover).await;
+    admin.batch_execute("create role plain login password 'x'").await.unwrap();
+    let mut plain = two.endpoint(&two.source);
+    assert_eq!(lacking(&plain).await, BTreeMap::new(), "the login of a cell lacks nothing");
+    plain.user = "plain".into();
+    plain.password = SecretString::from("x");
+
+    let lacks = lacking(&plain).await;
+    let create = format!("GRANT CREATE ON DATABASE \"{}\" TO \"plain\"", two.source);
+    for (ability, why, remedy) in [
+        ("moves_as_superuser", "lacks SUPERUSER", "ALTER ROLE plain SUPERUSER"),
+        ("makes_fences", "permission denied for database", create.as_str()),
+        ("publishes_changes", "permission denied for database", create.as_str()),
+        ("reads_changes", "lacks REPLICATION", "ALTER ROLE plain REPLICATION"),
+    ] {
+        let (because, hint) = &lacks[ability];
+        assert!(because.contains(why) && hint == remedy, "{ability}: {because}; {hint}");
+    }
+    assert_eq!(lacks.len(), 4, "{lacks:?}");
+    // The statements give what they say.
+    for ability in ["publishes_changes", "reads_changes"] {
+        admin.batch_execute(&lacks[ability].1).await.unwrap();
+    }
+    let lacks = lacking(&plain).await;
+    assert_eq!(lacks.keys().copied().collect::<Vec<_>>(), ["moves_as_superuser"], "{lacks:?}");
+
+    // The server's own settings, and both reasons at once where there are two.
+    for statement in ["alter role plain noreplication", "alter system set wal_level = 'replica'"] {
+        admin.batch_execute(statement).await.unwrap();
+    }
+    drop(admin);
+    two.pg.restart().await;
+    let level = "ALTER SYSTEM SET wal_level = logical";
+    let (because, hint) = &lacking(&plain).await["reads_changes"];
+    assert!(because.contains("lacks REPLICATION; `wal_level` of the source is `replica`"), "{because}");
+    assert!(hint.starts_with("ALTER ROLE plain REPLICATION; ") && hint.contains(level), "{hint}");
+    let mover = two.endpoint(&two.source);
+    let lacks = lacking(&mover).await;
+    assert!(lacks.len() == 1 && lacks["reads_changes"].1.starts_with(level), "{lacks:?}");
+
+    let admin = two.client(&two.source, Role::Mover).await;
+    for statement in ["alter system set wal_level = 'logical'", "alter system set max_replication_slots = 1"] {
+        admin.batch_execute(statement).await.unwrap();
+    }
+    drop(admin);
+    two.pg.restart().await;
+    assert_eq!(lacking(&mover).await, BTreeMap::new());
+    let admin = two.client(&two.source, Role::Mover).await;
+    admin.execute("select from pg_create_physical_replication_slot('taken')", &[]).await.unwrap();
+    let lacks = lacking(&mover).await;
+    let (because, hint) = &lacks["reads_changes"];
+    assert!(because.contains("replication slots") && hint.contains("max_replication_slots"), "{because}; {hint}");
+    assert_eq!(lacks.len(), 1, "{lacks:?}");
+
+    // Every try was taken back.
+    let left = "select (select count(*) from pg_replication_slots where slot_name <> 'taken') + (select count(*) from pg_publication)
+                       + (select count(*) from pg_namespace where nspname = 'berth_ability')";
+    assert_eq!(admin.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+#[tokio::test]
+async fn a_pooler_before_a_database_is_named_among_its_abilities() {
+    let two = Two::filled(10).await;
+    let mut behind = two.endpoint(&two.source);
+    behind.port = free_port();
+    // It lets nobody in who says how the session is to be: nothing behind it can be tried.
+    let Some(_strict) = pooler(&two, behind.port, "").await else { return };
+    let lacks = lacking(&behind).await;
+    assert_eq!(lacks.len(), 6, "{lacks:?}");
+    for (ability, (because, remedy)) in &lacks {
+        let why = if *ability == "keeps_sessions" { "stands a connection pooler" } else { "not tried" };
+        assert!(because.contains(why) && remedy == "give the address of the server itself", "{ability}: {because}");
+    }
+    // One that throws it away lets everything else be tried, and nothing stays behind in a session that it keeps.
+    behind.port = free_port();
+    let _lax = pooler(&two, behind.port, "ignore_startup_parameters = extra_float_digits,options").await.unwrap();
+    let lacks = lacking(&behind).await;
+    assert_eq!(lacks.keys().copied().collect::<Vec<_>>(), ["keeps_sessions"], "{lacks:?}");
+    let admin = two.client(&two.source, Role::Mover).await;
+    let slots = admin.query_one("select count(*) from pg_replication_slots", &[]).await.unwrap();
+    assert_eq!(slots.get::<_, i64>(0), 0);
 }
