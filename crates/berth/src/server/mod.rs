@@ -6,6 +6,7 @@
 mod beside;
 mod check;
 mod host;
+mod list;
 mod machine;
 mod prepare;
 mod steps;
@@ -175,26 +176,6 @@ impl CheckHost {
 async fn list(common: &Common, api: Api) -> Result<Answer, Failure> {
     let cx = Context::new(api, common.json, common.yes, Timestamp::now()).map_err(told)?;
     let servers = cx.client.servers().await.map_err(|error| told(error.into()))?;
-    let gib = |bytes: u64| bytes as f64 / 1024.0 / 1024.0 / 1024.0;
-    let mut text = String::new();
-    for server in &servers {
-        let (at, cell) = (format!("{}@{}:{}", server.user, server.host, server.port), &server.cell);
-        match &server.machine {
-            Some(it) => text.push_str(&format!(
-                "{cell}  {at}  {}  {} cpus  load {:.2}  memory {:.1} of {:.1} GiB free  disk {:.1} of {:.1} GiB free\n",
-                it.system,
-                it.cpus,
-                it.load_1m,
-                gib(it.memory_free_bytes),
-                gib(it.memory_bytes),
-                gib(it.disk_free_bytes),
-                gib(it.disk_bytes)
-            )),
-            None => text.push_str(&format!("{cell}  {at}  unknown: {}\n", server.because.as_deref().unwrap_or("?"))),
-        }
-    }
-    if servers.is_empty() {
-        text.push_str("No cell stands on a server over SSH; `berth cell add NAME --host HOST` makes one there.\n");
-    }
+    let text = list::screen(&servers);
     Ok(Answer { text, json: json!(servers), status: 0 })
 }
