@@ -199,15 +199,21 @@ fn banned(server: &Machine, key: &str, stays: &str) {
     assert!(status.contains("Currently banned:\t1"), "{status}");
 }
 
-/// Starts it, kills it so long after a step was said to be done, and says whether it got there.
-fn killed_after(desk: &Desk, words: &[&str], step: &str, later: Duration) -> bool {
+/// Starts it, and kills it so long after a step was said to be done.
+fn killed_after(desk: &Desk, words: &[&str], step: &str, later: Duration) {
     let mut child = desk.berth(words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let there = lines.any(|line| line.contains(&format!("  {step:<12}  ")));
+    let (mut said, mut there) = (Vec::new(), false);
+    for line in BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok) {
+        there = line.contains(&format!("  {step:<12}  "));
+        said.push(line);
+        if there {
+            break;
+        }
+    }
     std::thread::sleep(later);
-    child.kill().unwrap();
+    let _ = child.kill();
     child.wait().unwrap();
-    there
+    assert!(there, "what a run before had begun was in the way of this one, before `{step}`:\n{}", said.join("\n"));
 }
 
 /// The client is killed in the midst of one step after the other; what it had begun on the server goes on there beside the next.
@@ -239,8 +245,7 @@ fn a_run_that_is_killed_anywhere_is_made_whole_by_the_next() {
         ("edge", 0),
         ("edge", 30),
     ] {
-        let there = killed_after(&desk, &words, step, Duration::from_millis(later_ms));
-        assert!(there, "a run came to its end before `{step}`: what the one before had begun was in its way");
+        killed_after(&desk, &words, step, Duration::from_millis(later_ms));
     }
     let whole = desk.berth(&words).output().unwrap();
     let said = text(&whole.stderr);
@@ -297,8 +302,9 @@ fn somebody_at_a_terminal_sees_what_would_be_changed_and_is_asked_first() {
     let (key, at) = (desk.key().to_str().unwrap().to_owned(), format!("root@{}", server.ip));
     let host_key = server.sh("ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub | cut -d' ' -f2");
     let named = ["--key-file", key.as_str(), "--host-key", host_key.trim()];
-    let prepare = [&["server", "prepare", at.as_str()], &named[..]].concat();
-    let up = [&["up", at.as_str(), "-f", &stack()], &named[..]].concat();
+    let stack = stack();
+    let prepare = [&["server", "prepare", at.as_str()][..], &named].concat();
+    let up = [&["up", at.as_str(), "-f", &stack][..], &named].concat();
     for words in [&prepare, &up] {
         for says in ["n\n", "\n"] {
             let (good, said) = at_a_terminal(&desk, words, says);
@@ -316,7 +322,7 @@ fn somebody_at_a_terminal_sees_what_would_be_changed_and_is_asked_first() {
     if ufw.status.success() {
         let (good, said) = at_a_terminal(&desk, &prepare, "n\n");
         assert!(!good && said.contains("found  ufw") && said.contains("`ufw allow 80,443/tcp`"), "{said}");
-        let dry = desk.berth(&[&["--json"], &prepare[..], &["--dry-run"]].concat()).output().unwrap();
+        let dry = desk.berth(&[&["--json"][..], &prepare[..], &["--dry-run"]].concat()).output().unwrap();
         assert_eq!(answer(&dry)["beside"][0]["name"], "ufw");
         server.sh("ufw disable");
     } else {
@@ -329,7 +335,7 @@ fn somebody_at_a_terminal_sees_what_would_be_changed_and_is_asked_first() {
     let (good, said) = at_a_terminal(&desk, &prepare, "");
     assert!(good && !said.contains("[y/N]"), "{said}");
     server.sh("rm /etc/fail2ban/jail.d/berth.local");
-    let (good, said) = at_a_terminal(&desk, &[&["--yes"], &prepare[..]].concat(), "");
+    let (good, said) = at_a_terminal(&desk, &[&["--yes"][..], &prepare[..]].concat(), "");
     assert!(good && !said.contains("[y/N]") && said.contains("done   fail2ban"), "{said}");
 }
 

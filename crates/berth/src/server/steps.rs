@@ -91,7 +91,7 @@ impl<'a> Walk<'a> {
         match self.connection.must(doing, &command, input).await {
             Err(SshError::Failed { host, status: BUSY, .. }) => {
                 let what = format!("somebody else has been changing `{host}` for {} min", LOCK_WAIT_S / 60);
-                Err(Failure::request(what, format!("another `berth` is at work there; `fuser -v {LOCK}` names it")))
+                Err(Failure::request(what, format!("another `berth` is at work there; `lslocks` there names it")))
             }
             other => other.map_err(failed),
         }
@@ -135,7 +135,8 @@ fn alone(script: &str) -> String {
 fn with_whole_input(script: &str, bytes: usize) -> String {
     format!(
         "given=$(mktemp -p /run) || exit 1; trap 'rm -f \"$given\"' EXIT; cat >\"$given\"; \
-         test \"$(wc -c <\"$given\")\" -eq {bytes} || {{ echo 'the connection broke' >&2; exit {CUT_OFF}; }}; \
+         test \"$(wc -c <\"$given\")\" -eq {bytes} || \
+         {{ rm -f \"$given\"; echo 'the connection broke' >&2; exit {CUT_OFF}; }}; \
          ( {script}\n) <\"$given\""
     )
 }
