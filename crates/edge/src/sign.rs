@@ -11,7 +11,7 @@ use sha2::Sha256;
 const USUAL_BYTES: usize = 81;
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// Made once per service and core, with the key taken in already: a request costs two or three turns of SHA-256.
+/// Made when settings come, with the key taken in already: a request costs two or three turns of SHA-256.
 pub struct Signer(Hmac<Sha256>);
 
 impl std::fmt::Debug for Signer {
@@ -47,13 +47,15 @@ impl Signer {
             }
             mac.update(part);
         }
+        let mut hex = [0; 64];
+        for (digits, byte) in hex.chunks_exact_mut(2).zip(mac.finalize().into_bytes()) {
+            digits.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        }
         out.reserve(USUAL_BYTES);
         out.extend_from_slice(b"t=");
         out.extend_from_slice(time);
         out.extend_from_slice(b",v1=");
-        for byte in mac.finalize().into_bytes() {
-            out.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-        }
+        out.extend_from_slice(&hex);
     }
 }
 
