@@ -123,3 +123,22 @@ async fn a_password_that_changes_in_its_file_is_taken_up_and_a_silent_server_is_
     let Observed::Present(sick) = known.observe_member(&member).await.unwrap() else { panic!("it has an address") };
     assert_eq!(sick.health, Health::Unhealthy { reason: "`/health` answered 503".to_owned() });
 }
+
+#[tokio::test]
+async fn a_standby_is_named_as_one_and_is_no_cell() {
+    let there = there().await;
+    let url = there.postgres.database().url(Role::Mover);
+    let (client, connection) = tokio_postgres::connect(url.expose_secret(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let data: String = client.query_one("select current_setting('data_directory')", &[]).await.unwrap().get(0);
+    drop(client);
+    fs::write(PathBuf::from(data).join("standby.signal"), "").unwrap();
+    there.postgres.stop().await.unwrap();
+    let options = EmbeddedOptions { durable: false, ..EmbeddedOptions::default() };
+    EmbeddedPostgres::start_with(&there.root, "shop", options).await.unwrap();
+    let refused = there.endpoints.ensure_database(&cell("existing-1")).await.unwrap_err();
+    assert!(refused.to_string().contains("it is a standby that takes no writes; name the primary"), "{refused}");
+    let name = DatabaseName::new("existing-1").unwrap();
+    let seen = there.endpoints.observe_database(&name).await.unwrap();
+    assert!(matches!(seen, Observed::Unknown { reason } if reason.contains("standby")));
+}
