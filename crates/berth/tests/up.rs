@@ -281,7 +281,8 @@ fn a_run_that_is_killed_anywhere_is_made_whole_by_the_next() {
 
 /// What somebody at a terminal sees and is asked. `says`: what is typed there.
 fn at_a_terminal(desk: &Desk, words: &[&str], says: &str) -> (bool, String) {
-    let line = std::iter::once(desk.dir.join("berth").to_str().unwrap()).chain(words.iter().copied());
+    let program = desk.dir.join("berth");
+    let line = std::iter::once(program.to_str().unwrap()).chain(words.iter().copied());
     let line = line.collect::<Vec<_>>().join(" ");
     let mut child = Command::new("script")
         .args(["--quiet", "--return", "--command", &line, "/dev/null"])
