@@ -166,12 +166,7 @@ async fn view(app: &App, cell: Cell) -> Result<wire::Cell, ControlError> {
 /// What the catalogue has of benchmarks for the cell's place.
 fn claims(in_force: &StackInForce, cell: &Cell) -> Result<Vec<wire::CellClaim>, ControlError> {
     let (catalogue, _) = decide::settings(&in_force.stack)?;
-    // Cells of an adapter that reaches anybody's machines stand at the provider that they are named by.
-    let named = catalogue.providers.contains_key(&cell.provider).then(|| cell.provider.clone());
-    let (provider, sites) = match (named, cell.region.clone()) {
-        (Some(provider), Some(region)) => (provider, vec![region]),
-        _ => decide::place(&in_force.stack, &catalogue, &cell.provider, cell.region.as_deref()),
-    };
+    let (provider, sites) = decide::place(&in_force.stack, &catalogue, &cell.provider, cell.region.as_deref());
     let known = sites.first().and_then(|site| Some((site, catalogue.providers.get(&provider)?.sites.get(site)?)));
     let Some((site, known)) = known else { return Ok(Vec::new()) };
     let claim = |(what, unit): &(&str, &str)| {

@@ -226,7 +226,12 @@ pub(crate) fn place(
     provider: &str,
     region: Option<&str>,
 ) -> (String, Vec<String>) {
-    let provider = prices::adapter(stack, provider);
+    let provider = match prices::adapter(stack, provider).as_str() {
+        // An adapter that reaches anybody's machines: they stand at the provider that they are named by.
+        "ssh" | "endpoint" if catalogue.providers.contains_key(provider) => provider.to_owned(),
+        "ssh" => "host".to_owned(),
+        adapter => adapter.to_owned(),
+    };
     // A provider with one region needs none named.
     let only = catalogue.providers.get(&provider).filter(|known| known.sites.len() == 1);
     let site = region.map(str::to_owned).or_else(|| only.and_then(|known| known.sites.keys().next().cloned()));
@@ -256,5 +261,24 @@ fn facts(in_force: &StackInForce, catalogue: &Catalogue, figures: &[CellFigure],
         max_tenants: u32::try_from(cell.max_tenants).unwrap_or(0),
         takes_tenants: cell.state == CellState::Ready,
         promises: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{place, settings};
+
+    #[test]
+    fn a_host_stands_at_the_provider_that_it_is_named_by() {
+        let file = "stack: s\nservices: { web: { command: [web], health: / } }\nproviders:\n  hetzner-robot: { adapter: ssh }\n  \
+                    desk: { adapter: ssh }\n  hetzner: { adapter: local }\n";
+        let stack = berth_config::parse(file, None, &berth_config::no_files).unwrap();
+        let (catalogue, _) = settings(&stack).unwrap();
+        let of = |provider: &str, region: Option<&str>| place(&stack, &catalogue, provider, region);
+        assert_eq!(of("hetzner-robot", Some("fsn1")), ("hetzner-robot".to_owned(), vec!["fsn1".to_owned()]));
+        assert_eq!(of("hetzner-robot", None), ("hetzner-robot".to_owned(), Vec::new()));
+        // One that nobody knows is a host of its own, and this machine stays this machine whatever it is called.
+        assert_eq!(of("desk", None), ("host".to_owned(), vec!["host".to_owned()]));
+        assert_eq!(of("hetzner", None), ("local".to_owned(), vec!["local".to_owned()]));
     }
 }

@@ -62,7 +62,8 @@ impl World {
         let cell = CellDatabase { database: tenants.name().to_owned(), ..server.cell().clone() };
         fake.stand_on(cell);
         let store = Store::open(&control.url(Role::Owner), Sealer::ephemeral(), 8).await.unwrap();
-        let environment = Environment::from_iter([("PULL_PASSWORD", "planted-three"), ("SIGNATURE_KEY", SIGNATURE_KEY)]);
+        let environment =
+            Environment::from_iter([("PULL_PASSWORD", "planted-three"), ("SIGNATURE_KEY", SIGNATURE_KEY)]);
         let app = app(&store, &fake, &environment);
         Self { app, fake, store, control, tenants, environment }
     }
