@@ -136,7 +136,7 @@ pub async fn logs(
     Ok(Json(Page::whole(cells::logs(&api.app, &permit, &who, wanted.service.as_deref(), last).await?)))
 }
 
-/// What a cell's database is busy with: oldest transactions and whom they wait for, largest tables.
+/// What a cell's database is busy with: oldest transactions and whom they wait for, largest tables, slots.
 #[utoipa::path(get, path = "/v1/cells/{cell}/database/top", tag = "cells", params(("cell" = String, Path)),
     responses((status = 200, body = DatabaseTop), Problems))]
 pub async fn database_top(

@@ -9,7 +9,7 @@ use crate::{
 use axum::{Json, extract::State};
 use berth_control::{Change, Read, ReadTenant, costs};
 use berth_domain::PlanName;
-use berth_wire::{CostInvoice, CostMonth, Costs, InvoiceImport, Page, PhaseAnswer, PhaseAsk, PlanPrice};
+use berth_wire::{CostInvoice, CostMonth, Costs, InvoiceImport, Page, PhaseAnswer, PhaseAsk, PlanPrice, TenantFigures};
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -48,6 +48,14 @@ pub async fn months(
 ) -> ApiResult<Json<Page<CostMonth>>> {
     let permit = caller.may(Read)?;
     Ok(Json(costs::months(&api.app, &permit, asked.last.unwrap_or(12)).await?))
+}
+
+/// Every tenant with what it uses of its plan, and what it cost and left of this month so far. Always the whole list.
+#[utoipa::path(get, path = "/v1/costs/tenants", tag = "costs",
+    responses((status = 200, body = Page<TenantFigures>), Problems))]
+pub async fn tenants(State(api): State<Api>, By(caller): By) -> ApiResult<Json<Page<TenantFigures>>> {
+    let permit = caller.may(Read)?;
+    Ok(Json(costs::tenants(&api.app, &permit).await?))
 }
 
 /// Takes in what a provider billed. It stands in place of what Berth computes.

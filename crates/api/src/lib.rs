@@ -187,6 +187,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(decisions::fleet_simulate))
         .routes(routes!(costs::show))
         .routes(routes!(costs::months))
+        .routes(routes!(costs::tenants))
         .routes(routes!(costs::import))
         .routes(routes!(costs::forget))
         .routes(routes!(costs::phase))

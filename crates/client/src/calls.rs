@@ -11,8 +11,8 @@ use berth_wire::{
     Entitlements, Erasure, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate, Host, HostAdd, HostVerify,
     ImportPlan, InvoiceImport, Key, KeyCreate, KeyCreated, Move, MovePlan, Operation, OperationEvent, Overview, Page,
     PhaseAnswer, PhaseAsk, PlanPrice, PlanView, Profile, PurgePlan, Recovery, Stack, StackApplied, StackApply,
-    SyncReport, Tenant, TenantAllow, TenantChange, TenantCreate, TenantHosts, TenantImport, TenantMove, TenantSync,
-    TenantUsage, Usage, UsageCounted, UsageEvent,
+    SyncReport, Tenant, TenantAllow, TenantChange, TenantCreate, TenantFigures, TenantHosts, TenantImport, TenantMove,
+    TenantSync, TenantUsage, Usage, UsageCounted, UsageEvent,
     edge::{EdgeAck, EdgeAckAnswer, EdgeMeters, EdgeMetersAnswer},
 };
 use http::Method;
@@ -295,6 +295,11 @@ impl Client {
 
     pub async fn cost_months(&self, last: u32) -> Result<Vec<CostMonth>, ClientError> {
         self.get::<Page<CostMonth>>(&format!("/v1/costs/months?last={last}")).await.map(|page| page.items)
+    }
+
+    /// Every tenant with what it uses of its plan, and what it cost and left of this month so far.
+    pub async fn tenant_figures(&self) -> Result<Vec<TenantFigures>, ClientError> {
+        self.get::<Page<TenantFigures>>("/v1/costs/tenants").await.map(|page| page.items)
     }
 
     pub async fn invoice_import(&self, invoice: &InvoiceImport) -> Result<CostInvoice, ClientError> {

@@ -1,5 +1,5 @@
-//! What a cell's database is busy with, for whoever is called at night. Looks and changes nothing; what a statement says
-//! is shown without the values in it.
+//! What a cell's database is busy with and what it keeps, for whoever is called at night. Looks and changes nothing; what
+//! a statement says is shown without the values in it.
 
 use crate::{
     App, ControlError, Permit, Read,
@@ -12,7 +12,7 @@ use berth_wire as wire;
 /// Statements and tables that are shown at most.
 const MOST: i64 = 20;
 
-/// The sessions that are in a statement or a transaction, oldest first, with whom they wait for; the largest tables.
+/// The sessions that are in a statement or a transaction, oldest first, with whom they wait for; the largest tables; slots.
 pub async fn top(app: &App, _permit: &Permit<Read>, who: &str) -> Result<wire::DatabaseTop, ControlError> {
     let cell = cells::known(app, who).await?;
     let client = connect(&cell.name, &app.cell_database(&cell).await?, Role::Mover).await?;
@@ -40,6 +40,17 @@ pub async fn top(app: &App, _permit: &Permit<Read>, who: &str) -> Result<wire::D
         )
         .await
         .map_err(&asked)?;
+    // Whoever runs the database may keep these from the role; what is asked for at night is shown without them then.
+    let size = client.query_opt("SELECT pg_database_size(current_database())", &[]).await.ok().flatten();
+    let slots = client
+        .query(
+            "SELECT slot_name::text, active,
+                    CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint END
+             FROM pg_replication_slots WHERE database = current_database() ORDER BY 3 DESC NULLS LAST, 1 LIMIT $1",
+            &[&MOST],
+        )
+        .await
+        .unwrap_or_default();
     let whole = |n: i64| u64::try_from(n).unwrap_or(0);
     Ok(wire::DatabaseTop {
         cell: cell.name.clone(),
@@ -63,6 +74,15 @@ pub async fn top(app: &App, _permit: &Permit<Read>, who: &str) -> Result<wire::D
                 bytes: whole(row.get(1)),
                 rows: whole(row.get(2)),
                 dead_rows: whole(row.get(3)),
+            })
+            .collect(),
+        bytes: size.map(|row| whole(row.get(0))),
+        slots: slots
+            .iter()
+            .map(|row| wire::DatabaseSlot {
+                slot: row.get(0),
+                read: row.get(1),
+                bytes: row.get::<_, Option<i64>>(2).map(whole),
             })
             .collect(),
     })

@@ -108,25 +108,32 @@ pub async fn abilities(app: &App, _permit: &Permit<Read>, who: &str) -> Result<w
     let database = app.cell_database(&cell).await?;
     let tried = berth_mover::abilities(&cell_access::endpoint(&database)).await?;
     let foreign = app.is_foreign(&cell).await?;
-    let yes = |ability: &str, means: &str, lacks: Option<&str>| wire::CellAbility {
+    let yes = |ability: &str, means: &str, without: &str, lacks: Option<&str>| wire::CellAbility {
         ability: ability.to_owned(),
         means: means.to_owned(),
         can: lacks.is_none(),
+        without: lacks.map(|_| without.to_owned()),
         because: lacks.map(ToOwned::to_owned),
         remedy: None,
     };
     let healthy = app.store().member_list(Some(cell.id)).await?;
     let healthy = healthy.iter().any(|m| m.service_role == ServiceRole::Web && m.state == MemberState::Healthy);
-    let mut items =
-        vec![yes("serves", "edges can send requests to it", (!healthy).then_some("no web member is healthy"))];
+    let mut items = vec![yes(
+        "serves",
+        "edges can send requests to it",
+        "requests for its tenants are answered with an error until one is",
+        (!healthy).then_some("no web member is healthy"),
+    )];
     items.extend(tried.into_iter().map(|tried| wire::CellAbility {
         ability: tried.ability.to_owned(),
         means: tried.means.to_owned(),
         can: tried.can,
+        without: (!tried.can).then(|| tried.without.to_owned()),
         because: tried.because,
         remedy: tried.remedy,
     }));
     let theirs = foreign.then_some("somebody else runs it: Berth starts, migrates and removes nothing there");
-    items.push(yes("is_run_by_berth", "its members are started, migrated and kept up", theirs));
+    let follows = "its releases, restarts and number of copies are left to whoever runs it";
+    items.push(yes("is_run_by_berth", "its members are started, migrated and kept up", follows, theirs));
     Ok(wire::CellAbilities { cell: cell.name, items })
 }

@@ -28,7 +28,7 @@
 //! maintenance::{plan(Read, who, ask), start(Change, who, ask)}
 //! databases::top(Read, who)                                     services::{plan_restart(Read, cell, service), restart(Change, cell, service)}
 //! decide::{decide(Read, &DecisionAsk), of_tenant(Read, who), profile(Read, who), set_profile(Change, who, Profile)}
-//! costs::{show(Read, month), months(Read, last), phase(Read, &PhaseAsk), import(Change, &InvoiceImport), forget(Change, month, provider),
+//! costs::{show(Read, month), months(Read, last), tenants(Read), phase(Read, &PhaseAsk), import(Change, &InvoiceImport), forget(Change, month, provider),
 //!         plan_price(ReadTenant, who, &plan)}
 //! evaluate::evaluate(Read, who, asked, usual, Metrics)           catalogue::show(Read)
 //! fleet::{plan(Read), plan_of(Read, cells), apply(Change, &FleetApply), simulate(Read, &FleetSimulate)}

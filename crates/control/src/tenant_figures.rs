@@ -20,11 +20,27 @@ pub struct TenantFigures {
     pub members_healthy: u32,
 }
 
+impl TenantFigures {
+    /// The quota that is nearest to its limit, one that nobody reported anything of only where there is no other.
+    pub fn nearest(&self) -> Option<&QuotaFigure> {
+        // Of the last of several equal ones `max_by_key` would choose; by name the first is meant.
+        self.quotas.iter().rev().max_by_key(|quota| quota.share())
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuotaFigure {
     pub quantity: String,
     pub used: Option<u64>,
     pub limit: u64,
+}
+
+impl QuotaFigure {
+    /// Of the limit, in millionths. A limit of nothing is used up.
+    fn share(&self) -> Option<u128> {
+        let used = u128::from(self.used?) * 1_000_000;
+        Some(used.checked_div(u128::from(self.limit)).unwrap_or(u128::MAX))
+    }
 }
 
 type Rows = BTreeMap<(TenantId, String), UsageRow>;
@@ -81,4 +97,34 @@ pub async fn list(app: &App, _permit: &Permit<Read>) -> Result<Vec<TenantFigures
         });
     }
     Ok(figures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{QuotaFigure, TenantFigures};
+    use berth_domain::Cents;
+
+    #[test]
+    fn the_nearest_quota_is_the_one_whose_share_is_largest_and_never_one_of_which_nothing_is_known() {
+        let nearest = |quotas: &[(&str, Option<u64>, u64)]| {
+            let quota = |(quantity, used, limit): &(&str, Option<u64>, u64)| QuotaFigure {
+                quantity: (*quantity).to_owned(),
+                used: *used,
+                limit: *limit,
+            };
+            let figures = TenantFigures {
+                name: "acme".parse().unwrap(),
+                price_cents: Cents::new(1_500),
+                quotas: quotas.iter().map(quota).collect(),
+                members: 1,
+                members_healthy: 1,
+            };
+            figures.nearest().map(|quota| quota.quantity.clone())
+        };
+        assert_eq!(nearest(&[]), None);
+        assert_eq!(nearest(&[("a", None, 5), ("b", None, 5)]).as_deref(), Some("a"));
+        assert_eq!(nearest(&[("a", None, 5), ("b", Some(0), 5)]).as_deref(), Some("b"));
+        assert_eq!(nearest(&[("a", Some(4), 5), ("b", Some(90), 100), ("c", Some(9), 10)]).as_deref(), Some("b"));
+        assert_eq!(nearest(&[("a", Some(u64::MAX), u64::MAX), ("b", Some(0), 0)]).as_deref(), Some("b"));
+    }
 }

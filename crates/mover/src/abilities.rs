@@ -13,6 +13,8 @@ pub struct Ability {
     pub ability: &'static str,
     /// What it is for.
     pub means: &'static str,
+    /// What follows where it is missing.
+    pub without: &'static str,
     pub can: bool,
     /// Why not, and what gives it.
     pub because: Option<String>,
@@ -50,20 +52,28 @@ pub async fn abilities(endpoint: &Endpoint) -> Result<Vec<Ability>, MoveError> {
     Ok(ABILITIES.into_iter().zip(lacks).map(|(ability, lacks)| tried(ability, lacks)).collect())
 }
 
-/// A stable word, and what it is for. In the order in which they are tried.
-const ABILITIES: [(&str, &str); 6] = [
-    ("takes_writes", "tenants can live in it"),
-    (KEEPS_SESSIONS, "no pooler loses what a session is told"),
-    ("moves_as_superuser", "a move passes policies and triggers, and fences writers"),
-    ("makes_fences", "a tenant's writes can be refused here"),
-    ("publishes_changes", "what changes can be told to whoever follows it"),
-    ("reads_changes", "a tenant can be moved out while it writes"),
+/// A stable word, what it is for, and what follows where it is missing. In the order in which they are tried.
+const ABILITIES: [(&str, &str, &str); 6] = [
+    ("takes_writes", "tenants can live in it", "no tenant can be made here, moved in or moved out"),
+    (KEEPS_SESSIONS, "no pooler loses what a session is told", "no tenant can be moved in or out"),
+    (
+        "moves_as_superuser",
+        "a move passes policies and triggers, and fences writers",
+        "its tenants are routed and limited; none can be moved in or out",
+    ),
+    (
+        "makes_fences",
+        "a tenant's writes can be refused here",
+        "no tenant can be moved out: what still writes could not be refused",
+    ),
+    ("publishes_changes", "what changes can be told to whoever follows it", "no tenant can be moved out"),
+    ("reads_changes", "a tenant can be moved out while it writes", "no tenant can be moved out"),
 ];
 const KEEPS_SESSIONS: &str = "keeps_sessions";
 
-fn tried((ability, means): (&'static str, &'static str), lacks: Option<Lacks>) -> Ability {
+fn tried((ability, means, without): (&'static str, &'static str, &'static str), lacks: Option<Lacks>) -> Ability {
     let (because, remedy) = lacks.unzip();
-    Ability { ability, means, can: because.is_none(), because, remedy }
+    Ability { ability, means, without, can: because.is_none(), because, remedy }
 }
 
 fn of(obstacle: &Obstacle) -> Lacks {

@@ -83,6 +83,9 @@ pub struct CellAbility {
     /// What it is for.
     pub means: String,
     pub can: bool,
+    /// What follows from it where it cannot.
+    #[serde(default)]
+    pub without: Option<String>,
     /// Why not.
     pub because: Option<String>,
     /// What gives it.

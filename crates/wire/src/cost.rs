@@ -163,6 +163,24 @@ pub struct CostMonth {
     pub unknown: u64,
 }
 
+/// `GET /v1/costs/tenants`: what one tenant uses of its plan, and what it cost and left of this month so far.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TenantFigures {
+    #[schema(schema_with = schema::name)]
+    pub tenant: TenantName,
+    /// Of what its plan limits, the quantity nearest to its limit; absent: its plan limits none.
+    pub quantity: Option<String>,
+    /// Absent: nothing was ever reported of any of them.
+    pub used: Option<u64>,
+    pub limit: Option<u64>,
+    /// Absent: it lived in no cell this month, or in one that nobody knows a price of.
+    #[schema(schema_with = schema::cents_or_none)]
+    pub cost_cents: Option<Cents>,
+    /// What its plan brought less that.
+    #[schema(schema_with = schema::cents_or_none)]
+    pub margin_cents: Option<Cents>,
+}
+
 /// `PUT /v1/costs/invoices`: what a provider billed. Takes the place of what was imported for that month before, and of
 /// what Berth computes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

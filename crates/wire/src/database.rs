@@ -14,6 +14,12 @@ pub struct DatabaseTop {
     pub statements: Vec<DatabaseStatement>,
     /// The largest first.
     pub tables: Vec<DatabaseTable>,
+    /// Of the whole database; absent where it does not tell.
+    #[serde(default)]
+    pub bytes: Option<u64>,
+    /// Replication slots of this database, the one that keeps most first.
+    #[serde(default)]
+    pub slots: Vec<DatabaseSlot>,
 }
 
 /// `POST /v1/cells/{cell}/database/maintain` and `…/maintain/plan`.
@@ -105,4 +111,14 @@ pub struct DatabaseTable {
     pub rows: u64,
     /// Gone and not yet cleaned away, as the server estimates.
     pub dead_rows: u64,
+}
+
+/// A replication slot: the server's log is kept for whoever reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DatabaseSlot {
+    pub slot: String,
+    /// Somebody reads it now.
+    pub read: bool,
+    /// Of the log, that is kept for it; absent: nothing yet.
+    pub bytes: Option<u64>,
 }

@@ -43,11 +43,11 @@ pub use certificate::{Certificate, CertificateAdd, CertificateOrder};
 pub use check::{CheckAsk, CheckFile, CheckFinding, CheckLooked, CheckReport, CheckSilenced};
 pub use cost::{
     CostAdvice, CostBudget, CostCell, CostForecast, CostInvoice, CostMonth, CostRow, Costs, InvoiceImport, InvoiceLine,
-    PhaseAnswer, PhaseAsk, PhaseTrigger, PlanPrice, PlanSide,
+    PhaseAnswer, PhaseAsk, PhaseTrigger, PlanPrice, PlanSide, TenantFigures,
 };
 pub use database::{
-    DatabaseStatement, DatabaseTable, DatabaseTop, MaintainAsk, MaintainFence, MaintainIndex, MaintainPlan,
-    MaintainSlot, MaintainTable,
+    DatabaseSlot, DatabaseStatement, DatabaseTable, DatabaseTop, MaintainAsk, MaintainFence, MaintainIndex,
+    MaintainPlan, MaintainSlot, MaintainTable,
 };
 pub use decide::{
     Alternative, Decision, DecisionAsk, FleetApplied, FleetApply, FleetCell, FleetMonth, FleetMove, FleetOpened,

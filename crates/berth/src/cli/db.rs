@@ -8,7 +8,7 @@ use clap::Subcommand;
 
 #[derive(Subcommand, Debug)]
 pub enum Db {
-    /// What a cell's database is busy with: oldest transactions, who waits for whom, largest tables
+    /// What a cell's database is busy with: oldest transactions, who waits for whom, largest tables, slots
     Top { cell: String },
     /// Vacuum and analyse what needs it, one table at a time, and never in anybody's way; list what is left lying about
     Maintain(maintain::Maintain),
@@ -49,14 +49,22 @@ fn screen(top: &DatabaseTop) -> String {
         let (rows, dead) = (units::count(one.rows), units::count(one.dead_rows));
         tables.row([one.table.clone(), units::bytes(one.bytes), rows, dead]);
     }
+    let mut slots = Table::new(&["SLOT", "READ NOW", ">LOG KEPT"]);
+    for one in &top.slots {
+        let kept = units::bytes_or_unknown(one.bytes);
+        slots.row([one.slot.clone(), if one.read { "yes" } else { "no" }.to_owned(), kept]);
+    }
+    let size = top.bytes.map_or_else(String::new, |bytes| format!(", {}", units::bytes(bytes)));
     let (sessions, tables) = (sessions.or("No session is in a transaction."), tables.or("No table yet."));
-    format!("cell {}\n\n{sessions}\n{tables}", top.cell)
+    let slots = if top.slots.is_empty() { String::new() } else { format!("\n{}", slots.text()) };
+    format!("cell {}{size}\n\n{sessions}\n{tables}{slots}", top.cell)
 }
 
 #[cfg(test)]
 mod tests {
     use super::screen;
-    use berth_wire::{DatabaseStatement, DatabaseTable, DatabaseTop};
+    use crate::cli::units;
+    use berth_wire::{DatabaseSlot, DatabaseStatement, DatabaseTable, DatabaseTop};
 
     #[test]
     fn who_waits_for_whom_is_said_before_what_postgres_calls_it() {
@@ -73,8 +81,13 @@ mod tests {
                 statement: "update tickets set title = ? where id = ?".into(),
             }],
             tables: vec![DatabaseTable { table: "tickets".into(), bytes: 4096, rows: 30_000, dead_rows: 12 }],
+            bytes: Some(5 << 30),
+            slots: vec![DatabaseSlot { slot: "forgotten".into(), read: false, bytes: Some(3 << 30) }],
         };
         let screen = screen(&top);
         assert!(screen.contains("locks of 640") && screen.contains("30,000"), "{screen}");
+        assert!(screen.contains(&format!("cell shared-1, {}", units::bytes(5 << 30))), "{screen}");
+        let slot = screen.lines().find(|line| line.starts_with("forgotten")).unwrap();
+        assert!(slot.contains(" no ") && slot.contains(&units::bytes(3 << 30)), "{screen}");
     }
 }

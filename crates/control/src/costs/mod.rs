@@ -14,7 +14,7 @@ pub use import::{forget, import};
 pub use phase::phase;
 pub use prices::plan_price;
 
-use crate::{App, ControlError, Permit, Read, app::KeptAdvice, fleet};
+use crate::{App, ControlError, Permit, Read, app::KeptAdvice, fleet, tenant_figures};
 use assemble::Books;
 use berth_domain::Cents;
 use berth_usage::cost::{self, Month};
@@ -84,6 +84,32 @@ pub async fn months(app: &App, _permit: &Permit<Read>, last: u32) -> Result<wire
     }
     shown.reverse();
     Ok(wire::Page::whole(shown))
+}
+
+/// What each tenant uses of its plan, what it cost this month so far and what it left, by name. A handful of statements
+/// however many tenants there are, and none of the advice: a list of all of them is made of it.
+pub async fn tenants(app: &App, permit: &Permit<Read>) -> Result<wire::Page<wire::TenantFigures>, ControlError> {
+    let now = Timestamp::now();
+    let books = match Books::open(app, Month::of(now), now).await {
+        Ok(books) => books,
+        // Without a stack nobody has a plan or a place.
+        Err(ControlError::NoStack) => return Ok(wire::Page::whole(Vec::new())),
+        Err(other) => return Err(other),
+    };
+    let borne = screen::borne(&books)?;
+    let figures = tenant_figures::list(app, permit).await?.into_iter().map(|of| {
+        let nearest = of.nearest().cloned();
+        let money = borne.get(of.name.as_str());
+        wire::TenantFigures {
+            tenant: of.name,
+            used: nearest.as_ref().and_then(|quota| quota.used),
+            limit: nearest.as_ref().map(|quota| quota.limit),
+            quantity: nearest.map(|quota| quota.quantity),
+            cost_cents: money.map(|(cost, _)| Cents::new(*cost)),
+            margin_cents: money.map(|(cost, revenue)| Cents::new(revenue - cost)),
+        }
+    });
+    Ok(wire::Page::whole(figures.collect()))
 }
 
 /// Stores the computed invoices of the months that are over and not closed yet, the oldest first. Says how many.

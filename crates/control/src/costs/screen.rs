@@ -189,6 +189,26 @@ pub(super) fn costs(books: &Books) -> Result<wire::Costs, ControlError> {
     })
 }
 
+/// By tenant: what it cost so far, and what it brought. Who lived in a cell that nobody knows a price of is left out:
+/// what it cost is unknown, and not nothing.
+pub(super) fn borne(books: &Books) -> Result<BTreeMap<String, (i64, i64)>, ControlError> {
+    let until = until(books);
+    let invoices = books.invoices(until);
+    let (spread, _) = books.allocate(&invoices, until)?;
+    let unknown: BTreeSet<CellId> = books.unknown(&invoices).iter().map(|cell| cell.cell.id).collect();
+    let mut borne = BTreeMap::<String, (i64, i64)>::new();
+    for (stay, cents) in books.stays.iter().zip(books.revenue(until)) {
+        borne.entry(stay.tenant.to_string()).or_default().1 += cents;
+    }
+    for share in spread.shares {
+        borne.entry(share.tenant).or_default().0 += share.cents;
+    }
+    for stay in books.stays.iter().filter(|stay| unknown.contains(&stay.cell)) {
+        borne.remove(stay.tenant.as_str());
+    }
+    Ok(borne)
+}
+
 /// The cheapest plan of a class that is still sold.
 fn cheapest(books: &Books, class: CellClass) -> Option<i64> {
     let sold = books.plans.iter().filter(|plan| !plan.retired && plan.plan.class == class);
