@@ -6,22 +6,24 @@
 mod world;
 
 use axum::{
-    Router,
     body::{Body, to_bytes},
-    http::{Method, Request, StatusCode, header},
+    http::{Method, Request, StatusCode},
 };
-use berth_api::{Api, pages::PagesSettings};
+use berth_api::Api;
 use berth_control::Scope;
 use berth_domain::{EdgeId, Revision};
 use berth_wire::{
-    HostAdd, TenantChange, TenantCreate, TenantLimitsSet, UsageEvent,
+    HostAdd, TenantChange, TenantLimitsSet, UsageEvent,
     edge::{EdgeEvent, TenantRoute},
 };
-use secrecy::ExposeSecret as _;
 use std::time::Duration;
 use tower::ServiceExt as _;
 use uuid::Uuid;
-use world::{World, apply, refused};
+use world::{
+    World,
+    pages::{Dashboard, form_of},
+    refused,
+};
 
 const STACK: &str = "\
 stack: fleet
@@ -38,21 +40,9 @@ cells:
 ";
 
 async fn world() -> World {
-    let world = World::empty().await;
-    let applied = world.client().stack_apply(&apply(STACK)).await.unwrap();
-    for operation in applied.operations {
-        world.finishes(operation).await;
-    }
+    let world = World::of(STACK).await;
     for name in ["acme", "nova"] {
-        let wanted = TenantCreate {
-            name: name.parse().unwrap(),
-            plan: "starter".parse().unwrap(),
-            hosts: vec![format!("{name}.fleet.test").parse().unwrap()],
-            key: None,
-            cell: None,
-        };
-        let begun = world.client().tenant_create(&wanted).await.unwrap();
-        world.finishes(begun.id).await;
+        world.tenant(name, "starter", &format!("{name}.fleet.test"), None).await;
     }
     world
 }
@@ -164,7 +154,7 @@ async fn hosts_by_a_pattern_or_a_path_are_shown_wherever_a_tenants_hosts_are() {
     let (status, text) = world.raw("GET /api/tenants/acme/status HTTP/1.1", b"").await;
     let body: serde_json::Value = serde_json::from_str(text.split("\r\n\r\n").nth(1).unwrap()).unwrap();
     assert_eq!((status, &body["domains"]), (200, &serde_json::json!(all)));
-    let page = Dashboard::of(&world).shows("/tenants/acme").await;
+    let page = Dashboard::of(&world).shows("/tenants/acme", &[]).await;
     assert!(page.contains("*.acme.fleet.test, fleet.test/acme"), "{page}");
 }
 
@@ -201,57 +191,6 @@ async fn tenants_figures_have_the_guides_names_where_somebody_asks_for_them() {
     assert!(usual.contains("berth_up 1") && !usual.contains("veloflux"), "{usual}");
 }
 
-fn form_of(fields: &[(&str, &str)]) -> String {
-    let escaped = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat();
-    fields.iter().map(|(name, value)| format!("{}={}", escaped(name), escaped(value))).collect::<Vec<_>>().join("&")
-}
-
-struct Dashboard {
-    pages: Router,
-    key: String,
-}
-
-impl Dashboard {
-    fn of(world: &World) -> Self {
-        let pages = berth_api::router(&Api::new(world.app.clone()), PagesSettings::default());
-        Self { pages, key: world.admin.expose_secret().to_owned() }
-    }
-
-    async fn ask(&self, method: Method, path: &str, form: String) -> (StatusCode, String) {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "berth.example")
-            .header(header::COOKIE, format!("berth_key={}", self.key))
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(Body::from(form))
-            .unwrap();
-        let answer = self.pages.clone().oneshot(request).await.unwrap();
-        let status = answer.status();
-        let bytes = to_bytes(answer.into_body(), 8 << 20).await.unwrap();
-        (status, String::from_utf8(bytes.to_vec()).unwrap())
-    }
-
-    async fn shows(&self, path: &str) -> String {
-        let (status, text) = self.ask(Method::GET, path, String::new()).await;
-        assert_eq!(status, StatusCode::OK, "{path}: {text}");
-        text
-    }
-
-    /// The form of this page that is sent to `action`, with these fields typed in.
-    async fn sends(&self, page: &str, action: &str, typed: &[(&str, &str)]) -> (StatusCode, String) {
-        let page = self.shows(page).await;
-        let form = page.split("<form").find(|form| form.contains(&format!("action=\"{action}\"")));
-        let form = form.unwrap_or_else(|| panic!("no form for {action}: {page}")).split("</form>").next().unwrap();
-        let hidden = form.split("<input type=\"hidden\" name=\"").skip(1).map(|field| {
-            let mut parts = field.split('"');
-            (parts.next().unwrap(), parts.nth(1).unwrap())
-        });
-        let fields: Vec<(&str, &str)> = hidden.chain(typed.iter().copied()).collect();
-        self.ask(Method::POST, action, form_of(&fields)).await
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_networks_limits_and_certificates_are_changed_on_pages() {
     let world = world().await;
@@ -263,7 +202,7 @@ async fn hosts_networks_limits_and_certificates_are_changed_on_pages() {
     assert_eq!(status, StatusCode::SEE_OTHER);
     let (status, _) = pages.sends(here, "/tenants/acme/hosts", &[("host", "shop.acme.invalid")]).await;
     assert_eq!(status, StatusCode::SEE_OTHER);
-    let page = pages.shows(here).await;
+    let page = pages.shows(here, &[]).await;
     for says in ["*.acme.fleet.test", "shop.acme.invalid", "_berth.shop.acme.invalid TXT berth-host=", "not proved"] {
         assert!(page.contains(says), "{says}: {page}");
     }
@@ -276,7 +215,7 @@ async fn hosts_networks_limits_and_certificates_are_changed_on_pages() {
     let remove = "/tenants/acme/hosts/%2A%2Eacme%2Efleet%2Etest/remove";
     assert_eq!(pages.sends(remove, remove, &[]).await.0, StatusCode::SEE_OTHER);
     assert_eq!(client.tenant("acme").await.unwrap().routed(), ["acme.fleet.test"]);
-    assert_eq!(pages.ask(Method::GET, remove, String::new()).await.0, StatusCode::NOT_FOUND, "it is gone");
+    assert_eq!(pages.ask(Method::GET, remove, "").await.0, StatusCode::NOT_FOUND, "it is gone");
     let (status, text) = pages.sends(here, "/tenants/acme/hosts", &[("host", "no host")]).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{text}");
 
@@ -301,14 +240,14 @@ async fn hosts_networks_limits_and_certificates_are_changed_on_pages() {
     assert_eq!(status, StatusCode::SEE_OTHER);
     let own = client.tenant_limits("acme").await.unwrap().own;
     assert_eq!(own.requests_per_minute.into_iter().collect::<Vec<_>>(), pairs(&[("api", 600)]));
-    assert!(pages.shows("/tenants/acme").await.contains("<dd>600, its own</dd>"));
+    assert!(pages.shows("/tenants/acme", &[]).await.contains("<dd>600, its own</dd>"));
     let (status, text) = pages.sends(here, action, &[("class-api", "many")]).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{text}");
     let (status, _) = pages.sends(here, action, &[("clear", "yes")]).await;
     assert_eq!((status, client.tenant_limits("acme").await.unwrap().own.is_empty()), (StatusCode::SEE_OTHER, true));
 
     // A form that somebody overtook is refused.
-    let old = pages.shows(here).await;
+    let old = pages.shows(here, &[]).await;
     client.tenant_set_limits("acme", &limits(&[("api", 5)], None), None).await.unwrap();
     let field = |name: &str| {
         let form = old.split("action=\"/tenants/acme/networks\"").nth(1).unwrap();
@@ -316,7 +255,7 @@ async fn hosts_networks_limits_and_certificates_are_changed_on_pages() {
     };
     let (csrf, once, version) = (field("csrf"), field("once"), field("version"));
     let form = form_of(&[("csrf", &csrf), ("once", &once), ("version", &version), ("everybody", "yes")]);
-    assert_eq!(pages.ask(Method::POST, "/tenants/acme/networks", form).await.0, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(pages.ask(Method::POST, "/tenants/acme/networks", &form).await.0, StatusCode::PRECONDITION_FAILED);
 
     // A certificate with its key, and one that is none.
     let made = rcgen::generate_simple_self_signed(vec!["acme.fleet.test".to_owned()]).unwrap();
@@ -331,5 +270,5 @@ async fn hosts_networks_limits_and_certificates_are_changed_on_pages() {
     let (status, text) = pages.sends(new, "/certificates", &[("chain", &chain), ("key", &secret)]).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{text}");
     assert!(!text.contains("PRIVATE KEY"), "a key is never shown: {text}");
-    assert!(!pages.shows("/edges").await.contains("PRIVATE KEY"));
+    assert!(!pages.shows("/edges", &[]).await.contains("PRIVATE KEY"));
 }

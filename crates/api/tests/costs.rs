@@ -6,7 +6,7 @@
 mod world;
 
 use berth_domain::Cents;
-use berth_wire::{Costs, InvoiceImport, InvoiceLine, PhaseAsk, TenantChange, TenantCreate, TenantMove};
+use berth_wire::{Costs, InvoiceImport, InvoiceLine, PhaseAsk, TenantChange, TenantMove};
 use jiff::Timestamp;
 use world::{World, apply, refused};
 
@@ -27,24 +27,11 @@ budget: { amount: 50, currency: EUR, warning: 40, critical: 45 }
 ";
 
 async fn world() -> World {
-    let world = World::empty().await;
-    let applied = world.client().stack_apply(&apply(STACK)).await.unwrap();
-    for operation in applied.operations {
-        world.finishes(operation).await;
-    }
-    world
+    World::of(STACK).await
 }
 
 async fn tenant(world: &World, name: &str, cell: &str) {
-    let wanted = TenantCreate {
-        name: name.parse().unwrap(),
-        plan: "hobby".parse().unwrap(),
-        hosts: vec![format!("{name}.test").parse().unwrap()],
-        key: None,
-        cell: Some(cell.parse().unwrap()),
-    };
-    let begun = world.client().tenant_create(&wanted).await.unwrap();
-    world.finishes(begun.id).await;
+    world.tenant(name, "hobby", &format!("{name}.test"), Some(cell)).await;
 }
 
 /// What stands in every answer, whoever asks and however the month is broken down.

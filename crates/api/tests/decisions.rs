@@ -26,24 +26,11 @@ placement:
 ";
 
 async fn world() -> World {
-    let world = World::empty().await;
-    let applied = world.client().stack_apply(&apply(STACK)).await.unwrap();
-    for operation in applied.operations {
-        world.finishes(operation).await;
-    }
-    world
+    World::of(STACK).await
 }
 
 async fn tenant(world: &World, name: &str, cell: &str) {
-    let wanted = TenantCreate {
-        name: name.parse().unwrap(),
-        plan: "hobby".parse().unwrap(),
-        hosts: vec![format!("{name}.test").parse().unwrap()],
-        key: None,
-        cell: Some(cell.parse().unwrap()),
-    };
-    let begun = world.client().tenant_create(&wanted).await.unwrap();
-    world.finishes(begun.id).await;
+    world.tenant(name, "hobby", &format!("{name}.test"), Some(cell)).await;
 }
 
 fn ask(profile: Profile) -> DecisionAsk {

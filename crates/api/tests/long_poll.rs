@@ -9,7 +9,7 @@ use berth_control::{Scope, edge_polls};
 use berth_domain::{EdgeId, Revision};
 use berth_edge::{Edge, EdgeConfig, Limits};
 use berth_testkit::wait_until;
-use berth_wire::{TenantCreate, TenantHosts, edge::EdgeEvent};
+use berth_wire::{TenantHosts, edge::EdgeEvent};
 use std::{
     net::SocketAddr,
     path::Path,
@@ -28,15 +28,7 @@ use uuid::Uuid;
 use world::World;
 
 async fn tenant(world: &World, name: &str) {
-    let wanted = TenantCreate {
-        name: name.parse().unwrap(),
-        plan: "starter".parse().unwrap(),
-        hosts: vec![format!("{name}.test").parse().unwrap()],
-        key: None,
-        cell: None,
-    };
-    let begun = world.client().tenant_create(&wanted).await.unwrap();
-    world.finishes(begun.id).await;
+    world.tenant(name, "starter", &format!("{name}.test"), None).await;
 }
 
 /// The events of one poll, and what the next one repeats.

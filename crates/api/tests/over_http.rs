@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
+#[allow(dead_code, reason = "each test file uses its part")]
 mod world;
 
 use berth_client::Drainable;

@@ -9,10 +9,10 @@ use berth_control::Scope;
 use berth_domain::{ApprovalState, EdgeId, EdgeName, UsagePeriod};
 use berth_testkit::wait_until;
 use berth_wire::{
-    ApprovalReject, TenantCreate, UsageEvent,
+    ApprovalReject, UsageEvent,
     edge::{EdgeMeters, TenantMeter},
 };
-use world::{World, apply, refused};
+use world::{World, refused};
 
 const STACK: &str = "\
 stack: fleet
@@ -31,21 +31,9 @@ usage: { stop: { gps_points_per_day: gps } }
 ";
 
 async fn world() -> World {
-    let world = World::empty().await;
-    let applied = world.client().stack_apply(&apply(STACK)).await.unwrap();
-    for operation in applied.operations {
-        world.finishes(operation).await;
-    }
+    let world = World::of(STACK).await;
     for name in ["acme", "nova"] {
-        let wanted = TenantCreate {
-            name: name.parse().unwrap(),
-            plan: "hobby".parse().unwrap(),
-            hosts: vec![format!("{name}.test").parse().unwrap()],
-            key: None,
-            cell: None,
-        };
-        let begun = world.client().tenant_create(&wanted).await.unwrap();
-        world.finishes(begun.id).await;
+        world.tenant(name, "hobby", &format!("{name}.test"), None).await;
     }
     world
 }
@@ -252,19 +240,9 @@ cells:
   shared-1: { class: shared, max_tenants: 3, price: 90.00 }
   pool-1: { class: pool, max_tenants: 3, price: 90.00 }
 ";
-    let world = World::empty().await;
+    let world = World::of(POOLS).await;
     let client = world.client();
-    for operation in client.stack_apply(&apply(POOLS)).await.unwrap().operations {
-        world.finishes(operation).await;
-    }
-    let wanted = TenantCreate {
-        name: "acme".parse().unwrap(),
-        plan: "hobby".parse().unwrap(),
-        hosts: vec!["acme.test".parse().unwrap()],
-        key: None,
-        cell: None,
-    };
-    world.finishes(client.tenant_create(&wanted).await.unwrap().id).await;
+    world.tenant("acme", "hobby", "acme.test", None).await;
     client.usage_record(&[event("acme", "a", "gps_points", 45_000)]).await.unwrap();
     let look = async || client.approvals(None, Some(ApprovalState::Open)).await.unwrap();
     let open = wait_until("a proposal", look, |all: &Vec<_>| !all.is_empty()).await;

@@ -1,5 +1,7 @@
 //! A server on a real socket over a real Postgres, with a provider whose world is a map in memory.
 
+pub mod pages;
+
 use berth_api::Api;
 use berth_client::{Client, ClientError};
 use berth_config::Environment;
@@ -8,7 +10,7 @@ use berth_domain::OperationState;
 use berth_infra::{CellDatabase, Role, fake::Fake};
 use berth_store::{Sealer, Store};
 use berth_testkit::{TestDatabase, TestPg, wait_until};
-use berth_wire::{Operation, Problem, StackApply};
+use berth_wire::{Operation, Problem, StackApply, TenantCreate};
 use secrecy::{ExposeSecret as _, SecretString};
 use std::{net::SocketAddr, sync::Arc};
 use tokio::{
@@ -74,12 +76,30 @@ impl World {
 
     /// A server with the stack above, its shared cell ready.
     pub async fn new() -> Self {
+        Self::of(STACK).await
+    }
+
+    /// A server with this stack, its cells ready.
+    pub async fn of(stack: &str) -> Self {
         let world = Self::empty().await;
-        let applied = world.client().stack_apply(&apply(STACK)).await.unwrap();
+        let applied = world.client().stack_apply(&apply(stack)).await.unwrap();
         for operation in applied.operations {
             world.finishes(operation).await;
         }
         world
+    }
+
+    /// A tenant with one host, in this cell or in the best.
+    pub async fn tenant(&self, name: &str, plan: &str, host: &str, cell: Option<&str>) {
+        let wanted = TenantCreate {
+            name: name.parse().unwrap(),
+            plan: plan.parse().unwrap(),
+            hosts: vec![host.parse().unwrap()],
+            key: None,
+            cell: cell.map(|cell| cell.parse().unwrap()),
+        };
+        let begun = self.client().tenant_create(&wanted).await.unwrap();
+        self.finishes(begun.id).await;
     }
 
     pub fn client(&self) -> Client {
