@@ -4,11 +4,11 @@
 use crate::world::{STACK, World, change};
 use async_trait::async_trait;
 use berth_control::{App, cells, releases, tenants, workflows};
-use berth_domain::{Artifact, CellClass, OperationId, OperationState, Revision, RollState};
+use berth_domain::{CellClass, OperationId, OperationState, Revision, RollState};
 use berth_wire as wire;
 use berth_workflow::{Failing, Journal, Registry, testing, testing::TestWorld};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -24,11 +24,7 @@ async fn world() -> Arc<World> {
     let file = STACK.replace("max_tenants: 2", "max_tenants: 90000").replace("data:\n", WORKER);
     world.apply(&format!("{file}releases: {{ healthy_limit: 10s }}\n")).await.unwrap();
     world.finish().await;
-    let image =
-        |name: &str| -> Artifact { format!("registry.test/{name}@sha256:{}", "01".repeat(32)).parse().unwrap() };
-    let services = ["web", "jobs"].map(|name| (name.to_owned(), image(name).to_string()));
-    let wanted = wire::ReleaseCreate { services: BTreeMap::from(services) };
-    releases::create(&world.app, &change(), &wanted).await.unwrap();
+    world.release(&["web", "jobs"], 1).await;
     Arc::new(world)
 }
 
@@ -70,9 +66,7 @@ impl Try {
 
     /// What the provider has, and how often it made each.
     async fn runs(&self, release: &str) -> Vec<String> {
-        let listed = self.world.fake.provider().compute.unwrap().list_members().await.unwrap();
-        let own = listed.into_iter().filter(|member| member.cell.as_str() == self.cell);
-        let names: Vec<String> = own.map(|member| member.name.to_string()).collect();
+        let names = self.world.members(Some(&self.cell)).await;
         for name in names.iter().filter(|name| name.ends_with(release)) {
             let made = format!("member {name}");
             let times = self.world.fake.made().iter().filter(|one| **one == made).count();

@@ -2,10 +2,10 @@
 
 use crate::{
     upkeep::serving,
-    world::{STACK, World, change, read},
+    world::{STACK, World, artifact, change, read},
 };
 use berth_control::{ControlError, ReleaseError, WorkerOptions, moves, registries, releases, serve};
-use berth_domain::{Artifact, EdgeId, MemberId, MoveId, OperationId, RollCellState, RollState, ServiceRole};
+use berth_domain::{EdgeId, MemberId, MoveId, OperationId, RollCellState, RollState, ServiceRole};
 use berth_infra::{Call, Fault, MemberName, RunOutcome, Source};
 use berth_store::{EdgeSaid, NewMember, Presence};
 use berth_testkit::wait_until;
@@ -24,16 +24,6 @@ async fn three_cells(more: &str) -> World {
     world.apply(&format!("{STACK}{CELLS}{more}")).await.unwrap();
     world.finish().await;
     world
-}
-
-fn artifact(n: u8) -> Artifact {
-    format!("registry.test/web@sha256:{}", format!("{n:02x}").repeat(32)).parse().unwrap()
-}
-
-async fn release(world: &World, n: u8) -> u32 {
-    let services = BTreeMap::from([("web".to_owned(), artifact(n).to_string())]);
-    let wanted = wire::ReleaseCreate { services };
-    releases::create(&world.app, &change(), &wanted).await.unwrap().0.number
 }
 
 async fn roll(world: &World, release: u32) -> Result<wire::Roll, ControlError> {
@@ -55,12 +45,6 @@ async fn runs(world: &World) -> String {
     cells.iter().map(|cell| format!("{}:{}", cell.cell, cell.release)).collect::<Vec<_>>().join(" ")
 }
 
-/// Members as the provider has them, by name.
-async fn members(world: &World) -> Vec<String> {
-    let listed = world.fake.provider().compute.unwrap().list_members().await.unwrap();
-    listed.into_iter().map(|member| member.name.to_string()).collect()
-}
-
 fn failing(exit_code: i32, output: &str) -> RunOutcome {
     RunOutcome { exit_code: Some(exit_code), timed_out: false, output: output.to_owned() }
 }
@@ -72,14 +56,14 @@ async fn a_release_names_digests_and_the_same_set_is_the_same_release() {
         let services = BTreeMap::from([(service.to_owned(), what.to_owned())]);
         releases::create(&world.app, &change(), &wire::ReleaseCreate { services }).await
     };
-    let (first, new) = create("web", &artifact(1).to_string()).await.unwrap();
+    let (first, new) = create("web", &artifact("web", 1).to_string()).await.unwrap();
     assert!(new && first.number == 1 && !first.current);
-    let (again, new) = create("web", &artifact(1).to_string()).await.unwrap();
+    let (again, new) = create("web", &artifact("web", 1).to_string()).await.unwrap();
     assert!(!new && again.number == 1);
     for (service, what, code, word) in [
         ("web", "registry.test/web:latest", "bad_artifact", "a tag can be moved"),
         ("web", "web@sha256:00", "bad_artifact", "64 of"),
-        ("wbe", &*artifact(1).to_string(), "no_service", "`wbe`"),
+        ("wbe", &*artifact("web", 1).to_string(), "no_service", "`wbe`"),
     ] {
         let refused = create(service, what).await.unwrap_err();
         assert_eq!(refused.code(), code, "{refused}");
@@ -91,7 +75,7 @@ async fn a_release_names_digests_and_the_same_set_is_the_same_release() {
 #[tokio::test]
 async fn a_release_goes_from_the_canary_to_all_cells_and_back_in_one_command() {
     let world = three_cells("").await;
-    let number = release(&world, 1).await;
+    let number = world.release(&["web"], 1).await;
     let plan =
         releases::plan_roll(&world.app, &read(), &wire::RollAsk { release: number, to: Vec::new() }).await.unwrap();
     let waves: Vec<Vec<&str>> =
@@ -111,14 +95,14 @@ async fn a_release_goes_from_the_canary_to_all_cells_and_back_in_one_command() {
     assert_eq!(world.fake.runs().len(), ran + 3, "`migrate` once in each cell");
     let names: Vec<String> =
         (1..=3).flat_map(|cell| (0..2).map(move |copy| format!("shared-{cell}.web.{copy}.r1"))).collect();
-    assert_eq!(members(&world).await, names);
+    assert_eq!(world.members(None).await, names);
     let name = MemberName::new("shared-1.web.0.r1").unwrap();
     assert!(
-        matches!(world.fake.member_source(&name), Some(Source::Artifact { artifact: it, .. }) if it == artifact(1))
+        matches!(world.fake.member_source(&name), Some(Source::Artifact { artifact: it, .. }) if it == artifact("web", 1))
     );
     // A cell that is made now runs it from the start.
     world.create("big", "business").await;
-    assert!(members(&world).await.contains(&"big-1.web.0.r1".to_owned()));
+    assert!(world.members(None).await.contains(&"big-1.web.0.r1".to_owned()));
 
     let ran = world.fake.runs().len();
     serving(&world, async {
@@ -135,7 +119,7 @@ async fn a_release_goes_from_the_canary_to_all_cells_and_back_in_one_command() {
 #[tokio::test]
 async fn the_way_back_of_some_cells_is_what_those_cells_ran() {
     let world = three_cells("").await;
-    let (first, second) = (release(&world, 1).await, release(&world, 2).await);
+    let (first, second) = (world.release(&["web"], 1).await, world.release(&["web"], 2).await);
     let only = |release: u32| wire::RollAsk { release, to: vec!["shared-1".parse().unwrap()] };
     serving(&world, async {
         for number in [first, second] {
@@ -159,10 +143,10 @@ async fn the_way_back_of_some_cells_is_what_those_cells_ran() {
 async fn a_migration_that_fails_in_the_second_of_three_cells_stops_there() {
     let world = three_cells("").await;
     world.apply(&format!("{STACK}{}", CELLS.replace("wave: 2", "wave: 1"))).await.unwrap();
-    let number = release(&world, 1).await;
+    let number = world.release(&["web"], 1).await;
     world.fake.next_run(failing(0, "fine\n"));
     world.fake.next_run(failing(3, "begun\nno such column\n"));
-    let before = members(&world).await;
+    let before = world.members(None).await;
     let ran = world.fake.runs().len();
     serving(&world, async {
         roll(&world, number).await.unwrap();
@@ -186,7 +170,7 @@ async fn a_migration_that_fails_in_the_second_of_three_cells_stops_there() {
     .await;
     assert_eq!(runs(&world).await, "shared-1:0 shared-2:1 shared-3:0");
     assert_eq!(world.fake.runs().len(), ran + 2, "the third was not begun");
-    let now = members(&world).await;
+    let now = world.members(None).await;
     let kept = |all: &[String]| all.iter().filter(|name| !name.starts_with("shared-2")).cloned().collect::<Vec<_>>();
     assert_eq!(kept(&now), kept(&before));
     assert_eq!(status(&world).await.current, 0);
@@ -195,10 +179,10 @@ async fn a_migration_that_fails_in_the_second_of_three_cells_stops_there() {
 #[tokio::test]
 async fn what_is_not_well_or_not_there_never_serves_and_leaves_nothing_behind() {
     let world = three_cells("").await;
-    let (sick, absent) = (release(&world, 2).await, release(&world, 3).await);
-    world.fake.is_never_well(&artifact(2));
-    world.fake.has_no_image(&artifact(3));
-    let before = members(&world).await;
+    let (sick, absent) = (world.release(&["web"], 2).await, world.release(&["web"], 3).await);
+    world.fake.is_never_well(&artifact("web", 2));
+    world.fake.has_no_image(&artifact("web", 3));
+    let before = world.members(None).await;
     let ran = world.fake.runs().len();
     serving(&world, async {
         roll(&world, absent).await.unwrap();
@@ -215,7 +199,7 @@ async fn what_is_not_well_or_not_there_never_serves_and_leaves_nothing_behind() 
         assert_eq!(world.store.route_head().await.unwrap(), head, "no edge ever heard of it");
     })
     .await;
-    assert_eq!(members(&world).await, before);
+    assert_eq!(world.members(None).await, before);
     assert_eq!(runs(&world).await, "shared-1:0 shared-2:0 shared-3:0");
 }
 
@@ -264,7 +248,7 @@ async fn an_image_that_one_cell_of_a_wave_cannot_have_keeps_the_release_out_of_a
 #[tokio::test]
 async fn a_server_that_dies_while_it_rolls_is_followed_by_another() {
     let world = three_cells("").await;
-    let number = release(&world, 1).await;
+    let number = world.release(&["web"], 1).await;
     // The change happens and its record does not: as a kill between the two.
     world.fake.faults().next(Call::EnsureMember, Fault::Hang);
     let (_stop, stopped) = watch::channel(false);
@@ -295,7 +279,7 @@ async fn a_cell_is_either_migrated_or_moved_out_of() {
     let world = three_cells("").await;
     world.create("acme", "hobby").await;
     let home = world.tenant("acme").await.cell.unwrap();
-    let number = release(&world, 1).await;
+    let number = world.release(&["web"], 1).await;
 
     // A move under way keeps a release out of both its cells.
     let tenant = world.store.tenant_by_name(&"acme".parse().unwrap()).await.unwrap().unwrap();
@@ -346,7 +330,7 @@ async fn the_password_of_a_registry_goes_in_and_comes_out_nowhere() {
         shown.iter().map(|one| (one.host.as_str(), one.user.as_str())).collect::<Vec<_>>(),
         [("registry.test", "puller")]
     );
-    let number = release(&world, 1).await;
+    let number = world.release(&["web"], 1).await;
     serving(&world, async {
         roll(&world, number).await.unwrap();
         assert_eq!(over(&world).await.state, RollState::Done);
@@ -381,7 +365,7 @@ async fn the_account_that_the_stack_file_names_pulls_and_its_password_is_kept_no
     let shown: Vec<_> =
         shown.iter().map(|one| (one.host.as_str(), one.user.as_str(), one.changed_by.as_str())).collect();
     assert_eq!(shown, [("registry.test", "shop-bot", "stack file")]);
-    let number = release(&world, 1).await;
+    let number = world.release(&["web"], 1).await;
     serving(&world, async {
         roll(&world, number).await.unwrap();
         assert_eq!(over(&world).await.state, RollState::Done);
@@ -468,7 +452,7 @@ async fn taken_back(world: &World) {
 #[tokio::test]
 async fn the_way_back_is_what_ran_in_each_cell() {
     let world = three_cells("").await;
-    let (first, second) = (release(&world, 1).await, release(&world, 2).await);
+    let (first, second) = (world.release(&["web"], 1).await, world.release(&["web"], 2).await);
     serving(&world, async {
         brought(&world, only(first, "shared-1")).await;
         brought(&world, wire::RollAsk { release: second, to: Vec::new() }).await;
@@ -494,7 +478,7 @@ async fn the_way_back_is_what_ran_in_each_cell() {
 #[tokio::test]
 async fn a_roll_that_found_nothing_to_do_is_not_what_is_taken_back() {
     let world = three_cells("").await;
-    let (first, second) = (release(&world, 1).await, release(&world, 2).await);
+    let (first, second) = (world.release(&["web"], 1).await, world.release(&["web"], 2).await);
     serving(&world, async {
         brought(&world, only(first, "shared-1")).await;
         brought(&world, only(second, "shared-2")).await;
@@ -517,7 +501,7 @@ async fn a_roll_that_found_nothing_to_do_is_not_what_is_taken_back() {
 #[tokio::test]
 async fn a_cell_that_begins_while_the_release_is_taken_back_goes_back_too() {
     let world = three_cells("").await;
-    let number = release(&world, 1).await;
+    let number = world.release(&["web"], 1).await;
     let begun = roll(&world, number).await.unwrap();
     let first = world.store.roll_cells(Some(begun.number)).await.unwrap()[0].cell;
     // As the loop does that begins with the cells of a wave, in the very moment of the way back.
@@ -541,7 +525,7 @@ async fn a_cell_that_begins_while_the_release_is_taken_back_goes_back_too() {
 #[tokio::test]
 async fn a_copy_that_nobody_planned_does_not_outlive_its_release() {
     let world = three_cells("").await;
-    let number = release(&world, 1).await;
+    let number = world.release(&["web"], 1).await;
     world.fake.faults().next(Call::EnsureMember, Fault::Hang);
     let dying = world.another();
     let (_stop, stopped) = watch::channel(false);
@@ -576,7 +560,7 @@ async fn a_copy_that_nobody_planned_does_not_outlive_its_release() {
         wait_until("it is ended", rows, |rows| rows.iter().all(|row| row.release == 1)).await;
     })
     .await;
-    let names = members(&world).await;
+    let names = world.members(None).await;
     assert!(!names.iter().any(|name| name == "shared-1.web.2"), "{names:?}");
 }
 
@@ -590,7 +574,7 @@ async fn old_members_end_when_every_edge_sends_elsewhere_also_one_that_is_cut_of
     world.store.edge_seen(&edge, instance, head, false).await.unwrap();
     let client = world.control.connect(berth_infra::Role::Owner).await;
     client.batch_execute("UPDATE edges SET last_seen = now() - interval '1 minute'").await.unwrap();
-    let number = release(&world, 1).await;
+    let number = world.release(&["web"], 1).await;
     serving(&world, async {
         releases::roll(&world.app, &change(), &only(number, &home)).await.unwrap();
         let ends = async || {
@@ -602,7 +586,7 @@ async fn old_members_end_when_every_edge_sends_elsewhere_also_one_that_is_cut_of
         wait_until("the old members are about to end", ends, Option::is_some).await;
         // Not at once, nor a second later.
         for _ in 0..20 {
-            let names = members(&world).await;
+            let names = world.members(None).await;
             assert!(names.contains(&format!("{home}.web.0")), "{names:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -612,7 +596,7 @@ async fn old_members_end_when_every_edge_sends_elsewhere_also_one_that_is_cut_of
             EdgeSaid { edge, instance, revision: head, holds: Vec::new(), presence: Presence::Serving, challenges: 0 };
         world.store.edge_said(said).await.unwrap();
         assert_eq!(over(&world).await.state, RollState::Done);
-        let names = members(&world).await;
+        let names = world.members(None).await;
         assert!(!names.contains(&format!("{home}.web.0")), "{names:?}");
     })
     .await;
@@ -621,7 +605,7 @@ async fn old_members_end_when_every_edge_sends_elsewhere_also_one_that_is_cut_of
 #[tokio::test]
 async fn a_migration_whose_answer_is_lost_is_not_run_again() {
     let world = three_cells("").await;
-    let number = release(&world, 1).await;
+    let number = world.release(&["web"], 1).await;
     world.fake.next_run(RunOutcome { output: "added a column\n".to_owned(), ..failing(0, "") });
     world.fake.faults().next(Call::RunOnce, Fault::LoseAnswer);
     let ran = world.fake.runs().len();

@@ -2,21 +2,18 @@
 
 use crate::{
     upkeep::serving,
-    world::{STACK, World, change, read, wanted},
+    world::{STACK, World, artifact, change, read, wanted},
 };
 use async_trait::async_trait;
 use berth_control::{App, ControlError, ReleaseError, cells, operations, releases, services, tenants, workflows};
-use berth_domain::{Artifact, CellClass, OperationId, OperationState, Revision, RollCellState};
+use berth_domain::{CellClass, OperationId, OperationState, Revision, RollCellState};
 use berth_infra::{Call, Fault};
 use berth_testkit::wait_until;
 use berth_wire as wire;
 use berth_workflow::{Journal, Registry, testing, testing::TestWorld};
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
 };
 
 async fn world() -> Arc<World> {
@@ -30,11 +27,6 @@ async fn world() -> Arc<World> {
     Arc::new(world)
 }
 
-async fn members(world: &World, cell: &str) -> Vec<String> {
-    let listed = world.fake.provider().compute.unwrap().list_members().await.unwrap();
-    listed.into_iter().filter(|it| it.cell.as_str() == cell).map(|it| it.name.to_string()).collect()
-}
-
 fn made(world: &World, name: &str) -> usize {
     world.fake.made().iter().filter(|one| **one == format!("member {name}")).count()
 }
@@ -42,7 +34,7 @@ fn made(world: &World, name: &str) -> usize {
 #[tokio::test]
 async fn a_restart_leaves_the_same_members_and_each_is_a_new_process() {
     let world = world().await;
-    let before = members(&world, "shared-1").await;
+    let before = world.members(Some("shared-1")).await;
     let plan = services::plan_restart(&world.app, &read(), "shared-1", "web").await.unwrap();
     assert_eq!((plan.members, plan.spare), (2, true));
     let begun = services::restart(&world.app, &change(), "shared-1", "web").await.unwrap();
@@ -52,7 +44,7 @@ async fn a_restart_leaves_the_same_members_and_each_is_a_new_process() {
     assert_eq!(other.code(), "cell_has_restart");
     assert_eq!(cells::remove(&world.app, &change(), "shared-1").await.unwrap_err().code(), "cell_has_restart");
     assert_eq!(world.carry_out(begun.id).await, OperationState::Succeeded, "{:?}", world.store.show(begun.id).await);
-    assert_eq!(members(&world, "shared-1").await, before);
+    assert_eq!(world.members(Some("shared-1")).await, before);
     for name in ["shared-1.web.0", "shared-1.web.1"] {
         assert_eq!(made(&world, name), 2, "{name}");
     }
@@ -63,7 +55,7 @@ async fn a_restart_leaves_the_same_members_and_each_is_a_new_process() {
     let begun = services::restart(&world.app, &change(), "shared-1", "jobs").await.unwrap();
     assert_eq!(world.carry_out(begun.id).await, OperationState::Succeeded);
     assert_eq!(made(&world, "shared-1.jobs.0"), 2);
-    assert_eq!(members(&world, "shared-1").await, before);
+    assert_eq!(world.members(Some("shared-1")).await, before);
 }
 
 #[tokio::test]
@@ -84,29 +76,27 @@ async fn a_copy_that_does_not_come_up_leaves_everything_as_it_was() {
     let world = World::bare().await;
     world.apply(&format!("{STACK}releases: {{ healthy_limit: 1s }}\n")).await.unwrap();
     world.finish().await;
-    let image = format!("registry.test/web@sha256:{}", "02".repeat(32));
-    let release = wire::ReleaseCreate { services: BTreeMap::from([("web".to_owned(), image.clone())]) };
-    let number = releases::create(&world.app, &change(), &release).await.unwrap().0.number;
+    let number = world.release(&["web"], 2).await;
     releases::roll(&world.app, &change(), &wire::RollAsk { release: number, to: Vec::new() }).await.unwrap();
     releases::go_on(&world.app).await.unwrap();
     assert_eq!(world.finish().await, Some(OperationState::Succeeded));
-    let before = members(&world, "shared-1").await;
+    let before = world.members(Some("shared-1")).await;
     assert_eq!(before, ["shared-1.web.0.r1", "shared-1.web.1.r1"]);
 
-    world.fake.is_never_well(&image.parse::<Artifact>().unwrap());
+    world.fake.is_never_well(&artifact("web", 2));
     let begun = services::restart(&world.app, &change(), "shared-1", "web").await.unwrap();
     let ended = world.carry_out(begun.id).await;
     let (operation, _) = world.store.show(begun.id).await.unwrap().unwrap();
     assert_eq!(ended, OperationState::Failed, "{operation:?}");
     assert!(operation.error.unwrap().message.contains("were not healthy"));
-    assert_eq!(members(&world, "shared-1").await, before);
+    assert_eq!(world.members(Some("shared-1")).await, before);
     assert_eq!((made(&world, "shared-1.web.0.r1"), made(&world, "shared-1.web.1.r1")), (1, 1));
 }
 
 #[tokio::test]
 async fn a_restart_that_was_given_up_is_made_good_by_the_next_one() {
     let world = World::new().await;
-    let before = members(&world, "shared-1").await;
+    let before = world.members(Some("shared-1")).await;
     // As often as a member's end is tried.
     for _ in 0..50 {
         world.fake.faults().next(Call::RemoveMember, Fault::Quota);
@@ -115,14 +105,14 @@ async fn a_restart_that_was_given_up_is_made_good_by_the_next_one() {
     assert_eq!(world.carry_out(begun.id).await, OperationState::Stuck);
     assert_eq!(world.fake.faults().left(), []);
     operations::abandon(&world.app, &change(), begun.id, Some("no patience"), true).await.unwrap();
-    let left = members(&world, "shared-1").await;
+    let left = world.members(Some("shared-1")).await;
     assert_eq!(left.len(), 3, "the spare serves: {left:?}");
 
     let plan = services::plan_restart(&world.app, &read(), "shared-1", "web").await.unwrap();
     assert_eq!(plan.members, 2, "one of them was taken out, and is one all the same");
     let again = services::restart(&world.app, &change(), "shared-1", "web").await.unwrap();
     assert_eq!(world.carry_out(again.id).await, OperationState::Succeeded, "{:?}", world.store.show(again.id).await);
-    assert_eq!(members(&world, "shared-1").await, before);
+    assert_eq!(world.members(Some("shared-1")).await, before);
     let rows = world.store.member_list(None).await.unwrap();
     assert!(rows.len() == 2 && rows.iter().all(|row| row.wanted && !row.arriving), "{rows:?}");
 }
@@ -130,9 +120,7 @@ async fn a_restart_that_was_given_up_is_made_good_by_the_next_one() {
 #[tokio::test]
 async fn a_release_waits_for_a_restart_and_makes_no_copy_of_its_spare() {
     let world = World::new().await;
-    let image = format!("registry.test/web@sha256:{}", "01".repeat(32));
-    let release = wire::ReleaseCreate { services: BTreeMap::from([("web".to_owned(), image)]) };
-    let number = releases::create(&world.app, &change(), &release).await.unwrap().0.number;
+    let number = world.release(&["web"], 1).await;
     let begun = services::restart(&world.app, &change(), "shared-1", "web").await.unwrap();
     let ask = wire::RollAsk { release: number, to: Vec::new() };
     let roll = releases::roll(&world.app, &change(), &ask).await.unwrap();
@@ -148,7 +136,7 @@ async fn a_release_waits_for_a_restart_and_makes_no_copy_of_its_spare() {
         wait_until("the release is there", cells, |cells| cells.iter().all(|cell| cell.release == number)).await;
     })
     .await;
-    assert_eq!(members(&world, "shared-1").await, ["shared-1.web.0.r1", "shared-1.web.1.r1"]);
+    assert_eq!(world.members(Some("shared-1")).await, ["shared-1.web.0.r1", "shared-1.web.1.r1"]);
 }
 
 /// A cell of its own with one tenant, whose service is restarted.
@@ -178,7 +166,7 @@ impl Try {
 
     async fn assert_two_serve(&self) {
         let names: Vec<String> = ["api.0", "jobs.0", "web.0", "web.1"].map(|it| format!("{}.{it}", self.cell)).into();
-        assert_eq!(members(&self.world, &self.cell).await, names);
+        assert_eq!(self.world.members(Some(&self.cell)).await, names);
         let cell = self.world.store.cell_by_name(&self.cell.parse().unwrap()).await.unwrap().unwrap();
         let rows = self.world.store.member_list(Some(cell.id)).await.unwrap();
         assert!(rows.len() == 4 && rows.iter().all(|row| row.wanted && !row.arriving), "{rows:?}");

@@ -5,7 +5,6 @@ use berth_control::{WorkerOptions, cells, releases, serve, status};
 use berth_domain::MemberState;
 use berth_infra::{Call, Fault, Health, MemberName};
 use berth_testkit::wait_until;
-use std::collections::BTreeMap;
 use tokio::sync::watch;
 
 /// Runs a server beside a test, and stops it in order.
@@ -64,9 +63,7 @@ async fn no_copy_is_added_to_a_cell_that_is_getting_a_release() {
         "copies: 2, scale: { min: 1, max: 4, cooldown_s: 0 }, shape: { cpu_millis: 1000, memory_mib: 512 } }",
     );
     world.apply(&scaled).await.unwrap();
-    let services = BTreeMap::from([("web".to_owned(), format!("registry.test/web@sha256:{}", "01".repeat(32)))]);
-    let wanted = berth_wire::ReleaseCreate { services };
-    let release = releases::create(&world.app, &change(), &wanted).await.unwrap().0.number;
+    let release = world.release(&["web"], 1).await;
     // Its migration lasts.
     world.fake.faults().next(Call::RunOnce, Fault::Hang);
     world.fake.set_load(950, 64 << 20);

@@ -3,8 +3,8 @@
 //! One control database per test process; names differ from world to world, so that worlds do not meet.
 
 use berth_config::Environment;
-use berth_control::{App, Caller, Change, Follow, Permit, Read, ReadTenant, edges::Takes, stack, workflows};
-use berth_domain::{OperationId, OperationState};
+use berth_control::{App, Caller, Change, Follow, Permit, Read, ReadTenant, edges::Takes, releases, stack, workflows};
+use berth_domain::{Artifact, OperationId, OperationState};
 use berth_infra::{CellDatabase, Role, fake::Fake};
 use berth_store::{Sealer, Store};
 use berth_testkit::TestDatabase;
@@ -141,6 +141,23 @@ impl World {
     pub async fn tenant(&self, name: &str) -> wire::Tenant {
         berth_control::tenants::show(&self.app, &read_tenant(), name).await.unwrap()
     }
+
+    /// Members as the provider has them, by name: of this cell, or of all.
+    pub async fn members(&self, cell: Option<&str>) -> Vec<String> {
+        let listed = self.fake.provider().compute.unwrap().list_members().await.unwrap();
+        let own = listed.into_iter().filter(|member| cell.is_none_or(|cell| member.cell.as_str() == cell));
+        own.map(|member| member.name.to_string()).collect()
+    }
+
+    /// The release in which these services are the images of this number.
+    pub async fn release(&self, services: &[&str], n: u8) -> u32 {
+        let services = services.iter().map(|name| ((*name).to_owned(), artifact(name, n).to_string())).collect();
+        releases::create(&self.app, &change(), &wire::ReleaseCreate { services }).await.unwrap().0.number
+    }
+}
+
+pub fn artifact(service: &str, n: u8) -> Artifact {
+    format!("registry.test/{service}@sha256:{}", format!("{n:02x}").repeat(32)).parse().unwrap()
 }
 
 fn app(store: &Store, fake: &Fake, environment: &Environment) -> App {
