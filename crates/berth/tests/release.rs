@@ -6,8 +6,7 @@
 mod running;
 
 use berth_testkit::wait_until;
-use berth_wire::TenantCreate;
-use running::{Place, World, finishes, fleet};
+use running::{Place, World, fleet};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -141,15 +140,7 @@ impl World {
 #[tokio::test(flavor = "multi_thread")]
 async fn users_notice_neither_a_release_nor_one_that_fails_nor_the_way_back() {
     let world = World::start(stack).await;
-    let wanted = TenantCreate {
-        name: "acme".parse().unwrap(),
-        plan: "hobby".parse().unwrap(),
-        hosts: vec!["acme.test".parse().unwrap()],
-        key: None,
-        cell: None,
-    };
-    let begun = world.client.tenant_create(&wanted).await.unwrap();
-    finishes(&world.client, begun.id).await;
+    world.tenant("acme", "hobby").await;
     let first = || async { request(world.edge) };
     wait_until("the edge serves the tenant", first, |(status, _): &(u16, String)| *status == 200).await;
 

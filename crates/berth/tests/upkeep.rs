@@ -12,8 +12,7 @@ mod running;
 use berth_infra::{DatabaseName, Role};
 use berth_providers::local::{Local, LocalOptions};
 use berth_testkit::wait_until;
-use berth_wire::TenantCreate;
-use running::{Place, World, ask, finishes, fleet};
+use running::{Place, World, ask, fleet};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use std::{
@@ -58,23 +57,11 @@ edges: [edge-1]
 }
 
 impl World {
-    async fn tenant(&self, name: &str) {
-        let wanted = TenantCreate {
-            name: name.parse().unwrap(),
-            plan: "hobby".parse().unwrap(),
-            hosts: vec![format!("{name}.test").parse().unwrap()],
-            key: None,
-            cell: None,
-        };
-        finishes(&self.client, self.client.tenant_create(&wanted).await.unwrap().id).await;
+    async fn served(&self, name: &str) {
+        self.tenant(name, "hobby").await;
         let host = format!("{name}.test");
         let served = || async { ask(self.edge.port(), &host, "GET", "/api/v1/vehicles", "").map(|(status, _)| status) };
         wait_until("the edge serves the tenant", served, |status| *status == Some(200)).await;
-    }
-
-    fn json(&self, words: &[&str]) -> Value {
-        let (_, out, error) = self.berth(&[words, &["--json"]].concat());
-        serde_json::from_str(&out).unwrap_or_else(|_| panic!("{words:?}: {out}{error}"))
     }
 
     async fn database(&self, role: Role) -> (tokio_postgres::Client, tokio_postgres::Config) {
@@ -130,7 +117,7 @@ impl Traffic {
 #[tokio::test(flavor = "multi_thread")]
 async fn users_do_not_notice_a_restart_and_the_list_says_what_is_missing() {
     let world = World::start(stack).await;
-    world.tenant("acme").await;
+    world.served("acme").await;
     let addresses = async || -> Vec<String> {
         let cell = world.client.cell("shared-1").await.unwrap();
         cell.members.into_iter().filter_map(|member| member.address).collect()
@@ -271,7 +258,7 @@ fn dumped(config: &tokio_postgres::Config, format: &str, to: &Path) {
 async fn a_tenant_comes_out_of_a_dump_whole_or_not_at_all() {
     let world = World::start(stack).await;
     for name in ["acme", "nova"] {
-        world.tenant(name).await;
+        world.served(name).await;
     }
     let (owner, _) = world.database(Role::Mover).await;
     owner

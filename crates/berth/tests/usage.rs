@@ -7,7 +7,6 @@ mod running;
 
 use berth_domain::{ApprovalState, CellClass, Mode, TenantState, UsagePeriod};
 use berth_testkit::wait_until;
-use berth_wire::TenantCreate;
 use running::{Place, World, finishes, fleet};
 use serde_json::{Value, json};
 use std::{
@@ -62,12 +61,6 @@ impl World {
         let _ = stream.read_to_string(&mut answer);
         (answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0), answer)
     }
-
-    fn json(&self, words: &[&str]) -> Value {
-        let (code, out, error) = self.berth(&[words, &["--json"]].concat());
-        assert_eq!(code, 0, "{words:?}: {error}");
-        serde_json::from_str(&out).unwrap()
-    }
 }
 
 fn positions(vehicle: Uuid, count: usize) -> Value {
@@ -78,15 +71,7 @@ fn positions(vehicle: Uuid, count: usize) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn traffic_over_a_threshold_becomes_a_proposal_and_when_it_is_agreed_to_a_move() {
     let world = World::start(stack).await;
-    let wanted = TenantCreate {
-        name: "acme".parse().unwrap(),
-        plan: "hobby".parse().unwrap(),
-        hosts: vec!["acme.test".parse().unwrap()],
-        key: None,
-        cell: None,
-    };
-    let begun = world.client.tenant_create(&wanted).await.unwrap();
-    finishes(&world.client, begun.id).await;
+    world.tenant("acme", "hobby").await;
 
     let vehicle = Uuid::new_v4();
     let body = json!({ "id": vehicle, "name": "v", "vehicle_identifier": "V1" });
@@ -147,15 +132,7 @@ async fn traffic_over_a_threshold_becomes_a_proposal_and_when_it_is_agreed_to_a_
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sixth_vehicle_is_refused_however_many_ask_at_once() {
     let world = World::start(|place| stack(place).replace("    socket: /socket\n", "    copies: 2\n")).await;
-    let wanted = TenantCreate {
-        name: "acme".parse().unwrap(),
-        plan: "hobby".parse().unwrap(),
-        hosts: vec!["acme.test".parse().unwrap()],
-        key: None,
-        cell: None,
-    };
-    let begun = world.client.tenant_create(&wanted).await.unwrap();
-    finishes(&world.client, begun.id).await;
+    world.tenant("acme", "hobby").await;
     let list = || async { world.device("GET", "/api/v1/vehicles", &json!(null)) };
     wait_until("the edge serves the tenant", list, |(status, _): &(u16, String)| *status == 200).await;
 

@@ -11,8 +11,9 @@ use berth_client::Client;
 use berth_domain::{OperationId, OperationState};
 use berth_providers::local::{Afterwards, end_all};
 use berth_testkit::{free_port, wait_until};
-use berth_wire::StackApply;
+use berth_wire::{StackApply, TenantCreate};
 use secrecy::SecretString;
+use serde_json::Value;
 use std::{
     fs,
     io::{Read as _, Write as _},
@@ -140,6 +141,24 @@ impl World {
         }
         let edge = place.edge("edge-1");
         Self { place, client, edge }
+    }
+
+    /// A tenant with one host, `NAME.test`. Edges may not have heard of it yet.
+    pub async fn tenant(&self, name: &str, plan: &str) {
+        let wanted = TenantCreate {
+            name: name.parse().unwrap(),
+            plan: plan.parse().unwrap(),
+            hosts: vec![format!("{name}.test").parse().unwrap()],
+            key: None,
+            cell: None,
+        };
+        finishes(&self.client, self.client.tenant_create(&wanted).await.unwrap().id).await;
+    }
+
+    /// What a command answers with `--json`, whether it succeeded or not.
+    pub fn json(&self, words: &[&str]) -> Value {
+        let (_, out, error) = self.berth(&[words, &["--json"]].concat());
+        serde_json::from_str(&out).unwrap_or_else(|_| panic!("{words:?}: {out}{error}"))
     }
 
     /// Exit status, standard output, standard error.
