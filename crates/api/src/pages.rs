@@ -10,12 +10,15 @@
 
 mod access;
 mod approvals;
+mod archives;
 mod assets;
 mod audit;
+mod cell_new;
 mod cells;
 mod certificates;
 mod check;
 mod costs;
+mod databases;
 mod decisions;
 mod edges;
 mod erasures;
@@ -32,6 +35,8 @@ mod releases;
 mod servers;
 mod session;
 mod shown;
+mod sync;
+mod tenant_list;
 mod tenants;
 
 use axum::{
@@ -63,7 +68,7 @@ pub fn router(v1: Router, settings: PagesSettings) -> Router {
         .route("/", get(overview::page))
         .route("/login", get(login::page).post(login::enter))
         .route("/logout", post(login::leave))
-        .route("/tenants", get(tenants::list).post(tenants::create))
+        .route("/tenants", get(tenant_list::page).post(tenants::create))
         .route("/tenants/new", get(tenants::new))
         .route("/tenants/{tenant}", get(tenants::one))
         .route("/tenants/{tenant}/move", get(tenants::plan_move).post(tenants::start_move))
@@ -75,11 +80,16 @@ pub fn router(v1: Router, settings: PagesSettings) -> Router {
         .route("/tenants/{tenant}/hosts/{host}/remove", get(access::ask_host).post(access::remove_host))
         .route("/tenants/{tenant}/hosts/{host}/verify", post(access::verify_host))
         .route("/tenants/{tenant}/plan", get(plan_change::page).post(plan_change::make))
+        .route("/tenants/{tenant}/erase", get(erasures::ask).post(erasures::erase))
+        .route("/tenants/{tenant}/archives/{archive}/{file}", get(archives::file))
         .route("/tenants/{tenant}/{change}", get(tenants::ask).post(tenants::change))
-        .route("/cells", get(cells::list).post(cells::create))
-        .route("/cells/new", get(cells::new))
+        .route("/cells", get(cells::list).post(cell_new::create))
+        .route("/cells/new", get(cell_new::page))
         .route("/cells/{cell}", get(cells::one))
         .route("/cells/{cell}/maintain", get(maintain::page).post(maintain::start))
+        .route("/cells/{cell}/database", get(databases::busy))
+        .route("/cells/{cell}/abilities", get(databases::abilities))
+        .route("/cells/{cell}/sync", get(sync::page).post(sync::take_in))
         .route("/cells/{cell}/{change}", get(cells::ask).post(cells::change))
         .route("/certificates", post(certificates::add))
         .route("/certificates/new", get(certificates::new))
@@ -88,6 +98,7 @@ pub fn router(v1: Router, settings: PagesSettings) -> Router {
         .route("/drains/{kind}/{name}/{change}", get(edges::ask).post(edges::change))
         .route("/edges", get(edges::page))
         .route("/erasures", get(erasures::page))
+        .route("/imports", get(archives::page).post(archives::start))
         .route("/servers", get(servers::page))
         .route("/check", get(check::page).post(check::look))
         .route("/costs", get(costs::page))
@@ -99,8 +110,9 @@ pub fn router(v1: Router, settings: PagesSettings) -> Router {
         .route("/approvals", get(approvals::list))
         .route("/approvals/{approval}", get(approvals::one))
         .route("/approvals/{approval}/{answer}", post(approvals::answer))
-        .route("/releases", get(releases::list))
-        .route("/releases/back", post(releases::back))
+        .route("/releases", get(releases::list).post(releases::create))
+        .route("/releases/new", get(releases::new))
+        .route("/releases/back", get(releases::ask_back).post(releases::back))
         .route("/releases/{number}", get(releases::one))
         .route("/releases/{number}/roll", post(releases::roll))
         .route("/audit", get(audit::list))

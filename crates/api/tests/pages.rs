@@ -25,11 +25,18 @@ const PAGES: &[&str] = &[
     "/tenants/acme/suspend",
     "/tenants/blue/resume",
     "/tenants/acme/delete",
+    "/tenants/acme/erase",
+    "/imports",
+    "/imports?archive=01980000-0000-7000-8000-000000000001&name=back&plan=hobby&hosts=back.example&cell=shared-1",
     "/cells",
     "/cells/new",
     "/cells/shared-1",
     "/cells/shared-1/drain",
     "/cells/shared-1/remove",
+    "/cells/shared-1/abilities",
+    "/cells/shared-1/database",
+    "/cells/shared-1/sync",
+    "/cells/new?class=dedicated&region=fsn1&max_tenants=1",
     "/edges",
     "/servers",
     "/erasures",
@@ -49,6 +56,9 @@ const PAGES: &[&str] = &[
     "/approvals",
     "/releases",
     "/releases/7",
+    "/releases/new",
+    "/releases/back",
+    "/releases/back?to=5",
     "/approvals?all=true",
     "/approvals/01980000-0000-7000-8000-000000000001",
     "/audit",
@@ -134,6 +144,8 @@ async fn an_empty_berth_says_what_to_do_first() {
         ("/operations", "Nothing has been done"),
         ("/servers", "berth cell add NAME --host HOST"),
         ("/erasures", "No tenant was erased"),
+        ("/imports", "berth apply"),
+        ("/releases", "/releases/new"),
         ("/audit", "Nothing has been changed"),
     ];
     for (path, expected) in first {
@@ -182,6 +194,97 @@ async fn a_tenants_archives_exports_and_erasures_are_shown_with_their_state() {
     assert!(!archives.contains("move tenant"), "{archives}");
     let page = plain(ask(&app, get("/erasures", Some(ADMIN))).await);
     for says in ["rows of positions", "cell shared-1", "20 000", "Kept: invoices", "ten years"] {
+        assert!(page.contains(says), "{says}: {page}");
+    }
+}
+
+#[tokio::test]
+async fn the_list_says_what_tenants_use_cost_and_leave_and_unknown_is_a_question_mark() {
+    let page = ask(&dashboard(&Fake::default()), get("/tenants", Some(ADMIN))).await;
+    let plain = page.text.replace(['\u{a0}', '\u{202f}'], " ");
+    let row = |name: &str| {
+        let row = plain.split("<tr>").find(|row| row.contains(&format!("/tenants/{name}\">{name}<")));
+        row.unwrap_or_else(|| panic!("{name}: {plain}")).to_owned()
+    };
+    for says in ["91 %", "gps points per day", "nearly used up", "$30.00", "-$15.00", "loss"] {
+        assert!(row("acme").contains(says), "{says}: {}", row("acme"));
+    }
+    let blue = row("blue");
+    assert!(blue.contains(">?") && blue.contains("$14.00") && !blue.contains("loss"), "{blue}");
+    assert!(row("tenant-3").contains("no limit") && row("tenant-3").matches(">?<").count() == 2, "{}", row("tenant-3"));
+    assert!(row("tenant-4").contains("100 %") && row("tenant-4").contains(">over<"), "{}", row("tenant-4"));
+    assert!(row("tenant-5").matches(">?<").count() >= 3, "of whom nothing is said: {}", row("tenant-5"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_back_needs_the_tenants_name_typed_in() {
+    let fake = Fake::default();
+    let app = dashboard(&fake);
+    for verb in ["delete", "erase"] {
+        let page = ask(&app, get(&format!("/tenants/blue/{verb}"), Some(ADMIN))).await;
+        assert!(
+            page.text.contains("Type <strong>blue</strong>") && page.text.contains("for=\"typed\""),
+            "{}",
+            page.text
+        );
+        let csrf = page.hidden("csrf");
+        for typed in ["", "&typed=", "&typed=acme", "&typed=Blue", "&typed=blu"] {
+            let form = format!("csrf={csrf}{typed}");
+            let answer = ask(&app, post(&format!("/tenants/blue/{verb}"), ADMIN, &form)).await;
+            assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{verb} with {typed:?}: {}", answer.text);
+        }
+    }
+    assert_eq!(*fake.changes.lock().unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_databases_page_says_what_is_missing_what_follows_and_what_it_is_busy_with() {
+    let app = dashboard(&Fake::default());
+    let mut plain = String::new();
+    for path in ["/cells/shared-1/abilities", "/cells/shared-1/database"] {
+        plain += &ask(&app, get(path, Some(ADMIN))).await.text.replace(['\u{a0}', '\u{202f}'], " ");
+    }
+    for says in [
+        "Takes writes",
+        "Why not: permission &#60;b&#62;denied&#60;/b&#62;",
+        "What follows: what follows",
+        "Remedy: grant it",
+        "locks of 640",
+        "95 s",
+        "The whole database: 5.0 GiB",
+        "1.0 GiB",
+        "read by nobody",
+        "3.0 GiB",
+        "read now</span></td><td class=\"number\">?",
+    ] {
+        assert!(plain.contains(says), "{says}: {plain}");
+    }
+    assert!(!plain.contains("<b>"), "what a database says is text: {plain}");
+}
+
+#[tokio::test]
+async fn releases_are_named_by_digest_gone_back_on_with_a_plan_and_pulled_with_accounts_that_are_names() {
+    let app = dashboard(&Fake::default());
+    let page = ask(&app, get("/releases", Some(ADMIN))).await.text;
+    assert!(
+        page.contains("registry.example.com") && page.contains("shop-bot") && !page.contains("password\""),
+        "{page}"
+    );
+    let page = ask(&app, get("/cells/shared-1", Some(ADMIN))).await.text;
+    assert!(page.contains("pulled with accounts of registry.example.com"), "{page}");
+    let page = ask(&app, get("/releases/back", Some(ADMIN))).await.text;
+    for says in ["shared-1 (r7 now, then r5), acme-1 (r7 now, then r6)", "existing-1 is left out: somebody else"] {
+        assert!(page.contains(says), "{says}: {page}");
+    }
+    let csrf = ask(&app, get("/releases/new", Some(ADMIN))).await.hidden("csrf");
+    for (services, says) in [("web", "there is no `=`"), ("web%3Da%0Aweb%3Db", "named twice")] {
+        let form = format!("csrf={csrf}&services={services}");
+        let answer = ask(&app, post("/releases", ADMIN, &form)).await;
+        assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", answer.text);
+        assert!(answer.text.contains(says), "{says}: {}", answer.text);
+    }
+    let page = ask(&app, get("/cells/new", Some(ADMIN))).await.text;
+    for says in ["hetzner-shared", "$45.99", "/cells/new?class=shared&#38;region=fsn1&#38;max_tenants=150#name"] {
         assert!(page.contains(says), "{says}: {page}");
     }
 }
@@ -245,6 +348,11 @@ async fn a_form_that_is_not_the_visitors_own_changes_nothing() {
             "/tenants",
             "/cells",
             "/cells/shared-1/drain",
+            "/cells/shared-1/sync",
+            "/tenants/acme/erase",
+            "/imports",
+            "/releases",
+            "/releases/back",
             "/drains/tenant/acme/begin",
             "/certificates/01980000-0000-7000-8000-000000000004/remove",
             &format!("/operations/{OPERATION}/retry"),
@@ -289,7 +397,15 @@ async fn forms_become_the_requests_of_the_api() {
         ("/tenants", "name=new-one&plan=hobby&hosts=a.example+b.example"),
         ("/cells", "name=shared-2&class=shared&provider=&region=&max_tenants=12"),
         ("/cells/shared-1/drain", ""),
-        ("/tenants/blue/delete", ""),
+        ("/tenants/blue/delete", "typed=blue"),
+        ("/tenants/blue/erase", "typed=blue"),
+        ("/imports", "archive=01980000-0000-7000-8000-000000000001&name=back&plan=hobby&hosts=a.example&cell="),
+        (
+            "/releases",
+            "services=web%3Dregistry.test%2Fweb%40sha256%3A00%0D%0A%0D%0A+worker%3D%2Fopt%2Fw%40sha256%3A01+",
+        ),
+        ("/releases/7/roll", "only-acme-1=yes"),
+        ("/releases/back", "to=5"),
         ("/drains/tenant/acme/begin", ""),
         ("/drains/edge/fra-1/undo", ""),
         ("/drains/member/shared-1:01980000-0000-7000-8000-000000000003/undo", ""),
@@ -307,6 +423,11 @@ async fn forms_become_the_requests_of_the_api() {
             r#"POST /v1/cells {"class":"shared","max_tenants":12,"name":"shared-2","provider":null,"region":null}"#,
             "POST /v1/cells/shared-1/drain {}",
             "DELETE /v1/tenants/blue {}",
+            "POST /v1/tenants/blue/erase {}",
+            r#"POST /v1/imports {"archive":"01980000-0000-7000-8000-000000000001","cell":null,"hosts":["a.example"],"name":"back","plan":"hobby"}"#,
+            r#"POST /v1/releases {"services":{"web":"registry.test/web@sha256:00","worker":"/opt/w@sha256:01"}}"#,
+            r#"POST /v1/rollout {"release":7,"to":["acme-1"]}"#,
+            r#"POST /v1/rollout/back {"to":5}"#,
             "POST /v1/tenants/acme/drain {}",
             "DELETE /v1/edges/fra-1/drain {}",
             "DELETE /v1/cells/shared-1/members/01980000-0000-7000-8000-000000000003/drain {}",

@@ -5,19 +5,15 @@
 #[allow(dead_code, reason = "each test file uses its part")]
 mod world;
 
-use axum::{
-    Router,
-    body::{Body, to_bytes},
-    http::{Method, Request, StatusCode, header},
-};
-use berth_api::{Api, pages::PagesSettings};
+use axum::http::{Method, StatusCode};
 use berth_domain::{ApprovalState, UsagePeriod};
 use berth_infra::Role;
 use berth_testkit::wait_until;
-use berth_wire::{InvoiceImport, InvoiceLine, TenantCreate, UsageEvent};
-use secrecy::ExposeSecret as _;
-use tower::ServiceExt as _;
-use world::{World, apply};
+use berth_wire::{InvoiceImport, InvoiceLine, UsageEvent};
+use world::{
+    World,
+    pages::{Dashboard, hidden},
+};
 
 const STACK: &str = "\
 stack: fleet
@@ -35,64 +31,10 @@ cells:
 budget: { amount: 200, currency: USD }
 ";
 
-struct Dashboard {
-    pages: Router,
-    key: String,
-}
-
-impl Dashboard {
-    fn of(world: &World) -> Self {
-        let pages = berth_api::router(&Api::new(world.app.clone()), PagesSettings::default());
-        Self { pages, key: world.admin.expose_secret().to_owned() }
-    }
-
-    async fn ask(&self, method: Method, path: &str, form: &str) -> (StatusCode, String) {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "berth.example")
-            .header(header::COOKIE, format!("berth_key={}", self.key))
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(Body::from(form.to_owned()))
-            .unwrap();
-        let answer = self.pages.clone().oneshot(request).await.unwrap();
-        let status = answer.status();
-        let bytes = to_bytes(answer.into_body(), 8 << 20).await.unwrap();
-        (status, String::from_utf8(bytes.to_vec()).unwrap())
-    }
-
-    /// The page is there and says all of this.
-    async fn shows(&self, path: &str, says: &[&str]) -> String {
-        let (status, text) = self.ask(Method::GET, path, "").await;
-        assert_eq!(status, StatusCode::OK, "{path}: {text}");
-        for word in says {
-            assert!(text.contains(word), "{path} does not say `{word}`: {text}");
-        }
-        text
-    }
-}
-
-fn hidden(page: &str, name: &str) -> String {
-    let mark = format!("name=\"{name}\" value=\"");
-    page.rsplit(&mark).next().unwrap().split('"').next().unwrap().to_owned()
-}
-
 async fn world() -> World {
-    let world = World::empty().await;
-    let applied = world.client().stack_apply(&apply(STACK)).await.unwrap();
-    for operation in applied.operations {
-        world.finishes(operation).await;
-    }
+    let world = World::of(STACK).await;
     for (name, cell) in [("acme", "shared-1"), ("nova", "shared-2")] {
-        let wanted = TenantCreate {
-            name: name.parse().unwrap(),
-            plan: "hobby".parse().unwrap(),
-            hosts: vec![format!("{name}.test").parse().unwrap()],
-            key: None,
-            cell: Some(cell.parse().unwrap()),
-        };
-        let begun = world.client().tenant_create(&wanted).await.unwrap();
-        world.finishes(begun.id).await;
+        world.tenant(name, "hobby", &format!("{name}.test"), Some(cell)).await;
     }
     world
 }
@@ -132,6 +74,26 @@ async fn every_page_stands_on_the_real_api_and_shows_what_is_there() {
     };
     client.usage_record(&[event("a", "gps_points", 45_678), event("b", "vehicles", 3)]).await.unwrap();
     dashboard.shows("/tenants/acme", &["45\u{202f}678", "50\u{202f}000", "91\u{a0}%", "60\u{a0}%"]).await;
+    // In the list with what it cost, by the same books as the page of costs; the month goes on meanwhile.
+    let cost = async || {
+        let costs = client.costs(None).await.unwrap();
+        costs.tenants.iter().find(|row| row.name == "acme").map(|row| row.cost_cents).unwrap()
+    };
+    let before = cost().await;
+    let figures = client.tenant_figures().await.unwrap();
+    let acme = figures.iter().find(|of| of.tenant.as_str() == "acme").unwrap();
+    assert_eq!(
+        (acme.quantity.as_deref(), acme.used, acme.limit),
+        (Some("gps_points_per_day"), Some(45_678), Some(50_000))
+    );
+    assert!((before..=cost().await).contains(&acme.cost_cents.unwrap()), "{acme:?}");
+    let nova = figures.iter().find(|of| of.tenant.as_str() == "nova").unwrap();
+    assert_eq!(
+        (nova.used, nova.cost_cents.is_some()),
+        (None, true),
+        "nothing was reported of it, and its cell has a price"
+    );
+    dashboard.shows("/tenants", &["91\u{a0}%", "gps points per day", "nearly used up", "loss"]).await;
     let open = async || client.approvals(None, Some(ApprovalState::Open)).await.unwrap();
     let approvals = wait_until("a proposal", open, |all: &Vec<_>| !all.is_empty()).await;
     let id = approvals[0].id;
@@ -215,6 +177,11 @@ async fn every_page_stands_on_the_real_api_and_shows_what_is_there() {
         "/tenants/acme/export",
         "/cells",
         "/cells/new",
+        "/cells/shared-1/abilities",
+        "/cells/shared-1/database",
+        "/imports",
+        "/releases",
+        "/releases/new",
         "/servers",
         "/erasures",
         "/cells/shared-1",

@@ -148,6 +148,7 @@ pub async fn ask_host(session: Session, Path((name, host)): Path<(String, String
         action: format!("/tenants/{of}/hosts/{}/remove", escaped(&host)),
         button: "Take away",
         dangerous: true,
+        typed: None,
         back: format!("/tenants/{of}/access"),
     })
 }

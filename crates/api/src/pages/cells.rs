@@ -5,7 +5,7 @@ use super::{
     inner::escaped,
     session::{Change, Session},
     shown::{Frame, State, When, bytes, cell_state, member_state, money, or_unknown, tenant_state},
-    tenants::{AskPage, follow, typed},
+    tenants::{AskPage, follow},
 };
 use askama::Template;
 use axum::{
@@ -13,8 +13,8 @@ use axum::{
     http::Method,
     response::{IntoResponse as _, Redirect, Response},
 };
-use berth_domain::{CellClass, CellState, MemberState, ServiceRole};
-use berth_wire::{Cell, CellCreate, Operation, Overview, Page, Tenant};
+use berth_domain::{CellState, MemberState, ServiceRole};
+use berth_wire::{Cell, Operation, Page, Registry, Tenant};
 use jiff::Timestamp;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -149,6 +149,8 @@ struct CellPage {
     tenants: Vec<(String, String, State)>,
     /// Members' last lines; empty when this key may not read them or there are none.
     logs: Vec<String>,
+    /// Hosts of registries whose images may be pulled here with an account. Names alone.
+    registries: Vec<String>,
     may_drain: bool,
     may_undrain: bool,
     may_remove: bool,
@@ -161,6 +163,7 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
     let tenants: Vec<Tenant> = session.list("/v1/tenants", SHOWN).await?;
     let logs: Page<berth_wire::LogLine> =
         session.get(&format!("{path}/logs?last={LOG_LINES}")).await.unwrap_or(Page::whole(Vec::new()));
+    let registries: Page<Registry> = session.get("/v1/registries").await.unwrap_or(Page::whole(Vec::new()));
     let now = Timestamp::now();
     let members = cell.members.iter().map(|member| MemberRow {
         service: member.service.to_string(),
@@ -187,6 +190,7 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
         may_measure: matches!(cell.state, CellState::Ready | CellState::Draining),
         tenants: here.map(|it| (it.name.to_string(), it.plan.to_string(), tenant_state(it.state))).collect(),
         logs: logs.items.into_iter().map(|line| format!("{}  {}", line.service, line.line)).collect(),
+        registries: registries.items.into_iter().map(|it| it.host).collect(),
         may_drain: cell.state == CellState::Ready,
         may_undrain: cell.state == CellState::Draining,
         may_remove: cell.tenants == 0
@@ -202,37 +206,6 @@ fn services(cell: &Cell) -> Vec<String> {
     }
     let names: BTreeSet<String> = cell.members.iter().map(|member| member.service.to_string()).collect();
     names.into_iter().collect()
-}
-
-#[derive(Template)]
-#[template(path = "pages/cell_new.html")]
-struct NewPage {
-    frame: Frame,
-    classes: Vec<&'static str>,
-    /// A stack file was applied: there is something to run in a cell.
-    stack: bool,
-}
-
-/// `GET /cells/new`
-pub async fn new(session: Session) -> Result<Response, Failure> {
-    let overview: Overview = session.get("/v1/status").await?;
-    let classes = CellClass::ALL.iter().map(|class| class.as_str()).collect();
-    html(&NewPage { frame: Frame::of(&session, "cells"), classes, stack: overview.stack.is_some() })
-}
-
-/// `POST /cells`
-pub async fn create(change: Change) -> Result<Response, Failure> {
-    let provider = change.field("provider").is_some();
-    let max_tenants = change.field("max_tenants").is_some();
-    let body = CellCreate {
-        name: typed(&change, "name", "a name, as in `shared-2`")?,
-        class: typed(&change, "class", "a class of the list")?,
-        provider: if provider { Some(typed(&change, "provider", "a provider of the stack file")?) } else { None },
-        region: change.field("region").map(str::to_owned),
-        max_tenants: if max_tenants { Some(typed(&change, "max_tenants", "a whole number")?) } else { None },
-    };
-    let operation: Operation = change.session.send(Method::POST, "/v1/cells", &body, &change.once()).await?;
-    Ok(follow(&operation))
 }
 
 /// `GET /cells/{cell}/{change}`: says what would happen, and asks.
@@ -269,6 +242,7 @@ pub async fn ask(session: Session, Path((name, verb)): Path<(String, String)>) -
         action: format!("/cells/{}/{verb}", cell.name),
         button,
         dangerous: verb == "remove",
+        typed: None,
         back: format!("/cells/{}", cell.name),
     })
 }

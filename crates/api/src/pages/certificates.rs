@@ -57,6 +57,7 @@ pub async fn ask(session: Session, Path(id): Path<String>) -> Result<Response, F
         action: format!("/certificates/{id}/remove"),
         button: "Remove",
         dangerous: true,
+        typed: None,
         back: "/edges".to_owned(),
     })
 }

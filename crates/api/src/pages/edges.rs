@@ -253,6 +253,7 @@ pub async fn ask(
         action: format!("/drains/{}/{}/{verb}", escaped(&kind), escaped(&name)),
         button,
         dangerous: verb == "begin",
+        typed: None,
         back: if verb == "begin" { place.back } else { "/edges".to_owned() },
     })
 }

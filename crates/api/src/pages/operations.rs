@@ -1,6 +1,7 @@
 //! `/operations` and `/operations/{id}`: everything that Berth did or is doing, and a move as it happens.
 
 use super::{
+    erasures::{self, ErasureRow},
     failure::{Failure, html},
     session::{Change, Session},
     shown::{Frame, State, When, bytes, count, millis, operation_state, or_unknown, seconds, short, title, words},
@@ -91,6 +92,8 @@ pub struct LivePart {
     fault: Option<Fault>,
     summary: Option<String>,
     figures: Vec<(String, String)>,
+    /// What was erased, where that was done.
+    erasure: Option<ErasureRow>,
 }
 
 struct StepRow {
@@ -123,7 +126,8 @@ impl LivePart {
         }
         let mut figures = its_move.map(move_figures).unwrap_or_default();
         if let (Some(result), true) = (&operation.result, figures.is_empty()) {
-            figures.extend(result.figures.iter().map(|(name, value)| (words(name), plain(value))));
+            let others = result.figures.iter().filter(|(name, _)| name.as_str() != erasures::FIGURE);
+            figures.extend(others.map(|(name, value)| (words(name), plain(value))));
         }
         Self {
             state: operation_state(operation.state),
@@ -135,6 +139,7 @@ impl LivePart {
             fault: operation.fault.clone(),
             summary: operation.result.as_ref().and_then(|result| result.summary.clone()),
             figures,
+            erasure: ErasureRow::of_result(operation, now),
         }
     }
 }

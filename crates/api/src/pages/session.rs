@@ -104,6 +104,11 @@ impl Change {
         self.fields.get(name).map_or("", String::as_str)
     }
 
+    /// What follows a prefix in the names of boxes that were ticked.
+    pub fn named<'f>(&'f self, prefix: &'f str) -> impl Iterator<Item = &'f str> {
+        self.fields.keys().filter_map(move |name| name.strip_prefix(prefix))
+    }
+
     /// Equal however often the form is sent, so that a double click does a thing once.
     pub fn once(&self) -> String {
         self.field("once").map_or_else(once, str::to_owned)

@@ -1,4 +1,4 @@
-//! `/tenants` and `/tenants/{tenant}`: who, on which plan, where, in which state; and what can be done about it.
+//! `/tenants/{tenant}`: who, on which plan, where, in which state; and what can be done about it.
 //!
 //! Whatever moves rows or takes a tenant away is asked for on a page that shows its plan first.
 
@@ -26,56 +26,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
-/// How many tenants a page lists; beyond that the filter finds them.
+/// How many plans or cells a page goes through.
 const SHOWN: usize = 2000;
-
-struct TenantRow {
-    name: String,
-    plan: String,
-    cell: Option<String>,
-    state: State,
-    price: String,
-    host: String,
-    operation: Option<String>,
-}
-
-#[derive(Template)]
-#[template(path = "pages/tenants.html")]
-struct TenantsPage {
-    frame: Frame,
-    filter: String,
-    rows: Vec<TenantRow>,
-    all: usize,
-}
-
-#[derive(Debug, Deserialize)]
-pub struct Filter {
-    #[serde(default)]
-    filter: String,
-}
-
-/// `GET /tenants?filter=`: words that a tenant's name, plan, cell, state or host contains, all of them.
-pub async fn list(session: Session, Query(query): Query<Filter>) -> Result<Response, Failure> {
-    let tenants: Vec<Tenant> = session.list("/v1/tenants", SHOWN).await?;
-    let plans: Vec<PlanView> = session.list("/v1/plans", SHOWN).await?;
-    let filter = query.filter.trim().to_lowercase();
-    let rows = tenants.iter().filter(|tenant| fits(tenant, &filter)).map(|tenant| TenantRow {
-        name: tenant.name.to_string(),
-        plan: tenant.plan.to_string(),
-        cell: tenant.cell.as_ref().map(ToString::to_string),
-        state: tenant_state(tenant.state),
-        price: or_unknown(plans.iter().find(|plan| plan.name == tenant.plan), |plan| money(plan.price_cents)),
-        host: tenant.routed().into_iter().next().unwrap_or_default(),
-        operation: tenant.operation.map(|id| id.to_string()),
-    });
-    html(&TenantsPage { frame: Frame::of(&session, "tenants"), rows: rows.collect(), all: tenants.len(), filter })
-}
-
-fn fits(tenant: &Tenant, filter: &str) -> bool {
-    let cell = tenant.cell.as_ref().map(ToString::to_string).unwrap_or_default();
-    let text = format!("{} {} {cell} {} {}", tenant.name, tenant.plan, tenant.state, tenant.routed().join(" "));
-    filter.split_whitespace().all(|word| text.contains(word))
-}
 
 /// What can still be done about the last move.
 struct LastMove {
@@ -205,6 +157,8 @@ fn carried(usage: &TenantUsage) -> Vec<(String, String)> {
 
 struct ArchiveRow {
     id: String,
+    /// As they are called, and where they are.
+    files: Vec<(String, String)>,
     made: When,
     state: State,
     holds: String,
@@ -275,6 +229,11 @@ pub async fn one(session: Session, Path(name): Path<String>) -> Result<Response,
             .iter()
             .map(|archive| ArchiveRow {
                 id: archive.id.to_string(),
+                files: archive
+                    .files
+                    .iter()
+                    .map(|file| (file.clone(), format!("/tenants/{of}/archives/{}/{}", archive.id, escaped(file))))
+                    .collect(),
                 made: When::new(archive.made_at, now),
                 // Its manifest is written last, and what has none is not listed.
                 state: state("complete", "good"),
@@ -484,7 +443,18 @@ pub struct AskPage {
     pub action: String,
     pub button: &'static str,
     pub dangerous: bool,
+    /// What has to be typed in before it is done, where it cannot be taken back.
+    pub typed: Option<String>,
     pub back: String,
+}
+
+/// What cannot be taken back is done to what was named twice: by the form, and by whoever sends it.
+pub fn named_again(change: &Change, name: &str) -> Result<(), Failure> {
+    if change.field("typed") == Some(name) {
+        return Ok(());
+    }
+    let detail = format!("this cannot be taken back, and the name that was typed in is not {name}");
+    Err(Failure::Field { detail, hint: "go back, and type the tenant's name".to_owned() })
 }
 
 /// `GET /tenants/{tenant}/{change}`: says what would happen, and asks.
@@ -508,7 +478,7 @@ pub async fn ask(session: Session, Path((name, verb)): Path<(String, String)>) -
             "Settle the last move of",
         ),
         "delete" => (
-            "Its hosts stop answering, and its rows are deleted by the application's hook. This cannot be undone.",
+            "Its hosts stop answering, and its rows are deleted by the application's hook. Archives and figures of it stay. This cannot be undone.",
             "Delete",
         ),
         _ => return Err(Failure::NotThere),
@@ -521,6 +491,7 @@ pub async fn ask(session: Session, Path((name, verb)): Path<(String, String)>) -
         action: format!("/tenants/{}/{verb}", tenant.name),
         button,
         dangerous: !matches!(verb.as_str(), "resume" | "undo-move" | "export"),
+        typed: (verb == "delete").then(|| tenant.name.to_string()),
         back: format!("/tenants/{}", tenant.name),
     })
 }
@@ -540,7 +511,10 @@ pub async fn change(Path((name, verb)): Path<(String, String)>, change: Change) 
             let _settled: Move = change.session.send(Method::POST, &path, &json!({}), &change.once()).await?;
             return Ok(Redirect::to(&format!("/tenants/{}", escaped(&name))).into_response());
         }
-        "delete" => (Method::DELETE, path),
+        "delete" => {
+            named_again(&change, &name)?;
+            (Method::DELETE, path)
+        }
         _ => return Err(Failure::NotThere),
     };
     let operation: Operation = change.session.send(method, &path, &json!({}), &change.once()).await?;

@@ -69,6 +69,13 @@ impl Fake {
                 };
                 return Json(json!({ "items": [month(0), month(1)], "next": null })).into_response();
             }
+            if let Some(answer) = looked(&path) {
+                return Json(answer).into_response();
+            }
+            if path == "/v1/releases" {
+                self.changes.lock().expect("no test panics here").push(Asked { method, path, once, body });
+                return (StatusCode::CREATED, Json(release())).into_response();
+            }
             if path == "/v1/rollout/plan" {
                 return Json(json!({ "release": 7, "before": 6, "back": false, "pause_ms": null, "workers": "after", "left_out": [],
                     "waves": [[{ "cell": "shared-1", "before": 6 }]] }))
@@ -110,6 +117,11 @@ impl Fake {
             ["plans"] => list(["hobby", "professional"].map(plan).into()).into_response(),
             ["plans", name] => Json(plan(name)).into_response(),
             ["cells"] => list(vec![cell("shared-1", "shared", 19), cell("acme-1", "dedicated", 0)]).into_response(),
+            ["cells", name, "abilities"] => Json(abilities(name)).into_response(),
+            ["cells", name, "database", "top"] => Json(database(name)).into_response(),
+            ["catalogue"] => Json(catalogue()).into_response(),
+            ["registries"] => list(vec![registry()]).into_response(),
+            ["costs", "tenants"] => list(figures()).into_response(),
             ["cells", name, "logs"] => list(vec![log(name)]).into_response(),
             ["cells", name] => Json(cell(name, "shared", 19)).into_response(),
             ["servers"] => list(servers()).into_response(),
@@ -206,6 +218,75 @@ impl Fake {
             "at": now(0)
         })
     }
+}
+
+/// What is asked for by a POST and changes nothing.
+fn looked(path: &str) -> Option<Value> {
+    Some(match path.split('/').collect::<Vec<_>>()[..] {
+        [_, _, "tenants", _, "plan-erase"] => {
+            let mut plan = erasure();
+            (plan["operation"], plan["at"]) = (json!(null), json!(null));
+            plan
+        }
+        [_, _, "imports", "plan"] => json!({
+            "name": "back", "key": "key-<b>1</b>", "cell": "shared-1", "new_cell": false, "made_at": now(-600), "rows": 1_234,
+            "bytes": 2 << 20, "keys": 0, "objects": 3
+        }),
+        [_, _, "tenants", "sync"] => json!({
+            "unknown_here": [{ "key": "key-<b>99</b>", "name": null }],
+            "unknown_there": [{ "key": "key-1", "name": "acme" }], "taken_in": 0
+        }),
+        [_, _, "rollout", "back", "plan"] => json!({
+            "release": 6, "before": 7, "back": true, "pause_ms": null, "workers": "after",
+            "left_out": [{ "cell": "existing-1", "why": "somebody else releases there" }],
+            "waves": [[{ "cell": "shared-1", "before": 7, "gets": 5 }, { "cell": "acme-1", "before": 7 }]]
+        }),
+        _ => return None,
+    })
+}
+
+fn abilities(cell: &str) -> Value {
+    let ability = |name: &str, can: bool| {
+        json!({ "ability": name, "means": "what it is for", "can": can, "without": (!can).then_some("what follows"),
+                "because": (!can).then_some("permission <b>denied</b>"), "remedy": (!can).then_some("grant it") })
+    };
+    json!({ "cell": cell, "items": [ability("takes_writes", true), ability("reads_changes", false)] })
+}
+
+fn database(cell: &str) -> Value {
+    json!({
+        "cell": cell, "bytes": 5_u64 << 30,
+        "statements": [{ "pid": 812, "role": "berth_app", "application": "web", "state": "idle in transaction", "age_s": 95.0,
+                         "waits_for": "Lock transactionid", "blocked_by": [640], "statement": "update <b>tickets</b> set title = ?" }],
+        "tables": [{ "table": "tickets", "bytes": 1_u64 << 30, "rows": 30_000, "dead_rows": 12 }],
+        "slots": [{ "slot": "forgotten", "read": false, "bytes": 3_u64 << 30 }, { "slot": "new", "read": true, "bytes": null }]
+    })
+}
+
+fn catalogue() -> Value {
+    json!({
+        "version": "2026-11-01", "rates_of": "2026-11-21", "rates": {}, "providers": [], "says": [],
+        "offers": [{ "name": "hetzner-shared", "class": "shared", "provider": "hetzner", "at": ["fsn1"], "places": 150,
+                     "price_cents": 4_599, "compliance": ["gdpr"], "residency": ["eu"], "throughput_per_s": null, "users": null,
+                     "upload_bytes": null }]
+    })
+}
+
+fn registry() -> Value {
+    json!({ "host": "registry.example.com", "user": "shop-bot", "changed_by": "ci", "changed_at": now(-60) })
+}
+
+fn figures() -> Vec<Value> {
+    let of = |tenant: &str, quantity: Option<&str>, used: Option<u64>, cents: Option<(i64, i64)>| {
+        json!({ "tenant": tenant, "quantity": quantity, "used": used, "limit": quantity.map(|_| 50_000),
+                "cost_cents": cents.map(|(cost, _)| cost), "margin_cents": cents.map(|(_, margin)| margin) })
+    };
+    vec![
+        of("acme", Some("gps_points_per_day"), Some(45_678), Some((3_000, -1_500))),
+        of("blue", Some("vehicles"), None, Some((100, 1_400))),
+        of("tenant-3", None, None, None),
+        of("tenant-4", Some("vehicles"), Some(50_001), None),
+    ]
 }
 
 fn phase() -> Value {
