@@ -2,11 +2,16 @@
 //!
 //! Nothing is read or written outside a transaction that has named its tenant first.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, Weak},
+    time::Duration,
+};
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
 use tokio::{sync::Mutex, time::timeout};
 use tokio_postgres::{NoTls, Row, types::ToSql};
+use uuid::Uuid;
 
 use crate::{config::Settings, problem::Problem, tenant::Tenant};
 
@@ -22,10 +27,27 @@ const BIND_TENANT_ALONE: &str =
 #[derive(Clone)]
 pub struct Database {
     pool: Pool,
-    /// Of tenants that run alone, by the last byte of their id. Whoever waits for its turn holds no connection, so a tenant has
-    /// one at a time for such statements, and its neighbours the others.
-    turns: Arc<[Mutex<()>; 256]>,
+    /// Of tenants that run alone. Whoever waits for its turn holds no connection, so a tenant has one at a time for such
+    /// statements, and its neighbours the others.
+    turns: Arc<Turns>,
     wait: Duration,
+}
+
+/// One for each tenant that somebody is at or waits for.
+#[derive(Default)]
+struct Turns(std::sync::Mutex<HashMap<Uuid, Weak<Mutex<()>>>>);
+
+impl Turns {
+    fn of(&self, tenant: Tenant) -> Arc<Mutex<()>> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = known.get(&tenant.0).and_then(Weak::upgrade) {
+            return turn;
+        }
+        known.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::default();
+        known.insert(tenant.0, Arc::downgrade(&turn));
+        turn
+    }
 }
 
 impl Database {
@@ -44,8 +66,7 @@ impl Database {
             .wait_timeout(Some(settings.pool_wait))
             .create_timeout(Some(CREATE))
             .build()?;
-        let turns = Arc::new(std::array::from_fn(|_| Mutex::default()));
-        Ok(Self { pool, turns, wait: settings.pool_wait })
+        Ok(Self { pool, turns: Arc::default(), wait: settings.pool_wait })
     }
 
     /// Runs one statement as the tenant in a transaction of its own, and returns after its commit.
@@ -70,8 +91,8 @@ impl Database {
         statement: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, Problem> {
-        let turn = self.turns[usize::from(tenant.0.as_bytes()[15])].lock();
-        let _turn = timeout(self.wait, turn).await.map_err(|_| Problem::Busy)?;
+        let turn = self.turns.of(tenant);
+        let _turn = timeout(self.wait, turn.lock()).await.map_err(|_| Problem::Busy)?;
         self.bound(BIND_TENANT_ALONE, tenant, statement, parameters).await
     }
 

@@ -8,12 +8,11 @@ use axum::{
     response::Response,
 };
 
-use crate::signature::ThroughEdge;
-
 /// Longer ones end the connection: nothing that is said here is long. In bytes.
 const LENGTH_MAX: usize = 4096;
 
-pub async fn open(_: ThroughEdge, asked: WebSocketUpgrade) -> Response {
+/// To anybody, as the health path is: the platform asks members past the edge how quick they are.
+pub async fn open(asked: WebSocketUpgrade) -> Response {
     asked.max_message_size(LENGTH_MAX).max_frame_size(LENGTH_MAX).on_upgrade(talk)
 }
 

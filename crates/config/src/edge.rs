@@ -4,6 +4,9 @@ use crate::{Span, Template};
 use berth_domain::{Balance, Hostname, Speaks};
 use serde::{Deserialize, Serialize};
 
+/// Of a key for signatures: what sixteen random bytes are in hexadecimal.
+const SIGNATURE_KEY_BYTES_MIN: usize = 32;
+
 /// How edges spread requests over the members of a web service, and tell which of them are well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceEdge {
@@ -84,4 +87,12 @@ impl ServiceEdge {
     pub(crate) fn is_usual(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// Why nobody should sign with this key. Members may be given several with commas between them.
+pub fn unfit_signature_key(key: &str) -> Option<&'static str> {
+    if key.len() < SIGNATURE_KEY_BYTES_MIN {
+        return Some("the key is shorter than 32 characters");
+    }
+    key.contains(|c: char| c == ',' || c.is_whitespace()).then_some("the key has a comma or a blank in it")
 }

@@ -31,7 +31,7 @@ pub use answers::{AnswerHeaders, Compress, CompressWay, Frame, Referrer};
 pub use bytes::{NotText, text_of};
 pub use cluster::{Cluster, Place, RegionRouting, Residence, Tenants};
 pub use diff::{Change, Difference, diff};
-pub use edge::{EdgeCheck, Eject, ServiceEdge};
+pub use edge::{EdgeCheck, Eject, ServiceEdge, unfit_signature_key};
 pub use environment::{Environment, MissingVariable, Template};
 pub use facts::{Alert, Alerts, Backups, Budget, Failover, Poll, Quota, Silence};
 pub use hosts::{Acme, AcmeChallenge, HostProofs, Hosts, Https};

@@ -49,7 +49,8 @@ struct Inner {
 /// Advice on costs that took its time to make, for as long as it is good.
 pub(crate) struct KeptAdvice {
     pub until: Instant,
-    pub revision: i64,
+    /// The stack's revision, and how many cells, stays and invoices it was made of.
+    pub of: (i64, usize, usize, usize),
     pub advice: Vec<berth_wire::CostAdvice>,
 }
 

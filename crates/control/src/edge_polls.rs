@@ -145,7 +145,11 @@ pub async fn poll(
 ) -> Result<Polled, ControlError> {
     let polls = app.edge_polls();
     let (mut stream, seat) = match polls.take(&edge, instance, &poll) {
-        Some(open) => (open.stream, open.seat),
+        Some(Open { mut stream, seat, .. }) => {
+            // What has come since counts also for who does not wait.
+            stream.woken(Duration::ZERO).await?;
+            (stream, seat)
+        }
         None => {
             let seat = polls.seat(&edge)?;
             (edges::begin(app, permit, edge.clone(), instance, poll.after, poll.takes.clone()).await?, seat)

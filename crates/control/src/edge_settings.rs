@@ -96,11 +96,17 @@ fn resolved(app: &App, template: &Template) -> Result<Hidden, MissingVariable> {
     Ok(Hidden::new(template.resolve(app.environment())?.expose_secret().to_owned()))
 }
 
-/// Was set when the file was applied. Without it members get no signature, and those that want one refuse: it is never one
-/// that anybody could make.
+/// Was set and fit when the file was applied. Without it members get no signature, and those that want one refuse: it is
+/// never one that anybody could make.
 fn signature_key(app: &App, template: &Template) -> Option<Hidden> {
     match resolved(app, template) {
-        Ok(key) => Some(key),
+        Ok(key) => {
+            let unfit = berth_config::unfit_signature_key(key.expose());
+            if let Some(why) = unfit {
+                tracing::error!("what edges sign with {why}, so they sign nothing");
+            }
+            Some(key).filter(|_| unfit.is_none())
+        }
         Err(error) => {
             tracing::error!(%error, "what edges sign with is not known, so they sign nothing");
             None

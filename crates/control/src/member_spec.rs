@@ -47,7 +47,7 @@ pub(crate) async fn member_spec(
     member: &Member,
     service: &Service,
 ) -> Result<MemberSpec, ControlError> {
-    let (source, command) = programs.of(app, &member.service, service).await?;
+    let (source, command) = programs.known(app, &member.service, service).await?;
     Ok(MemberSpec {
         name: member_name(&cell.name, member),
         cell: cell.name.clone(),

@@ -35,6 +35,24 @@ impl Programs {
         Ok((source(app, artifact).await?, command))
     }
 
+    /// The same of what is on its host by now: a password that cannot be had is no reason to keep it down, since nothing is
+    /// fetched unless somebody took it away.
+    pub async fn known(
+        &self,
+        app: &App,
+        name: &ServiceName,
+        service: &Service,
+    ) -> Result<(Source, Vec<String>), ControlError> {
+        match self.of(app, name, service).await {
+            Ok(known) => Ok(known),
+            Err(error) => {
+                let (Some(artifact), command) = self.runs(name, service)? else { return Err(error) };
+                tracing::warn!(%error, "no account for {}", artifact.registry().unwrap_or("its registry"));
+                Ok((Source::Artifact { artifact, login: None }, command))
+            }
+        }
+    }
+
     /// The same of its migration.
     pub async fn of_migrate(
         &self,

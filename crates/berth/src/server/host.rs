@@ -178,8 +178,10 @@ pub fn can_be_asked(yes: bool) -> bool {
 }
 
 /// After what would be changed was shown.
-pub fn agree_to_changes(name: &str) -> Result<(), Failure> {
-    ask(&format!("Do this on `{name}`?"))
+pub async fn agree_to_changes(name: &str) -> Result<(), Failure> {
+    let question = format!("Do this on `{name}`?");
+    // Beside the connection, which would be taken for dead by the time that somebody has read it all.
+    tokio::task::spawn_blocking(move || ask(&question)).await.ours("the terminal")?
 }
 
 fn ask(question: &str) -> Result<(), Failure> {

@@ -134,7 +134,7 @@ impl Prepare {
             let mut plan = Walk::new(&connection, found.sudo, true);
             prepare::prepare(&mut plan, &self.host).await?;
             if plan.would_change() {
-                host::agree_to_changes(self.host.name())?;
+                host::agree_to_changes(self.host.name()).await?;
             }
         }
         let mut walk = Walk::new(&connection, found.sudo, self.dry_run);

@@ -106,7 +106,7 @@ impl Up {
         if can_be_asked(common.yes) {
             let mut plan = Walk::new(&first, found.sudo, true);
             self.plan(&mut plan).await?;
-            agree_to_changes(&name)?;
+            agree_to_changes(&name).await?;
         }
         prepare::prepare(&mut walk, &self.host).await?;
         program(&mut walk).await?;
@@ -211,7 +211,8 @@ impl Up {
         let begun = Instant::now();
         let cells = cx.client.cells().await.map_err(error)?;
         // A run that was broken off may have left one in the making.
-        let made = cells.iter().filter(|cell| cell.state == CellState::Creating).filter_map(|cell| cell.operation);
+        let ours = |cell: &&berth_wire::Cell| cell.state == CellState::Creating && cell.name == self.cell;
+        let made = cells.iter().filter(ours).filter_map(|cell| cell.operation);
         for operation in made {
             let ended = to_its_end(&cx, operation).await.map_err(told)?;
             crate::cli::success(ended).map_err(told)?;

@@ -108,6 +108,10 @@ impl Upgrade {
         if todo.is_empty() {
             if look.is_begun() {
                 swap::settle(&work.machine).await?;
+                // One that was killed before its end has left this, which may be done twice.
+                if is_level(&plan) && plan.steps.is_empty() {
+                    work.cx.client.upgrade_finish().await.map_err(|error| told(error.into()))?;
+                }
             }
             // Steps that are left when all have the version are those of its end.
             if plan.steps.is_empty() || !is_level(&plan) {

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     EdgeCheck, Eject, Environment, Files, Problem, Service, ServiceEdge, Span, Template,
+    edge::unfit_signature_key,
     read::{At, Reader},
 };
 use berth_domain::{Balance, ServiceName, ServiceRole, Speaks};
@@ -15,8 +16,6 @@ use std::collections::BTreeMap;
 const STREAK_MAX: u32 = 1000;
 const WEIGHT_MAX: u32 = 1000;
 const CA_BYTES_MAX: usize = 1 << 16;
-/// Of a key for signatures: what sixteen random bytes are in hexadecimal.
-const SIGNATURE_KEY_BYTES_MIN: usize = 32;
 
 const KEYS: &[&str] =
     &["balance", "weight", "check", "eject", "region", "speaks", "ca", "server_name", "signature_key"];
@@ -73,12 +72,9 @@ fn signature_key(reader: &mut Reader, at: &At<'_>, environment: Option<&Environm
     }
     // A variable that is not set has been named already.
     let key = environment.and_then(|known| template.resolve(known).ok());
-    if key.is_some_and(|key| key.expose_secret().len() < SIGNATURE_KEY_BYTES_MIN) {
-        let problem = Problem::Malformed {
-            message: "the key is shorter than 32 characters",
-            hint: "make one with `openssl rand -hex 32` and set the variable to it",
-        };
-        reader.wrong(at, problem);
+    if let Some(message) = key.and_then(|key| unfit_signature_key(key.expose_secret())) {
+        let hint = "make one with `openssl rand -hex 32` and set the variable to it";
+        reader.wrong(at, Problem::Malformed { message, hint });
     }
     Some(template)
 }

@@ -50,9 +50,9 @@ async fn advice(
     books: &Books,
     now: Timestamp,
 ) -> Result<Vec<wire::CostAdvice>, ControlError> {
-    let revision = books.in_force.revision;
+    let of = (books.in_force.revision, books.cells.len(), books.stays.len(), books.stored.len());
     let begun = Instant::now();
-    if let Some(kept) = app.kept_advice().as_ref().filter(|kept| kept.until > begun && kept.revision == revision) {
+    if let Some(kept) = app.kept_advice().as_ref().filter(|kept| kept.until > begun && kept.of == of) {
         return Ok(kept.advice.clone());
     }
     let mut advice = screen::advice(books, &phase::uses(app, now).await?);
@@ -63,7 +63,7 @@ async fn advice(
     let took = begun.elapsed();
     if took > ADVICE_SLOW {
         let until = Instant::now() + (took * ADVICE_KEPT_TIMES).min(ADVICE_KEPT_MOST);
-        *app.kept_advice() = Some(KeptAdvice { until, revision, advice: advice.clone() });
+        *app.kept_advice() = Some(KeptAdvice { until, of, advice: advice.clone() });
     }
     Ok(advice)
 }

@@ -206,10 +206,10 @@ async fn what_is_not_well_or_not_there_never_serves_and_leaves_nothing_behind() 
 #[tokio::test]
 async fn an_image_that_one_cell_of_a_wave_cannot_have_keeps_the_release_out_of_all_of_that_wave() {
     let world = three_cells("").await;
-    let number = release(&world, 4).await;
+    let number = world.release(&["web"], 4).await;
     // The canary has it; of the two cells of the second wave the later one has not.
-    world.fake.has_no_image_in(&"shared-3".parse().unwrap(), &artifact(4));
-    let before = members(&world).await;
+    world.fake.has_no_image_in(&"shared-3".parse().unwrap(), &artifact("web", 4));
+    let before = world.members(None).await;
     let ran = world.fake.runs().len();
     serving(&world, async {
         roll(&world, number).await.unwrap();
@@ -227,16 +227,16 @@ async fn an_image_that_one_cell_of_a_wave_cannot_have_keeps_the_release_out_of_a
         assert_eq!(runs(&world).await, "shared-1:0 shared-2:1 shared-3:0");
         assert_eq!(world.fake.runs().len(), ran + 1, "only the canary was migrated");
         let kept = |all: &[String]| all.iter().filter(|it| !it.starts_with("shared-2")).cloned().collect::<Vec<_>>();
-        assert_eq!(kept(&members(&world).await), kept(&before));
+        assert_eq!(kept(&world.members(None).await), kept(&before));
 
         // On the way back each cell is by itself: what shared-3 lacks keeps nobody on a release that has to go.
-        world.fake.has_image(&artifact(4));
+        world.fake.has_image(&artifact("web", 4));
         roll(&world, number).await.unwrap();
         assert_eq!(over(&world).await.state, RollState::Done);
-        let other = release(&world, 5).await;
+        let other = world.release(&["web"], 5).await;
         roll(&world, other).await.unwrap();
         assert_eq!(over(&world).await.state, RollState::Done);
-        world.fake.has_no_image_in(&"shared-3".parse().unwrap(), &artifact(4));
+        world.fake.has_no_image_in(&"shared-3".parse().unwrap(), &artifact("web", 4));
         releases::back(&world.app, &change(), &wire::BackAsk::default()).await.unwrap();
         let ended = over(&world).await;
         assert_eq!(ended.state, RollState::Stopped, "{ended:?}");
@@ -401,7 +401,7 @@ async fn what_comes_from_no_registry_needs_no_password_of_one_and_an_empty_one_i
     world.apply(&file).await.unwrap();
     world.finish().await;
     let release = async |world: &World, n: u8| {
-        let services = BTreeMap::from([("job".to_owned(), artifact(n).to_string())]);
+        let services = BTreeMap::from([("job".to_owned(), artifact("job", n).to_string())]);
         releases::create(&world.app, &change(), &wire::ReleaseCreate { services }).await.unwrap().0.number
     };
     let first = release(&world, 1).await;

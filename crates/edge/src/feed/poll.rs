@@ -28,6 +28,10 @@ const WAIT_LEAST: Duration = Duration::from_millis(500);
 const GOOD: u32 = 100;
 /// Polls that are answered at once are no reason to ask without a pause.
 const EVERY: Duration = Duration::from_millis(100);
+/// So many in a row that brought no newer route come from servers that do not know each other's polls and begin anew each
+/// time: less often then.
+const AT_ONCE: u32 = 5;
+const EVERY_AT_ONCE: Duration = Duration::from_secs(1);
 
 /// Whether streams live, and what polls have come to where they do not.
 #[derive(Debug)]
@@ -96,6 +100,10 @@ impl FallBack {
                 | FeedError::Refused(StatusCode::GATEWAY_TIMEOUT)
         );
         let now = Instant::now();
+        if matches!(error, FeedError::Again) {
+            // What is missing was said already: only a beginning brings it.
+            self.polling.heard = None;
+        }
         if self.trial_at.is_some() {
             // It knows no such parameter, which an upgrade of it changes.
             if matches!(error, FeedError::Refused(StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)) {
@@ -125,19 +133,19 @@ pub async fn follow(
     pause: &mut Duration,
     fall_back: &mut FallBack,
 ) -> Result<(), FeedError> {
-    let stream = {
+    {
         let FallBack { polls_for, trial_at, polling, .. } = &mut *fall_back;
         let mut polls = pin!(ask_again_and_again(link, url, events, pause, polling));
         loop {
             let at = trial_at.unwrap_or_else(Instant::now);
             let trial = async {
                 sleep_until(at).await;
-                Stream::open_proven(link, url).await
+                Stream::lives(link, url).await
             };
             tokio::select! {
                 ended = &mut polls => return ended,
-                opened = trial => match opened {
-                    Ok(stream) => break stream,
+                lives = trial => match lives {
+                    Ok(()) => break,
                     // Said to whoever listened first, and meant for both.
                     Err(error @ (FeedError::Again | FeedError::Leaving)) => return Err(error),
                     Err(error) => {
@@ -147,12 +155,12 @@ pub async fn follow(
                 },
             }
         }
-    };
-    // It began from what was in force then, so what polls brought meanwhile comes again, and nothing is missed.
+    }
+    // A new one: what the trial was told first is older than what polls have brought since.
     fall_back.stream_is_back();
     link.polls.store(false, Ordering::Relaxed);
     tracing::info!(control = %url.socket, "the stream of routes is whole again");
-    stream.follow(link, url, events, pause).await
+    Stream::open(link, url).await?.follow(link, url, events, pause).await
 }
 
 async fn ask_again_and_again(
@@ -163,6 +171,7 @@ async fn ask_again_and_again(
     polling: &mut Polling,
 ) -> Result<(), FeedError> {
     let (mut sender, in_the_open) = connect(link, url).await?;
+    let mut at_once = 0;
     loop {
         let (began, wait) = (Instant::now(), polling.wait);
         let after = link.revision.load(Ordering::Acquire);
@@ -196,7 +205,13 @@ async fn ask_again_and_again(
         // Only what has been taken has been heard.
         polling.heard = token;
         polling.was_answered();
+        let waited = began.elapsed() >= EVERY;
         sleep_until(began + EVERY).await;
+        let brought = link.revision.load(Ordering::Acquire) != after;
+        at_once = if waited || brought { 0 } else { at_once + 1 };
+        if at_once > AT_ONCE {
+            sleep_until(began + EVERY_AT_ONCE).await;
+        }
     }
 }
 

@@ -90,16 +90,15 @@ impl Stream {
         Ok(Self { _sender: sender, lines, heard: vec![first] })
     }
 
-    /// The same, once it has brought something that control said later: a proxy that passes on what fills its buffer lets
-    /// the beginning through, and keeps back what follows.
-    pub async fn open_proven(link: &Link, url: &ControlUrl) -> Result<Self, FeedError> {
+    /// Whether one brings something that control said later: a proxy that passes on what fills its buffer lets the
+    /// beginning through, and keeps back what follows.
+    pub async fn lives(link: &Link, url: &ControlUrl) -> Result<(), FeedError> {
         let mut stream = Self::open(link, url).await?;
         let opened = Instant::now();
         while opened.elapsed() < LATER {
-            let event = stream.lines.need(link, FIRST_WORD).await?;
-            stream.heard.push(event);
+            stream.lines.need(link, FIRST_WORD).await?;
         }
-        Ok(stream)
+        Ok(())
     }
 
     /// `Ok`: nobody takes events any more.

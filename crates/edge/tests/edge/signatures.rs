@@ -37,7 +37,8 @@ fn proved(answer: &Answer, key: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_whose_service_has_a_key_can_prove_whose_each_request_is_and_a_client_cannot() {
-    let world = World::start().await;
+    // Each core is told of the key by itself.
+    let world = World::with(|c| c.workers = 1).await;
     let plain = ask(&world, Method::GET).await;
     assert_eq!((plain.sent("berth-signature"), plain.sent("berth-tenant")), (None, Some("key-1")), "{plain:?}");
 
@@ -68,7 +69,7 @@ async fn members_whose_service_has_a_key_can_prove_whose_each_request_is_and_a_c
 
 #[tokio::test(flavor = "multi_thread")]
 async fn services_of_one_cell_are_signed_for_with_their_own_keys_or_not_at_all() {
-    let world = World::start().await;
+    let world = World::with(|c| c.workers = 1).await;
     let third = Member::start("third").await;
     let of = |member: &Member, service: &str| MemberAddress { service: service.parse().unwrap(), ..member.wire() };
     let mut home = route(1, 1, "shared", &[]);

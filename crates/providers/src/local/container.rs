@@ -92,8 +92,17 @@ impl Containers {
     /// Pulls it unless it is here. Podman itself compares what came with the digest.
     pub async fn ensure_image(&self, image: &Artifact, login: Option<&RegistryLogin>) -> Result<(), ProviderError> {
         let text = image.to_string();
-        let here = self.run(&text, COMMAND_LIMIT, self.podman().args(["image", "exists", &text])).await?;
-        if here.status.success() {
+        let here = async || -> Result<bool, ProviderError> {
+            let looked = self.run(&text, COMMAND_LIMIT, self.podman().args(["image", "exists", &text])).await?;
+            Ok(looked.status.success())
+        };
+        if here().await? {
+            return Ok(());
+        }
+        // The cells of a wave look after each other's images: one of them pulls, the others wait for it.
+        let name: String = text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let _lock = self.root.lock_within(&format!("image.{name}"), PULL_LIMIT).await?;
+        if here().await? {
             return Ok(());
         }
         let auth = self.root.path().join("run").join(format!(".auth.{}", files::random_hex(6)));
