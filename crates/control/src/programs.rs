@@ -14,6 +14,9 @@ pub(crate) struct Programs {
     artifacts: Artifacts,
 }
 
+/// What it is, `None` for what lies on the host, and the command.
+type Runs = (Option<Artifact>, Vec<String>);
+
 impl Programs {
     /// Of release 0: what the stack file alone says.
     pub async fn load(app: &App, release: u32) -> Result<Self, ControlError> {
@@ -65,7 +68,7 @@ impl Programs {
     }
 
     /// `None`: what lies on the host.
-    fn runs(&self, name: &ServiceName, service: &Service) -> Result<(Option<Artifact>, Vec<String>), ControlError> {
+    fn runs(&self, name: &ServiceName, service: &Service) -> Result<Runs, ControlError> {
         let said: &[String] = match &service.run {
             Run::Command(command) => command,
             Run::Image(_) => &[],
@@ -87,11 +90,7 @@ impl Programs {
     }
 
     /// A program of its own, that is not the service's, is the stack file's.
-    fn migrates(
-        &self,
-        name: &ServiceName,
-        service: &Service,
-    ) -> Result<Option<(Option<Artifact>, Vec<String>)>, ControlError> {
+    fn migrates(&self, name: &ServiceName, service: &Service) -> Result<Option<Runs>, ControlError> {
         let Some(migrate) = service.migrate.clone() else { return Ok(None) };
         let (artifact, command) = self.runs(name, service)?;
         let own = match &service.run {

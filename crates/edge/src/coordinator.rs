@@ -180,10 +180,8 @@ impl Edge {
         if !link.urls.is_empty() {
             let (asked, said) = (Arc::clone(&link), Arc::clone(&link));
             let events_in = events_in.clone();
-            let polls_for = coordinator.limits.polls_for;
-            tasks.spawn(kept_up("following routes", move || {
-                feed::follow(Arc::clone(&asked), events_in.clone(), polls_for)
-            }));
+            let polls = coordinator.limits.polls_for;
+            tasks.spawn(kept_up("following routes", move || feed::follow(asked.clone(), events_in.clone(), polls)));
             tasks.spawn(kept_up("acknowledging routes", move || feed::acknowledge(Arc::clone(&said))));
         }
         tasks.spawn(checks::run(Arc::clone(&common)));

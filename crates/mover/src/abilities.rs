@@ -103,7 +103,7 @@ async fn slot(client: &Client, right: &Obstacle) -> Option<Lacks> {
     let level = client.query_one("select current_setting('wal_level')", &[]).await;
     let level = level.map_or_else(|_| String::new(), |row| row.get(0));
     let level =
-        (!matches!(level.as_str(), "" | "logical")).then(|| Obstacle::WalLevel { side: Side::Source, found: level });
+        (!matches!(level.as_str(), "" | "logical")).then_some(Obstacle::WalLevel { side: Side::Source, found: level });
     let denied = (error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)).then_some(right);
     let both: Vec<Lacks> = denied.into_iter().chain(level.as_ref()).map(of).collect();
     if both.is_empty() {

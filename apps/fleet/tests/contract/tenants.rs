@@ -237,7 +237,7 @@ fn signed(tenant: Uuid, key: &str, age_s: u64) -> String {
     let (generation, id) = (3, Uuid::new_v4());
     let mac = <Hmac<Sha256> as hmac::Mac>::new_from_slice(key.as_bytes()).unwrap();
     let mac = mac.chain_update(format!("{tenant}\n{generation}\n{id}\n{now}")).finalize().into_bytes();
-    let hex: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
     format!(
         "Berth-Tenant: {tenant}\r\nBerth-Generation: {generation}\r\nX-Request-Id: {id}\r\n\
          Berth-Signature: t={now},v1={hex}\r\n"

@@ -255,8 +255,8 @@ impl Teller {
         spec: &MoveSpec,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        let silent = berth_mover::silence(spec, berth_mover::Patience::default());
-        tokio::pin!(work, silent);
+        let mut silent = Box::pin(berth_mover::silence(spec, berth_mover::Patience::default()));
+        tokio::pin!(work);
         tokio::select! {
             done = &mut work => return done,
             error = &mut silent => return Err(error.into()),
@@ -463,7 +463,7 @@ async fn keep(sides: BothSides, at: &JournalAt) -> Answer {
     can_go_back(&record)?;
     let control = ControlTable::existing(&spec);
     let teller = Teller::default();
-    teller.heed(&spec, berth_mover::keep(&spec, &record.plan, &control, &teller)).await.map_err(stopped)?;
+    teller.heed(&spec, Box::pin(berth_mover::keep(&spec, &record.plan, &control, &teller))).await.map_err(stopped)?;
     Ok(("The old side is not kept up to date any more; the same command goes on.\n".into(), json!({}), true))
 }
 
@@ -515,7 +515,7 @@ async fn settle(sides: BothSides, at: &JournalAt) -> Answer {
     if record.reached == Reached::Moved {
         berth_mover::close_way_back(&last).await.map_err(stopped)?;
     }
-    let work = berth_mover::release(&last, &record.plan, &control, &teller);
+    let work = Box::pin(berth_mover::release(&last, &record.plan, &control, &teller));
     let gone = teller.heed(&last, work).await.map_err(stopped)?;
     berth_mover::unfence(&last, Side::Target, &control).await.map_err(stopped)?;
     // Before the row goes: without it nobody can say any more who owns the tenant.

@@ -91,7 +91,7 @@ impl<'a> Walk<'a> {
         match self.connection.must(doing, &command, input).await {
             Err(SshError::Failed { host, status: BUSY, .. }) => {
                 let what = format!("somebody else has been changing `{host}` for {} min", LOCK_WAIT_S / 60);
-                Err(Failure::request(what, format!("another `berth` is at work there; `lslocks` there names it")))
+                Err(Failure::request(what, "another `berth` is at work there; `lslocks` there names it"))
             }
             other => other.map_err(failed),
         }

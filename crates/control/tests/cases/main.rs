@@ -15,6 +15,7 @@ mod modes;
 mod orders;
 mod recover;
 mod regions;
+mod registries;
 mod releases;
 mod restarts;
 mod tenants;

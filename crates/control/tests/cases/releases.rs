@@ -4,7 +4,7 @@ use crate::{
     upkeep::serving,
     world::{STACK, World, artifact, change, read},
 };
-use berth_control::{ControlError, ReleaseError, WorkerOptions, moves, registries, releases, serve};
+use berth_control::{ControlError, ReleaseError, WorkerOptions, moves, releases, serve};
 use berth_domain::{EdgeId, MemberId, MoveId, OperationId, RollCellState, RollState, ServiceRole};
 use berth_infra::{Call, Fault, MemberName, RunOutcome, Source};
 use berth_store::{EdgeSaid, NewMember, Presence};
@@ -19,14 +19,14 @@ const CELLS: &str = "  shared-2: { class: shared, provider: fake, max_tenants: 2
 releases: { canary: shared-2, wave: 2, healthy_limit: 1s }
 ";
 
-async fn three_cells(more: &str) -> World {
+pub async fn three_cells(more: &str) -> World {
     let world = World::new().await;
     world.apply(&format!("{STACK}{CELLS}{more}")).await.unwrap();
     world.finish().await;
     world
 }
 
-async fn roll(world: &World, release: u32) -> Result<wire::Roll, ControlError> {
+pub async fn roll(world: &World, release: u32) -> Result<wire::Roll, ControlError> {
     releases::roll(&world.app, &change(), &wire::RollAsk { release, to: Vec::new() }).await
 }
 
@@ -34,7 +34,7 @@ async fn status(world: &World) -> wire::ReleaseStatus {
     releases::status(&world.app, &read()).await.unwrap()
 }
 
-async fn over(world: &World) -> wire::Roll {
+pub async fn over(world: &World) -> wire::Roll {
     let last = async || status(world).await.roll.unwrap();
     wait_until("the roll is over", last, |roll| roll.state != RollState::Rolling).await
 }
@@ -313,123 +313,6 @@ async fn a_cell_is_either_migrated_or_moved_out_of() {
     assert_eq!(refused.to_string(), format!("release r{number} is rolling in cell {home}"));
     stop.send_replace(true);
     server.abort();
-}
-
-#[tokio::test]
-async fn the_password_of_a_registry_goes_in_and_comes_out_nowhere() {
-    let world = World::new().await;
-    let put = async |host: &str, password: &str| {
-        let wanted = wire::RegistryPut { host: host.into(), user: "puller".into(), password: password.into() };
-        registries::put(&world.app, &change(), wanted).await
-    };
-    put("registry.test", "planted-one").await.unwrap();
-    put("registry.test", "planted-two").await.unwrap();
-    assert_eq!(put("https://x/", "planted").await.unwrap_err().code(), "bad_registry");
-    let shown = registries::list(&world.app, &read()).await.unwrap();
-    assert_eq!(
-        shown.iter().map(|one| (one.host.as_str(), one.user.as_str())).collect::<Vec<_>>(),
-        [("registry.test", "puller")]
-    );
-    let number = world.release(&["web"], 1).await;
-    serving(&world, async {
-        roll(&world, number).await.unwrap();
-        assert_eq!(over(&world).await.state, RollState::Done);
-    })
-    .await;
-    let given = world.fake.member_source(&MemberName::new("shared-1.web.0.r1").unwrap());
-    let Some(Source::Artifact { login: Some(login), .. }) = given else { panic!("no account was given: {given:?}") };
-    assert_eq!(secrecy::ExposeSecret::expose_secret(&login.password), "planted-two");
-    // In no table is it readable: journal, audit trail, operations.
-    let client = world.control.connect(berth_infra::Role::Owner).await;
-    for table in ["audit", "operations", "operation_steps", "registries", "roll_cells", "stack_revisions"] {
-        let found = client
-            .query_one(&format!("SELECT count(*) FROM {table} t WHERE t::text LIKE '%planted%'"), &[])
-            .await
-            .unwrap();
-        assert_eq!(found.get::<_, i64>(0), 0, "{table}");
-    }
-    registries::remove(&world.app, &change(), "registry.test").await.unwrap();
-    assert!(registries::list(&world.app, &read()).await.unwrap().is_empty());
-}
-
-#[tokio::test]
-async fn the_account_that_the_stack_file_names_pulls_and_its_password_is_kept_nowhere() {
-    let world = World::new().await;
-    // Somebody added another one before: the file has the word.
-    let wanted = wire::RegistryPut { host: "registry.test".into(), user: "old".into(), password: "older".into() };
-    registries::put(&world.app, &change(), wanted).await.unwrap();
-    let own = "registries: { registry.test: { user: shop-bot, password: '${PULL_PASSWORD}' } }\n";
-    world.apply(&(STACK.to_owned() + own)).await.unwrap();
-    world.finish().await;
-    let shown = registries::list(&world.app, &read()).await.unwrap();
-    let shown: Vec<_> =
-        shown.iter().map(|one| (one.host.as_str(), one.user.as_str(), one.changed_by.as_str())).collect();
-    assert_eq!(shown, [("registry.test", "shop-bot", "stack file")]);
-    let number = world.release(&["web"], 1).await;
-    serving(&world, async {
-        roll(&world, number).await.unwrap();
-        assert_eq!(over(&world).await.state, RollState::Done);
-    })
-    .await;
-    let given = world.fake.member_source(&MemberName::new("shared-1.web.0.r1").unwrap());
-    let Some(Source::Artifact { login: Some(login), .. }) = given else { panic!("no account was given: {given:?}") };
-    let password = secrecy::ExposeSecret::expose_secret(&login.password);
-    assert_eq!((login.user.as_str(), password), ("shop-bot", "planted-three"));
-    let client = world.control.connect(berth_infra::Role::Owner).await;
-    for table in ["audit", "operations", "operation_steps", "registries", "roll_cells", "stack_revisions"] {
-        let found = client
-            .query_one(&format!("SELECT count(*) FROM {table} t WHERE t::text LIKE '%planted%'"), &[])
-            .await
-            .unwrap();
-        assert_eq!(found.get::<_, i64>(0), 0, "{table}");
-    }
-}
-
-#[tokio::test]
-async fn what_comes_from_no_registry_needs_no_password_of_one_and_an_empty_one_is_refused() {
-    let mut world = World::new().await;
-    let restarted = |world: &mut World, variables: &[(&str, &str)]| {
-        world.environment = variables.iter().copied().collect();
-        world.app = world.another();
-    };
-    let file = STACK.replace("data:\n", "  job: { command: [job], role: worker }\ndata:\n")
-        + "registries: { registry.test: { user: shop-bot, password: '${PULL}' } }\n";
-    restarted(&mut world, &[("PULL", "")]);
-    let refused = world.apply(&file).await.unwrap_err();
-    assert!(refused.full().contains("this password is empty"), "{}", refused.full());
-    restarted(&mut world, &[("PULL", "x")]);
-    world.apply(&file).await.unwrap();
-    world.finish().await;
-    let release = async |world: &World, n: u8| {
-        let services = BTreeMap::from([("job".to_owned(), artifact("job", n).to_string())]);
-        releases::create(&world.app, &change(), &wire::ReleaseCreate { services }).await.unwrap().0.number
-    };
-    let first = release(&world, 1).await;
-    serving(&world, async {
-        roll(&world, first).await.unwrap();
-        assert_eq!(over(&world).await.state, RollState::Done);
-    })
-    .await;
-
-    // A server that was started without it.
-    restarted(&mut world, &[]);
-    serving(&world, async {
-        world.fake.member_dies(&MemberName::new("shared-1.web.1.r1").unwrap());
-        let restarts = async || world.store.member_list(None).await.unwrap().iter().map(|m| m.restarts).sum::<i64>();
-        wait_until("the member that is no image is started again", restarts, |restarts| *restarts == 1).await;
-    })
-    .await;
-
-    restarted(&mut world, &[("PULL", "")]);
-    let second = release(&world, 2).await;
-    serving(&world, async {
-        roll(&world, second).await.unwrap();
-        let ended = over(&world).await;
-        let reason = ended.reason.unwrap();
-        assert!(reason.contains("the password of the registry `registry.test` is empty"), "{reason}");
-        assert_eq!(ended.state, RollState::Stopped);
-    })
-    .await;
 }
 
 fn only(release: u32, cell: &str) -> wire::RollAsk {

@@ -44,7 +44,7 @@ pub async fn shrunk(days: i32) -> (Moving, TestDatabase) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_smaller_plan_does_not_keep_is_listed_archived_and_restored() {
-    let (moving, own) = shrunk(100).await;
+    let (moving, own) = Box::pin(shrunk(100)).await;
     let app = &moving.world.app;
     let tenant = moving.known("acme").await;
     let whole = rows(&own.connect(Role::Mover).await, &tenant).await;
@@ -77,7 +77,7 @@ async fn what_a_smaller_plan_does_not_keep_is_listed_archived_and_restored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_not_cleared_before_their_archive_is_made() {
-    let (moving, own) = shrunk(100).await;
+    let (moving, own) = Box::pin(shrunk(100)).await;
     let app = &moving.world.app;
     let to = "shared-1".parse().unwrap();
     let started = moves::start(app, &change(), "acme", Some(&to)).await.unwrap();
@@ -95,7 +95,7 @@ async fn rows_are_not_cleared_before_their_archive_is_made() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_of_a_tenants_rows_are_exported_and_come_back() {
-    let (moving, own) = shrunk(100).await;
+    let (moving, own) = Box::pin(shrunk(100)).await;
     let app = &moving.world.app;
     let tenant = moving.known("acme").await;
     let client = own.connect(Role::Mover).await;

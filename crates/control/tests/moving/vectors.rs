@@ -123,7 +123,7 @@ fn approved(confidence: f64, cpu: f64, days_here: i64) -> &'static str {
 
 /// Days of history that a business tenant (730) leaves behind on its way to hobby (30), and whether they are kept.
 async fn shrinking() -> String {
-    let (moving, _own) = shrunk(730).await;
+    let (moving, _own) = Box::pin(shrunk(730)).await;
     let to = "shared-1".parse().unwrap();
     let plan = moves::plan(&moving.world.app, &read_tenant(), "acme", Some(&to)).await.unwrap();
     let days: u64 = plan.left_behind.iter().map(|left| left.rows).sum();
@@ -161,7 +161,7 @@ async fn the_guides_vectors_have_the_right_answers_beside_the_guides_own() {
             "business (730 days) to hobby (30)",
             "700 days are lost, nobody is told",
             "700 days are listed before, and archived",
-            shrinking().await,
+            Box::pin(shrinking()).await,
         ),
         row("A21", "confidence 0.92, processors at 85 %", "alone", "alone", approved(0.92, 0.85, 1)),
         row("A21", "confidence 0.92, no issue", "a person", "a person", approved(0.92, 0.5, 40)),

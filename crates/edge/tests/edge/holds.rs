@@ -186,7 +186,7 @@ async fn what_the_fence_refused_is_bounded_on_all_cores_together() {
     let world = World::with(|c| {
         c.workers = 4;
         c.limits.park_requests = 3;
-        c.limits.fence_park = std::time::Duration::from_secs(60);
+        c.limits.fence_park = std::time::Duration::from_mins(1);
     })
     .await;
     world.old.state.fenced.store(2, Ordering::SeqCst);

@@ -31,7 +31,7 @@ fn proved(answer: &Answer, key: &str) -> bool {
     let text = format!("{}\n{time}", said.join("\n"));
     let mut mac = <Hmac<Sha256> as hmac::Mac>::new_from_slice(key.as_bytes()).unwrap();
     mac.update(text.as_bytes());
-    let wanted: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let wanted = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
     hmac == wanted
 }
 
