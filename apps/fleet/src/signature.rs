@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_signature_is_believed_for_a_minute_and_with_either_key_while_it_is_being_changed() {
-        let other = "another key, as long as it has to be";
+        let other = "another key that is as long as it has to be";
         for keys in [KEY.to_owned(), format!("{other}, {KEY}"), format!("{KEY},{other}")] {
             let keys = Keys::read(&keys).unwrap();
             for now in [TIME - 60, TIME, TIME + 60] {

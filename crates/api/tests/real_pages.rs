@@ -93,7 +93,7 @@ async fn every_page_stands_on_the_real_api_and_shows_what_is_there() {
         (None, true),
         "nothing was reported of it, and its cell has a price"
     );
-    dashboard.shows("/tenants", &["91\u{a0}%", "gps points per day", "nearly used up", "loss"]).await;
+    dashboard.shows("/tenants", &["91\u{a0}%", "gps points per day", "nearly used up", "$15.00"]).await;
     let open = async || client.approvals(None, Some(ApprovalState::Open)).await.unwrap();
     let approvals = wait_until("a proposal", open, |all: &Vec<_>| !all.is_empty()).await;
     let id = approvals[0].id;

@@ -274,7 +274,10 @@ fn a_run_that_is_killed_anywhere_is_made_whole_by_the_next() {
     // And after its power was cut everything is there by itself.
     server.power_cycle();
     server.up();
-    let again = answer(&desk.berth(&words).output().unwrap());
+    let again = desk.berth(&words).output().unwrap();
+    let there = "fail2ban-client status sshd; journalctl --no-pager -b -u ssh -u fail2ban -u nftables -n 60";
+    assert!(again.status.success(), "{}\n{}", text(&again.stderr), text(&server.try_sh(there).stdout));
+    let again = answer(&again);
     assert_eq!(went(&again, "tenant"), "was");
     assert_eq!(went(&again, "firewall"), "was", "{again}");
 }

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use crate::common::{Fleet, Postgres, TABLES, fleet};
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use uuid::Uuid;
 
 /// One row for the tenant in each table, planted past the application.
@@ -264,7 +265,10 @@ async fn with_a_key_only_what_the_edge_has_signed_is_anybodys_request() {
     let body = r#"{"name":"Van","vehicle_identifier":"v-1","vehicle_type":"van"}"#;
     assert_eq!(world.post(acme, "/api/v1/vehicles", body).await.status, 403);
     assert_eq!(world.count("vehicles").await, 0);
-    assert_eq!(world.request("GET /socket HTTP/1.1\r\n", "").await.status, 400, "no WebSocket, and no refusal");
+    let (mut socket, mut said) = (world.connect().await, String::new());
+    socket.write_all(b"GET /socket HTTP/1.1\r\nHost: fleet\r\nConnection: close\r\n\r\n").await.unwrap();
+    socket.read_to_string(&mut said).await.unwrap();
+    assert!(said.starts_with("HTTP/1.1 400"), "no WebSocket, and no refusal: {said}");
     assert_eq!(world.request("GET /health HTTP/1.1\r\n", "").await.status, 200);
     // Without a key nothing is looked at.
     let open = Fleet::start().await;

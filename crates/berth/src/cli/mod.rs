@@ -53,6 +53,7 @@ pub use contexts::{Asked, Contexts, Login, resolve};
 pub use edge::Edge as EdgeCommand;
 pub use error::CliError;
 pub use overview::OVERVIEW;
+#[cfg(feature = "ssh")]
 pub use table::Table;
 #[cfg(test)]
 pub use verbs::VERBS;
