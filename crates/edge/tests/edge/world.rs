@@ -192,8 +192,11 @@ impl Control {
 
     /// Publishes, and waits until the edge has it in force.
     pub async fn put(&self, routes: Vec<TenantRoute>) {
+        // Since then, and not the last one: a process that leaves says once more how far it came.
+        let before = self.acks().len();
         let revision = self.publish(routes);
-        self.acknowledged(revision).await;
+        let look = async || self.acks()[before..].iter().map(|ack| ack.revision.get()).max();
+        eventually("a revision is acknowledged", look, |seen| seen.is_some_and(|s| s >= revision)).await;
     }
 
     pub async fn acknowledged(&self, revision: u64) {
