@@ -205,11 +205,7 @@ impl Tx {
         )
         .fetch_all(&mut *self.inner)
         .await?;
-        let tenants: Vec<TenantId> = tenants.into_iter().map(Into::into).collect();
-        if !tenants.is_empty() {
-            self.routes_publish(&tenants).await?;
-        }
-        Ok(())
+        self.routes_publish_found(tenants).await
     }
 
     /// The same for all tenants on these plans, whose limits changed.
@@ -221,11 +217,7 @@ impl Tx {
         )
         .fetch_all(&mut *self.inner)
         .await?;
-        let tenants: Vec<TenantId> = tenants.into_iter().map(Into::into).collect();
-        if !tenants.is_empty() {
-            self.routes_publish(&tenants).await?;
-        }
-        Ok(())
+        self.routes_publish_found(tenants).await
     }
 
     /// The same for all tenants with limits of their own.
@@ -236,6 +228,10 @@ impl Tx {
         )
         .fetch_all(&mut *self.inner)
         .await?;
+        self.routes_publish_found(tenants).await
+    }
+
+    async fn routes_publish_found(&mut self, tenants: Vec<uuid::Uuid>) -> Result<(), StoreError> {
         let tenants: Vec<TenantId> = tenants.into_iter().map(Into::into).collect();
         if !tenants.is_empty() {
             self.routes_publish(&tenants).await?;

@@ -12,6 +12,27 @@ use berth_testkit::wait_until;
 use berth_wire as wire;
 use std::collections::BTreeMap;
 
+/// The account that a member's image was pulled with, which is readable in no table: journal, audit trail, operations.
+async fn pulled_with(world: &World) -> (String, String) {
+    let number = world.release(&["web"], 1).await;
+    serving(world, async {
+        roll(world, number).await.unwrap();
+        assert_eq!(over(world).await.state, RollState::Done);
+    })
+    .await;
+    let given = world.fake.member_source(&MemberName::new("shared-1.web.0.r1").unwrap());
+    let Some(Source::Artifact { login: Some(login), .. }) = given else { panic!("no account was given: {given:?}") };
+    let client = world.control.connect(berth_infra::Role::Owner).await;
+    for table in ["audit", "operations", "operation_steps", "registries", "roll_cells", "stack_revisions"] {
+        let found = client
+            .query_one(&format!("SELECT count(*) FROM {table} t WHERE t::text LIKE '%planted%'"), &[])
+            .await
+            .unwrap();
+        assert_eq!(found.get::<_, i64>(0), 0, "{table}");
+    }
+    (login.user, secrecy::ExposeSecret::expose_secret(&login.password).to_owned())
+}
+
 #[tokio::test]
 async fn the_password_of_a_registry_goes_in_and_comes_out_nowhere() {
     let world = World::new().await;
@@ -27,24 +48,8 @@ async fn the_password_of_a_registry_goes_in_and_comes_out_nowhere() {
         shown.iter().map(|one| (one.host.as_str(), one.user.as_str())).collect::<Vec<_>>(),
         [("registry.test", "puller")]
     );
-    let number = world.release(&["web"], 1).await;
-    serving(&world, async {
-        roll(&world, number).await.unwrap();
-        assert_eq!(over(&world).await.state, RollState::Done);
-    })
-    .await;
-    let given = world.fake.member_source(&MemberName::new("shared-1.web.0.r1").unwrap());
-    let Some(Source::Artifact { login: Some(login), .. }) = given else { panic!("no account was given: {given:?}") };
-    assert_eq!(secrecy::ExposeSecret::expose_secret(&login.password), "planted-two");
-    // In no table is it readable: journal, audit trail, operations.
-    let client = world.control.connect(berth_infra::Role::Owner).await;
-    for table in ["audit", "operations", "operation_steps", "registries", "roll_cells", "stack_revisions"] {
-        let found = client
-            .query_one(&format!("SELECT count(*) FROM {table} t WHERE t::text LIKE '%planted%'"), &[])
-            .await
-            .unwrap();
-        assert_eq!(found.get::<_, i64>(0), 0, "{table}");
-    }
+    let (user, password) = pulled_with(&world).await;
+    assert_eq!((user.as_str(), password.as_str()), ("puller", "planted-two"));
     registries::remove(&world.app, &change(), "registry.test").await.unwrap();
     assert!(registries::list(&world.app, &read()).await.unwrap().is_empty());
 }
@@ -62,24 +67,8 @@ async fn the_account_that_the_stack_file_names_pulls_and_its_password_is_kept_no
     let shown: Vec<_> =
         shown.iter().map(|one| (one.host.as_str(), one.user.as_str(), one.changed_by.as_str())).collect();
     assert_eq!(shown, [("registry.test", "shop-bot", "stack file")]);
-    let number = world.release(&["web"], 1).await;
-    serving(&world, async {
-        roll(&world, number).await.unwrap();
-        assert_eq!(over(&world).await.state, RollState::Done);
-    })
-    .await;
-    let given = world.fake.member_source(&MemberName::new("shared-1.web.0.r1").unwrap());
-    let Some(Source::Artifact { login: Some(login), .. }) = given else { panic!("no account was given: {given:?}") };
-    let password = secrecy::ExposeSecret::expose_secret(&login.password);
-    assert_eq!((login.user.as_str(), password), ("shop-bot", "planted-three"));
-    let client = world.control.connect(berth_infra::Role::Owner).await;
-    for table in ["audit", "operations", "operation_steps", "registries", "roll_cells", "stack_revisions"] {
-        let found = client
-            .query_one(&format!("SELECT count(*) FROM {table} t WHERE t::text LIKE '%planted%'"), &[])
-            .await
-            .unwrap();
-        assert_eq!(found.get::<_, i64>(0), 0, "{table}");
-    }
+    let (user, password) = pulled_with(&world).await;
+    assert_eq!((user.as_str(), password.as_str()), ("shop-bot", "planted-three"));
 }
 
 #[tokio::test]
