@@ -7,13 +7,14 @@ use axum::{
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio_postgres::Row;
+use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
 use crate::{
     problem::Problem,
     server::{App, Json},
     tenant::Tenant,
+    usage::GEOFENCES,
 };
 
 /// Unknown fields are refused by `Area`, which gets all that is left.
@@ -103,11 +104,16 @@ impl<'a> From<&'a Area> for Columns<'a> {
     }
 }
 
-const INSERT: &str = "insert into geofences
+/// Nothing where the tenant has as many as it may, unless it asks again for one that it has: that is a duplicate, at the limit
+/// too. Run alone where there is a limit.
+const INSERT: &str = "with already as (select count(*) as there from geofences where customer_id = $1)
+    insert into geofences
         (customer_id, id, name, kind, center_lat, center_lng, radius_meters, geometry)
-    values ($1, coalesce($2, gen_random_uuid()), $3, $4, $5::float8, $6::float8, $7, $8)
+    select $1, coalesce($2, gen_random_uuid()), $3::text, $4::text, $5::float8, $6::float8, $7::float8, $8::jsonb
+      from already where $9::int8 is null or there < $9
+        or exists (select 1 from geofences where customer_id = $1 and id = $2)
     returning id, name, active, geometry, center_lat::float8 as latitude, center_lng::float8 as longitude,
-              radius_meters";
+              radius_meters, (select there from already) as there";
 
 const REPLACE: &str = "update geofences
       set name = $3, kind = $4, center_lat = $5::float8, center_lng = $6::float8, radius_meters = $7, geometry = $8
@@ -120,10 +126,29 @@ pub async fn create(
     tenant: Tenant,
     Json(new): Json<NewGeofence>,
 ) -> Result<(StatusCode, Answer<Geofence>), Problem> {
-    match write(&app, tenant, INSERT, new.id, &new).await? {
-        Some(made) => Ok((StatusCode::CREATED, Answer(made))),
-        None => Err(Problem::Internal),
+    let Columns { kind, latitude, longitude, radius, geometry } = Columns::from(&new.area);
+    let limit = app.usage.at_most(tenant.0, GEOFENCES).await;
+    let most = limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
+    let columns: [&(dyn ToSql + Sync); 9] =
+        [&tenant.0, &new.id, &new.name, &kind, &latitude, &longitude, &radius, &geometry, &most];
+    let inserted = match most {
+        Some(_) => app.database.as_tenant_alone(tenant, INSERT, &columns).await,
+        None => app.database.as_tenant(tenant, INSERT, &columns).await,
+    };
+    match inserted {
+        Ok(rows) => {
+            let spent = || Problem::Spent { what: GEOFENCES, limit: limit.unwrap_or_default(), resets_at: None };
+            let row = rows.first().ok_or_else(spent)?;
+            app.usage.has(tenant.0, GEOFENCES, there(row) + 1);
+            Ok((StatusCode::CREATED, Answer(Geofence::from(row))))
+        }
+        Err(refused) => Err(app.database.explain(tenant, refused).await),
     }
+}
+
+/// How many there were before.
+fn there(row: &Row) -> u64 {
+    u64::try_from(row.get::<_, i64>("there")).unwrap_or(0)
 }
 
 pub async fn replace(
@@ -136,9 +161,15 @@ pub async fn replace(
     if new.id.is_some_and(|other| other != id) {
         return Err(Problem::Invalid("the body's `id` is not the path's".into()));
     }
-    match write(&app, tenant, REPLACE, Some(id), &new).await? {
-        Some(replaced) => Ok(Answer(replaced)),
-        None => Err(missing(&app, tenant).await),
+    let Columns { kind, latitude, longitude, radius, geometry } = Columns::from(&new.area);
+    let columns: [&(dyn ToSql + Sync); 8] =
+        [&tenant.0, &id, &new.name, &kind, &latitude, &longitude, &radius, &geometry];
+    match app.database.as_tenant(tenant, REPLACE, &columns).await {
+        Ok(rows) => match rows.first() {
+            Some(row) => Ok(Answer(Geofence::from(row))),
+            None => Err(missing(&app, tenant).await),
+        },
+        Err(refused) => Err(app.database.explain(tenant, refused).await),
     }
 }
 
@@ -147,28 +178,13 @@ pub async fn remove(
     tenant: Tenant,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
-    const DELETE: &str = "delete from geofences where customer_id = $1 and id = $2 returning id";
+    const DELETE: &str = "with already as (select count(*) as there from geofences where customer_id = $1)
+        delete from geofences where customer_id = $1 and id = $2 returning id, (select there from already) as there";
     let Path(id) = id.map_err(|_| Problem::NotFound("geofence"))?;
     let removed = app.database.as_tenant(tenant, DELETE, &[&tenant.0, &id]).await?;
-    if removed.is_empty() { Err(missing(&app, tenant).await) } else { Ok(StatusCode::NO_CONTENT) }
-}
-
-async fn write(
-    app: &App,
-    tenant: Tenant,
-    statement: &str,
-    id: Option<Uuid>,
-    new: &NewGeofence,
-) -> Result<Option<Geofence>, Problem> {
-    let Columns { kind, latitude, longitude, radius, geometry } = Columns::from(&new.area);
-    let written = app
-        .database
-        .as_tenant(tenant, statement, &[&tenant.0, &id, &new.name, &kind, &latitude, &longitude, &radius, &geometry])
-        .await;
-    match written {
-        Ok(rows) => Ok(rows.first().map(Geofence::from)),
-        Err(refused) => Err(app.database.explain(tenant, refused).await),
-    }
+    let Some(row) = removed.first() else { return Err(missing(&app, tenant).await) };
+    app.usage.has(tenant.0, GEOFENCES, there(row).saturating_sub(1));
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn missing(app: &App, tenant: Tenant) -> Problem {

@@ -126,6 +126,15 @@ mod tests {
         }
     }
 
+    /// Vector A11 of the guides, in the platform's docs/vectors.md: their window of 300 s is five times as long as this one.
+    #[test]
+    fn a11_what_was_signed_301_seconds_ago_is_refused_and_so_is_what_was_signed_299_seconds_ago() {
+        let keys = Keys::read(KEY).unwrap();
+        for (age_s, accepted) in [(301, false), (299, false), (59, true)] {
+            assert_eq!(keys.prove(&headers("", None), TIME + age_s).is_ok(), accepted, "{age_s} s");
+        }
+    }
+
     #[test]
     fn what_was_changed_left_out_or_made_up_is_not_believed() {
         let keys = Keys::read(KEY).unwrap();

@@ -32,7 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSES_MS: [u64; 4] = [0, 200, 1000, 5000];
 const ANSWER_MAX: usize = 1 << 20;
 const POINTS: &str = "gps_points";
-const VEHICLES: &str = "vehicles";
+pub const VEHICLES: &str = "vehicles";
+pub const GEOFENCES: &str = "geofences";
 
 /// Where the platform is, and the key to it.
 #[derive(Clone)]
@@ -58,7 +59,8 @@ struct State {
     in_flight: HashMap<Uuid, u64>,
     /// Stored since the platform was asked, or not counted by it when it was.
     since: HashMap<Uuid, u64>,
-    vehicles: HashMap<Uuid, u64>,
+    /// How many of something a tenant has, by what.
+    levels: HashMap<(Uuid, &'static str), u64>,
     reports: u64,
     allowed: HashMap<Uuid, (Instant, Vec<Quota>)>,
 }
@@ -95,10 +97,10 @@ impl Usage {
         Ok(())
     }
 
-    /// How many vehicles the tenant may have; `None` where nobody limits it.
-    pub async fn vehicles_at_most(&self, tenant: Uuid) -> Option<u64> {
+    /// How many of something the tenant may have; `None` where nobody limits it.
+    pub async fn at_most(&self, tenant: Uuid, what: &'static str) -> Option<u64> {
         let counted = self.0.as_ref()?;
-        counted.quotas(tenant, VEHICLES).await.iter().map(|quota| quota.limit).min()
+        counted.quotas(tenant, what).await.iter().map(|quota| quota.limit).min()
     }
 
     pub fn added_points(&self, tenant: Uuid, points: u64) {
@@ -109,9 +111,9 @@ impl Usage {
         }
     }
 
-    pub fn has_vehicles(&self, tenant: Uuid, vehicles: u64) {
+    pub fn has(&self, tenant: Uuid, what: &'static str, amount: u64) {
         if let Some(counted) = &self.0 {
-            counted.state().vehicles.insert(tenant, vehicles);
+            counted.state().levels.insert((tenant, what), amount);
         }
     }
 
@@ -142,12 +144,12 @@ impl Counted {
     /// Takes what was counted and says it until it is taken: under the same keys, so that an answer that is lost
     /// counts nothing twice.
     async fn say(&self) {
-        let (points, vehicles, number) = {
+        let (points, levels, number) = {
             let mut state = self.state();
             state.reports += 1;
             let points = std::mem::take(&mut state.points);
             state.in_flight.clone_from(&points);
-            (points, std::mem::take(&mut state.vehicles), state.reports)
+            (points, std::mem::take(&mut state.levels), state.reports)
         };
         let at = Timestamp::now();
         let event = |metric: &str, (tenant, amount): (&Uuid, &u64)| {
@@ -159,7 +161,7 @@ impl Counted {
         let events: Vec<_> = points
             .iter()
             .map(|one| event(POINTS, one))
-            .chain(vehicles.iter().map(|one| event(VEHICLES, one)))
+            .chain(levels.iter().map(|((tenant, what), amount)| event(what, (tenant, amount))))
             .collect();
         if events.is_empty() {
             return;

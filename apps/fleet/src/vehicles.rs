@@ -10,6 +10,7 @@ use crate::{
     problem::Problem,
     server::{App, Json},
     tenant::Tenant,
+    usage::VEHICLES,
 };
 
 #[derive(Deserialize)]
@@ -87,6 +88,7 @@ pub async fn list(State(app): State<App>, tenant: Tenant) -> Result<Answer<Vec<V
 const INSERT: &str = "with already as (select count(*) as there from vehicles where customer_id = $2)
     insert into vehicles (id, customer_id, name, vehicle_identifier, vehicle_type)
     select coalesce($1, gen_random_uuid()), $2, $3, $4, $5 from already where $6::int8 is null or there < $6
+        or exists (select 1 from vehicles where customer_id = $2 and id = $1)
     returning id, name, vehicle_identifier, vehicle_type, status, driver_id, (select there from already) as there";
 
 pub async fn create(
@@ -97,7 +99,7 @@ pub async fn create(
     if new.name.trim().is_empty() || new.vehicle_identifier.trim().is_empty() {
         return Err(Problem::Invalid("`name` and `vehicle_identifier` must not be empty".into()));
     }
-    let limit = app.usage.vehicles_at_most(tenant.0).await;
+    let limit = app.usage.at_most(tenant.0, VEHICLES).await;
     let most = limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
     let vehicle_type = new.vehicle_type.as_str();
     let inserted = app
@@ -110,9 +112,9 @@ pub async fn create(
         .await;
     match inserted {
         Ok(rows) => {
-            let spent = || Problem::Spent { what: "vehicles", limit: limit.unwrap_or_default(), resets_at: None };
+            let spent = || Problem::Spent { what: VEHICLES, limit: limit.unwrap_or_default(), resets_at: None };
             let row = rows.first().ok_or_else(spent)?;
-            app.usage.has_vehicles(tenant.0, u64::try_from(row.get::<_, i64>("there")).unwrap_or(0) + 1);
+            app.usage.has(tenant.0, VEHICLES, u64::try_from(row.get::<_, i64>("there")).unwrap_or(0) + 1);
             Ok((StatusCode::CREATED, Answer(Vehicle::from(row))))
         }
         Err(refused) => Err(app.database.explain(tenant, refused).await),

@@ -15,7 +15,7 @@ use axum::{
 };
 use futures_util::FutureExt as _;
 use http::{HeaderValue, header};
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::LazyLock, time::Duration};
 use tracing::error;
 use uuid::Uuid;
 
@@ -24,6 +24,10 @@ const ANSWER_LIMIT: Duration = Duration::from_mins(1);
 /// The same for a handler that takes a file in: as long as a large one takes over a slow line.
 const FILE_LIMIT: Duration = Duration::from_hours(6);
 const ID_HEADER: &str = "x-request-id";
+static OWN_VERSION: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let own = berth_domain::Version::own().to_string();
+    own.try_into().expect("a version is letters, digits, dots and dashes")
+});
 
 pub fn around(router: Router<Api>, api: &Api) -> Router {
     router
@@ -80,7 +84,7 @@ fn finished(mut response: Response, id: &str) -> Response {
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
     }
     let headers = response.headers_mut();
-    headers.insert(berth_wire::VERSION, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
+    headers.insert(berth_wire::VERSION, OWN_VERSION.clone());
     headers.insert(ID_HEADER, HeaderValue::from_str(id).expect("an id is letters, digits, dots and dashes"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -73,6 +73,7 @@ pub fn router(v1: Router, settings: PagesSettings) -> Router {
         .route("/tenants/{tenant}", get(tenants::one))
         .route("/tenants/{tenant}/move", get(tenants::plan_move).post(tenants::start_move))
         .route("/tenants/{tenant}/decision", get(decisions::page))
+        .route("/tenants/{tenant}/profile", get(decisions::profile).post(decisions::keep))
         .route("/tenants/{tenant}/access", get(access::page))
         .route("/tenants/{tenant}/networks", post(access::set_networks))
         .route("/tenants/{tenant}/limits", post(access::set_limits))

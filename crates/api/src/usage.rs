@@ -154,7 +154,7 @@ pub async fn approve(State(api): State<Api>, By(caller): By, Path(id): Path<Appr
     Ok(Json(approvals::approve(&api.app, &permit, id).await?))
 }
 
-/// Does not agree; the same is not proposed again for a month.
+/// Does not agree; the same is not proposed again for a month, unless its place breaks a standard, its residency or its number of regions.
 #[utoipa::path(post, path = "/v1/approvals/{approval}/reject", tag = "approvals", request_body = ApprovalReject,
     params(("approval" = String, Path, format = Uuid)), responses((status = 200, body = Approval), Problems))]
 pub async fn reject(

@@ -89,6 +89,7 @@ impl Edged {
             hosts: vec![host.parse().unwrap()],
             key: None,
             cell: None,
+            profile: None,
         };
         let begun = self.world.client().tenant_create(&wanted).await.unwrap();
         self.world.finishes(begun.id).await;

@@ -93,6 +93,21 @@ async fn a_month_adds_up_and_an_imported_invoice_stands_in_place_of_the_computed
     invoice.lines.pop();
     client.invoice_import(&invoice).await.unwrap();
     assert_eq!(client.costs(None).await.unwrap().cost_cents, Cents::new(11_000));
+    // Whoever looks at everything is told where the month stands against the budget: 40 is a warning, 45 critical, 50 all.
+    for (amount, told) in [
+        ("100.00", Some(("budget_over", "costs 100.00 EUR of 50.00 EUR: over"))),
+        ("46.00", Some(("budget_critical", "46.00 EUR"))),
+        ("42.00", Some(("budget_warning", "42.00 EUR"))),
+        ("39.00", None),
+    ] {
+        invoice.lines = vec![line(Some("shared-1"), amount, "EUR")];
+        client.invoice_import(&invoice).await.unwrap();
+        let attention = client.status().await.unwrap().attention;
+        let found = attention.iter().find(|it| it.subject == "budget");
+        assert_eq!(found.map(|it| it.code.as_str()), told.map(|(code, _)| code), "{amount}: {attention:?}");
+        let words = told.map_or("", |(_, words)| words);
+        assert!(found.is_none_or(|it| it.detail.contains(words) && it.hint.is_some()), "{amount}: {attention:?}");
+    }
     let costs = client.invoice_forget(&month, "here").await.unwrap();
     assert_eq!(costs.invoices[0].source, "computed");
     assert_eq!(refused(client.invoice_forget(&month, "here").await).code, "no_invoice");
@@ -152,6 +167,7 @@ async fn an_invoice_that_cannot_be_right_is_refused_with_its_line() {
     ] {
         let problem = refused(client.invoice_import(&invoice).await);
         assert_eq!(problem.code, code, "{problem:?}");
+        assert!(code != "bad_invoice" || (problem.status, problem.retryable) == (422, false), "{problem:?}");
         assert!(problem.detail.contains(detail), "{detail}: {problem:?}");
         assert!(problem.hint.is_some(), "{problem:?}");
     }

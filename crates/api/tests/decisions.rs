@@ -74,6 +74,20 @@ async fn a_tenants_profile_is_kept_and_the_guides_question_has_the_same_answer()
     let entries = client.audit(&berth_client::AuditFilter::default()).await.unwrap();
     assert!(entries.iter().any(|entry| entry.action == "tenant.profile"));
 
+    // A tenant may begin with one.
+    let wanted = TenantCreate {
+        name: "born".parse().unwrap(),
+        plan: "hobby".parse().unwrap(),
+        hosts: Vec::new(),
+        key: None,
+        cell: Some("shared-1".parse().unwrap()),
+        profile: Some(profile),
+    };
+    world.finishes(client.tenant_create(&wanted).await.unwrap().id).await;
+    let born = DecisionAsk { tenant: Some("born".parse().unwrap()), profile: None };
+    let reasons = client.decide(&born).await.unwrap().reasons.join("\n");
+    assert!(!reasons.contains("no quantity is known"), "what it said is judged: {reasons}");
+
     let regulated = Profile { compliance: vec!["hipaa".to_owned()], ..Profile::default() };
     client.tenant_set_profile("acme", &regulated).await.unwrap();
     let decision = client.decide(&asked).await.unwrap();
@@ -179,6 +193,7 @@ async fn the_guides_evaluation_answers_its_own_vectors_and_uses_its_metrics() {
         hosts: vec!["acme.test".parse().unwrap()],
         key: None,
         cell: Some("shared-1".parse().unwrap()),
+        profile: None,
     };
     world.finishes(client.tenant_create(&wanted).await.unwrap().id).await;
     let event = |metric: &str, amount| berth_wire::UsageEvent {

@@ -24,6 +24,7 @@ fn tenant(name: &str) -> TenantCreate {
         hosts: vec![format!("{name}.test").parse().unwrap()],
         key: None,
         cell: None,
+        profile: None,
     }
 }
 

@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, Method, Request, StatusCode, header},
 };
 use berth_api::pages::{PagesSettings, router};
-use fake_v1::{ADMIN, Fake, OPERATION, TENANT};
+use fake_v1::{ADMIN, AGREED, Fake, OPERATION, TENANT};
 use tower::ServiceExt as _;
 
 /// Every page that only shows.
@@ -19,6 +19,7 @@ const PAGES: &[&str] = &[
     "/tenants/new",
     "/tenants/acme",
     "/tenants/acme/access",
+    "/tenants/acme/profile",
     "/tenants/acme/move",
     "/tenants/acme/plan",
     "/tenants/acme/plan?plan=professional",
@@ -61,6 +62,7 @@ const PAGES: &[&str] = &[
     "/releases/back?to=5",
     "/approvals?all=true",
     "/approvals/01980000-0000-7000-8000-000000000001",
+    "/approvals/01980000-0000-7000-8000-000000000002",
     "/audit",
     "/audit?tenant=acme",
 ];
@@ -437,6 +439,47 @@ async fn forms_become_the_requests_of_the_api() {
     let wrong = ask(&app, post("/tenants", ADMIN, &format!("csrf={csrf}&name=Not+a+name&plan=hobby"))).await;
     assert_eq!(wrong.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert!(wrong.text.contains("Not a name"), "{}", wrong.text);
+}
+
+#[tokio::test]
+async fn moves_of_the_plan_that_could_not_start_are_shown_with_what_the_rest_needs() {
+    let fake = Fake::default();
+    let app = dashboard(&fake);
+    let csrf = ask(&app, get("/fleet", Some(ADMIN))).await.hidden("csrf");
+    let begun = ask(&app, post("/fleet", ADMIN, &format!("csrf={csrf}&only="))).await;
+    assert_eq!(begun.status, StatusCode::OK, "{}", begun.text);
+    for says in [
+        &format!("/operations/{OPERATION}")[..],
+        "not started: it is &#60;b&#62;moving&#60;/b&#62; already",
+        "cell old-1 cannot be removed now: somebody drains it",
+        "from the offer fly-own, $10.00 a month",
+        "/cells/acme-1/remove",
+        "2 moves of the plan are left",
+    ] {
+        assert!(begun.text.contains(says), "{says} is missing in {}", begun.text);
+    }
+    assert_eq!(fake.changes.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_agreed_to_and_waits_is_listed_and_can_be_taken_back() {
+    let fake = Fake::default();
+    let app = dashboard(&fake);
+    let list = ask(&app, get("/approvals", Some(ADMIN))).await;
+    assert!(list.text.contains(&format!("/approvals/{AGREED}")), "{}", list.text);
+    let page = ask(&app, get(&format!("/approvals/{AGREED}"), Some(ADMIN))).await;
+    assert!(
+        page.text.contains("Take it back") && page.text.contains("no shared cell &#60;b&#62;has room"),
+        "{}",
+        page.text
+    );
+    assert!(!page.text.contains(&format!("/approvals/{AGREED}/approve")), "it is agreed to already: {}", page.text);
+    let form = format!("csrf={}&reason=too+dear", page.hidden("csrf"));
+    let answer = ask(&app, post(&format!("/approvals/{AGREED}/reject"), ADMIN, &form)).await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text);
+    let changes = fake.changes.lock().unwrap().clone();
+    assert_eq!(changes[0].path, format!("/v1/approvals/{AGREED}/reject"));
+    assert_eq!(changes[0].body["reason"], "too dear");
 }
 
 #[tokio::test]

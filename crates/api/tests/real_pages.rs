@@ -153,6 +153,22 @@ async fn every_page_stands_on_the_real_api_and_shows_what_is_there() {
     let catalogue = client.catalogue().await.unwrap();
     assert!(catalogue.providers.iter().any(|it| it.name == "hetzner" && !it.shapes.is_empty()), "{catalogue:?}");
     assert!(!catalogue.offers.is_empty() && catalogue.rates.contains_key("EUR"));
+    let of = |name: &str| catalogue.providers.iter().find(|it| it.name == name).unwrap();
+    assert_eq!(of("hetzner").rate_limit.map(|limit| (limit.requests, limit.per_s)), Some((3600, 3600)));
+    assert_eq!(
+        (of("railway").credits[0].amount.as_str(), of("railway").credits[0].expires.as_str()),
+        ("5.00", "monthly")
+    );
+    let shape = |provider: &str, name: &str| of(provider).shapes.iter().find(|it| it.name == name).unwrap().clone();
+    assert!(shape("fly", "guide-starter-stack").source.unwrap().contains("guide"));
+    assert_eq!(shape("koyeb", "egress-gib-asia").regions, ["sin"]);
+    assert_eq!([shape("railway", "egress-gib").egress_gib, shape("hetzner", "cax21").egress_gib], [Some(1), None]);
+    assert_eq!(
+        [shape("hetzner", "cax21").arch.as_deref(), shape("hetzner", "lb11").arch.as_deref()],
+        [Some("aarch64"), None]
+    );
+    let offer = catalogue.offers.iter().find(|it| it.name == "hetzner-shared").unwrap();
+    assert_eq!((offer.throughput_per_s, offer.trust.as_str()), (Some(500), "claimed"));
 
     // Check: of what is in force, and of what somebody pastes.
     let page = dashboard.shows("/check", &["the stack file in force", "2 errors, 0 warnings", "secret-in-file"]).await;
@@ -198,6 +214,36 @@ async fn every_page_stands_on_the_real_api_and_shows_what_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_tenant_needs_is_kept_from_its_page_and_what_the_form_does_not_show_stays() {
+    let world = world().await;
+    let (client, dashboard) = (world.client(), Dashboard::of(&world));
+    let before = berth_wire::Profile {
+        budget_cents: Some(4950),
+        compliance: vec!["gdpr".to_owned()],
+        growth_percent_per_month: Some(3),
+        ..berth_wire::Profile::default()
+    };
+    client.tenant_set_profile("nova", &before).await.unwrap();
+    dashboard.shows("/tenants/nova", &["/tenants/nova/profile"]).await;
+    let page = "/tenants/nova/profile";
+    dashboard.shows(page, &["value=\"49.50\"", "value=\"gdpr\"", "growth_percent_per_month: 3"]).await;
+    let typed = |quantities: &'static str, compliance: &'static str| {
+        [("quantities", quantities), ("compliance", compliance), ("locations", "de"), ("budget", "60")]
+    };
+    let (status, leads) = dashboard.sends(page, page, &typed("vehicles=7", "")).await;
+    assert_eq!((status, leads.as_str()), (StatusCode::SEE_OTHER, "/tenants/nova/decision"));
+    // An empty field requires nothing.
+    let kept = ["value=\"vehicles=7\"", "value=\"60.00\"", "value=\"de\"", "growth_percent_per_month: 3"];
+    assert!(!dashboard.shows(page, &kept).await.contains("gdpr"));
+    dashboard.shows("/tenants/nova/decision", &["plan crew"]).await;
+    for (quantities, compliance) in [("seven", ""), ("", "iso9001")] {
+        let (status, _) = dashboard.sends(page, page, &typed(quantities, compliance)).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{quantities} {compliance}");
+    }
+    dashboard.shows(page, &kept).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_measured_in_a_cell_stands_in_place_of_what_was_claimed() {
     let world = world().await;
     let (client, dashboard) = (world.client(), Dashboard::of(&world));
@@ -220,7 +266,9 @@ async fn what_is_measured_in_a_cell_stands_in_place_of_what_was_claimed() {
         assert!(jiff::Timestamp::now().duration_since(figure.at).as_secs() < 60, "{figure:?}");
     }
     assert!(figure("query_complex").unwrap().value > figure("query_simple").unwrap().value);
-    assert_eq!(done.result.unwrap().summary.as_deref(), Some("5 figures were measured"));
+    // What is absent has its reason.
+    let said = done.result.unwrap().summary.unwrap();
+    assert!(said.starts_with("5 figures were measured; no api"), "{said}");
     dashboard.shows("/cells/shared-1", &["query simple", "rows/s"]).await;
 
     // Nobody promised any throughput here. Now the one that was measured counts, and the other cell's is still unknown.

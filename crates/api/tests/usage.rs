@@ -180,6 +180,26 @@ async fn a_spent_quota_is_refused_at_the_edge_until_there_is_room_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn uploads_stop_when_the_application_has_reported_as_many_as_the_plan_sells() {
+    let stack = STACK
+        .replace("gps_points_per_day: 50000 }", "gps_points_per_day: 50000, uploads_per_day: 3 }")
+        .replace("{ gps_points_per_day: gps }", "{ gps_points_per_day: gps, uploads_per_day: upload }");
+    let world = World::of(&stack).await;
+    let client = world.client();
+    world.tenant("acme", "hobby", "acme.test", None).await;
+    let refused = || async {
+        let changes = world.app.store().routes_after(berth_domain::Revision::default()).await.unwrap();
+        let acme = changes.routes.iter().find(|r| r.name.as_str() == "acme").unwrap();
+        acme.spent.keys().cloned().collect::<Vec<String>>()
+    };
+    client.usage_record(&[event("acme", "a", "uploads", 2), event("acme", "b", "gps_points", 50_000)]).await.unwrap();
+    // Of both it was looked at together: two of three uploads are no reason.
+    assert_eq!(wait_until("positions are spent", refused, |classes: &Vec<_>| !classes.is_empty()).await, ["gps"]);
+    client.usage_record(&[event("acme", "c", "uploads", 1)]).await.unwrap();
+    wait_until("uploads are spent", refused, |classes: &Vec<String>| *classes == ["gps", "upload"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn usage_over_a_threshold_asks_a_person_who_may_agree_or_not() {
     let world = world().await;
     let client = world.client();
@@ -254,6 +274,9 @@ cells:
     assert_eq!(waits.state, ApprovalState::Approved, "{waits:?}");
     assert!(waits.reason.as_deref().is_some_and(|why| why.contains("no pool cell has room")), "{waits:?}");
     assert_eq!(client.tenant("acme").await.unwrap().plan.as_str(), "hobby");
+    let attention = client.status().await.unwrap().attention;
+    let held = attention.iter().find(|it| it.code == "approval_held").unwrap();
+    assert!(held.subject == "tenant acme" && held.detail.contains("no pool cell has room"), "{held:?}");
 
     let other = berth_wire::TenantChange { plan: "fleet".parse().unwrap() };
     client.tenant_change("acme", &other, None).await.unwrap();

@@ -82,6 +82,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    #[cfg(debug_assertions)]
+    claim();
     let program = match Program::try_parse() {
         Ok(program) => program,
         Err(error) => return usage(&error),
@@ -232,6 +234,25 @@ fn serve_variables() -> serve::Variables {
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .filter(|(name, _)| !own(name))
             .collect(),
+    }
+}
+
+/// Only in builds for tests: the program as another version of itself, with migrations that nobody has written yet.
+#[cfg(debug_assertions)]
+#[expect(clippy::disallowed_methods, reason = "configuration is resolved here and nowhere below")]
+fn claim() {
+    if let Ok(version) = std::env::var("BERTH_TEST_VERSION") {
+        berth_domain::Version::claim(version.parse().expect("BERTH_TEST_VERSION is a version"));
+    }
+    if let Ok(folder) = std::env::var("BERTH_TEST_MIGRATIONS") {
+        let one = |file: std::io::Result<std::fs::DirEntry>| {
+            let path = file.expect("the folder can be read").path();
+            let number = path.file_stem().and_then(|name| name.to_str()?.parse().ok());
+            let text = std::fs::read_to_string(&path).expect("a migration can be read");
+            (number.expect("a migration is named after its number"), text)
+        };
+        let files = std::fs::read_dir(folder).expect("BERTH_TEST_MIGRATIONS is a folder");
+        berth_store::carry(files.map(one).collect());
     }
 }
 

@@ -199,6 +199,17 @@ async fn leaves_and_comes_back(world: &mut World, client: &tokio_postgres::Clien
     for secret in &secrets {
         assert!(!packed.windows(secret.len()).any(|part| part == secret.as_bytes()), "a secret is in the archive");
     }
+    // A disk that takes no byte more: nothing of the rows stays, and the next try is not in its own way.
+    let full = "ulimit -f 0; trap '' XFSZ; exec \"$0\" --yes tenant export 2 --to full.tar";
+    let like = world.place.berth(&[]);
+    let mut command = Command::new("sh");
+    command.args(["-c", full, BERTH]).current_dir(&world.place.dir);
+    command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let full = command.output().unwrap();
+    assert!(!full.status.success() && text(&full.stderr).contains("full.tar"), "{}", text(&full.stderr));
+    let left = fs::read_dir(&world.place.dir).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with("full.tar")).collect();
+    assert!(left.is_empty(), "{left:?}");
     let again = world.run(&["tenant", "export", "2", "--to", "south.tar"]);
     assert!(text(&again.stderr).contains("is there already"), "{}", text(&again.stderr));
     let into = ["tenant", "import", "south.tar", "--name", "south", "--plan", "standard", "--cell", "existing-1"];

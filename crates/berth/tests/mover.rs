@@ -5,6 +5,7 @@ use berth_infra::Role;
 use berth_testkit::{TestPg, wait_until};
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use uuid::Uuid;
@@ -55,10 +56,16 @@ impl World {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.for_people(arguments);
+        command.arg("--json");
+        command
+    }
+
+    fn for_people(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
         let password = self.pg.cell().login(Role::Mover).password.expose_secret();
         command
-            .args(["--json", "mover"])
+            .arg("mover")
             .args(arguments)
             .args(["--from", &self.url(&self.source)])
             .env("BERTH_FROM_PASSWORD", password)
@@ -172,6 +179,7 @@ async fn a_killed_move_goes_on_with_the_same_command() {
     let at = journal(&world.journal);
     let before = world.rows(&world.source).await;
     let run = with("run", &[&WHOSE[..], &at[..]].concat());
+    let mut killed = 0;
     for reached in ["prepared", "copied", "built"] {
         let mut child = world.command(&run).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let file = world.journal.join("move.json");
@@ -183,8 +191,9 @@ async fn a_killed_move_goes_on_with_the_same_command() {
         let far = |step: &str| order.iter().position(|known| *known == step);
         wait_until("the step", has_reached, |step| far(step) >= far(reached)).await;
         child.kill().unwrap();
-        child.wait().unwrap();
+        killed += u32::from(child.wait().unwrap().signal() == Some(9));
     }
+    assert!(killed > 0, "each of them was over before it was killed");
     // Already over when it was quicker than the last kill.
     let last = world.berth(&run);
     assert!(last.status.success() || String::from_utf8_lossy(&last.stderr).contains("this move is over"));
@@ -247,4 +256,67 @@ async fn what_is_wrong_is_said_with_its_remedy() {
     let output = command.args(["mover", "discover", "--from", "postgres://a:secret@localhost/app"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("BERTH_FROM_PASSWORD") && !said.contains("secret"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_belongs_to_a_tenant_is_printed_as_a_tree() {
+    let world = World::new().await;
+    let output = world.for_people(&with("discover", &WHOSE[2..])).output().unwrap();
+    let tree = "accounts  by code\n  users  by account\n    notes  through users by user_id\n";
+    assert_eq!(String::from_utf8_lossy(&output.stdout), tree);
+    assert!(output.status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rights_that_a_role_lacks_are_printed_as_statements_that_give_them() {
+    let world = World::new().await;
+    let admin = world.pg.connect_to(Role::Mover, &world.source).await;
+    let role = format!("plain_{}", Uuid::new_v4().simple());
+    admin.batch_execute(&format!("create role {role} login password 'p'")).await.unwrap();
+    let url = |database: &str| world.url(database).replacen(&world.pg.cell().login(Role::Mover).user, &role, 1);
+    let rights = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
+        command.args(["mover", "rights", "--from", &url(&world.source), "--to", &url(&world.target)]);
+        command.env("BERTH_FROM_PASSWORD", "p").env("BERTH_TO_PASSWORD", "p").stdin(Stdio::null()).output().unwrap()
+    };
+    let lacking = rights();
+    let said = String::from_utf8_lossy(&lacking.stdout).into_owned();
+    assert_eq!(lacking.status.code(), Some(1), "{said}{}", String::from_utf8_lossy(&lacking.stderr));
+    for side in ["source", "target"] {
+        let lacks = format!(
+            "-- the mover's role `{role}` in the {side} lacks SET on `session_replication_role`\nGRANT SET ON PARAMETER session_replication_role TO \"{role}\";\n"
+        );
+        assert!(said.contains(&lacks), "{said}");
+    }
+    assert!(said.starts_with("-- Asked of every table there is"), "{said}");
+    // As it is printed it is done.
+    admin.batch_execute(&said).await.unwrap();
+    let granted = rights();
+    assert_eq!(String::from_utf8_lossy(&granted.stdout), "Nothing is missing.\n");
+    assert!(granted.status.success());
+    admin.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stack_file_with_more_than_rows_is_refused() {
+    let world = World::new().await;
+    std::fs::create_dir_all(&world.journal).unwrap();
+    let file = world.journal.join("berth.yaml");
+    let stack = |more: &str| {
+        let text = "stack: s\nservices:\n  web: { command: [./web], health: /health }\ndata:\n  root: accounts\n  key: code\n  tenant_column: account\n";
+        std::fs::write(&file, format!("{text}{more}")).unwrap();
+    };
+    let whose = ["--tenant", "acme", "--stack", file.to_str().unwrap()];
+    let at = world.journal.join("move");
+    stack("  redis: { prefixes: ['t:{tenant}:'] }\n  objects: { prefixes: ['files/{tenant}/'] }\n");
+    for command in [with("plan", &whose), with("run", &[&whose[..], &journal(&at)[..]].concat())] {
+        let output = world.berth(&command);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("`data.redis` and `data.objects`") && said.contains("berth tenant move"), "{said}");
+    }
+    let found = world.good(&with("discover", &whose[2..]));
+    assert_eq!(found["tables"].as_array().unwrap().len(), 3);
+    stack("");
+    assert_eq!(world.good(&with("plan", &whose))["plan"]["rows"], 1 + 200 + 30_000);
 }

@@ -230,7 +230,11 @@ fn what_a_stack_file_says_to_edges_is_checked_all_at_once_and_nothing_is_started
          b: {{ url: 'https://203.0.113.9', database: 'postgres://u:p@10.0.0.1/d' }}\n"
     );
     let (status, report) = check(&open);
+    let key = "providers.theirs.cells.a.url";
+    assert_eq!((status, report["mistakes"][0]["key"].as_str()), (Some(1), Some(key)), "{report}");
+    assert!(report["mistakes"][0]["hint"].as_str().unwrap().contains("https.members_over_plain_http: true"));
+    let (status, report) = check(&format!("{open}https: {{ members_over_plain_http: true }}\n"));
     assert_eq!(status, Some(0), "a warning is no mistake: {report}");
-    let expected = serde_json::json!([{ "key": "providers.theirs.cells.a.url", "url": "http://203.0.113.9" }]);
+    let expected = serde_json::json!([{ "key": key, "url": "http://203.0.113.9" }]);
     assert_eq!(report["in_the_open"], expected);
 }

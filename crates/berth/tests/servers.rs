@@ -129,6 +129,7 @@ impl<'a> World<'a> {
             hosts: vec![Hostname::new("acme.fleet.test").unwrap()],
             key: None,
             cell: Some(CellName::new("one").unwrap()),
+            profile: None,
         };
         let begun = client.tenant_create(&wanted).await.unwrap();
         assert_eq!(control.ended(begun.id).await, OperationState::Succeeded);
@@ -176,20 +177,24 @@ impl<'a> World<'a> {
             let all = client.moves(Some("acme")).await.ok()?;
             all.into_iter().find(|one| one.operation == operation)
         };
-        for _ in 0..3000 {
+        let mut at = None;
+        for _ in 0..15_000 {
             let now = this(&client).await;
-            if now.is_some_and(|now| now.state.is_final() || now.phase.as_deref() == Some(step)) {
+            if let Some(now) = now.filter(|now| now.state.is_final() || now.phase.as_deref() == Some(step)) {
+                at = if now.state.is_final() { None } else { now.phase };
                 break;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
         midway(self, to).await;
         let state = self.control.ended(operation).await;
+        let stays = if state == OperationState::Succeeded { to } else { 1 - to };
+        assert_eq!(self.lives().await, stays, "the move is {state}, and the tenant is elsewhere");
         let gap_ms = load.move_ends("acme").unwrap();
         let client = self.control.client();
         let done = this(&client).await.unwrap();
         json!({
-            "to": CELLS[to], "state": state.to_string(), "duration_s": done.duration_s, "rows": done.rows,
+            "to": CELLS[to], "at": at, "state": state.to_string(), "duration_s": done.duration_s, "rows": done.rows,
             "rows_verified": done.rows_verified, "pause_ms": done.pause_ms, "held": done.held_requests, "client_gap_ms": gap_ms,
         })
     }
@@ -237,6 +242,13 @@ impl<'a> World<'a> {
         if clients == Clients::NoticeNothing {
             assert_eq!(verdict.failed, 0, "{name}: {:?}", verdict.problems);
         }
+    }
+
+    /// In the phase that ended a move was at this step when something was killed. With one that was over by then nothing
+    /// would be shown.
+    fn was_at(&self, step: &str) {
+        let phase = self.phases.last().unwrap();
+        assert_eq!(phase["happened"][0]["at"], step, "{phase}");
     }
 
     /// Release and way back, each in both cells.
@@ -294,6 +306,9 @@ async fn a_tenant_moves_between_two_servers_and_back_under_load() {
             vec![world.moves(load, step, async |world: &mut World<'_>, _| world.control.killed().await).await]
         };
         world.phase(&format!("control killed at {step}"), Clients::NoticeNothing, happens).await;
+        world.was_at(step);
+        // Of all that the move needs nothing was lost but who carried it.
+        assert_eq!(world.phases.last().unwrap()["happened"][0]["state"], "succeeded");
     }
     // Who dies, and what of it: nobody notices what happens where the tenant does not live.
     for (what, script) in
@@ -308,6 +323,7 @@ async fn a_tenant_moves_between_two_servers_and_back_under_load() {
                 vec![world.moves(load, "copy", midway).await]
             };
             world.phase(&format!("{what} of the {whose} killed"), clients, happens).await;
+            world.was_at("copy");
         }
     }
     for (whose, clients) in [("target", Clients::NoticeNothing), ("source", Clients::SeeFailures)] {
@@ -320,6 +336,7 @@ async fn a_tenant_moves_between_two_servers_and_back_under_load() {
             vec![world.moves(load, "copy", midway).await]
         };
         world.phase(&format!("the {whose} without power"), clients, happens).await;
+        world.was_at("copy");
     }
     println!("{}", json!({ "soak": "servers", "phases": world.phases }));
 }

@@ -84,10 +84,12 @@ fn twenty_moves_under_faults_have_one_owner_and_lose_and_double_nothing() {
     let figure = |name: &str| outcome[name].as_u64().unwrap_or_else(|| panic!("no `{name}` in {outcome}"));
     assert_eq!(figure("moves"), 20);
     assert_eq!(figure("moved") + figure("given_up"), 20, "{outcome}");
-    for name in ["missing", "duplicated", "two_owners", "stuck", "not_back"] {
+    for name in ["missing", "duplicated", "stock_damaged", "two_owners", "stuck", "not_back"] {
         assert_eq!(figure(name), 0, "{name} in {outcome}");
     }
     assert!(figure("acknowledged") > 0, "{outcome}");
+    // All of 300 positions and more, after each move and of each tenant at each look.
+    assert!(figure("rows_checked") > 20 * 300 + 2 * 8 * 300, "{outcome}");
     assert!(figure("faults") >= 18, "{outcome}");
     // How many fall between prepare and keep depends on how fast this machine moves; the soak prints the share.
     assert!(figure("faults_in_window") >= 5, "{outcome}");

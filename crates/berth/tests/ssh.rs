@@ -324,6 +324,7 @@ async fn a_tenant_is_served_from_a_cell_behind_ssh() {
         hosts: vec!["acme.example.com".parse().unwrap()],
         key: None,
         cell: None,
+        profile: None,
     };
     let begun = client.tenant_create(&wanted).await.unwrap();
     assert_eq!(control.ended(begun.id).await, OperationState::Succeeded);

@@ -1,5 +1,5 @@
 //! `berth up` and `berth server` on servers that the test makes: from nothing to a served tenant, hardening proved by
-//! trying, mistakes named before anything is changed, and secrets looked for where they must not be.
+//! trying, and secrets looked for where they must not be.
 
 #![cfg(feature = "ssh")]
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
@@ -13,11 +13,11 @@ use berth_infra::{
 };
 use berth_wire::StackApply;
 use machines::{
-    Desk, Machine,
+    Desk, Machine, answer,
     control::Control,
-    fleet, keygen,
+    fleet,
     registry::{self, Images},
-    run, text,
+    run, stack, text, went,
 };
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
@@ -25,28 +25,11 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
     process::{Command, Output, Stdio},
     time::Duration,
 };
 
 const PLANTED: &str = "planted-word-8f3a1c";
-
-fn stack() -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/fleet/berth.yaml");
-    path.canonicalize().unwrap().to_str().unwrap().to_owned()
-}
-
-fn answer(out: &Output) -> Value {
-    assert!(out.status.success(), "{}\n{}", text(&out.stdout), text(&out.stderr));
-    serde_json::from_slice(&out.stdout).unwrap()
-}
-
-fn went(answer: &Value, step: &str) -> String {
-    let rows = answer["steps"].as_array().unwrap();
-    let row = rows.iter().find(|row| row["step"] == step).unwrap_or_else(|| panic!("no step `{step}` in {rows:?}"));
-    row["went"].as_str().unwrap().to_owned()
-}
 
 fn answers(ip: &str, port: u16) -> bool {
     let at: SocketAddr = format!("{ip}:{port}").parse().unwrap();
@@ -306,6 +289,8 @@ fn somebody_at_a_terminal_sees_what_would_be_changed_and_is_asked_first() {
     let host_key = server.sh("ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub | cut -d' ' -f2");
     let named = ["--key-file", key.as_str(), "--host-key", host_key.trim()];
     let stack = stack();
+    // The service's program is asked for before anything is shown.
+    server.sh("ln -s /bin/true /usr/local/bin/fleet");
     let prepare = [&["server", "prepare", at.as_str()][..], &named].concat();
     let up = [&["up", at.as_str(), "-f", &stack][..], &named].concat();
     for words in [&prepare, &up] {
@@ -342,59 +327,7 @@ fn somebody_at_a_terminal_sees_what_would_be_changed_and_is_asked_first() {
     assert!(good && !said.contains("[y/N]") && said.contains("done   fail2ban"), "{said}");
 }
 
-#[test]
-fn what_is_wrong_with_a_server_is_named_before_anything_is_changed() {
-    let desk = Desk::new();
-    let Some(server) = Machine::start(&desk.key()) else { return };
-    let (key, at) = (desk.key().to_str().unwrap().to_owned(), format!("root@{}", server.ip));
-    let refused = |words: &[&str]| {
-        let out = desk.berth(words).output().unwrap();
-        assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
-        text(&out.stderr)
-    };
-    let up = ["up", at.as_str(), "--key-file", key.as_str(), "-f", &stack()];
-
-    // Nobody to ask, and nobody has said that this is the host.
-    assert!(refused(&up).contains("--host-key"));
-    let yes = [&["--yes"][..], &up].concat();
-
-    server.sh("systemd-run --quiet --unit taken python3 -m http.server 80 --bind 0.0.0.0; sleep 1");
-    let said = refused(&yes);
-    assert!(said.contains("port 80") && said.contains("python3") && said.contains("nothing was changed"), "{said}");
-    server.sh("systemctl stop taken");
-
-    server.sh("sed -i.bak 's/^ID=.*/ID=arch/; s/^PRETTY_NAME=.*/PRETTY_NAME=\"Arch Linux\"/' /etc/os-release");
-    let said = refused(&yes);
-    assert!(said.contains("Arch Linux") && said.contains("Debian 12"), "{said}");
-    server.sh("cp /etc/os-release.bak /etc/os-release");
-
-    server.sh("mount -t tmpfs -o size=64m tmpfs /var/lib && mount -t tmpfs -o size=64m tmpfs /var");
-    let said = refused(&yes);
-    assert!(said.contains("MiB of disk free") && said.contains("make room"), "{said}");
-    server.sh("umount /var; umount /var/lib");
-
-    let stranger = desk.dir.join("stranger");
-    keygen(&stranger);
-    let said = refused(&["up", &at, "--key-file", stranger.to_str().unwrap(), "-f", &stack()]);
-    assert!(said.contains("does not let `root` in") && said.contains("ssh-copy-id"), "{said}");
-
-    server.sh(
-        "useradd --create-home plain && cp -r ~root/.ssh ~plain/ && chown -R plain ~plain/.ssh && chmod 755 ~plain",
-    );
-    let plain = format!("plain@{}", server.ip);
-    let said = refused(&["up", &plain, "--key-file", &key, "-f", &stack()]);
-    assert!(said.contains("sudo") && said.contains("/etc/sudoers.d"), "{said}");
-
-    server.sh("rm /etc/ssh/ssh_host_*; ssh-keygen -A; systemctl restart ssh");
-    let said = refused(&yes);
-    assert!(said.contains("was expected") && said.contains("set up anew"), "{said}");
-
-    let said = refused(&["--yes", "up", "root@127.0.0.1", "--ssh-port", "1", "--key-file", &key, "-f", &stack()]);
-    assert!(said.contains("does not answer"), "{said}");
-    assert!(!server.try_sh("id berth-ssh").status.success(), "something was changed");
-}
-
-/// The same of `berth cell add --host`, which asks the control plane.
+/// What `berth up` refuses (`up_ahead.rs`), `berth cell add --host` does, which asks the control plane.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_cannot_hold_a_cell_is_refused_by_name() {
     let desk = Desk::new();

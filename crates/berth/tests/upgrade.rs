@@ -8,9 +8,17 @@ mod machines;
 mod running;
 
 use berth_domain::Version;
+#[cfg(debug_assertions)]
+use berth_infra::Role;
+#[cfg(debug_assertions)]
+use berth_testkit::TestDatabase;
 use berth_testkit::wait_until;
+#[cfg(debug_assertions)]
+use berth_wire::ProcessRole;
 use machines::{Desk, Machine, fleet, text};
 use running::Place;
+#[cfg(debug_assertions)]
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -130,6 +138,107 @@ async fn a_plan_names_what_runs_and_refuses_what_is_not_adjacent() {
     assert!(text(&none.stderr).contains("does not say which version of Berth it is"), "{}", text(&none.stderr));
     let shown = text(&place.berth(&["status"]).output().unwrap().stdout);
     assert!(shown.contains(&format!("version     {own}")) && !shown.contains("attention: serve"), "{shown}");
+}
+
+/// The second program is this one under the next version's name, with a migration that adds and one that takes away:
+/// what builds for tests can be told.
+#[cfg(debug_assertions)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_adjacent_versions_work_side_by_side_until_the_upgrade_is_finished() {
+    let control = TestDatabase::new().await;
+    let sql = control.connect(Role::Owner).await;
+    let database = control.url(Role::Owner);
+    let database = database.expose_secret();
+    let mut place = Place::new();
+    let own = Version::own();
+    let next: Version = later(1).parse().unwrap();
+    let before = ("9997.sql", "CREATE TABLE used_before (x int)".to_owned());
+    let narrower =
+        format!("-- berth: contract {next}\nDROP TABLE used_before; UPDATE schema_floor SET migration = 9998;");
+    let after = ("9999.sql", "-- berth: expand\nCREATE TABLE used_after (x int)".to_owned());
+    let carried = |name: &str, migrations: &[&(&str, String)]| {
+        let folder = place.dir.join(name);
+        fs::create_dir(&folder).unwrap();
+        for (file, text) in migrations {
+            fs::write(folder.join(file), text).unwrap();
+        }
+        folder.to_str().unwrap().to_owned()
+    };
+    let old_ones = carried("old-migrations", &[&before]);
+    let new_ones = carried("new-migrations", &[&before, &("9998.sql", narrower), &after]);
+    let said = next.to_string();
+    let old_env = [("DATABASE_URL", database), ("BERTH_TEST_MIGRATIONS", old_ones.as_str())];
+    let new_env = [
+        ("DATABASE_URL", database),
+        ("BERTH_TEST_MIGRATIONS", new_ones.as_str()),
+        ("BERTH_TEST_VERSION", said.as_str()),
+    ];
+    let has = async |table: &str| -> bool {
+        sql.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table]).await.unwrap().get(0)
+    };
+
+    place.url = place.server("serve", &old_env).await;
+    place.key = fs::read_to_string(place.dir.join("serve/admin.key")).unwrap().trim().into();
+    let old = place.client();
+    assert!(has("used_before").await && !has("used_after").await);
+    place.url = place.server("next", &new_env).await;
+    let new = place.client();
+    assert!(has("used_before").await && has("used_after").await, "the new one only adds at its start");
+
+    // Each says its own version, sees both, and an edge of the old version works under the new server.
+    place.edge("fra-1");
+    for client in [&old, &new] {
+        let look = async || {
+            let mut seen = client.upgrade().await.unwrap().processes;
+            seen.retain(|it| it.alive && it.version.is_some());
+            seen.iter().map(|it| (it.role, it.version.clone().unwrap())).collect::<Vec<_>>()
+        };
+        let all = |seen: &Vec<(ProcessRole, Version)>| {
+            let count = |role, version: &Version| seen.iter().filter(|it| it.0 == role && it.1 == *version).count();
+            seen.len() == 3
+                && count(ProcessRole::Serve, &own) == 1
+                && count(ProcessRole::Serve, &next) == 1
+                && count(ProcessRole::Edge, &own) == 1
+        };
+        wait_until("both servers and the edge are seen", look, all).await;
+    }
+    let (was, is) = (old.upgrade().await.unwrap(), new.upgrade().await.unwrap());
+    assert_eq!((was.version, is.version), (own.clone(), next));
+    assert_eq!((was.waiting, is.waiting), (Vec::new(), vec![9998]));
+
+    // What one writes the other reads, on the schema that was widened under the old one.
+    let file = "stack: shop\nservices:\n  web: { command: [web], role: web, health: /health }\n\
+                data: { root: public.customers }\n";
+    let apply =
+        |file: String| berth_wire::StackApply { file, files: std::collections::BTreeMap::new(), dry_run: false };
+    old.stack_apply(&apply(file.to_owned())).await.unwrap();
+    assert_eq!(new.status().await.unwrap().stack_revision, Some(1));
+    new.stack_apply(&apply(file.replace("/health", "/ready"))).await.unwrap();
+    assert_eq!(old.status().await.unwrap().stack_revision, Some(2));
+
+    // The way back is open while anything old runs: the server, then the edge alone.
+    let refused = async || format!("{:?}", new.upgrade_finish().await.unwrap_err());
+    assert!(refused().await.contains("older_version_runs"));
+    assert!(has("used_before").await);
+    let mut end = |at: usize| {
+        let child = &mut place.children[at];
+        assert!(std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+        child.wait().unwrap();
+    };
+    end(0);
+    let look = async || refused().await;
+    wait_until("only the edge is old", look, |said: &String| said.contains("edge `fra-1` still runs")).await;
+    end(2);
+    let look = async || new.upgrade_finish().await.map_err(|error| error.to_string());
+    let finished = wait_until("the upgrade is finished", look, Result::is_ok).await.unwrap();
+    assert!(finished.waiting.is_empty() && finished.floor == 9998, "{finished:?}");
+    assert!(!has("used_before").await && has("used_after").await);
+
+    // The old program does not start any more, and says from where on it could.
+    let data = place.dir.join("serve").to_string_lossy().into_owned();
+    let words = ["serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--data-dir", &data];
+    let again = place.berth(&words).envs(old_env).output().unwrap();
+    assert!(!again.status.success() && text(&again.stderr).contains("9998"), "{}", text(&again.stderr));
 }
 
 /// Asks until told to stop, each time on a connection of its own; counts those that were not served.

@@ -35,8 +35,8 @@ data:
     create: {{ file: tenant_create.sql }}
     plan: {{ file: tenant_plan.sql }}
 plans:
-  hobby: {{ price: 15, class: shared, limits: {{ quantities: {{ vehicles: 5, gps_points_per_day: 50 }} }} }}
-  starter: {{ price: 49, class: dedicated, limits: {{ quantities: {{ vehicles: 25, gps_points_per_day: 500 }} }} }}
+  hobby: {{ price: 15, class: shared, limits: {{ quantities: {{ vehicles: 5, geofences: 2, gps_points_per_day: 50 }} }} }}
+  starter: {{ price: 49, class: dedicated, limits: {{ quantities: {{ vehicles: 25, geofences: 10, gps_points_per_day: 500 }} }} }}
 providers:
   local: {{ adapter: local, root: {root}, stop_grace_ms: 3000 }}
 cells:
@@ -99,6 +99,13 @@ async fn traffic_over_a_threshold_becomes_a_proposal_and_when_it_is_agreed_to_a_
     assert_eq!((status, answer.matches("\"latitude\"").count()), (200, 41), "{answer}");
     let more = || async { world.device("POST", "/api/v1/gps-positions", &positions(vehicle, 10)) };
     wait_until("the new limit is known", more, |(status, _): &(u16, String)| *status == 201).await;
+    let area = json!({ "name": "a", "kind": "circle", "latitude": 1.0, "longitude": 2.0, "radius_meters": 3.0 });
+    assert_eq!(world.device("POST", "/api/v1/geofences", &area).0, 201);
+    let areas = || async {
+        let quotas = world.client.tenant_entitlements("acme").await.unwrap().quotas;
+        quotas.into_iter().find(|quota| quota.quantity == "geofences").and_then(|quota| quota.used)
+    };
+    wait_until("the platform knows of its area", areas, |used: &Option<u64>| *used == Some(1)).await;
     let approval = world.json(&["approval", "show", &open[0].id.to_string()]);
     assert_eq!(approval["state"], "carried_out");
 
@@ -152,4 +159,18 @@ async fn the_sixth_vehicle_is_refused_however_many_ask_at_once() {
     let (status, answer) =
         world.device("POST", "/api/v1/vehicles", &json!({ "name": "v", "vehicle_identifier": "V99" }));
     assert!(status == 403 && answer.contains("quota_spent") && answer.contains('5'), "{status} {answer}");
+
+    // Areas are sold too: two of them, and another one in the place of one that is gone.
+    let area = |id: Uuid| json!({ "id": id, "name": "a", "kind": "circle", "latitude": 1.0, "longitude": 2.0, "radius_meters": 3.0 });
+    let ids: Vec<Uuid> = (0..3).map(|_| Uuid::new_v4()).collect();
+    let made = ids.iter().map(|id| world.device("POST", "/api/v1/geofences", &area(*id)));
+    let made: Vec<(u16, String)> = made.collect();
+    assert_eq!(made.iter().map(|(status, _)| *status).collect::<Vec<_>>(), [201, 201, 403], "{made:?}");
+    assert!(made[2].1.contains("quota_spent") && made[2].1.contains("2 geofences"), "{made:?}");
+    // Who asks again after a lost answer is told the same as below the limit.
+    let again = world.device("POST", "/api/v1/geofences", &area(ids[1]));
+    assert_eq!(again.0, 409, "{again:?}");
+    let gone = world.device("DELETE", &format!("/api/v1/geofences/{}", ids[0]), &json!(null));
+    assert_eq!(gone.0, 204, "{gone:?}");
+    assert_eq!(world.device("POST", "/api/v1/geofences", &area(ids[2])).0, 201);
 }

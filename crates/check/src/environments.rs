@@ -35,6 +35,7 @@ pub fn look(world: &World<'_>, out: &mut Out) {
             let same = |known: &Finding| {
                 (known.rule, &known.file, known.line, &known.key)
                     == (finding.rule, &finding.file, finding.line, &finding.key)
+                    && known.severity <= finding.severity
             };
             if !out.findings.iter().any(same) {
                 finding.message = format!("with `{}` over it: {}", upper.path, finding.message);

@@ -60,6 +60,9 @@ pub struct Report {
     pub files: Vec<Looked>,
     pub findings: Vec<Finding>,
     pub silenced: Vec<Silenced>,
+    /// What the stack file states and Berth does not carry out, a sentence for each section.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stated: Vec<String>,
 }
 
 impl Report {

@@ -271,7 +271,15 @@ fn limits(facts: &Facts, stack: &Stack) -> Answer {
         limits.requests_per_minute.is_empty() && limits.body_bytes.is_none() && limits.quantities.is_empty()
     });
     let bare: Vec<String> = bare.map(|(name, _)| format!("plan `{name}` has none")).collect();
-    none_of(&bare, format!("{} plans, each with limits", stack.plans.len()))
+    // A class without a limit is not limited, and every request that is of no other class is of this one.
+    let open = stack.plans.iter().filter(|(_, plan)| !plan.limits.requests_per_minute.contains_key("api"));
+    let open: Vec<String> = open.map(|(name, _)| format!("`{name}`")).collect();
+    let also = if open.is_empty() {
+        String::new()
+    } else {
+        format!("; without `requests_per_minute.api`, so that hosts of their tenants take any number: {}", some(&open))
+    };
+    none_of(&bare, format!("{} plans, each with limits{also}", stack.plans.len()))
 }
 
 fn retention(facts: &Facts, stack: &Stack) -> Answer {
@@ -294,7 +302,10 @@ fn backups(facts: &Facts, stack: &Stack) -> Answer {
         return bad;
     }
     match &stack.backups {
-        Some(it) => passed(format!("stated: by {}, every {}, to {}", it.by, it.every, it.to)),
+        Some(it) => {
+            let kept = it.keep_days.map_or_else(String::new, |days| format!(", kept {days} days"));
+            passed(format!("stated: by {}, every {}, to {}{kept}", it.by, it.every, it.to))
+        }
         None => failed("none are stated"),
     }
 }
@@ -302,7 +313,10 @@ fn backups(facts: &Facts, stack: &Stack) -> Answer {
 fn restore(_: &Facts, stack: &Stack) -> Answer {
     let Some(backups) = &stack.backups else { return failed("there are no backups to restore") };
     match &backups.drill_every {
-        Some(every) => unknown(format!("a drill every {every} is stated; Berth does not see it")),
+        Some(every) => {
+            let within = backups.rto.map_or_else(String::new, |rto| format!(" and a restore within {rto}"));
+            unknown(format!("a drill every {every}{within} is stated; Berth does not see it"))
+        }
         None => failed("no drill is stated: a backup that nobody restored is a hope"),
     }
 }

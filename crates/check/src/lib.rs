@@ -13,6 +13,7 @@ mod page;
 mod read;
 mod rules;
 mod silence;
+mod stated;
 mod world;
 
 pub use finding::{Finding, Looked, Report, Severity, Silenced};
@@ -22,7 +23,9 @@ pub use rules::{RULES, Rule};
 
 use berth_config::Stack;
 use jiff::Timestamp;
-use world::{Out, World};
+use nginx_lint_parser::ast::Directive;
+use std::collections::BTreeSet;
+use world::{Out, Variable, World};
 
 /// What to look for.
 #[derive(Clone, Debug)]
@@ -80,6 +83,9 @@ pub fn check_with(sources: &[Source], options: &Options, judge: Judge<'_>) -> Re
     report.silenced.retain(|silenced| wanted(silenced.finding.rule));
     report.findings.sort_by(|a, b| (&a.file, a.line, a.rule, &a.key).cmp(&(&b.file, b.line, b.rule, &b.key)));
     report.findings.dedup();
+    if options.only.is_empty() {
+        report.stated = stated::of(&world);
+    }
     report
 }
 
@@ -99,8 +105,11 @@ pub struct Named {
     pub tokens: Vec<(&'static live::TokenOf, String)>,
     /// Organisations at providers, by the variables that name them.
     pub organisations: Vec<(&'static str, String)>,
-    /// Connections that all processes of the stack may open together.
+    /// Connections that all processes whose pool a file names may open together.
     pub connections: Option<i64>,
+    /// Of nginx's `server_name` with TLS and `PHX_HOST`, in their order, each once. Not of `hosts.own`: names below
+    /// those are served, and often not the names themselves.
+    pub hosts: Vec<String>,
 }
 
 /// The servers that the `.env` files name. URLs hold passwords: not to be printed.
@@ -130,10 +139,69 @@ pub fn named(sources: &[Source]) -> Named {
         tokens: tokens.collect(),
         organisations,
         connections,
+        hosts: hosts(&world, &variables),
     }
+}
+
+fn hosts(world: &World<'_>, variables: &[Variable<'_>]) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for config in world.of(Kind::Nginx).filter_map(|file| file.nginx.as_ref()) {
+        let blocks = config.all_directives().filter(|d| d.is("server")).filter_map(|d| d.block.as_ref());
+        for block in blocks.filter(|block| block.directives().any(listens_with_tls)) {
+            for directive in block.directives().filter(|d| d.is("server_name")) {
+                found.extend(directive.args.iter().filter(|arg| !arg.is_variable()).map(|arg| arg.as_str().to_owned()));
+            }
+        }
+    }
+    found.extend(variables.iter().filter(|v| v.name == "PHX_HOST").map(|v| v.value.clone()));
+    let mut seen = BTreeSet::new();
+    found.retain(|name| is_public_name(name) && seen.insert(name.to_ascii_lowercase()));
+    found
+}
+
+/// `listen 443 ssl`, whatever the address before it: there a certificate is asked for.
+fn listens_with_tls(directive: &Directive) -> bool {
+    let https = |listen: &str| listen == "443" || listen.ends_with(":443");
+    directive.is("listen")
+        && directive.first_arg().is_some_and(https)
+        && directive.args.iter().any(|arg| arg.as_str() == "ssl")
+}
+
+/// Endings under which no public name is.
+const RESERVED: &[&str] = &["localhost", "test", "local", "internal", "example", "invalid"];
+
+/// Not `_`, `*.example.com`, `~^www`, `${HOST}`, `localhost`, `shop.test` or an address.
+fn is_public_name(name: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') && !label.starts_with('-')
+    };
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let reserved = RESERVED.iter().any(|ending| last.eq_ignore_ascii_case(ending));
+    name.contains('.') && name.split('.').all(label) && !last.bytes().all(|b| b.is_ascii_digit()) && !reserved
 }
 
 /// The rule of that name.
 pub fn rule(id: &str) -> Option<&'static Rule> {
     RULES.iter().find(|rule| rule.id == id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Source, named};
+
+    #[test]
+    fn hosts_are_taken_where_files_name_them() {
+        let stack = "stack: s\nservices: { web: { command: [a], health: /h, env: { PHX_HOST: app.example.com } } }\nhosts: { own: [fleet.example.com] }\n";
+        let nginx = "events {}\nhttp {\n  server { listen [::]:443 ssl; server_name shop.example.com www.example.com *.example.net _ 10.0.0.1; }\n  server { listen 80; server_name plain.example.com; }\n  server { listen 443 ssl; server_name localhost shop.local shop.TEST $host; }\n}\n";
+        let sources = [
+            Source::new("berth.yaml", stack),
+            Source::new("nginx.conf", nginx),
+            Source::new(".env", "PHX_HOST=live.example.com\n"),
+            Source::new("fly.toml", "app = \"shop\"\n[env]\nPHX_HOST = \"${HOST}\"\n"),
+        ];
+        assert_eq!(
+            named(&sources).hosts,
+            ["shop.example.com", "www.example.com", "app.example.com", "live.example.com"]
+        );
+    }
 }

@@ -1,7 +1,7 @@
 //! What running servers answer, held against what the stack needs. Pure: facts in, findings out; whoever asks the
 //! servers hands the answers over, and a server that did not answer is a fact too.
 
-pub use crate::rules::certificate_end;
+pub use crate::rules::{certificate_end, signs_itself};
 
 use crate::{Finding, Severity, node::grouped, rules::told};
 use jiff::Timestamp;
@@ -61,8 +61,8 @@ pub const LIVE: &[LiveRule] = &[
     rule(
         "live-mover-rights",
         Error,
-        "the mover's role cannot read by replication and fence",
-        "`ALTER ROLE … SUPERUSER`; `berth mover rights` says what is missing on both sides",
+        "the mover's role lacks a right that moves need; a superuser has them all, and none is needed",
+        "the statement that the finding ends with; `berth mover rights` asks both sides, and of tables too",
     ),
     rule(
         "live-application-superuser",
@@ -125,6 +125,12 @@ pub const LIVE: &[LiveRule] = &[
         "renew it: `certbot renew --dry-run` says what stands in the way",
     ),
     rule(
+        "live-certificate-untrusted",
+        Error,
+        "a host's certificate is signed by itself, or by somebody whom neither browsers nor this machine know",
+        "get one from a public authority (`https.acme`); an authority of your own is named by `SSL_CERT_FILE`",
+    ),
+    rule(
         "live-certificate-ends",
         Warning,
         "a certificate ends within 21 days, when a renewal should have come",
@@ -172,10 +178,14 @@ pub struct Database {
     pub connections_max: i64,
     pub connections_reserved: i64,
     pub superuser: bool,
+    /// What the login lacks for moves, each with what gives it; asked for the mover's alone.
+    pub mover_lacks: Vec<String>,
     /// Seconds of the longest transaction that does nothing.
     pub idle_in_transaction_s: i64,
     /// Seconds of the longest statement that runs.
     pub slowest_s: i64,
+    /// Sessions of other roles, of which this one may not see what they do: they count in none of the two.
+    pub unseen: i64,
     /// Tables with their share of dead rows in percent.
     pub dead_rows: Vec<(String, i64)>,
     /// Its clock minus ours.
@@ -187,10 +197,13 @@ pub struct Database {
 pub struct TokenOf {
     /// The variable that holds it, as the provider's own tools name it.
     pub variable: &'static str,
-    /// The variable by which the provider's own tools are told another address, and theirs.
+    /// The variable by which the provider's own tools are told another address, and theirs. Railway's know none: it is
+    /// Berth's own.
     pub base_variable: &'static str,
     pub base: &'static str,
     pub path: &'static str,
+    /// Posted instead of asking for the path alone: a question in GraphQL.
+    pub question: Option<&'static str>,
     /// The variable that names an organisation there, and how the path takes it in place of its own.
     pub organisation: Option<(&'static str, &'static str)>,
 }
@@ -203,10 +216,16 @@ pub const TOKENS: &[TokenOf] = &[
         ..token("FLY_API_TOKEN", "FLY_FLAPS_BASE_URL", "https://api.machines.dev", "/v1/apps?org_slug=personal")
     },
     token("CLOUDFLARE_API_TOKEN", "CLOUDFLARE_BASE_URL", "https://api.cloudflare.com/client/v4", "/user/tokens/verify"),
+    token("RENDER_API_KEY", "RENDER_HOST", "https://api.render.com/v1", "/owners?limit=1"),
+    token("KOYEB_TOKEN", "KOYEB_URL", "https://app.koyeb.com", "/v1/account/organization"),
+    TokenOf {
+        question: Some(r#"{"query":"query { apiToken { workspaces { id } } }"}"#),
+        ..token("RAILWAY_API_TOKEN", "RAILWAY_API_URL", "https://backboard.railway.com", "/graphql/v2")
+    },
 ];
 
 const fn token(variable: &'static str, base_variable: &'static str, base: &'static str, path: &'static str) -> TokenOf {
-    TokenOf { variable, base_variable, base, path, organisation: None }
+    TokenOf { variable, base_variable, base, path, question: None, organisation: None }
 }
 
 /// What a provider answered to its token.
@@ -247,6 +266,8 @@ pub struct Host {
     pub addresses: usize,
     /// Of the certificate on 443; `Err` with what the handshake said.
     pub certificate: Result<Timestamp, String>,
+    /// Why browsers would not believe that certificate.
+    pub doubt: Option<String>,
 }
 
 const OLDEST: i64 = 150_000;
@@ -318,18 +339,23 @@ impl<'a> Judge<'a> {
             let message = format!("{} of {free} connections are open, more than {SHARE_PERCENT} %", facts.connections);
             self.note("live-connections", message);
         }
-        if login == Login::Mover && !facts.superuser {
-            self.note("live-mover-rights", "the mover's role is no superuser");
+        if login == Login::Mover {
+            for lacking in &facts.mover_lacks {
+                self.note("live-mover-rights", lacking.clone());
+            }
         }
         if login == Login::Application && facts.superuser {
             self.note("live-application-superuser", "the application's role is a superuser");
         }
         if facts.idle_in_transaction_s >= IDLE_S {
             let minutes = facts.idle_in_transaction_s / 60;
-            self.note("live-idle-in-transaction", format!("a transaction has been open and idle for {minutes} min"));
+            let message = format!("a transaction has been open and idle for {minutes} min{}", alone(facts.unseen));
+            self.note("live-idle-in-transaction", message);
         }
         if facts.slowest_s >= SLOW_S {
-            self.note("live-slow-statement", format!("a statement has run for {} s", grouped(facts.slowest_s as f64)));
+            let seconds = grouped(facts.slowest_s as f64);
+            let message = format!("a statement has run for {seconds} s{}", alone(facts.unseen));
+            self.note("live-slow-statement", message);
         }
         for (table, percent) in &facts.dead_rows {
             self.note("live-dead-rows", format!("{percent} % of the rows of `{table}` are dead"));
@@ -369,6 +395,9 @@ impl<'a> Judge<'a> {
                 }
             }
         }
+        if let Some(why) = &facts.doubt {
+            self.note("live-certificate-untrusted", why.clone());
+        }
     }
 
     /// A right that is missing is no wrong token: only what says that the token itself is none counts.
@@ -392,6 +421,19 @@ impl<'a> Judge<'a> {
             self.note("live-clock", format!("its clock is {seconds} s {way} this machine's"));
         }
     }
+}
+
+/// What a finding about sessions leaves open.
+fn alone(unseen: i64) -> String {
+    match unseen {
+        0 => String::new(),
+        _ => format!(", among this role's own; {}", unseen_sessions(unseen)),
+    }
+}
+
+/// Why a database may be worse off than its findings.
+pub fn unseen_sessions(unseen: i64) -> String {
+    format!("{unseen} sessions of other roles are not seen; `GRANT pg_read_all_stats TO` its role shows them")
 }
 
 #[cfg(test)]
@@ -442,7 +484,9 @@ mod tests {
             ..healthy()
         };
         seen.extend(rules(|judge| judge.database(&sick, Login::Application, Some(150))));
-        seen.extend(rules(|judge| judge.database(&healthy(), Login::Mover, None)));
+        assert!(rules(|judge| judge.database(&healthy(), Login::Mover, None)).is_empty(), "no superuser is needed");
+        let poor = Database { mover_lacks: vec!["it lacks REPLICATION".into()], ..healthy() };
+        seen.extend(rules(|judge| judge.database(&poor, Login::Mover, None)));
         let redis = Redis {
             open: true,
             policy: Some("allkeys-lru".into()),
@@ -452,12 +496,13 @@ mod tests {
         };
         seen.extend(rules(|judge| judge.redis(&redis)));
         let now = "2026-11-21T12:00:00Z".parse().unwrap();
-        for (addresses, certificate) in [
-            (0, Err(String::new())),
-            (1, Err("the handshake failed".to_owned())),
-            (1, Ok("2026-12-01T12:00:00Z".parse().unwrap())),
+        for (addresses, certificate, doubt) in [
+            (0, Err(String::new()), None),
+            (1, Err("the handshake failed".to_owned()), None),
+            (1, Ok("2026-12-01T12:00:00Z".parse().unwrap()), None),
+            (1, Ok("2027-12-01T12:00:00Z".parse().unwrap()), Some("it is signed by itself".to_owned())),
         ] {
-            let host = Host { name: "shop.example.com".into(), addresses, certificate };
+            let host = Host { name: "shop.example.com".into(), addresses, certificate, doubt };
             seen.extend(rules(|judge| judge.host(&host, now)));
         }
         for (status, state, ends) in [
@@ -479,6 +524,17 @@ mod tests {
             seen.extend(found);
         }
         assert_eq!(seen, LIVE.iter().map(|rule| rule.id).collect());
+    }
+
+    #[test]
+    fn a_role_that_sees_its_own_sessions_alone_says_so() {
+        let said = |unseen: i64| {
+            let mut judge = Judge::of("DATABASE_URL");
+            let facts = Database { idle_in_transaction_s: 900, slowest_s: 61, unseen, ..healthy() };
+            judge.database(&facts, Login::Application, None);
+            judge.found.iter().map(|finding| finding.message.contains("pg_read_all_stats")).collect::<Vec<_>>()
+        };
+        assert_eq!((said(0), said(4)), (vec![false, false], vec![true, true]));
     }
 
     #[test]

@@ -14,9 +14,10 @@ mod recovery;
 mod secrets;
 mod stack;
 mod variables;
+mod without_effect;
 
 pub use database::wanted;
-pub use ending::{certificate_end, told};
+pub use ending::{certificate_end, signs_itself, told};
 
 use crate::{
     Page, Severity,
@@ -57,6 +58,7 @@ pub const RULES: &[Rule] = &[
     rule!("ends-soon", Warning, ending::ends_soon),
     rule!("variable-missing", Error, variables::missing),
     rule!("unrendered-template", Error, variables::unrendered),
+    rule!("variable-without-effect", Warning, without_effect::look),
     rule!("limit-by-address", Error, limits::by_address),
     rule!("limits-contradict", Warning, limits::contradict),
     rule!("quota-unreachable", Warning, limits::unreachable),

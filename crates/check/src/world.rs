@@ -56,12 +56,32 @@ impl<'a> World<'a> {
                             each(file, &env.value, prefix, Some(name), &mut found);
                         }
                     }
+                    for mode in [MULTI, SINGLE].into_iter().filter(|_| file.kind == Kind::Stack) {
+                        if let Some(env) = file.tree.at(&["modes", mode, "env"]) {
+                            each(file, env, of_mode(mode), None, &mut found);
+                        }
+                    }
                 }
                 _ => {}
             }
         }
         found
     }
+}
+
+/// Cells for many tenants, and those of one tenant's own.
+pub const MULTI: &str = "multi_tenant";
+pub const SINGLE: &str = "single_tenant";
+
+/// What the keys of variables begin with that every process of such a cell is told.
+pub fn of_mode(mode: &str) -> String {
+    format!("modes.{mode}.env.")
+}
+
+/// How many of a stack file's service run in a cell at most.
+pub fn copies(service: &berth_config::tree::Node) -> f64 {
+    let most = service.at(&["scale", "max"]).or_else(|| service.at(&["copies"]));
+    most.and_then(Ask::number).unwrap_or(1.0)
 }
 
 /// A map of variables, or compose's list of `NAME=value`.
@@ -116,6 +136,13 @@ impl Out {
             message: message.into(),
             remedy: remedy.into(),
         });
+    }
+
+    /// The last finding rests on what is usual, not on what a file says.
+    pub fn soften(&mut self) {
+        if let Some(last) = self.findings.last_mut() {
+            last.severity = Severity::Warning;
+        }
     }
 
     pub fn unreadable(&mut self, path: &str, line: Option<u64>, why: &str, remedy: &str) {

@@ -1,7 +1,7 @@
 //! Each rule's page is its test: what fails there is found, what passes there is left alone, and the list of pages is
 //! complete.
 
-use berth_check::{Options, Page, RULES, Report, Rule, Severity, Source, check};
+use berth_check::{Options, Page, RULES, Report, Rule, Severity, Source, check, named};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use std::{collections::BTreeSet, fs, path::Path};
@@ -101,6 +101,26 @@ fn no_value_that_may_be_a_secret_is_repeated() {
 }
 
 #[test]
+fn connections_are_an_error_where_files_name_the_pools_and_else_a_warning() {
+    let with = |services: &str| {
+        let text = format!("stack: s\nservices:\n  web: {{ command: [./web], health: /h, {services} }}\n");
+        let source = Source::new("berth.yaml", text);
+        let report = look(std::slice::from_ref(&source));
+        let found: BTreeSet<_> = report.findings.iter().map(|f| (f.rule, f.severity)).collect();
+        (found, named(&[source]).connections)
+    };
+    let over = |severity| BTreeSet::from([("connections-over-maximum", severity)]);
+    assert_eq!(with("scale: { max: 8 }"), (over(Severity::Warning), None));
+    assert_eq!(with("scale: { max: 8 }, env: { POOL_SIZE: 20 }"), (over(Severity::Error), Some(160)));
+    let jobs = |env: &str| {
+        format!("env: {{ POOL_SIZE: 20 }} }}\n  jobs: {{ command: [celery, --concurrency, \"8\"], role: worker, {env}")
+    };
+    assert_eq!(with(&jobs("copies: 1")), (BTreeSet::new(), Some(20)));
+    assert_eq!(with(&jobs("copies: 6")), (over(Severity::Warning), Some(20)));
+    assert_eq!(with(&jobs("env: { POOL_SIZE: 20 }")), (over(Severity::Error), Some(180)));
+}
+
+#[test]
 fn only_the_rules_asked_for_are_reported() {
     let example = &page("published-database").fails()[0];
     let now = "2026-11-21T12:00:00Z".parse().unwrap();
@@ -125,6 +145,31 @@ fn a_silence_holds_for_its_rule_and_file_and_keeps_its_reason() {
     let report = look(&[example.sources[0].clone(), stack("other.yml")]);
     assert_eq!(report.count(Severity::Error), 2);
     assert!(shown(&report).contains("silence-unused"), "{}", shown(&report));
+}
+
+#[test]
+fn what_somebody_else_carries_out_is_said_and_is_no_finding() {
+    let file = "stack: s
+services: { web: { command: [a], health: /h } }
+alerts: { by: a mailer, error_percent: { warning: 3 }, cpu_percent: { warning: 80 } }
+backups: { by: pgBackRest, every: 5m, to: elsewhere, rpo: 15m, rto: 1h }
+failover: { by: Patroni, to: elsewhere, automatic: true, fence: a lease, copied_every: 1m }
+";
+    let report = look(&[Source::new("berth.yaml", file)]);
+    assert_eq!(report.findings, []);
+    assert_eq!(
+        report.stated,
+        [
+            "`alerts`: sent by a mailer, not by Berth; `berth render` writes rules of error_percent; it has no rule of cpu_percent",
+            "`backups`: made by pgBackRest. Berth makes none; it holds `rpo` against `every`, and sees nothing of to, rto",
+            "`failover`: carried out by Patroni, also by itself. Berth carries out none; it asks for a `fence`, and holds `copied_every` against `backups.rpo`",
+        ]
+    );
+    let hook = file.replace("a mailer", "https://hooks.test/hunter2");
+    let stated = look(&[Source::new("berth.yaml", hook)]).stated.join(" ");
+    assert!(stated.contains("sent by what `alerts.by` names") && !stated.contains("hunter2"), "{stated}");
+    let plain = file.split("alerts:").next().unwrap_or_default();
+    assert!(look(&[Source::new("berth.yaml", plain)]).stated.is_empty());
 }
 
 fn page(id: &str) -> Page {

@@ -70,6 +70,22 @@ impl Template {
         names
     }
 
+    /// What is written out in it replaced; references stay.
+    pub(crate) fn masked(&self, mask: &str) -> String {
+        let mut shown = String::new();
+        self.each(|part| match part {
+            // A dash or a colon between two references is no secret.
+            Part::Text(text) if text.contains(char::is_alphanumeric) => {
+                if !shown.ends_with(mask) {
+                    shown.push_str(mask);
+                }
+            }
+            Part::Text(text) => shown.push_str(text),
+            Part::Variable(name) => shown.extend(["${", name, "}"]),
+        });
+        shown
+    }
+
     pub fn resolve(&self, environment: &Environment) -> Result<SecretString, MissingVariable> {
         let mut value = String::new();
         let mut missing = None;

@@ -1,7 +1,7 @@
 //! What a stack file states about how the stack is run: budget, alerts, backups, failover, quotas.
 //!
-//! Statements that `berth check` judges and `berth config show` prints. Nothing here is carried out by Berth, which
-//! is why alerts, backups and failover each name who does.
+//! Statements that `berth check` judges and `berth config show` prints. Berth sends no alerts, makes no backups and fails
+//! nothing over, which is why these three each name who does, and may not name Berth. Of alerts `berth render` writes rules.
 
 use crate::{Span, stack::price};
 use berth_domain::Cents;

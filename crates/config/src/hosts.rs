@@ -21,6 +21,10 @@ pub struct Https {
     /// Private keys go to edges that are connected without TLS from an address that is not private.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keys_over_plain_http: bool,
+    /// Requests go without TLS to members at addresses that are not private. Absent: no, once the file has been applied; it
+    /// is also absent in files that were applied before this was asked, and those send as they did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members_over_plain_http: Option<bool>,
     /// Certificates are got by ACME. Absent: people add them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acme: Option<Acme>,

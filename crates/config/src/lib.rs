@@ -18,6 +18,7 @@ mod over;
 mod places;
 mod read;
 mod releases;
+mod secrets;
 mod section;
 mod show;
 mod span;
@@ -40,10 +41,11 @@ pub use modes::{ModeProfile, Modes};
 pub use over::{find, json, over};
 pub use places::place_of;
 pub use releases::{RegistryAccount, Releases, Smoke, Workers};
+pub use secrets::{is_secret, may_be_secret};
 pub use section::{FILE_BYTES_MAX, Files, is_section, no_files, parse, parse_layers};
 pub use show::{Layer, MASK, Shown, show};
 pub use span::{BadSpan, Span};
 pub use stack::{
-    Archives, Cell, Check, Data, DataLink, DataObjects, DataRedis, HoldPolicy, Hook, Hooks, Plan, Provider, Purge, Run,
-    S3Place, Scale, Service, Shape, Stack, TableRef, UsageRules,
+    Arch, Archives, Cell, Check, Data, DataLink, DataObjects, DataRedis, HoldPolicy, Hook, Hooks, Plan, Provider,
+    Purge, Run, S3Place, Scale, Server, Service, Shape, Stack, TableRef, UsageRules,
 };

@@ -52,6 +52,8 @@ pub enum Problem {
     UnreadableFile { path: String, reason: String },
     #[error("cannot stand beside `{other}`")]
     Excludes { other: &'static str, why: &'static str },
+    #[error("requests to {what} would pass a public network without TLS")]
+    InTheOpen { what: String, remedy: &'static str },
     #[error("would have no effect: {why}")]
     NotYet { why: &'static str },
 }
@@ -75,7 +77,9 @@ impl Problem {
             }
             Self::Dangling { what, known, .. } if known.is_empty() => Some(format!("the file has no {what} yet")),
             Self::Dangling { known, .. } => Some(format!("there are {}", list(known))),
-            Self::Malformed { hint, .. } | Self::Excludes { why: hint, .. } => Some((*hint).to_owned()),
+            Self::Malformed { hint, .. } | Self::Excludes { why: hint, .. } | Self::InTheOpen { remedy: hint, .. } => {
+                Some((*hint).to_owned())
+            }
             Self::MissingVariable { name } => Some(format!("set `{name}`, or write `$$` for a dollar sign")),
             Self::NotYet { .. } => Some("leave it out; a key without effect is refused rather than ignored".to_owned()),
             Self::NotYaml { .. } => Some(
@@ -124,6 +128,11 @@ impl Mistakes {
 
     pub(crate) fn one(problem: Problem, line: Option<u64>) -> Self {
         Self(vec![Mistake { key: String::new(), line, file: None, problem }])
+    }
+
+    /// What is found only where the file is put in force. `None`: nothing.
+    pub fn found(mistakes: Vec<Mistake>) -> Option<Self> {
+        Self::none_in(mistakes).err()
     }
 
     /// The same, said by a file over the stack file.

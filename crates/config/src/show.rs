@@ -1,7 +1,8 @@
 //! Every effective value of a stack with where it came from, for `berth config show`. Never shows a secret: what a
-//! variable holds is not asked for, and what is written out under a secret's name is masked.
+//! variable holds is not asked for, and what is written out under a secret's name is masked: in a value, in a URL and in
+//! the words of a command.
 
-use crate::{Stack, over::find, tree::Node};
+use crate::{Stack, Template, may_be_secret, over::find, tree::Node};
 use serde_json::Value;
 
 /// One effective value.
@@ -40,8 +41,18 @@ fn walk(key: String, value: &Value, layers: &[Layer<'_>], shown: &mut Vec<Shown>
             }
         }
         Value::Array(items) => {
+            let command = key.ends_with(".command") || key.ends_with(".migrate");
+            let mut before = None;
             for (n, value) in items.iter().enumerate() {
-                walk(format!("{key}[{n}]"), value, layers, shown);
+                let key = format!("{key}[{n}]");
+                match value.as_str().filter(|_| command) {
+                    Some(text) => {
+                        let value = word(text, before);
+                        shown.push(Shown { from: origin(&key, layers), key, value });
+                    }
+                    None => walk(key, value, layers, shown),
+                }
+                before = value.as_str();
             }
         }
         Value::Null => {}
@@ -50,8 +61,9 @@ fn walk(key: String, value: &Value, layers: &[Layer<'_>], shown: &mut Vec<Shown>
                 Value::String(text) => text.clone(),
                 other => other.to_string(),
             };
-            let masked = is_secret(&key) && !text.contains("${");
-            let value = if masked { MASK.to_owned() } else { without_password(&text) };
+            // How many tokens a plan sells is a number; a provider's setting may be a secret of digits.
+            let named = (value.is_string() || key.starts_with("providers.")) && is_secret(&key);
+            let value = if named { masked(&text) } else { without_password(&text) };
             shown.push(Shown { from: origin(&key, layers), key, value });
         }
     }
@@ -73,24 +85,59 @@ fn origin(key: &str, layers: &[Layer<'_>]) -> String {
 }
 
 fn is_secret(key: &str) -> bool {
-    let last = key.rsplit('.').next().unwrap_or(key).to_ascii_lowercase();
+    let last = key.rsplit('.').next().unwrap_or(key);
     let last = last.split('[').next().unwrap_or_default();
-    ["secret", "password", "passwd", "token", "apikey", "api_key", "private_key", "access_key"]
-        .iter()
-        .any(|word| last.contains(word))
+    // What lets Berth into a server, for adapters that come in by SSH.
+    may_be_secret(last) || (last == "key" && key.starts_with("providers."))
 }
 
-/// `postgres://user:password@host` with the password masked.
+/// A secret's text: references to variables stay, and nothing else does.
+fn masked(text: &str) -> String {
+    Template::new(text).map_or_else(|_| MASK.to_owned(), |template| template.masked(MASK))
+}
+
+/// A word of a command, after the one before it: `--token`, `hunter2`. A shell's line is several.
+fn word(text: &str, before: Option<&str>) -> String {
+    if text.contains(char::is_whitespace) {
+        let mut before = None;
+        let words = text.split_inclusive(char::is_whitespace).map(|each| {
+            let plain = each.trim_end();
+            let shown = word(plain, before) + &each[plain.len()..];
+            before = Some(plain).filter(|plain| !plain.is_empty()).or(before);
+            shown
+        });
+        return words.collect();
+    }
+    let option = |word: &str| word.starts_with('-') && !word.contains('=') && may_be_secret(word);
+    match text.split_once('=') {
+        Some((name, value)) if may_be_secret(name) => format!("{name}={}", masked(value)),
+        _ if before.is_some_and(option) && !text.starts_with('-') => masked(text),
+        Some((name, value)) => format!("{name}={}", without_password(value)),
+        None => without_password(text),
+    }
+}
+
+/// `postgres://user:password@host?token=…` with what is secret in it masked.
 fn without_password(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let Some((login, host)) = rest[..end].rsplit_once('@') else { return text.to_owned() };
-    match login.split_once(':') {
-        Some((user, password)) if !password.starts_with("${") => {
-            format!("{scheme}://{user}:{MASK}@{host}{}", &rest[end..])
+    let (rest, query) = match rest.split_once('?') {
+        Some((rest, query)) => (rest, Some(query)),
+        None => (rest, None),
+    };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let authority = match authority.rsplit_once('@').and_then(|(login, host)| Some((login.split_once(':')?, host))) {
+        Some(((user, password), host)) => format!("{user}:{}@{host}", masked(password)),
+        None => authority.to_owned(),
+    };
+    let parameter = |one: &str| match one.split_once('=') {
+        Some((name, value)) if may_be_secret(name) || (value.contains("://") && value.contains('@')) => {
+            format!("{name}={}", masked(value))
         }
-        _ => text.to_owned(),
-    }
+        _ => one.to_owned(),
+    };
+    let query = query.map(|query| query.split('&').map(parameter).collect::<Vec<_>>().join("&"));
+    let query = query.map_or_else(String::new, |query| format!("?{query}"));
+    format!("{scheme}://{authority}{path}{query}")
 }
 
 #[cfg(test)]
@@ -119,5 +166,53 @@ mod tests {
         assert_eq!(line("plans.p.limits.body_bytes"), "5 from berth.yaml:10");
         assert_eq!(line("data.way_back_days"), "7 from default");
         assert!(shown.iter().all(|one| !one.value.contains("hunter2")), "{shown:#?}");
+    }
+
+    #[test]
+    fn what_stands_beside_a_reference_in_a_url_or_in_a_command_is_masked_too() {
+        let text = r#"stack: s
+services:
+  web:
+    command: [./web, --token, hunter2, --api-key=hunter2, "--db=redis://u:hunter2@c/0", --port, "80"]
+    migrate: [sh, -c, "DB_PASSWORD=hunter2 ./migrate --secret hunter2 --all"]
+    health: /h
+    env:
+      TOKEN: "${A}hunter2"
+      BOTH: "postgres://u:${A}hunter2@h/db?sslmode=require&password=hunter2"
+      PAIR_SECRET: "${A}-${B}"
+      CASH_SECRET: "$${hunter2}"
+      ENCRYPTION_KEY: hunter2
+      APP_KEY: hunter2
+      LIVE_VIEW_SIGNING_SALT: hunter2
+      SENTRY_DSN: https://hunter2@sentry.example.com/1
+limits: { quantities: { tokens_per_day: 5000 } }
+plans: { p: { price: 1, class: shared } }
+"#;
+        let stack =
+            parse_layers(&[("berth.yaml", text)], None, &no_files).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let tree = tree::parse(text).unwrap();
+        let shown = show(&stack, &[Layer { name: "berth.yaml", tree: &tree }]);
+        assert!(shown.iter().all(|one| !one.value.contains("hunter2")), "{shown:#?}");
+        let value = |key: &str| {
+            let one = shown.iter().find(|one| one.key == key).unwrap_or_else(|| panic!("{key} is not shown"));
+            one.value.replace(MASK, "*")
+        };
+        for (key, expected) in [
+            ("services.web.command[0]", "./web"),
+            ("services.web.command[1]", "--token"),
+            ("services.web.command[2]", "*"),
+            ("services.web.command[3]", "--api-key=*"),
+            ("services.web.command[4]", "--db=redis://u:*@c/0"),
+            ("services.web.command[6]", "80"),
+            ("services.web.migrate[2]", "DB_PASSWORD=* ./migrate --secret * --all"),
+            ("services.web.env.TOKEN", "${A}*"),
+            ("services.web.env.BOTH", "postgres://u:${A}*@h/db?sslmode=require&password=*"),
+            ("services.web.env.PAIR_SECRET", "${A}-${B}"),
+            ("services.web.env.ENCRYPTION_KEY", "*"),
+            ("services.web.env.SENTRY_DSN", "*"),
+            ("plans.p.limits.quantities.tokens_per_day", "5000"),
+        ] {
+            assert_eq!(value(key), expected, "{key}");
+        }
     }
 }

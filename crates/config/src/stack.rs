@@ -419,8 +419,32 @@ pub struct Cell {
     #[serde(default, skip_serializing_if = "Shape::is_empty")]
     pub shape: Shape,
     /// Of the machine that carries its database and members, where one machine carries them all.
-    #[serde(default, skip_serializing_if = "Shape::is_empty")]
-    pub server: Shape,
+    #[serde(default, skip_serializing_if = "Server::is_empty")]
+    pub server: Server,
+}
+
+/// What a machine has, and which programs it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    #[serde(flatten)]
+    pub shape: Shape,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arch: Option<Arch>,
+}
+
+impl Server {
+    pub const fn is_empty(&self) -> bool {
+        self.shape.is_empty() && self.arch.is_none()
+    }
+}
+
+/// As `uname -m` says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arch {
+    #[serde(rename = "x86_64")]
+    X86_64,
+    Aarch64,
 }
 
 /// An adapter and its own settings, which only the adapter understands.

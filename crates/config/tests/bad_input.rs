@@ -2,7 +2,7 @@
 //! with a place, or means what it meant.
 
 use berth_config::{Environment, Stack, no_files, parse, tree};
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 fn folder() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples")
@@ -10,25 +10,70 @@ fn folder() -> std::path::PathBuf {
 
 fn read(text: &str, example: &str) -> Result<Stack, berth_config::Mistakes> {
     let files = |name: &str| fs::read_to_string(folder().join(example).join(name));
-    parse(text, Some(&Environment::default()), &files)
+    // Variables are not looked up: a text that refers to one would be refused from there on, wherever it ends.
+    parse(text, None, &files)
+}
+
+/// Every value of a tree by its path, as text.
+fn values(value: &serde_json::Value, path: &str, found: &mut BTreeMap<String, String>) {
+    let text = match value {
+        serde_json::Value::Object(map) => {
+            for (key, value) in map {
+                values(value, &format!("{path}.{key}"), found);
+            }
+            return;
+        }
+        serde_json::Value::Array(items) => {
+            for (n, value) in items.iter().enumerate() {
+                values(value, &format!("{path}[{n}]"), found);
+            }
+            return;
+        }
+        serde_json::Value::Null => String::new(),
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string().trim_end_matches(".0").to_owned(),
+    };
+    found.insert(path.to_owned(), text);
+}
+
+fn values_of(text: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    values(&berth_config::json(&tree::parse(text).expect("it was read a moment ago")), "", &mut found);
+    found
 }
 
 /// At every byte at which a text can be cut off.
 fn cut_off(example: &str) {
     let text = fs::read_to_string(folder().join(example).join("berth.yaml")).expect("it is part of the repository");
-    let mut taken = 0;
+    let whole = values_of(&text);
+    let (mut taken, mut refused) = (0, 0);
     for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)) {
         match read(&text[..end], example) {
-            // Where a line ends the rest is a file too; whoever sends files says how long they are.
-            Ok(_) => taken += 1,
+            // Where a line ends the rest is a file too; whoever sends files says how long they are. What it says is
+            // what the whole says there, but for the value that was cut.
+            Ok(_) => {
+                taken += 1;
+                let differing: Vec<_> = values_of(&text[..end])
+                    .into_iter()
+                    .filter(|(path, value)| whole.get(path) != Some(value))
+                    .collect();
+                let cut = |(path, value): &(String, String)| {
+                    value.is_empty() || whole.get(path).is_some_and(|all| all.starts_with(value.as_str()))
+                };
+                assert!(differing.len() <= 1 && differing.iter().all(cut), "cut at {end}: {differing:?}");
+            }
             Err(mistakes) => {
+                refused += 1;
                 for mistake in mistakes.iter() {
                     assert!(mistake.line.is_some() || !mistake.key.is_empty(), "cut at {end}: no place: {mistakes}");
                 }
             }
         }
     }
-    assert!(taken < text.len(), "something is refused");
+    // Within keys, quotes, brackets and what has to be there.
+    assert!(refused > text.len() / 10 && taken > 0, "{refused} refused, {taken} taken of {}", text.len());
+    let first = text.find("health:").expect("a web service says it");
+    assert!(read(&text[..first], example).is_err(), "half a service is none");
 }
 
 #[test]

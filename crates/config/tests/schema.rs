@@ -35,6 +35,8 @@ fn known_to_the_schema(place: &[&str]) -> BTreeSet<String> {
     for name in place {
         node = resolved(&root, node);
         let open = node.get("additionalProperties").filter(|open| open.is_object());
+        let named = |node: &Value| node.pointer(&format!("/properties/{name}")).is_some();
+        node = ways(node).into_iter().find(|way| named(way)).unwrap_or(node);
         node = match node.pointer(&format!("/properties/{name}")) {
             Some(inner) => inner,
             None if *name == "[]" => node.get("items").expect("a list has items"),
@@ -42,8 +44,16 @@ fn known_to_the_schema(place: &[&str]) -> BTreeSet<String> {
         };
     }
     let node = resolved(&root, node);
-    assert_eq!(node.get("additionalProperties"), Some(&Value::Bool(false)), "{place:?} takes any key");
-    node["properties"].as_object().expect("a map has properties").keys().cloned().collect()
+    let keys = |way: &Value| {
+        assert_eq!(way.get("additionalProperties"), Some(&Value::Bool(false)), "{place:?} takes any key");
+        way["properties"].as_object().expect("a map has properties").keys().cloned().collect::<Vec<_>>()
+    };
+    ways(node).into_iter().flat_map(keys).collect()
+}
+
+/// What a value may be: itself, or one of several.
+fn ways(node: &Value) -> Vec<&Value> {
+    node.get("oneOf").and_then(Value::as_array).map_or_else(|| vec![node], |ways| ways.iter().collect())
 }
 
 #[test]
@@ -69,7 +79,17 @@ fn reader_and_schema_know_the_same_keys_everywhere() {
         &["headers"],
         &["compression"],
         &["data"],
+        &["data", "redis"],
+        &["data", "objects"],
         &["data", "hooks"],
+        &["data", "hooks", "create"],
+        &["data", "hooks", "suspend"],
+        &["data", "hooks", "resume"],
+        &["data", "hooks", "plan"],
+        &["data", "hooks", "delete"],
+        &["archives"],
+        &["archives", "s3"],
+        &["placement"],
         &["data", "links", "[]"],
         &["plans", "p"],
         &["plans", "p", "limits"],
@@ -80,6 +100,7 @@ fn reader_and_schema_know_the_same_keys_everywhere() {
         &["registries", "r.example.com"],
         &["modes"],
         &["modes", "multi_tenant"],
+        &["modes", "single_tenant"],
         &["budget"],
         &["alerts"],
         &["alerts", "cpu_percent"],

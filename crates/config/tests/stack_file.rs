@@ -170,6 +170,23 @@ orchestration: { inCluster: true, chartPath: ./c, defaults: { resourceLimits: { 
 }
 
 #[test]
+fn what_berth_does_not_carry_out_is_not_said_to_be_by_berth() {
+    let sections = "alerts: { by: berth, down_s: { critical: 300 } }
+backups: { by: Berth itself, every: 1h, to: elsewhere }
+failover: { by: BERTH, to: elsewhere }
+";
+    let found = mistakes(&format!("{GOOD}{sections}"));
+    for says in
+        ["Berth sends no alerts itself", "Berth makes no backups of cells yet", "Berth carries out no failover yet"]
+    {
+        assert!(found.contains(says), "{says}: {found}");
+    }
+    let others =
+        sections.replace("berth,", "a mailer,").replace("Berth itself", "pgBackRest").replace("BERTH", "Patroni");
+    assert!(parse(&format!("{GOOD}{others}"), None, &no_files).is_ok());
+}
+
+#[test]
 fn a_file_that_is_no_yaml_says_where() {
     for (text, expected) in [
         ("", "should be a map of keys and values, is empty"),
@@ -409,10 +426,11 @@ fn an_authority_is_lets_encrypts_unless_another_is_named_and_none_unless_asked_f
     let none = read("https: {}");
     assert_eq!((none.https.acme, none.hosts), (None, Hosts::default()));
     let text = "hosts: { own: [a.test], proof: required, resolver: 1.1.1.1 }\nhttps: { acme: { directory: 'https://ca.test/dir', \
-                challenge: tls-alpn-01, email: ops@a.test, ca_file: /ca.pem }, port: 8443, keys_over_plain_http: true }";
+                challenge: tls-alpn-01, email: ops@a.test, ca_file: /ca.pem }, port: 8443, keys_over_plain_http: true, members_over_plain_http: true }";
     let all = read(text);
     assert_eq!(all.hosts.resolver, Some("1.1.1.1:53".parse().unwrap()));
     assert_eq!((all.hosts.proof, all.https.port), (HostProofs::Required, Some(8443)));
+    assert_eq!((all.https.members_over_plain_http, none.https.members_over_plain_http), (Some(true), None));
     // As it is stored and read again.
     let again: Stack = serde_json::from_value(serde_json::to_value(&all).unwrap()).unwrap();
     assert_eq!(again, all);

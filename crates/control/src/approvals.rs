@@ -3,8 +3,11 @@
 //! What is agreed to is a row first and a move second: a server that dies between the two leaves a row that another one
 //! carries out. Never proposes anything: `judge` does.
 
-use crate::{App, Caller, Change, ControlError, Kind, Permit, Read, Scope, audited, decide, moves, tenants};
+use crate::{
+    App, Caller, Change, ControlError, Kind, Permit, Read, Scope, audited, decide, moves, placing::Decided, tenants,
+};
 use berth_domain::{ApprovalId, ApprovalState, CellClass, CellName, CellState, OperationId, PlanName, TenantState};
+use berth_placement::Profile;
 use berth_store::{Approval, ApprovalFilter, Cell, Tenant};
 use berth_usage::Place;
 use berth_wire as wire;
@@ -42,8 +45,8 @@ pub async fn approve(app: &App, permit: &Permit<Change>, id: ApprovalId) -> Resu
     view(known(app, id).await?)
 }
 
-/// Does not agree; the same is not proposed again for a month. One that is agreed to and waits for a place can still be
-/// taken back.
+/// Does not agree; the same is not proposed again for a month, unless its place breaks a standard, its residency or its
+/// number of regions. One that is agreed to and waits for a place can still be taken back.
 pub async fn reject(
     app: &App,
     permit: &Permit<Change>,
@@ -132,7 +135,9 @@ async fn attempt(app: &App, approval: &Approval) -> Result<Attempt, ControlError
     // A place of the right class that breaks what the tenant needs is left all the same.
     let decision: berth_placement::Decision = serde_json::from_value(approval.decision.clone())?;
     let breaks = decision.refused.iter().any(|r| r.cell.is_some() && r.cell == now.cell && r.constraint != "capacity");
-    let leaves = approval.direction == "across" || (breaks && then.cell.is_some());
+    // A cell of its own is made where none stands; a shared one is not.
+    let has_place = then.cell.is_some() || then.class == CellClass::Dedicated;
+    let leaves = approval.direction == "across" || (breaks && has_place);
     let here = now.cell.as_deref() == Some(tenant.cell_name.as_str());
     if tenant.cell_class == then.class && !(leaves && here) {
         if tenant.plan != plan {
@@ -150,7 +155,7 @@ async fn attempt(app: &App, approval: &Approval) -> Result<Attempt, ControlError
     if let Some(cell) = named.as_ref().filter(|_| then.class != CellClass::Dedicated) {
         // What the tenant has to meet may be more by now than when this was proposed.
         let engine = decide::engine(app).await?;
-        let needs = crate::judge::profile(app, &engine, &tenant).await?;
+        let needs = Profile { cell: None, ..crate::judge::profile(app, &engine, &tenant).await? };
         let ranked = engine.cells_for(then.class, plan.as_str(), &needs).map_err(ControlError::BadProfile)?;
         if !ranked.contains(&cell.name.as_str()) {
             return Ok(Attempt::Over(format!("cell {} no longer meets what the tenant needs", cell.name)));
@@ -169,7 +174,9 @@ async fn attempt(app: &App, approval: &Approval) -> Result<Attempt, ControlError
     // The plan comes with the move or not at all: without a place it would be a dear plan in a cheap one, or a small one
     // that keeps less.
     let to = named.as_ref().map(|cell| &cell.name);
-    let operation = moves::start_on(app, &permit, &who, to, Some(&plan)).await?;
+    let decided = decision.provider.as_deref().zip(decision.regions.first());
+    let decided = decided.map(|(provider, region)| Decided { provider, region });
+    let operation = moves::start_on(app, &permit, &who, to, Some(&plan), decided).await?;
     Ok(Attempt::Done(Some(operation.id)))
 }
 
@@ -195,8 +202,8 @@ async fn better(
         return Ok(Better::Any);
     }
     let engine = decide::engine(app).await?;
-    let ranked =
-        engine.cells_for(class, plan.as_str(), &decide::profile_of(tenant)?).map_err(ControlError::BadProfile)?;
+    let needs = Profile { cell: None, ..decide::needs_of(&app.stack().await?.stack, tenant)? };
+    let ranked = engine.cells_for(class, plan.as_str(), &needs).map_err(ControlError::BadProfile)?;
     let Some(name) = ranked.into_iter().find(|name| !bad.contains(name)) else { return Ok(Better::None) };
     let cell = app.store().cell_by_name(&CellName::new(name)?).await?;
     Ok(cell.map_or(Better::None, |cell| Better::Cell(Box::new(cell))))

@@ -1,7 +1,7 @@
 //! What providers sell: the shipped catalogue with what the stack file in force says over it. Changes nothing.
 
 use crate::{App, ControlError, Permit, Read, decide};
-use berth_placement::{Catalogue, Micros, Place, Provider};
+use berth_placement::{Catalogue, Micros, Place, Provider, RateLimit, ShapeKind};
 use berth_wire as wire;
 use jiff::{Timestamp, tz::TimeZone};
 
@@ -34,10 +34,7 @@ fn provider(catalogue: &Catalogue, name: &str, it: &Provider) -> wire::Catalogue
             region: region.name.clone(),
             residency: region.residency.clone(),
             near_ms: site.near_ms,
-            trust: serde_json::to_value(site.trust)
-                .ok()
-                .and_then(|trust| trust.as_str().map(str::to_owned))
-                .unwrap_or_default(),
+            trust: site.trust.as_str().to_owned(),
         }
     });
     let shapes = it.shapes.iter().map(|(name, shape)| wire::CatalogueShape {
@@ -48,12 +45,22 @@ fn provider(catalogue: &Catalogue, name: &str, it: &Provider) -> wire::Catalogue
         cpu_millis: shape.cpu_millis,
         memory_mib: shape.memory_mib,
         disk_gib: shape.disk_gib,
+        egress_gib: Some(shape.egress_gib).filter(|gib| *gib > 0),
+        arch: (shape.kind == ShapeKind::Server).then(|| shape.arch.as_str().to_owned()),
+        regions: shape.regions.clone(),
+        source: shape.source.clone(),
     });
     let quotas = it.quotas.iter().map(|quota| wire::CatalogueQuota {
         what: quota.what.clone(),
         amount: quota.amount,
         source: quota.source.clone(),
     });
+    let credits = it.credits.iter().map(|credit| wire::CatalogueCredit {
+        what: credit.what.clone(),
+        amount: amount(credit.amount),
+        expires: credit.expires.clone(),
+    });
+    let limit = |limit: RateLimit| wire::CatalogueRateLimit { requests: limit.requests, per_s: limit.per_s };
     wire::CatalogueProvider {
         name: name.to_owned(),
         title: it.title.clone(),
@@ -64,6 +71,8 @@ fn provider(catalogue: &Catalogue, name: &str, it: &Provider) -> wire::Catalogue
         regions: regions.collect(),
         shapes: shapes.collect(),
         quotas: quotas.collect(),
+        credits: credits.collect(),
+        rate_limit: it.rate_limit.map(limit),
     }
 }
 
@@ -80,5 +89,6 @@ fn offer(catalogue: &Catalogue, name: &str, place: &Place) -> wire::CatalogueOff
         throughput_per_s: place.promises.throughput_per_s,
         users: place.promises.users,
         upload_bytes: place.promises.upload_bytes,
+        trust: place.trust.as_str().to_owned(),
     }
 }

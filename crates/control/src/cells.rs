@@ -26,14 +26,16 @@ pub async fn create(
     permit: &Permit<Change>,
     wanted: wire::CellCreate,
 ) -> Result<wire::Operation, ControlError> {
-    create_at(app, permit, wanted, Shape::default()).await
+    create_at(app, permit, wanted, Shape::default(), Shape::default()).await
 }
 
-/// The same in a place that has so much, where that is known: the cell asks for no more.
+/// The same of a cell that has to be so large at least, in a place that has so much, where that is known: the cell asks for
+/// no more.
 pub(crate) async fn create_at(
     app: &App,
     permit: &Permit<Change>,
     wanted: wire::CellCreate,
+    least: Shape,
     has: Shape,
 ) -> Result<wire::Operation, ControlError> {
     app.writable().await?;
@@ -47,11 +49,20 @@ pub(crate) async fn create_at(
     };
     let (class, region) = (wanted.class, wanted.region);
     let mut new = like_others(&in_force, wanted.name, class, provider.to_string(), region, wanted.max_tenants)?;
-    new.shape = serde_json::to_value(within(serde_json::from_value(new.shape)?, has))?;
+    new.shape = serde_json::to_value(within(larger(serde_json::from_value(new.shape)?, least), has))?;
     let mut tx = app.store().begin().await?;
     let started = reserve(app, &mut tx, permit, &new).await?;
     tx.commit().await?;
     Ok(views::operation(started, Vec::new()))
+}
+
+/// The larger of both, one by one.
+pub(crate) fn larger(one: Shape, other: Shape) -> Shape {
+    Shape {
+        cpu_millis: one.cpu_millis.max(other.cpu_millis),
+        memory_mib: one.memory_mib.max(other.memory_mib),
+        disk_gib: one.disk_gib.max(other.disk_gib),
+    }
 }
 
 fn within(wanted: Shape, has: Shape) -> Shape {

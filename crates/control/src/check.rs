@@ -31,6 +31,7 @@ pub async fn run(app: &App, _permit: &Permit<Read>, asked: &wire::CheckAsk) -> R
             .into_iter()
             .map(|it| wire::CheckSilenced { finding: finding(it.finding), reason: it.reason })
             .collect(),
+        stated: report.stated,
     })
 }
 

@@ -6,9 +6,9 @@ use crate::{
     App, Change, ControlError, Permit, Read, app::StackInForce, audited, costs::prices, judge, tenants,
     workflows::measured,
 };
-use berth_config::Stack;
+use berth_config::{Shape, Stack};
 use berth_domain::{CellClass, CellName, CellState, Cents};
-use berth_placement::{Catalogue, CellFacts, Engine, Measured, Mistakes, PlanFacts, Policy, Profile};
+use berth_placement::{Catalogue, CellFacts, Engine, Measured, Mistakes, PlanFacts, Policy, Profile, Size, TRAFFIC};
 use berth_store::{Cell, CellFigure, Tenant};
 use berth_wire as wire;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
@@ -17,6 +17,7 @@ use std::{
     collections::BTreeSet,
     sync::{Mutex, PoisonError},
 };
+use tracing::warn;
 
 /// Confidence is counted over neighbours drawn by it: a fixed one, so that the same question has the same answer.
 pub(crate) const SEED: u64 = 1;
@@ -60,18 +61,32 @@ pub async fn set_profile(
 ) -> Result<wire::Profile, ControlError> {
     app.writable().await?;
     let tenant = tenants::known(app, who).await?;
-    let profile = Profile { cell: None, ..engine_profile(wanted)? };
-    let faults = profile.faults(engine(app).await?.catalogue());
-    if !faults.is_empty() {
-        return Err(ControlError::BadProfile(faults));
-    }
+    let engine = engine(app).await?;
+    let profile = checked(engine.catalogue(), wanted)?;
     let after = serde_json::to_value(&profile)?;
     let mut tx = app.store().begin().await?;
     tx.tenant_set_profile(tenant.id, &after).await?;
     let before = tenant.settings.get("profile").cloned();
     audited(&mut tx, permit, "tenant.profile", &format!("tenant/{}", tenant.name), before, Some(after.clone())).await?;
     tx.commit().await?;
+    // A place that breaks it is said now and not by tomorrow's look. The profile is kept whatever comes of that.
+    if let Err(error) = judge_now(app, &engine, &tenant).await {
+        warn!(tenant = %tenant.name, error = error.full(), "tenant {} is judged later: {}", tenant.name, error.full());
+    }
     Ok(serde_json::from_value(after)?)
+}
+
+async fn judge_now(app: &App, engine: &Engine, tenant: &Tenant) -> Result<(), ControlError> {
+    let Some(tenant) = app.store().tenant_get(tenant.id).await?.filter(judge::is_judged) else { return Ok(()) };
+    judge::judge(app, engine, &app.stack().await?.stack.usage, &tenant).await?;
+    Ok(())
+}
+
+/// A profile that somebody can be placed by, or everything wrong in it.
+pub(crate) fn checked(catalogue: &Catalogue, wanted: wire::Profile) -> Result<Profile, ControlError> {
+    let profile = Profile { cell: None, ..engine_profile(wanted)? };
+    let faults = profile.faults(catalogue);
+    if faults.is_empty() { Ok(profile) } else { Err(ControlError::BadProfile(faults)) }
 }
 
 fn answer(engine: &Engine, tenant: &str, profile: &Profile) -> Result<wire::Decision, ControlError> {
@@ -90,9 +105,17 @@ pub(crate) fn profile_of(tenant: &Tenant) -> Result<Profile, ControlError> {
     Ok(Profile { cell: Some(tenant.cell_name.to_string()), ..profile })
 }
 
+/// The same with the region that the stack file binds the tenant to: what a decision about it has to keep.
+pub(crate) fn needs_of(stack: &Stack, tenant: &Tenant) -> Result<Profile, ControlError> {
+    let bound = stack.residence(&tenant.name).filter(|home| home.bound);
+    Ok(Profile { region: bound.map(|home| home.region.to_owned()), ..profile_of(tenant)? })
+}
+
 /// What was said now stands before what is stored.
 pub(crate) fn over(stored: Profile, now: Profile) -> Profile {
     let or = |now: Vec<String>, stored: Vec<String>| if now.is_empty() { stored } else { now };
+    // What is said now counts, and not what was measured.
+    let sent_bytes = if now.quantities.contains_key(TRAFFIC) { None } else { stored.sent_bytes };
     let mut quantities = stored.quantities;
     quantities.extend(now.quantities);
     let mut errors = stored.forecast_error_percent;
@@ -104,6 +127,8 @@ pub(crate) fn over(stored: Profile, now: Profile) -> Profile {
         regions: now.regions.or(stored.regions),
         compliance: or(now.compliance, stored.compliance),
         residency: now.residency.or(stored.residency),
+        region: now.region.or(stored.region),
+        sent_bytes,
         latency_ms: now.latency_ms.or(stored.latency_ms),
         throughput_per_s: now.throughput_per_s.or(stored.throughput_per_s),
         users: now.users.or(stored.users),
@@ -177,6 +202,15 @@ fn policy(stack: &Stack) -> Result<Policy, String> {
     Ok(policy)
 }
 
+/// What is asked of a policy when it is applied, and not of one that is in force: that whoever lives alone has a class.
+pub(crate) fn leaves_a_class(policy: &Policy) -> Result<(), ControlError> {
+    alone(policy).map_err(|says| ControlError::BadPlacement { key: "placement.policy".to_owned(), says })
+}
+
+fn alone(policy: &Policy) -> Result<(), String> {
+    policy.check_alone().map_err(|fault| format!("{fault} ({})", fault.hint()))
+}
+
 /// Every mistake in what the stack file says of placement, with its key.
 pub(crate) fn wrong_settings(stack: &Stack, day: Date) -> Vec<(String, String)> {
     let mut wrong = Vec::new();
@@ -187,7 +221,9 @@ pub(crate) fn wrong_settings(stack: &Stack, day: Date) -> Vec<(String, String)> 
             (format!("placement.catalogue{below}"), format!("{} ({})", mistake.fault, mistake.fault.hint()))
         })),
     }
-    wrong.extend(policy(stack).err().map(|says| ("placement.policy".to_owned(), says)));
+    wrong.extend(
+        policy(stack).and_then(|policy| alone(&policy)).err().map(|says| ("placement.policy".to_owned(), says)),
+    );
     wrong
 }
 
@@ -248,6 +284,7 @@ pub(crate) fn declared_price(stack: &Stack, name: &CellName, class: CellClass) -
 fn facts(in_force: &StackInForce, catalogue: &Catalogue, figures: &[CellFigure], cell: Cell) -> CellFacts {
     let stack = &in_force.stack;
     let (provider, sites) = place(stack, catalogue, &cell.provider, cell.region.as_deref());
+    let shape: Shape = serde_json::from_value(cell.shape).unwrap_or_default();
     let figure =
         |what: &str| figures.iter().find(|it| it.cell == cell.id && it.figure.what == what).map(|it| it.figure.value);
     CellFacts {
@@ -261,6 +298,16 @@ fn facts(in_force: &StackInForce, catalogue: &Catalogue, figures: &[CellFigure],
         max_tenants: u32::try_from(cell.max_tenants).unwrap_or(0),
         takes_tenants: cell.state == CellState::Ready,
         promises: None,
+        size: size(shape),
+    }
+}
+
+pub(crate) fn size(shape: Shape) -> Size {
+    let amount = |amount: Option<u32>| amount.map(u64::from);
+    Size {
+        cpu_millis: amount(shape.cpu_millis),
+        memory_mib: amount(shape.memory_mib),
+        disk_gib: amount(shape.disk_gib),
     }
 }
 

@@ -19,9 +19,12 @@ pub(crate) async fn of(app: &App, edge: &EdgeName) -> Result<EdgeSettings, Contr
         Err(ControlError::NoStack) => return Ok(EdgeSettings { draining_ms, ..EdgeSettings::default() }),
         Err(error) => return Err(error),
     };
+    let tls_outside = in_force.stack.https.members_over_plain_http == Some(false);
     let web = in_force.stack.services.iter().filter(|(_, service)| service.role == ServiceRole::Web);
     Ok(EdgeSettings {
-        services: web.map(|(name, own)| (name.clone(), service(app, &own.edge))).collect(),
+        services: web
+            .map(|(name, own)| (name.clone(), ServiceSettings { tls_outside, ..service(app, &own.edge) }))
+            .collect(),
         cookie_key: Hidden::new(app.store().cookie_key().expose_secret().to_owned()),
         draining_ms,
         https: HttpsSettings {
@@ -133,6 +136,7 @@ fn service(app: &App, from: &ServiceEdge) -> ServiceSettings {
         ca_pem: from.ca.clone(),
         server_name: from.server_name.as_ref().map(ToString::to_string),
         signature_key: from.signature_key.as_ref().and_then(|template| signature_key(app, template)),
+        tls_outside: false,
     }
 }
 

@@ -131,6 +131,8 @@ pub enum ControlError {
     NoRoomInRegion { class: CellClass, tenant: TenantName, region: String },
     #[error("tenant `{tenant}` belongs to the region `{region}`, where cell `{cell}` is not")]
     OtherRegion { tenant: TenantName, region: String, cell: CellName },
+    #[error("{}", told::unfit(.tenant, .place, .refused))]
+    Unfit { tenant: TenantName, place: String, refused: Box<berth_placement::Refusal> },
     #[error("cell `{cell}` is full: {tenants} of {most} tenants")]
     CellFull { cell: CellName, tenants: i64, most: i32 },
     #[error("cell `{cell}` is {state} and takes no tenants")]
@@ -340,6 +342,7 @@ impl ControlError {
             | Self::LacksBeside { .. }
             | Self::OddObject { .. }
             | Self::CacheBecomesStore
+            | Self::Unfit { .. }
             | Self::NoDatabase(_) => Kind::Conflict,
             Self::NoRoom { .. } | Self::NoRoomInRegion { .. } | Self::CellFull { .. } => Kind::Full,
             Self::Stale(_) => Kind::Stale,
@@ -409,6 +412,7 @@ impl ControlError {
             Self::NoRoom { .. } => "no_room",
             Self::NoRoomInRegion { .. } => "no_room_in_region",
             Self::OtherRegion { .. } => "other_region",
+            Self::Unfit { .. } => "constraint_broken",
             Self::CellFull { .. } => "cell_full",
             Self::CellNotReady { .. } => "cell_not_ready",
             Self::CellState { .. } => "cell_state",
@@ -510,6 +514,10 @@ impl ControlError {
             Self::NoOutside => "use a program with the feature `acme`, as releases have it",
             Self::NoRoom { .. } => "add a cell to the stack file, or `berth cell create`",
             Self::NoRoomInRegion { .. } => "add a cell with that `region`, or change `tenants.region_routing`",
+            Self::Unfit { .. } => {
+                "`berth decide` names places that keep what the profile says; \
+                 `berth decide TENANT --profile FILE --keep` changes that of a tenant that there is"
+            }
             Self::OtherRegion { .. } => "name a cell there, or change `tenants.region_routing.tenant_region_mapping`",
             Self::CellFull { .. } | Self::CellNotReady { .. } => "without a named cell one with room is chosen",
             Self::CellState { .. } => "`berth cell show` tells what is being done with it",

@@ -4,8 +4,8 @@
 //! cell unless it is asked to: otherwise that is said, and a person does it.
 
 use crate::{App, Change, ControlError, Permit, Read, cells, costs::prices, decide, judge, moves};
-use berth_config::Shape;
-use berth_domain::{CellName, CellState, Cents, ProviderName, TenantState};
+use berth_config::{Shape, Stack};
+use berth_domain::{CellClass, CellName, CellState, Cents, ProviderName, TenantState};
 use berth_placement::{
     Place,
     fleet::{self, Fleet, FleetPlan, Opened, PlacedTenant},
@@ -169,10 +169,26 @@ async fn open(
         memory_mib: amount(place.memory_mib),
         disk_gib: amount(place.disk_gib),
     };
-    Ok(match cells::create_at(app, permit, create, has).await {
+    let least = promised(&in_force.stack, place.class, has);
+    Ok(match cells::create_at(app, permit, create, least, has).await {
         Ok(operation) => wire::FleetCell { cell: name.to_string(), ..said(Some(operation.id), None) },
         Err(error) => said(None, Some(error.to_string())),
     })
+}
+
+/// The most that a plan promises of such a cell, of those plans that the place holds: it is opened for one of them.
+fn promised(stack: &Stack, class: CellClass, has: Shape) -> Shape {
+    if class != CellClass::Dedicated {
+        return Shape::default();
+    }
+    let holds = |shape: &Shape| {
+        let enough = |promised: Option<u32>, has: Option<u32>| promised.unwrap_or(0) <= has.unwrap_or(0);
+        enough(shape.cpu_millis, has.cpu_millis)
+            && enough(shape.memory_mib, has.memory_mib)
+            && enough(shape.disk_gib, has.disk_gib)
+    };
+    let plans = stack.plans.values().filter(|plan| plan.class == class).map(|plan| plan.shape);
+    plans.filter(holds).fold(Shape::default(), cells::larger)
 }
 
 async fn close(app: &App, permit: &Permit<Change>, name: &str) -> wire::FleetCell {
@@ -203,6 +219,7 @@ pub async fn simulate(
 /// for each; who was never judged needs what its profile says.
 async fn known(app: &App) -> Result<(Fleet, Vec<Cents>), ControlError> {
     let engine = decide::engine(app).await?;
+    let in_force = app.stack().await?;
     let mut needs = app.store().judgement_needs().await?;
     let mut tenants = Vec::new();
     let mut after = None;
@@ -212,7 +229,7 @@ async fn known(app: &App) -> Result<(Fleet, Vec<Cents>), ControlError> {
         after = Some(last.name.clone());
         for tenant in &page {
             if matches!(tenant.state, TenantState::Active | TenantState::Moving | TenantState::Suspended) {
-                let mut profile = decide::profile_of(tenant)?;
+                let mut profile = decide::needs_of(&in_force.stack, tenant)?;
                 if let Some(needs) = needs.remove(&tenant.id) {
                     serde_json::from_value::<judge::Needs>(needs)?.add_to(&mut profile);
                 }

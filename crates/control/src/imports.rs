@@ -2,14 +2,14 @@
 //! looked at when the import is asked for, and tried before anything stays.
 
 use crate::{
-    App, Change, ControlError, Permit, StackInForce, archives, audited, moves,
+    App, Change, ControlError, Permit, StackInForce, archives, audited, decide, moves,
     operations::{self, Begun},
     placing::{self, Place, Wanted},
-    tenants, views,
+    releases, tenants, views,
     workflows::{IMPORT_TENANT, ImportTenant, reserved},
 };
-use berth_domain::{MoveId, OperationId, OperationState, Plan, TenantId, TenantKey};
-use berth_mover::{Archive, ArchivePath, IdleFolder};
+use berth_domain::{CellState, MoveId, OperationId, OperationState, Plan, TenantId, TenantKey};
+use berth_mover::{Archive, ArchivePath, Archives, IdleFolder, MoveError, Obstacle};
 use berth_placement::Profile;
 use berth_store::NewTenant;
 use berth_wire as wire;
@@ -101,6 +101,7 @@ struct Looked {
     archive: Archive,
     key: TenantKey,
     plan: Plan,
+    profile: Profile,
     place: Place,
     in_force: std::sync::Arc<StackInForce>,
 }
@@ -120,19 +121,51 @@ async fn look(app: &App, wanted: &wire::TenantImport) -> Result<Looked, ControlE
     if !app.store().tenants_called(std::slice::from_ref(&called)).await?.is_empty() {
         return Err(ControlError::KeyTaken(key.to_string()));
     }
-    let profile = Profile::default();
+    let profile = match wanted.profile.clone() {
+        Some(profile) => decide::checked(&decide::settings(&in_force.stack)?.0, profile)?,
+        None => Profile::default(),
+    };
     let place = placing::choose(app, &in_force, &place_for(wanted, &plan, &profile)).await?;
-    if let Place::Existing(cell) = &place {
-        let cell = app.cell(*cell).await?;
-        let spec = moves::spec_in(app, MoveId::new(wanted.archive.uuid()), &key, &cell).await?;
-        berth_mover::look_import(&spec, &store, &at).await.map_err(ControlError::Import)?;
+    match &place {
+        Place::Existing(cell) => {
+            let cell = app.cell(*cell).await?;
+            let spec = moves::spec_in(app, MoveId::new(wanted.archive.uuid()), &key, &cell).await?;
+            berth_mover::look_import(&spec, &store, &at).await.map_err(ControlError::Import)?;
+        }
+        Place::New(_) => look_elsewhere(app, wanted.archive, &key, (&store, &at)).await?,
     }
-    Ok(Looked { archive, key, plan, place, in_force })
+    Ok(Looked { archive, key, plan, profile, place, in_force })
+}
+
+/// A cell that is made gets the schema of those that run the present release: one of them tells now what the new one would
+/// tell when it stands. What else it lacks is its own.
+async fn look_elsewhere(
+    app: &App,
+    archive: OperationId,
+    key: &TenantKey,
+    (store, at): (&Archives, &ArchivePath),
+) -> Result<(), ControlError> {
+    let release = app.store().release_current().await?;
+    for cell in app.store().cell_list().await? {
+        if cell.state != CellState::Ready || cell.release != release || app.is_foreign(&cell).await? {
+            continue;
+        }
+        let Ok(spec) = moves::spec_in(app, MoveId::new(archive.uuid()), key, &cell).await else { continue };
+        return match berth_mover::look_import(&spec, store, at).await {
+            Err(MoveError::Obstacles(mut found)) => {
+                found.retain(|obstacle| matches!(obstacle, Obstacle::SchemaDiffers { .. }));
+                if found.is_empty() { Ok(()) } else { Err(ControlError::Import(MoveError::Obstacles(found))) }
+            }
+            Err(unfit @ MoveError::ArchiveUnfit { .. }) => Err(ControlError::Import(unfit)),
+            Ok(_) | Err(_) => Ok(()),
+        };
+    }
+    Ok(())
 }
 
 fn place_for<'w>(wanted: &'w wire::TenantImport, plan: &Plan, profile: &'w Profile) -> Wanted<'w> {
     let (plan_name, tenant, named) = (&wanted.plan, &wanted.name, wanted.cell.as_ref());
-    Wanted { class: plan.class, plan: plan_name, tenant, profile, named, from: None }
+    Wanted { class: plan.class, plan: plan_name, tenant, profile, named, from: None, decided: None }
 }
 
 /// What it would bring, and where. Changes nothing.
@@ -168,12 +201,15 @@ pub async fn start(
 ) -> Result<wire::Operation, ControlError> {
     app.writable().await?;
     let found = look(app, &wanted).await?;
-    let profile = Profile::default();
-    let place = place_for(&wanted, &found.plan, &profile);
+    let place = place_for(&wanted, &found.plan, &found.profile);
     let id = TenantId::new(Uuid::now_v7());
-    let new =
-        NewTenant { id, name: wanted.name.clone(), key: found.key, plan: wanted.plan.clone(), settings: json!({}) };
+    let settings = if wanted.profile.is_some() { json!({ "profile": found.profile }) } else { json!({}) };
+    let new = NewTenant { id, name: wanted.name.clone(), key: found.key, plan: wanted.plan.clone(), settings };
     let mut tx = app.store().begin().await?;
+    if let Place::Existing(cell) = &found.place {
+        // The schema that was compared above is about to be another one.
+        releases::must_not_roll(&mut tx, &[*cell]).await?;
+    }
     let cell = placing::take(&mut tx, &found.place, &place).await?;
     tenants::reserve(&mut tx, &found.in_force, &new, cell, &wanted.hosts).await?;
     let input = ImportTenant {

@@ -6,7 +6,7 @@
 use crate::{App, ControlError, decide, served, usage};
 use berth_config::UsageRules;
 use berth_domain::{ApprovalId, ApprovalState, Cents, TenantState, UsagePeriod};
-use berth_placement::{Decision, Engine, Leaving, Profile};
+use berth_placement::{Decision, Engine, Leaving, Profile, Refusal, TRAFFIC};
 use berth_store::{Approval, ApprovalFilter, MoveOutcome, NewApproval, Tenant, UsageRow};
 use berth_usage::{
     Agreed, Asked, Caution, Direction, Issue, Place, Quota, Signal, Thresholds, agreed, caution, performance,
@@ -149,7 +149,7 @@ pub(crate) async fn judge(
     let standing = standing(app, rules, tenant, now).await?;
     let profile = measured(app, engine, tenant, &standing, rules, now).await?;
     let mut decision = engine.decide(tenant.name.as_str(), &profile, decide::SEED).map_err(ControlError::BadProfile)?;
-    let mut issues = broken(&decision, tenant);
+    let (mut issues, must_leave) = (broken(&decision, tenant), must_leave(&decision, tenant));
     let mut waits = None;
     if let Some(slow) = performance(&served::of(app, tenant, &profile, now).await?) {
         if served::is_relieved(app, tenant, now).await? {
@@ -201,7 +201,7 @@ pub(crate) async fn judge(
             because.extend(issue_words);
             let budget = profile.budget_cents.and_then(|cents| i64::try_from(cents).ok()).map(Cents::new);
             let caution = caution(direction, &wanted, standing.signal, &issues, budget);
-            let found = Found { issues, caution };
+            let found = Found { issues, must_leave, caution };
             put(app, rules, tenant, place_now, wanted, direction, decision, because, found, now).await
         }
         _ => {
@@ -250,7 +250,8 @@ async fn measured(
     rules: &UsageRules,
     now: Timestamp,
 ) -> Result<Profile, ControlError> {
-    let mut profile = decide::profile_of(tenant)?;
+    let mut profile = decide::needs_of(&app.stack().await?.stack, tenant)?;
+    profile.sent_bytes = standing.peaks.get(TRAFFIC).copied();
     let at = thresholds(rules);
     let days = usage::days_of(app, tenant.id, now).await?;
     for (quantity, peak) in &standing.peaks {
@@ -264,26 +265,37 @@ async fn measured(
     Ok(profile)
 }
 
+/// Whether its own place breaks what nobody may agree to go without: that is proposed again, whoever rejected it.
+fn must_leave(decision: &Decision, tenant: &Tenant) -> bool {
+    let must = |refused: &Refusal| matches!(refused.constraint.as_str(), "compliance" | "residency" | "regions");
+    decision.refused.iter().any(|refused| is_here(refused, tenant) && must(refused))
+}
+
+fn is_here(refused: &Refusal, tenant: &Tenant) -> bool {
+    refused.cell.as_deref() == Some(tenant.cell_name.as_str())
+        || (refused.class.as_deref() == Some(tenant.cell_class.as_str()) && refused.constraint == "compliance")
+}
+
 /// Hard constraints that the tenant's own place breaks.
 fn broken(decision: &Decision, tenant: &Tenant) -> Vec<Issue> {
-    let here = |refused: &berth_placement::Refusal| {
-        refused.cell.as_deref() == Some(tenant.cell_name.as_str())
-            || (refused.class.as_deref() == Some(tenant.cell_class.as_str()) && refused.constraint == "compliance")
-    };
-    let issue = |refused: &berth_placement::Refusal| {
+    // A dearer plan's promise is not broken by the cell of the plan that it has.
+    let on_its_plan = decision.plan.as_deref() == Some(tenant.plan.as_str());
+    let issue = |refused: &Refusal| {
         let says = format!("{}: it needs {}, its place has {}", refused.constraint, refused.wanted, refused.has);
         match refused.constraint.as_str() {
-            "compliance" | "residency" | "regions" => Some(Issue::Compliance { says }),
+            "compliance" | "residency" | "region" | "regions" => Some(Issue::Compliance { says }),
+            "shape" if on_its_plan => Some(Issue::Compliance { says }),
             "latency_ms" | "throughput_per_s" | "users" => Some(Issue::Performance { says }),
             _ => None,
         }
     };
-    decision.refused.iter().filter(|refused| here(refused)).filter_map(issue).collect()
+    decision.refused.iter().filter(|refused| is_here(refused, tenant)).filter_map(issue).collect()
 }
 
 /// What a proposal rests on.
 struct Found {
     issues: Vec<Issue>,
+    must_leave: bool,
     caution: Option<Caution>,
 }
 
@@ -308,7 +320,7 @@ async fn put(
     if under_way.as_ref().is_some_and(|it| it.state == ApprovalState::Approved || known(it)) {
         return Ok(None);
     }
-    if !broken && rejected_lately(app, tenant, &then, now).await? {
+    if !found.must_leave && rejected_lately(app, tenant, &then, now).await? {
         return Ok(None);
     }
     let moves = app.store().move_list(Some(tenant.id), 20).await?;

@@ -5,7 +5,7 @@ use crate::{
     costs::prices,
     decide,
     operations::{self, Begun},
-    placing::{self, Place, Wanted},
+    placing::{self, Decided, Place, Wanted},
     releases, tenants, views, ways_back,
     workflows::{MOVE_TENANT, MoveTenant, reserved},
 };
@@ -38,8 +38,9 @@ pub async fn plan(
         profile: &profile,
         named: to,
         from: Some(&source),
+        decided: None,
     };
-    let place = placing::choose(app, &in_force, &wanted).await?;
+    let (place, lacks) = placing::look(app, &in_force, &wanted).await?;
     let (price_before_cents, price_after_cents) = prices::before_and_after(app, &in_force, &source, &place).await?;
     let mut shown = wire::MovePlan {
         tenant: tenant.name.clone(),
@@ -60,6 +61,7 @@ pub async fn plan(
         archived_to: None,
         blockers: Vec::new(),
     };
+    shown.blockers.extend(lacks.map(|error| blocker(error.code(), error.to_string(), error.hint())));
     if let Err(source) = tenant.state.after(TenantEvent::MoveStarted) {
         let error = tenants::wrong_state(app, &tenant, source).await?;
         shown.blockers.push(blocker(error.code(), error.to_string(), error.hint()));
@@ -209,16 +211,18 @@ pub async fn start(
     who: &str,
     to: Option<&CellName>,
 ) -> Result<wire::Operation, ControlError> {
-    start_on(app, permit, who, to, None).await
+    start_on(app, permit, who, to, None, None).await
 }
 
-/// The same, and puts the tenant on another plan with it: neither happens without the other.
+/// The same, and puts the tenant on another plan with it: neither happens without the other. `decided`: where a cell is
+/// made, if one is made.
 pub(crate) async fn start_on(
     app: &App,
     permit: &Permit<Change>,
     who: &str,
     to: Option<&CellName>,
     on: Option<&PlanName>,
+    decided: Option<Decided<'_>>,
 ) -> Result<wire::Operation, ControlError> {
     app.writable().await?;
     let tenant = tenants::known(app, who).await?;
@@ -228,13 +232,18 @@ pub(crate) async fn start_on(
     }
     let in_force = app.stack().await?;
     let source = app.cell(tenant.cell).await?;
+    // What was agreed to is better than where it is, and not only no worse.
+    let agreed = on.is_some();
     let on = on.filter(|plan| **plan != tenant.plan);
     let name = on.unwrap_or(&tenant.plan);
     let plan = app.store().plan_get(name).await?.ok_or_else(|| ControlError::NoPlan(name.clone()))?;
     if on.is_some() && plan.retired {
         return Err(ControlError::PlanRetired(name.clone()));
     }
-    let profile = decide::profile_of(&tenant)?;
+    let mut profile = decide::profile_of(&tenant)?;
+    if agreed {
+        profile.cell = None;
+    }
     let wanted = Wanted {
         class: plan.plan.class,
         plan: name,
@@ -242,6 +251,7 @@ pub(crate) async fn start_on(
         profile: &profile,
         named: to,
         from: Some(&source),
+        decided,
     };
     let place = placing::choose(app, &in_force, &wanted).await?;
     let (class, name) = match &place {
@@ -267,6 +277,10 @@ pub(crate) async fn start_on(
         return Err(tenants::wrong_state(app, &tenant, source).await?);
     }
     let cell = placing::take(&mut tx, &place, &wanted).await?;
+    // Its row is held: a profile that was set since the cell was chosen is seen here, and a later one comes after the move.
+    if tx.tenant_profile(tenant.id).await? != tenant.settings.get("profile").cloned() {
+        return Err(ControlError::Stale("tenant"));
+    }
     let id = tenants::fresh();
     let kind = kind(source.class, class);
     tx.move_insert(MoveId::new(id.uuid()), tenant.id, kind, source.id, cell).await?;

@@ -1,14 +1,17 @@
 //! Which cell a tenant goes to: the one that somebody named, or the one that the placement engine ranks first among the
-//! ready cells of the plan's class with room, in the tenant's region where the stack file gives it one. Never chooses a class or a plan: those are the tenant's.
+//! ready cells of the plan's class with room, in the tenant's region where the stack file gives it one. None of them
+//! breaks what the tenant needs, named or not. Never chooses a class or a plan: those are the tenant's.
 //!
-//! A plan of the dedicated class has a cell made for it when no empty one stands ready, so that an upgrade is one
-//! command; the workflow that needs the cell provisions it first and takes it away again when it does not succeed.
+//! A plan of the dedicated class has a cell made for it when no empty one stands ready (`placing/making.rs`), so that an
+//! upgrade is one command; the workflow that needs the cell provisions it first and takes it away again when it does not
+//! succeed.
+
+mod making;
 
 use crate::{App, ControlError, ReleaseError, app::StackInForce, decide};
 use berth_domain::{CellClass, CellId, CellName, CellState, PlanName, TenantName};
-use berth_placement::Profile;
+use berth_placement::{Engine, Profile, Refusal};
 use berth_store::{Cell, NewCell, Tx};
-use uuid::Uuid;
 
 /// Where to.
 #[derive(Clone, Debug)]
@@ -29,10 +32,31 @@ pub(crate) struct Wanted<'a> {
     pub named: Option<&'a CellName>,
     /// Where it is now, for a move.
     pub from: Option<&'a Cell>,
+    /// Where a decision that was agreed to has a cell made.
+    pub decided: Option<Decided<'a>>,
+}
+
+/// A provider as the catalogue names it, and where it stands there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Decided<'a> {
+    pub provider: &'a str,
+    pub region: &'a str,
 }
 
 /// Decides, without reserving: [`take`] does that in the caller's transaction, on the locked cell.
 pub(crate) async fn choose(app: &App, in_force: &StackInForce, wanted: &Wanted<'_>) -> Result<Place, ControlError> {
+    match look(app, in_force, wanted).await? {
+        (place, None) => Ok(place),
+        (_, Some(lacks)) => Err(lacks),
+    }
+}
+
+/// The same for whoever wants to see all that is in the way: a named cell comes with what it lacks.
+pub(crate) async fn look(
+    app: &App,
+    in_force: &StackInForce,
+    wanted: &Wanted<'_>,
+) -> Result<(Place, Option<ControlError>), ControlError> {
     let residence = in_force.stack.residence(wanted.tenant);
     if let Some(name) = wanted.named {
         let cell = app.store().cell_by_name(name).await?.ok_or_else(|| ControlError::NoCell(name.to_string()))?;
@@ -42,9 +66,17 @@ pub(crate) async fn choose(app: &App, in_force: &StackInForce, wanted: &Wanted<'
             let (tenant, region) = (wanted.tenant.clone(), home.region.to_owned());
             return Err(ControlError::OtherRegion { tenant, region, cell: cell.name });
         }
-        return Ok(Place::Existing(cell.id));
+        let lacks = decide::engine(app).await?.lacks(cell.name.as_str(), wanted.plan.as_str(), wanted.profile);
+        let lacks = lacks.map_err(ControlError::BadProfile)?;
+        return Ok((
+            Place::Existing(cell.id),
+            lacks.map(|lacks| unfit(wanted, format!("cell `{}`", cell.name), lacks)),
+        ));
     }
     let engine = decide::engine(app).await?;
+    if let Some(refused) = engine.class_lacks(wanted.class, wanted.profile).map_err(ControlError::BadProfile)? {
+        return Err(unfit(wanted, format!("a {} cell", wanted.class), refused));
+    }
     let ranked =
         engine.cells_for(wanted.class, wanted.plan.as_str(), wanted.profile).map_err(ControlError::BadProfile)?;
     let cells = app.store().cell_list().await?;
@@ -53,20 +85,37 @@ pub(crate) async fn choose(app: &App, in_force: &StackInForce, wanted: &Wanted<'
         .iter()
         .filter_map(|name| cells.iter().find(|cell| cell.name.as_str() == *name))
         .find(|cell| (region.is_none() || cell.region.as_deref() == region) && fits(cell, wanted).is_ok());
-    match (best, region) {
-        (Some(cell), _) => Ok(Place::Existing(cell.id)),
-        (None, _) if wanted.class == CellClass::Dedicated => {
-            Ok(Place::New(dedicated(in_force, &cells, wanted, region)?))
+    match best {
+        Some(cell) => Ok((Place::Existing(cell.id), None)),
+        None if wanted.class == CellClass::Dedicated => {
+            Ok((Place::New(making::dedicated(in_force, &engine, &cells, wanted)?), None))
         }
-        (None, Some(region)) => {
-            let (tenant, region) = (wanted.tenant.clone(), region.to_owned());
-            Err(ControlError::NoRoomInRegion { class: wanted.class, tenant, region })
-        }
-        (None, None) => {
-            let already_in = wanted.from.filter(|cell| cell.class == wanted.class).map(|cell| cell.name.clone());
-            Err(ControlError::NoRoom { class: wanted.class, already_in })
-        }
+        None => Err(none_left(&engine, &cells, wanted, region)),
     }
+}
+
+/// Why no cell of the class is left: what one with room lacks, or that none has room.
+fn none_left(engine: &Engine, cells: &[Cell], wanted: &Wanted<'_>, region: Option<&str>) -> ControlError {
+    let there = |cell: &&Cell| cell.class == wanted.class && (region.is_none() || cell.region.as_deref() == region);
+    let mut open = cells.iter().filter(there).filter(|cell| fits(cell, wanted).is_ok());
+    let lacks = open.find_map(|cell| {
+        let refused = engine.lacks(cell.name.as_str(), wanted.plan.as_str(), wanted.profile).ok()??;
+        Some(unfit(wanted, format!("cell `{}`", cell.name), refused))
+    });
+    lacks.unwrap_or_else(|| match region {
+        Some(region) => {
+            let (tenant, region) = (wanted.tenant.clone(), region.to_owned());
+            ControlError::NoRoomInRegion { class: wanted.class, tenant, region }
+        }
+        None => {
+            let already_in = wanted.from.filter(|cell| cell.class == wanted.class).map(|cell| cell.name.clone());
+            ControlError::NoRoom { class: wanted.class, already_in }
+        }
+    })
+}
+
+fn unfit(wanted: &Wanted<'_>, place: String, refused: Refusal) -> ControlError {
+    ControlError::Unfit { tenant: wanted.tenant.clone(), place, refused: Box::new(refused) }
 }
 
 /// Holds the place: from here on nobody else gets it. The cell is looked at again under its lock.
@@ -117,38 +166,4 @@ fn fits(cell: &Cell, wanted: &Wanted<'_>) -> Result<(), ControlError> {
         return Err(ControlError::CellFull { cell: cell.name.clone(), tenants: cell.tenants, most: cell.max_tenants });
     }
     Ok(())
-}
-
-/// A cell for one tenant: like the first dedicated cell of the stack file in the tenant's region, else like the first one
-/// at all, else at the only provider.
-fn dedicated(
-    in_force: &StackInForce,
-    cells: &[Cell],
-    wanted: &Wanted<'_>,
-    region: Option<&str>,
-) -> Result<NewCell, ControlError> {
-    let models = || in_force.stack.cells.values().filter(|cell| cell.class == CellClass::Dedicated);
-    let model = models().find(|cell| region.is_some() && cell.region.as_deref() == region).or_else(|| models().next());
-    let provider = match (model, in_force.stack.providers.len()) {
-        (Some(model), _) => model.provider.clone(),
-        (None, 1) => in_force.stack.providers.keys().next().cloned().expect("there is one"),
-        (None, many) => return Err(ControlError::WhichProvider(many)),
-    };
-    // `acme-1`, `acme-2`: a name that people connect with the tenant. Cells of the stack file keep theirs.
-    let stem: String = wanted.tenant.as_str().chars().take(34).collect();
-    let taken = |name: &CellName| cells.iter().any(|c| c.name == *name) || in_force.stack.cells.contains_key(name);
-    let name = (1..10_000)
-        .filter_map(|n| CellName::new(format!("{}-{n}", stem.trim_end_matches('-'))).ok())
-        .find(|name| !taken(name))
-        .ok_or(ControlError::NoRoom { class: CellClass::Dedicated, already_in: None })?;
-    Ok(NewCell {
-        id: CellId::new(Uuid::now_v7()),
-        name,
-        class: CellClass::Dedicated,
-        provider: provider.to_string(),
-        region: region.map(str::to_owned).or_else(|| model.and_then(|model| model.region.clone())),
-        max_tenants: 1,
-        shape: serde_json::to_value(model.map(|model| model.shape).unwrap_or_default())?,
-        stack_revision: in_force.revision,
-    })
 }

@@ -88,7 +88,7 @@ pub async fn add(app: &App, permit: &Permit<Change>, wanted: wire::ServerAdd) ->
 /// Before anything is stored: a cell that cannot be made would be an operation that fails after its retries.
 fn fit(cell: &CellName, machine: &Machine) -> Result<(), ControlError> {
     let refused = |reason: String| about(cell)(ProviderError::Refused { what: "its server".to_owned(), reason });
-    if !["Debian", "Ubuntu"].iter().any(|known| machine.system.contains(known)) {
+    if !is_served(&machine.system) {
         return Err(refused(format!("it runs {}; Debian 12, Ubuntu 22.04 and newer are served", machine.system)));
     }
     if machine.disk_free_bytes < ROOM_BYTES {
@@ -96,6 +96,19 @@ fn fit(cell: &CellName, machine: &Machine) -> Result<(), ControlError> {
         return Err(refused(format!("{free} MiB of its disk are free, and a cell begins with 1024; make room there")));
     }
     Ok(())
+}
+
+/// Of `Debian GNU/Linux 12 (bookworm)` and `Ubuntu 24.04.1 LTS` the name and the number. One that has no number is what
+/// comes after the newest.
+fn is_served(system: &str) -> bool {
+    let least = [("Debian", (12, 0)), ("Ubuntu", (22, 4))];
+    let Some((_, least)) = least.into_iter().find(|(name, _)| system.contains(name)) else { return false };
+    let number = system.split_whitespace().find_map(|word| {
+        let mut parts = word.split('.').map(str::parse::<u32>);
+        let major = parts.next()?.ok()?;
+        Some((major, parts.next().and_then(Result::ok).unwrap_or(0)))
+    });
+    number.is_none_or(|number| number >= least)
 }
 
 /// What is said of the cells of this provider, in the stack file and over the API.
@@ -215,4 +228,28 @@ pub async fn ways(
     }
     items.sort_by(|a, b| a.cell.cmp(&b.cell));
     Ok(wire::Page::whole(items))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_served;
+
+    #[test]
+    fn debian_12_and_ubuntu_22_04_and_what_is_newer_are_served() {
+        for (system, served) in [
+            ("Debian GNU/Linux 12 (bookworm)", true),
+            ("Debian GNU/Linux 13 (trixie)", true),
+            ("Debian GNU/Linux trixie/sid", true),
+            ("Debian GNU/Linux 11 (bullseye)", false),
+            ("Ubuntu 24.04.3 LTS", true),
+            ("Ubuntu 22.04 LTS", true),
+            ("Ubuntu 22.10", true),
+            ("Ubuntu 20.04.6 LTS", false),
+            ("Ubuntu 18.04.6 LTS", false),
+            ("Arch Linux", false),
+            ("Linux", false),
+        ] {
+            assert_eq!(is_served(system), served, "{system}");
+        }
+    }
 }

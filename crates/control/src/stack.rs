@@ -18,7 +18,9 @@ pub async fn apply(
 ) -> Result<wire::StackApplied, ControlError> {
     let absent = |path: &str| io::Error::new(io::ErrorKind::NotFound, format!("`{path}` was not sent along"));
     let files = |path: &str| wanted.files.get(path).cloned().ok_or_else(|| absent(path));
-    let new = parse(&wanted.file, Some(app.environment()), &files).map_err(ControlError::BadStackFile)?;
+    let mut new = parse(&wanted.file, Some(app.environment()), &files).map_err(ControlError::BadStackFile)?;
+    // Written down, since files that were applied before this was asked say nothing and go on as they were.
+    new.https.members_over_plain_http.get_or_insert(false);
     let before = match app.stack().await {
         Ok(in_force) => Some(in_force),
         Err(ControlError::NoStack) => None,
@@ -28,12 +30,16 @@ pub async fn apply(
     let revision = before.as_ref().map_or(0, |in_force| in_force.revision);
     check(app, before.as_deref(), &new).await?;
     // A policy or catalogue with mistakes would be found by whoever asks next, and not by who wrote it.
-    let (catalogue, _) = crate::decide::settings(&new)?;
+    let (catalogue, policy) = crate::decide::settings(&new)?;
+    crate::decide::leaves_a_class(&policy)?;
     crate::decide::budget(&new, &catalogue)?;
     let shown = || differences.iter().map(difference).collect();
     let (cells, members) = (app.store().cell_list().await?, app.store().member_list(None).await?);
     let placed = |member: &Member| cells.iter().find(|cell| cell.id == member.cell).map(|cell| &cell.name);
-    let warnings = in_the_open::warnings(&new, members.iter().filter_map(|member| Some((placed(member)?, member))));
+    let public = in_the_open::public_ones(&new).await;
+    let placed = members.iter().filter_map(|member| Some((placed(member)?, member)));
+    let warnings = in_the_open::warnings(&new, |authority| public.contains(authority), placed)
+        .map_err(ControlError::BadStackFile)?;
     if wanted.dry_run || (differences.is_empty() && before.is_some()) {
         return Ok(wire::StackApplied {
             revision: u64::try_from(revision).unwrap_or(0),

@@ -1,8 +1,12 @@
 //! Everything at a glance: is everybody served, what moves, what needs a person.
 
-use crate::{App, ControlError, Permit, Read, costs::prices, edges};
+use crate::{
+    App, ControlError, Permit, Read,
+    costs::{self, prices},
+    edges,
+};
 use berth_domain::{ApprovalState, CellState, Cents, MemberState, OperationState, OrderTrouble, TenantState, Version};
-use berth_store::Store;
+use berth_store::{ApprovalFilter, Store};
 use berth_wire as wire;
 use berth_workflow::{Filter, Journal};
 use jiff::{SignedDuration, Timestamp};
@@ -12,6 +16,8 @@ const OPEN: &[OperationState] =
 
 /// Hosts without a certificate that are named.
 const FAILED_SHOWN: i64 = 100;
+/// Approvals that are named, of each state.
+const APPROVALS_SHOWN: i64 = 100;
 
 pub async fn overview(app: &App, _permit: &Permit<Read>) -> Result<wire::Overview, ControlError> {
     let store = app.store();
@@ -51,15 +57,20 @@ pub async fn overview(app: &App, _permit: &Permit<Read>) -> Result<wire::Overvie
             operation: Some(stuck.id),
         });
     }
-    let waiting = berth_store::ApprovalFilter { state: Some(ApprovalState::Open), ..Default::default() };
-    attention.extend(store.approval_list(&waiting, 100).await?.into_iter().map(|approval| wire::Attention {
-        code: "approval_waits".to_owned(),
-        subject: format!("tenant {}", approval.tenant_name),
-        detail: format!("a proposal to put it elsewhere ({}) waits for an answer", approval.direction),
-        hint: Some(format!("`berth approval show {}`, or the page Approvals", approval.id)),
-        operation: None,
-    }));
+    attention.extend(approvals(store).await?);
     attention.extend(unserved(app.store(), &cells).await?);
+    attention.extend(match costs::budget(app).await {
+        Ok(budget) => budget.and_then(|budget| spent(&budget)),
+        // Whoever looks at everything sees the rest of it.
+        Err(error @ (ControlError::BadPlacement { .. } | ControlError::BadInvoice(_))) => Some(wire::Attention {
+            code: "budget_unknown".to_owned(),
+            subject: "budget".to_owned(),
+            detail: format!("where this month stands is not known: {error}"),
+            hint: error.hint(),
+            operation: None,
+        }),
+        Err(other) => return Err(other),
+    });
     attention.extend(certificates(store).await?);
     attention.extend(edges.iter().filter(|edge| !edge.alive).map(|edge| wire::Attention {
         code: "edge_silent".to_owned(),
@@ -70,7 +81,7 @@ pub async fn overview(app: &App, _permit: &Permit<Read>) -> Result<wire::Overvie
     }));
     attention.extend(mixed(store, &edges).await?);
     Ok(wire::Overview {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: Version::own().to_string(),
         stack: stack.as_ref().map(|stack| stack.stack.clone()),
         stack_revision: stack.as_ref().and_then(|stack| u64::try_from(stack.revision).ok()),
         tenants: wire::TenantCounts {
@@ -98,6 +109,52 @@ pub async fn overview(app: &App, _permit: &Permit<Read>) -> Result<wire::Overvie
         cost_month_cents,
         reads_only,
         at: Timestamp::now(),
+    })
+}
+
+/// Proposals that wait for an answer, and those that were agreed to and cannot be carried out yet.
+async fn approvals(store: &Store) -> Result<Vec<wire::Attention>, ControlError> {
+    let mut attention = Vec::new();
+    for (state, code) in [(ApprovalState::Open, "approval_waits"), (ApprovalState::Approved, "approval_held")] {
+        let filter = ApprovalFilter { state: Some(state), ..ApprovalFilter::default() };
+        for approval in store.approval_list(&filter, APPROVALS_SHOWN).await? {
+            let detail = match (state, &approval.reason) {
+                (ApprovalState::Open, _) => {
+                    format!("a proposal to put it elsewhere ({}) waits for an answer", approval.direction)
+                }
+                (_, Some(why)) => format!("what was agreed to ({}) is not carried out yet: {why}", approval.direction),
+                // Its move begins this very moment.
+                (_, None) => continue,
+            };
+            attention.push(wire::Attention {
+                code: code.to_owned(),
+                subject: format!("tenant {}", approval.tenant_name),
+                detail,
+                hint: Some(format!("`berth approval show {}`, or the page Approvals", approval.id)),
+                operation: None,
+            });
+        }
+    }
+    Ok(attention)
+}
+
+/// A budget that the month is near, or over.
+fn spent(budget: &wire::CostBudget) -> Option<wire::Attention> {
+    let amount = |cents: i64| format!("{}.{:02} {}", cents / 100, cents.abs() % 100, budget.currency);
+    (budget.level != "within").then(|| wire::Attention {
+        code: format!("budget_{}", budget.level),
+        subject: "budget".to_owned(),
+        detail: format!(
+            "by its end this month costs {} of {}: {}",
+            amount(budget.forecast_cents),
+            amount(budget.amount_cents),
+            budget.level
+        ),
+        hint: Some(
+            "`berth cost` says what costs it and what would be cheaper; the limits are `budget` in the stack file"
+                .to_owned(),
+        ),
+        operation: None,
     })
 }
 

@@ -9,10 +9,10 @@ use crate::{
 };
 use berth_domain::{TenantEvent, TenantId, TenantKey, TenantName};
 use berth_infra::Role;
-use berth_store::NewTenant;
+use berth_store::{NewTenant, StoreError, Taken};
 use berth_wire as wire;
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
@@ -44,24 +44,33 @@ pub async fn run(
     let unknown_there = here
         .iter()
         .filter(|(_, key)| !there.contains(key.as_str()))
-        .map(|(name, key)| wire::SyncTenant { key: key.clone(), name: Some(name.clone()) })
+        .map(|(name, key)| wire::SyncTenant { key: key.clone(), name: Some(name.clone()), why: None })
         .collect();
+    // All of them first: one that is no key ends this before anybody is taken in.
+    let unknown = there.iter().filter(|key| !known.contains(key.as_str()));
+    let unknown = unknown.map(|key| TenantKey::new(key.clone())).collect::<Result<Vec<_>, _>>()?;
+    let holders = if unknown.is_empty() { BTreeMap::new() } else { app.store().tenant_ids_by_key().await? };
     let mut unknown_here = Vec::new();
     let mut taken_in = 0;
-    for key in there.iter().filter(|key| !known.contains(key.as_str())) {
-        let key = TenantKey::new(key.clone())?;
+    for key in unknown {
+        let mut why = holders.get(key.as_str()).map(|(_, holder)| elsewhere(&format!("tenant `{holder}`")));
         let mut name = None;
-        if let Some(plan) = &wanted.take_in {
+        if let (Some(plan), None) = (&wanted.take_in, &why) {
             // Its rows are here already, so it is placed here whatever class its plan asks for; a move can follow.
             name = take_in(app, permit, &cell, &key, plan).await?;
             taken_in += u32::from(name.is_some());
+            why = name.is_none().then(|| elsewhere("a tenant"));
         }
-        unknown_here.push(wire::SyncTenant { key, name });
+        unknown_here.push(wire::SyncTenant { key, name, why });
     }
     Ok(wire::SyncReport { unknown_here, unknown_there, taken_in })
 }
 
-/// `None`: its key belongs to a tenant of another cell, whose rows were left here by something that went wrong.
+fn elsewhere(who: &str) -> String {
+    format!("{who} of another cell has this key, and a key is of one tenant over all cells")
+}
+
+/// `None`: its key has become a tenant's of another cell since we looked.
 async fn take_in(
     app: &App,
     permit: &Permit<Change>,
@@ -71,21 +80,26 @@ async fn take_in(
 ) -> Result<Option<TenantName>, ControlError> {
     app.store().plan_get(plan).await?.ok_or_else(|| ControlError::NoPlan(plan.clone()))?;
     let id = TenantId::new(Uuid::now_v7());
-    let new = NewTenant { id, name: name_for(key, id)?, key: key.clone(), plan: plan.clone(), settings: json!({}) };
-    let mut tx = app.store().begin().await?;
-    match tx.tenant_insert(&new).await {
-        Ok(()) => {}
-        Err(berth_store::StoreError::Taken(_)) => return Ok(None),
-        Err(error) => return Err(error.into()),
+    for name in [name_for(key, id)?, name_of(id)?] {
+        let new = NewTenant { id, name, key: key.clone(), plan: plan.clone(), settings: json!({}) };
+        let mut tx = app.store().begin().await?;
+        match tx.tenant_insert(&new).await {
+            Ok(()) => {}
+            // As `acme` is beside `ACME`.
+            Err(StoreError::Taken(Taken::TenantName)) => continue,
+            Err(StoreError::Taken(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        tx.placement_insert(id, cell.id).await?;
+        let published = tx.tenant_apply(id, TenantEvent::RoutePublished).await?;
+        published.map_err(|_| ControlError::Stale("tenant"))?;
+        let after = json!({ "key": key, "cell": cell.name, "plan": plan });
+        audited(&mut tx, permit, "tenant.take_in", &format!("tenant/{}", new.name), None, Some(after)).await?;
+        tx.routes_publish(&[id]).await?;
+        tx.commit().await?;
+        return Ok(Some(new.name));
     }
-    tx.placement_insert(id, cell.id).await?;
-    let published = tx.tenant_apply(id, TenantEvent::RoutePublished).await?;
-    published.map_err(|_| ControlError::Stale("tenant"))?;
-    let after = json!({ "key": key, "cell": cell.name, "plan": plan });
-    audited(&mut tx, permit, "tenant.take_in", &format!("tenant/{}", new.name), None, Some(after)).await?;
-    tx.routes_publish(&[id]).await?;
-    tx.commit().await?;
-    Ok(Some(new.name))
+    Ok(None)
 }
 
 /// The key itself where it is a name; else one that nobody else has.
@@ -93,8 +107,12 @@ fn name_for(key: &TenantKey, id: TenantId) -> Result<TenantName, ControlError> {
     if let Ok(name) = TenantName::new(key.as_str().to_ascii_lowercase()) {
         return Ok(name);
     }
-    let text = id.uuid().simple().to_string();
-    Ok(TenantName::new(format!("t-{text}"))?)
+    name_of(id)
+}
+
+/// One that nobody else has.
+fn name_of(id: TenantId) -> Result<TenantName, ControlError> {
+    Ok(TenantName::new(format!("t-{}", id.uuid().simple()))?)
 }
 
 #[cfg(test)]

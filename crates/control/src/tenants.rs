@@ -2,7 +2,7 @@
 //! transaction with the rows that reserve what it needs.
 
 use crate::{
-    App, Change, ControlError, Permit, ReadTenant, StackInForce, audited, hosts,
+    App, Change, ControlError, Permit, ReadTenant, StackInForce, audited, decide, hosts,
     operations::{self, Begun, open_operation},
     placing::{self, Place, Wanted},
     views,
@@ -32,7 +32,10 @@ pub async fn create(
     app.writable().await?;
     let in_force = app.stack().await?;
     let plan = usable_plan(app, &wanted.plan).await?;
-    let profile = Profile::default();
+    let profile = match wanted.profile.clone() {
+        Some(profile) => decide::checked(&decide::settings(&in_force.stack)?.0, profile)?,
+        None => Profile::default(),
+    };
     let place = Wanted {
         class: plan.class,
         plan: &wanted.plan,
@@ -40,6 +43,7 @@ pub async fn create(
         profile: &profile,
         named: wanted.cell.as_ref(),
         from: None,
+        decided: None,
     };
     let chosen = placing::choose(app, &in_force, &place).await?;
 
@@ -50,7 +54,7 @@ pub async fn create(
         // Until the application answers with another one, it is known by our own id.
         key: wanted.key.clone().map_or_else(|| TenantKey::new(id.to_string()), Ok)?,
         plan: wanted.plan.clone(),
-        settings: json!({}),
+        settings: if wanted.profile.is_some() { json!({ "profile": profile }) } else { json!({}) },
     };
     let mut tx = app.store().begin().await?;
     let cell = placing::take(&mut tx, &chosen, &place).await?;
@@ -72,7 +76,8 @@ pub async fn create(
         &format!("tenant/{}", wanted.name),
         None,
         Some(json!({
-            "plan": wanted.plan, "hosts": wanted.hosts, "key": wanted.key, "operation": started.id,
+            "plan": wanted.plan, "hosts": wanted.hosts, "key": wanted.key, "profile": wanted.profile,
+            "operation": started.id,
         })),
     )
     .await?;

@@ -15,6 +15,9 @@ pub struct Version {
     pre: Option<String>,
 }
 
+#[cfg(debug_assertions)]
+static CLAIMED: std::sync::OnceLock<Version> = std::sync::OnceLock::new();
+
 /// Text that is no version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no version: one is `0.2.1` or `0.3.0-rc.1`")]
@@ -63,7 +66,17 @@ impl Version {
     /// Of the program that this is a part of: all crates have one version.
     #[expect(clippy::missing_panics_doc, reason = "cargo takes no other versions")]
     pub fn own() -> Self {
+        #[cfg(debug_assertions)]
+        if let Some(claimed) = CLAIMED.get() {
+            return claimed.clone();
+        }
         env!("CARGO_PKG_VERSION").parse().expect("cargo takes no other versions")
+    }
+
+    /// What this process is from here on, once: two versions side by side are tried with one program. Not in releases.
+    #[cfg(debug_assertions)]
+    pub fn claim(version: Self) {
+        let _ = CLAIMED.set(version);
     }
 
     /// From this one, which runs, to another. `Err`: they would not understand each other meanwhile.

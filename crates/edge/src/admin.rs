@@ -5,11 +5,13 @@
 use crate::{
     core::{Common, CoreReport, Order},
     feed::Link,
+    ledger::{self, CORE_TIME, Totals},
     meter::{BUCKETS_US, Meter},
+    named::Named,
     routes::Routes,
     second_names,
 };
-use berth_domain::{Revision, TenantId};
+use berth_domain::Revision;
 use berth_wire::edge::{RouteState, TenantRoute};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -17,11 +19,10 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
-    collections::HashMap,
     convert::Infallible,
     fmt::Write as _,
     net::TcpListener as StdListener,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 use tokio::{
@@ -33,12 +34,8 @@ use tokio::{
     time::timeout,
 };
 
-/// Tenants that metrics name; the rest are one.
-pub const NAMED_TENANTS: usize = 50;
 /// Tenants that `/tenants` lists, the longest unchanged first.
 const LISTED_MAX: usize = 10_000;
-/// A core that does not answer within this is left out.
-const CORE_TIME: Duration = Duration::from_secs(2);
 
 /// What the coordinator knows.
 #[derive(Debug)]
@@ -52,6 +49,8 @@ struct Admin {
     cores: Vec<UnboundedSender<Order>>,
     asks: Sender<oneshot::Sender<Facts>>,
     common: Arc<Common>,
+    /// Whom the page before this one named.
+    named: Mutex<Named>,
     second_names: bool,
 }
 
@@ -64,7 +63,7 @@ pub async fn serve(
     second_names: bool,
 ) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
-    let admin = Arc::new(Admin { link, cores, asks, common, second_names });
+    let admin = Arc::new(Admin { link, cores, asks, common, named: Mutex::default(), second_names });
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -100,7 +99,8 @@ impl Admin {
         };
         match path {
             "/metrics" => {
-                let mut page = metrics(&facts, &self.reports().await, &self.link)
+                let reports = ledger::collect(&self.cores).await;
+                let mut page = metrics(&facts, &self.lines(&facts), &reports, &self.link)
                     + &self.members()
                     + &self.cluster()
                     + &self.dropped();
@@ -109,7 +109,11 @@ impl Admin {
                 }
                 text(StatusCode::OK, "text/plain; version=0.0.4", page)
             }
-            "/tenants" => text(StatusCode::OK, "application/json", tenants(&facts, &sum(&self.reports().await))),
+            "/tenants" => {
+                ledger::collect(&self.cores).await;
+                let list = self.common.ledger.read(|all| tenants(&facts, all));
+                text(StatusCode::OK, "application/json", list)
+            }
             _ if self.draining() => text(StatusCode::SERVICE_UNAVAILABLE, "application/json", self.health(&facts)),
             _ => text(StatusCode::OK, "application/json", self.health(&facts)),
         }
@@ -201,17 +205,11 @@ impl Admin {
         timeout(CORE_TIME, answer).await.ok()?.ok()
     }
 
-    async fn reports(&self) -> Vec<CoreReport> {
-        let mut reports = Vec::new();
-        for core in &self.cores {
-            let (ask, answer) = oneshot::channel();
-            if core.send(Order::Report(ask)).is_ok()
-                && let Ok(Ok(report)) = timeout(CORE_TIME, answer).await
-            {
-                reports.push(report);
-            }
-        }
-        reports
+    /// What is said by tenant.
+    fn lines(&self, facts: &Facts) -> Vec<(String, Meter)> {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = |tenant| facts.routes.get(tenant).map(|packed| packed.name().to_owned());
+        self.common.ledger.read(|all| named.lines(all, name))
     }
 
     fn draining(&self) -> bool {
@@ -245,16 +243,7 @@ fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Full<B
     answer
 }
 
-fn sum(reports: &[CoreReport]) -> HashMap<TenantId, Meter> {
-    let mut all: HashMap<TenantId, Meter> = HashMap::new();
-    for (tenant, meter) in reports.iter().flat_map(|r| &r.tenants) {
-        *all.entry(*tenant).or_default() += meter;
-    }
-    all
-}
-
-fn tenants(facts: &Facts, meters: &HashMap<TenantId, Meter>) -> String {
-    let nothing = Meter::default();
+fn tenants(facts: &Facts, meters: &Totals) -> String {
     let mut all = facts.routes.all();
     all.sort_unstable_by_key(|packed| (packed.revision, packed.tenant));
     // A list for people and for `berth`; who routes more has them in the control plane, a page at a time.
@@ -263,7 +252,7 @@ fn tenants(facts: &Facts, meters: &HashMap<TenantId, Meter>) -> String {
         .take(LISTED_MAX)
         .map(|packed| {
             let route = packed.route();
-            let meter = meters.get(&route.tenant).unwrap_or(&nothing);
+            let meter = meters.get(route.tenant).unwrap_or_default();
             serde_json::json!({
                 "tenant": route.tenant,
                 "name": route.name,
@@ -294,20 +283,7 @@ fn state(route: &TenantRoute) -> &'static str {
     }
 }
 
-fn metrics(facts: &Facts, reports: &[CoreReport], link: &Link) -> String {
-    let mut meters: Vec<_> = sum(reports).into_iter().collect();
-    meters.sort_by_key(|(tenant, meter)| (std::cmp::Reverse(meter.requests()), *tenant));
-    let mut lines: Vec<(String, Meter)> = Vec::new();
-    let mut other = Meter::default();
-    for (tenant, meter) in &meters {
-        match facts.routes.get(*tenant) {
-            Some(packed) if lines.len() < NAMED_TENANTS => lines.push((packed.name().to_owned(), meter.clone())),
-            _ => other += meter,
-        }
-    }
-    if meters.len() > lines.len() {
-        lines.push((String::from("other"), other));
-    }
+fn metrics(facts: &Facts, lines: &[(String, Meter)], reports: &[CoreReport], link: &Link) -> String {
     let mut out = String::new();
     let mut family = |name: &str, kind: &str, help: &str, samples: &dyn Fn(&mut String)| {
         // Writing to a string cannot fail.
@@ -315,7 +291,7 @@ fn metrics(facts: &Facts, reports: &[CoreReport], link: &Link) -> String {
         samples(&mut out);
     };
     family("berth_edge_requests_total", "counter", "Requests by tenant and status class.", &|out| {
-        for (tenant, meter) in &lines {
+        for (tenant, meter) in lines {
             for (class, count) in (1..).zip(meter.classes) {
                 let _ = writeln!(out, "berth_edge_requests_total{{tenant=\"{tenant}\",class=\"{class}xx\"}} {count}");
             }
@@ -330,14 +306,14 @@ fn metrics(facts: &Facts, reports: &[CoreReport], link: &Link) -> String {
     ];
     for (name, help, value) in per_tenant {
         family(name, "counter", help, &|out| {
-            for (tenant, meter) in &lines {
+            for (tenant, meter) in lines {
                 let _ = writeln!(out, "{name}{{tenant=\"{tenant}\"}} {}", value(meter));
             }
         });
     }
     let name = "berth_edge_request_seconds";
     family(name, "histogram", "From a request's head to its answer's head.", &|out| {
-        for (tenant, meter) in &lines {
+        for (tenant, meter) in lines {
             let mut below = 0;
             for (bound, count) in BUCKETS_US.iter().zip(meter.times) {
                 below += count;
@@ -367,6 +343,12 @@ fn metrics(facts: &Facts, reports: &[CoreReport], link: &Link) -> String {
             whole(|r| r.refused),
         ),
         ("berth_edge_connections", "gauge", "Client connections open.", whole(|r| r.connections as u64)),
+        (
+            "berth_edge_kept_bytes",
+            "gauge",
+            "Bytes of request bodies that are kept before they are sent, and until they are answered.",
+            whole(|r| r.kept_bytes),
+        ),
         ("berth_edge_tenants", "gauge", "Tenants routed.", facts.routes.len() as u64),
         ("berth_edge_revision", "gauge", "Revision of the routes in force.", facts.revision.get()),
         ("berth_edge_control_connected", "gauge", "1 while routes are followed.", u64::from(connected)),
@@ -388,8 +370,14 @@ fn metrics(facts: &Facts, reports: &[CoreReport], link: &Link) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Facts, NAMED_TENANTS, metrics};
-    use crate::{core::CoreReport, feed::Link, meter::Meter, routes::Routes};
+    use super::{Facts, metrics};
+    use crate::{
+        feed::Link,
+        ledger::Ledger,
+        meter::Meter,
+        named::{BUSIEST, Named},
+        routes::Routes,
+    };
     use berth_domain::{CellName, Generation, PlanName, Revision, TenantId, TenantKey, TenantName};
     use berth_wire::edge::{RouteState, TenantRoute};
     use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -434,7 +422,7 @@ mod tests {
     #[tokio::test]
     async fn the_busiest_tenants_are_named_over_all_cores_and_no_request_of_the_others_is_lost() {
         let routes = Routes::default();
-        let number = NAMED_TENANTS * 3;
+        let number = BUSIEST * 3;
         for n in 0..number {
             routes.put(&route(n), None);
         }
@@ -448,28 +436,35 @@ mod tests {
             Revision::new(1),
         );
         // Busy on one core and idle on the other: only both together say who is busiest.
+        let ledger = Ledger::default();
         let report = |counts: &dyn Fn(usize) -> u64| {
             let meter = |count| {
                 let mut meter = Meter::default();
                 (0..count).for_each(|_| meter.count(200, 1));
-                meter
+                Box::new(meter)
             };
-            let tenants = (0..number).map(|n| (tenant(n), meter(counts(n)))).collect();
-            CoreReport { tenants, ..CoreReport::default() }
+            ledger.hand((0..number).map(|n| (tenant(n), meter(counts(n)))).collect());
         };
-        let reports = [report(&|n| (n as u64) * 3), report(&|n| if n == 0 { 1000 } else { n as u64 % 2 })];
-        let all = shown(&metrics(&facts, &reports, &link));
-        assert_eq!(all.len(), NAMED_TENANTS + 1);
+        report(&|n| (n as u64) * 3);
+        report(&|n| if n == 0 { 1000 } else { n as u64 % 2 });
+        let mut named = Named::default();
+        let mut page = || {
+            let name = |tenant| facts.routes.get(tenant).map(|packed| packed.name().to_owned());
+            let lines = ledger.read(|all| named.lines(all, name));
+            shown(&metrics(&facts, &lines, &[], &link))
+        };
+        let all = page();
+        assert_eq!(all.len(), BUSIEST + 1);
         assert_eq!(all["t0"], 1000, "busy on the second core alone");
-        for n in number - NAMED_TENANTS + 1..number {
+        for n in number - BUSIEST + 1..number {
             assert_eq!(all[&format!("t{n}")], (n as u64) * 3 + n as u64 % 2);
         }
         let expected: u64 = (0..number as u64).map(|n| n * 3 + if n == 0 { 1000 } else { n % 2 }).sum();
         assert_eq!(all.values().sum::<u64>(), expected, "what is not named is counted as one");
-        // One that is not routed any more is counted, and named no more.
+        // One that is not routed any more is named no more, and nobody else is given what it had.
         facts.routes.remove(tenant(0));
-        let all = shown(&metrics(&facts, &reports, &link));
-        assert!(!all.contains_key("t0") && all.contains_key(&format!("t{}", number - NAMED_TENANTS)));
-        assert_eq!(all.values().sum::<u64>(), expected);
+        let all = page();
+        assert!(!all.contains_key("t0") && all.contains_key(&format!("t{}", number - BUSIEST)));
+        assert_eq!(all.values().sum::<u64>(), expected - 1000);
     }
 }

@@ -160,6 +160,7 @@ impl From<BodyError> for Refusal {
         match error {
             BodyError::TooLarge => Self::TooLarge,
             BodyError::Late => Self::BodyLate,
+            BodyError::InTheWay | BodyError::Left => Self::ParkOver,
             BodyError::Client => Self::BadBody,
             BodyError::Member => Self::NoAnswer,
         }

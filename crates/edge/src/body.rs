@@ -1,11 +1,11 @@
 //! Bodies on their way: to a member with a bound and a time limit, to a client with everything that ends with it.
 //!
-//! Never buffers more than the bound for sending once more; what is longer streams.
+//! Never buffers more than the bound for sending once more; what is longer streams, and so does what finds no room.
 
 use crate::{
     headers,
     pack::Packer,
-    tenant::{Tenant, Ticket},
+    tenant::{Streaming, Tenant, Ticket},
     upstream::Lease,
 };
 use berth_wire::edge::CompressionWay;
@@ -19,10 +19,78 @@ use std::{
     future::Future,
     pin::Pin,
     rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::time::{Instant, Sleep};
+
+/// A tenant's part of what its core may keep: the others find room whoever asks for much.
+const TENANTS: u64 = 8;
+/// A body that is there at once and is no longer than this is not counted: a connection has one at a time.
+const UNCOUNTED_BYTES: usize = 4 * 1024;
+
+/// How many bytes of requests' bodies one core keeps, of all tenants together: its part of what the process may. Atomic
+/// because bytes may go to another thread; no other core writes here.
+#[derive(Debug)]
+pub struct Keeping {
+    bytes: AtomicU64,
+    bytes_max: u64,
+}
+
+/// The same of one tenant.
+pub type TenantKeeping = Arc<AtomicU64>;
+
+impl Keeping {
+    pub fn new(bytes_max: u64) -> Self {
+        Self { bytes: AtomicU64::new(0), bytes_max }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// What one body takes of it, until its last copy is gone.
+#[derive(Debug)]
+struct Share {
+    keeping: Arc<Keeping>,
+    tenant: TenantKeeping,
+    bytes: u64,
+}
+
+impl Share {
+    /// Counts what there is of the body in any case. `false`: no more is to be kept.
+    fn grow(&mut self, bytes: u64) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        self.bytes += more;
+        let all = self.keeping.bytes.fetch_add(more, Ordering::Relaxed) + more;
+        let own = self.tenant.fetch_add(more, Ordering::Relaxed) + more;
+        all <= self.keeping.bytes_max && own <= self.keeping.bytes_max / TENANTS
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.keeping.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.tenant.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Bytes and what they take.
+struct Counted {
+    bytes: Bytes,
+    _share: Share,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
 
 /// Why a body could not be carried to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +99,10 @@ pub enum BodyError {
     TooLarge,
     #[error("the body made no progress")]
     Late,
+    #[error("the body had had its time when a hold waited for it")]
+    InTheWay,
+    #[error("the tenant is elsewhere, or is drained, before the answer came to its end")]
+    Left,
     #[error("the body could not be read from the client")]
     Client,
     #[error("the body could not be read from the member")]
@@ -42,7 +114,7 @@ pub enum BodyError {
 pub enum Upload {
     /// All of it, with what followed: may be sent again.
     Whole(Bytes, Option<HeaderMap>),
-    /// Too long to keep: the first part, and where the rest comes from.
+    /// Too long to keep, or there is no room: the first part, and where the rest comes from.
     Longer(Bytes, Incoming),
 }
 
@@ -52,14 +124,25 @@ pub struct UploadLimits {
     pub keep_bytes: usize,
     pub body_bytes: u64,
     pub idle: Duration,
-    /// A body that is kept has to be there after this, however it drips.
+    /// A body that is kept has to be there after this, however it drips; one that streams makes way for a hold then.
     pub whole: Duration,
     /// One that does not say how long it is streams when it is not there after this.
     pub unsaid: Duration,
 }
 
+impl UploadLimits {
+    fn uncounted_bytes(&self) -> usize {
+        UNCOUNTED_BYTES.min(self.keep_bytes).min(usize::try_from(self.body_bytes).unwrap_or(usize::MAX))
+    }
+}
+
 /// Reads a body that there is, up to what may be kept.
-pub async fn read(mut body: Incoming, limits: UploadLimits) -> Result<Upload, BodyError> {
+pub async fn read(
+    mut body: Incoming,
+    limits: UploadLimits,
+    keeping: &Arc<Keeping>,
+    tenant: &TenantKeeping,
+) -> Result<Upload, BodyError> {
     let known = body.size_hint().exact();
     if known.is_some_and(|n| n > limits.body_bytes) {
         return Err(BodyError::TooLarge);
@@ -67,45 +150,65 @@ pub async fn read(mut body: Incoming, limits: UploadLimits) -> Result<Upload, Bo
     if known.is_some_and(|n| n > limits.keep_bytes as u64) {
         return Ok(Upload::Longer(Bytes::new(), body));
     }
-    let mut kept = Kept::default();
-    let mut after = None;
+    let mut kept = Kept::new(keeping, tenant);
+    let (mut after, mut full) = (None, false);
     let now = Instant::now();
     let (whole, streams) = (now + limits.whole, known.is_none().then(|| now + limits.unsaid));
     loop {
         let until = whole.min(Instant::now() + limits.idle);
         let until = streams.map_or(until, |streams| streams.min(until));
-        let Ok(frame) = tokio::time::timeout_at(until, body.frame()).await else {
-            if streams.is_some_and(|streams| streams <= until) {
+        let frame = if full {
+            // The end of one that did not say how long it is may be there: the connection has a turn to bring it.
+            tokio::select! {
+                biased;
+                frame = body.frame() => Some(frame),
+                () = tokio::task::yield_now() => None,
+            }
+        } else {
+            tokio::time::timeout_at(until, body.frame()).await.ok()
+        };
+        let Some(frame) = frame else {
+            if full || streams.is_some_and(|streams| streams <= until) {
                 return Ok(Upload::Longer(kept.all(), body));
             }
             return Err(BodyError::Late);
         };
         let Some(frame) = frame else { return Ok(Upload::Whole(kept.all(), after)) };
-        match frame.map_err(|_| BodyError::Client)?.into_data() {
+        let has_room = match frame.map_err(|_| BodyError::Client)?.into_data() {
+            Ok(data) if kept.len() == 0 && body.is_end_stream() && data.len() <= limits.uncounted_bytes() => {
+                return Ok(Upload::Whole(data, None));
+            }
             Ok(data) => kept.push(data),
             Err(other) => {
                 after = other.into_trailers().ok().map(headers::trailers).filter(|t| !t.is_empty());
                 continue;
             }
-        }
+        };
         if kept.len() as u64 > limits.body_bytes {
             return Err(BodyError::TooLarge);
         }
-        if kept.len() > limits.keep_bytes {
+        if kept.len() > limits.keep_bytes || (full && !has_room && !body.is_end_stream()) {
             return Ok(Upload::Longer(kept.all(), body));
         }
+        full = !has_room;
     }
 }
 
 /// Joined parts of a body; a body that came in one part is not copied.
-#[derive(Default)]
 struct Kept {
     first: Bytes,
     joined: Option<BytesMut>,
+    share: Share,
 }
 
 impl Kept {
-    fn push(&mut self, data: Bytes) {
+    fn new(keeping: &Arc<Keeping>, tenant: &TenantKeeping) -> Self {
+        let share = Share { keeping: Arc::clone(keeping), tenant: Arc::clone(tenant), bytes: 0 };
+        Self { first: Bytes::new(), joined: None, share }
+    }
+
+    /// `false`: there is no room for more.
+    fn push(&mut self, data: Bytes) -> bool {
         match &mut self.joined {
             Some(joined) => joined.extend_from_slice(&data),
             None if self.first.is_empty() => self.first = data,
@@ -113,17 +216,24 @@ impl Kept {
                 let mut joined = BytesMut::with_capacity((self.first.len() + data.len()) * 2);
                 joined.extend_from_slice(&self.first);
                 joined.extend_from_slice(&data);
+                self.first = Bytes::new();
                 self.joined = Some(joined);
             }
         }
+        let taken = self.joined.as_ref().map_or(self.first.len(), BytesMut::capacity);
+        self.share.grow(taken as u64)
     }
 
     fn len(&self) -> usize {
         self.joined.as_ref().map_or(self.first.len(), BytesMut::len)
     }
 
-    fn all(&mut self) -> Bytes {
-        self.joined.take().map_or_else(|| std::mem::take(&mut self.first), BytesMut::freeze)
+    fn all(self) -> Bytes {
+        let bytes = self.joined.map_or(self.first, BytesMut::freeze);
+        if bytes.is_empty() {
+            return bytes;
+        }
+        Bytes::from_owner(Counted { bytes, _share: self.share })
     }
 }
 
@@ -151,8 +261,16 @@ pub struct Streamed {
     left_bytes: u64,
     idle: Duration,
     timer: Pin<Box<Sleep>>,
+    /// From then on it makes way for a hold.
+    had_its_time: Instant,
+    next_hold: Pin<Box<dyn Future<Output = ()>>>,
     course: Rc<Course>,
-    tenant: Rc<Tenant>,
+    streaming: Rc<Streaming>,
+}
+
+fn next_hold(tenant: &Rc<Tenant>) -> Pin<Box<dyn Future<Output = ()>>> {
+    let tenant = Rc::clone(tenant);
+    Box::pin(async move { tenant.held.notified().await })
 }
 
 impl SendBody {
@@ -166,7 +284,7 @@ impl SendBody {
         followed: bool,
         limits: UploadLimits,
         course: Rc<Course>,
-        tenant: Rc<Tenant>,
+        streaming: Rc<Streaming>,
     ) -> Self {
         Self::Stream(Box::new(Streamed {
             left_bytes: limits.body_bytes.saturating_sub(prefix.len() as u64),
@@ -175,8 +293,10 @@ impl SendBody {
             followed,
             idle: limits.idle,
             timer: Box::pin(tokio::time::sleep(limits.idle)),
+            had_its_time: Instant::now() + limits.whole,
+            next_hold: next_hold(&streaming.tenant),
             course,
-            tenant,
+            streaming,
         }))
     }
 }
@@ -185,6 +305,23 @@ impl Streamed {
     fn fail(&self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.course.failed.set(Some(error));
         Poll::Ready(Some(Err(error)))
+    }
+
+    /// A cut-over is given up after a moment: whoever sends a byte now and then would keep its tenant where it is.
+    fn is_in_the_way(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.next_hold.as_mut().poll(cx).is_ready() {
+            self.next_hold = next_hold(&self.streaming.tenant);
+        }
+        self.streaming.is_waited_for() && Instant::now() >= self.had_its_time && self.streaming.makes_way()
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        // One that made way is among those that do until its request has gone.
+        if self.course.failed.get() != Some(BodyError::InTheWay) {
+            self.streaming.ended();
+        }
     }
 }
 
@@ -206,6 +343,9 @@ impl Body for SendBody {
         loop {
             let polled = Pin::new(&mut stream.rest).poll_frame(cx);
             if polled.is_pending() {
+                if stream.is_in_the_way(cx) {
+                    return stream.fail(BodyError::InTheWay);
+                }
                 ready!(stream.timer.as_mut().poll(cx));
                 if stream.course.answered.get() {
                     return Poll::Pending;
@@ -226,7 +366,7 @@ impl Body for SendBody {
                 return stream.fail(BodyError::TooLarge);
             }
             stream.left_bytes -= bytes;
-            stream.tenant.metered(|m| m.received_bytes += bytes);
+            stream.streaming.tenant.metered(|m| m.received_bytes += bytes);
             let deadline = Instant::now() + stream.idle;
             stream.timer.as_mut().reset(deadline);
             return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -276,11 +416,14 @@ pub struct Relayed {
     pub lease: Option<Lease>,
     /// Of a request that may write: in flight until its answer is complete.
     pub ticket: Option<Ticket>,
+    pub may_write: bool,
     pub tenant: Rc<Tenant>,
     /// What a client gets is counted where it is in its last form.
     pub counts: bool,
     /// Of an event stream: ends it when the tenant is elsewhere.
     pub left: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    /// Of one that answers a request that may write: a hold waits for it no longer than this.
+    pub waited_for: Option<Pin<Box<Sleep>>>,
 }
 
 impl Relayed {
@@ -302,7 +445,14 @@ impl Relayed {
             self.left = None;
             self.lease = None;
             self.ticket = None;
-            return Poll::Ready(None);
+            // What was written may have been half of the answer: its client must not take it for whole.
+            return Poll::Ready(self.may_write.then_some(Err(BodyError::Left)));
+        }
+        if let Some(waited_for) = &mut self.waited_for
+            && waited_for.as_mut().poll(cx).is_ready()
+        {
+            self.waited_for = None;
+            self.ticket = None;
         }
         loop {
             let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
@@ -431,3 +581,7 @@ impl Body for AnswerBody {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "body_tests.rs"]
+mod tests;

@@ -104,8 +104,6 @@ impl Book {
             News::Drained { serial } => self.drained(*serial, None),
             News::Slow { serial, in_flight } => self.drained(*serial, Some(*in_flight)),
             News::Over { serial, account } => self.over(*serial, *account),
-            // The edge as a whole is going: no hold is waited for any more.
-            News::Last(_) => Vec::new(),
         }
     }
 

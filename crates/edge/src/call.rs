@@ -93,13 +93,13 @@ impl<'a> Call<'a> {
         rest: Incoming,
         limits: UploadLimits,
     ) -> Result<Answered, Refusal> {
-        let (ticket, route) = self.admit(prefix.len() as u64).await?;
+        let (mut ticket, route) = self.admit(prefix.len() as u64).await?;
         let followed = parts.headers.contains_key(header::TRAILER);
         if followed {
             parts.headers.remove(header::CONTENT_LENGTH);
         }
         let course = Rc::new(Course::default());
-        let body = SendBody::streamed(prefix, rest, followed, limits, Rc::clone(&course), Rc::clone(self.tenant));
+        let body = SendBody::streamed(prefix, rest, followed, limits, Rc::clone(&course), ticket.streams());
         let sent = self.attempt(&route, Request::from_parts(parts, body), ticket, STREAMED_ANSWER_TIME).await;
         course.answered.set(true);
         if let Some(error) = course.failed.get() {
@@ -174,7 +174,9 @@ impl<'a> Call<'a> {
     /// What the way of balancing wants to know of the client.
     fn wish(&self, route: &Route, headers: &HeaderMap) -> Wish {
         let mut wish = match route.pool.balance() {
-            Balance::ClientAddress => Wish { client: headers::client_digest(headers), ..Wish::default() },
+            Balance::ClientAddress => {
+                Wish { client: headers::client_digest(headers, |peer| self.core.trusts(peer)), ..Wish::default() }
+            }
             Balance::Sticky => {
                 let named = self.core.cookies().and_then(|cookies| cookies.read(self.tenant.id, headers));
                 Wish { sticky: named.and_then(|member| route.pool.place(member)), ..Wish::default() }
@@ -185,7 +187,8 @@ impl<'a> Call<'a> {
             let settings = self.core.common.settings.load();
             wish.only = settings.residences.get(&route.name).map(|region| route.pool.region(region));
             if settings.geo.is_some() {
-                wish.spot = headers::client_address(headers).and_then(|at| self.core.common.places.find(at).spot);
+                wish.spot = headers::client_address(headers, |peer| self.core.trusts(peer))
+                    .and_then(|at| self.core.common.places.find(at).spot);
             }
         }
         wish
@@ -232,8 +235,8 @@ impl<'a> Call<'a> {
         headers.insert(headers::BERTH_PLAN, route.plan.clone());
         headers.insert(headers::BERTH_GENERATION, route.generation_text.clone());
         if self.core.common.places.is_known()
-            && let Some(country) =
-                headers::client_address(headers).and_then(|at| self.core.common.places.find(at).country)
+            && let Some(country) = headers::client_address(headers, |peer| self.core.trusts(peer))
+                .and_then(|at| self.core.common.places.find(at).country)
             && let Ok(country) = HeaderValue::from_bytes(&country)
         {
             headers.insert(headers::BERTH_COUNTRY, country);
@@ -271,7 +274,13 @@ impl<'a> Call<'a> {
                 }
                 Attempt::Unsent(_) => return Err(Refusal::NoAnswer),
                 Attempt::Broken => return Ok(None),
-                Attempt::Late => return Err(Refusal::AnswerLate),
+                Attempt::Late(hangs) => {
+                    // Who asks for a WebSocket may wait for something of its own.
+                    if let Some(busy) = hangs.filter(|_| !self.sending.upgrade) {
+                        busy.late();
+                    }
+                    return Err(Refusal::AnswerLate);
+                }
             }
         }
     }

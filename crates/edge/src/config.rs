@@ -61,6 +61,8 @@ pub struct Limits {
     pub body_time: Duration,
     /// Bodies up to here are read before the request is sent, so that a fenced request can be sent once more.
     pub resend_bytes: usize,
+    /// What is kept so of all requests together, an equal part for each worker; more streams.
+    pub keep_all_bytes: u64,
     /// One that does not say how long it is has so long to be there whole; then it streams.
     pub unsaid_time: Duration,
     pub connect_time: Duration,
@@ -105,6 +107,7 @@ impl Default for Limits {
             body_idle: Duration::from_secs(30),
             body_time: Duration::from_mins(2),
             resend_bytes: 1024 * 1024,
+            keep_all_bytes: 256 * 1024 * 1024,
             unsaid_time: Duration::from_millis(50),
             connect_time: Duration::from_secs(1),
             answer_time: Duration::from_mins(1),

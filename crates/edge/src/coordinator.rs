@@ -5,8 +5,12 @@
 
 mod binding;
 mod handing;
+mod kept_up;
 
-use self::handing::{Handing, Ready};
+use self::{
+    handing::{Handing, Ready},
+    kept_up::kept_up,
+};
 use crate::{
     Limits,
     admin::{self, Facts},
@@ -14,14 +18,14 @@ use crate::{
     checks,
     cluster::{Asker, Cluster},
     config::{EdgeConfig, EdgeError},
-    core::{Common, CoreReport, News, Order},
+    core::{Common, News, Order},
     feed::{self, ControlUrl, Link},
     geo::Places,
     handover::{Predecessor, Sockets},
     hold::{HoldOrder, Room},
     limits::Buckets,
     pack,
-    report::{self, Reporter},
+    report::Reporter,
     request_log::Logger,
     routing::{Change, Table, hold_token},
     settings::{self, CERTIFICATES, SETTINGS},
@@ -53,9 +57,6 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-
-/// How soon a part that failed begins anew.
-const AGAIN: Duration = Duration::from_secs(1);
 
 /// An edge whose addresses are taken and whose routes are read, and that serves nobody yet.
 pub struct Edge {
@@ -102,6 +103,7 @@ impl Edge {
             limits: limits.clone(),
             routes: Arc::clone(&table.routes),
             buckets: Buckets::owing(owed_ns.unwrap_or_default()),
+            opened: handing.opened.clone(),
             leaving: CancellationToken::new(),
             open: AtomicUsize::new(0),
             cluster: Arc::clone(&cluster),
@@ -109,6 +111,8 @@ impl Edge {
             places: Arc::new(places),
             trust: Arc::default(),
             room: Arc::new(Room::new(limits.park_all_bytes)),
+            keep_bytes: limits.keep_all_bytes / sockets.plain.len().max(1) as u64,
+            ledger: Arc::default(),
             settings: ArcSwap::from_pointee(settings::load(&config.data_dir, SETTINGS)),
             certificates: Arc::clone(&certificates),
             request_log: config.request_log.as_ref().map(Logger::start).transpose()?,
@@ -157,7 +161,6 @@ impl Edge {
             book: Book::default(),
             owed: HashMap::new(),
             unsure: true,
-            last: Vec::new(),
         };
         // Before the threads are there: no request is ever served from an empty table.
         let in_force = coordinator.restore();
@@ -189,7 +192,11 @@ impl Edge {
             tasks.spawn(places.follow(path));
         }
         let asking = tokio::spawn(asker.run(said, stop.clone().cancelled_owned()));
-        let reporter = Arc::new(tokio::sync::Mutex::new(Reporter::new(Arc::clone(&link), &config.data_dir)));
+        let reporter = Arc::new(tokio::sync::Mutex::new(Reporter::new(
+            Arc::clone(&link),
+            Arc::clone(&common.ledger),
+            &config.data_dir,
+        )));
         let reports = if link.urls.is_empty() {
             None
         } else {
@@ -210,10 +217,7 @@ impl Edge {
             handing.settle(!coordinator.unsure);
             tokio::select! {
                 biased;
-                Some(news) = news.recv() => match news {
-                    News::Last(report) => coordinator.last.push(report),
-                    news => coordinator.hear(&news).await,
-                },
+                Some(news) = news.recv() => coordinator.hear(&news).await,
                 Some(number) = gone.recv() => {
                     if !stopping && !handing.is_leaving() {
                         return Err(EdgeError::WorkerGone(number));
@@ -238,7 +242,7 @@ impl Edge {
         if let Some(reports) = reports {
             // One that is under way is given up: what it said is said again, and counts once.
             reports.abort();
-            reporter.lock().await.last(&report::sum(std::mem::take(&mut coordinator.last))).await;
+            reporter.lock().await.last().await;
         }
         if handing.is_leaving() {
             // No ping of its stream after its last word.
@@ -261,21 +265,6 @@ impl Drop for Gone {
     fn drop(&mut self) {
         // Nobody listens any more when the edge itself is going.
         let _ = self.tell.send(self.number);
-    }
-}
-
-/// Begins anew what ended by a fault of its own: without it the edge would serve on, deaf to every change.
-async fn kept_up<T: Future<Output = ()> + Send + 'static>(what: &'static str, begin: impl Fn() -> T) {
-    let mut running = JoinSet::new();
-    loop {
-        running.spawn(begin());
-        match running.join_next().await {
-            Some(Err(error)) if error.is_panic() => {
-                tracing::error!("{what} ended by a fault of Berth's; it begins anew");
-            }
-            _ => return,
-        }
-        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -305,8 +294,6 @@ struct Coordinator {
     owed: HashMap<TenantId, Change>,
     /// Holds came from disk, and the control plane has not spoken yet.
     unsure: bool,
-    /// What cores counted that have ended.
-    last: Vec<CoreReport>,
 }
 
 impl Coordinator {
@@ -575,25 +562,4 @@ impl Coordinator {
 /// Whether a hold is in force by this change.
 fn holds(change: &Change) -> bool {
     matches!(change, Change::Put(route) if hold_token(route).is_some())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::kept_up;
-    use std::sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    };
-
-    #[tokio::test(start_paused = true)]
-    async fn what_ends_by_a_fault_begins_anew_and_what_ends_by_itself_does_not() {
-        let begun = Arc::new(AtomicU32::new(0));
-        let counted = Arc::clone(&begun);
-        kept_up("a test", move || {
-            let nth = counted.fetch_add(1, Ordering::Relaxed);
-            async move { assert!(nth == 2, "it fails twice") }
-        })
-        .await;
-        assert_eq!(begun.load(Ordering::Relaxed), 3);
-    }
 }

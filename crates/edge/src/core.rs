@@ -5,14 +5,15 @@
 use crate::{
     Limits,
     balance::{GOLDEN, mix},
+    body::Keeping,
     cluster::Cluster,
     dial::Trust,
     geo::Places,
     health::Vitals,
     hold::{Account, HoldOrder, Room},
     late::Waiting,
+    ledger::{Counted, Ledger},
     limits::Buckets,
-    meter::Meter,
     pack,
     request_log::Logger,
     routes::{self, Routes},
@@ -30,7 +31,7 @@ use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::hash_map::Entry,
     net::IpAddr,
     rc::Rc,
     sync::{
@@ -46,6 +47,8 @@ use tokio_util::sync::CancellationToken;
 const IDS_BYTES: usize = 4096;
 /// Tenants that a core remembers although they have no requests.
 const MET_MAX: usize = 20_000;
+/// Tenants looked at in one go, where all are.
+const SLICE: usize = 512;
 
 /// The hosts under which the tenant is found.
 fn hosts(route: &TenantRoute) -> impl Iterator<Item = &str> {
@@ -65,6 +68,8 @@ pub struct Common {
     pub places: Arc<Places>,
     pub settings: ArcSwap<EdgeSettings>,
     pub certificates: Arc<Certificates>,
+    /// Connections are taken from then on: until it goes, the process before this one takes them.
+    pub opened: CancellationToken,
     /// Another process takes new connections; those that are open are this one's to their end.
     pub leaving: CancellationToken,
     /// Open connections of all cores: while one has any, each hears of holds and routes, since a move waits for all.
@@ -73,6 +78,10 @@ pub struct Common {
     pub trust: Arc<Trust>,
     /// Of parked bodies.
     pub room: Arc<Room>,
+    /// How much of bodies each core keeps.
+    pub keep_bytes: u64,
+    /// What was carried for whom.
+    pub ledger: Arc<Ledger>,
     /// `None`: no request is written down.
     pub request_log: Option<Logger>,
     /// Nanoseconds are counted from here.
@@ -89,19 +98,14 @@ impl Common {
 #[derive(Debug)]
 pub enum Order {
     /// Puts changes in force; a hold stands beside the route that orders it. Answered when all of them are.
-    Apply {
-        changes: Vec<(Change, Option<HoldOrder>)>,
-        done: oneshot::Sender<()>,
-    },
+    Apply { changes: Vec<(Change, Option<HoldOrder>)>, done: oneshot::Sender<()> },
     /// Another core could not drain: lets everything of this hold go.
-    Lift {
-        tenant: TenantId,
-        serial: u64,
-    },
+    Lift { tenant: TenantId, serial: u64 },
     /// The control plane has spoken: holds from disk are sure.
     Sure,
     /// The common settings have changed.
     Settings,
+    /// Hands over to the ledger what was counted for tenants, and answers with the rest.
     Report(oneshot::Sender<CoreReport>),
 }
 
@@ -114,17 +118,16 @@ pub enum News {
     Slow { serial: u64, in_flight: u32 },
     /// The hold ended and its last request has left.
     Over { serial: u64, account: Account },
-    /// This core has ended, and this is what it counted.
-    Last(CoreReport),
 }
 
-/// A core's counters at one moment.
+/// A core's own counters at one moment, when it has handed over those of tenants.
 #[derive(Debug, Default)]
 pub struct CoreReport {
-    pub tenants: Vec<(TenantId, Meter)>,
     pub unknown_hosts: u64,
     pub refused: u64,
     pub connections: usize,
+    /// Bytes of bodies that are kept.
+    pub kept_bytes: u64,
 }
 
 /// One core.
@@ -132,8 +135,12 @@ pub struct Core {
     pub common: Arc<Common>,
     /// The tenants this core has met.
     index: RefCell<Index<Tenant>>,
-    /// What was counted for tenants that this core has forgotten.
-    retired: RefCell<HashMap<TenantId, Meter>>,
+    /// Tenants that are routed no more and of whom something may still be under way.
+    departed: RefCell<Vec<Rc<Tenant>>>,
+    /// Tenants without requests are being forgotten.
+    sweeping: Cell<bool>,
+    /// What was counted and is still to be handed over.
+    counted: RefCell<Counted>,
     pub upstreams: Upstreams,
     /// This edge is drained: long-lived connections end within this time.
     draining_ms: Cell<Option<u32>>,
@@ -165,6 +172,8 @@ pub struct Core {
     random: Cell<u64>,
     /// Whom members owe an answer.
     pub waiting: Rc<Waiting>,
+    /// Of bodies that are kept until they are there whole, and for sending once more.
+    pub keeping: Arc<Keeping>,
     /// Where the next request ids and signatures are written.
     ids: RefCell<BytesMut>,
 }
@@ -174,7 +183,9 @@ impl Core {
         let (seed, _) = uuid::Uuid::new_v4().as_u64_pair();
         let core = Self {
             index: RefCell::default(),
-            retired: RefCell::default(),
+            departed: RefCell::default(),
+            sweeping: Cell::new(false),
+            counted: RefCell::default(),
             upstreams: Upstreams::new(Arc::clone(&common.vitals), Arc::clone(&common.trust), common.epoch),
             draining_ms: Cell::new(None),
             winding_down: RefCell::default(),
@@ -186,6 +197,7 @@ impl Core {
             compression: RefCell::default(),
             ending: Cell::new(false),
             packing: Rc::new(()),
+            keeping: Arc::new(Keeping::new(common.keep_bytes)),
             common,
             news,
             stop,
@@ -331,18 +343,76 @@ impl Core {
     }
 
     /// Forgets tenants without a request for a while, when more have been met than are worth their memory.
-    pub fn forget_idle(&self) {
-        let mut index = self.index.borrow_mut();
-        if index.len() <= MET_MAX {
+    pub fn forget_idle(self: &Rc<Self>) {
+        if self.index.borrow().len() <= MET_MAX || self.sweeping.replace(true) {
             return;
         }
-        let now_ns = self.ns(Instant::now());
-        for id in index.unused(|t| !t.used.replace(false) && t.is_idle(now_ns)) {
-            let Some(tenant) = index.remove(id) else { continue };
-            if let Some(meter) = tenant.meter() {
-                *self.retired.borrow_mut().entry(id).or_default() += &meter;
+        let core = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let ids = core.index.borrow().ids();
+            let mut aliases_are_known = true;
+            for slice in ids.chunks(SLICE) {
+                let now_ns = core.ns(Instant::now());
+                for id in slice {
+                    let idle = |tenant: &Tenant| !tenant.used.replace(false) && tenant.is_idle(now_ns);
+                    let removed = core.index.borrow_mut().remove_unused(*id, idle);
+                    if let Some(tenant) = removed {
+                        core.gather(&tenant);
+                        // Once: who is asked for after that, under whatever name, stays until the next sweep.
+                        if std::mem::take(&mut aliases_are_known) {
+                            core.index.borrow_mut().forget_aliases();
+                        }
+                    }
+                }
+                tokio::task::yield_now().await;
+            }
+            core.sweeping.set(false);
+        });
+    }
+
+    /// Takes from a tenant what was counted for it.
+    fn gather(&self, tenant: &Tenant) {
+        let Some(meter) = tenant.take_meter() else { return };
+        match self.counted.borrow_mut().entry(tenant.id) {
+            Entry::Occupied(mut kept) => **kept.get_mut() += &*meter,
+            Entry::Vacant(slot) => {
+                slot.insert(meter);
             }
         }
+    }
+
+    /// Hands over what was gathered; nothing of it is handed over again.
+    fn hand_over(&self) -> CoreReport {
+        self.common.ledger.hand(self.counted.take());
+        CoreReport {
+            unknown_hosts: self.unknown_hosts.get(),
+            refused: self.refused.get(),
+            connections: self.connections.get(),
+            kept_bytes: self.keeping.bytes(),
+        }
+    }
+
+    /// Hands over all that was counted, a few tenants at a time, between which requests have their turn.
+    async fn report(&self) -> CoreReport {
+        let ids = self.index.borrow().ids();
+        for slice in ids.chunks(SLICE) {
+            for id in slice {
+                if let Some(tenant) = self.index.borrow().tenant(*id) {
+                    self.gather(tenant);
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        self.gather_departed();
+        self.hand_over()
+    }
+
+    /// Who is in nobody's hand any more counts nothing more.
+    fn gather_departed(&self) {
+        self.departed.borrow_mut().retain(|tenant| {
+            self.gather(tenant);
+            Rc::strong_count(tenant) > 1
+        });
     }
 
     /// Client connections open, tunnels among them.
@@ -382,7 +452,11 @@ impl Core {
             }
             Order::Settings => self.set_settings(),
             Order::Report(answer) => {
-                let _ = answer.send(self.report());
+                let core = Rc::clone(self);
+                tokio::task::spawn_local(async move {
+                    // Who asked may have given up; what was counted is handed over all the same.
+                    let _ = answer.send(core.report().await);
+                });
             }
         }
     }
@@ -394,12 +468,10 @@ impl Core {
                 self.index.borrow_mut().forget_aliases();
                 let removed = self.index.borrow_mut().remove(*tenant);
                 if let Some(gone) = removed {
-                    // What was carried was carried, and counters never fall.
-                    if let Some(meter) = gone.meter() {
-                        *self.retired.borrow_mut().entry(*tenant).or_default() += &meter;
-                    }
                     self.release(&gone);
                     gone.leave();
+                    // What was carried was carried, and what is under way is counted when it ends.
+                    self.departed.borrow_mut().push(gone);
                 }
                 return;
             }
@@ -465,17 +537,16 @@ impl Core {
             let _ = core.news.send(News::Over { serial, account });
         });
     }
+}
 
-    pub fn report(&self) -> CoreReport {
-        let index = self.index.borrow();
-        let retired = self.retired.borrow();
-        let met = index.tenants().filter_map(|t| Some((t.id, t.meter()?)));
-        CoreReport {
-            tenants: met.chain(retired.iter().map(|(id, meter)| (*id, meter.clone()))).collect(),
-            unknown_hosts: self.unknown_hosts.get(),
-            refused: self.refused.get(),
-            connections: self.connections.get(),
+impl Drop for Core {
+    /// Hands over the rest: requests that were cut with their tasks have been counted by now, for each has the core in hand.
+    fn drop(&mut self) {
+        for tenant in self.index.borrow().tenants() {
+            self.gather(tenant);
         }
+        self.gather_departed();
+        self.hand_over();
     }
 }
 

@@ -2,19 +2,21 @@
 //!
 //! Never sends a request. A member whose certificate is not in order is not reached at all, and the reason is said.
 
-use berth_domain::Speaks;
+use crate::worker::keep_alive;
+use berth_domain::{Speaks, is_private};
 use berth_wire::edge::ServiceSettings;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject as _},
     version::{TLS12, TLS13},
 };
+use socket2::SockRef;
 use std::{
     collections::HashMap,
     fmt,
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr, UdpSocket},
     pin::Pin,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     task::{Context, Poll},
@@ -22,7 +24,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -71,6 +73,7 @@ impl Target {
             speaks,
             ca_pem: service.ca_pem.clone().filter(|_| secure),
             server_name: service.server_name.clone().filter(|_| secure),
+            near: service.tls_outside && !secure,
         }
     }
 
@@ -88,6 +91,8 @@ pub struct Manner {
     pub speaks: Speaks,
     pub ca_pem: Option<String>,
     pub server_name: Option<String>,
+    /// On this host or in a private network alone.
+    pub near: bool,
 }
 
 /// TLS of one authority: with HTTP/2 on offer and without.
@@ -102,6 +107,10 @@ struct Configs {
 pub enum Way {
     Plain,
     H2c,
+    /// Either of them, on this host or in a private network alone.
+    Near {
+        h2c: bool,
+    },
     Tls(Arc<Tls>),
 }
 
@@ -120,6 +129,7 @@ pub struct Trust {
 impl Trust {
     pub fn way(&self, manner: &Manner) -> Way {
         match manner.speaks {
+            Speaks::Http | Speaks::H2c if manner.near => Way::Near { h2c: manner.speaks == Speaks::H2c },
             Speaks::Http => Way::Plain,
             Speaks::H2c => Way::H2c,
             Speaks::Https => {
@@ -202,6 +212,8 @@ fn of_the_system() -> Arc<RootCertStore> {
 pub enum Unreached {
     Connect(io::Error),
     Late,
+    /// Others would read along.
+    InTheOpen,
     Name(InvalidDnsNameError),
     /// The certificate among others: its name, its end, who vouches for it.
     Tls(io::Error),
@@ -213,6 +225,10 @@ impl fmt::Display for Unreached {
         match self {
             Self::Connect(error) => write!(f, "no connection: {error}"),
             Self::Late => f.write_str("no connection in time"),
+            Self::InTheOpen => f.write_str(
+                "it is neither on this host nor in a private network, and nothing is sent there without TLS: give it an \
+                 `https://` address, or say `https.members_over_plain_http: true` in the stack file",
+            ),
             Self::Name(error) => write!(f, "its address names no host that a certificate could bear: {error}"),
             Self::Tls(error) => write!(f, "TLS was refused: {error}"),
             Self::Handshake(error) => write!(f, "it does not speak HTTP: {error}"),
@@ -228,16 +244,18 @@ pub async fn dial(
     patience: Duration,
 ) -> Result<(Stream, bool), Unreached> {
     let dialled = async {
-        let stream = match target.socket {
-            Some(socket) => TcpStream::connect(socket).await,
-            None => TcpStream::connect(&*target.authority).await,
+        let stream = match (way, target.socket) {
+            (Way::Near { .. }, _) => near(target).await?,
+            (_, Some(socket)) => TcpStream::connect(socket).await.map_err(Unreached::Connect)?,
+            (_, None) => TcpStream::connect(&*target.authority).await.map_err(Unreached::Connect)?,
         };
-        let stream = stream.map_err(Unreached::Connect)?;
         // Without it a small request waits for the acknowledgement of the one before; with an error nothing is lost.
         let _ = stream.set_nodelay(true);
+        // The same for this. No bound on what is not acknowledged: a member may leave an upload unread while it works.
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&keep_alive());
         let tls = match way {
-            Way::Plain => return Ok((Stream::Plain(stream), false)),
-            Way::H2c => return Ok((Stream::Plain(stream), !http1_only)),
+            Way::Plain | Way::Near { h2c: false } => return Ok((Stream::Plain(stream), false)),
+            Way::H2c | Way::Near { h2c: true } => return Ok((Stream::Plain(stream), !http1_only)),
             Way::Tls(tls) => tls,
         };
         let name = target.name(tls.server_name.as_deref()).map_err(Unreached::Name)?;
@@ -247,6 +265,24 @@ pub async fn dial(
         Ok((Stream::Secure(Box::new(stream)), http2))
     };
     timeout(patience, dialled).await.unwrap_or(Err(Unreached::Late))
+}
+
+/// A connection to one of the target's addresses that no stranger is at.
+async fn near(target: &Target) -> Result<TcpStream, Unreached> {
+    let all: Vec<SocketAddr> = match target.socket {
+        Some(socket) => vec![socket],
+        None => lookup_host(&*target.authority).await.map_err(Unreached::Connect)?.collect(),
+    };
+    let near: Vec<SocketAddr> = all.into_iter().filter(|at| is_private(at.ip()) || is_of_this_host(at.ip())).collect();
+    if near.is_empty() {
+        return Err(Unreached::InTheOpen);
+    }
+    TcpStream::connect(&near[..]).await.map_err(Unreached::Connect)
+}
+
+/// A socket can be bound to it; nothing is sent.
+fn is_of_this_host(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// Bytes to and from a member.
@@ -308,9 +344,11 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
-    use super::{Target, to_control};
+    use super::{Stream, Target, Trust, Unreached, Way, dial, to_control};
     use berth_domain::Speaks;
     use berth_wire::edge::ServiceSettings;
+    use socket2::SockRef;
+    use std::time::Duration;
 
     #[test]
     fn an_address_says_what_is_spoken_or_leaves_it_to_its_service() {
@@ -329,6 +367,47 @@ mod tests {
             assert_eq!(target.name(None).unwrap().to_str(), name);
             assert_eq!(target.name(Some("own.test")).unwrap().to_str(), "own.test");
         }
+    }
+
+    #[tokio::test]
+    async fn a_member_that_vanishes_is_asked_for() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target::new(&listener.local_addr().unwrap().to_string());
+        let (stream, _) = dial(&target, &Way::Plain, true, Duration::from_secs(5)).await.unwrap();
+        let Stream::Plain(stream) = stream else { panic!("nobody asked for TLS") };
+        assert!(SockRef::from(&stream).keepalive().unwrap());
+        assert_eq!(SockRef::from(&stream).tcp_keepalive_time().unwrap(), Duration::from_mins(1));
+    }
+
+    #[tokio::test]
+    async fn nothing_goes_without_tls_to_where_strangers_are_once_the_stack_file_has_been_asked() {
+        let patience = Duration::from_secs(5);
+        for (address, speaks, tls_outside, refused) in [
+            ("203.0.113.9:80", Speaks::Http, true, true),
+            ("http://203.0.113.9:80", Speaks::Https, true, true),
+            ("203.0.113.9:80", Speaks::H2c, true, true),
+            ("[2001:db8::1]:80", Speaks::Http, true, true),
+            // Nobody is there, and it is tried.
+            ("127.0.0.1:1", Speaks::Http, true, false),
+            ("localhost:1", Speaks::H2c, true, false),
+            ("127.0.0.1:1", Speaks::Https, true, false),
+            ("127.0.0.1:1", Speaks::Http, false, false),
+        ] {
+            let service = ServiceSettings { speaks, tls_outside, ..ServiceSettings::default() };
+            let target = Target::new(address);
+            let way = Trust::default().way(&target.manner(&service));
+            let why = dial(&target, &way, false, patience).await.unwrap_err();
+            assert_eq!(matches!(why, Unreached::InTheOpen), refused, "{address}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_service_that_was_not_asked_sends_as_it_did_and_tls_goes_anywhere() {
+        let (outside, usual) =
+            (ServiceSettings { tls_outside: true, ..ServiceSettings::default() }, ServiceSettings::default());
+        let target = Target::new("203.0.113.9:80");
+        assert!(target.manner(&outside).near && !target.manner(&usual).near);
+        assert!(!Target::new("https://203.0.113.9").manner(&outside).near);
     }
 
     #[test]

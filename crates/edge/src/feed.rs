@@ -227,7 +227,7 @@ impl Link {
             .header(CHALLENGES, "1")
             .header(SPEAKS, if self.ends_tls { "3" } else { "2" })
             .header(KEEPS, KEEPS_ALLOW)
-            .header(VERSION, env!("CARGO_PKG_VERSION"));
+            .header(VERSION, berth_domain::Version::own().to_string());
         let request = if self.presence() == Presence::Serving { request } else { request.header(LEAVING, "1") };
         Ok(request.body(Full::new(body))?)
     }

@@ -29,6 +29,8 @@ pub struct Watch {
     length: Option<u64>,
     lengths: bool,
     chunked: bool,
+    /// Coded in another way too, or said twice: hyper takes the last word, and the member would get the coding as the body.
+    coded: bool,
     upgrade: bool,
     /// Requests whose head has been seen whole.
     heads: u64,
@@ -46,6 +48,7 @@ impl Default for Watch {
             length: None,
             lengths: false,
             chunked: false,
+            coded: false,
             upgrade: false,
             heads: 0,
             begun: false,
@@ -137,6 +140,7 @@ impl Watch {
             self.lengths = true;
             self.length = std::str::from_utf8(value).ok().filter(|_| !long).and_then(|v| v.parse().ok());
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            self.coded |= self.chunked || long || !value.eq_ignore_ascii_case(b"chunked");
             self.chunked = true;
         } else if name.eq_ignore_ascii_case(b"upgrade") {
             self.upgrade = true;
@@ -149,7 +153,7 @@ impl Watch {
         let (lengths, chunked, upgrade) = (self.lengths, self.chunked, self.upgrade);
         let length = self.length.take();
         (self.lengths, self.chunked, self.upgrade) = (false, false, false);
-        if lengths && (chunked || length.is_none()) {
+        if std::mem::take(&mut self.coded) || (lengths && (chunked || length.is_none())) {
             self.doubtful.get_or_insert(self.heads);
         }
         self.state = match (lengths, chunked, length) {

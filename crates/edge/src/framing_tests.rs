@@ -41,6 +41,27 @@ fn only_a_request_with_both_lengths_is_doubtful_wherever_it_stands() {
 }
 
 #[test]
+fn a_body_that_is_coded_in_any_way_but_chunked_is_doubtful() {
+    for (headers, expected) in [
+        ("transfer-encoding: chunked", None),
+        ("Transfer-Encoding:\tCHUNKED ", None),
+        ("transfer-encoding: gzip, chunked", Some(2)),
+        ("transfer-encoding: gzip\r\ntransfer-encoding: chunked", Some(2)),
+        ("transfer-encoding: chunked\r\ntransfer-encoding: chunked", Some(2)),
+        ("transfer-encoding: chunked, chunked", Some(2)),
+        ("transfer-encoding: chunked;a=b", Some(2)),
+        ("transfer-encoding: identity", Some(2)),
+        ("transfer-encoding:", Some(2)),
+    ] {
+        let request = format!("POST / HTTP/1.1\r\n{headers}\r\n\r\n0\r\n\r\n");
+        assert_eq!(doubtful(&[GET, &request, GET]), expected, "{headers}");
+    }
+    assert_eq!(doubtful(&[GET, CHUNKED, CHUNKED]), None, "two requests, each with one");
+    let long = format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked{}, gzip\r\n\r\n", " ".repeat(300));
+    assert_eq!(doubtful(&[&long]), Some(1), "what follows a long line's beginning is not overlooked");
+}
+
+#[test]
 fn a_length_too_long_to_be_followed_leaves_nothing_to_be_overlooked() {
     let spaces = " ".repeat(300);
     let zeros = "0".repeat(300);

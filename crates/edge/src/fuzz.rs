@@ -6,14 +6,17 @@
 use crate::{
     frames::Frames,
     framing::Watch,
+    handover,
     headers::{self, Origin},
+    limits::{Buckets, REST},
     pack,
     routing::{Table, normal_host},
     sticky::Cookies,
 };
 use berth_domain::{MemberId, TenantId};
-use berth_wire::edge::{Compression, CompressionWay, EdgeEvent};
+use berth_wire::edge::{Compression, CompressionWay, EdgeEvent, RouteLimit};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
+use jiff::Timestamp;
 use std::net::IpAddr;
 
 /// The first byte says how the rest is cut into reads.
@@ -86,6 +89,27 @@ pub fn routes(bytes: &[u8]) {
     }
 }
 
+/// Of what a predecessor hands over nothing is dealt twice, and nothing that did not come.
+pub fn letter(bytes: &[u8]) {
+    let (bytes, count) = cuts(bytes);
+    let sockets: Vec<usize> = (0..count).collect();
+    let Ok(dealt) = handover::dealt(&String::from_utf8_lossy(bytes), sockets) else { return };
+    let all: Vec<usize> = dealt.plain.into_iter().chain(dealt.tls).chain(dealt.admin).collect();
+    assert!(all.iter().copied().eq(0..all.len()) && all.len() <= count);
+}
+
+/// A path comes under one of its tenant's limits, and without an escape in it under the one whose name begins a part of it.
+pub fn limits(bytes: &[u8]) {
+    let path = String::from_utf8_lossy(bytes);
+    let limit = |class: &str| RouteLimit { class: class.into(), requests: 1, per_s: 1, until: None };
+    let tenant = TenantId::new(uuid::Uuid::from_u128(1));
+    let limits = Buckets::default().of(tenant, &[limit("gps"), limit(REST), limit("upload")]);
+    let class = limits.of(&path, || Timestamp::UNIX_EPOCH).map(|limit| &*limit.class);
+    let begins = |class: &str| path.split('/').any(|part| part.starts_with(class));
+    let plainly = ["gps", "upload"].into_iter().find(|class| begins(class)).unwrap_or(REST);
+    assert!(class == Some(plainly) || (path.contains('%') && class.is_some()));
+}
+
 /// Lines of `name: value`, as many as there are.
 fn lines(bytes: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -129,7 +153,10 @@ pub fn headers(bytes: &[u8]) {
     let peer: IpAddr = [192, 0, 2, 1].into();
     let named = headers::named_client(&said, peer, |ip| trusted && ip == peer);
     assert!(trusted || named == Some(peer), "nobody else is believed");
-    let _ = (headers::client_digest(&parts.headers), headers::client_address(&parts.headers));
+    let trusts = |ip: IpAddr| trusted && ip == peer;
+    let _ = headers::client_digest(&parts.headers, trusts);
+    let client = headers::client_address(&parts.headers, trusts);
+    assert!(trusted || client == Some(peer), "nobody else is believed");
     let mut answer = said.clone();
     let settings = Compression {
         ways: vec![CompressionWay::Zstd, CompressionWay::Br, CompressionWay::Gzip],

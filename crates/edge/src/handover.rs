@@ -2,7 +2,8 @@
 //!
 //! The sockets themselves travel, so whoever waits in their queues is served by either process and nobody is turned away. Both
 //! sides talk over a Unix socket in the data folder, to processes of the same user alone. Never decides when to go: the
-//! follower says when it serves, and a follower that ends before that has changed nothing.
+//! follower says when it is ready, and a follower that ends before that has changed nothing. Buckets are told of twice: with
+//! the sockets, and when the predecessor takes no new connection any more.
 
 use rustix::{
     cmsg_space,
@@ -37,7 +38,7 @@ const WORD_TIME: Duration = Duration::from_secs(30);
 const READY_TIME: Duration = Duration::from_mins(2);
 const TAKE: &[u8; 5] = b"take\n";
 const READY: &[u8; 6] = b"ready\n";
-/// The predecessor has heard it and goes.
+/// The predecessor has heard it and goes. A line with what its buckets owe by now follows; an older version says none.
 const GO: &[u8; 3] = b"go\n";
 /// It has waited for too long and goes on.
 const NO: &[u8; 3] = b"no\n";
@@ -63,8 +64,7 @@ impl Sockets {
 struct Letter {
     plain: usize,
     tls: usize,
-    /// Buckets that are not full, and for how long not.
-    owed_ns: HashMap<Box<str>, u64>,
+    owed_ns: Owed,
     /// The predecessor says that it goes; one of an older version just does.
     #[serde(default)]
     answers: bool,
@@ -77,8 +77,31 @@ pub struct Predecessor {
     answers: bool,
 }
 
+/// Buckets that are not full, and for how long not.
+pub type Owed = HashMap<Box<str>, u64>;
+
 /// What a follower is given: sockets, and what buckets owe.
-type Given = (Predecessor, Sockets, HashMap<Box<str>, u64>);
+type Given = (Predecessor, Sockets, Owed);
+
+/// A letter, and the sockets before it as it deals them.
+#[derive(Debug)]
+pub struct Dealt<T> {
+    pub plain: Vec<T>,
+    pub tls: Vec<T>,
+    pub admin: Option<T>,
+    pub owed_ns: Owed,
+    pub answers: bool,
+}
+
+pub fn dealt<T>(line: &str, mut all: Vec<T>) -> io::Result<Dealt<T>> {
+    let Letter { plain, tls, owed_ns, answers } = serde_json::from_str(line)?;
+    if plain.checked_add(tls).is_none_or(|wanted| all.len() < wanted) {
+        return Err(io::Error::other("sockets were lost on the way"));
+    }
+    let mut rest = all.split_off(plain);
+    let admin = rest.split_off(tls).into_iter().next();
+    Ok(Dealt { plain: all, tls: rest, admin, owed_ns, answers })
+}
 
 /// The predecessor's side: its follower may be getting ready.
 #[derive(Debug)]
@@ -129,7 +152,7 @@ impl Door {
 }
 
 impl Follower {
-    pub fn give(&mut self, sockets: &Sockets, owed_ns: HashMap<Box<str>, u64>) -> io::Result<()> {
+    pub fn give(&mut self, sockets: &Sockets, owed_ns: Owed) -> io::Result<()> {
         let all: Vec<BorrowedFd<'_>> =
             sockets.plain.iter().chain(&sockets.tls).chain(&sockets.admin).map(StdListener::as_fd).collect();
         for part in all.chunks(SOCKETS_MAX) {
@@ -146,14 +169,26 @@ impl Follower {
         self.0.write_all(&line)
     }
 
-    /// `false`: it ended before it served, or took too long and is to end.
-    pub fn serves(mut self) -> bool {
+    /// Waits for its word. `None`: it ended before it was ready, or took too long and is to end.
+    pub fn ready(mut self) -> Option<Self> {
         let mut word = [0; READY.len()];
         let said = self.0.set_read_timeout(Some(READY_TIME)).is_ok() && self.0.read_exact(&mut word).is_ok();
-        let goes = said && &word == READY;
-        // Whoever has said so waits for the word for longer than this took, or is of an older version and waits for none.
-        let _ = self.0.write_all(if goes { GO } else { NO });
-        goes
+        if said && &word == READY {
+            return Some(self);
+        }
+        // Whoever says it later hears this then.
+        let _ = self.0.write_all(NO);
+        None
+    }
+
+    /// The predecessor goes, and its buckets owe this.
+    pub fn go(mut self, owed_ns: &Owed) {
+        let mut word = GO.to_vec();
+        if serde_json::to_writer(&mut word, owed_ns).is_ok() {
+            word.push(b'\n');
+        }
+        // One that is gone needs no word, and one of an older version waits for none.
+        let _ = self.0.write_all(&word);
     }
 }
 
@@ -191,40 +226,42 @@ impl Predecessor {
         }
         let mut line = String::from(char::from(one[0]));
         BufReader::new(&stream).read_line(&mut line)?;
-        let letter: Letter = serde_json::from_str(&line)?;
-        if all.len() < letter.plain + letter.tls {
-            return Err(io::Error::other("sockets were lost on the way"));
-        }
-        let mut rest = all.split_off(letter.plain);
-        let admin = rest.split_off(letter.tls).into_iter().next();
-        Ok(Some((Self { stream, answers: letter.answers }, Sockets { plain: all, tls: rest, admin }, letter.owed_ns)))
+        let Dealt { plain, tls, admin, owed_ns, answers } = dealt(&line, all)?;
+        Ok(Some((Self { stream, answers }, Sockets { plain, tls, admin }, owed_ns)))
     }
 
-    /// This process serves: the other one may go. `false`: it stays, because it has waited for too long, and this one is
-    /// one too many. Waits for the word; whoever is gone without one does not stay.
-    pub fn thank(self) -> bool {
+    /// This process is ready: the other one may go. `None`: it stays, because it has waited for too long, and this one is
+    /// one too many; else what its buckets owe, as far as it has said so. Waits for the word; whoever is gone without one
+    /// does not stay.
+    pub fn thank(self) -> Option<Owed> {
         // One that is stuck says nothing for ever. It has our word, so it goes when it goes on.
         self.thank_within(READY_TIME + WORD_TIME)
     }
 
-    fn thank_within(mut self, limit: Duration) -> bool {
+    fn thank_within(mut self, limit: Duration) -> Option<Owed> {
         let told = self.stream.write_all(READY);
         if !self.answers {
-            return true;
+            return Some(Owed::new());
         }
         // What it has said before it stopped listening can still be read.
         let mut word = [0; GO.len()];
         let heard = self.stream.set_read_timeout(Some(limit)).and_then(|()| self.stream.read_exact(&mut word));
         if heard.is_err() {
             tracing::warn!(told = told.is_ok(), "the edge that this one follows is gone without a word");
+            return Some(Owed::new());
         }
-        heard.is_err() || &word != NO
+        if &word == NO {
+            return None;
+        }
+        let mut line = String::new();
+        let read = BufReader::new(&self.stream).read_line(&mut line);
+        Some(read.ok().and_then(|_| serde_json::from_str(&line).ok()).unwrap_or_default())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Door, Follower, NO, Predecessor, Sockets};
+    use super::{Door, Follower, GO, NO, Predecessor, Sockets, dealt};
     use std::{
         collections::HashMap,
         io::{Read as _, Write as _},
@@ -253,12 +290,27 @@ mod tests {
         assert_eq!((new.plain.len(), new.tls.len(), new.admin.is_some()), (2, 1, true));
         assert_eq!((new.plain[1].local_addr().unwrap(), owed["{t}:api"]), (address, 7));
         let thanking = thread::spawn(move || predecessor.thank());
-        assert!(follower.serves());
-        assert!(thanking.join().unwrap());
+        follower.ready().unwrap().go(&HashMap::from([("{t}:api".into(), 9)]));
+        assert_eq!(thanking.join().unwrap().unwrap()["{t}:api"], 9, "what was given meanwhile is told");
         drop(old);
         let (stream, _) = new.plain[1].accept().unwrap();
         drop(stream);
         assert_eq!(waiting.read(&mut [0]).unwrap(), 0, "it was taken and closed, not refused");
+    }
+
+    #[test]
+    fn a_letter_that_deals_more_sockets_than_came_is_refused() {
+        let deal = |text: &str| dealt(text, vec![1, 2, 3]).map(|dealt| (dealt.plain, dealt.tls, dealt.admin));
+        assert_eq!(deal(r#"{"plain":1,"tls":1,"owed_ns":{}}"#).unwrap(), (vec![1], vec![2], Some(3)));
+        for refused in [
+            r#"{"plain":3,"tls":1,"owed_ns":{}}"#,
+            r#"{"plain":18446744073709551615,"tls":1,"owed_ns":{}}"#,
+            r#"{"plain":-1,"tls":1,"owed_ns":{}}"#,
+            "s",
+            "",
+        ] {
+            assert!(deal(refused).is_err(), "{refused}");
+        }
     }
 
     #[tokio::test]
@@ -291,21 +343,29 @@ mod tests {
         // As after two minutes in which nothing was said.
         follower.0.write_all(NO).unwrap();
         drop(follower);
-        assert!(!predecessor.thank());
+        assert!(predecessor.thank().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_predecessor_of_an_older_version_says_that_it_goes_and_nothing_of_its_buckets() {
+        let (_door, predecessor, mut follower) = handed().await;
+        follower.0.write_all(GO).unwrap();
+        drop(follower);
+        assert!(predecessor.thank().unwrap().is_empty());
     }
 
     #[tokio::test]
     async fn a_follower_whose_predecessor_dies_serves() {
         let (_door, predecessor, follower) = handed().await;
         drop(follower);
-        assert!(predecessor.thank());
+        assert!(predecessor.thank().unwrap().is_empty());
     }
 
     #[tokio::test]
     async fn a_follower_whose_predecessor_is_stuck_serves_after_a_while() {
         let (_door, predecessor, follower) = handed().await;
-        assert!(predecessor.thank_within(Duration::from_millis(50)));
-        assert!(follower.serves(), "it has been told, and goes when it can");
+        assert!(predecessor.thank_within(Duration::from_millis(50)).is_some());
+        assert!(follower.ready().is_some(), "it has been told, and goes when it can");
     }
 
     #[tokio::test]
@@ -317,7 +377,7 @@ mod tests {
         let mut follower = door.wait().await.unwrap();
         follower.give(&old, HashMap::new()).unwrap();
         asking.join().unwrap();
-        assert!(!follower.serves());
+        assert!(follower.ready().is_none());
         drop(door);
         assert!(Predecessor::ask(dir.path()).unwrap().is_none(), "the door is closed");
     }

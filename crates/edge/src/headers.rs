@@ -196,14 +196,23 @@ pub fn named_client(headers: &HeaderMap, peer: IpAddr, trusted: impl Fn(IpAddr) 
     let Some(chain) = said(headers).chain else {
         return if headers.contains_key(FORWARDED_FOR) { None } else { Some(peer) };
     };
-    let mut named = Some(peer);
-    for part in chain.to_str().ok()?.rsplit(',') {
-        named = Some(part.trim().parse().ok()?);
-        if !trusted(named?) {
+    address(last_stranger(chain.as_bytes(), trusted))
+}
+
+/// The end of a chain's trusted part: the last in it who is no trusted peer, or no address; the first one, where all are.
+fn last_stranger(chain: &[u8], trusted: impl Fn(IpAddr) -> bool) -> &[u8] {
+    let mut last = chain;
+    for part in chain.rsplit(|byte| *byte == b',') {
+        last = part.trim_ascii();
+        if !address(last).is_some_and(&trusted) {
             break;
         }
     }
-    named
+    last
+}
+
+fn address(text: &[u8]) -> Option<IpAddr> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// HTTP/2 may send a cookie header in pieces; HTTP/1.1 has one.
@@ -347,22 +356,20 @@ pub fn fit_http1<B: Body>(request: &mut Request<B>) {
     }
 }
 
-/// A number for the client's address, of a request that is ready to be sent on: of the client that the peer names, where
-/// the peer is trusted, or every client behind one load balancer would be the same.
-pub fn client_digest(headers: &HeaderMap) -> u64 {
-    digest(client_text(headers))
+/// A number for the client's address, of a request that is ready to be sent on: of the client that trusted peers name, or
+/// every client behind one load balancer would be the same.
+pub fn client_digest(headers: &HeaderMap, trusted: impl Fn(IpAddr) -> bool) -> u64 {
+    digest(client_text(headers, trusted))
 }
 
 /// The same address, where it is one.
-pub fn client_address(headers: &HeaderMap) -> Option<IpAddr> {
-    std::str::from_utf8(client_text(headers)).ok()?.parse().ok()
+pub fn client_address(headers: &HeaderMap, trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+    address(client_text(headers, trusted))
 }
 
-fn client_text(headers: &HeaderMap) -> &[u8] {
-    let chain = headers.get(FORWARDED_FOR).map_or(&b""[..], HeaderValue::as_bytes);
-    let mut parts = chain.rsplit(|byte| *byte == b',');
-    let peer = parts.next().unwrap_or_default();
-    parts.next().unwrap_or(peer).trim_ascii()
+/// The chain that is sent on ends with the peer.
+fn client_text(headers: &HeaderMap, trusted: impl Fn(IpAddr) -> bool) -> &[u8] {
+    last_stranger(headers.get(FORWARDED_FOR).map_or(&b""[..], HeaderValue::as_bytes), trusted)
 }
 
 /// Makes a member's answer one that a client may see.

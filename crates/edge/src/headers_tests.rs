@@ -261,4 +261,18 @@ fn the_client_is_the_last_whom_a_trusted_peer_names_and_who_is_none() {
     ] {
         assert_eq!(named(peer, chains).as_deref(), client, "{peer} {chains:?}");
     }
+    // Of a request as it is sent on, by the same walk: the peer ends the chain.
+    for (chain, client) in [
+        ("1.1.1.1", Some("1.1.1.1")),
+        ("10.0.0.1", Some("10.0.0.1")),
+        ("3.3.3.3, 2.2.2.2, 10.0.0.1", Some("2.2.2.2")),
+        ("2.2.2.2, 10.0.0.2, 10.0.0.1", Some("2.2.2.2")),
+        ("10.0.0.3,10.0.0.2 , 10.0.0.1", Some("10.0.0.3")),
+        ("2.2.2.2, unknown, 10.0.0.1", None),
+    ] {
+        let sent_on = parts("/", &[("x-forwarded-for", chain)]).headers;
+        assert_eq!(super::client_address(&sent_on, trusted).map(|a| a.to_string()).as_deref(), client, "{chain}");
+        let same = parts("/", &[("x-forwarded-for", client.unwrap_or("unknown"))]).headers;
+        assert_eq!(super::client_digest(&sent_on, trusted), super::client_digest(&same, trusted), "{chain}");
+    }
 }

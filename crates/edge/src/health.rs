@@ -17,6 +17,8 @@ const DOUBLED_MAX: u32 = 5;
 const SWEEP_FROM: usize = 256;
 /// Failures in a row are counted below this, ejections in a row above.
 const EJECTED: u32 = 1 << 16;
+/// Of requests that are left without an answer one counts in this time: they are looked for once a second, on each core.
+const LATE_EVERY_NS: u64 = 500_000_000;
 
 /// Checks of one member, in their order.
 #[derive(Debug, Default)]
@@ -59,6 +61,8 @@ pub struct Vital {
     trouble: AtomicU32,
     ejected_until_ns: AtomicU64,
     ejections: AtomicU64,
+    /// When it was told last that a request was left without an answer.
+    late_ns: AtomicU64,
 }
 
 impl Vital {
@@ -97,6 +101,17 @@ impl Vital {
         self.ejected_until_ns.store(now_ns.saturating_add(lasts_ns).max(1), Ordering::Relaxed);
         self.ejections.fetch_add(1, Ordering::Relaxed);
         true
+    }
+
+    /// A request was left without an answer. Many that are found out together are one failure: they may all be of one slow
+    /// path of one tenant's.
+    pub fn late(&self, rule: Option<Ejection>, now_ns: u64) -> bool {
+        let before = self.late_ns.load(Ordering::Relaxed);
+        if before != 0 && now_ns.saturating_sub(before) < LATE_EVERY_NS {
+            return false;
+        }
+        let mine = self.late_ns.compare_exchange(before, now_ns.max(1), Ordering::Relaxed, Ordering::Relaxed);
+        mine.is_ok() && self.failed(rule, now_ns)
     }
 
     /// A request was answered.
@@ -169,6 +184,15 @@ mod tests {
         assert_eq!(answers, [None, None, Some(false)], "a new one is given the same time to fail");
     }
 
+    /// Vector A15 of the guides, in docs/vectors.md: removed after three failed probes, and back after the rise of one.
+    #[test]
+    fn a15_three_failed_probes_remove_a_member_and_one_good_one_brings_it_back() {
+        let check = check(1, 3);
+        let mut course = Course::default();
+        let said: Vec<_> = "+---+".chars().map(|answer| course.heard(answer == '+', &check)).collect();
+        assert_eq!(said, [Some(true), None, None, Some(false), Some(true)]);
+    }
+
     #[test]
     fn failures_in_a_row_eject_for_a_while_and_longer_each_time() {
         let vital = Vital::default();
@@ -195,6 +219,16 @@ mod tests {
             assert!(until - now <= 320, "{}", until - now);
             now = until;
         }
+    }
+
+    #[test]
+    fn requests_that_are_found_late_together_are_one_failure() {
+        let vital = Vital::default();
+        let ms = |ms: u64| ms * 1_000_000;
+        assert!((0..100).all(|n| !vital.late(RULE, ms(1_000 + n))));
+        assert!(!vital.late(RULE, ms(2_000)));
+        assert!(vital.late(RULE, ms(3_000)), "the third look that finds one");
+        assert!(vital.is_ejected(|| ms(3_005)));
     }
 
     #[test]

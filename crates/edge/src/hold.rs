@@ -225,6 +225,9 @@ struct Holding {
 pub struct Gate {
     safe: u32,
     writing: u32,
+    /// Of them those whose upload streams and has had its time.
+    safe_overdue: u32,
+    writing_overdue: u32,
     holding: Option<Holding>,
 }
 
@@ -282,6 +285,31 @@ impl Gate {
             Some(h) if h.order.all => self.writing + self.safe,
             _ => self.writing,
         }
+    }
+
+    /// A hold waits for requests of this kind.
+    pub fn waits_for(&self, safe: bool) -> bool {
+        self.holding.as_ref().is_some_and(|h| !safe || h.order.all)
+    }
+
+    /// The upload of a request under way has had its time, or has no part in it any more.
+    pub fn set_overdue(&mut self, safe: bool, overdue: bool) {
+        let counter = if safe { &mut self.safe_overdue } else { &mut self.writing_overdue };
+        if overdue {
+            *counter += 1;
+        } else {
+            *counter -= 1;
+        }
+    }
+
+    /// All that the hold waits for are uploads that have had their time: were they gone, it would be in force.
+    pub fn waits_for_overdue_alone(&self) -> bool {
+        let overdue = match &self.holding {
+            Some(h) if h.order.all => self.writing_overdue + self.safe_overdue,
+            Some(_) => self.writing_overdue,
+            None => return false,
+        };
+        overdue > 0 && overdue == self.busy()
     }
 
     /// Nothing is under way.

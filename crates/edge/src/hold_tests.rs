@@ -115,6 +115,30 @@ fn what_left_is_not_waited_for() {
 }
 
 #[test]
+fn uploads_that_had_their_time_make_way_when_nothing_else_is_waited_for() {
+    let mut gate = Gate::default();
+    gate.enter(true);
+    gate.enter(false);
+    gate.enter(false);
+    gate.set_overdue(false, true);
+    assert!(!gate.waits_for(false) && !gate.waits_for_overdue_alone(), "nobody waits");
+    gate.hold(order(1, false, false));
+    assert!(gate.waits_for(false) && !gate.waits_for(true));
+    assert!(!gate.waits_for_overdue_alone(), "one that writes is in its time");
+    gate.finish(false);
+    assert!(gate.waits_for_overdue_alone());
+    gate.hold(order(2, true, false));
+    assert!(gate.waits_for(true) && !gate.waits_for_overdue_alone(), "the one that reads is waited for too");
+    gate.set_overdue(true, true);
+    assert!(gate.waits_for_overdue_alone());
+    gate.finish(true);
+    gate.set_overdue(true, false);
+    gate.finish(false);
+    gate.set_overdue(false, false);
+    assert!(!gate.waits_for_overdue_alone(), "nothing is left");
+}
+
+#[test]
 fn the_budget_is_exact_and_comes_back() {
     let mut gate = Gate::default();
     gate.hold(order(1, false, false));

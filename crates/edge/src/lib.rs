@@ -5,9 +5,9 @@
 //! to disk, and tells the cores. Never knows the store, and serves on from its last routes when all else is down.
 //!
 //! Pure parts, tested with tables: [`routing`], `routes`, `limits`, `shared`, `balance`, `health`, `sign`, `sticky`, `hold`, `book`, `headers`,
-//! `framing`, `geo`, `frames`, `meter`, `second_names`, `pack`, `pulse`, `seldom`, `late`. The shell around them: `serve` (one request), `call`, `pool`, `upstream`,
-//! `dial`, `checks`, `request_log`, `tls`, `body`, `drain`, `tunnel`, `worker`, `feed`, `report`, `snapshot`, `settings`, `cluster`, `place`,
-//! `handover`, `coordinator`.
+//! `framing`, `geo`, `frames`, `meter`, `named`, `second_names`, `pack`, `pulse`, `seldom`, `late`. The shell around them: `serve` (one request), `call`, `pool`, `upstream`,
+//! `dial`, `checks`, `request_log`, `tls`, `body`, `drain`, `tunnel`, `worker`, `feed`, `ledger`, `report`, `snapshot`, `settings`, `cluster`, `place`,
+//! `handover`, `coordinator`. `measure` times look-ups for a bench.
 
 mod admin;
 mod answers;
@@ -34,8 +34,12 @@ mod headers;
 mod health;
 mod hold;
 mod late;
+mod ledger;
 mod limits;
+#[doc(hidden)]
+pub mod measure;
 mod meter;
+mod named;
 mod pack;
 mod place;
 mod pool;

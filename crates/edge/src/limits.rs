@@ -6,7 +6,7 @@
 //! has. Knows no clock: a bucket is given nanoseconds of a monotonic one, so that a wall clock that jumps changes nothing; only
 //! the end of a spent quota is a time of day.
 
-use crate::shared::Hand;
+use crate::{routing::plain_path, shared::Hand};
 use berth_domain::TenantId;
 use berth_wire::edge::RouteLimit;
 use jiff::Timestamp;
@@ -137,8 +137,9 @@ pub struct TenantLimits(Box<[Limit]>);
 
 impl TenantLimits {
     /// The limit that a request to this path comes under: of the class whose name begins a part of the path, as `gps`
-    /// begins `gps-positions` in `/api/v1/gps-positions`, else of `api`. `day` tells the time of day, where it matters.
+    /// begins `gps-positions` in `/api/v1/gps-positions`, else of `api`; a letter that is escaped is the same letter. `day` tells the time of day, where it matters.
     pub fn of(&self, path: &str, day: impl Fn() -> Timestamp) -> Option<&Limit> {
+        let path = plain_path(path);
         let class =
             |limit: &&Limit| *limit.class != *REST && path.split('/').any(|part| part.starts_with(&*limit.class));
         let mut there = self.0.iter().filter(|limit| limit.until.is_none_or(|until| day() < until));
@@ -154,20 +155,35 @@ impl TenantLimits {
 #[derive(Debug, Default)]
 pub struct Buckets {
     all: Mutex<Kept>,
-    /// What the process before this one had given, by bucket: the moment at which it is full.
-    before_ns: HashMap<Box<str>, u64>,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
     buckets: HashMap<(TenantId, Box<str>), Weak<Bucket>>,
+    /// What the process before this one had given out of buckets that nobody has asked for here: when each is full.
+    before_ns: HashMap<Box<str>, u64>,
     sweep_at: usize,
 }
 
 impl Buckets {
     /// With buckets that another process of this edge gave out of until now. This edge's clock begins now.
     pub fn owing(before_ns: HashMap<Box<str>, u64>) -> Self {
-        Self { all: Mutex::default(), before_ns }
+        Self { all: Mutex::new(Kept { before_ns, ..Kept::default() }) }
+    }
+
+    /// Another process of this edge has given out of them until now, and gives no more.
+    pub fn owe(&self, owed_ns: HashMap<Box<str>, u64>, now_ns: u64) {
+        let mut kept = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, owed_ns) in owed_ns {
+            kept.before_ns.insert(name, now_ns.saturating_add(owed_ns));
+        }
+        let Kept { buckets, before_ns, .. } = &mut *kept;
+        for bucket in buckets.values().filter_map(Weak::upgrade) {
+            if let Some(full_at_ns) = before_ns.remove(&bucket.name) {
+                // What has been given here by then is no less.
+                bucket.full_at_ns.fetch_max(full_at_ns, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Buckets that are not full, and for how long not.
@@ -175,9 +191,16 @@ impl Buckets {
         let kept = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let owing = kept.buckets.values().filter_map(Weak::upgrade).filter_map(|bucket| {
             let owed_ns = bucket.full_at_ns.load(Ordering::Relaxed).saturating_sub(now_ns);
-            (owed_ns > 0).then(|| (bucket.name.clone(), owed_ns))
+            (owed_ns > 0).then_some((owed_ns, bucket))
         });
-        owing.take(OWED_MAX).collect()
+        let mut owing: Vec<_> = owing.collect();
+        drop(kept);
+        if owing.len() > OWED_MAX {
+            // Those that owe the most: what is left out is full the soonest.
+            owing.select_nth_unstable_by_key(OWED_MAX, |(owed_ns, _)| std::cmp::Reverse(*owed_ns));
+            owing.truncate(OWED_MAX);
+        }
+        owing.into_iter().map(|(owed_ns, bucket)| (bucket.name.clone(), owed_ns)).collect()
     }
 
     /// The same buckets for every core, and the same after a change of the limits.
@@ -190,13 +213,14 @@ impl Buckets {
             kept.buckets.retain(|_, bucket| bucket.strong_count() > 0);
             kept.sweep_at = kept.buckets.len() * 2 + SWEEP_FROM;
         }
+        let Kept { buckets, before_ns, .. } = &mut *kept;
         let limit = |limit: &RouteLimit| {
             let class: Box<str> = limit.class.as_str().into();
-            let slot = kept.buckets.entry((tenant, class.clone())).or_default();
+            let slot = buckets.entry((tenant, class.clone())).or_default();
             let bucket = slot.upgrade().unwrap_or_else(|| {
                 // Braces: all classes of a tenant lie in one slot of a cluster.
                 let name: Box<str> = format!("{{{tenant}}}:{class}").into();
-                let full_at_ns = AtomicU64::new(self.before_ns.get(&name).copied().unwrap_or_default());
+                let full_at_ns = AtomicU64::new(before_ns.remove(&name).unwrap_or_default());
                 let bucket = Arc::new(Bucket { name, full_at_ns, hand: Hand::default() });
                 *slot = Arc::downgrade(&bucket);
                 bucket

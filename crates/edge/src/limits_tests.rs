@@ -31,6 +31,21 @@ fn a_full_bucket_gives_its_burst_at_once_and_then_one_token_at_a_time() {
     assert!(bucket.is_full(now + 61 * SECOND_NS));
 }
 
+/// Vector A16 of the guides, in docs/vectors.md: twenty at once, then ten a second. A bucket is as large as what it is filled
+/// with in its time, so that is twenty in two seconds.
+#[test]
+fn a16_twenty_are_accepted_at_once_and_then_ten_a_second() {
+    let (bucket, rate) = (Bucket::default(), Rate::new(20, 2).unwrap());
+    let now = 5 * SECOND_NS;
+    assert_eq!((0..30).filter(|_| taken(&bucket, &rate, now)).count(), 20);
+    for second in 1..=5 {
+        // Asked for a thousand times in that second.
+        let given =
+            (1..=1_000).filter(|n| taken(&bucket, &rate, now + (second - 1) * SECOND_NS + n * SECOND_NS / 1_000));
+        assert_eq!(given.count(), 10, "second {second}");
+    }
+}
+
 #[test]
 fn what_is_given_over_a_long_time_is_the_burst_and_the_rate_whatever_the_rate_is() {
     for (requests, per_s) in [(1, 60), (7, 60), (10, 60), (100, 60), (1_000, 60), (100_000, 1), (3, 1)] {
@@ -134,6 +149,10 @@ fn a_request_comes_under_the_class_that_its_path_names() {
         ("/api/uploads/7", "upload"),
         ("/my-gps", "api"),
         ("/api/v1/vehicles", "api"),
+        ("/api/v1/%75ploads", "upload"),
+        ("/%67%70%73", "gps"),
+        ("/api%2Fuploads", "api"),
+        ("/%2575ploads", "api"),
     ] {
         assert_eq!(limits.of(path, never).map(|l| &*l.class), Some(class), "{path}");
     }
@@ -155,4 +174,25 @@ fn cores_share_a_tenants_bucket_and_a_changed_limit_does_not_fill_it() {
     assert!(!taken(&wider.bucket, &wider.rate.unwrap(), 0), "sixty seconds are owed, whatever the limit is now");
     let theirs = limit_of(&buckets.of(other, &[limit("api", 10)]));
     assert!(taken(&theirs.bucket, &theirs.rate.unwrap(), 0), "a neighbour's bucket is its own");
+}
+
+#[test]
+fn what_another_process_has_given_meanwhile_is_owed_by_buckets_in_use_and_by_those_to_come() {
+    let (tenant, limit) = (TenantId::new(uuid::Uuid::from_u128(1)), |class: &str| RouteLimit {
+        class: class.into(),
+        requests: 3,
+        per_s: 3,
+        until: None,
+    });
+    let name = |class: &str| -> Box<str> { format!("{{{tenant}}}:{class}").into() };
+    let buckets = Buckets::owing([(name("gps"), SECOND_NS)].into());
+    let used = buckets.of(tenant, &[limit("api")]);
+    let rate = Rate::new(3, 3).unwrap();
+    assert!(taken(&used.0[0].bucket, &rate, SECOND_NS), "by a process that did not wait");
+    buckets.owe([(name("api"), 3 * SECOND_NS), (name("gps"), 2 * SECOND_NS)].into(), SECOND_NS);
+    assert!(!taken(&used.0[0].bucket, &rate, SECOND_NS));
+    let both = buckets.of(tenant, &[limit("api"), limit("gps")]);
+    assert!(taken(&both.0[1].bucket, &rate, SECOND_NS), "one of three was left");
+    assert!(!taken(&both.0[1].bucket, &rate, SECOND_NS));
+    assert_eq!(buckets.owed_ns(SECOND_NS), [(name("api"), 3 * SECOND_NS), (name("gps"), 3 * SECOND_NS)].into());
 }

@@ -37,6 +37,60 @@ impl Meter {
     pub fn requests(&self) -> u64 {
         self.classes.iter().sum()
     }
+
+    /// What is left without that.
+    pub fn without(mut self, other: &Self) -> Self {
+        for (mine, theirs) in self.numbers_mut().zip(other.numbers()) {
+            *mine = mine.saturating_sub(theirs);
+        }
+        self
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = u64> {
+        let rest = [self.received_bytes, self.sent_bytes, self.time_us, self.parked, self.limited];
+        self.classes.into_iter().chain(self.times).chain(rest)
+    }
+
+    fn numbers_mut(&mut self) -> impl Iterator<Item = &mut u64> {
+        let rest =
+            [&mut self.received_bytes, &mut self.sent_bytes, &mut self.time_us, &mut self.parked, &mut self.limited];
+        self.classes.iter_mut().chain(&mut self.times).chain(rest)
+    }
+}
+
+/// A meter at rest, in as many bytes as its numbers need, most of which are small.
+#[derive(Clone, Debug, Default)]
+pub struct Packed(Box<[u8]>);
+
+impl Packed {
+    pub fn of(meter: &Meter) -> Self {
+        let mut bytes = Vec::new();
+        for mut number in meter.numbers() {
+            // Seven bits a byte, the low ones first; the eighth says that more follow.
+            while number >= 0x80 {
+                bytes.push((number & 0x7f) as u8 | 0x80);
+                number >>= 7;
+            }
+            bytes.push(number as u8);
+        }
+        Self(bytes.into())
+    }
+
+    pub fn meter(&self) -> Meter {
+        let mut meter = Meter::default();
+        let mut bytes = self.0.iter();
+        for number in meter.numbers_mut() {
+            let mut shift = 0;
+            for byte in bytes.by_ref() {
+                *number |= u64::from(byte & 0x7f) << shift;
+                shift += 7;
+                if byte & 0x80 == 0 {
+                    break;
+                }
+            }
+        }
+        meter
+    }
 }
 
 impl AddAssign<&Meter> for Meter {
@@ -57,7 +111,7 @@ impl AddAssign<&Meter> for Meter {
 
 #[cfg(test)]
 mod tests {
-    use super::Meter;
+    use super::{Meter, Packed};
 
     #[test]
     fn a_time_falls_into_the_first_bucket_that_holds_it() {
@@ -79,5 +133,33 @@ mod tests {
         other.sent_bytes = 7;
         one += &other;
         assert_eq!((one.classes, one.requests(), one.sent_bytes, one.time_us), ([1, 1, 0, 0, 1], 3, 12, 791));
+    }
+
+    #[test]
+    fn a_packed_meter_comes_out_as_it_went_in_and_is_small() {
+        assert_eq!(Packed::default().meter(), Meter::default());
+        let mut meter = Meter::default();
+        for number in [0, 127, 128, 16_383, 16_384, u64::MAX] {
+            meter.sent_bytes = number;
+            meter.limited = u64::MAX - number;
+            assert_eq!(Packed::of(&meter).meter(), meter);
+        }
+        let mut usual = Meter::default();
+        (0..1_000).for_each(|n| usual.count(200, n * 10));
+        usual.sent_bytes = 1_000_000;
+        let packed = Packed::of(&usual);
+        assert_eq!(packed.meter(), usual);
+        assert!(packed.0.len() < 40, "{}", packed.0.len());
+    }
+
+    #[test]
+    fn what_is_left_without_a_part_is_the_rest() {
+        let (mut one, mut other) = (Meter::default(), Meter::default());
+        one.count(200, 700);
+        other.count(503, 90);
+        let mut both = one.clone();
+        both += &other;
+        assert_eq!(both.clone().without(&other), one);
+        assert_eq!(one.without(&both), Meter::default(), "and never less than nothing");
     }
 }

@@ -234,13 +234,26 @@ impl Busy {
     }
 
     pub fn answered(&self) {
+        let answers = &self.member().answers;
+        answers.set(answers.get().wrapping_add(1));
         self.member().vital().answered();
     }
 
     /// It took no connection, or ended a new one without an answer.
     pub fn failed(&self, why: &impl Display) {
+        let eject = self.entry().eject.get();
+        self.passed_over(self.member().vital().failed(eject, self.pool.now_ns()), why);
+    }
+
+    /// It left a request without an answer, and answered nobody meanwhile. Checks may find a member well that does so.
+    pub fn late(&self) {
+        let eject = self.entry().eject.get();
+        self.passed_over(self.member().vital().late(eject, self.pool.now_ns()), &"no answer in time");
+    }
+
+    fn passed_over(&self, is: bool, why: &impl Display) {
         let (entry, member) = (self.entry(), self.member());
-        if member.vital().failed(entry.eject.get(), self.pool.now_ns()) {
+        if is {
             tracing::warn!(
                 service = %entry.service,
                 address = member.address(),
@@ -261,8 +274,11 @@ impl Drop for Busy {
 #[cfg(test)]
 mod tests {
     use super::Pool;
-    use crate::{balance::Wish, upstream::Upstreams};
-    use berth_domain::{MemberId, ServiceName};
+    use crate::{
+        balance::{Wish, mix},
+        upstream::Upstreams,
+    };
+    use berth_domain::{Balance, MemberId, ServiceName};
     use berth_wire::edge::{Ejection, MemberAddress};
     use std::{rc::Rc, sync::Arc, time::Instant};
 
@@ -316,6 +332,29 @@ mod tests {
         assert!(pool.entries.iter().all(|entry| entry.member.busy.get() == 2));
         drop(busy);
         assert!(pool.entries.iter().all(|entry| entry.member.busy.get() == 0));
+    }
+
+    #[test]
+    fn after_a_hundred_thousand_requests_that_came_and_went_in_no_order_nobody_has_any() {
+        let upstreams = Upstreams::new(Arc::default(), Arc::default(), Instant::now());
+        let pool = pool(&upstreams);
+        pool.balance.set(Balance::LeastConnections);
+        let counts = || pool.entries.iter().map(|entry| entry.member.busy.get()).collect::<Vec<_>>();
+        let mut under_way = Vec::new();
+        for n in 0..100_000_u64 {
+            let dice = mix(n) as usize;
+            under_way.push(pool.choose(Wish::default(), &[], &mut || mix(n)).unwrap());
+            // Up to a hundred at once, and again and again nearly none.
+            let most = if n % 1_000 < 900 { 100 } else { 5 };
+            while under_way.len() > most
+                || (under_way.len() > 1 && dice.is_multiple_of(3) && under_way.len() > most / 2)
+            {
+                under_way.swap_remove(dice % under_way.len());
+            }
+            assert_eq!(counts().iter().sum::<u32>() as usize, under_way.len(), "at {n}");
+        }
+        drop(under_way);
+        assert_eq!(counts(), [0; 3]);
     }
 
     #[test]

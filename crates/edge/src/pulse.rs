@@ -1,37 +1,99 @@
 //! Signs of life of one client connection, so that silence can be told from patience.
 //!
 //! Pure: no clock. A connection is left alone while a member is thinking, however long, and while bytes flow; one
-//! without a request, or whose client does not take its answer, is quiet.
+//! without a request, or whose client does not take its answer, is quiet. Over HTTP/2 an answer that is not taken is ended
+//! alone, whatever goes on beside it.
 
 use crate::body::{AnswerBody, BodyError};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::AbortHandle};
+
+/// Of more answers at once on one connection than these each is given longer in proportion: they move by turns.
+const BESIDE_EACH_OTHER: usize = 8;
 
 #[derive(Debug, Default)]
 pub struct Pulse {
     beats: Cell<u64>,
-    waits_for_member: Cell<bool>,
     answered: Cell<u64>,
     /// Requests that went away before their answer began.
     taken_back: Cell<u64>,
     too_many: Notify,
-    /// WebSockets on a connection of HTTP/2, and answers that are being carried.
+    /// WebSockets on a connection of HTTP/2.
     tunnels: Cell<u32>,
-    carried: Cell<u32>,
+    answers: RefCell<Answers>,
+}
+
+/// The answers under way.
+#[derive(Debug, Default)]
+struct Answers {
+    all: Vec<Option<Answer>>,
+    free: Vec<usize>,
+    /// Begun last, its task not known yet.
+    newest: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    waits_for_member: bool,
+    /// Not taken since it was looked at then.
+    stands_since: Option<Instant>,
+    /// What carries it, where others are carried beside it.
+    task: Option<AbortHandle>,
+}
+
+impl Answers {
+    fn begin(&mut self) -> usize {
+        let answer = Some(Answer { waits_for_member: true, stands_since: None, task: None });
+        let place = if let Some(place) = self.free.pop() {
+            self.all[place] = answer;
+            place
+        } else {
+            self.all.push(answer);
+            self.all.len() - 1
+        };
+        self.newest = Some(place);
+        place
+    }
+
+    fn end(&mut self, place: usize) {
+        self.all[place] = None;
+        self.free.push(place);
+    }
 }
 
 impl Pulse {
     /// A request has begun.
     pub fn begin(pulse: &Rc<Self>) -> Beat {
-        pulse.beat(true);
-        Beat { pulse: Rc::clone(pulse), answered: false }
+        pulse.beat();
+        let place = pulse.answers.borrow_mut().begin();
+        Beat { pulse: Rc::clone(pulse), place, answered: false }
+    }
+
+    /// What carries the answer to the request that has begun last, which can be ended alone.
+    pub fn carried_by(&self, task: AbortHandle) {
+        let answers = &mut *self.answers.borrow_mut();
+        if let Some(answer) = answers.newest.take().and_then(|place| answers.all[place].as_mut()) {
+            answer.task = Some(task);
+        }
+    }
+
+    /// Ends the answers that their client has not taken for so long, where that ends nothing else.
+    pub fn end_untaken(&self, now: Instant, patience: Duration) {
+        let under_way = self.answers.borrow().all.iter().flatten().count();
+        let patience = patience * (under_way / BESIDE_EACH_OTHER).max(1) as u32;
+        let untaken: Vec<_> =
+            self.answers.borrow_mut().all.iter_mut().flatten().filter_map(|a| a.look(now, patience)).collect();
+        for task in untaken {
+            task.abort();
+        }
     }
 
     /// Returns when the client has taken back more than this many requests, and more than it let be answered.
@@ -41,9 +103,8 @@ impl Pulse {
         }
     }
 
-    fn beat(&self, waits_for_member: bool) {
+    fn beat(&self) {
         self.beats.set(self.beats.get() + 1);
-        self.waits_for_member.set(waits_for_member);
     }
 
     /// Requests begun and pieces of answers carried.
@@ -52,14 +113,27 @@ impl Pulse {
     }
 
     pub fn waits_for_member(&self) -> bool {
-        // An answer that its client does not take is none the better for a WebSocket beside it.
-        self.waits_for_member.get() || (self.tunnels.get() > 0 && self.carried.get() == 0)
+        self.tunnels.get() > 0 || self.answers.borrow().all.iter().flatten().any(|answer| answer.waits_for_member)
     }
 
     /// A tunnel has begun: what is said in it is said here.
     pub fn tunnel(pulse: &Rc<Self>) -> Tunnelled {
         pulse.tunnels.set(pulse.tunnels.get() + 1);
         Tunnelled(Rc::clone(pulse))
+    }
+}
+
+impl Answer {
+    /// What to end, when it has stood for so long.
+    fn look(&mut self, now: Instant, patience: Duration) -> Option<AbortHandle> {
+        if self.waits_for_member {
+            return None;
+        }
+        let since = *self.stands_since.get_or_insert(now);
+        if now.saturating_duration_since(since) < patience {
+            return None;
+        }
+        self.task.take()
     }
 }
 
@@ -70,7 +144,7 @@ pub struct Tunnelled(Rc<Pulse>);
 impl Drop for Tunnelled {
     fn drop(&mut self) {
         self.0.tunnels.set(self.0.tunnels.get() - 1);
-        self.0.beat(false);
+        self.0.beat();
     }
 }
 
@@ -78,6 +152,7 @@ impl Drop for Tunnelled {
 #[derive(Debug)]
 pub struct Beat {
     pulse: Rc<Pulse>,
+    place: usize,
     answered: bool,
 }
 
@@ -86,17 +161,28 @@ impl Beat {
     pub fn answered(mut self) -> Self {
         self.answered = true;
         self.pulse.answered.set(self.pulse.answered.get() + 1);
-        self.pulse.carried.set(self.pulse.carried.get() + 1);
+        // Until its client asks: one whose window is shut from the start never does.
+        self.asked(false);
         self
+    }
+
+    /// Its client asked for more, and the member has some or has not.
+    fn asked(&self, waits_for_member: bool) {
+        if !waits_for_member {
+            self.pulse.beat();
+        }
+        if let Some(answer) = &mut self.pulse.answers.borrow_mut().all[self.place] {
+            answer.waits_for_member = waits_for_member;
+            answer.stands_since = None;
+        }
     }
 }
 
 impl Drop for Beat {
     fn drop(&mut self) {
-        self.pulse.beat(false);
-        if self.answered {
-            self.pulse.carried.set(self.pulse.carried.get() - 1);
-        } else {
+        self.pulse.beat();
+        self.pulse.answers.borrow_mut().end(self.place);
+        if !self.answered {
             self.pulse.taken_back.set(self.pulse.taken_back.get() + 1);
             self.pulse.too_many.notify_one();
         }
@@ -122,10 +208,7 @@ impl Body for Carried {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(cx);
-        match polled {
-            Poll::Ready(_) => this.beat.pulse.beat(false),
-            Poll::Pending => this.beat.pulse.waits_for_member.set(true),
-        }
+        this.beat.asked(polled.is_pending());
         polled
     }
 
@@ -135,5 +218,34 @@ impl Body for Carried {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Pulse;
+    use std::{
+        future::pending,
+        rc::Rc,
+        time::{Duration, Instant},
+    };
+
+    #[tokio::test]
+    async fn answers_that_are_not_taken_are_ended_and_of_many_each_has_longer() {
+        for (number, patience_s) in [(1, 10), (15, 10), (16, 20), (128, 160)] {
+            let (pulse, start) = (Rc::new(Pulse::default()), Instant::now());
+            let begin = |_| {
+                let beat = Pulse::begin(&pulse);
+                pulse.carried_by(tokio::spawn(pending::<()>()).abort_handle());
+                beat.answered()
+            };
+            let beats: Vec<_> = (0..number).map(begin).collect();
+            let left_at = |after_s| {
+                pulse.end_untaken(start + Duration::from_secs(after_s), Duration::from_secs(10));
+                pulse.answers.borrow().all.iter().flatten().filter(|answer| answer.task.is_some()).count()
+            };
+            assert_eq!((left_at(0), left_at(patience_s - 1), left_at(patience_s)), (number, number, 0));
+            drop(beats);
+        }
     }
 }

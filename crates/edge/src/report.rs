@@ -6,8 +6,9 @@
 //! the last report.
 
 use crate::{
-    core::{CoreReport, Order},
+    core::Order,
     feed::{self, Link},
+    ledger::{self, Ledger},
     meter::Meter,
 };
 use berth_domain::TenantId;
@@ -19,15 +20,10 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{
-    sync::{mpsc::UnboundedSender, oneshot},
-    time::timeout,
-};
+use tokio::{sync::mpsc::UnboundedSender, time::timeout};
 
 /// Tenants in one message, well below what a control plane takes.
 const AT_ONCE: usize = 5_000;
-/// A core that does not answer within this is left out; its counters come with the next report.
-const CORE_TIME: Duration = Duration::from_secs(2);
 /// How long an edge that goes tries to say the rest.
 const LAST_TIME: Duration = Duration::from_secs(3);
 /// That it is alive, where nothing passes.
@@ -39,20 +35,21 @@ type Owed = Vec<EdgeMeters>;
 
 pub struct Reporter {
     link: Arc<Link>,
+    ledger: Arc<Ledger>,
     folder: PathBuf,
     file: PathBuf,
     /// Where earlier lives left what they owed.
     read: Vec<PathBuf>,
     owed: Owed,
-    /// What was taken of this life.
-    taken: HashMap<TenantId, TenantMeter>,
+    /// What was taken of this life: the sum of a tenant's counters, each of which only rises.
+    taken: HashMap<TenantId, u64>,
     saved: bool,
     /// When something was taken last.
     said: Option<Instant>,
 }
 
 impl Reporter {
-    pub fn new(link: Arc<Link>, folder: &Path) -> Self {
+    pub fn new(link: Arc<Link>, ledger: Arc<Ledger>, folder: &Path) -> Self {
         let mut owed = Owed::new();
         let read = left_behind(folder);
         for file in &read {
@@ -65,7 +62,7 @@ impl Reporter {
             }
         }
         let (saved, folder) = (!owed.is_empty(), folder.to_owned());
-        Self { link, file: folder.join(FILE), folder, read, owed, taken: HashMap::new(), saved, said: None }
+        Self { link, ledger, file: folder.join(FILE), folder, read, owed, taken: HashMap::new(), saved, said: None }
     }
 
     /// Another process keeps its own in the usual place from now on.
@@ -82,38 +79,40 @@ impl Reporter {
     /// Reports every so often, until it is dropped.
     pub async fn run(this: Arc<tokio::sync::Mutex<Self>>, cores: Vec<UnboundedSender<Order>>, every: Duration) {
         loop {
-            let counted = counted(&cores).await;
-            this.lock().await.say(&counted).await;
+            ledger::collect(&cores).await;
+            this.lock().await.say().await;
             tokio::time::sleep(every).await;
         }
     }
 
     /// The rest, when every core has ended.
-    pub async fn last(&mut self, counted: &HashMap<TenantId, Meter>) {
-        if timeout(LAST_TIME, self.say(counted)).await.is_err() {
-            self.save(counted);
+    pub async fn last(&mut self) {
+        if timeout(LAST_TIME, self.say()).await.is_err() {
+            self.save();
         }
     }
 
-    async fn say(&mut self, counted: &HashMap<TenantId, Meter>) {
+    /// What nobody took.
+    fn untold(&self) -> Vec<TenantMeter> {
+        let new = |now: &TenantMeter| self.taken.get(&now.tenant) != Some(&sum(now));
+        self.ledger.read(|all| all.iter().map(|(tenant, meter)| figures(tenant, &meter)).filter(new).collect())
+    }
+
+    async fn say(&mut self) {
         while let Some(life) = self.owed.first() {
             if !feed::say_meters(&self.link, life).await {
-                return self.save(counted);
+                return self.save();
             }
             self.owed.remove(0);
         }
-        let mut new: Vec<TenantMeter> = counted
-            .iter()
-            .map(|(tenant, meter)| figures(*tenant, meter))
-            .filter(|now| self.taken.get(&now.tenant) != Some(now))
-            .collect();
+        let mut new = self.untold();
         new.sort_unstable_by_key(|meter| meter.tenant);
         for part in new.chunks(AT_ONCE) {
             let said = EdgeMeters { instance: self.link.instance, tenants: part.to_vec() };
             if !feed::say_meters(&self.link, &said).await {
-                return self.save(counted);
+                return self.save();
             }
-            self.taken.extend(part.iter().map(|meter| (meter.tenant, *meter)));
+            self.taken.extend(part.iter().map(|meter| (meter.tenant, sum(meter))));
             self.said = Some(Instant::now());
         }
         // Whoever says nothing for a month is forgotten with all it counted, and what it says then counts no more.
@@ -134,9 +133,8 @@ impl Reporter {
     }
 
     /// Keeps what nobody took, whole or not at all.
-    fn save(&mut self, counted: &HashMap<TenantId, Meter>) {
-        let own = counted.iter().map(|(tenant, meter)| figures(*tenant, meter));
-        let own: Vec<TenantMeter> = own.filter(|now| self.taken.get(&now.tenant) != Some(now)).collect();
+    fn save(&mut self) {
+        let own = self.untold();
         let mut all = self.owed.clone();
         if !own.is_empty() {
             all.push(EdgeMeters { instance: self.link.instance, tenants: own });
@@ -178,24 +176,14 @@ fn figures(tenant: TenantId, meter: &Meter) -> TenantMeter {
     }
 }
 
-/// The counters of all cores together.
-pub fn sum(reports: impl IntoIterator<Item = CoreReport>) -> HashMap<TenantId, Meter> {
-    let mut all: HashMap<TenantId, Meter> = HashMap::new();
-    for (tenant, meter) in reports.into_iter().flat_map(|report| report.tenants) {
-        *all.entry(tenant).or_default() += &meter;
-    }
-    all
-}
-
-async fn counted(cores: &[UnboundedSender<Order>]) -> HashMap<TenantId, Meter> {
-    let mut reports = Vec::new();
-    for core in cores {
-        let (ask, answer) = oneshot::channel();
-        if core.send(Order::Report(ask)).is_ok()
-            && let Ok(Ok(report)) = timeout(CORE_TIME, answer).await
-        {
-            reports.push(report);
-        }
-    }
-    sum(reports)
+fn sum(meter: &TenantMeter) -> u64 {
+    let all = [
+        meter.requests,
+        meter.failed_requests,
+        meter.limited_requests,
+        meter.received_bytes,
+        meter.sent_bytes,
+        meter.request_time_us,
+    ];
+    all.into_iter().fold(0, u64::wrapping_add)
 }

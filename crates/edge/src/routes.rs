@@ -4,6 +4,7 @@
 //! after that only where paths divide its host. Cut into shards, so that a change touches one of them and a table that grows moves a few
 //! thousand entries and not a million. Never touches a socket, a clock or a disk.
 
+use crate::routing::plain_path;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use berth_domain::{
     CellName, Generation, HostPattern, Hostname, Network, PATTERN_PARTS_MAX, PlanName, Revision, TenantId, TenantKey,
@@ -340,6 +341,7 @@ impl Routes {
 
     fn below(&self, host: &str, path: &str) -> Option<Arc<Packed>> {
         if self.has_paths() {
+            let path = plain_path(path);
             let mut key = format!("{host}{path}");
             let ends = path.char_indices().skip(1).filter(|(_, c)| *c == '/').map(|(at, _)| at);
             let ends: Vec<usize> = ends.chain([path.len()]).take(PATTERN_PARTS_MAX).collect();

@@ -41,6 +41,28 @@ pub fn normal_host(header: &[u8]) -> Result<Cow<'_, str>, BadHost> {
     Ok(Cow::Borrowed(name))
 }
 
+/// The path with those octets decoded that need no escape (RFC 3986, 6.2.2.2): whoever serves it reads both spellings as the
+/// same. Decoded once, so `%2575` stays what it is, and so do `%2F` and all else that has a meaning of its own.
+pub fn plain_path(path: &str) -> Cow<'_, str> {
+    if !path.contains('%') {
+        return Cow::Borrowed(path);
+    }
+    let (mut plain, mut rest) = (String::with_capacity(path.len()), path);
+    while let Some((before, escaped)) = rest.split_once('%') {
+        plain.push_str(before);
+        let octet = escaped.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        if let Some(octet) = octet.filter(|octet| octet.is_ascii_alphanumeric() || b"-._~".contains(octet)) {
+            plain.push(char::from(octet));
+            rest = &escaped[2..];
+        } else {
+            plain.push('%');
+            rest = escaped;
+        }
+    }
+    plain.push_str(rest);
+    Cow::Owned(plain)
+}
+
 /// One tenant's part of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -228,9 +250,12 @@ impl<T> Index<T> {
         }
     }
 
-    /// A route came or went that may say otherwise.
+    /// A route came or went that may say otherwise, or a tenant went whose hosts may be among them: all of them go, for
+    /// looking for one tenant's takes as long, and a core forgets tenants by the thousand.
     pub fn forget_aliases(&mut self) {
-        self.aliases.clear();
+        if !self.aliases.is_empty() {
+            self.aliases.clear();
+        }
     }
 
     pub fn tenant(&self, tenant: TenantId) -> Option<&Rc<T>> {
@@ -259,12 +284,17 @@ impl<T> Index<T> {
         hosts.any(|host| self.hosts.contains_key(host) || self.aliases.contains_key(host))
     }
 
-    /// Tenants that nobody but this look-up has in hand, and of whom this is true.
-    pub fn unused(&self, also: impl Fn(&T) -> bool) -> Vec<TenantId> {
-        let ours = |hosts: &[Box<str>]| 1 + hosts.len();
-        let unused =
-            self.tenants.iter().filter(|(_, (hosts, kept))| also(kept) && Rc::strong_count(kept) <= ours(hosts));
-        unused.map(|(tenant, _)| *tenant).collect()
+    /// All tenants met, to be looked at a few at a time.
+    pub fn ids(&self) -> Vec<TenantId> {
+        self.tenants.keys().copied().collect()
+    }
+
+    /// Removes the tenant, if nobody but this look-up has it in hand and this is true of it. What patterns found stays until
+    /// [`Index::forget_aliases`]: nobody is found by it meanwhile.
+    pub fn remove_unused(&mut self, tenant: TenantId, also: impl FnOnce(&T) -> bool) -> Option<Rc<T>> {
+        let (hosts, kept) = self.tenants.get(&tenant)?;
+        let unused = also(kept) && Rc::strong_count(kept) <= 1 + hosts.len();
+        if unused { self.take(tenant) } else { None }
     }
 
     /// Tenants met.
@@ -273,8 +303,13 @@ impl<T> Index<T> {
     }
 
     pub fn remove(&mut self, tenant: TenantId) -> Option<Rc<T>> {
+        let kept = self.take(tenant)?;
+        self.forget_aliases();
+        Some(kept)
+    }
+
+    fn take(&mut self, tenant: TenantId) -> Option<Rc<T>> {
         let (hosts, kept) = self.tenants.remove(&tenant)?;
-        self.aliases.retain(|_, (owner, _)| *owner != tenant);
         self.forget(tenant, hosts.iter());
         Some(kept)
     }

@@ -1,9 +1,13 @@
 //! Host names to tenants, changes in any order, and which of two routes wins. Tables, no socket.
 
-use super::{BadHost, Change, Index, Plan, Table, normal_host};
+use super::{BadHost, Change, Index, Plan, Table, normal_host, plain_path};
 use berth_domain::{CellName, Generation, Hostname, PlanName, Revision, TenantId, TenantKey, TenantName, Token};
 use berth_wire::edge::{Hold, HoldPolicy, RouteState, TenantRoute};
-use std::{rc::Rc, sync::Arc};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 fn route(tenant: u128, generation: u64, revision: u64) -> TenantRoute {
     TenantRoute {
@@ -64,6 +68,27 @@ fn a_host_header_is_read_as_routes_spell_it_or_refused() {
     }
     assert_eq!(normal_host(&[0xff]), Err(BadHost));
     assert_eq!(normal_host("a".repeat(254).as_bytes()), Err(BadHost));
+}
+
+#[test]
+fn a_path_is_decoded_once_and_only_where_both_spellings_mean_the_same() {
+    for (path, plain) in [
+        ("/", "/"),
+        ("/api/uploads", "/api/uploads"),
+        ("/api/%75ploads", "/api/uploads"),
+        ("/%75%70%6c%6F%61ds", "/uploads"),
+        ("/%2E%2d%5f%7E%30", "/.-_~0"),
+        ("/a%2Fb%2fc", "/a%2Fb%2fc"),
+        ("/%2575ploads", "/%2575ploads"),
+        ("/%25%37%35", "/%2575"),
+        ("/%00%20%3F%C3%A4", "/%00%20%3F%C3%A4"),
+        ("/%", "/%"),
+        ("/%7", "/%7"),
+        ("/%7%75", "/%7u"),
+        ("/%+5%zz\u{e4}%\u{e4}", "/%+5%zz\u{e4}%\u{e4}"),
+    ] {
+        assert_eq!(plain_path(path), plain, "{path}");
+    }
 }
 
 #[test]
@@ -159,4 +184,32 @@ fn a_host_is_remembered_for_as_long_as_no_path_divides_any_anew() {
     index.put(one, &Rc::new("one"), ["a.test"].into_iter());
     index.whole("a.test", other, true, 1);
     assert_eq!(index.lookup("a.test", 1), None);
+}
+
+#[test]
+fn a_tenant_is_forgotten_in_no_time_however_many_hosts_a_pattern_found() {
+    let tenants: Vec<_> = (1..=10_000).map(|n| route(n, 0, 0).tenant).collect();
+    let mut index = Index::default();
+    for (n, tenant) in tenants.iter().enumerate() {
+        index.put(*tenant, &Rc::new(n), [format!("t{n}.test").as_str()].into_iter());
+    }
+    for n in 0..19_999 {
+        index.whole(&format!("x{n}.b.test"), tenants[n % tenants.len()], false, 0);
+    }
+    assert!(index.lookup("x7.b.test", 0).is_some());
+    let held = Rc::clone(index.tenant(tenants[3]).unwrap());
+    let begun = Instant::now();
+    for tenant in &tenants {
+        index.remove_unused(*tenant, |_| true);
+    }
+    assert!(index.lookup("x7.b.test", 0).is_none(), "it is not there any more");
+    index.forget_aliases();
+    // Looking through the hosts for each of them is two hundred million steps.
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!((index.len(), index.ids()), (1, vec![tenants[3]]), "somebody has it in hand");
+    drop(held);
+    assert!(index.remove_unused(tenants[3], |_| false).is_none(), "it is in use");
+    // Whoever is met again is not found by what was remembered before.
+    index.put(tenants[7], &Rc::new(7), ["t7.test"].into_iter());
+    assert!(index.lookup("x7.b.test", 0).is_none() && index.lookup("t7.test", 0).is_some());
 }

@@ -291,7 +291,7 @@ async fn exchange(
     let upload = if body.is_end_stream() {
         Upload::Whole(Bytes::new(), None)
     } else {
-        Box::pin(body::read(body, limits)).await?
+        Box::pin(body::read(body, limits, &core.keeping, &tenant.keeping)).await?
     };
     let sending = Sending { idempotent: headers::idempotent(&parts.method), upgrade: client_side.is_some() };
     let safe = headers::safe(&parts.method);
@@ -306,7 +306,10 @@ async fn exchange(
             }
             call.send_whole(parts, &bytes, after.as_ref()).await?
         }
-        Upload::Longer(prefix, rest) => Box::pin(call.send_streamed(parts, prefix, rest, limits)).await?,
+        Upload::Longer(prefix, rest) => {
+            tenant.metered(|m| m.received_bytes += prefix.len() as u64);
+            Box::pin(call.send_streamed(parts, prefix, rest, limits)).await?
+        }
     };
     let cookie = call.cookie.take();
     let mut answer = if let Some(client_side) = client_side {
@@ -399,13 +402,16 @@ fn relay(
         // Nobody is to follow on this connection.
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let member = lease.member();
+    let (member, may_write) = (lease.member(), !ticket.is_safe());
     answer.map(|incoming| {
         AnswerBody::relayed(Relayed {
             incoming,
             lease: Some(lease),
-            // A safe request is over when its answer has begun; one that may write, when it is complete.
-            ticket: (!ticket.is_safe()).then_some(ticket),
+            // A safe request is over when its answer has begun; one that may write, when it is complete. An event stream may
+            // never be: what its member writes after its time the fence refuses.
+            ticket: may_write.then_some(ticket),
+            may_write,
+            waited_for: (may_write && stream).then(|| Box::pin(tokio::time::sleep(core.limits().body_time))),
             tenant: Rc::clone(tenant),
             counts: true,
             left: stream.then(|| -> Pin<Box<dyn Future<Output = ()>>> {

@@ -3,6 +3,7 @@
 //! Never shared between cores: everything here is a plain cell.
 
 use crate::{
+    body::TenantKeeping,
     hold::{Gate, HoldOrder, Room, Stopped},
     limits::{Buckets, TenantLimits},
     meter::Meter,
@@ -112,10 +113,14 @@ pub struct Tenant {
     pub changed: Notify,
     /// Told when a request left, while a hold waits for that.
     pub finished: Notify,
+    /// Told when a hold begins, and when it waits for uploads alone that have had their time, so that they make way.
+    pub held: Notify,
     /// Holds that have ended here: a request that the fence refused under one of them may try again after it.
     pub releases: Cell<u64>,
     /// Asked for since it was looked at last.
     pub used: Cell<bool>,
+    /// Of bodies of its requests that this core keeps.
+    pub keeping: TenantKeeping,
     meter: RefCell<Option<Box<Meter>>>,
 }
 
@@ -127,8 +132,10 @@ impl Tenant {
             gate: RefCell::default(),
             changed: Notify::new(),
             finished: Notify::new(),
+            held: Notify::new(),
             releases: Cell::new(0),
             used: Cell::new(true),
+            keeping: TenantKeeping::default(),
             meter: RefCell::default(),
         }
     }
@@ -184,6 +191,7 @@ impl Tenant {
 
     pub fn hold(&self, order: HoldOrder) {
         self.gate.borrow_mut().hold(order);
+        self.held.notify_waiters();
     }
 
     /// Parks under the hold in force or, refused by the fence without one, within the tenant's budget all the same.
@@ -204,9 +212,9 @@ impl Tenant {
         change(self.meter.borrow_mut().get_or_insert_default());
     }
 
-    /// `None`: this core has served the tenant nothing yet.
-    pub fn meter(&self) -> Option<Meter> {
-        self.meter.borrow().as_deref().cloned()
+    /// What was counted since it was taken last. `None`: nothing.
+    pub fn take_meter(&self) -> Option<Box<Meter>> {
+        self.meter.take()
     }
 }
 
@@ -215,12 +223,21 @@ impl Tenant {
 pub struct Ticket {
     tenant: Rc<Tenant>,
     safe: bool,
+    upload: Option<Rc<Streaming>>,
 }
 
 impl Ticket {
     /// `None`: the tenant is held, and this request is to be parked.
     pub fn take(tenant: &Rc<Tenant>, safe: bool) -> Option<Self> {
-        tenant.gate.borrow_mut().enter(safe).then(|| Self { tenant: Rc::clone(tenant), safe })
+        tenant.gate.borrow_mut().enter(safe).then(|| Self { tenant: Rc::clone(tenant), safe, upload: None })
+    }
+
+    /// The request's body streams.
+    pub fn streams(&mut self) -> Rc<Streaming> {
+        let (tenant, counts) = (Rc::clone(&self.tenant), Cell::new(true));
+        let upload = Rc::new(Streaming { tenant, safe: self.safe, counts, overdue: Cell::new(false) });
+        self.upload = Some(Rc::clone(&upload));
+        upload
     }
 
     pub fn is_safe(&self) -> bool {
@@ -232,8 +249,59 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let mut gate = self.tenant.gate.borrow_mut();
         gate.finish(self.safe);
+        if let Some(upload) = &self.upload {
+            upload.leave(&mut gate);
+        }
         if gate.holding().is_some() && gate.busy() == 0 {
             self.tenant.finished.notify_waiters();
+        }
+        if gate.waits_for_overdue_alone() {
+            self.tenant.held.notify_waiters();
+        }
+    }
+}
+
+/// The body of a request under way, which streams.
+#[derive(Debug)]
+pub struct Streaming {
+    pub tenant: Rc<Tenant>,
+    safe: bool,
+    /// Its request has its ticket, and its body has not come to its end.
+    counts: Cell<bool>,
+    /// It is among those that have had their time.
+    overdue: Cell<bool>,
+}
+
+impl Streaming {
+    /// A hold waits for it.
+    pub fn is_waited_for(&self) -> bool {
+        self.counts.get() && self.tenant.gate.borrow().waits_for(self.safe)
+    }
+
+    /// A hold waits for it, and it has had its time. `true`: for nothing but such ones, so that it makes way.
+    pub fn makes_way(&self) -> bool {
+        let mut gate = self.tenant.gate.borrow_mut();
+        let new = !self.overdue.replace(true);
+        if new {
+            gate.set_overdue(self.safe, true);
+        }
+        let makes_way = gate.waits_for_overdue_alone();
+        if new && makes_way {
+            // Those who found that this one was still missing look again.
+            self.tenant.held.notify_waiters();
+        }
+        makes_way
+    }
+
+    /// The body is at its end; its request may be under way still.
+    pub fn ended(&self) {
+        self.leave(&mut self.tenant.gate.borrow_mut());
+    }
+
+    fn leave(&self, gate: &mut Gate) {
+        self.counts.set(false);
+        if self.overdue.replace(false) {
+            gate.set_overdue(self.safe, false);
         }
     }
 }

@@ -75,8 +75,11 @@ async fn carry(
         }
     };
     if moved && websocket && frames.between() {
-        client_write.write_all(&CLOSE_RESTART).await?;
-        client_write.flush().await?;
+        let said = async {
+            client_write.write_all(&CLOSE_RESTART).await?;
+            client_write.flush().await
+        };
+        timeout(CLOSE_TIME, said).await??;
         // A close is answered by a close: waiting for it spares the client a reset that could swallow ours.
         let mut rest = [0; 512];
         let answered = async { while client_read.read(&mut rest).await.is_ok_and(|n| n > 0) {} };
@@ -107,10 +110,27 @@ async fn down(
             return Ok(false);
         }
         frames.feed(&buffer[..read]);
-        to.write_all(&buffer[..read]).await?;
-        // Over TLS the end of a burst may stand in a buffer of ours until somebody asks for it to go.
-        to.flush().await?;
+        let mut written = pin!(async {
+            to.write_all(&buffer[..read]).await?;
+            // Over TLS the end of a burst may stand in a buffer of ours until somebody asks for it to go.
+            to.flush().await
+        });
+        let ends = tokio::select! {
+            biased;
+            written = written.as_mut() => {
+                written?;
+                false
+            }
+            () = farewell.as_mut() => {
+                // A client that takes nothing is cut: it would stay for as long as it likes.
+                timeout(CLOSE_TIME, written.as_mut()).await??;
+                true
+            }
+        };
         tenant.metered(|m| m.sent_bytes += read as u64);
+        if ends {
+            break;
+        }
     }
     // In the midst of a frame its end is waited for; a byte at a time, so as not to begin the next.
     let _ = timeout(CLOSE_TIME, async {

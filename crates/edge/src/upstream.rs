@@ -68,6 +68,8 @@ pub struct Member {
     vital: Arc<Vital>,
     /// Requests and tunnels that it has from this core.
     pub busy: Cell<u32>,
+    /// Requests of this core that it has answered.
+    pub answers: Cell<u64>,
 }
 
 type Driven = http1::Connection<TokioIo<Stream>, SendBody>;
@@ -209,6 +211,7 @@ impl Member {
             failed_at: Cell::default(),
             vital,
             busy: Cell::new(0),
+            answers: Cell::new(0),
         }
     }
 
@@ -418,7 +421,8 @@ pub enum Attempt {
     Unsent(Request<SendBody>),
     /// Something was written, and there was no answer.
     Broken,
-    Late,
+    /// There was none in time. With whom it was, where the member had all of it and has answered nobody since.
+    Late(Option<Busy>),
 }
 
 /// Sends on one connection. The future owns everything, so that it can outlive the client who asked.
@@ -429,6 +433,9 @@ pub fn send(
     waiting: &Rc<Waiting>,
 ) -> impl Future<Output = Attempt> + use<> {
     lease.bodiless = request.body().is_end_stream();
+    // It has all of the request at once: if no answer comes, it is not the client who makes it wait.
+    let whole = matches!(request.body(), SendBody::Whole(..));
+    let answers = lease.busy.member().answers.get();
     let waiting = Rc::clone(waiting);
     let sent = match &mut lease.wire {
         Wire::Http1 { sender, .. } => {
@@ -458,7 +465,11 @@ pub fn send(
                 }
                 error.take_message().map_or(Attempt::Broken, Attempt::Unsent)
             }
-            None => Attempt::Late,
+            None => {
+                // One that answers others is slow with this request, not with all.
+                let hangs = whole && lease.busy.member().answers.get() == answers;
+                Attempt::Late(hangs.then(|| lease.into_busy()))
+            }
         }
     }
 }

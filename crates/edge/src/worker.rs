@@ -5,7 +5,6 @@
 use crate::{
     Limits,
     core::{Common, Connected, Core, News, Order},
-    dial::OnThisCore,
     framing::Watch,
     pulse::{Carried, Pulse},
     seldom::Seldom,
@@ -19,7 +18,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
@@ -35,7 +34,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
     sync::mpsc::{UnboundedReceiver, UnboundedSender},
@@ -45,6 +44,9 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 const BACKLOG: i32 = 1024;
+/// What a client has not acknowledged after this ends its connection, and so does a window that stays shut: tunnels and
+/// event streams have no other limit. Longer than [`keep_alive`]'s questions take.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_mins(2);
 /// How often a connection's silence is looked at.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
@@ -59,6 +61,19 @@ pub fn listen(address: SocketAddr) -> io::Result<StdListener> {
     Ok(socket.into())
 }
 
+/// Asks after a silent minute whether the other side is still there: one that vanished without a word would keep its
+/// place for ever.
+pub fn keep_alive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(Duration::from_mins(1)).with_interval(Duration::from_secs(15)).with_retries(4)
+}
+
+/// Connections have it from the listener that took them, wherever that was opened; with an error nothing is lost.
+fn watch_over(listener: &TcpListener) {
+    let socket = SockRef::from(listener);
+    let _ = socket.set_tcp_keepalive(&keep_alive());
+    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX));
+}
+
 /// What a worker thread starts with.
 pub struct Start {
     pub common: Arc<Common>,
@@ -70,7 +85,8 @@ pub struct Start {
     pub stop: CancellationToken,
 }
 
-/// The thread's whole life.
+/// The thread's whole life. What is left of its tasks ends with the runtime, and with the last of them the core, which hands
+/// over what it counted.
 pub fn run(start: Start) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default())?;
     runtime.block_on(serve_core(start))
@@ -83,6 +99,10 @@ async fn serve_core(start: Start) -> io::Result<()> {
         Some((listener, config)) => Some((TcpListener::from_std(listener)?, TlsAcceptor::from(config))),
         None => None,
     };
+    watch_over(&listener);
+    if let Some((listener, _)) = &tls {
+        watch_over(listener);
+    }
     let core = Rc::new(Core::new(common, news, stop.clone()));
     let tidier = Rc::clone(&core);
     tokio::task::spawn_local(async move {
@@ -93,6 +113,7 @@ async fn serve_core(start: Start) -> io::Result<()> {
             tidier.forget_idle();
         }
     });
+    let mut opened = false;
     loop {
         tokio::select! {
             biased;
@@ -102,7 +123,8 @@ async fn serve_core(start: Start) -> io::Result<()> {
             },
             () = stop.cancelled() => break,
             () = core.common.leaving.cancelled() => break,
-            accepted = accept(&listener, tls.as_ref()), if core.connections() < core.limits().connections => match accepted {
+            () = core.common.opened.cancelled(), if !opened => opened = true,
+            accepted = accept(&listener, tls.as_ref()), if opened && core.connections() < core.limits().connections => match accepted {
                 Ok((stream, from, tls)) => {
                     let guard = Connected::new(&core);
                     tokio::task::spawn_local(connection(Rc::clone(&core), stream, from, guard, tls));
@@ -145,8 +167,6 @@ async fn serve_core(start: Start) -> io::Result<()> {
     if tokio::time::timeout(core.limits().drain_time, drained).await.is_err() {
         tracing::warn!(connections = core.connections(), "connections were cut at the end of the drain time");
     }
-    // Nobody listens any more when the edge was dropped.
-    let _ = core.news.send(News::Last(core.report()));
     Ok(())
 }
 
@@ -179,21 +199,37 @@ const STREAMS_MAX: u32 = 128;
 /// An HTTP/2 request has its own buffer, so it is bounded.
 const STREAM_BUFFER_BYTES: usize = 256 * 1024;
 
-/// Whether the client begins with HTTP/2. The bytes stay where they are. `None`: it said nothing in time.
-async fn speaks_http2(stream: &TcpStream, patience: Duration) -> Option<bool> {
-    let looked = async {
-        let mut seen = [0; HTTP2_PREFACE.len()];
-        loop {
-            let read = stream.peek(&mut seen).await.ok()?;
-            let (seen, wanted) = (&seen[..read], &HTTP2_PREFACE[..read.min(HTTP2_PREFACE.len())]);
-            if seen != wanted || read == 0 || read == HTTP2_PREFACE.len() {
-                return Some(read > 0 && seen == wanted);
-            }
-            // Peeking at the same bytes again answers at once.
-            tokio::time::sleep(Duration::from_millis(5)).await;
+/// Whether the client begins with HTTP/2. The bytes stay where they are. `None`: it said nothing in time, or only a beginning
+/// of that.
+async fn speaks_http2(stream: &TcpStream, limits: &Limits) -> Option<bool> {
+    let mut until = tokio::time::Instant::now() + limits.client_idle;
+    let (mut bytes, mut before, mut closed) = ([0; HTTP2_PREFACE.len()], 0, false);
+    loop {
+        let read = tokio::time::timeout_at(until, stream.peek(&mut bytes)).await.ok()?.ok()?;
+        let is_beginning = read > 0 && bytes[..read] == HTTP2_PREFACE[..read];
+        // Nothing more comes from who has closed: what to say to that is the server's to know.
+        if !is_beginning || read == HTTP2_PREFACE.len() || closed {
+            return Some(is_beginning && read == HTTP2_PREFACE.len());
         }
-    };
-    tokio::time::timeout(patience, looked).await.ok()?
+        if before == 0 {
+            until = tokio::time::Instant::now() + limits.header_time;
+        }
+        before = read;
+        // Bytes that were looked at make the socket readable still: only that there are more is told anew.
+        let _ = stream.try_io(Interest::READABLE, || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
+        closed = tokio::time::timeout_at(until, stream.ready(Interest::READABLE)).await.ok()?.ok()?.is_read_closed();
+    }
+}
+
+/// Starts the tasks of one HTTP/2 connection's requests on this core. Each begins right after its request did, so that it
+/// is known which to end.
+#[derive(Clone)]
+struct Streams(Rc<Pulse>);
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Streams {
+    fn execute(&self, task: F) {
+        self.0.carried_by(tokio::task::spawn_local(task).abort_handle());
+    }
 }
 
 /// A connection of either protocol, as far as its keeper cares.
@@ -218,13 +254,13 @@ where
     fn finish_politely(self: Pin<&mut Self>) {}
 }
 
-impl<I, S> Served for http2::Connection<I, S, OnThisCore>
+impl<I, S> Served for http2::Connection<I, S, Streams>
 where
     Self: Future,
     I: hyper::rt::Read + hyper::rt::Write + Unpin,
     S: hyper::service::HttpService<Incoming, ResBody = Carried>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    OnThisCore: hyper::rt::bounds::Http2ServerConnExec<S::Future, Carried>,
+    Streams: hyper::rt::bounds::Http2ServerConnExec<S::Future, Carried>,
 {
     fn finish_up(self: Pin<&mut Self>) {
         self.graceful_shutdown();
@@ -242,7 +278,7 @@ async fn connection(core: Rc<Core>, stream: TcpStream, from: SocketAddr, guard: 
     let limits = core.limits();
     let begun = async {
         let Some(acceptor) = tls else {
-            let http2 = speaks_http2(&stream, limits.client_idle).await?;
+            let http2 = speaks_http2(&stream, limits).await?;
             return Some(Begun::Plain { stream, http2 });
         };
         // A handshake that fails is told to the client by TLS itself.
@@ -298,7 +334,7 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         })
     };
     if http2 {
-        let connection = http2::Builder::new(OnThisCore)
+        let connection = http2::Builder::new(Streams(Rc::clone(&pulse)))
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
             .max_concurrent_streams(STREAMS_MAX)
             .max_send_buf_size(STREAM_BUFFER_BYTES)
@@ -402,6 +438,7 @@ impl<'a> Signs<'a> {
                 }
                 () = self.look.as_mut() => {
                     let now = Instant::now();
+                    self.pulse.end_untaken(now, limits.client_idle);
                     // Quiet: nothing under way, or an answer that the client does not take.
                     if self.pulse.beats() != self.beats || self.pulse.waits_for_member() {
                         (self.beats, self.quiet_since) = (self.pulse.beats(), now);
@@ -472,3 +509,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         self.stream.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

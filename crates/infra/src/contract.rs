@@ -5,7 +5,7 @@ use crate::{
     RunOutcome, RunSpec, Source, Way,
 };
 use async_trait::async_trait;
-use berth_domain::CellName;
+use berth_domain::{Artifact, CellName};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// What a look at a resource said. Unknown is an answer of its own: whoever takes it for absent makes a second one,
@@ -66,6 +66,11 @@ pub trait Compute: Send + Sync {
                 reason: "this provider runs nothing by its digest".to_owned(),
             }),
         }
+    }
+    /// Takes an image from the cell's host, and answers whether it is gone from there. `false`: something is made from
+    /// it. Absent is success, and so it is where nothing runs from images.
+    async fn remove_image(&self, _cell: &CellName, _image: &Artifact) -> Result<bool, ProviderError> {
+        Ok(true)
     }
     /// Makes it, or starts it where it does not run, on the port it had if that is still free. Does not wait for
     /// health: a service that warms up for a minute must not hold a worker. Another command, environment or shape

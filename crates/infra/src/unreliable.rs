@@ -6,7 +6,7 @@ use crate::{
     Observed, Provider, ProviderError, RunOutcome, RunSpec, Source,
 };
 use async_trait::async_trait;
-use berth_domain::CellName;
+use berth_domain::{Artifact, CellName};
 use std::{
     collections::VecDeque,
     future::{Future, pending},
@@ -129,6 +129,9 @@ impl Database for Line<dyn Database> {
 impl Compute for Line<dyn Compute> {
     async fn ensure_source(&self, cell: &CellName, source: &Source) -> Result<(), ProviderError> {
         self.inner.ensure_source(cell, source).await
+    }
+    async fn remove_image(&self, cell: &CellName, image: &Artifact) -> Result<bool, ProviderError> {
+        self.inner.remove_image(cell, image).await
     }
     async fn ensure_member(&self, spec: &MemberSpec) -> Result<Member, ProviderError> {
         self.faults.through(Call::EnsureMember, spec.name.as_str(), || self.inner.ensure_member(spec)).await

@@ -2,8 +2,8 @@
 //! in a transaction that is rolled back, or is a slot that ends with its session.
 
 use crate::error::is_pooler;
-use crate::sql::{connect, ident};
-use crate::{Endpoint, MoveError, Obstacle, Side};
+use crate::sql::{Doing, connect, ident, is_postgres};
+use crate::{Endpoint, MoveError, Obstacle, Side, rights};
 use tokio_postgres::{Client, error::SqlState};
 
 /// One thing that moves need of a database.
@@ -30,13 +30,21 @@ pub async fn abilities(endpoint: &Endpoint) -> Result<Vec<Ability>, MoveError> {
     let client = match connect(endpoint, side, "berth-abilities").await {
         Ok(client) => client,
         Err(MoveError::Connect { source, .. }) if is_pooler(&source) => return Ok(behind_a_pooler()),
+        Err(MoveError::Obstacles(found)) if found.len() == 1 => return Ok(nothing_tried(&found[0])),
         Err(error) => return Err(error),
     };
+    let version = client.query_one("select version()", &[]).await.doing(side, "asking what it is")?;
+    let version: String = version.get(0);
+    if !is_postgres(&version) {
+        return Ok(nothing_tried(&Obstacle::NotPostgres { side, version }));
+    }
     let role = &endpoint.user;
     let standby = yes(&client, "select pg_is_in_recovery()").await;
     let kept = "select current_setting('row_security') = 'off' and current_setting('extra_float_digits') = '3'";
     let pooled = !yes(&client, kept).await;
-    let plain = !yes(&client, "select rolsuper from pg_roles where rolname = session_user").await;
+    let passes = rights::passes_triggers(&client, side).await?;
+    let sees = rights::sees_everybody(&client, side).await?;
+    let moves: Vec<Lacks> = passes.iter().chain(&sees).map(of).collect();
     let right = |right: &str| Obstacle::Rights { side, role: role.clone(), right: right.to_owned() };
     let create = format!("GRANT CREATE ON DATABASE {} TO {}", ident(&endpoint.database), ident(role));
     let schema = attempt(&client, "create schema berth_ability").await.map(|error| said(&error, &create));
@@ -44,7 +52,7 @@ pub async fn abilities(endpoint: &Endpoint) -> Result<Vec<Ability>, MoveError> {
     let lacks = [
         standby.then(|| of(&Obstacle::Standby { side })),
         pooled.then(|| of(&Obstacle::Pooler { side })),
-        plain.then(|| of(&right("SUPERUSER"))),
+        joined(&moves),
         schema,
         publication,
         slot(&client, &right("REPLICATION")).await,
@@ -80,6 +88,11 @@ fn of(obstacle: &Obstacle) -> Lacks {
     (obstacle.to_string(), obstacle.hint())
 }
 
+/// Another kind of server, on which nothing was tried.
+fn nothing_tried(what: &Obstacle) -> Vec<Ability> {
+    ABILITIES.into_iter().map(|ability| tried(ability, Some(of(what)))).collect()
+}
+
 /// It lets nobody in who says how a session is to be, so nothing behind it was tried.
 fn behind_a_pooler() -> Vec<Ability> {
     let (because, remedy) = of(&Obstacle::Pooler { side: Side::Source });
@@ -106,11 +119,13 @@ async fn slot(client: &Client, right: &Obstacle) -> Option<Lacks> {
         (!matches!(level.as_str(), "" | "logical")).then_some(Obstacle::WalLevel { side: Side::Source, found: level });
     let denied = (error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)).then_some(right);
     let both: Vec<Lacks> = denied.into_iter().chain(level.as_ref()).map(of).collect();
-    if both.is_empty() {
-        return Some(said(&error, "`berth mover rights` prints the statements that give it"));
-    }
-    let joined = |part: fn(&Lacks) -> &str| both.iter().map(part).collect::<Vec<_>>().join("; ");
-    Some((joined(|lacks| lacks.0.as_str()), joined(|lacks| lacks.1.as_str())))
+    joined(&both).or_else(|| Some(said(&error, "`berth mover rights` prints the statements that give it")))
+}
+
+/// Several at once; none where there is none.
+fn joined(all: &[Lacks]) -> Option<Lacks> {
+    let joined = |part: fn(&Lacks) -> &str| all.iter().map(part).collect::<Vec<_>>().join("; ");
+    (!all.is_empty()).then(|| (joined(|lacks| lacks.0.as_str()), joined(|lacks| lacks.1.as_str())))
 }
 
 async fn yes(client: &Client, sql: &str) -> bool {

@@ -4,8 +4,9 @@ use crate::catalog::catalogue;
 use crate::closure::closure;
 use crate::compare::scan;
 use crate::fence::{self, Fence};
+use crate::rights::{self, Use};
 use crate::sql::{Doing, connect};
-use crate::{Endpoint, MoveError, MovePlan, MoveSpec, Obstacle, Side, TableName};
+use crate::{Endpoint, MoveError, MovePlan, MoveSpec, Obstacle, Side, TableName, logins, numbered};
 use berth_domain::CellId;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -31,6 +32,13 @@ pub async fn compare(spec: &MoveSpec) -> Result<Vec<TableComparison>, MoveError>
         return Err(MoveError::Obstacles(obstacles));
     }
     let plan = MovePlan { tables: found.tables, ..MovePlan::default() };
+    let names: Vec<&TableName> = plan.tables.iter().map(|t| &t.table).collect();
+    for (client, side) in [(&source, Side::Source), (&target, Side::Target)] {
+        obstacles.append(&mut rights::on_tables(client, side, &names, Use::Reads).await?);
+    }
+    if !obstacles.is_empty() {
+        return Err(MoveError::Obstacles(obstacles));
+    }
     for (client, side) in [(&source, Side::Source), (&target, Side::Target)] {
         client
             .batch_execute("begin isolation level repeatable read read only")
@@ -68,12 +76,39 @@ pub async fn compare(spec: &MoveSpec) -> Result<Vec<TableComparison>, MoveError>
     Ok(compared)
 }
 
-/// What the servers and the mover's roles lack for a move, tables not looked at.
+/// What the servers and the mover's roles lack for a move, whichever way it is made: of the tables that belong to a tenant,
+/// or of any of the database where the rules find none.
 pub async fn lacks(spec: &MoveSpec) -> Result<Vec<Obstacle>, MoveError> {
     let source = connect(&spec.source, Side::Source, "berth-rights").await?;
     let target = connect(&spec.target, Side::Target, "berth-rights").await?;
     let mut obstacles = Vec::new();
     crate::survey::servers(spec, &source, &target, &mut obstacles).await?;
+    if obstacles.iter().any(|it| matches!(it, Obstacle::NotPostgres { .. })) {
+        return Ok(obstacles);
+    }
+    let all = catalogue(&source, Side::Source).await?;
+    let found = closure(&spec.rules, &all, &mut Vec::new());
+    let is_known = !found.tables.is_empty();
+    let names: Vec<&TableName> = if is_known {
+        found.tables.iter().map(|t| &t.table).collect()
+    } else {
+        all.tables.values().map(|table| &table.name).collect()
+    };
+    if is_known {
+        let clients = [&source, &target];
+        obstacles.append(&mut rights::on_closure(spec, clients, true, &found.tables, &found.shared).await?);
+    }
+    obstacles.append(&mut rights::on_earlier(&source, Side::Source, "berth_control").await?);
+    for (client, side, used) in [(&source, Side::Source, Use::Owns), (&target, Side::Target, Use::Rebuilds)] {
+        if !is_known {
+            obstacles.append(&mut rights::on_tables(client, side, &names, used).await?);
+        }
+        let mut sequences = numbered::every(client, side).await?;
+        sequences.retain(|it| names.contains(&&it.table));
+        let mut lacking = rights::on_sequences(client, side, &sequences, &obstacles).await?;
+        obstacles.append(&mut lacking);
+        obstacles.append(&mut logins::members(client, side, &names, &mut Vec::new()).await?);
+    }
     Ok(obstacles)
 }
 

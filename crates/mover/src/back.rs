@@ -8,23 +8,19 @@
 //! Undoing a move is [`crate::cut_over`] of [`MoveSpec::back`].
 
 use crate::follow::{Follower, Tracking};
-use crate::prepare::{existing, hold_closed, publish};
+use crate::leaving::{Leaving, delete_rows};
+use crate::prepare::{existing, publish};
 use crate::sql::{Doing, connect, idents};
 use crate::survey::{Stray, count_strays};
 use crate::wal::{Replication, Snapshot, drop_slot, make_slot};
 use crate::{MoveError, MovePlan, MoveSpec, Ownership, Phase, PlannedTable, Progress, Side, Watcher, fence};
 use berth_domain::{MovePhase, Token};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
 
-/// Rows that leave the old side in one transaction.
-const BATCH_ROWS: u32 = 1_000;
 /// The application's triggers fire on what is deleted, and may name tables without their schema.
 pub(crate) const APPLICATIONS_PATH: &str = "set local search_path = \"$user\", public";
-/// Looks at a way back that is too far behind and falls back further before it is given up.
-const LOOKS_BEHIND: u32 = 20;
-/// How often whoever keeps the old side up to date is looked after.
+/// How often what the way back holds back is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// After the load: publication and slot in the target. From here on its WAL is held back until [`keep`] reads it.
@@ -51,6 +47,9 @@ pub(crate) async fn open(spec: &MoveSpec, plan: &MovePlan, target: &Client, toke
 
 /// Keeps the old side up to date until `watcher` cancels; `spec` is the move's own. Ends with an error when the stream
 /// does; the next call goes on where this one stopped. Never acts while a worker moves the tenant.
+///
+/// A way back that holds back too much ends with [`MoveError::WayBackOver`], also where nothing else can be done: that is
+/// looked at before the old side is spoken to, and beside everything that is done with it.
 pub async fn keep(
     spec: &MoveSpec,
     plan: &MovePlan,
@@ -62,42 +61,61 @@ pub async fn keep(
     if row.phase != MovePhase::Idle || row.owner != spec.target_cell {
         return Err(MoveError::Fenced { side: Side::Target, held: row.token });
     }
-    let old_side = connect(&back.target, Side::Target, &back.session_name(row.token)).await?;
-    let fence = existing(&old_side, Side::Target, &back).await?;
-    let fence = fence.ok_or(MoveError::Fenced { side: Side::Target, held: row.token })?;
     let new_side = connect(&back.source, Side::Source, &back.session_name(row.token)).await?;
-    let follower = Follower::start(&back, plan, &fence, row.token, Tracking::Off).await?;
-    let (mut last, mut growing) = (0, 0_u32);
+    held_back(&new_side, &back).await?;
+    tokio::select! {
+        ended = follow(&back, plan, row.token, watcher) => ended,
+        error = look(&new_side, &back, watcher) => Err(error),
+    }
+}
+
+async fn follow(back: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn Watcher) -> Result<(), MoveError> {
+    let old_side = connect(&back.target, Side::Target, &back.session_name(token)).await?;
+    let fence = existing(&old_side, Side::Target, back).await?;
+    let fence = fence.ok_or(MoveError::Fenced { side: Side::Target, held: token })?;
+    let follower = Follower::start(back, plan, &fence, token, Tracking::Off).await?;
     while !watcher.cancelled() {
         tokio::time::sleep(LOOK_EVERY).await;
         follower.check()?;
-        let held = held_back(&new_side, &back).await?;
-        // Far behind is no reason while it catches up.
-        growing = if held > spec.tuning.way_back_wal_bytes && held >= last { growing + 1 } else { 0 };
-        last = held;
-        if growing > LOOKS_BEHIND {
-            return Err(MoveError::SlotLost { slot: back.slot() });
-        }
-        watcher.progress(Progress { bytes_behind: Some(held), ..Progress::of(Phase::Keep) });
     }
     Ok(())
 }
 
-/// Bytes of WAL that the slot keeps in the server.
+/// Says how far the old side is behind, until too much is held back for it.
+async fn look(new_side: &Client, back: &MoveSpec, watcher: &dyn Watcher) -> MoveError {
+    loop {
+        match held_back(new_side, back).await {
+            Ok(behind) => watcher.progress(Progress { bytes_behind: Some(behind), ..Progress::of(Phase::Keep) }),
+            Err(error) => return error,
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Bytes of WAL that the old side has not confirmed. Fails when the slot keeps too many in the server: those from where
+/// decoding would begin again, which may be far before what was confirmed.
 async fn held_back(client: &Client, back: &MoveSpec) -> Result<u64, MoveError> {
     let row = client
         .query_opt(
             "select wal_status = 'lost' or restart_lsn is null,
-                    coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint
+                    coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint,
+                    coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint
              from pg_replication_slots where slot_name = $1",
             &[&back.slot()],
         )
         .await
         .doing(Side::Source, "looking at the slot")?;
-    match row {
-        Some(row) if !row.get::<_, bool>(0) => Ok(row.get::<_, i64>(1).unsigned_abs()),
-        _ => Err(MoveError::SlotLost { slot: back.slot() }),
+    let (behind, held) = match row {
+        Some(row) if !row.get::<_, bool>(0) => {
+            (row.get::<_, i64>(1).unsigned_abs(), row.get::<_, i64>(2).unsigned_abs())
+        }
+        _ => return Err(MoveError::SlotLost { slot: back.slot() }),
+    };
+    let most = back.tuning.way_back_wal_bytes;
+    if held > most {
+        return Err(MoveError::WayBackOver { held_mb: held >> 20, most_mb: most >> 20 });
     }
+    Ok(behind)
 }
 
 /// The slot and the publication of the way back go: the move cannot be undone any more. Safe to run again.
@@ -142,7 +160,7 @@ pub async fn release(
     }
     let order = children_first(&client, plan).await?;
     let leaving = Leaving { left: &left, guard: Some(row.token) };
-    let gone = delete_rows(&leaving, plan, order, &mut client, watcher).await?;
+    let gone = delete_rows(&leaving, plan, &order, &mut client, watcher).await?;
     Box::pin(crate::beside::clear_target(&left, plan, &mut client, row.token)).await?;
     fence.remove_triggers(&client, Duration::from_millis(spec.tuning.lock_wait_ms)).await?;
     fence::remove(&mut client, &fence).await?;
@@ -150,7 +168,7 @@ pub async fn release(
 }
 
 /// Tables in an order in which no row takes others along (`on delete cascade`) or is held by them. Those that refer to
-/// each other in a circle come as they are planned.
+/// each other in a circle come last, against the order in which they are planned.
 pub(crate) async fn children_first<'p>(
     client: &Client,
     plan: &'p MovePlan,
@@ -180,134 +198,11 @@ pub(crate) async fn children_first<'p>(
         };
         let (stay, go): (Vec<usize>, Vec<usize>) = left.iter().partition(|n| held(n));
         if go.is_empty() {
-            order.extend(stay);
+            order.extend(stay.into_iter().rev());
             break;
         }
         order.extend(go);
         left = stay;
     }
     Ok(order.into_iter().map(|n| &plan.tables[n]).collect())
-}
-
-/// Whose rows go.
-pub(crate) struct Leaving<'s> {
-    pub left: &'s MoveSpec,
-    /// That the tenant does not live here is looked at under this token in every transaction; none where it does.
-    pub guard: Option<Token>,
-}
-
-impl Leaving<'_> {
-    async fn hold(&self, tx: &tokio_postgres::Transaction<'_>) -> Result<(), MoveError> {
-        match self.guard {
-            Some(token) => hold_closed(self.left, tx, token).await,
-            None => Ok(()),
-        }
-    }
-}
-
-/// Deletes in small batches, in this order and again where others came first. Returns how many rows went.
-pub(crate) async fn delete_rows(
-    leaving: &Leaving<'_>,
-    plan: &MovePlan,
-    order: Vec<&PlannedTable>,
-    client: &mut Client,
-    watcher: &dyn Watcher,
-) -> Result<u64, MoveError> {
-    let (mut gone, mut open) = (0, order.clone());
-    while !open.is_empty() {
-        let before = gone;
-        let mut waiting = Vec::new();
-        for table in open {
-            loop {
-                if watcher.cancelled() {
-                    return Err(MoveError::Cancelled);
-                }
-                let began = Instant::now();
-                match delete_some(leaving, plan, table, client).await? {
-                    Deleted::Rows(0) => break,
-                    Deleted::Rows(rows) => gone += rows,
-                    Deleted::ReferredTo => {
-                        waiting.push(table);
-                        break;
-                    }
-                }
-                watcher.progress(Progress { rows_done: Some(gone), ..Progress::of(Phase::Keep) });
-                // As long idle as busy, for the neighbours.
-                tokio::time::sleep(began.elapsed()).await;
-            }
-        }
-        if gone == before && !waiting.is_empty() {
-            // Rows that refer to each other within a table or in a circle go together or not at all.
-            gone += delete_together(leaving, plan, &waiting, client).await?;
-            break;
-        }
-        // A trigger may have written to a table that was done: all of them are looked at again.
-        open = if waiting.is_empty() { Vec::new() } else { order.clone() };
-    }
-    Ok(gone)
-}
-
-enum Deleted {
-    Rows(u64),
-    ReferredTo,
-}
-
-async fn delete_some(
-    leaving: &Leaving<'_>,
-    plan: &MovePlan,
-    table: &PlannedTable,
-    client: &mut Client,
-) -> Result<Deleted, MoveError> {
-    let what = "removing the rows that were left behind";
-    let tx = client.transaction().await.doing(Side::Source, what)?;
-    leaving.hold(&tx).await?;
-    tx.batch_execute(APPLICATIONS_PATH).await.doing(Side::Source, what)?;
-    match tx.execute(&deletion(leaving.left, plan, table, Some(BATCH_ROWS)), &[]).await {
-        Ok(rows) => {
-            tx.commit().await.doing(Side::Source, what)?;
-            Ok(Deleted::Rows(rows))
-        }
-        Err(error) if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION) => {
-            tx.rollback().await.doing(Side::Source, what)?;
-            Ok(Deleted::ReferredTo)
-        }
-        Err(source) => Err(MoveError::Statement { side: Side::Source, doing: what, source }),
-    }
-}
-
-async fn delete_together(
-    leaving: &Leaving<'_>,
-    plan: &MovePlan,
-    tables: &[&PlannedTable],
-    client: &mut Client,
-) -> Result<u64, MoveError> {
-    let what = "removing rows that refer to each other";
-    let tx = client.transaction().await.doing(Side::Source, what)?;
-    leaving.hold(&tx).await?;
-    tx.batch_execute(APPLICATIONS_PATH).await.doing(Side::Source, what)?;
-    tx.batch_execute("set constraints all deferred").await.doing(Side::Source, what)?;
-    // One statement: what is not deferrable is checked at its end, when all of them are gone.
-    let parts: Vec<String> = tables
-        .iter()
-        .enumerate()
-        .map(|(n, t)| format!("d{n} as ({} returning 1)", deletion(leaving.left, plan, t, None)))
-        .collect();
-    let counts: Vec<String> = (0..tables.len()).map(|n| format!("(select count(*) from d{n})")).collect();
-    let sql = format!("with {} select {}", parts.join(", "), counts.join(" + "));
-    let rows: i64 = tx.query_one(&sql, &[]).await.doing(Side::Source, what)?.get(0);
-    tx.commit().await.doing(Side::Source, what)?;
-    Ok(rows.unsigned_abs())
-}
-
-fn deletion(left: &MoveSpec, plan: &MovePlan, table: &PlannedTable, most: Option<u32>) -> String {
-    let (name, filter) = (table.table.sql(), plan.filter(table, &left.tenant));
-    match most {
-        Some(rows) => {
-            let key = idents(&table.key);
-            format!(
-                "delete from {name} where {filter} and ({key}) in (select {key} from {name} where {filter} limit {rows})"
-            )
-        }
-        None => format!("delete from {name} where {filter}"),
-    }
 }

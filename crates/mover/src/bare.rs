@@ -10,17 +10,28 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio_postgres::Client;
 
-/// Keys and indexes of one relation, as statements. `$1`: the relation's oid as text.
+/// Keys and indexes of one relation, as statements. `$1`: the relation's oid as text. A key is an index first, whose
+/// definition says all of its storage parameters, and then the constraint over it, with which the index goes too.
 const DEFINITIONS: &str = "
     select 'foreign key' as kind, conrelid::regclass::text, 3 as nth,
            format('alter table %s add constraint %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid)) as create_sql,
            format('alter table %s drop constraint %I', conrelid::regclass, conname) as drop_sql
     from pg_constraint where contype = 'f' and conparentid = 0 and (conrelid = $1::regclass or confrelid = $1::regclass)
     union all
-    select 'key', conrelid::regclass::text, 1,
-           format('alter table %s add constraint %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid)),
-           format('alter table %s drop constraint %I', conrelid::regclass, conname)
-    from pg_constraint where contype in ('p', 'u', 'x') and conrelid = $1::regclass
+    select 'key', c.conrelid::regclass::text, 1,
+           format('alter table %s add constraint %I %s', c.conrelid::regclass, c.conname,
+                  case when am.amname = 'btree' and c.contype <> 'x' then
+                      format('%s using index %I', case c.contype when 'p' then 'primary key' else 'unique' end, i.relname)
+                      || case when c.condeferrable then ' deferrable' else '' end
+                      || case when c.condeferred then ' initially deferred' else '' end
+                  else pg_get_constraintdef(c.oid) end),
+           format('alter table %s drop constraint %I', c.conrelid::regclass, c.conname)
+    from pg_constraint c join pg_class i on i.oid = c.conindid join pg_am am on am.oid = i.relam
+    where c.contype in ('p', 'u', 'x') and c.conrelid = $1::regclass
+    union all
+    select 'index', c.conrelid::regclass::text, 2, pg_get_indexdef(c.conindid), ''
+    from pg_constraint c join pg_class i on i.oid = c.conindid join pg_am am on am.oid = i.relam
+    where c.contype in ('p', 'u') and c.conrelid = $1::regclass and am.amname = 'btree'
     union all
     select 'index', i.indrelid::regclass::text, 2, pg_get_indexdef(i.indexrelid), format('drop index %s', i.indexrelid::regclass)
     from pg_index i
@@ -68,7 +79,9 @@ pub(crate) async fn strip(
             )
             .await
             .doing(Side::Target, what)?;
-            tx.batch_execute(&drop_sql).await.doing(Side::Target, what)?;
+            if !drop_sql.is_empty() {
+                tx.batch_execute(&drop_sql).await.doing(Side::Target, what)?;
+            }
         }
         tx.commit().await.doing(Side::Target, what)?;
     }
@@ -126,7 +139,7 @@ pub(crate) async fn build_on(spec: &MoveSpec, plan: &MovePlan, target: &Client) 
     let open = target
         .query(
             "select nth, create_sql from berth.deferred where move = $1 and not done
-             order by case kind when 'key' then 1 when 'index' then 2 else 3 end, nth",
+             order by case kind when 'index' then 1 when 'key' then 2 else 3 end, nth",
             &[&spec.short_id()],
         )
         .await

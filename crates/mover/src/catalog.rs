@@ -1,5 +1,6 @@
 //! Reads what the catalogue says of tables, keys and references. Decides nothing and changes nothing.
 
+use crate::parts::{self, Part};
 use crate::sql::{Doing, connect};
 use crate::{Endpoint, MoveError, PlannedTable, Side, TableName};
 use std::collections::BTreeMap;
@@ -21,7 +22,11 @@ pub(crate) struct Table {
     pub columns: Vec<Column>,
     pub key: Vec<String>,
     pub has_identity: bool,
+    /// Its identity would be a primary key that is deferrable, which Postgres does not take for one.
+    pub deferrable_key: bool,
     pub always_trigger: Option<String>,
+    /// What holds its rows where it is partitioned.
+    pub parts: Vec<Part>,
 }
 
 impl Table {
@@ -42,7 +47,8 @@ pub(crate) struct Column {
     pub large_object: bool,
     pub not_null: bool,
     pub generated: bool,
-    pub always_identity: bool,
+    /// As the catalogue says it: `a` always, `d` by default, else nothing.
+    pub identity: String,
     /// Two of its values are equal only when their texts are.
     pub exact: bool,
     /// The collation that it names; none where it has that of its type or of the database.
@@ -91,7 +97,8 @@ pub(crate) async fn catalogue(client: &Client, side: Side) -> Result<Catalogue, 
                     (select array[cn.nspname::text, child.relname::text, pn.nspname::text, parent.relname::text]
                      from pg_inherits i join pg_class child on child.oid = i.inhrelid join pg_class parent on parent.oid = i.inhparent
                      join pg_namespace cn on cn.oid = child.relnamespace join pg_namespace pn on pn.oid = parent.relnamespace
-                     where c.relkind = 'r' and c.oid in (i.inhparent, i.inhrelid) limit 1)
+                     where c.relkind = 'r' and c.oid in (i.inhparent, i.inhrelid) limit 1),
+                    c.relreplident = 'd' and exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary and not i.indimmediate)
              from pg_class c join pg_namespace n on n.oid = c.relnamespace
              where c.relkind in ('r', 'p') and not c.relispartition
                and n.nspname not in ('pg_catalog', 'information_schema', 'berth', 'berth_control') and n.nspname not like 'pg\\_%'
@@ -114,12 +121,14 @@ pub(crate) async fn catalogue(client: &Client, side: Side) -> Result<Catalogue, 
                 columns: Vec::new(),
                 key: Vec::new(),
                 has_identity: identity != "n",
+                deferrable_key: row.get(10),
                 always_trigger: row.get(8),
                 inherits: row.get::<_, Option<Vec<String>>>(9).map(|names| {
                     let table = |at: usize| TableName::new(names[at].clone(), names[at + 1].clone());
                     (table(0), table(2))
                 }),
                 hypertable: false,
+                parts: Vec::new(),
             },
         );
     }
@@ -128,12 +137,17 @@ pub(crate) async fn catalogue(client: &Client, side: Side) -> Result<Catalogue, 
             table.hypertable = true;
         }
     }
+    for (of, part) in parts::all(client, side).await? {
+        if let Some(table) = tables.get_mut(&of) {
+            table.parts.push(part);
+        }
+    }
     let columns = client
         .query(
             "select a.attrelid, a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated <> '',
                     coalesce(nullif(t.typelem, 0), nullif(t.typbasetype, 0), t.oid), t.oid,
                     coalesce((select e.typname from pg_type e where e.oid = t.typelem), b.typname)::text like 'reg%',
-                    t.typname::text in ('oid', 'lo'), a.attidentity = 'a',
+                    t.typname::text in ('oid', 'lo'), a.attidentity::text,
                     (b.typtype = 'e' or b.typname::text in ('int2', 'int4', 'int8', 'uuid', 'text', 'varchar', 'date', 'bool', 'timestamp', 'timestamptz'))
                         and coalesce((select l.collisdeterministic from pg_collation l where l.oid = a.attcollation), true),
                     (select l.collname::text from pg_collation l where l.oid = a.attcollation and a.attcollation <> t.typcollation)
@@ -157,7 +171,7 @@ pub(crate) async fn catalogue(client: &Client, side: Side) -> Result<Catalogue, 
                     || row.get::<_, u32>(6) >= FIRST_OWN_TYPE
                     || row.get(7),
                 large_object: row.get(8),
-                always_identity: row.get(9),
+                identity: row.get(9),
                 exact: row.get(10),
                 collation: row.get(11),
             });
@@ -207,7 +221,8 @@ pub(crate) async fn catalogue(client: &Client, side: Side) -> Result<Catalogue, 
 }
 
 /// Everything about the closure that a schema change in the middle of a move would alter and that must be the
-/// same on both sides: columns, types and rules. Keys and indexes are left out, because a bare load rebuilds them.
+/// same on both sides: columns, types and rules. Keys and indexes are left out, because a bare load rebuilds them; which
+/// partitions there are and what lies in them is a side's own: see [`crate::stands`].
 pub(crate) async fn fingerprint(client: &Client, side: Side, tables: &[PlannedTable]) -> Result<String, MoveError> {
     let schemas: Vec<&str> = tables.iter().map(|t| t.table.schema.as_str()).collect();
     let names: Vec<&str> = tables.iter().map(|t| t.table.name.as_str()).collect();

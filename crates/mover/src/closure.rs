@@ -119,12 +119,20 @@ pub(crate) fn closure(rules: &DataRules, catalogue: &Catalogue, obstacles: &mut 
             }
         })
         .collect();
-    Closure {
-        tables: parents_first(tables),
-        shared,
-        unsure: unsure(rules, catalogue, &edges, &level, &shared_order),
-        inner,
-    }
+    let mut unsure = unsure(rules, catalogue, &edges, &level, &shared_order);
+    unsure.extend(tables.iter().filter(|t| t.table != rules.root).filter_map(of_nobody));
+    Closure { tables: parents_first(tables), shared, unsure, inner }
+}
+
+/// A table that says nowhere whose a row is that has no tenant.
+fn of_nobody(table: &PlannedTable) -> Option<Unsure> {
+    let column = table.tenant_column.as_ref().filter(|_| table.through.is_empty())?;
+    let nullable = table.columns.iter().any(|c| c.name == *column && !c.not_null);
+    nullable.then(|| Unsure {
+        table: table.table.clone(),
+        says: format!("says nowhere whose a row is of which `{column}` is null"),
+        line: format!("links: [{{ table: {}, column: COLUMN, to: TABLE }}]", table.table),
+    })
 }
 
 /// No two tables lead to the tenant through each other: see [`links`].
@@ -143,7 +151,7 @@ fn columns(table: &Table) -> Vec<PlannedColumn> {
     let planned = |c: &crate::catalog::Column| PlannedColumn {
         name: c.name.clone(),
         type_name: c.type_name.clone(),
-        always_identity: c.always_identity,
+        always_identity: c.identity == "a",
         not_null: c.not_null,
     };
     table.travelling().map(planned).collect()

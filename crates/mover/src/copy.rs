@@ -6,7 +6,7 @@
 use crate::fence::{self, Fence};
 use crate::pace::{self, Pace};
 use crate::prepare::clear_target;
-use crate::sql::{Doing, connect, connect_with};
+use crate::sql::{Doing, connect, connect_to_load};
 use crate::wal::{Lsn, Replication, create_slot, drop_slot, held_back};
 use crate::{MoveError, MovePlan, MoveSpec, Phase, PlannedTable, Progress, Side, TableName, Watcher, shared};
 use berth_domain::Token;
@@ -55,9 +55,10 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
     // Before there is a slot, which would hold the server's log for as long.
     Box::pin(crate::beside::copy(spec, plan)).await?;
     // Before the load: what is usual for the neighbours is how they fare without it.
-    let pace = Pace::begin(spec, &spec.session_name(token)).await?;
+    let pace = Pace::begin(spec).await?;
     let mut maker = Replication::connect(&spec.source, &spec.session_name(token)).await?;
     let (from, snapshot) = create_slot(&mut maker, &spec.slot(), spec.tuning.slot_wait(), &source).await?;
+    crate::stands::note(spec, plan, &source, token).await?;
     let work = Work {
         plan: Arc::new(plan.clone()),
         tables: Arc::new(Mutex::new(Vec::new())),
@@ -73,8 +74,7 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
     };
     let mut workers = Vec::new();
     for _ in 0..spec.tuning.copy_workers.clamp(1, plan.tables.len().max(1)) {
-        let writer =
-            connect_with(&spec.target, Side::Target, &name, &[("session_replication_role", "replica")]).await?;
+        let writer = connect_to_load(&spec.target, Side::Target, &name).await?;
         workers.push((take().await?, writer));
     }
     spec.ahead.begin(spec, plan, from, take().await?);

@@ -12,7 +12,8 @@ use crate::prepare::{Fences, Sessions};
 use crate::sql::connect;
 use crate::{
     Change, Control, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Refusal, Side, Verdict, Watcher,
-    beside, catalog, sequence, shared, standbys,
+    beside, catalog, logins, sequence, shared, standbys,
+    stands::{self, Stood},
 };
 use async_trait::async_trait;
 use berth_domain::{EdgeName, Generation, MovePhase, Token};
@@ -159,13 +160,14 @@ pub async fn cut_over(
     }
     // Before the sessions of whoever was here earlier end: one of them may be this run's own reader.
     let ahead = spec.ahead.take().await;
-    let mut cut = CutOverRun::start(spec, plan, ownership, edges, watcher, row).await?;
+    let mut cut = CutOverRun::start(spec, plan, ownership, edges, row).await?;
     if row.holding {
         // A worker died in the pause: users are waiting, so they come first.
         cut.reopen().await?;
     }
     watcher.progress(Progress::of(Phase::Follow));
     cut.comparer.pass_marker(&cut.follower).await?;
+    cut.stood[0].unchanged(&cut.source, plan, &cut.fences.source).await?;
     if !plan.shared.is_empty() {
         cut.follower.nobodys(shared::Watched::brings);
         let keys = shared::referred(spec, plan, &cut.source, Side::Source).await?;
@@ -223,6 +225,8 @@ struct CutOverRun<'m> {
     fences: Fences,
     follower: Follower,
     comparer: Comparer<'m>,
+    /// How the source's tables stood when their rows were read, and the target's before they were compared.
+    stood: [Stood; 2],
     source: Client,
     target: Client,
     /// Keys and objects; none until they are followed, and none again when that broke off.
@@ -257,12 +261,10 @@ impl<'m> CutOverRun<'m> {
         plan: &'m MovePlan,
         ownership: &'m dyn Ownership,
         edges: &'m dyn Edges,
-        watcher: &'m dyn Watcher,
         row: Control,
     ) -> Result<Self, MoveError> {
         let name = spec.session_name(row.token);
         let fences = Sessions::connect(spec, row.token).await?.fences(spec, ownership, row).await?;
-        let _ = watcher;
         let follower = Follower::start(spec, plan, &fences.target, row.token, Tracking::On).await?;
         let comparer = Comparer {
             spec,
@@ -275,6 +277,10 @@ impl<'m> CutOverRun<'m> {
             salt: row.token.to_string(),
         };
         Ok(Self {
+            stood: [
+                Stood::of(spec, plan, &comparer.source, &fences.source).await?,
+                stands::look(&comparer.target, plan, &fences.target).await?,
+            ],
             spec,
             plan,
             ownership,
@@ -371,9 +377,7 @@ impl<'m> CutOverRun<'m> {
         if let Err(trouble) = self.edges.all_alive().await {
             return Ok(Some(trouble.to_string()));
         }
-        if !sequence::ahead(&self.source, &self.target, self.plan).await? {
-            sequence::jump(&self.source, &self.target, self.plan).await?;
-        }
+        sequence::jump(&self.source, &self.target, self.plan).await?;
         for (client, side) in [(&self.source, Side::Source), (&self.target, Side::Target)] {
             if catalog::fingerprint(client, side, &self.plan.tables).await? != self.plan.fingerprint {
                 return Err(MoveError::SchemaChanged {
@@ -393,6 +397,8 @@ impl<'m> CutOverRun<'m> {
         if let Some(table) = bare.first() {
             return Err(MoveError::SchemaChanged { what: format!("a trigger of the fence on {table} is off") });
         }
+        self.stood[0].unchanged(&self.source, self.plan, &self.fences.source).await?;
+        self.stood[1].unchanged(&self.target, self.plan, &self.fences.target).await?;
         match Box::pin(self.catch_up_beside()).await {
             Ok(None) => {}
             Ok(Some(why)) => return Ok(Some(why)),
@@ -418,6 +424,9 @@ impl<'m> CutOverRun<'m> {
             return Ok(Some(format!("the target is {} ms behind", lag.as_millis())));
         }
         for (nth, client, side) in [(0, &self.source, Side::Source), (1, &self.target, Side::Target)] {
+            if let Some(found) = logins::shared_by_now(client, side).await? {
+                return Ok(Some(found.to_string()));
+            }
             match standbys::in_step(client, side).await? {
                 Ok(pids) => self.standbys[nth] = pids,
                 Err(why) => return Ok(Some(why)),
@@ -470,14 +479,20 @@ impl<'m> CutOverRun<'m> {
             }
         };
         let closed_there = standbys::have_it_all(&self.source, Side::Source, &self.standbys[0], limit);
-        let (caught_up, closed_there, beside, ours, theirs, ahead) = tokio::try_join!(
+        let (caught_up, others, closed_there, beside, ours, theirs, ahead, (), ()) = tokio::try_join!(
             caught_up,
+            logins::shared_by_now(&self.source, Side::Source),
             closed_there,
             last_beside,
             catalog::fingerprint(&self.source, Side::Source, &self.plan.tables),
             catalog::fingerprint(&self.target, Side::Target, &self.plan.tables),
             sequence::ahead(&self.source, &self.target, self.plan),
+            Box::pin(self.stood[0].unchanged(&self.comparer.writer, self.plan, &self.fences.source)),
+            Box::pin(self.stood[1].unchanged(&self.comparer.second_target, self.plan, &self.fences.target)),
         )?;
+        if let Some(found) = others {
+            return Ok(Attempt::NotYet(found.to_string()));
+        }
         if !caught_up {
             return Ok(Attempt::NotYet("the target did not catch up within the pause".into()));
         }

@@ -3,10 +3,11 @@
 //!
 //! Never deletes a row of somebody else: what others refer to is refused by name before anything goes.
 
-use crate::back::{Leaving, children_first, delete_rows};
+use crate::back::children_first;
 use crate::catalog::catalogue;
 use crate::closure::{Closure, closure};
 use crate::fence;
+use crate::leaving::{Leaving, delete_rows};
 use crate::prepare::existing;
 use crate::sql::{Doing, connect, idents};
 use crate::survey::{Stray, count_strays};
@@ -44,7 +45,7 @@ pub async fn erase_rows(spec: &MoveSpec, watcher: &dyn Watcher) -> Result<Vec<Ro
             break;
         }
         let order = children_first(&client, &plan).await?;
-        delete_rows(&Leaving { left: spec, guard: None }, &plan, order, &mut client, watcher).await?;
+        delete_rows(&Leaving { left: spec, guard: None }, &plan, &order, &mut client, watcher).await?;
         left = counted(spec, &plan, &client).await?;
     }
     if let Some(still) = left.first() {

@@ -1,6 +1,7 @@
 //! Everything that can stop a move, whose fault it is, and what to do next.
 
 use crate::Refusal;
+use crate::sql::ident;
 use berth_domain::{Generation, Token};
 
 /// A table, quoted for people as `schema.table` without `public`.
@@ -24,16 +25,21 @@ impl TableName {
     /// Whether an object's identity, as Postgres prints it, is of this table or of a part of it. Quotes are left out
     /// of account: which names get them (reserved words) differs between versions.
     pub(crate) fn is_named_in(&self, identity: &str) -> bool {
-        let plain = |text: &str| text.replace('"', "");
-        let (identity, name) = (plain(identity), plain(&format!("{}.{}", self.schema, self.name)));
-        identity
-            .match_indices(&name)
-            .any(|(at, _)| !identity[at + name.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+        names(identity, &format!("{}.{}", self.schema, self.name))
     }
     /// As SQL, both parts quoted.
     pub fn sql(&self) -> String {
-        format!("{}.{}", crate::sql::ident(&self.schema), crate::sql::ident(&self.name))
+        format!("{}.{}", ident(&self.schema), ident(&self.name))
     }
+}
+
+/// Whether an object's identity, as Postgres prints it, is of what has this name.
+pub(crate) fn names(identity: &str, name: &str) -> bool {
+    let plain = |text: &str| text.replace('"', "");
+    let (identity, name) = (plain(identity), plain(name));
+    identity
+        .match_indices(&name)
+        .any(|(at, _)| !identity[at + name.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
 }
 
 impl std::fmt::Display for TableName {
@@ -95,6 +101,11 @@ pub enum Obstacle {
     NoIdentity { table: TableName },
     #[error("table `{table}` is unlogged: its changes are not in the write-ahead log")]
     Unlogged { table: TableName },
+    #[error(
+        "sequence `{sequence}` of `{table}.{column}` stands at {last} and ends at {end} in the {side}, and a move takes it {} numbers further",
+        crate::sequence::WINDOW
+    )]
+    SequenceEnds { side: Side, sequence: TableName, table: TableName, column: String, last: i64, end: i64 },
     #[error("table `{table}` is a hypertable of TimescaleDB, whose rows lie in tables of the extension's own")]
     Hypertable { table: TableName },
     #[error("table `{child}` inherits from `{parent}`, whose rows are then also its own")]
@@ -139,10 +150,25 @@ pub enum Obstacle {
     Pooler { side: Side },
     #[error("the mover's role `{role}` in the {side} lacks {right}")]
     Rights { side: Side, role: String, right: String },
+    /// As [`Obstacle::Rights`], of what is no attribute of a role.
+    #[error("the mover's role `{role}` in the {side} lacks {right}")]
+    Grant { side: Side, role: String, right: String, statement: String },
+    #[error("the {side} is not PostgreSQL: it says that it is `{version}`")]
+    NotPostgres { side: Side, version: String },
     #[error(
         "{sessions} sessions in the {side} that are not Berth's use the mover's own role `{role}`, which no fence holds back"
     )]
     SharedLogin { side: Side, role: String, sessions: i64 },
+    #[error(
+        "the mover's role `{role}` owns `{table}` in the {side}: what an application writes as that login no fence holds back"
+    )]
+    OwnerLogin { side: Side, role: String, table: TableName },
+    #[error(
+        "login `{member}` may become the mover's role `{role}` in the {side}, and writes the tenant's tables: it could take its fence away"
+    )]
+    MemberOfMover { side: Side, role: String, member: String },
+    #[error("what earlier moves keep in the {side} belongs to `{owner}`, a superuser, and `{role}` may not change it")]
+    EarlierMoves { side: Side, role: String, owner: String },
     #[error("the tenant's keys in Redis are kept nowhere else, and the target is shared with other tenants")]
     KeysOfAStore,
     #[error("the target's Redis may evict what the tenant keeps nowhere else (`maxmemory-policy` is `{policy}`)")]
@@ -198,10 +224,13 @@ impl Obstacle {
             Self::KeyForm { stored, .. } => format!("use `{stored}`"),
             Self::NoIdentity { table } => {
                 format!(
-                    "add a primary key to `{table}`; where it has one: ALTER TABLE {table} REPLICA IDENTITY DEFAULT"
+                    "add a primary key to `{table}`, or where it has a deferrable one REPLICA IDENTITY FULL; where it has one: ALTER TABLE {table} REPLICA IDENTITY DEFAULT"
                 )
             }
             Self::Unlogged { table } => format!("ALTER TABLE {table} SET LOGGED"),
+            Self::SequenceEnds { sequence, table, column, .. } => format!(
+                "in a release, in both cells: ALTER TABLE {table} ALTER COLUMN {column} TYPE bigint; ALTER SEQUENCE {sequence} AS bigint"
+            ),
             Self::Hypertable { table } => format!(
                 "keep those rows in a table of PostgreSQL's own, partitioned by time where it is large; or list `{table}` under `data.leave_out` where they may stay behind"
             ),
@@ -240,10 +269,19 @@ impl Obstacle {
                 format!("take `{table}` out of `data.retention`: then all of its rows travel")
             }
             Self::Pooler { .. } => "give the address of the server itself".into(),
-            Self::Rights { role, right, .. } => format!("ALTER ROLE {role} {right}"),
+            Self::Rights { role, right, .. } => format!("ALTER ROLE {} {right}", ident(role)),
+            Self::Grant { statement, .. } => statement.clone(),
+            Self::NotPostgres { .. } => {
+                "tenants are routed to it and limited there; moves read the change stream of PostgreSQL, so that they need one".into()
+            }
             Self::SharedLogin { .. } => {
                 "end them, or give Berth a login that nobody else uses: the application needs no superuser".into()
             }
+            Self::OwnerLogin { role, .. } => {
+                format!("settle the moves that can be undone yet; then CREATE ROLE berth_mover LOGIN REPLICATION; GRANT {} TO berth_mover, and give Berth that login", ident(role))
+            }
+            Self::MemberOfMover { role, member, .. } => format!("REVOKE {} FROM {}", ident(role), ident(member)),
+            Self::EarlierMoves { owner, .. } => format!("settle the earlier moves as `{owner}`, or use that login"),
             Self::KeysOfAStore => {
                 "move it into a cell of its own, or into Postgres; `data.redis.store: false` where it is a cache".into()
             }
@@ -363,6 +401,10 @@ pub enum MoveError {
     ClocksApart { ahead_s: i64 },
     #[error("the move was cancelled")]
     Cancelled,
+    #[error(
+        "the way back holds back {held_mb} MB of the write-ahead log in the server that it leads from, more than the {most_mb} MB that it may"
+    )]
+    WayBackOver { held_mb: u64, most_mb: u64 },
 }
 
 /// What a server refuses for what was asked, not for the moment: a missing column, a missing right, a value that the
@@ -393,6 +435,7 @@ impl MoveError {
             | Self::TooMuchWal { .. }
             | Self::LivesElsewhere
             | Self::ClocksApart { .. }
+            | Self::WayBackOver { .. }
             | Self::Cancelled => Fault::Caller,
             Self::Connect { .. }
             | Self::Stream(_)
@@ -453,6 +496,7 @@ impl MoveError {
             Self::ArchiveUnfit { .. } => "nothing was changed".into(),
             Self::TooMuchWal { .. } => "move again when fewer writes go on in the source; nothing was moved".into(),
             Self::Cancelled => "nothing was moved".into(),
+            Self::WayBackOver { .. } => "the tenant goes on where it is, and can be moved there as any other".into(),
             Self::Refused(_)
             | Self::Decode(_)
             | Self::Differs { .. }
@@ -496,6 +540,7 @@ impl MoveError {
             Self::ArchiveUnfit { .. } => "archive_unfit",
             Self::TooMuchWal { .. } => "too_much_wal",
             Self::Cancelled => "cancelled",
+            Self::WayBackOver { .. } => "way_back_over",
         }
     }
 }

@@ -49,27 +49,24 @@ pub(crate) struct Fence {
 async fn install(client: &mut Client, side: Side) -> Result<(), MoveError> {
     let tx = client.transaction().await.doing(side, "installing the fence")?;
     tx.execute("select pg_advisory_xact_lock($1)", &[&INSTALL_LOCK]).await.doing(side, "installing the fence")?;
-    // Roles belong to the whole server: another database of it may have made this one at the same moment.
-    tx.batch_execute(
-        "do $$ begin
-             if not exists (select from pg_roles where rolname = 'berth_fence') then create role berth_fence nologin bypassrls;
-             elsif not (select rolbypassrls from pg_roles where rolname = 'berth_fence') then alter role berth_fence bypassrls; end if;
-         exception when duplicate_object or unique_violation then null; end $$",
-    )
-    .await
-    .doing(side, "making the fence's role")?;
+    let keeper = fence_rows::ensure_keeper(&tx, side).await?;
     // The fence lets the mover's role through, whichever it is in this database.
     let row = tx
         .query_one(
             "select quote_literal(session_user), to_regclass('berth.brought') is not null
-                    and obj_description(to_regnamespace('berth'), 'pg_namespace') = session_user",
+                    and obj_description(to_regnamespace('berth'), 'pg_namespace') = session_user,
+                    has_function_privilege('public', to_regprocedure('berth.fence()'), 'execute')",
             &[],
         )
         .await
         .doing(side, "installing the fence")?;
     if row.get::<_, Option<bool>>(1) != Some(true) {
-        let sql = include_str!("fence.sql").replace("@mover@", &row.get::<_, String>(0));
+        let sql = include_str!("fence.sql").replace("@mover@", &row.get::<_, String>(0)).replace("@keeper@", &keeper);
         tx.batch_execute(&sql).await.doing(side, "installing the fence")?;
+    } else if row.get::<_, Option<bool>>(2) == Some(false) {
+        // Installed before partitions were thought of. The whole of it would lock the fence's table.
+        let sql = "grant execute on function berth.fence(), berth.tenant_changed() to public";
+        tx.batch_execute(sql).await.doing(side, "installing the fence")?;
     }
     tx.commit().await.doing(side, "installing the fence")
 }
@@ -91,30 +88,32 @@ pub(crate) async fn install_ddl_watch(client: &Client) -> Result<(), MoveError> 
         {
             Ok(())
         }
+        // A superuser's alone. What it would say is seen at the tables then: see [`crate::stands`].
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(()),
         other => other.doing(Side::Source, "watching for schema changes"),
     }
 }
 
 /// Begins a transaction whose lock on a table neighbours queue behind: waited for `lock_wait` at most, and let go without
 /// waiting for the disk. The next commit of the session that waits for it makes this one durable too.
-fn briefly(lock_wait: Duration) -> String {
+pub(crate) fn briefly(lock_wait: Duration) -> String {
     format!("begin; set local lock_timeout = {}; set local synchronous_commit = off;", lock_wait.as_millis().max(1))
 }
 
 /// Tries with half the wait. A table whose writers are seldom all done within it is met by the whole one later.
 const HASTY_TRIES: u32 = 300;
-const MOST_TRIES: u32 = 2_000;
+pub(crate) const MOST_TRIES: u32 = 2_000;
 
 /// How often the fence's role is found to be gone while it is given something.
 const ROLE_TRIES: u32 = 100;
 
 /// How long the lock is waited for at this try.
-fn wait_at(tries: u32, lock_wait: Duration) -> Duration {
+pub(crate) fn wait_at(tries: u32, lock_wait: Duration) -> Duration {
     if tries < HASTY_TRIES { lock_wait / 2 } else { lock_wait }
 }
 
 /// Somebody else's lock, or the fence of another tenant that comes or goes at the same time.
-fn is_in_the_way(error: &tokio_postgres::Error) -> bool {
+pub(crate) fn is_in_the_way(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED))
 }
 
@@ -193,13 +192,13 @@ impl Fence {
             .doing(side, what)?;
         let number: i32 = row.get(0);
         let sequence = format!("berth.fence_{number}");
-        let exists: bool =
-            tx.query_one("select to_regclass($1) is not null", &[&sequence]).await.doing(side, what)?.get(0);
-        if !exists {
+        let exists = tx.query_one("select to_regclass($1) is not null", &[&sequence]).await.doing(side, what)?;
+        if !exists.get::<_, bool>(0) {
+            let keeper = fence_rows::keeper(&tx, side).await?;
             let gate = if row.get::<_, String>(1) == "open" { Gate::Open } else { Gate::Closed };
             let word = gate.word(Generation::from_i64(row.get(2)));
             tx.batch_execute(&format!(
-                "create sequence {sequence} minvalue 0; alter sequence {sequence} owner to berth_fence; select setval('{sequence}', {word})"
+                "create sequence {sequence} minvalue 0; alter sequence {sequence} owner to {keeper}; select setval('{sequence}', {word})"
             ))
             .await
             .doing(side, what)?;
@@ -410,7 +409,7 @@ impl Fence {
     }
 
     /// What its triggers are called, as a pattern.
-    fn triggers(&self) -> String {
+    pub fn triggers(&self) -> String {
         format!("berth\\_{}\\_%", self.number)
     }
 
@@ -500,11 +499,12 @@ impl Fence {
     }
 
     /// The oldest transaction of the tenant that has passed the fence, in milliseconds of age; prepared ones
-    /// count as older than any bound, because nobody knows when they end.
+    /// count as older than any bound, because nobody knows when they end, and so do those that are hidden from the
+    /// login.
     pub async fn oldest_writer_ms(&self, client: &Client) -> Result<Option<u64>, MoveError> {
         let row = client
             .query_one(
-                "select max(case when a.pid is null then 1e12 else extract(epoch from clock_timestamp() - a.xact_start) * 1000 end)::float8
+                "select max(case when a.pid is null or a.backend_type is null then 1e12 else extract(epoch from clock_timestamp() - a.xact_start) * 1000 end)::float8
                  from pg_locks l left join pg_stat_activity a on a.pid = l.pid
                  where l.locktype = 'advisory' and l.classid = $1::int4::int8::oid and l.objid = $2::int4::int8::oid and l.objsubid = 2
                    and l.database = (select oid from pg_database where datname = current_database())
@@ -552,11 +552,12 @@ pub(crate) async fn remove(client: &mut Client, fence: &Fence) -> Result<(), Mov
         .doing(fence.side, what)?
         .get(0);
     if !others {
-        tx.batch_execute(
-            "drop event trigger if exists berth_ddl; drop owned by berth_fence cascade; drop schema if exists berth cascade",
-        )
-            .await
-            .doing(fence.side, what)?;
+        let owned = match fence_rows::keeper(&tx, fence.side).await?.as_str() {
+            "berth_fence" => "drop owned by berth_fence cascade;",
+            _ => "",
+        };
+        let all = format!("drop event trigger if exists berth_ddl; {owned} drop schema if exists berth cascade");
+        tx.batch_execute(&all).await.doing(fence.side, what)?;
     }
     tx.commit().await.doing(fence.side, what)?;
     if !others {

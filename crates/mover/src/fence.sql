@@ -1,7 +1,7 @@
 -- The fence of a cell: one row, one sequence and one advisory lock per tenant that moves or has moved.
--- Run by the mover's role, whose name stands for @mover@; safe to run again. Every name and operator is qualified, because the functions run with
+-- Run by the mover's role, whose name stands for @mover@; what it makes belongs to @keeper@. Safe to run again. Every name and operator is qualified, because the functions run with
 -- their owner's rights under whatever search path the writer has.
-create schema if not exists berth authorization berth_fence;
+create schema if not exists berth authorization @keeper@;
 
 create table if not exists berth.fence (
     tenant     text primary key,
@@ -109,11 +109,14 @@ begin
 end
 $ddl$;
 
-alter table berth.fence owner to berth_fence;
-alter table berth.deferred owner to berth_fence;
-alter table berth.brought owner to berth_fence;
-alter function berth.pass(pg_catalog.int4, pg_catalog.oid, pg_catalog.text) owner to berth_fence;
-alter function berth.fence() owner to berth_fence;
-alter function berth.tenant_changed() owner to berth_fence;
+alter table berth.fence owner to @keeper@;
+alter table berth.deferred owner to @keeper@;
+alter table berth.brought owner to @keeper@;
+alter function berth.pass(pg_catalog.int4, pg_catalog.oid, pg_catalog.text) owner to @keeper@;
+alter function berth.fence() owner to @keeper@;
+alter function berth.tenant_changed() owner to @keeper@;
 revoke all on all functions in schema berth from public;
+-- Whoever makes or attaches a partition has its table's triggers cloned in their own name, for which Postgres asks for this.
+-- Without usage of the schema nobody can name them for anything else.
+grant execute on function berth.fence(), berth.tenant_changed() to public;
 comment on schema berth is @mover@;

@@ -3,17 +3,53 @@
 //! There is nothing for a `WHEN`, so each statement of every tenant asks whose its rows are. Row by row that would
 //! cost a neighbour's `COPY` three times as much (the design's measurement: 868 ms against 286, without 61).
 //!
-//! The function looks with the rights of `berth_fence`, who may read the parents and passes row security: a policy
-//! that hid a row would let its writer through.
+//! The function looks with the rights of the fence's keeper, who may read the parents and passes row security: a policy
+//! that hid a row would let its writer through. That is `berth_fence`, as whom nobody logs in; where the mover is no
+//! superuser it is the mover's role, which may make no such role. It is given what it reads by name: a membership that
+//! is taken away from it must not fail every writer.
 
 use crate::fence::Fence;
-use crate::sql::{Doing, ident, idents, literal};
-use crate::{MoveError, MovePlan, PlannedTable, TableName};
+use crate::sql::{Doing, ident, literal};
+use crate::{MoveError, MovePlan, Obstacle, PlannedTable, Side, TableName};
 use std::collections::BTreeSet;
 use tokio_postgres::Client;
 
 /// Serialises grants: two at once on one table fail in Postgres.
 const GRANT_LOCK: i64 = 0x4245_5254_4802;
+
+/// Who owns what the fence is made of, quoted: as it was installed, or as it is to be. The role is made where it is needed.
+pub(crate) async fn ensure_keeper(tx: &tokio_postgres::Transaction<'_>, side: Side) -> Result<String, MoveError> {
+    let what = "making the fence's role";
+    let row = tx
+        .query_one(
+            "select (select pg_get_userbyid(p.proowner)::text from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+                     where n.nspname = 'berth' and p.proname = 'fence'), rolname::text, rolsuper
+             from pg_roles where rolname = session_user",
+            &[],
+        )
+        .await
+        .doing(side, what)?;
+    let (keeper, role, is_superuser): (Option<String>, String, bool) = (row.get(0), row.get(1), row.get(2));
+    let keeper = keeper.unwrap_or_else(|| if is_superuser { "berth_fence".to_owned() } else { role });
+    if is_superuser && keeper == "berth_fence" {
+        // Roles belong to the whole server: another database of it may have made this one at the same moment.
+        tx.batch_execute(
+            "do $$ begin
+                 if not exists (select from pg_roles where rolname = 'berth_fence') then create role berth_fence nologin bypassrls;
+                 elsif not (select rolbypassrls from pg_roles where rolname = 'berth_fence') then alter role berth_fence bypassrls; end if;
+             exception when duplicate_object or unique_violation then null; end $$",
+        )
+        .await
+        .doing(side, what)?;
+    }
+    Ok(ident(&keeper))
+}
+
+/// Who owns the fence that is installed, quoted where that is needed.
+pub(crate) async fn keeper(client: &impl tokio_postgres::GenericClient, side: Side) -> Result<String, MoveError> {
+    let sql = "select quote_ident(pg_get_userbyid(proowner)) from pg_proc where oid = to_regprocedure('berth.fence()')";
+    Ok(client.query_one(sql, &[]).await.doing(side, "looking at the fence's role")?.get(0))
+}
 
 /// The trigger function of one tenant's fence on one table, quoted.
 pub(crate) fn function(number: i32, table: &TableName) -> String {
@@ -40,24 +76,13 @@ pub(crate) async fn ensure_function(
     }
     let row = client.query_one("select quote_literal(session_user)", &[]).await.doing(fence.side, what)?;
     let mover: String = row.get(0);
-    let mut sql = format!("begin; select pg_advisory_xact_lock({GRANT_LOCK});");
-    for parent in parents {
-        let may: bool = client
-            .query_one(
-                "select has_table_privilege('berth_fence', $1, 'select') and has_schema_privilege('berth_fence', $2, 'usage')",
-                &[&parent.sql(), &parent.schema],
-            )
-            .await
-            .doing(fence.side, what)?
-            .get(0);
-        if !may {
-            let schema = idents(&[&parent.schema]);
-            sql.extend([format!(
-                "grant usage on schema {schema} to berth_fence; grant select on {} to berth_fence;",
-                parent.sql()
-            )]);
-        }
+    let keeper = keeper(client, fence.side).await?;
+    let granted = begin_with_grants(fence, client, &parents, &keeper).await;
+    if granted.is_err() {
+        // The connection may be gone; then there is nothing to roll back either.
+        let _rolled_back = client.batch_execute("rollback").await;
     }
+    granted?;
     let ours = plan.filter(table, &fence.tenant);
     // What is written may name a row that an old snapshot does not show; what goes was the tenant's by one that it does.
     let written = plan.filter_widely(table, &fence.tenant);
@@ -81,15 +106,65 @@ pub(crate) async fn ensure_function(
         fence.sequence_oid,
         literal(fence.tenant.as_str())
     );
-    sql.extend([format!(
+    let sql = format!(
         "create or replace function {name}() returns trigger language plpgsql volatile security definer
              set search_path = pg_catalog set row_security = off as {};
-         alter function {name}() owner to berth_fence; revoke all on function {name}() from public; commit",
+         alter function {name}() owner to {keeper}; revoke all on function {name}() from public; commit",
         literal(&body)
-    )]);
+    );
     if let Err(source) = client.batch_execute(&sql).await {
         let _rolled_back = client.batch_execute("rollback").await;
         return Err(MoveError::Statement { side: fence.side, doing: what, source });
+    }
+    Ok(())
+}
+
+/// Begins a transaction that lets the fence's keeper read these tables by grants of its own, and looks whether it may.
+async fn begin_with_grants(
+    fence: &Fence,
+    client: &Client,
+    tables: &BTreeSet<&TableName>,
+    keeper: &str,
+) -> Result<(), MoveError> {
+    let what = "letting the fence read";
+    let begin = format!("begin; select pg_advisory_xact_lock({GRANT_LOCK})");
+    client.batch_execute(&begin).await.doing(fence.side, what)?;
+    let has = "with k as (select proowner as oid from pg_proc where oid = to_regprocedure('berth.fence()'))
+        select c.relowner = k.oid or exists (select from aclexplode(c.relacl) a where a.grantee in (k.oid, 0::oid) and a.privilege_type = 'SELECT'),
+               n.nspowner = k.oid or exists (select from aclexplode(n.nspacl) a where a.grantee in (k.oid, 0::oid) and a.privilege_type = 'USAGE'),
+               has_table_privilege(k.oid, c.oid, 'select') and has_schema_privilege(k.oid, n.oid, 'usage'),
+               not c.relrowsecurity or (pg_has_role(k.oid, c.relowner, 'usage') and not c.relforcerowsecurity)
+                   or exists (select from pg_roles r where r.oid = k.oid and (r.rolsuper or r.rolbypassrls))
+        from k, pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2";
+    for table in tables {
+        let before = client.query_one(has, &[&table.schema, &table.name]).await.doing(fence.side, what)?;
+        let (name, schema) = (table.sql(), ident(&table.schema));
+        let mut sql = String::new();
+        if !before.get::<_, bool>(1) {
+            sql.extend([format!("grant usage on schema {schema} to {keeper};")]);
+        }
+        if !before.get::<_, bool>(0) {
+            sql.extend([format!("grant select on {name} to {keeper};")]);
+        }
+        client.batch_execute(&sql).await.doing(fence.side, what)?;
+        // What a server does not let one grant it may only warn of.
+        let now = client.query_one(has, &[&table.schema, &table.name]).await.doing(fence.side, what)?;
+        if !now.get::<_, bool>(2) {
+            return Err(MoveError::Obstacles(vec![Obstacle::Grant {
+                side: fence.side,
+                role: keeper.to_owned(),
+                right: format!("SELECT on `{table}`, by which the fence knows whose a row is"),
+                statement: format!("GRANT USAGE ON SCHEMA {schema} TO {keeper}; GRANT SELECT ON {name} TO {keeper}"),
+            }]));
+        }
+        if !now.get::<_, bool>(3) {
+            return Err(MoveError::Obstacles(vec![Obstacle::Grant {
+                side: fence.side,
+                role: keeper.to_owned(),
+                right: format!("BYPASSRLS: the fence reads `{table}`, which has policies"),
+                statement: format!("ALTER ROLE {keeper} BYPASSRLS"),
+            }]));
+        }
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::fence::Fence;
 use crate::owned::Owned;
 use crate::pgoutput::{Change, Datum, Decoded, Decoder, Op, Row, Transaction};
 use crate::shared::Watched;
-use crate::sql::{Doing, connect_with, ident, idents};
+use crate::sql::{Doing, connect, connect_to_load, ident, idents};
 use crate::wal::{Lsn, Replication, Streamed};
 use crate::{MoveError, MovePlan, MoveSpec, PlannedTable, Side, Way, retention, wal};
 use berth_domain::Token;
@@ -119,8 +119,7 @@ impl Follower {
         tracking: Tracking,
     ) -> Result<Self, MoveError> {
         let name = spec.session_name(token);
-        let target =
-            connect_with(&spec.target, Side::Target, &name, &[("session_replication_role", "replica")]).await?;
+        let target = connect_to_load(&spec.target, Side::Target, &name).await?;
         let (from, owned) = applied(spec, plan, &target).await?;
         let mut replication = Replication::connect(&spec.source, &name).await?;
         replication.start(&spec.slot(), &spec.publication(), from).await.map_err(|error| match error {
@@ -152,6 +151,7 @@ impl Follower {
                 .iter()
                 .map(|t| if t.through.is_empty() { plan.filter(t, &spec.tenant) } else { "true".to_owned() })
                 .collect(),
+            owners: plan.tables.iter().map(|t| plan.filter(t, &spec.tenant)).collect(),
             token,
             side: fence.side,
             position: from,
@@ -173,7 +173,7 @@ impl Follower {
         }));
         // The way back has a bound of its own, which looks at whether it catches up.
         if spec.way == Way::There {
-            let looker = connect_with(&spec.source, Side::Source, &name, &[]).await?;
+            let looker = connect(&spec.source, Side::Source, &name).await?;
             let (on_end, slot, most) = (Arc::clone(&shared), spec.slot(), spec.tuning.move_wal_bytes);
             tasks.push(tokio::spawn(async move {
                 loop {
@@ -330,6 +330,8 @@ struct Applier {
     target: Client,
     tenant: String,
     filters: Vec<String>,
+    /// Which rows of each table are the tenant's as they stand, for a row that may meet another one's.
+    owners: Vec<String>,
     token: Token,
     side: Side,
     position: Lsn,
@@ -463,9 +465,10 @@ impl Applier {
             Form::Insert => {
                 let places: Vec<String> = (1..=table.columns.len()).map(|n| format!("${n}")).collect();
                 // Back to the old side may come a row that stayed behind there: brought back from its archive.
-                let again = if table.kept.is_some() { upsert(table) } else { String::new() };
+                let again =
+                    if table.kept.is_some() { upsert(table, &self.owners[change.table]) } else { String::new() };
                 format!(
-                    "insert into {name} ({}) overriding system value values ({}){again}",
+                    "insert into {name} as here ({}) overriding system value values ({}){again}",
                     table.column_list(),
                     places.join(", ")
                 )
@@ -485,8 +488,8 @@ impl Applier {
     }
 }
 
-/// What follows an insert that may find its row there already.
-fn upsert(table: &PlannedTable) -> String {
+/// What follows an insert that may find its row there already. `filter`: which rows are the tenant's.
+fn upsert(table: &PlannedTable, filter: &str) -> String {
     let set = table.columns.iter().filter(|c| !table.key.contains(&c.name) && !c.always_identity).map(|c| {
         let c = ident(&c.name);
         format!("{c} = excluded.{c}")
@@ -495,7 +498,15 @@ fn upsert(table: &PlannedTable) -> String {
     // Named even where nothing is left to set: then the row is the same, and counts as found.
     let set =
         if set.is_empty() { table.key.iter().map(|c| format!("{0} = excluded.{0}", ident(c))).collect() } else { set };
-    format!(" on conflict ({}) do update set {}", idents(&table.key), set.join(", "))
+    // With the same key somebody else's row may be there: that is no row of ours, and ends the following.
+    let same: Vec<String> = table.key.iter().map(|c| format!("mine.{0} = here.{0}", ident(c))).collect();
+    format!(
+        " on conflict ({}) do update set {} where exists (select from {} mine where {} and {filter})",
+        idents(&table.key),
+        set.join(", "),
+        table.table.sql(),
+        same.join(" and ")
+    )
 }
 
 fn form(change: &Change, table: &PlannedTable) -> Form {

@@ -11,7 +11,7 @@ use crate::catalog::{self, catalogue};
 use crate::closure::{Closure, closure};
 use crate::sql::{Doing, connect, ident, idents, literal};
 use crate::{
-    MoveError, MovePlan, MoveSpec, Obstacle, Phase, Progress, Side, TableName, Watcher, beside, survey, taken,
+    MoveError, MovePlan, MoveSpec, Obstacle, Phase, Progress, Side, TableName, Watcher, beside, numbered, taken,
 };
 use object_store::path::Path;
 use std::collections::BTreeMap;
@@ -431,8 +431,15 @@ const BEYOND: i64 = 1_000_000;
 /// Sequences go beyond the numbers that came in, and only where they are not: neighbours take numbers from them meanwhile,
 /// and what is set to the value that was read a moment ago hands theirs out twice.
 async fn ahead(spec: &MoveSpec, plan: &MovePlan, tx: &Transaction<'_>) -> Result<(), MoveError> {
-    for sequence in survey::sequences(tx.client(), &plan.tables).await? {
+    for sequence in numbered::sequences(tx.client(), Side::Target, &plan.tables).await? {
         let Some(table) = plan.table(&sequence.table) else { continue };
+        // A number that stands inside of a text does not say how far the sequence is.
+        let counts = |it: &str| {
+            it.contains('.') || ["smallint", "integer", "bigint", "numeric"].iter().any(|n| it.starts_with(n))
+        };
+        if !table.columns.iter().any(|c| c.name == sequence.column && counts(&c.type_name)) {
+            continue;
+        }
         let (name, column) = (literal(&sequence.sequence.sql()), ident(&sequence.column));
         // A small sequence is not used up by it: a hundredth of what it has left.
         let sql = format!(

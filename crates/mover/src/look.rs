@@ -3,8 +3,9 @@
 
 use crate::catalog::{Catalogue, Table, catalogue};
 use crate::closure::{closure, names_of_one};
-use crate::sql::{Doing, connect_with, ident};
-use crate::{DataRules, Endpoint, MoveError, Side, TableName};
+use crate::rights;
+use crate::sql::{Doing, connect_to_look, ident};
+use crate::{DataRules, Endpoint, MoveError, Obstacle, Side, TableName};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Client;
 
@@ -60,6 +61,8 @@ pub struct ServerSeen {
     pub superuser: bool,
     pub replication: bool,
     pub bypasses_policies: bool,
+    /// What the login lacks for a move out of it and back, whatever the tables are.
+    pub lacks: Vec<Obstacle>,
 }
 
 #[derive(Clone, Debug, serde::Serialize)]
@@ -102,8 +105,7 @@ const NAMES: usize = 3;
 
 /// Looks, in one session that is refused every write.
 pub async fn look(endpoint: &Endpoint) -> Result<Look, MoveError> {
-    let read_only = [("default_transaction_read_only", "on")];
-    let client = connect_with(endpoint, Side::Source, "berth-look", &read_only).await?;
+    let client = connect_to_look(endpoint, Side::Source, "berth-look").await?;
     let catalogue = catalogue(&client, Side::Source).await?;
     let mut roots = guesses(&catalogue);
     for guess in &mut roots {
@@ -159,6 +161,7 @@ async fn server(client: &Client) -> Result<ServerSeen, MoveError> {
         superuser: row.get(12),
         replication: row.get(13),
         bypasses_policies: row.get(14),
+        lacks: rights::login_lacks(client).await?,
     })
 }
 

@@ -1,13 +1,17 @@
 //! A copy takes what the neighbours leave: it rests while their commits take longer than before it began.
 //!
 //! How they fare is measured by a small commit of our own, 20 times a second, in each server that others write to.
-//! Where nobody else is at work nothing rests.
+//! Where nobody else is at work nothing rests. Moves of one process that load the same server have one measurement, made
+//! before the first of them began, and together as much of its time as one would have.
 
 use crate::sql::{Doing, connect};
 use crate::{Endpoint, MoveError, MoveSpec, Side};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
+use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 const PROBE_EVERY: Duration = Duration::from_millis(50);
@@ -20,45 +24,71 @@ const NOISE: Duration = Duration::from_millis(2);
 /// A rest is slept in one piece up to this long.
 const REST_LONGEST: Duration = Duration::from_millis(500);
 
-/// How much a copy rests. Dropping it ends the measuring.
+/// Who measures; not of one move, whose sessions end with it.
+const SESSION: &str = "berth-pace";
+
+/// How much a copy rests. Dropping the last of a server ends the measuring there.
 pub(crate) struct Pace {
     shared: Arc<Shared>,
-    probes: Vec<tokio::task::JoinHandle<()>>,
 }
 
 #[derive(Default)]
 struct Shared {
-    /// Of each server, in thousandths of the time; the largest counts.
-    rests: Mutex<Vec<Arc<AtomicU32>>>,
+    servers: Vec<Arc<Server>>,
     rested_us: AtomicU64,
 }
 
-impl Drop for Pace {
+/// Servers that are measured by now, by address.
+static SERVERS: Mutex<BTreeMap<String, Weak<Server>>> = Mutex::new(BTreeMap::new());
+
+/// One for each server, whoever loads it; held once by each copy.
+#[derive(Default)]
+struct Server {
+    /// In thousandths of the time.
+    rest: Arc<AtomicU32>,
+    probe: OnceCell<JoinHandle<()>>,
+}
+
+impl Drop for Server {
     fn drop(&mut self) {
-        for probe in &self.probes {
+        if let Some(probe) = self.probe.get() {
             probe.abort();
         }
     }
 }
 
-impl Pace {
-    /// Measures what is usual, and goes on measuring beside the copy.
-    pub async fn begin(spec: &MoveSpec, name: &str) -> Result<Self, MoveError> {
-        let mut pace = Self { shared: Arc::default(), probes: Vec::new() };
-        if spec.tuning.neighbours_slowdown <= 1.0 {
-            return Ok(pace);
-        }
-        for (endpoint, side, others) in [(&spec.source, Side::Source, true), (&spec.target, Side::Target, !spec.alone)]
+/// Nobody rests for a measurement that is over, however it ended.
+struct Quiet(Arc<AtomicU32>);
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Server {
+    fn at(address: String) -> Arc<Self> {
+        let mut known = SERVERS.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, server| server.strong_count() > 0);
+        if let Some(server) = known.get(&address).and_then(Weak::upgrade)
+            && !server.probe.get().is_some_and(JoinHandle::is_finished)
         {
-            if others {
-                pace.watch(spec, endpoint, side, name).await?;
-            }
+            return server;
         }
-        Ok(pace)
+        let server = Arc::new(Self::default());
+        known.insert(address, Arc::downgrade(&server));
+        server
     }
 
-    async fn watch(&mut self, spec: &MoveSpec, endpoint: &Endpoint, side: Side, name: &str) -> Result<(), MoveError> {
-        let client = connect(endpoint, side, name).await?;
+    /// What each of `moves` copies rests, in thousandths of the time, so that they take as much as one would.
+    fn rests_permille(&self, moves: usize) -> u32 {
+        let rest = self.rest.load(Ordering::Relaxed);
+        if rest == 0 { 0 } else { 1_000 - ((1_000 - rest) / u32::try_from(moves.max(1)).unwrap_or(u32::MAX)).max(1) }
+    }
+
+    /// Measures what is usual, and goes on measuring.
+    async fn measure(&self, spec: &MoveSpec, endpoint: &Endpoint, side: Side) -> Result<JoinHandle<()>, MoveError> {
+        let client = connect(endpoint, side, SESSION).await?;
         let mut usual = Vec::new();
         for _ in 0..PROBES_BEFORE {
             usual.push(probe(&client, side).await?);
@@ -70,9 +100,8 @@ impl Pace {
             most: spec.tuning.rest_most_permille,
             rest: 0,
         };
-        let rest = Arc::new(AtomicU32::new(0));
-        self.shared.rests.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&rest));
-        self.probes.push(tokio::spawn(async move {
+        let rest = Quiet(Arc::clone(&self.rest));
+        Ok(tokio::spawn(async move {
             let (mut others, mut looked) = (false, None::<Instant>);
             loop {
                 if looked.is_none_or(|at| at.elapsed() > LOOK_EVERY) {
@@ -81,12 +110,30 @@ impl Pace {
                 }
                 // A server that does not answer is the copy's own trouble.
                 let Ok(took) = probe(&client, side).await else { break };
-                rest.store(if others { governor.after(took) } else { 0 }, Ordering::Relaxed);
+                rest.0.store(if others { governor.after(took) } else { 0 }, Ordering::Relaxed);
                 tokio::time::sleep(PROBE_EVERY).await;
             }
-            rest.store(0, Ordering::Relaxed);
-        }));
-        Ok(())
+        }))
+    }
+}
+
+impl Pace {
+    /// Measures what is usual, where nobody does yet, and goes on measuring beside the copy.
+    pub async fn begin(spec: &MoveSpec) -> Result<Self, MoveError> {
+        let mut servers: Vec<Arc<Server>> = Vec::new();
+        if spec.tuning.neighbours_slowdown <= 1.0 {
+            return Ok(Self { shared: Arc::default() });
+        }
+        for (endpoint, side, others) in [(&spec.source, Side::Source, true), (&spec.target, Side::Target, !spec.alone)]
+        {
+            let server = Server::at(format!("{}:{}", endpoint.host, endpoint.port));
+            // Both sides may be databases of one server.
+            if others && !servers.iter().any(|known| Arc::ptr_eq(known, &server)) {
+                server.probe.get_or_try_init(|| server.measure(spec, endpoint, side)).await?;
+                servers.push(server);
+            }
+        }
+        Ok(Self { shared: Arc::new(Shared { servers, rested_us: AtomicU64::new(0) }) })
     }
 
     /// The handle of one worker.
@@ -106,9 +153,9 @@ impl Pace {
 }
 
 impl Shared {
+    /// The server that has the least time left decides.
     fn rests_permille(&self) -> u32 {
-        let rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
-        rests.iter().map(|rest| rest.load(Ordering::Relaxed)).max().unwrap_or(0)
+        self.servers.iter().map(|server| server.rests_permille(Arc::strong_count(server))).max().unwrap_or(0)
     }
 }
 
@@ -174,8 +221,23 @@ async fn has_neighbours(client: &Client, side: Side) -> Result<bool, MoveError> 
 
 #[cfg(test)]
 mod tests {
-    use super::Governor;
+    use super::{Governor, Server};
+    use std::sync::{Arc, atomic::Ordering};
     use std::time::Duration;
+
+    #[test]
+    fn moves_that_load_one_server_share_its_time() {
+        let (one, other) = (Server::at("db-1:5432".into()), Server::at("db-1:5432".into()));
+        assert!(Arc::ptr_eq(&one, &other));
+        assert!(!Arc::ptr_eq(&one, &Server::at("db-1:5433".into())));
+        assert_eq!((one.rests_permille(1), one.rests_permille(4)), (0, 0), "the neighbours fare well");
+        one.rest.store(600, Ordering::Relaxed);
+        assert_eq!(one.rests_permille(1), 600);
+        assert_eq!(other.rests_permille(2), 800, "each a fifth of the time, where one would have two");
+        assert_eq!(other.rests_permille(4), 900);
+        drop((one, other));
+        assert_eq!(Server::at("db-1:5432".into()).rest.load(Ordering::Relaxed), 0, "measured anew");
+    }
 
     #[test]
     fn slow_neighbours_make_it_rest_and_quick_ones_let_it_go_on() {

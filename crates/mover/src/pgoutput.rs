@@ -3,6 +3,7 @@
 //! Rows of others are dropped on arrival, so a neighbour's large transaction costs its decoding and no memory.
 //! Never touches a database.
 
+use crate::error::names;
 use crate::owned::{Added, Owned};
 use crate::wal::Lsn;
 use crate::{MoveError, MovePlan};
@@ -329,10 +330,7 @@ impl<'p> Decoder<'p> {
                 };
                 transaction.markers.push(content);
             }
-            "berth.ddl"
-                if self.plan.tables.iter().any(|t| t.table.is_named_in(&content))
-                    || self.plan.shared.iter().any(|t| t.table.is_named_in(&content)) =>
-            {
+            "berth.ddl" if concerns(self.plan, &content) => {
                 return Err(MoveError::SchemaChanged { what: content });
             }
             "berth.tenant"
@@ -344,6 +342,16 @@ impl<'p> Decoder<'p> {
         }
         Ok(())
     }
+}
+
+/// Whether a change of the schema is one of the plan's tables, or of the type of one of their columns. Only types of the
+/// database's own are written with a schema; of an array or with a size, what is before that is the type.
+fn concerns(plan: &MovePlan, change: &str) -> bool {
+    let tables = plan.tables.iter().map(|t| (&t.table, &t.columns));
+    tables.chain(plan.shared.iter().map(|t| (&t.table, &t.columns))).any(|(table, columns)| {
+        let types = columns.iter().filter_map(|c| c.type_name.split(['(', '[']).next());
+        table.is_named_in(change) || types.filter(|name| name.contains('.')).any(|name| names(change, name))
+    })
 }
 
 impl Relation {

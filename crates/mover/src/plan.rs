@@ -282,7 +282,8 @@ pub struct MovePlan {
     pub sequences: Vec<PlannedSequence>,
     pub rows: i64,
     pub bytes: i64,
-    /// Columns, types, keys, triggers and constraints of the closure, hashed; equal on both sides.
+    /// Columns, types and rules of the closure, hashed; equal on both sides. How the source's tables stand (partitions,
+    /// files, the fence's triggers) is noted elsewhere when they are copied.
     pub fingerprint: String,
     /// Computed from the rows and the rate that the first measured moves had; shown as an estimate.
     pub estimated_s: f64,

@@ -3,11 +3,12 @@
 //! Takes no lock that a neighbour waits for longer than the tuning says.
 
 use crate::fence::{self, Fence, Firing, Gate};
+use crate::leaving::{BATCH_ROWS, deletion};
 use crate::sql::{Doing, connect, idents, literal};
 use crate::{Control, MoveError, MovePlan, MoveSpec, Ownership, Side, wal};
 use berth_domain::Token;
-use std::time::Duration;
-use tokio_postgres::{Client, error::SqlState};
+use std::time::{Duration, Instant};
+use tokio_postgres::{Client, Transaction, error::SqlState};
 
 /// Both fences, as far as a worker needs them.
 pub(crate) struct Fences {
@@ -171,32 +172,14 @@ pub(crate) async fn clear_target(
     target: &mut Client,
     token: Token,
 ) -> Result<(), MoveError> {
-    let what = "clearing the target";
     let bare = crate::bare::tables_taken_bare(spec, target).await?;
-    let installed = fence::is_installed(target, Side::Target).await?;
-    let tx = target.transaction().await.doing(Side::Target, what)?;
-    if installed {
-        let row = tx
-            .query_opt("select state, token from berth.fence where tenant = $1 for update", &[&spec.tenant.as_str()])
-            .await
-            .doing(Side::Target, what)?;
-        match row.map(|row| (row.get::<_, String>(0) == "open", Token::from_i64(row.get(1)))) {
-            Some((true, _)) => return Err(MoveError::AlreadyMoved),
-            Some((false, seen)) if seen > token => return Err(MoveError::Fenced { side: Side::Target, held: token }),
-            Some((false, _)) => {}
-            // Without a fence nothing was copied: whatever is there is not of this move.
-            None => return Ok(()),
-        }
-    } else {
+    if !fence::is_installed(target, Side::Target).await? {
         return Ok(());
     }
-    // The fence's row is held meanwhile: whoever takes the move up must not wait for a worker that stands still.
-    tx.batch_execute(
-        "set local session_replication_role = replica; set local lock_timeout = '5s';
-         set local idle_in_transaction_session_timeout = '5s'",
-    )
-    .await
-    .doing(Side::Target, what)?;
+    if !spec.alone && !clear_in_batches(spec, plan, target, token).await? {
+        return Ok(());
+    }
+    let Some(tx) = clearing(spec, target, token).await? else { return Ok(()) };
     // Whose a row is, its parent's row says, which therefore goes last.
     for table in plan.tables.iter().rev() {
         let name = table.table.sql();
@@ -206,12 +189,68 @@ pub(crate) async fn clear_target(
         } else {
             format!("delete from {name} where {}", plan.filter(table, &spec.tenant))
         };
-        tx.batch_execute(&sql).await.doing(Side::Target, what)?;
+        tx.batch_execute(&sql).await.doing(Side::Target, CLEARING)?;
     }
     if !plan.shared.is_empty() {
         crate::shared::take_back(spec, plan, &tx).await?;
     }
-    tx.commit().await.doing(Side::Target, what)
+    tx.commit().await.doing(Side::Target, CLEARING)
+}
+
+const CLEARING: &str = "clearing the target";
+
+/// A transaction in which the tenant's rows may leave the target; none where it has no fence, for without one nothing was
+/// copied: whatever is there is not of this move.
+async fn clearing<'c>(
+    spec: &MoveSpec,
+    target: &'c mut Client,
+    token: Token,
+) -> Result<Option<Transaction<'c>>, MoveError> {
+    let tx = target.transaction().await.doing(Side::Target, CLEARING)?;
+    let row = tx
+        .query_opt("select state, token from berth.fence where tenant = $1 for update", &[&spec.tenant.as_str()])
+        .await
+        .doing(Side::Target, CLEARING)?;
+    match row.map(|row| (row.get::<_, String>(0) == "open", Token::from_i64(row.get(1)))) {
+        Some((true, _)) => return Err(MoveError::AlreadyMoved),
+        Some((false, seen)) if seen > token => return Err(MoveError::Fenced { side: Side::Target, held: token }),
+        Some((false, _)) => {}
+        None => return Ok(None),
+    }
+    // The fence's row is held meanwhile: whoever takes the move up must not wait for a worker that stands still.
+    tx.batch_execute(
+        "set local session_replication_role = replica; set local lock_timeout = '5s';
+         set local idle_in_transaction_session_timeout = '5s'",
+    )
+    .await
+    .doing(Side::Target, CLEARING)?;
+    Ok(Some(tx))
+}
+
+/// Where others live, rows go a few at a time, and it is as long idle as busy. Each batch looks at the fence's row anew:
+/// what a worker that was taken for dead has not deleted by then it does not delete. False where there is no fence.
+async fn clear_in_batches(
+    spec: &MoveSpec,
+    plan: &MovePlan,
+    target: &mut Client,
+    token: Token,
+) -> Result<bool, MoveError> {
+    for table in plan.tables.iter().rev() {
+        let sql = deletion(table, &plan.filter(table, &spec.tenant));
+        loop {
+            let began = Instant::now();
+            let Some(tx) = clearing(spec, target, token).await? else { return Ok(false) };
+            let gone = tx.execute(&sql, &[]).await.doing(Side::Target, CLEARING)?;
+            // Of an empty table nothing is waited for until it is on the disk.
+            let ended = if gone == 0 { tx.rollback().await } else { tx.commit().await };
+            ended.doing(Side::Target, CLEARING)?;
+            if gone < u64::from(BATCH_ROWS) {
+                break;
+            }
+            tokio::time::sleep(began.elapsed()).await;
+        }
+    }
+    Ok(true)
 }
 
 pub(crate) async fn existing(client: &Client, side: Side, spec: &MoveSpec) -> Result<Option<Fence>, MoveError> {

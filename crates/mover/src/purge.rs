@@ -8,15 +8,13 @@ use crate::archive::{self, Archive, Archives, Contents};
 use crate::back::APPLICATIONS_PATH;
 use crate::catalog::catalogue;
 use crate::closure::{Closure, closure};
+use crate::leaving::BATCH_ROWS;
 use crate::sql::{Doing, connect};
 use crate::{MoveError, MovePlan, MoveSpec, Phase, Progress, Side, TableName, Watcher, retention};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 use tokio_postgres::Client;
-
-/// Rows that one transaction deletes.
-const BATCH_ROWS: u32 = 1_000;
 
 /// What is too old is told by this machine's clock. Where the cell's own says another day, nothing is too old.
 const CLOCKS_APART_S: u64 = 12 * 3600;

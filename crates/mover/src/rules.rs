@@ -1,5 +1,6 @@
-//! What the two databases demand of a row besides its columns' types: labels of enums, checks, foreign keys, expressions
-//! of generated columns. Where they differ, a row that one of them holds is refused by the other, now or at the undo.
+//! What the two databases demand of a row besides its columns' types: labels of enums, checks, foreign keys, unique keys,
+//! exclusions, expressions of generated columns. Where they differ, a row that one of them holds is refused by the other, now
+//! or at the undo. Where triggers or policies differ, it is treated otherwise, or seen by others.
 //!
 //! Also what stays as it was although rows come and go: materialised views, and partitions that only one side has.
 
@@ -20,6 +21,7 @@ pub(crate) async fn compare(
     theirs: &Catalogue,
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<(), MoveError> {
+    types(plan, source, target, obstacles).await?;
     let (ours, others) = (of(source, Side::Source, plan).await?, of(target, Side::Target, plan).await?);
     let none = BTreeSet::new();
     for name in tables(plan).filter(|name| theirs.find(name).is_some()) {
@@ -79,21 +81,52 @@ fn tables(plan: &MovePlan) -> impl Iterator<Item = &TableName> {
     plan.tables.iter().map(|t| &t.table).chain(plan.shared.iter().map(|t| &t.table))
 }
 
-async fn of(client: &Client, side: Side, plan: &MovePlan) -> Result<Rules, MoveError> {
-    let names: Vec<String> = tables(plan).map(TableName::sql).collect();
-    // An array or a domain counts for what is in it. A rule that is not validated holds for every row that comes.
-    let rows = client
-        .query(
-            "with w as (select n.nth, to_regclass(n.name)::oid as oid from unnest($1::text[]) with ordinality n(name, nth)),
+/// The tables, and the types that their columns have: an array or a domain counts for what is in it too.
+const USED: &str = "with w as (select n.nth, to_regclass(n.name)::oid as oid from unnest($1::text[]) with ordinality n(name, nth)),
              used as (
                  select distinct w.nth, coalesce(nullif(t.typelem, 0), t.oid) as oid from w
                  join pg_attribute a on a.attrelid = w.oid and a.attnum > 0 and not a.attisdropped join pg_type t on t.oid = a.atttypid
                  union
                  select w.nth, coalesce(nullif(b.typelem, 0), b.oid) from w
                  join pg_attribute a on a.attrelid = w.oid and a.attnum > 0 and not a.attisdropped
-                 join pg_type t on t.oid = a.atttypid join pg_type b on b.oid = t.typbasetype)
-             select w.nth, case c.contype when 'f' then 'the foreign key ' else 'the rule ' end || replace(pg_get_constraintdef(c.oid), ' NOT VALID', '')
-             from w join pg_constraint c on c.conrelid = w.oid where c.contype in ('c', 'f') and c.conparentid = 0
+                 join pg_type t on t.oid = a.atttypid join pg_type b on b.oid = t.typbasetype) ";
+
+/// Where the target lacks a type it lacks a column or a table, and that says little.
+async fn types(
+    plan: &MovePlan,
+    source: &Client,
+    target: &Client,
+    obstacles: &mut Vec<Obstacle>,
+) -> Result<(), MoveError> {
+    let what = "reading the types";
+    let names: Vec<String> = tables(plan).map(TableName::sql).collect();
+    // Types with a lower number come with every server.
+    let own = "select min(used.nth), format_type(used.oid, null), (
+                   select e.extname::text from pg_depend d join pg_extension e on e.oid = d.refobjid
+                   where d.classid = 'pg_type'::regclass and d.objid = used.oid
+                     and d.refclassid = 'pg_extension'::regclass and d.deptype = 'e' limit 1)
+               from used where used.oid >= 16384 group by used.oid order by 1, 2";
+    let used = source.query(&[USED, own].concat(), &[&names]).await.doing(Side::Source, what)?;
+    let wanted: Vec<String> = used.iter().map(|row| row.get(1)).collect();
+    let absent = "select name from unnest($1::text[]) name where to_regtype(name) is null";
+    let absent = target.query(absent, &[&wanted]).await.doing(Side::Target, what)?;
+    let absent: BTreeSet<String> = absent.iter().map(|row| row.get(0)).collect();
+    let all: Vec<&TableName> = tables(plan).collect();
+    for row in used.iter().filter(|row| absent.contains(&row.get::<_, String>(1))) {
+        let nth = usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or_default();
+        let Some(table) = all.get(nth) else { continue };
+        let of = row.get::<_, Option<String>>(2).map_or_else(String::new, |name| format!(" of extension `{name}`"));
+        let difference = format!("the target lacks type `{}`{of}", row.get::<_, String>(1));
+        obstacles.push(Obstacle::SchemaDiffers { table: (*table).clone(), difference });
+    }
+    Ok(())
+}
+
+async fn of(client: &Client, side: Side, plan: &MovePlan) -> Result<Rules, MoveError> {
+    let names: Vec<String> = tables(plan).map(TableName::sql).collect();
+    // A rule that is not validated holds for every row that comes. A unique key is the same as a constraint and as an index.
+    let rules = "select w.nth, case c.contype when 'f' then 'the foreign key ' else 'the rule ' end || replace(pg_get_constraintdef(c.oid), ' NOT VALID', '')
+             from w join pg_constraint c on c.conrelid = w.oid where c.contype in ('c', 'f', 'x') and c.conparentid = 0
              union
              select used.nth, 'the rule ' || pg_get_constraintdef(c.oid) || ' of domain ' || format_type(used.oid, null)
              from used join pg_constraint c on c.contypid = used.oid where c.contype = 'c'
@@ -103,11 +136,29 @@ async fn of(client: &Client, side: Side, plan: &MovePlan) -> Result<Rules, MoveE
              union
              select w.nth, 'the expression ' || pg_get_expr(d.adbin, d.adrelid) || ' of column ' || a.attname
              from w join pg_attribute a on a.attrelid = w.oid and a.attgenerated <> ''
-             join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum",
-            &[&names],
-        )
-        .await
-        .doing(side, "reading the rules of tables")?;
+             join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+             union
+             select w.nth, concat('the unique key (',
+                 (select string_agg(pg_get_indexdef(i.indexrelid, k, false), ', ' order by k) from generate_series(1, i.indnkeyatts::int4) k), ')',
+                 ' where ' || pg_get_expr(i.indpred, i.indrelid),
+                 case when pg_get_indexdef(i.indexrelid) like '%NULLS NOT DISTINCT%' then ' nulls not distinct' end,
+                 case when not i.indimmediate then ' deferrable' end)
+             from w join pg_index i on i.indrelid = w.oid where i.indisunique and i.indisvalid and not i.indisprimary
+             union
+             select w.nth, concat_ws(' ', 'the policy', p.polname, 'for',
+                 case p.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update' when 'd' then 'delete' else 'all' end,
+                 case when not p.polpermissive then 'restrictive' end,
+                 'using ' || pg_get_expr(p.polqual, p.polrelid), 'with check ' || pg_get_expr(p.polwithcheck, p.polrelid))
+             from w join pg_policy p on p.polrelid = w.oid
+             union
+             select w.nth, 'row level security' from w join pg_class c on c.oid = w.oid where c.relrowsecurity
+             union
+             select w.nth, 'row level security for the owner' from w join pg_class c on c.oid = w.oid where c.relforcerowsecurity
+             union
+             select w.nth, concat('the ', substr(pg_get_triggerdef(t.oid), 8), case when t.tgenabled = 'D' then ' (disabled)' end)
+             from w join pg_trigger t on t.tgrelid = w.oid
+             where not t.tgisinternal and t.tgparentid = 0 and t.tgname not like 'berth\\_%'";
+    let rows = client.query(&[USED, rules].concat(), &[&names]).await.doing(side, "reading the rules of tables")?;
     let all: Vec<&TableName> = tables(plan).collect();
     let mut rules = Rules::new();
     for row in rows {

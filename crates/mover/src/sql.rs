@@ -1,9 +1,10 @@
 //! Quoting, and sessions whose settings nobody else decides. No SQL of the product stands here.
 
-use crate::{MoveError, Side};
+use crate::error::is_pooler;
+use crate::{MoveError, Obstacle, Side};
 use berth_pg::Tls;
 use secrecy::{ExposeSecret, SecretString};
-use tokio_postgres::{Client, Config};
+use tokio_postgres::{Client, Config, SimpleQueryMessage, error::SqlState};
 
 /// A quoted identifier.
 pub fn ident(name: &str) -> String {
@@ -68,6 +69,19 @@ pub(crate) async fn connect(endpoint: &Endpoint, side: Side, name: &str) -> Resu
     connect_with(endpoint, side, name, &[]).await
 }
 
+/// One that is refused every write: for whoever only looks at somebody's database.
+pub(crate) async fn connect_to_look(endpoint: &Endpoint, side: Side, name: &str) -> Result<Client, MoveError> {
+    connect_with(endpoint, side, name, &[("default_transaction_read_only", "on")]).await
+}
+
+/// A session that loads rows: no foreign key is checked, and no trigger fires that is not made for it. Set by a statement,
+/// which managed databases let some through with that they refuse as an option of the start.
+pub(crate) async fn connect_to_load(endpoint: &Endpoint, side: Side, name: &str) -> Result<Client, MoveError> {
+    let client = connect(endpoint, side, name).await?;
+    let set = client.batch_execute("set session_replication_role = replica").await;
+    set.doing(side, "passing triggers").map(|()| client)
+}
+
 pub(crate) async fn connect_with(
     endpoint: &Endpoint,
     side: Side,
@@ -81,9 +95,47 @@ pub(crate) async fn connect_with(
         .dbname(&endpoint.database)
         .user(&endpoint.user)
         .password(endpoint.password.expose_secret())
-        .application_name(name)
-        .options(options(extra));
-    berth_pg::connect(&config, endpoint.tls.as_ref()).await.map_err(|source| MoveError::Connect { side, source })
+        .application_name(name);
+    let plain = config.clone();
+    config.options(options(extra));
+    let source = match berth_pg::connect(&config, endpoint.tls.as_ref()).await {
+        Ok(client) => return Ok(client),
+        Err(source) => source,
+    };
+    if is_about_options(&source)
+        && let Some(version) = another_server(&plain, endpoint).await
+    {
+        return Err(MoveError::Obstacles(vec![Obstacle::NotPostgres { side, version }]));
+    }
+    Err(MoveError::Connect { side, source })
+}
+
+/// As it begins in every server that is made of PostgreSQL.
+pub(crate) fn is_postgres(version: &str) -> bool {
+    version.starts_with("PostgreSQL ") || version.starts_with("EnterpriseDB ")
+}
+
+/// What a server may say of the options that a session begins with: it does not know one, or takes none.
+fn is_about_options(error: &berth_pg::ConnectError) -> bool {
+    let berth_pg::ConnectError::Postgres(postgres) = error else { return false };
+    let codes = [
+        SqlState::UNDEFINED_OBJECT,
+        SqlState::INVALID_PARAMETER_VALUE,
+        SqlState::FEATURE_NOT_SUPPORTED,
+        SqlState::CANT_CHANGE_RUNTIME_PARAM,
+    ];
+    is_pooler(error) || postgres.code().is_some_and(|code| codes.contains(code))
+}
+
+/// What the server says that it is, where that is not PostgreSQL: it is asked in a session without options.
+async fn another_server(config: &Config, endpoint: &Endpoint) -> Option<String> {
+    let client = berth_pg::connect(config, endpoint.tls.as_ref()).await.ok()?;
+    let said = client.simple_query("select version()").await.ok()?;
+    let version = said.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    })?;
+    (!is_postgres(&version)).then_some(version)
 }
 
 /// Maps a failed statement to the error that names its side.
@@ -99,7 +151,33 @@ impl<T> Doing<T> for Result<T, tokio_postgres::Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ident, literal};
+    use super::{Endpoint, connect_to_look, ident, literal};
+    use crate::Side;
+    use berth_infra::Role;
+    use berth_testkit::TestDatabase;
+    use secrecy::{ExposeSecret as _, SecretString};
+    use tokio_postgres::{Config, config::Host, error::SqlState};
+
+    #[tokio::test]
+    async fn a_session_that_looks_is_refused_every_write() {
+        let database = TestDatabase::new().await;
+        let config: Config = database.url(Role::Owner).expose_secret().parse().unwrap();
+        let host = match &config.get_hosts()[0] {
+            Host::Tcp(host) => host.clone(),
+            Host::Unix(folder) => folder.to_string_lossy().into_owned(),
+        };
+        let endpoint = Endpoint {
+            host,
+            port: config.get_ports()[0],
+            database: config.get_dbname().unwrap().to_owned(),
+            user: config.get_user().unwrap().to_owned(),
+            password: SecretString::from(String::from_utf8(config.get_password().unwrap().to_vec()).unwrap()),
+            tls: None,
+        };
+        let client = connect_to_look(&endpoint, Side::Source, "berth-test").await.unwrap();
+        let refused = client.batch_execute("create table public.made (id int)").await.unwrap_err();
+        assert_eq!(refused.code(), Some(&SqlState::READ_ONLY_SQL_TRANSACTION));
+    }
 
     #[test]
     fn quotes_are_doubled() {

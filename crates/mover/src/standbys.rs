@@ -21,6 +21,11 @@ const STANDBYS: &str =
 
 /// Before the pause: which there are, or why it may not begin.
 pub(crate) async fn in_step(client: &Client, side: Side) -> Result<Result<Vec<i32>, String>, MoveError> {
+    // Of a session whose state is hidden from the mover it is not known whether it serves a standby.
+    let hidden = "select exists (select from pg_stat_replication where state is null)";
+    if client.query_one(hidden, &[]).await.doing(side, "looking at the standbys")?.get(0) {
+        return Ok(Err(format!("the mover may not see the standbys of the {side}: it lacks pg_read_all_stats")));
+    }
     let sql = format!("select pid, application_name {STANDBYS}");
     let rows = client.query(&sql, &[]).await.doing(side, "looking at the standbys")?;
     let pids: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();

@@ -2,12 +2,13 @@
 
 use crate::catalog::{Catalogue, Column, Table, catalogue, fingerprint};
 use crate::closure::{Closure, closure};
-use crate::sql::{Doing, connect, ident, idents};
+use crate::rights::{self, Part};
+use crate::sql::{Doing, connect, connect_to_look, ident, idents, is_postgres};
 use crate::{
-    DataRules, Endpoint, InnerReference, MoveError, MovePlan, MoveSpec, Obstacle, PlannedSequence, PlannedTable,
-    SharedTable, Side, TableName, Unsure, beside, price::price, retention, rules, shared, sides, taken,
+    DataRules, Endpoint, InnerReference, MoveError, MovePlan, MoveSpec, Obstacle, PlannedTable, SharedTable, Side,
+    TableName, Unsure, beside, logins, numbered, parts, price::price, retention, rules, shared, sides, taken,
 };
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 /// Rows a second that a move of fleet rows reached on two cores (`scripts/bench moves`); only for the estimate.
 const ESTIMATED_ROWS_PER_S: f64 = 60_000.0;
@@ -25,11 +26,14 @@ pub struct Discovery {
     pub obstacles: Vec<Obstacle>,
 }
 
-/// Reads the closure from the catalogue alone: no row is looked at.
+/// Reads the closure from the catalogue alone: no row is looked at, and its session is refused every write.
 pub async fn discover(endpoint: &Endpoint, rules: &DataRules) -> Result<Discovery, MoveError> {
-    let client = connect(endpoint, Side::Source, "berth-discover").await?;
+    let client = connect_to_look(endpoint, Side::Source, "berth-discover").await?;
     let mut obstacles = Vec::new();
-    let found = closure(rules, &catalogue(&client, Side::Source).await?, &mut obstacles);
+    let catalogue = catalogue(&client, Side::Source).await?;
+    let found = closure(rules, &catalogue, &mut obstacles);
+    let names = found.tables.iter().map(|t| &t.table).chain(found.shared.iter().map(|t| &t.table));
+    names.filter_map(|name| catalogue.find(name)).for_each(|(_, table)| parts::unfit(table, &mut obstacles));
     Ok(Discovery { tables: found.tables, shared: found.shared, unsure: found.unsure, obstacles })
 }
 
@@ -40,20 +44,35 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     let mut target = connect(&spec.target, Side::Target, &session).await?;
     let mut obstacles = Vec::new();
     servers(spec, &source, &target, &mut obstacles).await?;
+    if obstacles.iter().any(|it| matches!(it, Obstacle::NotPostgres { .. })) {
+        return Err(MoveError::Obstacles(obstacles));
+    }
     let ours = catalogue(&source, Side::Source).await?;
     let theirs = catalogue(&target, Side::Target).await?;
     let Closure { tables, shared, unsure, inner } = closure(&spec.rules, &ours, &mut obstacles);
     for name in tables.iter().map(|t| &t.table).chain(shared.iter().map(|t| &t.table)) {
         if let Some((_, table)) = ours.find(name) {
-            compare_shapes(table, &theirs, &mut obstacles);
+            parts::unfit(table, &mut obstacles);
+            compare_shapes(spec, table, &theirs, &mut obstacles);
         }
     }
+    let names: Vec<&TableName> = tables.iter().map(|t| &t.table).chain(shared.iter().map(|t| &t.table)).collect();
+    obstacles.append(&mut rights::on_closure(spec, [&source, &target], spec.alone, &tables, &shared).await?);
+    let mut notes = Vec::new();
+    for (client, side) in [(&source, Side::Source), (&target, Side::Target)] {
+        obstacles.append(&mut logins::members(client, side, &names, &mut notes).await?);
+    }
+    // What follows reads rows.
+    if rights::are_lacking(&obstacles) {
+        return Err(MoveError::Obstacles(obstacles));
+    }
+    notes.append(&mut sides::differences(&source, &target, &mut obstacles).await?);
     let mut plan = MovePlan {
         tables,
         shared,
         inner,
         unsure,
-        notes: sides::differences(&source, &target, &mut obstacles).await?,
+        notes,
         neighbours: Vec::new(),
         beside: Vec::new(),
         sequences: Vec::new(),
@@ -96,12 +115,20 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     plan.rows = plan.tables.iter().map(|t| t.rows).sum();
     plan.bytes = plan.tables.iter().map(|t| t.bytes).sum();
     plan.estimated_s = 1.0 + plan.rows as f64 / ESTIMATED_ROWS_PER_S;
-    if let Some(free) = spec.target_free_bytes {
-        // Rows and indexes, and as much again for the sorts that build the indexes.
-        let needed = u64::try_from(plan.bytes).unwrap_or(0).saturating_mul(2).saturating_add(64 << 20);
-        if free < needed {
+    // Rows and indexes, and as much again for the sorts that build the indexes.
+    let needed = u64::try_from(plan.bytes).unwrap_or(0).saturating_mul(2).saturating_add(64 << 20);
+    match spec.target_free_bytes {
+        Some(free) if free < needed => {
             obstacles.push(Obstacle::Disk { free_mb: free >> 20, needed_mb: needed >> 20 });
         }
+        Some(_) => {}
+        None => plan.notes.push(format!(
+            "whether the target's disk has room was not looked at, because nobody says how much is free there: the move needs up to {} MB",
+            needed >> 20
+        )),
+    }
+    if obstacles.is_empty() {
+        numbered::plan(&mut plan, &source, &target, &mut obstacles).await?;
     }
     if obstacles.is_empty() {
         shared::measure(spec, &mut plan, &source, &target, &mut obstacles).await?;
@@ -114,7 +141,6 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     retention::measure(spec, &mut plan, &source).await?;
     plan.notes.append(&mut rules::notes(&plan, &source, &target, &ours).await?);
     plan.neighbours = price(spec, &plan, &source, &target).await?;
-    plan.sequences = sequences(&source, &plan.tables).await?;
     plan.fingerprint = fingerprint(&source, Side::Source, &plan.tables).await?;
     Ok(plan)
 }
@@ -125,14 +151,30 @@ pub(crate) async fn servers(
     target: &Client,
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<(), MoveError> {
+    for (client, side) in [(source, Side::Source), (target, Side::Target)] {
+        let row = client.query_one("select version()", &[]).await.doing(side, "looking at the server")?;
+        let version: String = row.get(0);
+        if !is_postgres(&version) {
+            obstacles.push(Obstacle::NotPostgres { side, version });
+        }
+    }
+    // Of another one nothing that follows is known to be there.
+    if !obstacles.is_empty() {
+        return Ok(());
+    }
+    for (client, side) in [(source, Side::Source), (target, Side::Target)] {
+        let is_source = side == Side::Source;
+        let part = Part { takes_rows: !is_source || spec.way_back, tells_changes: is_source || spec.way_back };
+        obstacles.append(&mut rights::lacks(client, side, part).await?);
+    }
     let facts = source
         .query_one(
             "select current_setting('wal_level'), pg_is_in_recovery(),
                     (select count(*) from pg_replication_slots), current_setting('max_replication_slots')::bigint,
                     (select count(*) from pg_stat_replication), current_setting('max_wal_senders')::bigint,
                     (select system_identifier::text from pg_control_system()), current_database()::text,
-                    (select rolsuper from pg_roles where rolname = session_user), session_user::text,
-                    pg_postmaster_start_time()::text, current_setting('data_directory')",
+                    pg_postmaster_start_time()::text,
+                    case when pg_has_role(session_user, 'pg_read_all_settings', 'usage') then current_setting('data_directory') end",
             &[],
         )
         .await
@@ -154,8 +196,13 @@ pub(crate) async fn servers(
         }
     }
     for (client, side) in [(source, Side::Source), (target, Side::Target)] {
+        // The last ones are kept for superusers, and since version 16 some for whom they are granted.
         let sql =
-            "select count(*) filter (where backend_type = 'client backend'), current_setting('max_connections')::bigint
+            "select count(*) filter (where coalesce(backend_type = 'client backend', datid is not null)), current_setting('max_connections')::bigint
+                    - (select case when rolsuper then 0 else current_setting('superuser_reserved_connections')::bigint
+                          + case when exists (select from pg_roles r where r.rolname = 'pg_use_reserved_connections' and pg_has_role(session_user, r.oid, 'usage'))
+                                 then 0 else coalesce(current_setting('reserved_connections', true)::bigint, 0) end end
+                       from pg_roles where rolname = session_user)
                    from pg_stat_activity";
         let row = client.query_one(sql, &[]).await.doing(side, "counting connections")?;
         let (used, most): (i64, i64) = (row.get(0), row.get(1));
@@ -163,33 +210,34 @@ pub(crate) async fn servers(
             obstacles.push(Obstacle::NoFree { side, what: format!("{CONNECTIONS} connections"), used, most });
         }
     }
-    if !facts.get::<_, bool>(8) {
-        obstacles.push(Obstacle::Rights { side: Side::Source, role: facts.get(9), right: "SUPERUSER".into() });
-    }
     let other = target
         .query_one(
             "select pg_is_in_recovery(), (select system_identifier::text from pg_control_system()), current_database()::text,
-                    (select rolsuper from pg_roles where rolname = session_user), session_user::text,
-                    pg_postmaster_start_time()::text, current_setting('data_directory'), current_setting('wal_level'),
-                    (select count(*) from pg_replication_slots), current_setting('max_replication_slots')::bigint",
+                    pg_postmaster_start_time()::text,
+                    case when pg_has_role(session_user, 'pg_read_all_settings', 'usage') then current_setting('data_directory') end,
+                    current_setting('wal_level'),
+                    (select count(*) from pg_replication_slots), current_setting('max_replication_slots')::bigint,
+                    (select count(*) from pg_stat_replication), current_setting('max_wal_senders')::bigint",
             &[],
         )
         .await
         .doing(Side::Target, "looking at the server")?;
     if spec.way_back {
-        let (found, used, most): (String, i64, i64) = (other.get(7), other.get(8), other.get(9));
+        let found: String = other.get(5);
         if found != "logical" {
             obstacles.push(Obstacle::WalLevel { side: Side::Target, found });
         }
-        if used >= most {
-            obstacles.push(Obstacle::NoFree { side: Side::Target, what: "replication slots".into(), used, most });
+        for (what, used, most) in [
+            ("replication slots", other.get::<_, i64>(6), other.get::<_, i64>(7)),
+            ("WAL senders", other.get(8), other.get(9)),
+        ] {
+            if used >= most {
+                obstacles.push(Obstacle::NoFree { side: Side::Target, what: what.into(), used, most });
+            }
         }
     }
     if other.get(0) {
         obstacles.push(Obstacle::Standby { side: Side::Target });
-    }
-    if !other.get::<_, bool>(3) {
-        obstacles.push(Obstacle::Rights { side: Side::Target, role: other.get(4), right: "SUPERUSER".into() });
     }
     for (client, side) in [(source, Side::Source), (target, Side::Target)] {
         // Startup options that are not in force were thrown away by somebody in between.
@@ -199,24 +247,20 @@ pub(crate) async fn servers(
         }
     }
     for (client, side) in [(source, Side::Source), (target, Side::Target)] {
-        // A write of such a session passes the fence, and would be lost after the last comparison.
-        let sql = "select count(*), session_user::text from pg_stat_activity
-                    where datname = current_database() and usename = session_user and backend_type = 'client backend'
-                      and application_name not like 'berth%'";
-        let row = client.query_one(sql, &[]).await.doing(side, "looking at who is connected")?;
-        if row.get::<_, i64>(0) > 0 {
-            obstacles.push(Obstacle::SharedLogin { side, sessions: row.get(0), role: row.get(1) });
-        }
+        obstacles.extend(logins::shared(client, side).await?);
     }
-    // Clusters made from one template share the system identifier; start time and directory tell them apart.
+    // Clusters made from one template share the system identifier; start time and directory tell them apart. The
+    // directory is not for every login to see.
     let same = |a: usize, b: usize| facts.get::<_, String>(a) == other.get::<_, String>(b);
-    if same(6, 1) && same(7, 2) && same(10, 5) && same(11, 6) {
+    let directory = |row: &Row, at: usize| row.get::<_, Option<String>>(at);
+    let elsewhere = directory(&facts, 9).zip(directory(&other, 4)).is_some_and(|(a, b)| a != b);
+    if same(6, 1) && same(7, 2) && same(8, 3) && !elsewhere {
         obstacles.push(Obstacle::SameDatabase);
     }
     Ok(())
 }
 
-fn compare_shapes(ours: &Table, theirs: &Catalogue, obstacles: &mut Vec<Obstacle>) {
+fn compare_shapes(spec: &MoveSpec, ours: &Table, theirs: &Catalogue, obstacles: &mut Vec<Obstacle>) {
     let Some((_, other)) = theirs.find(&ours.name) else {
         obstacles.push(Obstacle::NoTable { side: Side::Target, table: ours.name.clone() });
         return;
@@ -237,6 +281,14 @@ fn compare_shapes(ours: &Table, theirs: &Catalogue, obstacles: &mut Vec<Obstacle
             Some(c) if c.not_null != column.not_null || c.generated != column.generated => {
                 differs(format!("column `{}` has other rules there", column.name));
             }
+            Some(c) if c.identity != column.identity => {
+                let kind = |c: &Column| match c.identity.as_str() {
+                    "a" => "an identity always",
+                    "d" => "an identity by default",
+                    _ => "no identity",
+                };
+                differs(format!("column `{}` is {} here and {} there", column.name, kind(column), kind(c)));
+            }
             Some(_) => {}
         }
     }
@@ -248,9 +300,14 @@ fn compare_shapes(ours: &Table, theirs: &Catalogue, obstacles: &mut Vec<Obstacle
     if ours.key != other.key {
         differs("the keys are not the same".into());
     }
-    if let Some(trigger) = &other.always_trigger {
-        obstacles.push(Obstacle::AlwaysTrigger { table: ours.name.clone(), trigger: trigger.clone() });
+    if parts::is_unlogged(other) {
+        differs("there it is unlogged, and a crash of the server empties it".into());
+    } else if spec.way_back && !parts::can_be_followed(other) {
+        differs("there it has no usable replica identity, without which there is no way back".into());
     }
+    obstacles.extend(parts::fires(other));
+    // On the way back the mover writes here.
+    obstacles.extend(parts::fires(ours).filter(|it| spec.way_back && parts::fires(other).as_ref() != Some(it)));
 }
 
 /// Counts the tenant's rows of some of the tables on both sides. False when there is no such tenant.
@@ -373,28 +430,4 @@ pub(crate) async fn count_strays(
 /// The key's text is no value of the key's type: no such tenant can exist.
 fn is_bad_key(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|code| code.code().starts_with("22"))
-}
-
-pub(crate) async fn sequences(source: &Client, tables: &[PlannedTable]) -> Result<Vec<PlannedSequence>, MoveError> {
-    let rows = source
-        .query(
-            "select sn.nspname::text, s.relname::text, tn.nspname::text, t.relname::text, a.attname::text
-             from pg_depend d
-             join pg_class s on s.oid = d.objid and s.relkind = 'S' join pg_namespace sn on sn.oid = s.relnamespace
-             join pg_class t on t.oid = d.refobjid join pg_namespace tn on tn.oid = t.relnamespace
-             join pg_attribute a on a.attrelid = t.oid and a.attnum = d.refobjsubid
-             where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass and d.deptype in ('a', 'i')",
-            &[],
-        )
-        .await
-        .doing(Side::Source, "reading the sequences")?;
-    Ok(rows
-        .into_iter()
-        .map(|row| PlannedSequence {
-            sequence: TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)),
-            table: TableName::new(row.get::<_, String>(2), row.get::<_, String>(3)),
-            column: row.get(4),
-        })
-        .filter(|s| tables.iter().any(|t| t.table == s.table))
-        .collect())
 }

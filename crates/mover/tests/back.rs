@@ -5,7 +5,7 @@ mod common;
 
 use berth_domain::MovePhase;
 use berth_infra::Role;
-use berth_mover::{Change, MoveError, MovePlan, MoveSpec, Ownership, Verdict};
+use berth_mover::{Change, MoveError, MovePlan, MoveSpec, Ownership, Tuning, Verdict};
 use berth_testkit::wait_until;
 use common::{MemoryOwnership, Two, Watch, cut_over, nothing_of_berth, rows_of, until_built};
 use std::sync::Arc;
@@ -223,4 +223,55 @@ async fn a_move_given_up_leaves_no_way_back_behind() {
     let (plan, token) = until_built(&again, &ownership).await;
     cut_over(&again, &plan, &ownership).await.unwrap();
     berth_mover::retire(&again, &plan, true, token).await.unwrap();
+}
+
+/// Writes of others, which a slot holds back that stands still.
+async fn write_ahead(two: &Two) {
+    let others = two.client(&two.source, Role::Mover).await;
+    for _ in 0..3 {
+        let bulk = "insert into vehicles (customer_id, label) select $1, gen_random_uuid()::text from generate_series(1, 20000)";
+        others.execute(bulk, &[&two.neighbour]).await.unwrap();
+        others.batch_execute("select pg_switch_wal()").await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_back_that_holds_back_too_much_ends_while_the_old_side_follows() {
+    let two = Two::filled(300).await;
+    let ownership = Arc::new(MemoryOwnership::new());
+    let (spec, plan) = moved(&two, &ownership).await;
+    let spec = MoveSpec { tuning: Tuning { way_back_wal_bytes: 24 << 20, ..spec.tuning.clone() }, ..spec };
+    // A transaction that stays open: all before it is confirmed, and what came since is held for it.
+    let open = two.client(&two.target, Role::Mover).await;
+    open.batch_execute("begin; insert into customers values (gen_random_uuid(), 'open')").await.unwrap();
+    change_everything(&two, &two.target).await;
+    let keeper = Keeper::start(&spec, &plan, &ownership);
+    let (source, target) = (two.client(&two.source, Role::Mover).await, two.client(&two.target, Role::Mover).await);
+    let now = rows_of(&target, two.tenant).await;
+    wait_until("the old side follows", async || rows_of(&source, two.tenant).await, |rows| *rows == now).await;
+    assert!(keeper.watch.seen.lock().unwrap().iter().any(|p| p.bytes_behind.is_some()), "it is said how far it is");
+    write_ahead(&two).await;
+    wait_until("the keeper ends", async || keeper.task.is_finished(), |ended| *ended).await;
+    let ended = keeper.stop().await;
+    assert!(matches!(ended, Err(MoveError::WayBackOver { most_mb: 24, .. })), "{ended:?}");
+    open.batch_execute("rollback").await.unwrap();
+    berth_mover::close_way_back(&spec).await.unwrap();
+    let slots = "select count(*) from pg_replication_slots";
+    assert_eq!(target.query_one(slots, &[]).await.unwrap().get::<_, i64>(0), 0, "nothing is held back any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_back_whose_old_side_is_gone_does_not_hold_back_for_ever() {
+    let two = Two::filled(300).await;
+    let ownership = Arc::new(MemoryOwnership::new());
+    let (mut spec, plan) = moved(&two, &ownership).await;
+    spec.tuning.way_back_wal_bytes = 24 << 20;
+    // Nobody listens there.
+    spec.source.port = 1;
+    let watch = Watch::default();
+    let failed = berth_mover::keep(&spec, &plan, &*ownership, &watch).await;
+    assert!(matches!(failed, Err(MoveError::Connect { .. })), "{failed:?}");
+    write_ahead(&two).await;
+    let over = berth_mover::keep(&spec, &plan, &*ownership, &watch).await;
+    assert!(matches!(over, Err(MoveError::WayBackOver { .. })), "{over:?}");
 }

@@ -3,9 +3,11 @@
 
 mod common;
 
+use berth_domain::CellId;
 use berth_infra::Role;
 use berth_mover::{LinkRule, MoveError, MoveSpec, Obstacle, TableName};
 use berth_testkit::wait_until;
+use common::zoo::moved_while_it_writes;
 use common::{MemoryOwnership, Two, Watch, cut_over, until_built};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -88,37 +90,43 @@ fn id(tenant: Uuid, n: u32) -> String {
     format!("{n:08x}{}", &text[8..])
 }
 
+const BOSS: &str = "00000000-0000-0000-0000-00000000000b";
+
+/// Rows of nobody that every tenant's rows refer to.
+const NOBODYS: &str = "insert into plans values ('free', 0), ('pro', 1500), ('unused', 1);
+    insert into users values ('00000000-0000-0000-0000-00000000000b', 'boss@x', null)";
+
+fn settled(t: Uuid, plan: &str) -> String {
+    let i = |n: u32| id(t, n);
+    format!(
+        "begin;
+         insert into users values ('{u1}', 'one@{t}', '{BOSS}'), ('{u2}', 'two@{t}', '{u1}'), ('{u3}', 'three@{t}', null);
+         insert into customers values ('{t}', '{plan}');
+         insert into memberships values ('{t}', '{u2}', 'owner'), ('{t}', '{BOSS}', 'guest');
+         insert into shop.orders select (lpad(to_hex(n), 8, '0') || right('{t}', 28))::uuid, '{t}', null, 'o' || n from generate_series(100, 140) n;
+         insert into shop.lines select o.id, n, 'l' || n from shop.orders o, generate_series(1, 3) n where customer_id = '{t}';
+         insert into shop.\"Line Notes\" (order_id, nr, body) select order_id, nr, 'note' from shop.lines join shop.orders o on o.id = order_id where customer_id = '{t}';
+         insert into comments (subject_type, subject_id, body) select 'order', id, 'c' from shop.orders where customer_id = '{t}';
+         insert into comments (subject_type, subject_id, body) values ('customer', '{t}', 'about us');
+         insert into documents (customer_id, order_id, title) select null, id, 'by order' from shop.orders where customer_id = '{t}';
+         insert into documents (customer_id, title) values ('{t}', 'ours'), (null, 'nobody''s');
+         insert into categories values ('{c1}', '{t}', '{c2}', 'child'), ('{c2}', '{t}', null, 'parent');
+         insert into teams values ('{c1}', '{t}', '{c2}'); insert into people values ('{c2}', '{t}', '{c1}');
+         commit",
+        u1 = i(1),
+        u2 = i(2),
+        u3 = i(3),
+        c1 = i(4),
+        c2 = i(5),
+    )
+}
+
 async fn world() -> Two {
     let two = Two::shared(SCHEMA).await;
     let source = two.client(&two.source, Role::Mover).await;
-    let boss = "00000000-0000-0000-0000-00000000000b";
-    source
-        .batch_execute(&format!(
-            "insert into plans values ('free', 0), ('pro', 1500), ('unused', 1);
-             insert into users values ('{boss}', 'boss@x', null)"
-        ))
-        .await
-        .unwrap();
+    source.batch_execute(NOBODYS).await.unwrap();
     for (t, plan) in [(two.tenant, "pro"), (two.neighbour, "free")] {
-        let i = |n: u32| id(t, n);
-        let sql = format!(
-            "begin;
-             insert into users values ('{u1}', 'one@{t}', '{boss}'), ('{u2}', 'two@{t}', '{u1}'), ('{u3}', 'three@{t}', null);
-             insert into customers values ('{t}', '{plan}');
-             insert into memberships values ('{t}', '{u2}', 'owner'), ('{t}', '{boss}', 'guest');
-             insert into shop.orders select (lpad(to_hex(n), 8, '0') || right('{t}', 28))::uuid, '{t}', null, 'o' || n from generate_series(100, 140) n;
-             insert into shop.lines select o.id, n, 'l' || n from shop.orders o, generate_series(1, 3) n where customer_id = '{t}';
-             insert into shop.\"Line Notes\" (order_id, nr, body) select order_id, nr, 'note' from shop.lines join shop.orders o on o.id = order_id where customer_id = '{t}';
-             insert into comments (subject_type, subject_id, body) select 'order', id, 'c' from shop.orders where customer_id = '{t}';
-             insert into comments (subject_type, subject_id, body) values ('customer', '{t}', 'about us');
-             insert into documents (customer_id, order_id, title) select null, id, 'by order' from shop.orders where customer_id = '{t}';
-             insert into documents (customer_id, title) values ('{t}', 'ours'), (null, 'nobody''s');
-             insert into categories values ('{c1}', '{t}', '{c2}', 'child'), ('{c2}', '{t}', null, 'parent');
-             insert into teams values ('{c1}', '{t}', '{c2}'); insert into people values ('{c2}', '{t}', '{c1}');
-             commit",
-            u1 = i(1), u2 = i(2), u3 = i(3), c1 = i(4), c2 = i(5),
-        );
-        source.batch_execute(&sql).await.unwrap();
+        source.batch_execute(&settled(t, plan)).await.unwrap();
     }
     two
 }
@@ -471,4 +479,95 @@ async fn references_within_a_tenant_are_all_known_and_those_to_its_owner_are_not
     inner.sort();
     // A note is the tenant's by its order, which is nearer to the tenant than its line.
     assert_eq!(inner, ["notes.line_id lines", "parts.goes_with parts", "returns.order_id orders"]);
+}
+
+/// The nth round: rows that hang on others come, change their parent, its key and the way they belong, and go; rows that
+/// refer to each other in a circle; now and then a row of nobody that is new, or changes.
+fn writes(t: Uuid, n: u64) -> Vec<String> {
+    let nth = u32::try_from(n).unwrap();
+    let at = |place: u32| id(t, place * 10_000_000 + nth);
+    let (new, renamed, never, team, one, user) = (at(1), at(2), at(3), at(4), at(5), at(6));
+    let (o, c1, c2) = (id(t, 100 + nth % 40), id(t, 4), id(t, 5));
+    let mut all = vec![
+        format!(
+            "begin; insert into shop.orders values ('{new}', '{t}', null, 'new');
+             insert into shop.\"Line Notes\" (order_id, nr, body) values ('{new}', 7, 'before its line');
+             insert into comments (subject_type, subject_id, body) values ('order', '{new}', 'new');
+             insert into documents (order_id, title) values ('{new}', 'new');
+             insert into shop.lines values ('{new}', 7, 'new'); commit"
+        ),
+        format!(
+            "begin; insert into shop.orders values ('{never}', '{t}', null, 'never'); savepoint a;
+             insert into shop.lines values ('{never}', 1, 'never'); rollback to a; delete from shop.orders where id = '{never}'; commit"
+        ),
+        format!("update shop.lines set what = what || '.' where order_id = '{o}'"),
+        format!("update shop.\"Line Notes\" set nr = 4 - nr where order_id = '{o}'"),
+        format!("update comments set body = body || '.' where subject_type = 'order' and subject_id = '{o}'"),
+        format!("update documents set title = title || '.' where order_id = '{o}' or (customer_id = '{t}' and order_id is null)"),
+        format!("update comments set subject_type = 'customer', subject_id = '{t}' where subject_id = '{new}'"),
+        format!("delete from comments where subject_type = 'customer' and subject_id = '{t}' and body = 'new'"),
+        format!("update shop.orders set id = '{renamed}' where id = '{new}'"),
+        format!("update memberships set role = role || '.' where customer_id = '{t}' and user_id = '{BOSS}'"),
+        format!(
+            "begin; update categories set parent = '{c2}' where id = '{c1}';
+             update categories set parent = '{c1}', note = note || '!' where id = '{c2}'; commit"
+        ),
+        format!("update categories set parent = null where customer_id = '{t}'"),
+        format!(
+            "begin; insert into teams values ('{team}', '{t}', '{one}'); insert into people values ('{one}', '{t}', '{team}'); commit"
+        ),
+    ];
+    if !n.is_multiple_of(3) {
+        all.push(format!("delete from shop.orders where id = '{renamed}'"));
+        all.push(format!("delete from teams where id = '{team}'"));
+    }
+    match n % 40 {
+        5 => all.push(format!(
+            "begin; insert into users values ('{user}', 'new{n}@{t}', null); insert into memberships values ('{t}', '{user}', 'new');
+             update shop.orders set placed_by = '{user}' where id = '{o}'; commit"
+        )),
+        25 => all.push(format!("update users set email = 'changed{n}@{t}' where id = '{}'", id(t, 2))),
+        _ => {}
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_belong_by_others_go_up_and_down_while_they_are_written() {
+    let (two, ownership) = (world().await, MemoryOwnership::new());
+    let shared = two.pg.database(&format!("shared_{}", Uuid::new_v4().simple())).await;
+    // Numbers that two databases hand out are the same ones: these begin elsewhere, or the way down is refused.
+    let elsewhere = format!("{SCHEMA} alter table shop.\"Line Notes\" alter id restart 50000000;");
+    two.client(&shared, Role::Owner).await.batch_execute(&elsewhere).await.unwrap();
+    let there = two.client(&shared, Role::Mover).await;
+    there.batch_execute(NOBODYS).await.unwrap();
+    there.batch_execute(&settled(two.neighbour, "free")).await.unwrap();
+    let theirs = mine(&there, two.neighbour).await;
+    let up = MoveSpec { way_back: false, ..spec(&two) };
+    let down = MoveSpec {
+        source: up.target.clone(),
+        target: two.endpoint(&shared),
+        source_cell: up.target_cell,
+        target_cell: CellId::new(Uuid::from_u128(3)),
+        alone: false,
+        way_back: false,
+        ..spec(&two)
+    };
+    for (spec, first) in [(&up, 0), (&down, 500_000)] {
+        let cut = moved_while_it_writes(&two, spec, &ownership, writes, first).await;
+        let source = two.client(&spec.source.database, Role::Mover).await;
+        let target = two.client(&spec.target.database, Role::Mover).await;
+        let (left, arrived) = (mine(&source, two.tenant).await, mine(&target, two.tenant).await);
+        let differs = left.iter().zip(&arrived).find(|(left, arrived)| left != arrived);
+        assert_eq!((left.len(), differs), (arrived.len(), None));
+        assert!(cut.rows_verified > 300);
+    }
+    assert_eq!(mine(&there, two.neighbour).await, theirs);
+    let app = two.client(&shared, Role::App).await;
+    for t in [two.tenant, two.neighbour] {
+        app.batch_execute(&format!("set app.tenant = '{t}'")).await.unwrap();
+        for sql in writes(t, 1_000_005) {
+            app.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        }
+    }
 }

@@ -90,6 +90,43 @@ async fn a_copy_without_neighbours_never_rests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn copies_at_once_in_one_server_have_one_measurement() {
+    let two = Two::filled(100_000).await;
+    let specs = [two.spec(), two.spec_of(two.neighbour)].map(|spec| MoveSpec { alone: false, ..spec });
+    let mut ready = Vec::new();
+    for spec in specs {
+        let ownership = MemoryOwnership::new();
+        let plan = berth_mover::plan(&spec).await.unwrap();
+        let row = berth_mover::begin(&spec, &ownership).await.unwrap();
+        berth_mover::prepare(&spec, &plan, row, &ownership).await.unwrap();
+        ready.push((spec, plan, row.token));
+    }
+    let stop = AtomicBool::new(false);
+    let look = async {
+        let client = two.client(&two.source, Role::Mover).await;
+        let measuring = "select count(*) from pg_stat_activity where application_name = 'berth-pace'";
+        let mut most = 0;
+        while !stop.load(Ordering::SeqCst) {
+            most = most.max(client.query_one(measuring, &[]).await.unwrap().get::<_, i64>(0));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        most
+    };
+    let watch = Watch::default();
+    let copies = async {
+        let copies = ready.iter().map(|(spec, plan, token)| berth_mover::copy(spec, plan, *token, &watch));
+        let copied = futures_util::future::join_all(copies).await;
+        stop.store(true, Ordering::SeqCst);
+        copied
+    };
+    let (copied, most) = tokio::join!(copies, look);
+    for copied in copied {
+        assert!(copied.unwrap().rows > 100_000);
+    }
+    assert_eq!(most, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_holds_back_too_much_ends_the_move_and_not_the_disk() {
     let two = Two::filled(500).await;
     let mut spec = two.spec();

@@ -17,7 +17,8 @@ const SCHEMA: &str = "
         n numeric, f float8, f4 float4, t text, j jsonb, js json, b bytea, ia int[], ta text[], m mood, ma mood[], d plate,
         ts timestamptz, tsn timestamp, iv interval, bo boolean, c char(5), ip inet, u uuid, r int4range,
         h hstore, ci citext, da date, ti time, tz timetz, vb varbit, x xml, tv tsvector, mac macaddr8, p point,
-        mr int4multirange, co pair, cos pair[]);
+        mr int4multirange, co pair, cos pair[], i2 smallint, i4 int, i8 bigint, vc varchar(10), bi bit(4),
+        un uuid not null default '00000000-0000-0000-0000-000000000001', um uuid not null default '00000000-0000-0000-0000-000000000002');
     create table numbered (customer_id uuid not null references customers, nr int not null, note text);
     create unique index numbered_nr on numbered (customer_id, nr);
     alter table numbered replica identity using index numbered_nr;
@@ -87,6 +88,22 @@ const DAMAGE: &[(&str, &str, &str)] = &[
     ("co", "(1,a)", "(1,b)"),
     ("co", "(,)", "null"),
     ("cos", "{}", "{NULL}"),
+    ("i2", "1", "-1"),
+    ("i2", "null", "0"),
+    ("i4", "2147483647", "-2147483648"),
+    ("i4", "12", "21"),
+    // What the server's own hash of a bigint takes for the same.
+    ("i8", "1", "4294967296"),
+    ("i8", "-1", "4294967295"),
+    ("i8", "9223372036854775807", "9223372036854775806"),
+    ("vc", "a", "a "),
+    ("vc", "", "null"),
+    ("bi", "1010", "0101"),
+    ("bi", "0000", "null"),
+    // Not null: these go into the hash as they are, not as text.
+    ("un", "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000003"),
+    ("un", "10000000-0000-0000-0000-000000000000", "00000000-0000-0000-0000-000000000010"),
+    ("um", "ffffffff-ffff-ffff-ffff-ffffffffffff", "ffffffff-ffff-ffff-7fff-ffffffffffff"),
 ];
 
 fn literal(value: &str) -> String {
@@ -119,6 +136,8 @@ async fn every_kind_of_damage_in_the_target_is_found_before_it_opens() {
         let set = |value: &str| format!("update wide set {column} = {} where id = {}", literal(value), nth + 1);
         caught(&format!("{column}: {ours} -> {theirs}"), "wide", &set(theirs), &set(ours)).await;
     }
+    let swap = "update wide set un = um, um = un where id = 1";
+    caught("two values that changed places", "wide", swap, swap).await;
     let row = |nr: i32| format!("insert into numbered values ('{tenant}', {nr}, 'note')");
     let gone = |nr: i32| format!("delete from numbered where nr = {nr}");
     caught("a missing row", "numbered", &gone(7), &row(7)).await;
@@ -266,7 +285,7 @@ fn type_of(column: &str) -> &'static str {
         "bo" => "boolean",
         "c" => "char(5)",
         "ip" => "inet",
-        "u" => "uuid",
+        "u" | "un" | "um" => "uuid",
         "r" => "int4range",
         "h" => "hstore",
         "ci" => "citext",
@@ -281,6 +300,11 @@ fn type_of(column: &str) -> &'static str {
         "mr" => "int4multirange",
         "co" => "pair",
         "cos" => "pair[]",
+        "i2" => "smallint",
+        "i4" => "int",
+        "i8" => "bigint",
+        "vc" => "varchar(10)",
+        "bi" => "bit(4)",
         other => panic!("{other}: add its type here"),
     }
 }

@@ -137,3 +137,85 @@ async fn keys_that_others_have_already_are_found_before_anything_is_touched() {
     source.batch_execute("update invoices set voided = true where number = 'b8'").await.unwrap();
     assert!(taken().await.is_empty(), "a row that is not in the index is not in the way");
 }
+
+const NUMBERED_BY_EACH: &str = "
+    create table customers (id uuid primary key, name text not null);
+    create table items (customer_id uuid not null references customers, nr int, what text, primary key (customer_id, nr));
+    create table marks (id int primary key, customer_id uuid not null references customers, what text);
+    create table stamps (mark_id int references marks, nr int, what text, primary key (mark_id, nr));";
+
+fn numbered(t: Uuid, first_mark: i32) -> String {
+    format!(
+        "insert into customers values ('{t}', 'C');
+         insert into items select '{t}', n, 'i' || n from generate_series(1, 12) n;
+         insert into marks select {first_mark} + n, '{t}', 'm' || n from generate_series(1, 12) n;
+         insert into stamps select {first_mark} + n, 1, 's' || n from generate_series(1, 12) n"
+    )
+}
+
+/// Rows of each table, by keys that others have too: gone, changed, and under another key.
+fn renumbered(t: Uuid, first_mark: i32, nth: i32) -> String {
+    let (a, b, c) = (nth, nth + 1, nth + 2);
+    let mark = |n: i32| first_mark + n;
+    format!(
+        "delete from items where customer_id = '{t}' and nr = {a};
+         update items set what = 'changed' where customer_id = '{t}' and nr = {b};
+         update items set nr = nr + 100 where customer_id = '{t}' and nr = {c};
+         delete from stamps where mark_id = {ma}; delete from marks where id = {ma};
+         update marks set what = 'changed' where id = {mb}; update stamps set what = 'changed' where mark_id = {mb};
+         update stamps set nr = 7 where mark_id = {mc}; insert into items values ('{t}', 200 + {nth}, 'new')",
+        ma = mark(a),
+        mb = mark(b),
+        mc = mark(c),
+    )
+}
+
+async fn numbered_rows(client: &Client, tenant: Uuid) -> Vec<String> {
+    let sql = "select 'c' || c::text from customers c where id = $1
+         union all select 'i' || i::text from items i where customer_id = $1
+         union all select 'm' || m::text from marks m where customer_id = $1
+         union all select 's' || s::text from stamps s where mark_id in (select id from marks where customer_id = $1)
+         order by 1";
+    client.query(sql, &[&tenant]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// A deletion comes with its key alone. The neighbour whose rows go in the source, as what an earlier move of its own left
+/// there does, has the same keys in the target, where it lives; and so the other way round on the way back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_becomes_of_a_neighbours_row_becomes_of_no_row_with_the_same_key_on_the_other_side() {
+    let two = Two::with(NUMBERED_BY_EACH).await;
+    let (t, both, there) = (two.tenant, two.neighbour, Uuid::new_v4());
+    let (source, target) = (two.client(&two.source, Role::Mover).await, two.client(&two.target, Role::Mover).await);
+    for (client, rows) in [(&source, [(t, 0), (both, 100)]), (&target, [(there, 200), (both, 100)])] {
+        for (tenant, first_mark) in rows {
+            client.batch_execute(&numbered(tenant, first_mark)).await.unwrap();
+        }
+    }
+    target.execute("update marks set what = 'lived in' where customer_id = $1", &[&both]).await.unwrap();
+    let spec = MoveSpec { alone: false, way_back: true, ..two.spec() };
+    let ownership = MemoryOwnership::new();
+    let (plan, token) = until_built(&spec, &ownership).await;
+    let theirs = [numbered_rows(&target, both).await, numbered_rows(&target, there).await];
+    for (tenant, first_mark) in [(t, 0), (both, 100)] {
+        source.batch_execute(&renumbered(tenant, first_mark, 2)).await.unwrap();
+    }
+    cut_over(&spec, &plan, &ownership).await.unwrap();
+    berth_mover::retire(&spec, &plan, true, token).await.unwrap();
+    assert_eq!(numbered_rows(&target, t).await, numbered_rows(&source, t).await);
+    assert_eq!([numbered_rows(&target, both).await, numbered_rows(&target, there).await], theirs);
+
+    let left = numbered_rows(&source, both).await;
+    for (tenant, first_mark) in [(t, 0), (both, 100), (there, 200)] {
+        target.batch_execute(&renumbered(tenant, first_mark, 6)).await.unwrap();
+    }
+    let back = spec.back();
+    cut_over(&back, &plan, &ownership).await.unwrap();
+    berth_mover::retire(&back, &plan, true, ownership.row().token).await.unwrap();
+    assert_eq!(numbered_rows(&source, t).await, numbered_rows(&target, t).await);
+    assert_eq!(numbered_rows(&source, both).await, left);
+    // And what the tenant leaves in the target is its own.
+    let theirs = [numbered_rows(&target, both).await, numbered_rows(&target, there).await];
+    berth_mover::release(&back, &plan, &ownership, &Watch::default()).await.unwrap();
+    assert!(numbered_rows(&target, t).await.is_empty());
+    assert_eq!([numbered_rows(&target, both).await, numbered_rows(&target, there).await], theirs);
+}

@@ -66,7 +66,11 @@ impl Edges for Deadly<'_> {
 }
 
 async fn fill(two: &Two, tenant: Uuid) {
-    let client = two.client(&two.source, Role::Mover).await;
+    fill_in(two, &two.source, tenant).await;
+}
+
+async fn fill_in(two: &Two, database: &str, tenant: Uuid) {
+    let client = two.client(database, Role::Mover).await;
     let sql = format!(
         "insert into customers values ('{tenant}', 'T');
          insert into vehicles (customer_id, label) select '{tenant}', 'v' || n from generate_series(1, 5) n;
@@ -195,6 +199,16 @@ async fn refuses_the_dead(spec: &MoveSpec, plan: &MovePlan, ownership: &MemoryOw
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_cannot_be_followed_ends_the_move_and_the_source_is_open_again() {
+    cannot_be_followed(true).await;
+}
+
+/// The same on the way down: nothing of those who live in the target goes with what had arrived.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_cannot_be_followed_ends_a_move_into_a_shared_database_too() {
+    cannot_be_followed(false).await;
+}
+
+async fn cannot_be_followed(alone: bool) {
     type Right = fn(&MoveError) -> bool;
     let schema_changed: Right = |e| matches!(e, MoveError::SchemaChanged { .. });
     let truncated: Right = |e| matches!(e, MoveError::Truncated { .. });
@@ -218,7 +232,12 @@ async fn a_change_that_cannot_be_followed_ends_the_move_and_the_source_is_open_a
         let owner = two.client(&two.source, Role::Mover).await;
         owner.execute("insert into \"Parted\" values (1, 1, $1)", &[&two.tenant]).await.unwrap();
         owner.execute("select setval('counters_nth_seq', 1000)", &[]).await.unwrap();
-        let (spec, ownership) = (two.spec(), MemoryOwnership::new());
+        let (target, settled) = (two.client(&two.target, Role::Mover).await, Uuid::new_v4());
+        if !alone {
+            fill_in(&two, &two.target, settled).await;
+        }
+        let theirs = rows_of(&target, settled).await;
+        let (spec, ownership) = (MoveSpec { alone, ..two.spec() }, MemoryOwnership::new());
         let (plan, _) = until_built(&spec, &ownership).await;
         let statement = statement.replace("TENANT", &two.tenant.to_string());
         let statement = statement.replace("NEIGHBOUR", &two.neighbour.to_string());
@@ -233,8 +252,8 @@ async fn a_change_that_cannot_be_followed_ends_the_move_and_the_source_is_open_a
         let row = ownership.row();
         assert_eq!((row.owner, row.phase, row.holding), (spec.source_cell, MovePhase::Idle, false), "{statement}");
         assert_eq!(write(&two, &two.source, two.tenant).await, None, "{statement}");
-        let target = two.client(&two.target, Role::Mover).await;
         assert!(rows_of(&target, two.tenant).await.is_empty(), "{statement}");
+        assert_eq!(rows_of(&target, settled).await, theirs, "{statement}");
         let left = "select (select count(*) from pg_replication_slots where database = current_database()) + (select count(*) from pg_publication)";
         assert_eq!(owner.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0, "{statement}");
     }
@@ -398,4 +417,102 @@ async fn two_tenants_moves_leave_each_others_sessions_alone() {
         cut_over(&other, &plan_of_other, &second).await
     });
     assert_eq!((a.unwrap().generation.get(), b.unwrap().generation.get()), (2, 2));
+}
+
+/// The undo is a cut-over with the sides exchanged, and dies as often: once at each point, and whoever follows at another.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_killed_before_anything_that_it_asks_leaves_one_owner_and_loses_nothing() {
+    undo_killed(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_killed_after_anything_that_it_asked_leaves_one_owner_and_loses_nothing() {
+    undo_killed(true).await;
+}
+
+async fn undo_killed(after: bool) {
+    let two = Two::shared(SCHEMA).await;
+    let mut kills = 0;
+    'points: for at in 0.. {
+        let tenant = Uuid::new_v4();
+        fill(&two, tenant).await;
+        let (spec, ownership) = (MoveSpec { way_back: true, ..two.spec_of(tenant) }, MemoryOwnership::new());
+        let (plan, token) = until_built(&spec, &ownership).await;
+        cut_over(&spec, &plan, &ownership).await.unwrap();
+        berth_mover::retire(&spec, &plan, true, token).await.unwrap();
+        // Written since, so that it has to come through the stream of the way back.
+        assert_eq!(write(&two, &two.target, tenant).await, None);
+        let (back, mut acknowledged, mut stale) = (spec.back(), 1, None);
+        for (at, after) in [(at, after), (at * 5 % 9, !after)] {
+            if !killed(&back, &plan, &ownership, at, after).await {
+                if stale.is_none() {
+                    break 'points; // the last thing that it asks is behind us
+                }
+                break;
+            }
+            kills += 1;
+            stale = Some(ownership.row().token);
+            let (there, home) = (write(&two, &two.target, tenant).await, write(&two, &two.source, tenant).await);
+            assert!(there.is_some() || home.is_some(), "killed at {at}, after it: {after}: two owners");
+            acknowledged += usize::from(there.is_none()) + usize::from(home.is_none());
+        }
+        let what = format!("killed at {at}, after it: {after}");
+        cut_over(&back, &plan, &ownership).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        let row = ownership.row();
+        assert_eq!((row.owner, row.phase, row.holding), (spec.source_cell, MovePhase::Idle, false), "{what}");
+        assert_eq!(row.generation.get(), 3, "{what}");
+        assert_eq!(write(&two, &two.target, tenant).await.as_deref(), Some("BF001"), "{what}");
+        let home = two.client(&two.source, Role::Mover).await;
+        let name = home.query_one("select name from customers where id = $1", &[&tenant]).await.unwrap();
+        assert_eq!(name.get::<_, String>(0), format!("T{}", ".".repeat(acknowledged)), "{what}");
+        assert_eq!(rows_of(&home, tenant).await.len(), 1 + 5 + 5, "{what}");
+        assert_eq!(write(&two, &two.source, tenant).await, None, "{what}");
+        for change in [Change::Hold, Change::Commit, Change::Release, Change::Abort, Change::Finish] {
+            let verdict = ownership.change(stale.unwrap(), change).await;
+            assert!(matches!(verdict, Verdict::Refused(Refusal::OldToken { .. })), "{what}: {change:?}: {verdict:?}");
+        }
+        berth_mover::retire(&back, &plan, true, row.token).await.unwrap();
+    }
+    assert!(kills >= 9, "only {kills} were killed");
+}
+
+/// Everything before the cut-over, by a plan that was made before.
+async fn built(spec: &MoveSpec, plan: &MovePlan, ownership: &MemoryOwnership) -> Result<Token, MoveError> {
+    let watch = Watch::default();
+    let row = berth_mover::begin(spec, ownership).await?;
+    berth_mover::prepare(spec, plan, row, ownership).await?;
+    berth_mover::copy(spec, plan, row.token, &watch).await?;
+    berth_mover::build(spec, plan, row.token, &watch).await?;
+    Ok(row.token)
+}
+
+/// At moments that no call marks. What is asked afterwards holds wherever that was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_at_any_time_before_the_cut_over_leaves_the_tenant_where_it_is() {
+    let two = Two::shared(SCHEMA).await;
+    for nth in 0..12 {
+        let tenant = Uuid::new_v4();
+        fill(&two, tenant).await;
+        let (spec, ownership) = (MoveSpec { way_back: true, ..two.spec_of(tenant) }, MemoryOwnership::new());
+        let plan = berth_mover::plan(&spec).await.unwrap();
+        for limit_ms in [nth * 40, nth * 70 % 400] {
+            let limit = Duration::from_millis(limit_ms);
+            let _killed = tokio::time::timeout(limit, Box::pin(built(&spec, &plan, &ownership))).await;
+            assert_eq!(write(&two, &two.source, tenant).await, None, "killed after {limit_ms} ms");
+            assert_ne!(write_if_there(&two, tenant).await, Some(None), "killed after {limit_ms} ms: two owners");
+        }
+        let mut tries = 0;
+        let token = loop {
+            match built(&spec, &plan, &ownership).await {
+                Ok(token) => break token,
+                Err(error) if error.fault() == berth_mover::Fault::Passing && tries < 20 => tries += 1,
+                Err(error) => panic!("{nth}: {error:?}"),
+            }
+        };
+        cut_over(&spec, &plan, &ownership).await.unwrap();
+        let (source, target) = (two.client(&two.source, Role::Mover).await, two.client(&two.target, Role::Mover).await);
+        assert_eq!(rows_of(&target, tenant).await, rows_of(&source, tenant).await, "{nth}");
+        berth_mover::retire(&spec, &plan, true, token).await.unwrap();
+        berth_mover::close_way_back(&spec).await.unwrap();
+    }
 }

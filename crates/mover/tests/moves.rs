@@ -16,6 +16,15 @@ async fn a_quiet_tenant_arrives_whole_and_its_neighbour_stays() {
     let two = Two::filled(5_000).await;
     let source = two.client(&two.source, Role::Mover).await;
     let target = two.client(&two.target, Role::Mover).await;
+    for side in [&source, &target] {
+        side.batch_execute(
+            "alter table positions add constraint \"Late one\" unique (event_id, at) include (lat) deferrable initially deferred;
+             alter table positions add unique nulls not distinct (event_id, vehicle_id) with (fillfactor = 70);
+             alter table positions add exclude using btree (event_id with =) where (lat > 80)",
+        )
+        .await
+        .unwrap();
+    }
     let before = rows_of(&source, two.tenant).await;
     let ownership = MemoryOwnership::new();
     let cut = run_move(&two.spec(), &ownership).await.unwrap();
@@ -24,11 +33,13 @@ async fn a_quiet_tenant_arrives_whole_and_its_neighbour_stays() {
     assert!(rows_of(&target, two.neighbour).await.is_empty());
     let row = ownership.row();
     assert_eq!((row.phase, row.holding, row.generation.get()), (MovePhase::Idle, false, 2));
-    let indexes: i64 =
-        target.query_one("select count(*) from pg_indexes where schemaname = 'public'", &[]).await.unwrap().get(0);
-    let expected: i64 =
-        source.query_one("select count(*) from pg_indexes where schemaname = 'public'", &[]).await.unwrap().get(0);
-    assert_eq!(indexes, expected, "the bare load put every index back");
+    let built = "select indexdef from pg_indexes where schemaname = 'public'
+                 union all select conname || ' ' || pg_get_constraintdef(oid) || ' ' || convalidated from pg_constraint
+                 where connamespace = 'public'::regnamespace order by 1";
+    let (here, there) = (source.query(built, &[]).await.unwrap(), target.query(built, &[]).await.unwrap());
+    let texts = |rows: &[tokio_postgres::Row]| rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>();
+    assert!(texts(&here).iter().any(|text| text.contains("Late one") && text.contains("INITIALLY DEFERRED")));
+    assert_eq!(texts(&there), texts(&here), "the bare load put every index and constraint back as it was");
     let analysed = "select last_analyze is not null from pg_stat_user_tables where relname = 'positions'";
     assert!(target.query_one(analysed, &[]).await.unwrap().get::<_, bool>(0), "a table loaded bare has no statistics");
     let slots: i64 = source.query_one("select count(*) from pg_replication_slots", &[]).await.unwrap().get(0);

@@ -243,7 +243,9 @@ async fn a_neighbour_is_handed_no_number_twice_while_a_tenant_comes_in() {
     let (two, spec) = numbered().await;
     let here = two.client(&two.source, Role::Mover).await;
     here.batch_execute(
-        "create table codes (id smallserial primary key, customer_id int not null references customers);
+        "create sequence labels;
+         create table codes (id smallserial primary key, customer_id int not null references customers,
+             label text not null default 'L-' || nextval('labels'));
          insert into codes values (20000, 1);
          insert into lines (invoice_id, text) select 2, 'x' from generate_series(1, 60000)",
     )

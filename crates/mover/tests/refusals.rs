@@ -19,6 +19,9 @@ async fn a_server_without_logical_wal_or_a_free_slot_is_refused_with_the_remedy(
     let spec = MoveSpec { target_free_bytes: Some(1 << 20), ..two.spec() };
     let all = obstacles(&spec).await;
     assert!(matches!(all[..], [Obstacle::Disk { free_mb: 1, needed_mb: 64.. }]), "{all:?}");
+    let unknown = MoveSpec { target_free_bytes: None, ..two.spec() };
+    let notes = berth_mover::plan(&unknown).await.unwrap().notes;
+    assert!(matches!(&notes[..], [note] if note.contains("was not looked at") && note.contains(" MB")), "{notes:?}");
 
     let admin = two.client(&two.source, Role::Mover).await;
     admin.batch_execute("alter system set max_replication_slots = 1").await.unwrap();
@@ -38,6 +41,20 @@ async fn a_server_without_logical_wal_or_a_free_slot_is_refused_with_the_remedy(
     );
     let touched = "select to_regclass('berth.fence') is not null or exists (select from pg_publication)";
     assert!(!admin.query_one(touched, &[]).await.unwrap().get::<_, bool>(0));
+}
+
+/// The way back needs them in the target, which is the same server here.
+#[tokio::test]
+async fn servers_without_a_free_wal_sender_are_refused_both() {
+    let two = Two::filled(10).await;
+    let admin = two.client(&two.source, Role::Mover).await;
+    admin.batch_execute("alter system set max_wal_senders = 0").await.unwrap();
+    drop(admin);
+    two.pg.restart().await;
+    let full = |side| Obstacle::NoFree { side, what: "WAL senders".into(), used: 0, most: 0 };
+    assert_eq!(obstacles(&two.spec()).await, [full(Side::Source)]);
+    let back = MoveSpec { way_back: true, ..two.spec() };
+    assert_eq!(obstacles(&back).await, [full(Side::Source), full(Side::Target)]);
 }
 
 /// Fences let the mover's role through: what such a session writes after the last comparison would be lost.

@@ -134,6 +134,69 @@ async fn an_undo_finds_what_stayed_behind_and_what_was_brought_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_neighbours_row_with_a_key_of_the_tenants_is_not_written_over_on_the_way_back() {
+    let (two, spec) = aged().await;
+    let ownership = MemoryOwnership::new();
+    let source = two.client(&two.source, Role::Mover).await;
+    let (plan, token) = until_built(&spec, &ownership).await;
+    cut_over(&spec, &plan, &ownership).await.unwrap();
+    berth_mover::retire(&spec, &plan, true, token).await.unwrap();
+    let place = "insert into positions (id, customer_id, vehicle_id, event_id, lat)
+                 select '00000000-0000-4000-8000-000000077000', customer_id, id, gen_random_uuid(), 5 from vehicles where customer_id = $1 limit 1";
+    source.execute(place, &[&two.neighbour]).await.unwrap();
+    let before = rows_of(&source, two.neighbour).await;
+    two.client(&two.target, Role::Mover).await.execute(place, &[&two.tenant]).await.unwrap();
+    let met = berth_mover::keep(&spec, &plan, &ownership, &Watch::default()).await;
+    assert!(matches!(&met, Err(MoveError::NotOneRow { table, found: 0, .. }) if table.name == "positions"), "{met:?}");
+    assert_eq!(rows_of(&source, two.neighbour).await, before);
+}
+
+/// The same where a table says whose a row is by its parent alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_is_one_of_a_table_without_the_tenants_column() {
+    let two = Two::shared(
+        "create table customers (id uuid primary key);
+         create table vehicles (id uuid primary key default gen_random_uuid(), customer_id uuid not null references customers);
+         create table logs (id int primary key, vehicle_id uuid not null references vehicles, at timestamptz not null default now(), note text)",
+    )
+    .await;
+    let (source, target) = (two.client(&two.source, Role::Mover).await, two.client(&two.target, Role::Mover).await);
+    for tenant in [two.tenant, two.neighbour] {
+        let rows = format!(
+            "insert into customers values ('{tenant}'); insert into vehicles (customer_id) values ('{tenant}')"
+        );
+        source.batch_execute(&rows).await.unwrap();
+    }
+    let keep_from = Some(jiff::civil::date(2026, 10, 1));
+    let mut spec = MoveSpec { alone: false, way_back: true, keep_from, ..two.spec() };
+    spec.rules.retention.insert("public.logs".into(), "at".into());
+    let log = "insert into logs (id, vehicle_id, note) select $2, id, $3 from vehicles where customer_id = $1";
+    let old = "insert into logs (id, vehicle_id, at, note) select 1, id, '2026-01-01', 'old' from vehicles where customer_id = $1";
+    assert_eq!(source.execute(old, &[&two.tenant]).await.unwrap(), 1);
+    let ownership = MemoryOwnership::new();
+    let (plan, token) = until_built(&spec, &ownership).await;
+    assert_eq!(plan.left_rows(), 1);
+    cut_over(&spec, &plan, &ownership).await.unwrap();
+    berth_mover::retire(&spec, &plan, true, token).await.unwrap();
+    // What stayed behind comes again, which is ours; what a neighbour wrote meanwhile is not.
+    source.execute(log, &[&two.neighbour, &7_i32, &"theirs"]).await.unwrap();
+    target.execute(log, &[&two.tenant, &1_i32, &"again"]).await.unwrap();
+    let note = async |id: i32| -> String {
+        source.query_one("select note from logs where id = $1", &[&id]).await.unwrap().get(0)
+    };
+    let watch = Watch::default();
+    let later = async {
+        while note(1).await != "again" {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        target.execute(log, &[&two.tenant, &7_i32, &"ours"]).await.unwrap();
+    };
+    let (met, ()) = tokio::join!(berth_mover::keep(&spec, &plan, &ownership, &watch), later);
+    assert!(matches!(&met, Err(MoveError::NotOneRow { table, found: 0, .. }) if table.name == "logs"), "{met:?}");
+    assert_eq!((note(1).await, note(7).await), ("again".to_owned(), "theirs".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_archive_that_is_damaged_or_another_tenants_brings_nothing() {
     let (two, spec) = aged().await;
     let plan = berth_mover::plan(&spec).await.unwrap();

@@ -5,7 +5,7 @@ mod common;
 
 use berth_infra::Role;
 use berth_mover::{MoveError, MovePlan, MoveSpec, Obstacle};
-use common::Two;
+use common::{MemoryOwnership, Two, cut_over, until_built};
 
 const SCHEMA: &str = "
     create type mood as enum ('calm', 'cross');
@@ -94,6 +94,81 @@ async fn a_row_that_the_other_side_would_refuse_is_known_before() {
             "orders: the source lacks the expression (net * 3) of column gross"
         ]
     );
+}
+
+#[tokio::test]
+async fn keys_policies_and_triggers_of_one_side_alone_are_named() {
+    let two = two().await;
+    for (there, undone, says) in [
+        (
+            "alter table orders add constraint once unique (customer_id, at)",
+            "alter table orders drop constraint once",
+            "the unique key (customer_id, at)",
+        ),
+        (
+            "create unique index once on orders (at) where net > 5",
+            "drop index once",
+            "the unique key (at) where (net > 5)",
+        ),
+        (
+            "alter table orders add constraint once exclude using btree (net with =)",
+            "alter table orders drop constraint once",
+            "the rule EXCLUDE USING btree (net WITH =)",
+        ),
+        (
+            "create policy mine on orders using (net > 1)",
+            "drop policy mine on orders",
+            "the policy mine for all using (net > 1)",
+        ),
+        (
+            "alter table orders enable row level security",
+            "alter table orders disable row level security",
+            "row level security",
+        ),
+        (
+            "create function tell() returns trigger language plpgsql as 'begin return new; end';
+             create trigger tells before insert on orders for each row execute function tell()",
+            "drop trigger tells on orders",
+            "the TRIGGER tells BEFORE INSERT ON public.orders FOR EACH ROW EXECUTE FUNCTION public.tell()",
+        ),
+    ] {
+        change(&two, &two.target, there).await;
+        assert_eq!(differences(&two).await, [format!("orders: the source lacks {says}")]);
+        change(&two, &two.target, undone).await;
+        planned(&two.spec()).await;
+    }
+    // A constraint and an index ask the same of a row.
+    change(&two, &two.source, "create unique index on orders (customer_id, at)").await;
+    change(&two, &two.target, "alter table orders add unique (customer_id, at)").await;
+    planned(&two.spec()).await;
+}
+
+#[tokio::test]
+async fn a_type_that_the_target_lacks_is_named_with_its_extension() {
+    let two = two().await;
+    change(&two, &two.source, "create extension hstore; alter table orders add tags hstore[]").await;
+    let found = differences(&two).await;
+    assert!(
+        found.contains(&"orders: the target lacks type `public.hstore` of extension `hstore`".to_owned()),
+        "{found:?}"
+    );
+    change(&two, &two.target, "create extension hstore").await;
+    assert_eq!(differences(&two).await, ["orders: the target lacks column `tags`"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_label_that_comes_while_a_tenant_moves_ends_the_move_as_a_change_of_the_schema() {
+    let two = two().await;
+    let (spec, ownership) = (two.spec(), MemoryOwnership::new());
+    let (plan, _) = until_built(&spec, &ownership).await;
+    change(&two, &two.source, "alter type mood add value 'glad'").await;
+    let glad = format!("update customers set moods = '{{glad}}' where id = '{}'", two.tenant);
+    change(&two, &two.source, &glad).await;
+    let cut = cut_over(&spec, &plan, &ownership).await.unwrap_err();
+    assert!(matches!(&cut, MoveError::SchemaChanged { what } if what.contains("mood")), "{cut:?}");
+    let token = berth_mover::give_up(&spec, &ownership).await.unwrap();
+    berth_mover::retire(&spec, &plan, false, token).await.unwrap();
+    assert_eq!(ownership.row().owner, spec.source_cell);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
 async fn obstacles(spec: &MoveSpec) -> Vec<Obstacle> {
@@ -56,18 +57,38 @@ async fn a_column_that_is_sorted_otherwise_there_is_another_schema() {
 async fn a_login_without_the_rights_is_refused_with_the_statement_that_gives_them() {
     let two = Two::filled(10).await;
     let admin = two.client(&two.source, Role::Mover).await;
-    admin.batch_execute("create role plain login replication password 'x'; grant pg_read_all_data to plain; grant pg_monitor to plain").await.unwrap();
+    admin.batch_execute("create role plain login password 'x'").await.unwrap();
     let mut spec = two.spec();
     for end in [&mut spec.source, &mut spec.target] {
         end.user = "plain".into();
         end.password = SecretString::from("x");
     }
-    let lacks = |side| Obstacle::Rights { side, role: "plain".into(), right: "SUPERUSER".into() };
     let all = berth_mover::lacks(&spec).await.unwrap();
-    assert_eq!(all, [lacks(Side::Source), lacks(Side::Target)]);
-    assert_eq!(all[0].hint(), "ALTER ROLE plain SUPERUSER");
+    let on = |side: Side| {
+        let of = |it: &&Obstacle| matches!(it, Obstacle::Rights { side: at, .. } | Obstacle::Grant { side: at, .. } if *at == side);
+        all.iter().filter(of).map(Obstacle::hint).collect::<Vec<_>>()
+    };
+    let owner = &two.pg.cell().login(Role::Owner).user;
+    for hint in [
+        "GRANT pg_read_all_stats TO \"plain\"".to_owned(),
+        format!("GRANT CREATE ON DATABASE \"{}\" TO \"plain\"", two.source),
+        format!("GRANT \"{owner}\" TO \"plain\""),
+    ] {
+        let there = hint.replace(&two.source, &two.target);
+        assert!(on(Side::Source).contains(&hint) && on(Side::Target).contains(&there), "{hint}: {all:?}");
+    }
+    // Nothing leads back: the source is only read from, and the target only written to.
+    let (reads, writes) =
+        ("ALTER ROLE \"plain\" REPLICATION", "GRANT SET ON PARAMETER session_replication_role TO \"plain\"");
+    let has = |side, hint: &str| on(side).iter().any(|it| it == hint);
+    assert!(has(Side::Source, reads) && !has(Side::Target, reads), "{all:?}");
+    assert!(has(Side::Target, writes) && !has(Side::Source, writes), "{all:?}");
     let planned = obstacles(&spec).await;
-    assert!(planned.contains(&all[0]) && planned.contains(&all[1]), "{planned:?}");
+    assert!(all.iter().all(|it| planned.contains(it)), "{planned:?}");
+    // Whoever reads rows says so too, and what reads the catalogue alone needs nothing.
+    let Err(MoveError::Obstacles(compared)) = berth_mover::compare(&spec).await else { panic!("it was compared") };
+    assert!(compared.iter().any(|it| it.hint().starts_with("GRANT SELECT ON")), "{compared:?}");
+    assert_eq!(berth_mover::discover(&spec.source, &spec.rules).await.unwrap().tables.len(), 4);
 }
 
 /// Starts in recovery and stays there: what a standby is to those who connect.
@@ -158,21 +179,24 @@ async fn each_ability_that_a_login_or_a_server_lacks_is_named_with_what_gives_it
     let lacks = lacking(&plain).await;
     let create = format!("GRANT CREATE ON DATABASE \"{}\" TO \"plain\"", two.source);
     for (ability, why, remedy) in [
-        ("moves_as_superuser", "lacks SUPERUSER", "ALTER ROLE plain SUPERUSER"),
+        (
+            "moves_as_superuser",
+            "lacks SET on `session_replication_role`",
+            "GRANT SET ON PARAMETER session_replication_role TO \"plain\"; GRANT pg_read_all_stats TO \"plain\"",
+        ),
         ("makes_fences", "permission denied for database", create.as_str()),
         ("publishes_changes", "permission denied for database", create.as_str()),
-        ("reads_changes", "lacks REPLICATION", "ALTER ROLE plain REPLICATION"),
+        ("reads_changes", "lacks REPLICATION", "ALTER ROLE \"plain\" REPLICATION"),
     ] {
         let (because, hint) = &lacks[ability];
         assert!(because.contains(why) && hint == remedy, "{ability}: {because}; {hint}");
     }
     assert_eq!(lacks.len(), 4, "{lacks:?}");
     // The statements give what they say.
-    for ability in ["publishes_changes", "reads_changes"] {
+    for ability in ["moves_as_superuser", "publishes_changes", "reads_changes"] {
         admin.batch_execute(&lacks[ability].1).await.unwrap();
     }
-    let lacks = lacking(&plain).await;
-    assert_eq!(lacks.keys().copied().collect::<Vec<_>>(), ["moves_as_superuser"], "{lacks:?}");
+    assert_eq!(lacking(&plain).await, BTreeMap::new());
 
     // The server's own settings, and both reasons at once where there are two.
     for statement in ["alter role plain noreplication", "alter system set wal_level = 'replica'"] {
@@ -183,7 +207,7 @@ async fn each_ability_that_a_login_or_a_server_lacks_is_named_with_what_gives_it
     let level = "ALTER SYSTEM SET wal_level = logical";
     let (because, hint) = &lacking(&plain).await["reads_changes"];
     assert!(because.contains("lacks REPLICATION; `wal_level` of the source is `replica`"), "{because}");
-    assert!(hint.starts_with("ALTER ROLE plain REPLICATION; ") && hint.contains(level), "{hint}");
+    assert!(hint.starts_with("ALTER ROLE \"plain\" REPLICATION; ") && hint.contains(level), "{hint}");
     let mover = two.endpoint(&two.source);
     let lacks = lacking(&mover).await;
     assert!(lacks.len() == 1 && lacks["reads_changes"].1.starts_with(level), "{lacks:?}");
@@ -206,6 +230,61 @@ async fn each_ability_that_a_login_or_a_server_lacks_is_named_with_what_gives_it
     let left = "select (select count(*) from pg_replication_slots where slot_name <> 'taken') + (select count(*) from pg_publication)
                        + (select count(*) from pg_namespace where nspname = 'berth_ability')";
     assert_eq!(admin.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+/// A server that speaks Postgres' language and is none, as CockroachDB, which no package brings here: it refuses options of
+/// the start that it does not know, and says what it is.
+async fn another_server(port: u16) {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let message = |tag: u8, body: &[u8]| {
+        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        [[tag].as_slice(), &length, body].concat()
+    };
+    let ready = message(b'Z', b"I");
+    loop {
+        let (mut wire, _) = listener.accept().await.unwrap();
+        let length = wire.read_u32().await.unwrap();
+        let mut start = vec![0; length as usize - 4];
+        wire.read_exact(&mut start).await.unwrap();
+        if start.windows(8).any(|part| part == b"options\0") {
+            let why = b"SERROR\0VERROR\0C42704\0Munrecognized configuration parameter \"jit\"\0\0";
+            wire.write_all(&message(b'E', why)).await.unwrap();
+            continue;
+        }
+        wire.write_all(&[message(b'R', &[0; 4]), ready.clone()].concat()).await.unwrap();
+        assert_eq!(wire.read_u8().await.unwrap(), b'Q');
+        let length = wire.read_u32().await.unwrap();
+        let mut asked = vec![0; length as usize - 4];
+        wire.read_exact(&mut asked).await.unwrap();
+        assert_eq!(asked, b"select version()\0");
+        let version = b"CockroachDB CCL v24.1.0";
+        // One column of type text.
+        let column = [b"\0\x01version\0".as_slice(), &[0; 6], &25_u32.to_be_bytes(), &[0xff; 6], &[0; 2]].concat();
+        let row = [[0, 1, 0, 0, 0, 23].as_slice(), version].concat();
+        let answer =
+            [message(b'T', &column), message(b'D', &row), message(b'C', b"SELECT 1\0"), ready.clone()].concat();
+        wire.write_all(&answer).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_postgresql_is_called_what_it_says_that_it_is() {
+    let two = Two::filled(10).await;
+    let mut spec = two.spec();
+    spec.source.port = free_port();
+    let stub = tokio::spawn(another_server(spec.source.port));
+    let plan = async || berth_mover::plan(&spec).await;
+    let _met = wait_until("the stub", plan, |met| matches!(met, Err(MoveError::Obstacles(_)))).await;
+    let all = obstacles(&spec).await;
+    let what = Obstacle::NotPostgres { side: Side::Source, version: "CockroachDB CCL v24.1.0".into() };
+    assert_eq!(all, [what]);
+    assert_eq!(all[0].to_string(), "the source is not PostgreSQL: it says that it is `CockroachDB CCL v24.1.0`");
+    for error in [berth_mover::discover(&spec.source, &spec.rules).await.err(), berth_mover::lacks(&spec).await.err()] {
+        assert!(matches!(&error, Some(MoveError::Obstacles(found)) if *found == all), "{error:?}");
+    }
+    let lacks = lacking(&spec.source).await;
+    assert!(lacks.len() == 6 && lacks.values().all(|(because, _)| because.contains("CockroachDB")), "{lacks:?}");
+    stub.abort();
 }
 
 #[tokio::test]

@@ -49,7 +49,8 @@ async fn zoo_there_and_back(from: &TestPg, to: &TestPg) {
     let (here, there) = (from.connect_to(Role::Mover, &source).await, to.connect_to(Role::Mover, &target).await);
     for (pg, database) in [(from, &source), (to, &target)] {
         pg.connect_to(Role::Mover, database).await.batch_execute(ZOO).await.unwrap();
-        let all = "grant select, insert, update, delete on all tables in schema public to berth_app";
+        let all = "grant select, insert, update, delete on all tables in schema public to berth_app;
+            grant usage on all sequences in schema public to berth_app";
         pg.connect_to(Role::Mover, database).await.batch_execute(all).await.unwrap();
     }
     let (tenant, neighbour) = (Uuid::new_v4(), Uuid::new_v4());

@@ -5,7 +5,7 @@
 
 use berth_domain::{CellClass, Cents};
 use berth_placement::{
-    Catalogue, CellFacts, Engine, Measured, PlanFacts, Policy, Profile,
+    Catalogue, CellFacts, Engine, Measured, PlanFacts, Policy, Profile, Size,
     fleet::{Fleet, FleetCell, FleetOffer, FleetTenant, Group, plan, simulate},
 };
 use jiff::civil::date;
@@ -123,6 +123,7 @@ fn engine() -> Engine {
             price_cents: Some(Cents::new(3000 + 500 * dice.below(8) as i64)),
             promises: None,
             measured: Measured::default(),
+            size: Size::default(),
         }
     });
     Engine::new(catalogue, plans, cells.collect(), Policy::default(), None, today)

@@ -35,7 +35,7 @@ impl Engine {
     pub(crate) fn alternatives(&self, need: &Need, choice: Option<&Choice>) -> Vec<Alternative> {
         let Some(choice) = choice else { return Vec::new() };
         let allowed = self.allowed(need);
-        let cost = self.kinds[choice.kind].cost_cents;
+        let cost = self.price(&self.kinds[choice.kind], need);
         let price = self.plans[choice.plan].price_cents;
         let others = (need.least_plan.unwrap_or(0)..self.plans.len()).filter(|plan| *plan != choice.plan);
         let found = others.filter_map(|at| {
@@ -46,7 +46,8 @@ impl Engine {
             }
             let other = self.best_place(class, at, need)?;
             let kind = &self.kinds[other.kind];
-            let change = kind.cost_cents.zip(cost).map(|(theirs, ours)| theirs - ours);
+            let theirs = self.price(kind, need);
+            let change = theirs.zip(cost).map(|(theirs, ours)| theirs - ours);
             let how = match class {
                 CellClass::Shared => "in a shared cell",
                 CellClass::Pool => "in a pool of its region",
@@ -64,7 +65,7 @@ impl Engine {
                 regions: kind.place.sites.clone(),
                 cell: other.cell.map(|at| self.cells[at].name.clone()),
                 price_cents: plan.price_cents,
-                monthly_cost_cents: kind.cost_cents,
+                monthly_cost_cents: theirs,
                 cost_change_cents: change,
                 reason: format!(
                     "plan {} holds it too, {how}: {} a month instead of {price}{costs}",

@@ -178,6 +178,23 @@ pub enum ShapeKind {
     Other,
 }
 
+/// What programs a machine runs, as `uname -m` says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arch {
+    #[default]
+    X86_64,
+    Aarch64,
+}
+
+impl Arch {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        }
+    }
+}
+
 /// One thing that is sold by the month.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -190,6 +207,9 @@ pub struct Shape {
     pub cpu_millis: u64,
     pub memory_mib: u64,
     pub disk_gib: u64,
+    /// Of what leaves for users, paid by one of it; 0: it is something else.
+    pub egress_gib: u64,
+    pub arch: Arch,
     /// The provider's own names of the regions in which it has this price; all of them when empty.
     pub regions: Vec<String>,
     /// Where its figures are from, if not from the provider's `source`.
@@ -204,6 +224,15 @@ pub struct Promises {
     pub upload_bytes: Option<u64>,
 }
 
+/// What a provider asks for what leaves its machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Egress {
+    pub gib: u64,
+    /// For so many.
+    pub price: Micros,
+    pub currency: String,
+}
+
 /// A way to make a cell.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Offer {
@@ -215,6 +244,7 @@ pub struct Offer {
     /// How many tenants.
     pub places: u32,
     pub promises: Promises,
+    /// Whose word the promises are.
     pub trust: Trust,
 }
 
@@ -243,9 +273,17 @@ pub struct Place {
     /// For each location of the catalogue: the nearest region's latency.
     pub latency_ms: Vec<(u32, Trust)>,
     pub promises: Promises,
+    /// Whose word `users` and `upload_bytes` are.
+    pub trust: Trust,
+    /// The same of the throughput, which is measured in a cell while the rest is not.
+    pub throughput_trust: Trust,
     pub cpu_millis: u64,
     pub memory_mib: u64,
     pub disk_gib: u64,
+    /// Of its machines.
+    pub arch: Arch,
+    /// `None`: nobody knows, or nothing is asked.
+    pub egress: Option<Egress>,
     pub places: u32,
     /// The whole place per month; `None`: nobody knows.
     pub price_cents: Option<Cents>,
@@ -326,17 +364,20 @@ impl Catalogue {
         self.price_lines(&offer.provider, &offer.parts)
     }
 
-    /// The cheapest machine of a provider that has at least this and is sold at all of `sites`, and its price a month.
+    /// The cheapest machine of a provider that runs the same programs, has at least this and is sold at all of `sites`,
+    /// and its price a month.
     pub fn cheapest_server(
         &self,
         provider: &str,
         sites: &[String],
+        arch: Arch,
         cpu_millis: u64,
         memory_mib: u64,
         disk_gib: u64,
     ) -> Option<(&str, Cents)> {
         let servers = self.providers.get(provider)?.shapes.iter().filter(|(_, shape)| {
             shape.kind == ShapeKind::Server
+                && shape.arch == arch
                 && (shape.regions.is_empty() || sites.iter().all(|site| shape.regions.contains(site)))
                 && shape.cpu_millis >= cpu_millis
                 && shape.memory_mib >= memory_mib
@@ -359,6 +400,7 @@ impl Catalogue {
     fn place_of(&self, offer: &Offer, sites: &[String]) -> Place {
         let mut place = self.place_at(offer.class, &offer.provider, sites);
         place.promises = offer.promises;
+        (place.trust, place.throughput_trust) = (offer.trust, offer.trust);
         place.places = offer.places;
         place.price_cents = self.price_cents(&offer.provider, &offer.parts);
         let shapes = &self.providers[&offer.provider].shapes;
@@ -367,6 +409,13 @@ impl Catalogue {
             place.cpu_millis += shape.cpu_millis * count;
             place.memory_mib += shape.memory_mib * count;
             place.disk_gib += shape.disk_gib * count;
+            // What leaves is in the price of the whole.
+            if shape.egress_gib > 0 {
+                place.egress = None;
+            }
+            if shape.kind == ShapeKind::Server {
+                place.arch = shape.arch;
+            }
         }
         place
     }
@@ -392,12 +441,24 @@ impl Catalogue {
             residency: residency.map(str::to_owned).collect(),
             latency_ms: self.latencies(provider, sites, None),
             promises: Promises::default(),
+            trust: Trust::Claimed,
+            throughput_trust: Trust::Claimed,
             cpu_millis: 0,
             memory_mib: 0,
             disk_gib: 0,
+            arch: Arch::default(),
+            egress: self.egress(provider, sites),
             places: 1,
             price_cents: None,
         }
+    }
+
+    /// What leaves goes by the home.
+    fn egress(&self, provider: &str, sites: &[String]) -> Option<Egress> {
+        let home = sites.first()?;
+        let sold = |shape: &&Shape| shape.egress_gib > 0 && (shape.regions.is_empty() || shape.regions.contains(home));
+        let shape = self.providers.get(provider)?.shapes.values().find(sold)?;
+        Some(Egress { gib: shape.egress_gib, price: shape.price?, currency: shape.currency.clone() })
     }
 
     fn found(&self, provider: &str, sites: &[String]) -> Vec<&Site> {
@@ -440,7 +501,13 @@ impl Catalogue {
         let rates = &self.rates;
         let age = rates.age_days(today);
         let mut said = vec![format!("prices of the catalogue of {}, exchange rates of {}", self.version, rates.as_of)];
-        if age > rates.stale_after_days {
+        if rates.are_too_old(today) {
+            let most = rates.unusable_after_days;
+            said.push(format!(
+                "the exchange rates are {age} days old and not used past {most}: prices in other currencies than USD are \
+                 unknown until you give the day's in `rates`"
+            ));
+        } else if age > rates.stale_after_days {
             said.push(format!("the exchange rates are {age} days old: give the day's in `rates`"));
         }
         said.extend(self.credit_ends(today).iter().map(ToString::to_string));

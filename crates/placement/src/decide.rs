@@ -7,6 +7,7 @@ use crate::{
     engine::{Engine, Kind, PlanFacts, REGIONS},
     policy::{Asked, Field},
     profile::{BadProfile, Profile},
+    traffic::TRAFFIC,
 };
 use berth_domain::{CellClass, Cents, Mode};
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,8 @@ pub struct Flip {
 pub enum Constraint {
     Compliance,
     Residency,
+    /// It is not where the tenant is bound to.
+    Region,
     Regions,
     Latency,
     Throughput,
@@ -83,6 +86,7 @@ impl Constraint {
         match self {
             Self::Compliance => "compliance",
             Self::Residency => "residency",
+            Self::Region => "region",
             Self::Regions => "regions",
             Self::Latency => "latency_ms",
             Self::Throughput => "throughput_per_s",
@@ -101,10 +105,14 @@ pub(crate) struct Need {
     pub quantities: Vec<Option<u64>>,
     /// Those that only rules know.
     pub others: Vec<(String, u64)>,
+    /// What leaves for its users a month, as it is now.
+    pub sent_bytes: Option<u64>,
     pub regions: u32,
     pub compliance: u64,
     /// Index into [`Engine::residencies`].
     pub residency: Option<usize>,
+    /// The provider's own name of the one region that it may stand in.
+    pub region: Option<String>,
     pub locations: Vec<usize>,
     pub latency_ms: Option<u64>,
     pub throughput_per_s: Option<u64>,
@@ -166,6 +174,7 @@ impl Engine {
                 .filter(|(name, _)| !known(name))
                 .map(|(name, amount)| (name.clone(), grown(*amount)))
                 .collect(),
+            sent_bytes: profile.sent_bytes.or_else(|| profile.quantities.get(TRAFFIC).copied()),
             regions,
             compliance: profile
                 .compliance
@@ -176,6 +185,7 @@ impl Engine {
                 .residency
                 .as_ref()
                 .and_then(|word| self.residencies.iter().position(|known| known.eq_ignore_ascii_case(word))),
+            region: profile.region.clone(),
             locations,
             latency_ms: profile.latency_ms,
             throughput_per_s: profile.throughput_per_s,
@@ -203,7 +213,11 @@ impl Engine {
 
     /// Classes that every matching rule of the policy allows, as bits.
     pub(crate) fn allowed(&self, need: &Need) -> u8 {
-        let any = CellClass::ALL.iter().fold(0, |bits, class| bits | bit(*class));
+        let any = if need.compliance & self.alone == 0 {
+            CellClass::ALL.iter().fold(0, |bits, class| bits | bit(*class))
+        } else {
+            bit(CellClass::Dedicated)
+        };
         // Most policies ask for standards alone; the rest of a profile is put together only where a rule looks at it.
         let standards = |rule: &crate::Rule| {
             rule.when.compliance.is_empty()
@@ -296,7 +310,7 @@ impl Engine {
     pub(crate) fn worth(&self, kind: &Kind, need: &Need) -> i64 {
         /// Before nothing at all, behind everything with a price.
         const UNPRICED: i64 = 1 << 40;
-        let cost = kind.cost_cents.map_or(UNPRICED, Cents::get);
+        let cost = self.price(kind, need).map_or(UNPRICED, Cents::get);
         let far = worst_latency(kind, need).unwrap_or(0);
         cost.saturating_add(i64::from(far).saturating_mul(i64::from(self.policy.cents_per_ms)))
     }
@@ -329,6 +343,9 @@ pub(crate) fn breaks(kind: &Kind, plan: &PlanFacts, need: &Need) -> Option<Const
     if need.residency.is_some_and(|at| kind.residency & (1 << at) == 0) {
         return Some(Constraint::Residency);
     }
+    if need.region.as_ref().is_some_and(|region| place.sites.first() != Some(region)) {
+        return Some(Constraint::Region);
+    }
     if place.regions < need.regions {
         return Some(Constraint::Regions);
     }
@@ -344,14 +361,8 @@ pub(crate) fn breaks(kind: &Kind, plan: &PlanFacts, need: &Need) -> Option<Const
     if short(place.promises.upload_bytes, need.upload_bytes) {
         return Some(Constraint::Upload);
     }
-    // Only a cell of one's own is promised a size, and only an offer says what size it has.
-    let small = |has: u64, wanted: u64| has < wanted;
-    if place.class == CellClass::Dedicated
-        && kind.offer.is_some()
-        && (small(place.cpu_millis, plan.cpu_millis)
-            || small(place.memory_mib, plan.memory_mib)
-            || small(place.disk_gib, plan.disk_gib))
-    {
+    // Only a cell of one's own is promised a size.
+    if place.class == CellClass::Dedicated && kind.size.is_short_of(plan) {
         return Some(Constraint::Shape);
     }
     None

@@ -4,7 +4,7 @@
 
 use crate::{
     catalogue::{Catalogue, Place, Promises, Trust},
-    policy::{Policy, PolicyFault},
+    policy::{ALONE, Policy, PolicyFault},
 };
 use berth_domain::{CellClass, Cents};
 use jiff::civil::Date;
@@ -42,6 +42,26 @@ pub struct CellFacts {
     pub promises: Option<Promises>,
     /// Instead of what anybody claims.
     pub measured: Measured,
+    /// As far as somebody said.
+    pub size: Size,
+}
+
+/// How large a cell is. What nobody said of a cell that exists is not held against a plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    pub cpu_millis: Option<u64>,
+    pub memory_mib: Option<u64>,
+    pub disk_gib: Option<u64>,
+}
+
+impl Size {
+    /// Whether it is known to be less than what a plan promises.
+    pub(crate) fn is_short_of(&self, plan: &PlanFacts) -> bool {
+        let short = |has: Option<u64>, wanted: u64| has.is_some_and(|has| has < wanted);
+        short(self.cpu_millis, plan.cpu_millis)
+            || short(self.memory_mib, plan.memory_mib)
+            || short(self.disk_gib, plan.disk_gib)
+    }
 }
 
 /// What was measured in a cell, as far as a decision asks for it.
@@ -76,6 +96,7 @@ pub(crate) struct Kind {
     pub cells: Vec<usize>,
     /// What one tenant of it costs at the planned fill.
     pub cost_cents: Option<Cents>,
+    pub size: Size,
 }
 
 pub struct Engine {
@@ -93,6 +114,8 @@ pub struct Engine {
     /// For each plan: its limit of each quantity, and of regions.
     pub(crate) limits: Vec<Vec<Option<u64>>>,
     pub(crate) residencies: Vec<String>,
+    /// Standards under which nobody shares a cell, as bits.
+    pub(crate) alone: u64,
     pub(crate) assumptions: Vec<String>,
 }
 
@@ -124,6 +147,7 @@ impl Engine {
         let residencies: Vec<String> = catalogue.residencies().into_iter().map(str::to_owned).collect();
         let mut engine = Self {
             limits: limits.collect(),
+            alone: ALONE.iter().filter_map(|word| catalogue.compliance_bit(word)).fold(0, |bits, bit| bits | bit),
             assumptions: catalogue.assumptions(today),
             by_name: cells.iter().enumerate().map(|(at, cell)| (cell.name.clone(), at)).collect(),
             kind_of_cell: Vec::with_capacity(cells.len()),
@@ -145,9 +169,10 @@ impl Engine {
         let mut known: HashMap<String, usize> = HashMap::new();
         for at in 0..self.cells.len() {
             let place = self.place_of_cell(&self.cells[at], &offers);
-            let key = format!("{place:?}");
+            let size = self.cells[at].size;
+            let key = format!("{place:?}{size:?}");
             let kind = *known.entry(key).or_insert_with(|| {
-                kinds.push(self.kind(place, None));
+                kinds.push(self.kind(place, None, size));
                 kinds.len() - 1
             });
             self.kind_of_cell.push(kind);
@@ -165,20 +190,25 @@ impl Engine {
         }
         let wanted = |place: &Place| providers.is_none_or(|providers| providers.contains(&place.provider));
         for (name, place) in offers.iter().filter(|(_, place)| wanted(place)) {
-            kinds.push(self.kind(place.clone(), Some(name.clone())));
+            let size = Size {
+                cpu_millis: Some(place.cpu_millis),
+                memory_mib: Some(place.memory_mib),
+                disk_gib: Some(place.disk_gib),
+            };
+            kinds.push(self.kind(place.clone(), Some(name.clone()), size));
         }
         self.kinds = kinds;
     }
 
-    fn kind(&self, place: Place, offer: Option<String>) -> Kind {
+    pub(crate) fn kind(&self, place: Place, offer: Option<String>, size: Size) -> Kind {
         let bit = |word: &String| self.residencies.iter().position(|known| known == word).filter(|at| *at < 64);
         let residency = place.residency.iter().filter_map(bit).fold(0, |bits, at| bits | 1 << at);
         let cost_cents = place.price_cents.map(|price| share(price, place.places, self.policy.planned_fill_percent));
-        Kind { place, residency, offer, open: Vec::new(), cells: Vec::new(), cost_cents }
+        Kind { place, residency, offer, open: Vec::new(), cells: Vec::new(), cost_cents, size }
     }
 
     /// What is not known of a cell is taken from the offer of its provider, class and regions, if there is one.
-    fn place_of_cell(&self, cell: &CellFacts, offers: &[(String, Place)]) -> Place {
+    pub(crate) fn place_of_cell(&self, cell: &CellFacts, offers: &[(String, Place)]) -> Place {
         let alike = |(_, place): &&(String, Place)| {
             place.provider == cell.provider && place.class == cell.class && place.sites == cell.sites
         };
@@ -192,9 +222,11 @@ impl Engine {
         }
         if let Some(promises) = cell.promises {
             place.promises = promises;
+            (place.trust, place.throughput_trust) = (Trust::Claimed, Trust::Claimed);
         }
         if cell.measured.throughput_per_s.is_some() {
             place.promises.throughput_per_s = cell.measured.throughput_per_s;
+            place.throughput_trust = Trust::Measured;
         }
         if let Some(near_ms) = cell.measured.near_ms {
             place.latency_ms = self.catalogue.latencies(&cell.provider, &cell.sites, Some(near_ms));

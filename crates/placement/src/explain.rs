@@ -4,9 +4,10 @@
 //! same question. Never decides anything itself.
 
 use crate::{
+    catalogue::Trust,
     decide::{Choice, Constraint, Decision, Flip, Need, Refusal, bit, breaks, worst_latency},
     dice::Dice,
-    engine::{Engine, Kind, REGIONS, share},
+    engine::{Engine, Kind, PlanFacts, REGIONS, share},
     profile::{BadProfile, Profile, USUAL_ERROR_PERCENT},
 };
 use berth_domain::{CellClass, Cents};
@@ -25,7 +26,7 @@ impl Engine {
 
     pub(crate) fn explained(&self, tenant: &str, profile: &Profile, need: &Need, seed: u64) -> Decision {
         let choice = self.choose(need);
-        let mut decision = self.bare(tenant, choice);
+        let mut decision = self.bare(tenant, choice, need);
         decision.confidence = self.confidence(need, profile, choice.as_ref(), seed);
         decision.refused = self.refusals(need, choice.as_ref());
         decision.flip = self.flip(need, choice.as_ref());
@@ -40,10 +41,11 @@ impl Engine {
 
     /// The answer without its explanation: confidence 0, no reasons, nothing refused.
     pub fn choice(&self, profile: &Profile) -> Result<Decision, Vec<BadProfile>> {
-        Ok(self.bare("", self.choose(&self.need(profile)?)))
+        let need = self.need(profile)?;
+        Ok(self.bare("", self.choose(&need), &need))
     }
 
-    fn bare(&self, tenant: &str, choice: Option<Choice>) -> Decision {
+    fn bare(&self, tenant: &str, choice: Option<Choice>, need: &Need) -> Decision {
         let mut decision = Decision {
             tenant: tenant.to_owned(),
             mode: None,
@@ -70,8 +72,8 @@ impl Engine {
         decision.regions.clone_from(&kind.place.sites);
         decision.plan = Some(plan.name.clone());
         decision.cell = choice.cell.map(|at| self.cells[at].name.clone());
-        decision.monthly_cost_cents = kind.cost_cents;
-        decision.margin_cents = kind.cost_cents.map(|cost| plan.price_cents - cost);
+        decision.monthly_cost_cents = self.price(kind, need);
+        decision.margin_cents = decision.monthly_cost_cents.map(|cost| plan.price_cents - cost);
         decision
     }
 
@@ -99,6 +101,8 @@ impl Engine {
             format!("plan {} is the cheapest {} plan that holds it: {}", plan.name, choice.class, plan.price_cents)
         });
         reasons.push(self.why_place(choice, kind, need));
+        reasons.extend(promised(kind, need));
+        reasons.extend(self.traffic(kind, need).map(|cents| format!("{cents} of its cost is traffic")));
         if let Some(budget) = need.budget_cents {
             let over = plan.price_cents.get() - i64::try_from(budget).unwrap_or(i64::MAX);
             if over > 0 {
@@ -115,10 +119,9 @@ impl Engine {
     }
 
     fn why_place(&self, choice: Choice, kind: &Kind, need: &Need) -> String {
-        let measured = choice.cell.is_some_and(|at| self.cells[at].measured.near_ms.is_some());
-        let how = if measured { ", by what was measured" } else { "" };
-        let far = worst_latency(kind, need).map(|ms| format!(", {ms} ms to its users{how}")).unwrap_or_default();
-        let cost = kind.cost_cents.map(|cost| format!(", {cost} a month")).unwrap_or_default();
+        let far = |ms| format!(", {ms} ms to its users, {}", by_what(kind, need, ms));
+        let far = worst_latency(kind, need).map(far).unwrap_or_default();
+        let cost = self.price(kind, need).map(|cost| format!(", {cost} a month")).unwrap_or_default();
         match (choice.cell, &kind.offer) {
             (Some(at), _) if need.cell == Some(at) => format!("it stays in cell {}{cost}{far}", self.cells[at].name),
             (Some(at), _) => format!("cell {} has room and is the best of its class{cost}{far}", self.cells[at].name),
@@ -141,17 +144,31 @@ impl Engine {
         }
     }
 
+    /// That the policy does not allow a class.
+    pub(crate) fn policy_refusal(&self, class: CellClass, need: &Need) -> Option<Refusal> {
+        if self.allowed(need) & bit(class) != 0 {
+            return None;
+        }
+        let standards = self.catalogue.compliance_words(need.compliance);
+        let rules = self.policy.rules.iter().filter(|rule| !rule.allow.contains(&class));
+        let names: Vec<&str> = rules.map(|rule| rule.name.as_str()).collect();
+        let wanted = if standards.is_empty() { "what the policy asks".to_owned() } else { standards.join(", ") };
+        let has = if names.is_empty() {
+            format!("whoever has to meet {} lives alone", self.catalogue.compliance_words(self.alone).join(" or "))
+        } else {
+            format!("the policy's rule {} does not allow it", names.join(", "))
+        };
+        let (class, constraint) = (Some(class.to_string()), Constraint::Compliance.as_str().to_owned());
+        Some(Refusal { cell: None, class, constraint, wanted, has })
+    }
+
     /// What refuses a class as a whole: the policy, or that no plan of it holds the tenant.
     fn class_refusal(&self, class: CellClass, need: &Need) -> Option<Refusal> {
         let whole = |constraint: &str, wanted: String, has: String| {
             Some(Refusal { cell: None, class: Some(class.to_string()), constraint: constraint.to_owned(), wanted, has })
         };
-        if self.allowed(need) & bit(class) == 0 {
-            let standards = self.catalogue.compliance_words(need.compliance);
-            let rules = self.policy.rules.iter().filter(|rule| !rule.allow.contains(&class));
-            let names: Vec<&str> = rules.map(|rule| rule.name.as_str()).collect();
-            let wanted = if standards.is_empty() { "what the policy asks".to_owned() } else { standards.join(", ") };
-            return whole("compliance", wanted, format!("the policy's rule {} does not allow it", names.join(", ")));
+        if let Some(refused) = self.policy_refusal(class, need) {
+            return Some(refused);
         }
         let mut of_class = (0..self.plans.len()).filter(|at| self.plans[*at].class == Some(class)).peekable();
         if of_class.peek().is_none() {
@@ -183,7 +200,7 @@ impl Engine {
             let broken = breaks(kind, &self.plans[plan], need);
             let broken = broken.or((kind.offer.is_none() && kind.open.is_empty()).then_some(Constraint::Capacity));
             let Some(broken) = broken else { continue };
-            let (wanted, has) = self.compared(&broken, kind, plan, need);
+            let (wanted, has) = self.compared(&broken, kind, &self.plans[plan], need);
             let named = kind.cells.iter().map(|at| (Some(self.cells[*at].name.clone()), None));
             let new = kind
                 .offer
@@ -205,7 +222,7 @@ impl Engine {
         refused
     }
 
-    fn compared(&self, broken: &Constraint, kind: &Kind, plan: usize, need: &Need) -> (String, String) {
+    pub(crate) fn compared(&self, broken: &Constraint, kind: &Kind, plan: &PlanFacts, need: &Need) -> (String, String) {
         let place = &kind.place;
         let amount = |amount: Option<u64>| amount.map_or("?".to_owned(), |n| n.to_string());
         let words = |bits: u64| {
@@ -219,18 +236,18 @@ impl Engine {
                 let has = if place.residency.is_empty() { "none".to_owned() } else { place.residency.join(", ") };
                 (wanted, has)
             }
+            Constraint::Region => {
+                let has = if place.sites.is_empty() { "none".to_owned() } else { place.sites.join(", ") };
+                (need.region.clone().unwrap_or_default(), has)
+            }
             Constraint::Regions => (need.regions.to_string(), place.regions.to_string()),
             Constraint::Latency => (amount(need.latency_ms), amount(worst_latency(kind, need).map(u64::from))),
             Constraint::Throughput => (amount(need.throughput_per_s), amount(place.promises.throughput_per_s)),
             Constraint::Users => (amount(need.users), amount(place.promises.users)),
             Constraint::Upload => (amount(need.upload_bytes), amount(place.promises.upload_bytes)),
             Constraint::Shape => {
-                let plan = &self.plans[plan];
-                let shape = |cpu: u64, memory: u64, disk: u64| format!("{cpu} mCPU, {memory} MiB, {disk} GiB");
-                (
-                    shape(plan.cpu_millis, plan.memory_mib, plan.disk_gib),
-                    shape(place.cpu_millis, place.memory_mib, place.disk_gib),
-                )
+                let promised = [plan.cpu_millis, plan.memory_mib, plan.disk_gib].map(Some);
+                (sized(promised), sized([kind.size.cpu_millis, kind.size.memory_mib, kind.size.disk_gib]))
             }
             Constraint::Capacity => ("a place".to_owned(), "full, or taking no tenants".to_owned()),
         }
@@ -269,6 +286,7 @@ impl Engine {
             neighbour.users = near("users", need.users);
             neighbour.upload_bytes = near("upload_bytes", need.upload_bytes);
             neighbour.budget_cents = near("budget_cents", need.budget_cents);
+            neighbour.sent_bytes = near(crate::traffic::TRAFFIC, need.sent_bytes);
             same += u32::from(self.same(choice, self.choose(&neighbour).as_ref()));
         }
         f64::from(same) / f64::from(NEIGHBOURS)
@@ -394,6 +412,37 @@ impl Engine {
         let kind = &self.kinds[self.kind_of_cell[at]];
         kind.place.price_cents.map(|price| share(price, kind.place.places, self.policy.planned_fill_percent))
     }
+}
+
+/// A shape for people, without what nobody said.
+fn sized(amounts: [Option<u64>; 3]) -> String {
+    let known = amounts.into_iter().zip(["mCPU", "MiB", "GiB"]);
+    known.filter_map(|(amount, unit)| Some(format!("{} {unit}", amount?))).collect::<Vec<_>>().join(", ")
+}
+
+/// Where the latency of a place to the tenant's users comes from.
+fn by_what(kind: &Kind, need: &Need, ms: u32) -> &'static str {
+    let figures = &kind.place.latency_ms;
+    let mut asked = need.locations.iter().map(|at| figures[*at]).chain(figures.iter().copied());
+    match asked.find(|(has, _)| *has == ms).map(|(_, trust)| trust) {
+        Some(Trust::Measured) => "by what was measured",
+        Some(Trust::Computed) => "computed from the distance",
+        Some(Trust::Claimed) | None => "by what is claimed",
+    }
+}
+
+/// Of each promise that is asked for: what the place has, and whose word that is.
+fn promised(kind: &Kind, need: &Need) -> Vec<String> {
+    let place = &kind.place;
+    let asked = [
+        ("throughput_per_s", need.throughput_per_s, place.promises.throughput_per_s, place.throughput_trust),
+        ("users", need.users, place.promises.users, place.trust),
+        ("upload_bytes", need.upload_bytes, place.promises.upload_bytes, place.trust),
+    ];
+    let line = |(name, wanted, has, trust): (&str, Option<u64>, Option<u64>, Trust)| {
+        Some(format!("{name} {} wanted, it has {}, {}", wanted?, has?, trust.as_str()))
+    };
+    asked.into_iter().filter_map(line).collect()
 }
 
 /// A profile that differs in one field.

@@ -24,16 +24,18 @@ mod profile;
 mod rank;
 mod read_catalogue;
 mod reader;
+mod traffic;
 
 pub use alternatives::Alternative;
 pub use catalogue::{
-    BENCHMARKS, CREDIT_SOON_DAYS, Catalogue, Credit, CreditEnd, Location, Offer, Place, PriceLine, Promises, Provider,
-    Quota, RateLimit, Region, Shape, ShapeKind, Site, Trust,
+    Arch, BENCHMARKS, CREDIT_SOON_DAYS, Catalogue, Credit, CreditEnd, Egress, Location, Offer, Place, PriceLine,
+    Promises, Provider, Quota, RateLimit, Region, Shape, ShapeKind, Site, Trust,
 };
 pub use decide::{Constraint, Decision, Flip, Refusal};
 pub use elsewhere::Leaving;
-pub use engine::{CellFacts, Engine, Measured, PlanFacts};
+pub use engine::{CellFacts, Engine, Measured, PlanFacts, Size};
 pub use money::{Micros, Rates};
 pub use policy::{Bounds, Policy, PolicyFault, Rule, When};
 pub use profile::{BadProfile, Profile};
 pub use reader::{Fault, Mistake, Mistakes};
+pub use traffic::TRAFFIC;

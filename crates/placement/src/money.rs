@@ -33,7 +33,7 @@ pub struct Rates {
     pub source: String,
     /// Older than this, every price that used a rate says so.
     pub stale_after_days: i32,
-    /// Older than this, the catalogue is refused.
+    /// Older than this, they are not used: prices in other currencies are unknown.
     pub unusable_after_days: i32,
     pub usd: BTreeMap<String, Micros>,
 }
@@ -45,6 +45,10 @@ impl Rates {
 
     pub fn age_days(&self, today: Date) -> i32 {
         today.since(self.as_of).map_or(0, |span| span.get_days())
+    }
+
+    pub fn are_too_old(&self, today: Date) -> bool {
+        self.age_days(today) > self.unusable_after_days
     }
 
     /// In cents of a US dollar, rounded half up.

@@ -22,6 +22,10 @@ pub struct Policy {
     pub plan_ahead_months: u32,
 }
 
+/// Whoever has to meet one of these lives alone. A rule that no policy leaves out, so that one of a team's own need not
+/// repeat it and cannot drop it.
+pub(crate) const ALONE: [&str; 2] = ["soc2", "hipaa"];
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
@@ -137,6 +141,8 @@ impl PolicyFault {
     }
 }
 
+type Cases = (BTreeMap<Field, Vec<u64>>, Vec<String>, u64);
+
 /// A policy of ten fields with two bounds each is below it.
 const CASES_MAX: u64 = 2_000_000;
 
@@ -206,6 +212,32 @@ impl Policy {
                 return Err(PolicyFault::OutOfRange { key, found, least, most });
             }
         }
+        let (cuts, standards, cases) = self.cases()?;
+        for case in 0..cases {
+            self.check_case(&cuts, &standards, case)?;
+        }
+        Ok(())
+    }
+
+    /// Whether whoever lives alone by no rule of this policy has a class left. A policy that is in force and leaves none is
+    /// followed all the same: nobody of them is placed by it.
+    pub fn check_alone(&self) -> Result<(), PolicyFault> {
+        let (cuts, standards, cases) = self.cases()?;
+        for case in 0..cases {
+            let (asked, _) = nth(&cuts, &standards, case);
+            for word in ALONE {
+                let mut regulated = asked.clone();
+                if !regulated.compliance.iter().any(|known| known == word) {
+                    regulated.compliance.push(word.to_owned());
+                }
+                self.least(&regulated, true)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The cuts, the standards, and how many profiles there are to be asked.
+    fn cases(&self) -> Result<Cases, PolicyFault> {
         let cuts = self.cuts();
         let standards = self.standards();
         let cases = cuts.values().map(|values| values.len() as u64).fold(1_u64, u64::saturating_mul);
@@ -213,15 +245,12 @@ impl Policy {
         if cases > CASES_MAX {
             return Err(PolicyFault::TooLarge { found: cases, most: CASES_MAX });
         }
-        for case in 0..cases {
-            self.check_case(&cuts, &standards, case)?;
-        }
-        Ok(())
+        Ok((cuts, standards, cases))
     }
 
     fn check_case(&self, cuts: &BTreeMap<Field, Vec<u64>>, words: &[String], case: u64) -> Result<(), PolicyFault> {
         let (asked, at) = nth(cuts, words, case);
-        let class = self.least(&asked)?;
+        let class = self.least(&asked, false)?;
         // One cut further into "asks for more", field by field: isolation must not fall.
         for ((field, values), at) in cuts.iter().zip(at) {
             let next = match field.stricter_up() {
@@ -232,7 +261,7 @@ impl Policy {
             let Some(next) = next else { continue };
             let mut stricter = asked.clone();
             stricter.fields.insert(field.clone(), *next);
-            let to = self.least(&stricter)?;
+            let to = self.least(&stricter, false)?;
             if to < class {
                 let (profile, stricter) = (shown(&asked), shown(&stricter));
                 return Err(PolicyFault::Weaker { profile, stricter, from: class, to });
@@ -241,7 +270,7 @@ impl Policy {
         for word in words.iter().filter(|word| !asked.compliance.contains(word)) {
             let mut stricter = asked.clone();
             stricter.compliance.push(word.clone());
-            let to = self.least(&stricter)?;
+            let to = self.least(&stricter, false)?;
             if to < class {
                 let (profile, stricter) = (shown(&asked), shown(&stricter));
                 return Err(PolicyFault::Weaker { profile, stricter, from: class, to });
@@ -250,15 +279,19 @@ impl Policy {
         Ok(())
     }
 
-    fn least(&self, asked: &Asked) -> Result<CellClass, PolicyFault> {
+    /// `alone`: what this profile asks for is met by a cell of one's own, whatever the rules say.
+    fn least(&self, asked: &Asked, alone: bool) -> Result<CellClass, PolicyFault> {
         let matching: Vec<&Rule> = self.rules.iter().filter(|rule| rule.matches(asked)).collect();
         if matching.is_empty() {
             return Err(PolicyFault::NotTotal { profile: shown(asked) });
         }
-        let allowed = |class: &&CellClass| matching.iter().all(|rule| rule.allow.contains(class));
-        CellClass::ALL.iter().find(allowed).copied().ok_or_else(|| PolicyFault::Contradiction {
-            rules: matching.iter().map(|rule| format!("`{}`", rule.name)).collect(),
-            profile: shown(asked),
+        let allowed = |class: &&CellClass| {
+            (!alone || **class == CellClass::Dedicated) && matching.iter().all(|rule| rule.allow.contains(class))
+        };
+        CellClass::ALL.iter().find(allowed).copied().ok_or_else(|| {
+            let own = matching.iter().map(|rule| format!("`{}`", rule.name));
+            let given = alone.then(|| format!("Berth's own for {}", ALONE.join(" and ")));
+            PolicyFault::Contradiction { rules: own.chain(given).collect(), profile: shown(asked) }
         })
     }
 

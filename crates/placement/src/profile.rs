@@ -25,6 +25,14 @@ pub struct Profile {
     /// The jurisdiction that its data must not leave.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub residency: Option<String>,
+    /// The provider's own name of the region that the stack file binds the tenant to. Not the tenant's to say: it is
+    /// neither read nor written with the rest.
+    #[serde(skip)]
+    pub region: Option<String>,
+    /// What leaves for its users a month as it was measured: what is paid for, without the room and the growth that
+    /// quantities are judged with. Not the tenant's to say either.
+    #[serde(skip)]
+    pub sent_bytes: Option<u64>,
     /// The slowest answer that its users accept, 95th percentile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<u64>,

@@ -2,8 +2,8 @@
 
 use crate::{
     catalogue::{
-        BENCHMARKS, Catalogue, Credit, Location, Offer, Promises, Provider, Quota, RateLimit, Region, Shape, ShapeKind,
-        Site, Trust,
+        Arch, BENCHMARKS, Catalogue, Credit, Location, Offer, Promises, Provider, Quota, RateLimit, Region, Shape,
+        ShapeKind, Site, Trust,
     },
     money::{Micros, Rates},
     reader::{At, Fault, Mistakes, Reader},
@@ -89,7 +89,7 @@ fn read(document: &Value, today: Date) -> Result<Catalogue, Mistakes> {
 fn catalogue(reader: &mut Reader, at: &At<'_>, today: Date) -> Option<Catalogue> {
     let section = reader.section(at, KEYS)?;
     let version = reader.need(&section, "version").and_then(|at| reader.date(&at));
-    let rates = reader.need(&section, "rates").and_then(|at| rates(reader, &at, today));
+    let rates = reader.need(&section, "rates").and_then(|at| rates(reader, &at));
     let compliance = section.get("compliance").map(|at| reader.texts(&at)).unwrap_or_default();
     if compliance.len() > COMPLIANCE_MAX {
         reader.note("compliance", Fault::TooMany { found: compliance.len(), most: COMPLIANCE_MAX });
@@ -101,7 +101,7 @@ fn catalogue(reader: &mut Reader, at: &At<'_>, today: Date) -> Option<Catalogue>
             as_of: today,
             source: String::new(),
             stale_after_days: 0,
-            unusable_after_days: 0,
+            unusable_after_days: i32::MAX,
             usd: BTreeMap::new(),
         }),
         compliance: compliance.into_iter().take(COMPLIANCE_MAX).collect(),
@@ -128,10 +128,14 @@ fn catalogue(reader: &mut Reader, at: &At<'_>, today: Date) -> Option<Catalogue>
             draft.offers.insert(name, offer);
         }
     }
+    // Only now: a price in a currency that has no rate at all is a mistake, one whose rate is too old is not known.
+    if draft.rates.are_too_old(today) {
+        draft.rates.usd.clear();
+    }
     rates.map(|_| draft)
 }
 
-fn rates(reader: &mut Reader, at: &At<'_>, today: Date) -> Option<Rates> {
+fn rates(reader: &mut Reader, at: &At<'_>) -> Option<Rates> {
     let section = reader.section(at, &["as_of", "stale_after_days", "unusable_after_days", "source", "usd"])?;
     let as_of = reader.need(&section, "as_of").and_then(|at| reader.date(&at));
     let days = |reader: &mut Reader, key: &str, shipped: i32| {
@@ -161,11 +165,6 @@ fn rates(reader: &mut Reader, at: &At<'_>, today: Date) -> Option<Rates> {
         unusable_after_days: unusable_after_days?,
         usd,
     };
-    let days = rates.age_days(today);
-    if days > rates.unusable_after_days {
-        let limit = rates.unusable_after_days;
-        reader.note("rates.usd", Fault::StaleRates { as_of: rates.as_of, days, limit });
-    }
     Some(rates)
 }
 
@@ -334,6 +333,8 @@ fn shape(
         "cpu_millis",
         "memory_mib",
         "disk_gib",
+        "egress_gib",
+        "arch",
         "regions",
         "source",
     ];
@@ -352,6 +353,15 @@ fn shape(
     let percent_of_servers = section.get("percent_of_servers").and_then(|at| reader.whole(&at, 0, 1000));
     let mut amount = |key: &str| section.get(key).and_then(|at| reader.whole(&at, 0, 1 << 40)).unwrap_or(0);
     let (cpu_millis, memory_mib, disk_gib) = (amount("cpu_millis"), amount("memory_mib"), amount("disk_gib"));
+    let egress_gib = section.get("egress_gib").and_then(|at| reader.whole(&at, 1, 1 << 20)).unwrap_or(0);
+    let arch = section.get("arch").map_or(Some(Arch::default()), |at| match reader.text(&at)?.as_str() {
+        "x86_64" => Some(Arch::X86_64),
+        "aarch64" => Some(Arch::Aarch64),
+        _ => {
+            reader.note(at.key, Fault::WrongType { wanted: "`x86_64` or `aarch64`" });
+            None
+        }
+    });
     let mut regions = Vec::new();
     for item in section.get("regions").map(|at| reader.list(&at)).unwrap_or_default() {
         let Some(name) = reader.text(&item) else { continue };
@@ -372,6 +382,8 @@ fn shape(
         cpu_millis,
         memory_mib,
         disk_gib,
+        egress_gib,
+        arch: arch?,
         regions,
         source,
     })

@@ -24,8 +24,6 @@ pub enum Fault {
     UnknownCurrency { currency: String },
     #[error("names the {what} `{name}`, which is not there; known: {}", known.join(", "))]
     Dangling { what: &'static str, name: String, known: Vec<String> },
-    #[error("are rates of {as_of}: {days} days old, and past {limit} days prices in other currencies mean nothing")]
-    StaleRates { as_of: Date, days: i32, limit: i32 },
     #[error("has no price, so what is made of it has none")]
     NoPrice,
     #[error("has {found} entries, more than the {most} that are told apart")]
@@ -44,7 +42,6 @@ impl Fault {
             Self::NegativePrice(_) => "a price is zero or more; leave it out where it is not known",
             Self::UnknownCurrency { .. } => "add the currency to `rates.usd`: what one unit of it costs in US dollars",
             Self::Dangling { .. } => "write a name that is there, or add it",
-            Self::StaleRates { .. } => "put the day's rates and their date into `rates`",
             Self::NoPrice => "give the shape a price, or take it out of `parts`",
             Self::TooMany { .. } => "take out what nobody uses",
             Self::Unreadable(_) => "it has to be one YAML document without doubled keys",

@@ -6,7 +6,7 @@
 mod common;
 
 use berth_domain::CellClass;
-use berth_placement::{Catalogue, CellFacts, Measured, Policy, Profile};
+use berth_placement::{Catalogue, CellFacts, Fault, Measured, Mistake, Mistakes, Policy, Profile, Size};
 use common::{TODAY, engine, engine_with, plans};
 
 fn shipped() -> String {
@@ -17,13 +17,33 @@ fn shipped() -> String {
 #[test]
 fn a_catalogue_cut_off_anywhere_is_refused_with_what_is_missing_or_is_one() {
     let text = shipped();
+    let whole = Catalogue::shipped(TODAY).unwrap();
+    let (mut refused, mut taken) = (0, 0);
     for end in (0..text.len()).step_by(11).filter(|end| text.is_char_boundary(*end)) {
-        if let Err(mistakes) = Catalogue::parse(&text[..end], TODAY) {
-            assert!(!mistakes.to_string().is_empty(), "cut at {end}");
+        match Catalogue::parse(&text[..end], TODAY) {
+            Err(Mistakes(mistakes)) => {
+                refused += 1;
+                let placed = |it: &Mistake| !it.key.is_empty() || matches!(it.fault, Fault::Unreadable(_));
+                let begun = text[..end].contains("version:");
+                assert!(!mistakes.is_empty() && (!begun || mistakes.iter().all(placed)), "cut at {end}: {mistakes:?}");
+            }
+            // What stands before the cut is as it was; at most what the cut goes through is another.
+            Ok(cut) => {
+                taken += 1;
+                assert_eq!((&cut.rates, &cut.locations), (&whole.rates, &whole.locations), "cut at {end}");
+                assert_eq!((&cut.regions, &cut.compliance), (&whole.regions, &whole.compliance), "cut at {end}");
+                let providers = cut.providers.iter().filter(|(name, it)| whole.providers.get(*name) != Some(*it));
+                let offers = cut.offers.iter().filter(|(name, it)| whole.offers.get(*name) != Some(*it));
+                let others: Vec<&String> =
+                    providers.map(|(name, _)| name).chain(offers.map(|(name, _)| name)).collect();
+                assert!(others.len() <= 1, "cut at {end}: {others:?}");
+            }
         }
     }
+    assert!(refused > taken && taken > 0, "{refused} refused, {taken} taken");
     let half = Catalogue::parse(&text[..text.len() / 2], TODAY).unwrap_err().to_string();
-    assert!(half.contains("is missing") || half.contains("cannot be read"), "{half}");
+    let says = ["is missing", "cannot be read", "is not a map"];
+    assert!(says.iter().any(|words| half.contains(words)), "{half}");
 }
 
 /// Laughs, nesting and doubled keys, in the words of any YAML reader.
@@ -60,7 +80,6 @@ fn impossible_numbers_prices_and_currencies_are_refused_with_their_key() {
         ("rates: { usd: { EUR: -1 } }".to_owned(), "`rates.usd.EUR`"),
         ("rates: { usd: { EUR: 0 } }".to_owned(), "`rates.usd.EUR`"),
         ("rates: { usd: { EUR: .nan } }".to_owned(), "`rates.usd.EUR`"),
-        ("rates: { as_of: 2024-01-01 }".to_owned(), "days old"),
         ("rates: { as_of: tomorrow }".to_owned(), "`rates.as_of`"),
         ("offers: { new: { class: shared, provider: fly, at: [[mars]], parts: {}, places: 1 } }".to_owned(), "`mars`"),
         ("providers: { fly: { regions: { iad: { region: atlantis } } } }".to_owned(), "`atlantis`"),
@@ -107,6 +126,7 @@ fn what_was_measured_in_a_cell_stands_before_what_is_claimed_of_it() {
         price_cents: None,
         promises: None,
         measured,
+        size: Size::default(),
     };
     let near = Profile { locations: vec!["us".to_owned()], ..Profile::default() };
     let ask = |latency_ms| Profile { latency_ms: Some(latency_ms), ..near.clone() };
@@ -124,9 +144,21 @@ fn what_was_measured_in_a_cell_stands_before_what_is_claimed_of_it() {
     let decision = engine.decide("t", &ask(better), 1).unwrap();
     assert_eq!(decision.cell.as_deref(), Some("a"), "{decision:?}");
     assert!(decision.reasons.join(" ").contains("by what was measured"), "{:?}", decision.reasons);
+    // Who is far waits for the way above all, and nobody measured that.
+    let far = Profile { locations: vec!["sg".to_owned()], ..Profile::default() };
+    let said = engine.decide("t", &Profile { cell: Some("a".to_owned()), ..far }, 1).unwrap().reasons.join("\n");
+    assert!(said.contains("computed from the distance") && !said.contains("measured"), "{said}");
     // The same with throughput: more was claimed than it takes.
     let busy = Measured::of(None, Some(7.0));
     let engine = engine_with(plans(), vec![cell("a", busy)], Policy::default());
     let refused = engine.decide("t", &Profile { throughput_per_s: Some(8), ..near }, 1).unwrap().refused;
     assert!(refused.iter().any(|r| r.cell.as_deref() == Some("a") && r.has == "7"), "{refused:?}");
+    // A reason says of each figure whether it was measured or is somebody's word.
+    let asked =
+        Profile { locations: vec!["us".to_owned()], throughput_per_s: Some(7), users: Some(5), ..Profile::default() };
+    let said = engine.decide("t", &asked, 1).unwrap().reasons.join("\n");
+    assert!(said.contains("throughput_per_s 7 wanted, it has 7, measured"), "{said}");
+    assert!(said.contains("users 5 wanted, it has 50, claimed") && said.contains("by what is claimed"), "{said}");
+    let said = claimed.decide("t", &asked, 1).unwrap().reasons.join("\n");
+    assert!(said.contains("throughput_per_s 7 wanted, it has 100, claimed"), "{said}");
 }

@@ -24,7 +24,7 @@ pub use embedded::{EmbeddedOptions, EmbeddedPostgres};
 pub use janitor::{Afterwards, end_all, record_program, run_janitor, start_program};
 
 use async_trait::async_trait;
-use berth_domain::CellName;
+use berth_domain::{Artifact, CellName};
 use berth_infra::{
     Adapter, CellDatabase, CellSpec, Compute, Database, DatabaseName, Listed, Member, MemberLoad, MemberName,
     MemberSpec, Observed, Provider, ProviderError, Reach, ReachTarget, RunOutcome, RunSpec, Source, Stream,
@@ -165,6 +165,10 @@ impl Database for Local {
         let CellSpec { name, cell, shape, redis, objects } = spec;
         let (redis, objects) = (*redis, *objects);
         let label = cell.as_str();
+        // One that is there is started, however little there is left. Throw-away ones of tests are small.
+        if self.clusters.durable && self.clusters.port(name)?.is_none() {
+            files::room(self.clusters.root.path(), &format!("the database of cell {cell}"))?;
+        }
         self.clusters.ensure(Wanted { name, label, database: DATABASE, shape: *shape, redis, objects }).await
     }
     async fn observe_database(&self, name: &DatabaseName) -> Result<Observed<CellDatabase>, ProviderError> {
@@ -193,6 +197,9 @@ impl Database for Local {
 impl Compute for Local {
     async fn ensure_source(&self, _cell: &CellName, source: &Source) -> Result<(), ProviderError> {
         self.members.ensure_source(source).await
+    }
+    async fn remove_image(&self, _cell: &CellName, image: &Artifact) -> Result<bool, ProviderError> {
+        self.members.containers.remove_image(image).await
     }
     async fn ensure_member(&self, spec: &MemberSpec) -> Result<Member, ProviderError> {
         self.members.ensure(spec).await

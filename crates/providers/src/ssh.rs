@@ -19,7 +19,7 @@ pub use line::{bring, root};
 pub use ways::{leave as leave_ways, listen, share as share_ways};
 
 use async_trait::async_trait;
-use berth_domain::CellName;
+use berth_domain::{Artifact, CellName};
 use berth_infra::{
     Adapter, CellDatabase, CellSpec, Compute, Database, DatabaseName, Listed, Machine, Member, MemberLoad, MemberName,
     MemberSpec, Observed, Provider, ProviderError, Reach, ReachTarget, RunOutcome, RunSpec, Source, Stream, Way,
@@ -323,6 +323,14 @@ impl Compute for Ssh {
         let host = self.host(cell.as_str())?;
         let what = format!("what the release runs in cell {cell}");
         host.ask(&what, Call::EnsureSource(SourceSaid::of(source)), PULL).await.map(drop)
+    }
+    async fn remove_image(&self, cell: &CellName, image: &Artifact) -> Result<bool, ProviderError> {
+        let host = self.host(cell.as_str())?;
+        let what = format!("image `{image}` in cell {cell}");
+        match host.ask(&what, Call::RemoveImage(image.clone()), WORK).await? {
+            Answer::Gone(gone) => Ok(gone),
+            _ => Err(odd(&what)),
+        }
     }
     async fn ensure_member(&self, spec: &MemberSpec) -> Result<Member, ProviderError> {
         let host = self.host(spec.cell.as_str())?;

@@ -83,10 +83,12 @@ pub fn render(site: &Site) -> String {
 fn postgres(site: &Site, out: &mut String) {
     let mib = site.database_mib;
     // What Postgres' own manual advises: a quarter for its buffers, and the planner told of what the system caches.
+    let cpus = site.database_cpu_millis.map(|millis| format!("    cpus: {}\n", f64::from(millis) / 1000.0));
+    let cpus = cpus.unwrap_or_default();
     let (buffers, cache) = (mib / 4, mib / 4 * 3);
     out.push_str(&format!(
         "  postgres:\n    image: ${{POSTGRES_IMAGE:?an image of Postgres by digest}}\n    restart: unless-stopped\n\
-         \x20   logging: *logging\n    security_opt: [\"no-new-privileges:true\"]\n    shm_size: 128m\n    mem_limit: {mib}m\n\
+         \x20   logging: *logging\n    security_opt: [\"no-new-privileges:true\"]\n    shm_size: 128m\n    mem_limit: {mib}m\n{cpus}\
          \x20   environment:\n      POSTGRES_USER: berth\n      POSTGRES_DB: app\n\
          \x20     POSTGRES_PASSWORD: ${{POSTGRES_PASSWORD:?set it in .env}}\n\
          \x20   # A tenant can be moved out only with `wal_level=logical`.\n\

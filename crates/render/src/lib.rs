@@ -16,6 +16,7 @@ mod systemd;
 mod workflow;
 
 pub use dockerfile::Language;
+pub use monitoring::{Alert, Alerts};
 
 use berth_domain::{Hostname, ServiceName, ServiceRole, StackName};
 
@@ -34,11 +35,15 @@ pub struct Site {
     pub services: Vec<Service>,
     /// What the database of the server is promised.
     pub database_mib: u32,
+    /// Where a cell's shape says it.
+    pub database_cpu_millis: Option<u32>,
     /// The server that carries it all, where its size is known.
     pub server_mib: Option<u32>,
     /// The name that nginx answers to.
     pub host: Hostname,
     pub language: Language,
+    /// In place of the limits that alert rules usually have.
+    pub alerts: Alerts,
 }
 
 /// One service, as every copy of it runs.
@@ -120,7 +125,7 @@ impl Site {
             File { path: "nginx.conf", text: nginx::render(self) },
         ];
         files.extend(systemd::render());
-        files.extend(monitoring::render());
+        files.extend(monitoring::render(&self.alerts));
         files.push(File { path: ".github/workflows/images.yml", text: workflow::render(self) });
         files.push(File { path: ".dockerignore", text: dockerfile::ignored() });
         Ok(files)

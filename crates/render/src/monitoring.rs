@@ -161,26 +161,106 @@ const PANELS: [Panel; 12] = [
     ),
 ];
 
-pub fn render() -> Vec<File> {
+/// When somebody is woken, of what edges measure; what says nothing is as it usually is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Alerts {
+    /// Of a tenant's requests.
+    pub error_percent: Alert,
+    /// For the slowest in 100 requests of a tenant.
+    pub response_ms: Alert,
+    /// For how long a member fails the edges' checks.
+    pub down_s: Alert,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Alert {
+    pub warning: Option<u64>,
+    pub critical: Option<u64>,
+    /// How long the value has to stay above.
+    pub lasting_ms: Option<u64>,
+}
+
+impl Alert {
+    /// Severity and limit.
+    fn limits(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [("warning", self.warning), ("critical", self.critical)].into_iter().filter_map(|(name, at)| Some((name, at?)))
+    }
+}
+
+impl Alerts {
+    /// The rules in place of a usual one; none where nothing is said of what it looks at.
+    fn instead_of(&self, (name, usual, lasting, _, _): &Rule) -> Vec<String> {
+        let lasting = |alert: &Alert| alert.lasting_ms.map_or_else(|| (*lasting).to_owned(), length);
+        let measured = usual.split_once(" > ").map_or(*usual, |(measured, _)| measured);
+        let tenant = "tenant {{ $labels.tenant }}";
+        match *name {
+            "BerthErrors" => {
+                let rule = |(severity, percent): (&str, u64)| {
+                    let expr = format!("{measured} > {}.{:02}", percent / 100, percent % 100);
+                    let says = format!("More than {percent} in 100 requests of {tenant} fail.");
+                    one(name, &expr, &lasting(&self.error_percent), severity, &says)
+                };
+                self.error_percent.limits().map(rule).collect()
+            }
+            "BerthSlow" => {
+                let rule = |(severity, ms): (&str, u64)| {
+                    let expr = format!("{measured} > {}.{:03}", ms / 1000, ms % 1000);
+                    let says = format!("The slowest in 100 requests of {tenant} take more than {ms} ms.");
+                    one(name, &expr, &lasting(&self.response_ms), severity, &says)
+                };
+                self.response_ms.limits().map(rule).collect()
+            }
+            "BerthMemberDown" => {
+                let rule = |(severity, down_s): (&str, u64)| {
+                    let for_ms = down_s * 1000 + self.down_s.lasting_ms.unwrap_or(0);
+                    let says = format!(
+                        "Member {{{{ $labels.address }}}} of {{{{ $labels.service }}}} has failed the edges' checks for {}.",
+                        length(for_ms)
+                    );
+                    one(name, usual, &length(for_ms), severity, &says)
+                };
+                self.down_s.limits().map(rule).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// As Prometheus reads it.
+fn length(ms: u64) -> String {
+    if ms.is_multiple_of(1000) { format!("{}s", ms / 1000) } else { format!("{ms}ms") }
+}
+
+pub fn render(alerts: &Alerts) -> Vec<File> {
     vec![
-        File { path: "prometheus/berth.rules.yml", text: rules() },
+        File { path: "prometheus/berth.rules.yml", text: rules(alerts) },
         File { path: "grafana/berth.json", text: dashboard() },
     ]
 }
 
-fn rules() -> String {
+fn rules(alerts: &Alerts) -> String {
     let mut text = format!("# {MARK}\ngroups:\n");
     for (group, rules) in [("berth-edge", &EDGE[..]), ("berth-control", &CONTROL[..])] {
         text.push_str(&format!("  - name: {group}\n    rules:\n"));
-        for (name, expr, lasting, severity, says) in rules {
-            // Single quotes: nothing inside is an escape.
-            text.push_str(&format!(
-                "      - alert: {name}\n        expr: '{expr}'\n        for: {lasting}\n        labels:\n          severity: {severity}\n        annotations:\n          summary: '{}'\n",
-                says.replace('\'', "''")
-            ));
+        for rule in rules {
+            let (name, expr, lasting, severity, says) = rule;
+            let own = alerts.instead_of(rule);
+            if own.is_empty() {
+                text.push_str(&one(name, expr, lasting, severity, says));
+            } else {
+                text.extend(own);
+            }
         }
     }
     text
+}
+
+fn one(name: &str, expr: &str, lasting: &str, severity: &str, says: &str) -> String {
+    // Single quotes: nothing inside is an escape.
+    format!(
+        "      - alert: {name}\n        expr: '{expr}'\n        for: {lasting}\n        labels:\n          severity: {severity}\n        annotations:\n          summary: '{}'\n",
+        says.replace('\'', "''")
+    )
 }
 
 fn dashboard() -> String {

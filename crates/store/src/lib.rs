@@ -79,6 +79,8 @@ pub use processes::{ProcessRole, ServerProcess};
 pub use registries::Registry;
 pub use releases::{Artifacts, NewRoll, NewRollCell, Release, Roll, RollCell};
 pub use routes::{Route, RouteChanges, RouteHold, RouteMember};
+#[cfg(debug_assertions)]
+pub use schema::carry;
 pub use schema::{KnownMigration, Schema, migrations};
 pub use seal::{SealError, Sealer};
 pub use spent::Spent;

@@ -323,6 +323,14 @@ impl Tx {
         Ok(())
     }
 
+    /// What it needs, as it stands in this transaction.
+    pub async fn tenant_profile(&mut self, id: TenantId) -> Result<Option<Value>, StoreError> {
+        let settings = sqlx::query_scalar!("SELECT settings FROM tenants WHERE id = $1", id.uuid())
+            .fetch_optional(&mut *self.inner)
+            .await?;
+        Ok(settings.and_then(|settings| settings.get("profile").cloned()))
+    }
+
     /// Raises the version for a change of what belongs to the tenant (its hosts). `Stale` as above.
     pub async fn tenant_touch(&mut self, id: TenantId, version: i64) -> Result<(), StoreError> {
         let changed = sqlx::query!(

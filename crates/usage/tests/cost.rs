@@ -181,6 +181,20 @@ fn invoiced(charges: &[Charge]) -> i64 {
     i64::try_from(by_currency.iter().map(cents).sum::<i128>()).unwrap()
 }
 
+/// A cent, in the millionths of millionths that a rate times an amount is.
+const CENT: i128 = 10_000_000_000;
+
+/// What one cell was charged, unrounded, and in how many lines.
+fn charged(charges: &[Charge], cell: &str) -> (i128, i128) {
+    let rates = rates();
+    let own = charges.iter().filter(|charge| charge.cell.as_deref() == Some(cell));
+    let exact = own.map(|charge| {
+        let rate = if charge.currency == "USD" { 1_000_000 } else { i128::from(rates[&charge.currency]) };
+        i128::from(charge.micros) * rate
+    });
+    exact.fold((0, 0), |(sum, lines), line| (sum + line, lines + 1))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
     #[test]
@@ -192,9 +206,20 @@ proptest! {
         prop_assert_eq!(borne + spread.idle_cents, spread.total_cents);
         prop_assert_eq!(spread.total_cents, invoiced(&charges));
         prop_assert_eq!(spread.charges_cents.iter().sum::<i64>(), spread.total_cents);
+        prop_assert_eq!(spread.cells.iter().map(|cell| cell.cents).sum::<i64>() + spread.common_cents, spread.total_cents);
+        // What is charged to cells alone is borne by who lived in each, and idle there: nobody pays for another cell.
+        let known = |charge: &&Charge| cells.iter().any(|cell| charge.cell.as_deref() == Some(cell.cell.as_str()));
+        let of_cells: Vec<Charge> = charges.iter().filter(known).cloned().collect();
+        let own = allocate(month, now, &of_cells, &cells, &stays, &work, &rates()).unwrap();
+        prop_assert_eq!(own.common_cents, 0);
+        for cell in &own.cells {
+            let in_it: i64 = own.shares.iter().filter(|share| share.cell == cell.cell).map(|share| share.cents).sum();
+            prop_assert_eq!(in_it + cell.idle_cents, cell.cents);
+            let (exact, lines) = charged(&of_cells, &cell.cell);
+            // Each line is rounded to a cent beside it at most.
+            prop_assert!((i128::from(cell.cents) * CENT - exact).abs() <= lines * CENT, "{:?} of {}", cell, exact);
+        }
         for cell in &spread.cells {
-            let in_it: i64 = spread.cells.iter().filter(|c| c.cell == cell.cell).map(|c| c.cents).sum();
-            prop_assert_eq!(in_it, cell.cents);
             prop_assert!(cell.cents < 0 || (0..=cell.cents).contains(&cell.idle_cents));
         }
         // Without credits nobody is paid for living somewhere.

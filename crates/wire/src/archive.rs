@@ -1,6 +1,6 @@
 //! Archives of a tenant's rows.
 
-use crate::schema;
+use crate::{Profile, schema};
 use berth_domain::{CellName, Hostname, OperationId, PlanName, TenantId, TenantKey, TenantName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -53,6 +53,9 @@ pub struct TenantImport {
     #[serde(default)]
     #[schema(schema_with = schema::name_or_none)]
     pub cell: Option<CellName>,
+    /// What the tenant needs, as its profile keeps it: no cell that breaks a constraint of it is chosen or taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
 }
 
 /// `POST /v1/imports/plan`: what an import would bring, and where. Nothing was changed to find out.

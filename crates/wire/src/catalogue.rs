@@ -34,6 +34,11 @@ pub struct CatalogueProvider {
     pub shapes: Vec<CatalogueShape>,
     /// What it gives of something, per account.
     pub quotas: Vec<CatalogueQuota>,
+    /// Money that is not paid for a while.
+    #[serde(default)]
+    pub credits: Vec<CatalogueCredit>,
+    /// How many requests its API takes; absent: unknown.
+    pub rate_limit: Option<CatalogueRateLimit>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -58,6 +63,32 @@ pub struct CatalogueShape {
     pub cpu_millis: u64,
     pub memory_mib: u64,
     pub disk_gib: u64,
+    /// Of what leaves for users, paid by one of it; absent: it is something else.
+    #[serde(default)]
+    pub egress_gib: Option<u64>,
+    /// The processor's architecture, as `uname -m` says it; absent: it has none.
+    pub arch: Option<String>,
+    /// The provider's own names of the regions in which it has this price; all of them when empty.
+    #[serde(default)]
+    pub regions: Vec<String>,
+    /// Where its figures are from; absent: from the provider's `source`.
+    pub source: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CatalogueCredit {
+    pub what: String,
+    /// A month, in the provider's currency.
+    pub amount: String,
+    /// A day, or `monthly` where it comes back.
+    pub expires: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CatalogueRateLimit {
+    pub requests: u64,
+    /// In how many seconds.
+    pub per_s: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -83,4 +114,7 @@ pub struct CatalogueOffer {
     pub throughput_per_s: Option<u64>,
     pub users: Option<u64>,
     pub upload_bytes: Option<u64>,
+    /// Whose word the throughput, the users and the upload are: `measured` or `claimed`.
+    #[serde(default)]
+    pub trust: String,
 }

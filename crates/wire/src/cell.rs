@@ -174,7 +174,8 @@ pub struct Member {
     pub cpu_percent: Option<f64>,
     #[serde(default)]
     pub memory_bytes: Option<u64>,
-    /// Edges send it requests over a public network without TLS: others can read along.
+    /// It is spoken to without TLS over a public network, where others can read along: edges send it requests only where the
+    /// stack file has `https.members_over_plain_http: true`.
     #[serde(default)]
     pub in_the_open: bool,
 }

@@ -32,6 +32,9 @@ pub struct CheckReport {
     pub files: Vec<CheckLooked>,
     pub findings: Vec<CheckFinding>,
     pub silenced: Vec<CheckSilenced>,
+    /// What the stack file states and Berth does not carry out, a sentence for each section.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stated: Vec<String>,
 }
 
 /// A file and what it was taken for.

@@ -216,6 +216,9 @@ pub struct ServiceSettings {
     /// Signs what its members are told of a request; none: nothing is signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature_key: Option<Hidden>,
+    /// A member at an address that is neither private nor one of the edge's own host is spoken to over TLS, or not at all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls_outside: bool,
 }
 
 impl ServiceSettings {
@@ -236,6 +239,7 @@ impl Default for ServiceSettings {
             ca_pem: None,
             server_name: None,
             signature_key: None,
+            tls_outside: false,
         }
     }
 }

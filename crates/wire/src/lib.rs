@@ -35,7 +35,10 @@ mod usage;
 
 pub use archive::{Archive, ArchivedTable, Erased, Erasure, ErasureKept, ImportPlan, TenantImport};
 pub use audit::AuditEntry;
-pub use catalogue::{Catalogue, CatalogueOffer, CatalogueProvider, CatalogueQuota, CatalogueRegion, CatalogueShape};
+pub use catalogue::{
+    Catalogue, CatalogueCredit, CatalogueOffer, CatalogueProvider, CatalogueQuota, CatalogueRateLimit, CatalogueRegion,
+    CatalogueShape,
+};
 pub use cell::{
     Cell, CellAbilities, CellAbility, CellClaim, CellCreate, CellFigure, EndpointAdd, LogLine, Member, RestartPlan,
 };

@@ -1,6 +1,6 @@
 //! Tenants: the customers of the stack.
 
-use crate::schema;
+use crate::{decide::Profile, schema};
 use berth_domain::{
     CellName, EdgeLimits, Generation, HostPattern, Hostname, Mode, Network, OperationId, PlanName, TenantId, TenantKey,
     TenantName, TenantState,
@@ -31,6 +31,9 @@ pub struct TenantCreate {
     #[serde(default)]
     #[schema(schema_with = schema::name_or_none, required = false)]
     pub cell: Option<CellName>,
+    /// What the tenant needs, as its profile keeps it: no cell that breaks a constraint of it is chosen or taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
 }
 
 /// A tenant as it is now.
@@ -184,4 +187,7 @@ pub struct SyncTenant {
     pub key: TenantKey,
     #[schema(schema_with = schema::name_or_none)]
     pub name: Option<TenantName>,
+    /// Why Berth does not take it in; absent: it does, or has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }

@@ -4,7 +4,10 @@
 //! text. It reads as a role that passes row security, and says so to the server: rows hidden from it would be an error
 //! instead of a finding. Never writes.
 
-use std::{collections::HashMap, pin::Pin};
+use std::{
+    collections::{BTreeMap, HashMap},
+    pin::Pin,
+};
 
 use futures_util::TryStreamExt;
 use tokio_postgres::{Client, Config, NoTls, Row, RowStream};
@@ -31,13 +34,13 @@ pub struct TenantPlace {
 pub struct Findings {
     /// Acknowledged writes in the ledger.
     pub acknowledged: u64,
-    /// Acknowledged writes, and rows of the former database, that the owner does not have.
+    /// Acknowledged writes, and rows of the former database or of a stock, that the owner does not have.
     pub missing: u64,
     /// Rows too many: an acknowledged write, or any client's event, stored more than once.
     pub duplicated: u64,
-    /// There, but with other values than were written or than the former database has.
+    /// There, but with other values than were written, than the former database has or than the stock says.
     pub changed: u64,
-    /// Acknowledged writes found, and rows of the former databases compared.
+    /// Acknowledged writes found, and rows of the former databases and of stocks compared.
     pub rows_checked: u64,
     /// The first findings, for people.
     pub examples: Vec<String>,
@@ -295,14 +298,8 @@ async fn check_former(
     findings: &mut Findings,
 ) -> Result<(), CheckError> {
     for table in tables(place, former).await? {
-        let key = table.key.as_ref().ok_or_else(|| CheckError::NoKey { table: table.name.clone() })?;
         // The same text on both sides, with the former's columns: one that the owner lacks is an error, not a match.
-        let sql = format!(
-            "select {key} collate \"C\" as key, md5({row}) from {table} where {column}::text = $1 order by 1",
-            row = table.row,
-            table = table.quoted,
-            column = table.tenant_column,
-        );
+        let sql = rows_sql(&table)?;
         let (mut before, mut now) =
             (Rows::open(place, former, &sql, &table).await?, Rows::open(place, owner, &sql, &table).await?);
         let mut current = now.next().await?;
@@ -330,6 +327,62 @@ async fn check_former(
                     findings.note(|| format!("{}: {} {key} was there before", place.name, table.name));
                 }
             }
+        }
+    }
+    Ok(())
+}
+
+/// Key and row hash of each of the tenant's rows, in the order of the keys.
+fn rows_sql(table: &Table) -> Result<String, CheckError> {
+    let key = table.key.as_ref().ok_or_else(|| CheckError::NoKey { table: table.name.clone() })?;
+    Ok(format!(
+        "select {key} collate \"C\" as key, md5({row}) from {table} where {column}::text = $1 order by 1",
+        row = table.row,
+        table = table.quoted,
+        column = table.tenant_column,
+    ))
+}
+
+/// The rows that a tenant had at one moment, by table and key: wherever it lives later, each has to be there alike.
+#[derive(Clone, Debug, Default)]
+pub struct Stock {
+    tables: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// Reads all of them, before anything writes that may change or remove one.
+pub async fn take_stock(place: &TenantPlace) -> Result<Stock, CheckError> {
+    let owner = connect(place, "owner", &place.owner).await?;
+    let mut stock = Stock::default();
+    for table in tables(place, &owner).await? {
+        let mut rows = Rows::open(place, &owner, &rows_sql(&table)?, &table).await?;
+        let mut kept = BTreeMap::new();
+        while let Some((key, row)) = rows.next().await? {
+            kept.insert(key, row);
+        }
+        stock.tables.insert(table.name.clone(), kept);
+    }
+    Ok(stock)
+}
+
+/// Looks for each row of the stock where the tenant lives now. Others may come and go meanwhile.
+pub async fn check_stock(place: &TenantPlace, stock: &Stock, findings: &mut Findings) -> Result<(), CheckError> {
+    let owner = connect(place, "owner", &place.owner).await?;
+    let now = tables(place, &owner).await?;
+    for (name, kept) in &stock.tables {
+        let mut left: BTreeMap<&str, &str> = kept.iter().map(|(key, row)| (key.as_str(), row.as_str())).collect();
+        if let Some(table) = now.iter().find(|table| table.name == *name) {
+            let mut rows = Rows::open(place, &owner, &rows_sql(table)?, table).await?;
+            while let Some((key, row)) = rows.next().await? {
+                if left.remove(key.as_str()).is_some_and(|before| before != row) {
+                    findings.changed += 1;
+                    findings.note(|| format!("{}: {name} {key} is not as it was made", place.name));
+                }
+            }
+        }
+        findings.rows_checked += kept.len() as u64;
+        findings.missing += left.len() as u64;
+        for key in left.keys() {
+            findings.note(|| format!("{}: {name} {key} was made and is not there", place.name));
         }
     }
     Ok(())

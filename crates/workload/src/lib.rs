@@ -12,7 +12,7 @@ pub mod load;
 pub mod seed;
 pub mod verdict;
 
-pub use check::{CheckError, Findings, TenantPlace, check, foreign_rows};
+pub use check::{CheckError, Findings, Stock, TenantPlace, check, check_stock, foreign_rows, take_stock};
 pub use ledger::{FenceWrite, Ledger, LedgerError, Write};
 pub use load::{Class, Failure, Load, LoadConfig, LoadError, LoadHandle, Phase, Report, Target};
 pub use seed::{Amounts, SeedError, Seeded, seed, vehicle_ids};

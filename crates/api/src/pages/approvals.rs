@@ -81,13 +81,18 @@ pub struct Which {
 
 /// `GET /approvals?all=`
 pub async fn list(session: Session, Query(which): Query<Which>) -> Result<Response, Failure> {
-    let path = if which.all { "/v1/approvals" } else { "/v1/approvals?state=open" };
-    let found: Page<Approval> = session.get(path).await?;
+    let mut found: Vec<Approval> = Vec::new();
+    // What is agreed to and not carried out yet waits too, and can be taken back.
+    let paths: &[&str] =
+        if which.all { &["/v1/approvals"] } else { &["/v1/approvals?state=open", "/v1/approvals?state=approved"] };
+    for path in paths {
+        found.extend(session.get::<Page<Approval>>(path).await?.items);
+    }
     let now = Timestamp::now();
     html(&ApprovalsPage {
         frame: Frame::of(&session, "approvals"),
         all: which.all,
-        rows: found.items.iter().map(|approval| ApprovalRow::new(approval, now)).collect(),
+        rows: found.iter().map(|approval| ApprovalRow::new(approval, now)).collect(),
     })
 }
 
@@ -101,6 +106,8 @@ struct ApprovalPage {
     difference: String,
     flip: String,
     open: bool,
+    /// Agreed to, and not carried out yet.
+    agreed: bool,
     ends: String,
     decided: Option<(String, When)>,
     reason: String,
@@ -120,6 +127,7 @@ pub async fn one(session: Session, Path(id): Path<ApprovalId>) -> Result<Respons
         difference: format!("{sign}{}", money(difference)),
         flip: flip.map(|f| format!("{} {} instead of {}: {}", f.field, f.to, f.from, f.then)).unwrap_or_default(),
         open: approval.state == ApprovalState::Open,
+        agreed: approval.state == ApprovalState::Approved,
         ends: approval.expires_at.strftime("%Y-%m-%d %H:%M UTC").to_string(),
         decided: approval.decided_by.zip(approval.decided_at).map(|(by, at)| (by, When::new(at, now))),
         reason: approval.reason.unwrap_or_default(),

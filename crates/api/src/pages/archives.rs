@@ -2,6 +2,7 @@
 //! lies elsewhere is brought by a command, which the page names. `/tenants/{tenant}/archives/…`: files of one, as they are.
 
 use super::{
+    decisions::Asked,
     failure::{Failure, html},
     inner::escaped,
     session::{Change, Session, once},
@@ -31,11 +32,39 @@ pub struct Wanted {
     plan: String,
     hosts: String,
     cell: String,
+    quantities: String,
+    compliance: String,
+    locations: String,
+    residency: String,
+    latency_ms: String,
+    regions: String,
+    budget: String,
+}
+
+/// A field of what the tenant needs.
+struct Need<'a> {
+    name: &'static str,
+    label: &'static str,
+    like: &'static str,
+    value: &'a str,
 }
 
 impl Wanted {
     fn is_empty(&self) -> bool {
         [&self.name, &self.plan].iter().all(|field| field.trim().is_empty())
+    }
+
+    fn needs(&self) -> [Need<'_>; 7] {
+        let need = |name, label, like, value| Need { name, label, like, value };
+        [
+            need("quantities", "Quantities", "vehicles=12", self.quantities.as_str()),
+            need("compliance", "Standards", "soc2, hipaa", &self.compliance),
+            need("locations", "Users in", "us, de", &self.locations),
+            need("residency", "Data stays in", "eu", &self.residency),
+            need("latency_ms", "Latency, ms", "", &self.latency_ms),
+            need("regions", "Regions", "", &self.regions),
+            need("budget", "Budget a month, $", "", &self.budget),
+        ]
     }
 }
 
@@ -71,6 +100,8 @@ where
 
 fn asked(wanted: &Wanted) -> Result<TenantImport, Failure> {
     let hosts = wanted.hosts.split([',', ' ', '\r', '\n']).filter(|host| !host.is_empty());
+    let value = |name: &str| wanted.needs().iter().find(|need| need.name == name).map(|need| need.value.to_owned());
+    let needs = Asked::typed(|name| value(name).unwrap_or_default());
     Ok(TenantImport {
         archive: field(&wanted.archive, "archive", ARCHIVE_HINT)?,
         name: field(&wanted.name, "name", "a name, as in `acme`")?,
@@ -82,10 +113,11 @@ fn asked(wanted: &Wanted) -> Result<TenantImport, Failure> {
             "" => None,
             cell => Some(field(cell, "cell", "choose a cell of the list")?),
         },
+        profile: if needs.is_empty() { None } else { Some(needs.profile()?) },
     })
 }
 
-/// `GET /imports?archive=&name=&plan=&hosts=&cell=`: what that would bring, and where. Changes nothing.
+/// `GET /imports?archive=&name=&plan=&hosts=&cell=`, with what it needs: what that would bring, and where. Changes nothing.
 pub async fn page(session: Session, Query(wanted): Query<Wanted>) -> Result<Response, Failure> {
     let plans: Vec<PlanView> = session.list("/v1/plans", SHOWN).await?;
     let cells: Vec<Cell> = session.list("/v1/cells", SHOWN).await?;
@@ -132,6 +164,13 @@ pub async fn start(change: Change) -> Result<Response, Failure> {
         plan: text("plan"),
         hosts: text("hosts"),
         cell: text("cell"),
+        quantities: text("quantities"),
+        compliance: text("compliance"),
+        locations: text("locations"),
+        residency: text("residency"),
+        latency_ms: text("latency_ms"),
+        regions: text("regions"),
+        budget: text("budget"),
     };
     let body = asked(&wanted)?;
     let operation: Operation = change.session.send(Method::POST, "/v1/imports", &body, &change.once()).await?;

@@ -41,6 +41,8 @@ struct CheckPage {
     found: String,
     rows: Vec<Row>,
     silenced: Vec<(String, String)>,
+    /// What others carry out.
+    stated: Vec<String>,
     files: Vec<Pasted>,
 }
 
@@ -107,6 +109,7 @@ async fn shown(session: &Session, files: Vec<CheckFile>) -> Result<Response, Fai
             .into_iter()
             .map(|it| (format!("{}: {}", it.finding.rule, it.finding.message), it.reason))
             .collect(),
+        stated: report.stated,
         rows: report.findings.into_iter().map(Row::of).collect(),
         files: places(pasted, usual),
     })

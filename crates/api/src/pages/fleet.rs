@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse as _, Redirect, Response},
 };
 use berth_domain::Cents;
-use berth_wire::{Cell, CostMonth, FleetApplied, FleetApply, FleetMonth, FleetPlan, FleetSimulate, Page};
+use berth_wire::{Cell, CostMonth, FleetApplied, FleetApply, FleetCell, FleetMonth, FleetPlan, FleetSimulate, Page};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -216,12 +216,45 @@ fn why(word: &str) -> &'static str {
     }
 }
 
-/// `POST /fleet`: starts the first moves.
+/// What was begun, where not all of it went by itself.
+#[derive(Template)]
+#[template(path = "pages/fleet_begun.html")]
+struct BegunPage {
+    frame: Frame,
+    /// Tenant, cell, operation, or why it did not start.
+    moves: Vec<(String, String, Option<String>, String)>,
+    troubles: Vec<String>,
+    /// Offer and price a month.
+    needs: Vec<(String, String)>,
+    removable: Vec<String>,
+    left: u64,
+}
+
+/// `POST /fleet`: starts the first moves. What could not be started is said, and what a person has to do for the rest.
 pub async fn apply(change: Change) -> Result<Response, Failure> {
     let only = names(change.field("only").unwrap_or_default());
     let body = FleetApply { moves: None, cells: false, only };
-    let _: FleetApplied = change.session.send(Method::POST, "/v1/fleet/apply", &body, &change.once()).await?;
-    Ok(Redirect::to("/operations?open=true").into_response())
+    let done: FleetApplied = change.session.send(Method::POST, "/v1/fleet/apply", &body, &change.once()).await?;
+    let all_began = !done.started.is_empty() && done.started.iter().all(|it| it.operation.is_some());
+    if all_began && done.needs.is_empty() && done.removable.is_empty() && done.cells.is_empty() {
+        return Ok(Redirect::to("/operations?open=true").into_response());
+    }
+    let moves = done.started.into_iter().map(|it| {
+        let operation = it.operation.map(|id| id.to_string());
+        (it.tenant, it.to, operation, it.trouble.unwrap_or_else(|| "?".to_owned()))
+    });
+    let trouble = |it: FleetCell| {
+        let what = if it.removed { "removed" } else { "made" };
+        Some(format!("cell {} cannot be {what} now: {}", it.cell, it.trouble?))
+    };
+    html(&BegunPage {
+        frame: Frame::of(&change.session, "fleet"),
+        moves: moves.collect(),
+        troubles: done.cells.into_iter().filter_map(trouble).collect(),
+        needs: done.needs.into_iter().map(|it| (it.offer, money(it.price_cents))).collect(),
+        removable: done.removable,
+        left: done.left,
+    })
 }
 
 /// Cells with tenants and places now, and what the plan makes of them.

@@ -19,8 +19,8 @@ const PLANS_MOST: usize = 500;
 struct SyncPage {
     frame: Frame,
     cell: String,
-    /// Keys in the application that Berth did not know, each with the tenant that it is now.
-    unknown_here: Vec<(String, Option<String>)>,
+    /// Keys in the application that Berth did not know, each with the tenant that it is now, or why it is none.
+    unknown_here: Vec<(String, Option<String>, Option<String>)>,
     /// Tenants of this cell, with keys that the application does not have.
     unknown_there: Vec<(String, String)>,
     /// How many were taken in just now.
@@ -51,7 +51,7 @@ async fn shown(session: &Session, wanted: &TenantSync, once: &str) -> Result<Res
     html(&SyncPage {
         frame: Frame::of(session, "cells"),
         cell: wanted.cell.to_string(),
-        unknown_here: found.unknown_here.iter().map(|it| (it.key.to_string(), name(it))).collect(),
+        unknown_here: found.unknown_here.iter().map(|it| (it.key.to_string(), name(it), it.why.clone())).collect(),
         unknown_there: found
             .unknown_there
             .iter()

@@ -314,6 +314,7 @@ pub async fn create(change: Change) -> Result<Response, Failure> {
             .collect::<Result<_, Failure>>()?,
         key: None,
         cell: None,
+        profile: None,
     };
     let operation: Operation = change.session.send(Method::POST, "/v1/tenants", &body, &change.once()).await?;
     Ok(follow(&operation))

@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex};
 pub const ADMIN: &str = "bk_admin_key";
 pub const TENANT: &str = "bk_tenant_key";
 pub const OPERATION: &str = "01980000-0000-7000-8000-000000000001";
+/// An approval that is agreed to.
+pub const AGREED: &str = "01980000-0000-7000-8000-000000000002";
 
 /// One change that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +71,16 @@ impl Fake {
                 };
                 return Json(json!({ "items": [month(0), month(1)], "next": null })).into_response();
             }
+            if path == "/v1/fleet/apply" {
+                self.changes.lock().expect("no test panics here").push(Asked { method, path, once, body });
+                return Json(json!({
+                    "started": [{ "tenant": "acme", "to": "shared-2", "operation": OPERATION, "trouble": null },
+                                { "tenant": "nova", "to": "shared-2", "operation": null, "trouble": "it is <b>moving</b> already" }],
+                    "needs": [{ "cell": "new-1", "offer": "fly-own", "price_cents": 1000 }], "removable": ["acme-1"],
+                    "cells": [{ "cell": "old-1", "removed": true, "operation": null, "trouble": "somebody drains it" }], "left": 2
+                }))
+                .into_response();
+            }
             if let Some(answer) = looked(&path) {
                 return Json(answer).into_response();
             }
@@ -95,11 +107,15 @@ impl Fake {
                 [_, _, "certificates"] | [_, _, "certificates", _] => certificate(),
                 [_, _, "certificates", "orders", _, "renew"] => order(),
                 [_, _, "hosts"] | [_, _, "hosts", ..] => host(),
+                [_, _, "approvals", ..] => agreed(),
                 [_, _, "tenants", name, "limits"] => limits(name),
                 [_, _, "tenants", _, "allow"] => tenants().remove(0),
                 _ => operation("queued"),
             };
             return (StatusCode::ACCEPTED, Json(answer)).into_response();
+        }
+        if uri.path() == "/v1/approvals" && uri.query() == Some("state=approved") {
+            return Json(json!({ "items": [agreed()], "next": null })).into_response();
         }
         self.read(uri.path())
     }
@@ -148,7 +164,9 @@ impl Fake {
             ["moves"] => list(vec![moved()]).into_response(),
             ["tenants", _, "usage"] => Json(usage()).into_response(),
             ["approvals"] => list(vec![approval()]).into_response(),
+            ["approvals", AGREED] => Json(agreed()).into_response(),
             ["approvals", _] => Json(approval()).into_response(),
+            ["tenants", _, "profile"] => Json(json!({ "quantities": { "vehicles": 12 }, "users": 7 })).into_response(),
             ["releases"] => list(vec![release()]).into_response(),
             ["releases", _] => Json(json!({ "release": release(), "rolls": [roll()] })).into_response(),
             ["rollout"] => {
@@ -510,6 +528,17 @@ fn approval() -> Value {
         "unattended": false, "made_at": now(-600), "expires_at": now(600_000), "decided_at": null, "decided_by": null,
         "reason": null, "operation": null
     })
+}
+
+/// One that was agreed to and waits for a place.
+fn agreed() -> Value {
+    let mut agreed = approval();
+    agreed["id"] = json!(AGREED);
+    agreed["state"] = json!("approved");
+    agreed["decided_by"] = json!("founder");
+    agreed["decided_at"] = json!(now(-60));
+    agreed["reason"] = json!("no shared cell <b>has room</b>");
+    agreed
 }
 
 fn audit() -> Value {

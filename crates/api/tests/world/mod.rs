@@ -97,6 +97,7 @@ impl World {
             hosts: vec![host.parse().unwrap()],
             key: None,
             cell: cell.map(|cell| cell.parse().unwrap()),
+            profile: None,
         };
         let begun = self.client().tenant_create(&wanted).await.unwrap();
         self.finishes(begun.id).await;

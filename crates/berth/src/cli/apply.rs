@@ -1,7 +1,7 @@
 //! `berth apply`.
 
 use super::{CliError, Context, text, watch};
-use berth_config::{Stack, json, over, parse_layers, tree};
+use berth_config::{Environment, Stack, json, over, parse_layers, tree};
 use berth_wire::{DifferenceKind, StackApplied, StackApply};
 use clap::Args;
 use jiff::Timestamp;
@@ -71,6 +71,11 @@ impl StackFiles {
     /// Mistakes are found here already, all at once, without asking a server; the server checks again, with its own
     /// environment.
     pub fn parse(&self) -> Result<Stack, CliError> {
+        self.parse_with(None)
+    }
+
+    /// The same; `environment`: what the server will know as variables.
+    pub fn parse_with(&self, environment: Option<&Environment>) -> Result<Stack, CliError> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
         let take = |name: &str| {
             let text = fs::read_to_string(folder.join(name))?;
@@ -78,7 +83,8 @@ impl StackFiles {
             Ok(text)
         };
         let layers: Vec<_> = self.layers.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-        parse_layers(&layers, None, &take).map_err(|mistakes| CliError::Stack { path: self.path.clone(), mistakes })
+        parse_layers(&layers, environment, &take)
+            .map_err(|mistakes| CliError::Stack { path: self.path.clone(), mistakes })
     }
 
     /// What a server is sent: the stack file as it is, or joined with its environment's.

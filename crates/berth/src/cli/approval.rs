@@ -27,7 +27,7 @@ pub enum Approval {
     Show { approval: ApprovalId },
     /// Agree: the plan is changed, and the tenant moves where that takes a move
     Approve(Approve),
-    /// Do not agree; the same is not proposed again for a month
+    /// Do not agree; the same is not proposed again for a month, unless its place breaks a standard, its residency or its number of regions
     Reject {
         approval: ApprovalId,
         /// For those who read the list later

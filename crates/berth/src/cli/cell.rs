@@ -353,7 +353,7 @@ fn one(cell: &Shown, now: Timestamp) -> String {
     }
     for member in cell.members.iter().filter(|member| member.in_the_open) {
         text.push_str(&format!(
-            "warning: requests to `{}` at {} pass a public network without TLS: {}\n",
+            "warning: requests to `{}` at {} would pass a public network without TLS: {}\n",
             member.service,
             units::or_unknown(member.address.as_ref()),
             berth_control::in_the_open::REMEDY

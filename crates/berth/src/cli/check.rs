@@ -34,10 +34,10 @@ pub struct Check {
     /// Show the page of a rule, or the list of all
     #[arg(long, value_name = "RULE", num_args = 0..=1, default_missing_value = "")]
     explain: Option<String>,
-    /// Ask the servers that the files name, too: DATABASE_URL, REDIS_URL and providers' tokens of `.env` files, else of the environment
+    /// Ask the servers that the files name, too: DATABASE_URL, REDIS_URL and providers' tokens of `.env` files, else of the environment, and hosts
     #[arg(long)]
     live: bool,
-    /// With --live: a host name whose address and certificate are looked at
+    /// With --live: one more host name whose address and certificate are looked at
     #[arg(long, value_name = "NAME[:PORT]", requires = "live")]
     host: Vec<String>,
     /// With --live: DATABASE_URL is the mover's login, not the application's
@@ -111,7 +111,7 @@ impl Check {
                 login: if self.mover { Login::Mover } else { Login::Application },
                 wanted: named.connections,
                 redis: named.redis.map(SecretString::from).or(self.variables.redis),
-                hosts: self.host,
+                hosts: hosts(self.host, named.hosts),
                 tokens: held(named.tokens, self.variables.tokens, &self.variables.bases, &organisations),
             };
             let none = targets.database.is_none() && targets.redis.is_none();
@@ -131,6 +131,13 @@ impl Check {
             errors => Err(CliError::Found { errors }),
         }
     }
+}
+
+/// Those that a person names, and after them the files' others.
+fn hosts(asked: Vec<String>, files: Vec<String>) -> Vec<String> {
+    let plain = |target: &str| target.split(':').next().unwrap_or_default().to_ascii_lowercase();
+    let known: Vec<String> = asked.iter().map(|target| plain(target)).collect();
+    asked.into_iter().chain(files.into_iter().filter(|name| !known.contains(&plain(name)))).collect()
 }
 
 /// A token of the files goes before one of the environment.
@@ -235,6 +242,9 @@ fn screen(report: &Report) -> String {
         let finding = &silenced.finding;
         let line = finding.line.map_or_else(String::new, |line| format!(":{line}"));
         text.push_str(&format!("{}{line}: [{}] stands: {}\n", finding.file, finding.rule, silenced.reason));
+    }
+    for stated in &report.stated {
+        text.push_str(&format!("stated: {stated}\n"));
     }
     let plural = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
     text.push_str(&format!(

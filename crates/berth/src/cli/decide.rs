@@ -48,14 +48,14 @@ impl Decide {
     }
 }
 
-fn read_profile(path: &Path) -> Result<Profile, CliError> {
+pub(super) fn read_profile(path: &Path) -> Result<Profile, CliError> {
     let bad = |says| {
         CliError::request(format!("{} is not a profile: {says}", path.display()), "docs/decide.md lists its fields")
     };
     Profile::parse(&text::read(path)?).map_err(bad)
 }
 
-fn over_the_wire(profile: Profile) -> berth_wire::Profile {
+pub(super) fn over_the_wire(profile: Profile) -> berth_wire::Profile {
     let value = serde_json::to_value(profile).expect("a profile has text keys and whole numbers");
     serde_json::from_value(value).expect("both profiles have the same fields")
 }

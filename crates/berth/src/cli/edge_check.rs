@@ -80,6 +80,9 @@ impl EdgeCheck {
             mistakes.extend(nearness(stack, self.geo_database.as_deref()));
             let theirs = berth_control::in_the_open::endpoints(stack, is_public);
             in_the_open.extend(theirs.into_iter().map(|(key, url)| Open { key, url }));
+            if stack.https.members_over_plain_http != Some(true) {
+                mistakes.extend(in_the_open.iter().map(refused));
+            }
         }
         let errors = mistakes.len();
         let open = parsed.as_ref().is_ok_and(|stack| !stack.https.keys_over_plain_http);
@@ -89,6 +92,15 @@ impl EdgeCheck {
         cx.show(&Report { file: self.file, mistakes, elsewhere, withheld, in_the_open }, screen)?;
         if errors == 0 { Ok(()) } else { Err(CliError::Found { errors }) }
     }
+}
+
+/// What the file does not take on itself.
+fn refused(open: &Open) -> Shown {
+    let problem = berth_config::Problem::InTheOpen {
+        what: format!("`{}`", open.url),
+        remedy: berth_control::in_the_open::REMEDY,
+    };
+    Shown { key: open.key.clone(), line: None, problem: problem.to_string(), hint: problem.hint() }
 }
 
 /// What is told to no edge that others may read along with.
@@ -175,12 +187,11 @@ fn screen(report: &Report) -> String {
             withheld.what.join(", ")
         ));
     }
-    for open in &report.in_the_open {
+    let allowed = |open: &&Open| !report.mistakes.iter().any(|mistake| mistake.key == open.key);
+    for open in report.in_the_open.iter().filter(allowed) {
         text.push_str(&format!(
-            "warning: requests to {} (`{}`) pass a public network without TLS: {}\n",
-            open.url,
-            open.key,
-            berth_control::in_the_open::REMEDY
+            "warning: requests to {} (`{}`) pass a public network without TLS, as the file says\n",
+            open.url, open.key
         ));
     }
     text

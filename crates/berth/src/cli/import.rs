@@ -51,6 +51,9 @@ pub struct Import {
     /// Where the dump is restored meanwhile; it takes about as much room as the database had
     #[arg(long, value_name = "FOLDER")]
     work: Option<PathBuf>,
+    /// What the tenant needs, as YAML or JSON; no cell that breaks it is taken
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     /// Show what would come where and stop
     #[arg(long)]
     dry_run: bool,
@@ -83,7 +86,7 @@ impl Import {
         cx.say(&format!("tenant {key}: {} rows in {} tables", units::count(made.rows()), made.tables.len()));
         let (name, plan, hosts) = (self.name.clone(), self.plan.clone(), self.hosts.clone());
         let archive = ArchiveImport::of(folder, name, plan, hosts, self.cell.clone(), self.dry_run, self.wait);
-        archive.run(cx).await
+        archive.with(self.profile.clone()).run(cx).await
     }
 
     /// What could not move cannot be brought in either; all of it at once, and what the dump looks like instead.

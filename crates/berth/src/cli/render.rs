@@ -5,7 +5,7 @@
 use super::{CliError, Context, table::Table, text};
 use berth_config::Stack;
 use berth_domain::Hostname;
-use berth_render::{DATABASE_MIB, File, Language, MARK, Run, Service, Site};
+use berth_render::{Alert, Alerts, DATABASE_MIB, File, Language, MARK, Run, Service, Site};
 use clap::{Args, ValueEnum as _, builder::PossibleValue};
 use serde::Serialize;
 use std::{
@@ -118,10 +118,25 @@ fn site(stack: &Stack, host: Hostname, language: Language, server_mib: Option<u3
         stack: stack.stack.clone(),
         services: services.collect(),
         database_mib: stack.cells.values().filter_map(|cell| cell.shape.memory_mib).min().unwrap_or(DATABASE_MIB),
-        server_mib: server_mib.or_else(|| stack.cells.values().filter_map(|cell| cell.server.memory_mib).min()),
+        database_cpu_millis: stack.cells.values().filter_map(|cell| cell.shape.cpu_millis).min(),
+        server_mib: server_mib.or_else(|| stack.cells.values().filter_map(|cell| cell.server.shape.memory_mib).min()),
         host,
         language,
+        alerts: alerts(stack),
     }
+}
+
+/// Those whose figures edges measure; the others are for who sends.
+fn alerts(stack: &Stack) -> Alerts {
+    let of = |name: &str| {
+        let said = stack.alerts.as_ref().and_then(|alerts| alerts.on.get(name));
+        said.map_or_else(Alert::default, |said| Alert {
+            warning: said.warning,
+            critical: said.critical,
+            lasting_ms: said.lasting.map(berth_config::Span::ms),
+        })
+    };
+    Alerts { error_percent: of("error_percent"), response_ms: of("response_ms"), down_s: of("down_s") }
 }
 
 fn read(path: &Path) -> Result<Option<String>, CliError> {

@@ -7,11 +7,12 @@ mod screens;
 
 pub use archive::Import as ArchiveImport;
 
-use super::{CliError, Context, drain::Drain, watch};
+use super::{CliError, Context, decide, drain::Drain, watch};
 use berth_client::{Drainable, OperationFilter};
 use berth_domain::{CellName, Hostname, OperationId, PlanName, TenantKey, TenantName, TenantState, WayBackState};
 use berth_wire::{TenantChange, TenantCreate, TenantHosts, TenantMove, TenantSync};
 use clap::{Args, Subcommand};
+use std::path::PathBuf;
 
 #[derive(Subcommand, Debug)]
 pub enum Tenant {
@@ -85,6 +86,9 @@ pub struct Create {
     /// The cell to live in; otherwise the best of the plan's class
     #[arg(long)]
     cell: Option<CellName>,
+    /// What it needs, as YAML or JSON: its place keeps it
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     #[command(flatten)]
     wait: Wait,
 }
@@ -281,8 +285,15 @@ impl Wait {
 
 impl Create {
     async fn run(self, cx: &Context) -> Result<(), CliError> {
-        let wanted =
-            TenantCreate { name: self.name, plan: self.plan, hosts: self.hosts, key: self.key, cell: self.cell };
+        let profile = self.profile.as_deref().map(decide::read_profile).transpose()?.map(decide::over_the_wire);
+        let wanted = TenantCreate {
+            name: self.name,
+            plan: self.plan,
+            hosts: self.hosts,
+            key: self.key,
+            cell: self.cell,
+            profile,
+        };
         let begun = cx.client.tenant_create(&wanted).await?;
         self.wait.finish(cx, begun).await
     }

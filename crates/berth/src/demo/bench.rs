@@ -1,7 +1,8 @@
 //! `berth demo bench-moves`: what a move costs its tenant's writers and their neighbours.
 //!
-//! Fifty small tenants between two shared cells, and one large one five times into a new cell of its own, each under
-//! writers on the moving tenant. Prints figures and asserts none: this machine is not the reader's.
+//! Fifty small tenants between two shared cells, twenty of them and back again, and one large one five times into a new
+//! cell of its own, each under writers on the moving tenant. Prints figures and asserts none: this machine is not the
+//! reader's.
 
 use super::story::{cell_name, filled, finished, moved, tenant_in};
 use super::{
@@ -24,6 +25,9 @@ pub struct BenchMoves {
     /// Moves of small tenants
     #[arg(long, default_value_t = 50, value_name = "N")]
     small: usize,
+    /// How many of these are undone
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    undone: usize,
     /// Moves of the large tenant
     #[arg(long, default_value_t = 5, value_name = "N")]
     large: usize,
@@ -67,7 +71,7 @@ pub async fn run(options: &BenchMoves, world: &World, json: bool) -> Result<bool
 
     let mut order: Vec<(usize, Option<&str>)> = (1..=options.small).map(|nth| (nth, Some("shared-2"))).collect();
     order.extend((0..options.large).map(|_| (0, None)));
-    let mut figures: Vec<MoveFigures> = Vec::new();
+    let (mut figures, mut undo_pauses) = (Vec::<MoveFigures>::new(), Vec::new());
     let mut changes = Vec::new();
     let (mut offered, mut reached, mut failed) = (Vec::new(), Vec::new(), 0);
     let mut ledger = Ledger::in_memory();
@@ -92,8 +96,12 @@ pub async fn run(options: &BenchMoves, world: &World, json: bool) -> Result<bool
         tokio::time::sleep(BEFORE).await;
         let before = client.tenant(&tenant.name).await.map_err(|error| refused(error, "looking at a tenant"))?.cell;
         let done = moved(client, &load.handle(), tenant, to.map(cell_name)).await?;
+        let undone = if (1..=options.undone).contains(who) { Some(undo(client, tenant).await?) } else { None };
         let report = load.stop().await.ours("the load")?;
-        settled(client, tenant).await?;
+        match undone {
+            Some(pause) => undo_pauses.extend(pause),
+            None => settled(client, tenant).await?,
+        }
         if let Some(left) = before.filter(|cell| cell.as_str() != "shared-1") {
             let removing =
                 client.cell_remove(left.as_str()).await.map_err(|error| refused(error, "removing a cell"))?;
@@ -133,6 +141,8 @@ pub async fn run(options: &BenchMoves, world: &World, json: bool) -> Result<bool
     let pauses: Vec<f64> = figures.iter().filter_map(|m| m.pause_ms).collect();
     let out = json!({ "figures": {
         "pause_p50_ms": quantile(&pauses, 0.5), "pause_p99_ms": quantile(&pauses, 0.99),
+        "undo_pause_p50_ms": quantile(&undo_pauses, 0.5), "undo_pause_p99_ms": quantile(&undo_pauses, 0.99),
+        "undone": undo_pauses.len(),
         "neighbour_p99_change_pct": quantile(&changes, 0.5), "moves": figures.len(),
         "offered_tps": mean(&offered), "reached_tps": mean(&reached),
     }});
@@ -149,6 +159,19 @@ pub async fn run(options: &BenchMoves, world: &World, json: bool) -> Result<bool
         return Ok(false);
     }
     Ok(true)
+}
+
+/// Takes a move back under the same writers. Answers how long they waited, by the edge's clock.
+async fn undo(client: &Client, tenant: &super::story::Tenant) -> Result<Option<f64>, Failure> {
+    let undoing = client.tenant_undo_move(&tenant.name).await.map_err(|error| refused(error, "undoing a move"))?;
+    let mut pause_ms = None;
+    finished(client, undoing.id, "undoing a move", |operation| {
+        let figures = operation.result.as_ref().map(|result| &result.figures);
+        pause_ms = figures.and_then(|figures| figures.get("pause_ms")?.as_f64());
+    })
+    .await?;
+    say(format!("          {:<10} back again, pause {:>6.1} ms", tenant.name, pause_ms.unwrap_or(f64::NAN)));
+    Ok(pause_ms)
 }
 
 /// The next move is to be measured without the way back of this one, which reads the target's log.

@@ -84,6 +84,7 @@ async fn one(client: &Client, name: &str, plan: &str, cell: Option<&str>) -> Res
         hosts: vec![Hostname::new(format!("{name}.fleet.test")).expect("a host by the rule")],
         key: None,
         cell: cell.map(cell_name),
+        profile: None,
     };
     let began = Instant::now();
     let begun = client.tenant_create(&wanted).await.map_err(|error| refused(error, "creating a tenant"))?;

@@ -136,6 +136,7 @@ pub async fn tenant_in(client: &Client, name: &str, plan: &str, cell: &str) -> R
         hosts: vec![Hostname::new(host.clone()).expect("a host by the rule")],
         key: None,
         cell: Some(cell_name(cell)),
+        profile: None,
     };
     let operation = client.tenant_create(&wanted).await.map_err(|error| refused(error, "creating a tenant"))?;
     finished(client, operation.id, "creating a tenant", |_| {}).await?;

@@ -243,12 +243,17 @@ impl Page {
                 lacks.push(Obstacle::NoFree { side: Side::Source, what: what.to_owned(), used, most });
             }
         }
-        if !server.superuser {
-            let (role, right) = (server.role.clone(), "SUPERUSER".to_owned());
-            lacks.push(Obstacle::Rights { side: Side::Source, role, right });
-        }
-        if lacks.is_empty() {
+        lacks.extend(server.lacks.iter().cloned());
+        if lacks.is_empty() && server.superuser {
             self.say(2, format!("A tenant can be moved out of it with the login `{}`.", server.role));
+        } else if lacks.is_empty() {
+            self.say(
+                2,
+                format!(
+                    "The login `{}` has what a move out of it needs of the server. It has to be a member of the tables' owner too, and not the application's own: `berth mover rights` looks at both.",
+                    server.role
+                ),
+            );
         }
         for lack in lacks {
             self.ask(2, format!("before a tenant can be moved out of it: {lack}. Who runs this? {}", lack.hint()));

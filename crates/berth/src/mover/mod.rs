@@ -192,13 +192,16 @@ async fn discover(from: &Endpoint, rules: &Rules) -> Answer {
 async fn rights(sides: BothSides) -> Answer {
     let spec = spec(Uuid::now_v7(), "-", DataRules::of("-", "-", "-"), sides, LOOKING)?;
     let lacking = berth_mover::lacks(&spec).await.map_err(stopped)?;
-    let statement = |hint: String| match (hint.starts_with("ALTER"), hint.contains(';')) {
+    let is_statement = |hint: &str| ["ALTER", "GRANT", "CREATE", "REVOKE"].iter().any(|word| hint.starts_with(word));
+    let statement = |hint: String| match (is_statement(&hint), hint.contains("; --")) {
         (true, true) => hint,
         (true, false) => format!("{hint};"),
         (false, _) => format!("-- {hint}"),
     };
     let lines: Vec<String> = lacking.iter().map(|o| format!("-- {o}\n{}", statement(o.hint()))).collect();
-    let screen = if lines.is_empty() { "Nothing is missing.\n".to_owned() } else { lines.join("\n") + "\n" };
+    let whole = "-- Asked of every table there is, as nobody said whose they are: a move may need less, and `berth mover plan` asks of its own.\n";
+    let screen =
+        if lines.is_empty() { "Nothing is missing.\n".to_owned() } else { format!("{whole}{}\n", lines.join("\n")) };
     Ok((
         screen,
         json!({ "lacking": lacking, "remedies": lacking.iter().map(berth_mover::Obstacle::hint).collect::<Vec<_>>() }),
@@ -207,7 +210,7 @@ async fn rights(sides: BothSides) -> Answer {
 }
 
 async fn plan(sides: BothSides, whose: &Whose) -> Answer {
-    let spec = spec(Uuid::now_v7(), &whose.tenant, whose.rules.read()?, sides, LOOKING)?;
+    let spec = spec(Uuid::now_v7(), &whose.tenant, whose.rules.read_for_a_move()?, sides, LOOKING)?;
     match berth_mover::plan(&spec).await {
         Ok(plan) => Ok((screens::plan(&plan), json!({ "plan": plan, "obstacles": [] }), true)),
         Err(MoveError::Obstacles(all)) => {
@@ -295,7 +298,7 @@ struct How {
 async fn move_there(sides: BothSides, whose: &Whose, at: &JournalAt, how: How) -> Answer {
     let journal = Journal::open(&at.journal)?;
     let teller = Teller::default();
-    let mut spec = spec(Uuid::now_v7(), &whose.tenant, whose.rules.read()?, sides, how)?;
+    let mut spec = spec(Uuid::now_v7(), &whose.tenant, whose.rules.read_for_a_move()?, sides, how)?;
     let mut record = match journal.read()? {
         Some(record) => {
             known(&record, &spec)?;
@@ -459,11 +462,18 @@ fn can_go_back(record: &Record) -> Result<(), Failure> {
 }
 
 async fn keep(sides: BothSides, at: &JournalAt) -> Answer {
-    let (_journal, record, spec) = taken_up(sides, at)?;
+    let (journal, mut record, spec) = taken_up(sides, at)?;
     can_go_back(&record)?;
     let control = ControlTable::existing(&spec);
     let teller = Teller::default();
-    teller.heed(&spec, Box::pin(berth_mover::keep(&spec, &record.plan, &control, &teller))).await.map_err(stopped)?;
+    let kept = teller.heed(&spec, Box::pin(berth_mover::keep(&spec, &record.plan, &control, &teller))).await;
+    if let Err(MoveError::WayBackOver { .. } | MoveError::SlotLost { .. }) = &kept {
+        // It cannot be gone any more: so it holds nothing back either.
+        berth_mover::close_way_back(&spec).await.map_err(stopped)?;
+        record.way_back = false;
+        journal.write(&record)?;
+    }
+    kept.map_err(stopped)?;
     Ok(("The old side is not kept up to date any more; the same command goes on.\n".into(), json!({}), true))
 }
 

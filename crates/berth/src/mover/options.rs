@@ -127,11 +127,36 @@ pub fn address(endpoint: &Endpoint) -> String {
 
 impl Rules {
     pub fn read(&self) -> Result<DataRules, Failure> {
-        let Some(path) = &self.stack else { return Ok(DataRules::of(&self.root, &self.key, &self.tenant_column)) };
+        let stated = self.stack()?.map(|stack| berth_control::moves::rules(&stack.data));
+        Ok(stated.unwrap_or_else(|| DataRules::of(&self.root, &self.key, &self.tenant_column)))
+    }
+
+    /// The same for a move, which takes rows along and nothing else.
+    pub fn read_for_a_move(&self) -> Result<DataRules, Failure> {
+        let data = self.stack()?.map(|stack| stack.data);
+        let beside = data.iter().flat_map(|data| {
+            let keys = data.redis.as_ref().map(|_| "`data.redis`");
+            keys.into_iter().chain(data.objects.as_ref().map(|_| "`data.objects`"))
+        });
+        let beside: Vec<&str> = beside.collect();
+        if !beside.is_empty() {
+            return Err(Failure::request(
+                format!(
+                    "the stack file has {}, and this moves rows only: they would stay behind",
+                    beside.join(" and ")
+                ),
+                "`berth tenant move` takes them along; or bring them yourself, and leave that out of the file given here",
+            ));
+        }
+        self.read()
+    }
+
+    fn stack(&self) -> Result<Option<berth_config::Stack>, Failure> {
+        let Some(path) = &self.stack else { return Ok(None) };
         let text = std::fs::read_to_string(path).ours("the stack file")?;
         let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
         let stack = berth_config::parse(&text, None, &|name| std::fs::read_to_string(folder.join(name)))
             .map_err(|mistakes| Failure::request(mistakes, "correct the stack file"))?;
-        Ok(berth_control::moves::rules(&stack.data))
+        Ok(Some(stack))
     }
 }

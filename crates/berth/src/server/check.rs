@@ -1,7 +1,11 @@
 //! `berth server check`: what `prepare` promises, found out by trying, from outside where outside is what counts. Changes
 //! nothing, and never tries what would get its caller banned.
 
-use super::{host::Host, prepare::USER, steps::failed};
+use super::{
+    host::Host,
+    prepare::{USER, opened_by_match},
+    steps::failed,
+};
 use crate::fail::Failure;
 use berth_providers::ssh::{Connection, quoted, root};
 use serde::Serialize;
@@ -32,6 +36,10 @@ pub async fn check(connection: &Connection, host: &Host) -> Result<Vec<Finding>,
     // Asked and not tried: two tries and a typing error would be half a ban.
     let root_in = run("/usr/sbin/sshd -T | grep -qx 'permitrootlogin no'").await?.status != 0;
     found("root", !root_in, if root_in { "root may come in over SSH" } else { "root is not let in" }.to_owned());
+
+    let open = opened_by_match(connection, sudo).await?;
+    let says = if open.is_empty() { "undo none of it".to_owned() } else { open.replace('\n', "; ") };
+    found("Match blocks", open.is_empty(), says);
 
     let own = host.again(connection, USER).await.is_ok();
     found("key", own, format!("`{USER}` is {}let in with your key", if own { "" } else { "not " }));

@@ -3,6 +3,7 @@
 
 #![expect(clippy::format_push_string, reason = "screens are small and built once")]
 
+mod ahead;
 mod beside;
 mod check;
 mod host;

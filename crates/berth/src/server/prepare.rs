@@ -8,7 +8,7 @@ use super::{
     steps::{SECOND_DOOR, Step, Walk, Went, failed, say},
 };
 use crate::fail::Failure;
-use berth_providers::ssh::{Connection, root};
+use berth_providers::ssh::{Connection, Target, quoted, root};
 use std::time::{Duration, Instant};
 
 /// Who Berth is on the host, with root's rights and no password.
@@ -70,6 +70,13 @@ pub async fn look(connection: &Connection) -> Result<Found, Failure> {
             what,
             "a container is no host unless its first process is systemd; nothing was changed",
         ));
+    }
+    let open = opened_by_match(connection, sudo).await?;
+    if !open.is_empty() {
+        let what = format!(
+            "SSH of `{name}` lets in more than keys, by a `Match` block, which counts more than what is written here:\n{open}"
+        );
+        return Err(Failure::request(what, "take that out there, then the same again; nothing was changed"));
     }
     let beside = beside::look(connection, sudo).await?;
     Ok(Found { system, sudo, beside })
@@ -160,25 +167,62 @@ MaxAuthTries 4
 LoginGraceTime 30
 ";
 
+/// Where `sshd_config` lies as it was, and beside it this file where there was one.
+const BEFORE: &str = "/run/berth-sshd_config";
+/// Both as they were.
+const AS_BEFORE: &str = "cp -p /run/berth-sshd_config /etc/ssh/sshd_config; rm -f /etc/ssh/sshd_config.d/00-berth.conf; \
+                         [ ! -e /run/berth-sshd_config.own ] || \
+                         cp -p /run/berth-sshd_config.own /etc/ssh/sshd_config.d/00-berth.conf";
+
+/// What sshd itself says of its configuration: of a setting that is there twice it takes the first.
+const SHUT: &str = "(said=$(/usr/sbin/sshd -T) && for w in 'passwordauthentication no' 'kbdinteractiveauthentication no' \
+                    'permitrootlogin no' 'permitemptypasswords no'; do printf '%s\\n' \"$said\" | grep -qx \"$w\" || exit 1; done)";
+
+/// Lines of `Match` blocks that undo it for some: those come after every other file, and `sshd -T` does not ask them.
+const OPENED: &str = r#"awk 'FNR == 1 { m = 0 } { line = $0; gsub(/[="\t]/, " "); k = tolower($1); v = tolower($2) }
+k == "match" { m = 1; next }
+m && v != "no" && !(k == "permitrootlogin" && v ~ /^(prohibit-password|without-password|forced-commands-only)$/) && k ~ /^(passwordauthentication|kbdinteractiveauthentication|challengeresponseauthentication|permitrootlogin|permitemptypasswords)$/ { print FILENAME ":" FNR ":" line }' \
+$(ls /etc/ssh/sshd_config /etc/ssh/sshd_config.d/*.conf 2>/dev/null)"#;
+
+/// Those lines, each with its file. None: nothing undoes what is written here.
+pub async fn opened_by_match(connection: &Connection, sudo: &str) -> Result<String, Failure> {
+    let said = connection.run(&format!("{sudo}sh -c {}", quoted(OPENED)), b"").await.map_err(failed)?;
+    Ok(said.out.trim_end().to_owned())
+}
+
 async fn sshd(walk: &mut Walk<'_>, host: &Host) -> Result<(), Failure> {
-    let reload = "systemctl reload ssh";
-    let sum = "cmp -s - /etc/ssh/sshd_config.d/00-berth.conf";
-    let look =
-        format!("printf %s '{SSHD_TEXT}' | {sum} && grep -q '^Include /etc/ssh/sshd_config.d' /etc/ssh/sshd_config");
-    // A configuration that sshd does not take is never left there, and the running one is not told of it.
+    // One that a socket starts reads it when it starts.
+    let reload = "systemctl try-reload-or-restart ssh";
+    let config = "/etc/ssh/sshd_config";
+    let look = format!("printf %s '{SSHD_TEXT}' | cmp -s - {SSHD} && {SHUT} 2>/dev/null");
+    // Where another file, or a line above, says otherwise first, this one is read before all of them. A configuration that
+    // sshd does not take, or that changes nothing, is never left there, and the running one is not told of it.
     let act = format!(
-        "set -e; mkdir -p /run/sshd; grep -q '^Include /etc/ssh/sshd_config.d' /etc/ssh/sshd_config || \
-         sed -i '1i Include /etc/ssh/sshd_config.d/*.conf' /etc/ssh/sshd_config; \
-         cat >{SSHD}; /usr/sbin/sshd -t || {{ rm {SSHD}; exit 1; }}; {reload}; sleep 0.5"
+        "set -e; mkdir -p /run/sshd; cp -p {config} {BEFORE}; rm -f {BEFORE}.own; [ ! -e {SSHD} ] || cp -p {SSHD} {BEFORE}.own; \
+         grep -q '^Include /etc/ssh/sshd_config.d' {config} || sed -i '1i Include /etc/ssh/sshd_config.d/*.conf' {config}; \
+         cat >{SSHD}; {SHUT} || sed -i '1i Include {SSHD}' {config}; \
+         {{ /usr/sbin/sshd -t && {SHUT}; }} || {{ {AS_BEFORE}; \
+         echo 'sshd -T does not say that passwords and root are refused' >&2; exit 1; }}; \
+         {reload}; sleep 0.5"
     );
     let step = Step::new("ssh", "keys only, no root, no passwords", look, act).with(SSHD_TEXT);
-    if walk.step(&step).await? != Went::Done {
+    let went = walk.step(&step).await?;
+    if went == Went::Done
+        && let Err(error) = host.again(walk.connection, USER).await
+    {
+        // The first connection is still open.
+        walk.must("opening SSH again", &format!("{AS_BEFORE}; {reload}"), b"").await?;
+        return Err(failed(error));
+    }
+    if went == Went::Would {
         return Ok(());
     }
-    if let Err(error) = host.again(walk.connection, USER).await {
-        // The first connection is still open.
-        walk.must("opening SSH again", &format!("rm -f {SSHD}; {reload}"), b"").await?;
-        return Err(failed(error));
+    // From outside, as whoever has no key: what runs may have been started with other words than its files'.
+    let target = Target { user: USER.to_owned(), ..walk.connection.target().clone() };
+    let offered = Connection::offered(&target).await.map_err(failed)?;
+    if offered.iter().any(|way| ["password", "keyboard-interactive", "none"].contains(&way.as_str())) {
+        let what = format!("SSH of `{}` still offers {}", target.name(), offered.join(", "));
+        return Err(Failure::request(what, "`systemctl cat ssh` there shows with which words it is started"));
     }
     Ok(())
 }

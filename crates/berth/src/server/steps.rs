@@ -84,6 +84,11 @@ impl<'a> Walk<'a> {
         Ok(self.connection.run(&self.command(script), b"").await.map_err(failed)?.status == 0)
     }
 
+    /// Runs a script as root that only looks. Answers what it wrote.
+    pub async fn asks(&self, script: &str) -> Result<String, Failure> {
+        Ok(self.connection.run(&self.command(script), b"").await.map_err(failed)?.out)
+    }
+
     /// Runs a script as root that must succeed, one at a time on the host. Answers what it wrote.
     pub async fn must(&self, doing: &str, script: &str, input: &[u8]) -> Result<String, Failure> {
         let script = if input.is_empty() { script.to_owned() } else { with_whole_input(script, input.len()) };

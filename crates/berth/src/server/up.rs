@@ -3,7 +3,7 @@
 //! gone on with by the same command.
 
 use super::{
-    Answer, beside,
+    Answer, ahead, beside,
     host::{Host, agree_to_changes, can_be_asked},
     prepare::{self, Found, USER},
     steps::{Step, Walk, Went, failed, say},
@@ -14,7 +14,9 @@ use crate::{
     fail::{Failure, FailureExt as _},
 };
 use berth_client::ClientError;
-use berth_domain::{CellClass, CellName, CellState, Hostname, PlanName, ServiceRole, TenantName, TenantState};
+use berth_domain::{
+    CellClass, CellName, CellState, Hostname, PlanName, ProviderName, ServiceRole, TenantName, TenantState,
+};
 use berth_providers::ssh::{Connection, bring, listen};
 use berth_render::{File, units};
 use berth_wire::{CellCreate, Key, KeyCreate, TenantCreate};
@@ -50,21 +52,39 @@ pub struct Up {
     /// The first cell, where the stack file declares none
     #[arg(long, value_name = "NAME", default_value = "shared-1")]
     cell: CellName,
+    /// Its provider. Default: the one with the adapter `local`
+    #[arg(long, value_name = "NAME")]
+    provider: Option<ProviderName>,
     /// The first tenant
     #[arg(long, value_name = "NAME", requires = "tenant_host")]
     tenant: Option<TenantName>,
     /// Its host name
     #[arg(long, value_name = "HOST", requires = "tenant")]
     tenant_host: Option<Hostname>,
-    /// Its plan
-    #[arg(long, value_name = "PLAN", default_value = "hobby")]
-    plan: PlanName,
-    /// Serve 443 as well, with certificates of `berth cert add`
+    /// Its plan. Default: the only one of the stack file, else `hobby`
+    #[arg(long, value_name = "PLAN")]
+    plan: Option<PlanName>,
+    /// Serve 443 as well, with certificates by ACME or of `berth cert add`
     #[arg(long)]
     tls: bool,
     /// Show the steps and stop
     #[arg(long)]
     dry_run: bool,
+}
+
+/// What the first cell and the first tenant are made with, where they are made.
+struct FirstOf {
+    provider: ProviderName,
+    plan: PlanName,
+}
+
+/// What is put in force, and what is asked of it at the end.
+#[derive(Clone, Copy)]
+struct Served<'a> {
+    files: &'a StackFiles,
+    /// Of the first web service.
+    path: &'a str,
+    first_of: &'a FirstOf,
 }
 
 /// This server's edge, and the name of its key.
@@ -87,10 +107,11 @@ impl Up {
         // Its mistakes before anything is asked of a host.
         let files = StackFiles::read(&self.file, None).map_err(told)?;
         let stack = files.parse().map_err(told)?;
-        if !stack.providers.values().any(|provider| provider.adapter == "local") {
-            let hint = "add `providers: { local: { adapter: local } }`; nothing was changed";
-            return Err(Failure::request("the stack file names no provider that runs cells on the host itself", hint));
-        }
+        ahead::settings(&stack)?;
+        let first_of = FirstOf {
+            provider: ahead::provider(&stack, self.provider.as_ref())?,
+            plan: ahead::plan(&stack, self.plan.as_ref()),
+        };
         let env = self.env_file.as_ref().map(fs::read).transpose().ours("the file of variables")?;
         let first = self.host.open(common.yes).await?;
         let found = prepare::look(&first).await?;
@@ -98,7 +119,17 @@ impl Up {
         say(&format!("`{name}` runs {}", found.system));
         beside::tell(&found.beside);
         let mut walk = Walk::new(&first, found.sudo, self.dry_run);
-        ports_are_free(&walk).await?;
+        ahead::ports_are_free(&walk, self.tls).await?;
+        let known = ahead::environment(&walk, env.as_deref()).await?;
+        files.parse_with(Some(&known)).map_err(|error| {
+            let hint = "variables come with `--env-file FILE`, as NAME=VALUE lines; nothing was changed";
+            Failure::request(error, hint)
+        })?;
+        ahead::of_providers(&stack, &known)?;
+        if let (Some(tenant), Some(host)) = (&self.tenant, &self.tenant_host) {
+            ahead::tenant(&walk, &stack, (tenant, host, &first_of.plan)).await?;
+        }
+        ahead::programs(&walk, &stack).await?;
         if self.dry_run {
             self.plan(&mut walk).await?;
             return Ok(self.answer(&name, &found, &walk, begun.elapsed(), None));
@@ -123,7 +154,8 @@ impl Up {
         let key = walk.must("reading the first key", "cat /var/lib/berth/serve/admin.key", b"").await?;
         let web = stack.services.values().find(|service| service.role == ServiceRole::Web);
         let path = web.and_then(|service| service.health.clone()).unwrap_or_else(|| "/".to_owned());
-        self.over_the_api(&mut walk, key.trim().to_owned().into(), &files, &path, common).await?;
+        let served = Served { files: &files, path: &path, first_of: &first_of };
+        self.over_the_api(&mut walk, key.trim().to_owned().into(), served, common).await?;
         // Last: a run that is broken off before has shown nothing.
         let shown = "mkdir /var/lib/berth/serve/admin.key.shown 2>/dev/null";
         let shown_key = walk.is(shown).await?.then(|| key.trim().to_owned());
@@ -141,9 +173,12 @@ impl Up {
         Ok(())
     }
 
+    const fn edge_says(&self) -> &'static str {
+        if self.tls { "the proxy, on 80 and 443" } else { "the proxy, on 80" }
+    }
+
     fn edge(&self) -> Step {
         let answers = "curl -fs -o /dev/null http://127.0.0.1:7603/healthz";
-        let says = if self.tls { "the proxy, on 80 and 443" } else { "the proxy, on 80" };
         let unit = unit_of("systemd/berth-edge.service");
         let tls = if self.tls { "Environment=BERTH_EDGE_LISTEN_TLS=0.0.0.0:443\n" } else { "" };
         // As a user of its own: on this server members are processes of the control plane's user, and the edge's key and
@@ -168,7 +203,7 @@ impl Up {
              systemctl enable -q berth-edge.socket berth-edge.service; \
              systemctl start berth-edge.socket; systemctl start berth-edge.service"
         );
-        Step::new("edge", says, look, act).with(unit.text)
+        Step::new("edge", self.edge_says(), look, act).with(unit.text)
     }
 
     /// What is done over the API, for `--dry-run`.
@@ -176,7 +211,7 @@ impl Up {
         let mut rest = vec![
             ("stack", format!("{} put in force", self.file.display())),
             ("cell", format!("cell `{}`, where the stack file declares none", self.cell)),
-            ("edge", "the proxy, on 80".to_owned()),
+            ("edge", self.edge_says().to_owned()),
         ];
         if let (Some(tenant), Some(host)) = (&self.tenant, &self.tenant_host) {
             rest.push(("tenant", format!("tenant `{tenant}` at {host}, served")));
@@ -188,8 +223,7 @@ impl Up {
         &self,
         walk: &mut Walk<'_>,
         key: SecretString,
-        files: &StackFiles,
-        path: &str,
+        served: Served<'_>,
         common: &Common,
     ) -> Result<(), Failure> {
         // The prepared user's connection: the first one may be root's, who is not let in again.
@@ -200,7 +234,7 @@ impl Up {
         let error = |error: ClientError| told(error.into());
 
         let begun = Instant::now();
-        let applied = cx.client.stack_apply(&stack_apply(files)).await.map_err(error)?;
+        let applied = cx.client.stack_apply(&stack_apply(served.files)).await.map_err(error)?;
         for operation in &applied.operations {
             let ended = to_its_end(&cx, *operation).await.map_err(told)?;
             crate::cli::success(ended).map_err(told)?;
@@ -221,7 +255,7 @@ impl Up {
             let wanted = CellCreate {
                 name: self.cell.clone(),
                 class: CellClass::Shared,
-                provider: None,
+                provider: Some(served.first_of.provider.clone()),
                 region: None,
                 max_tenants: None,
             };
@@ -252,10 +286,10 @@ impl Up {
             walk.must("the edge's key", script, made.secret.as_bytes()).await?;
         }
         walk.step(&self.edge()).await?;
-        self.tenant(walk, &cx, path).await
+        self.tenant(walk, &cx, served).await
     }
 
-    async fn tenant(&self, walk: &mut Walk<'_>, cx: &Context, path: &str) -> Result<(), Failure> {
+    async fn tenant(&self, walk: &mut Walk<'_>, cx: &Context, served: Served<'_>) -> Result<(), Failure> {
         let (Some(tenant), Some(host)) = (&self.tenant, &self.tenant_host) else { return Ok(()) };
         let begun = Instant::now();
         let went = match cx.client.tenant(tenant.as_str()).await {
@@ -270,10 +304,11 @@ impl Up {
             Err(error) if error.problem().is_some_and(|problem| problem.status == 404) => {
                 let wanted = TenantCreate {
                     name: tenant.clone(),
-                    plan: self.plan.clone(),
+                    plan: served.first_of.plan.clone(),
                     hosts: vec![host.clone()],
                     key: None,
                     cell: None,
+                    profile: None,
                 };
                 let begun = cx.client.tenant_create(&wanted).await.map_err(|error| told(error.into()))?;
                 to_success(cx, begun).await.map_err(told)?;
@@ -283,7 +318,7 @@ impl Up {
         };
         let until = Instant::now() + Duration::from_secs(20);
         let status = loop {
-            match self.ask(host, path).await {
+            match self.ask(host, served.path).await {
                 Ok(status) if status < 500 && status != 404 => break status,
                 other if Instant::now() > until => {
                     let what = format!("`{tenant}` is not served at {host} through port 80 of the host: {other:?}");
@@ -385,28 +420,4 @@ fn runs(name: &str, unit: &File) -> String {
         "printf %s '{text}' | cmp -s - /etc/systemd/system/{name}.service && systemctl is-active -q {name} && \
          test \"$(readlink /proc/$(systemctl show -p MainPID --value {name})/exe)\" = /usr/local/bin/berth"
     )
-}
-
-/// Ports that serve and edge will listen on, unless they are theirs already.
-async fn ports_are_free(walk: &Walk<'_>) -> Result<(), Failure> {
-    for (port, role) in [(80, "edge"), (443, "edge"), (7600, "serve"), (7601, "serve"), (7603, "edge")] {
-        // The edge's ports are held by its socket, also while it is started again itself.
-        // One that a broken-off run is starting or ending at this moment has them too.
-        let ours = format!(
-            "systemctl show -p ActiveState --value berth-{role}.service berth-{role}.socket 2>/dev/null | grep -qE '^(active|activating|reloading|deactivating)$'"
-        );
-        let taken = format!("(exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null");
-        let taken = format!("bash -c '{taken}'");
-        if walk.is(&taken).await? && !walk.is(&ours).await? {
-            let who = format!(
-                "ss -Hltnp 'sport = :{port}' 2>/dev/null | sed -n 's/.*users:((\"\\([^\"]*\\)\".*/\\1/p' | head -n1"
-            );
-            let who = walk.must("asking who listens", &who, b"").await.unwrap_or_default();
-            let who = if who.trim().is_empty() { "another program".to_owned() } else { format!("`{}`", who.trim()) };
-            let what =
-                format!("port {port} of `{}` is taken by {who}, and {role} needs it", walk.connection.target().name());
-            return Err(Failure::request(what, "stop it there, or take another host; nothing was changed"));
-        }
-    }
-    Ok(())
 }

@@ -7,6 +7,7 @@ pub mod control;
 pub mod registry;
 pub mod secrets;
 
+use serde_json::Value;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -35,8 +36,35 @@ pub fn must(program: &str, words: &[&str]) -> String {
     text(&out.stdout)
 }
 
+/// The stack file that servers are set up with.
+pub fn stack() -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/fleet/berth.yaml");
+    path.canonicalize().unwrap().to_str().unwrap().to_owned()
+}
+
+/// What a command printed that went well.
+pub fn answer(out: &Output) -> Value {
+    assert!(out.status.success(), "{}\n{}", text(&out.stdout), text(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+/// What became of a step of `up` or `prepare`.
+pub fn went(answer: &Value, step: &str) -> String {
+    let rows = answer["steps"].as_array().unwrap();
+    let row = rows.iter().find(|row| row["step"] == step).unwrap_or_else(|| panic!("no step `{step}` in {rows:?}"));
+    row["went"].as_str().unwrap().to_owned()
+}
+
+/// Those that have packages we want in a part of their own.
+const UBUNTU: [&str; 3] = ["jammy", "noble", "resolute"];
+
 /// The base of all servers, made once on a machine. `None`, with a word, where none can be made.
 pub fn image() -> Option<()> {
+    image_of("bookworm", IMAGE)
+}
+
+/// The same of another distribution.
+fn image_of(suite: &str, image: &str) -> Option<()> {
     let skipped = |why: &str| {
         eprintln!("skipped: {why}");
         None
@@ -47,15 +75,16 @@ pub fn image() -> Option<()> {
     if text(&run("id", &["-u"]).stdout).trim() != "0" {
         return skipped("servers of tests are privileged containers, and this is not root");
     }
-    if run("podman", &["image", "exists", IMAGE]).status.success() {
+    if run("podman", &["image", "exists", image]).status.success() {
         return Some(());
     }
     let tar = format!("/tmp/berth-test-host-{}.tar", Uuid::new_v4().simple());
     let hook = "--essential-hook=mkdir -p \"$1/etc/postgresql-common/createcluster.d\" && \
                 echo 'create_main_cluster = false' >\"$1/etc/postgresql-common/createcluster.d/berth.conf\"";
     let include = format!("--include={PACKAGES}");
-    let made = Command::new("mmdebstrap").args(["--variant=minbase", hook, &include, "bookworm", &tar]).output();
-    let made = made.is_ok_and(|out| out.status.success()) && run("podman", &["import", &tar, IMAGE]).status.success();
+    let parts = if UBUNTU.contains(&suite) { "--components=main,universe" } else { "--components=main" };
+    let made = Command::new("mmdebstrap").args(["--variant=minbase", parts, hook, &include, suite, &tar]).output();
+    let made = made.is_ok_and(|out| out.status.success()) && run("podman", &["import", &tar, image]).status.success();
     let _ = fs::remove_file(&tar);
     if made { Some(()) } else { skipped("no Debian could be made for a container (Debian: mmdebstrap, and a mirror)") }
 }
@@ -70,6 +99,17 @@ impl Machine {
     /// A fresh one that lets root in with this key.
     pub fn start(key: &Path) -> Option<Self> {
         image()?;
+        Self::start_from(IMAGE, key)
+    }
+
+    /// The same of another distribution, by its name of one word.
+    pub fn start_of(suite: &str, key: &Path) -> Option<Self> {
+        let image = format!("localhost/berth-test-host-{suite}:1");
+        image_of(suite, &image)?;
+        Self::start_from(&image, key)
+    }
+
+    fn start_from(image: &str, key: &Path) -> Option<Self> {
         let name = format!("berth-test-{}", Uuid::new_v4().simple());
         // As many as most machines let root ask for.
         let limits = "--ulimit nofile=20000:20000 --ulimit nproc=20000:20000";
@@ -79,8 +119,11 @@ impl Machine {
         let mut words: Vec<&str> = flags.split_whitespace().collect();
         // Of its own also after its power was cut.
         let [a, b, ..] = *Uuid::new_v4().as_bytes();
-        let ip = format!("10.88.{}.{}", 128 + a % 120, 1 + b % 250);
-        words.extend([name.as_str(), "--ip", &ip, IMAGE, "/sbin/init"]);
+        let (c, d) = (128 + a % 120, 1 + b % 250);
+        let ip = format!("10.88.{c}.{d}");
+        // With another address on the wire than before, nobody who knows the old one reaches it for ten seconds.
+        let mac = format!("02:42:0a:58:{c:02x}:{d:02x}");
+        words.extend([name.as_str(), "--ip", &ip, "--mac-address", &mac, image, "/sbin/init"]);
         let started = run("podman", &words);
         if !started.status.success() {
             eprintln!("skipped: podman does not run a privileged container here: {}", text(&started.stderr));
@@ -113,7 +156,8 @@ impl Machine {
     pub fn up(&self) {
         self.booted();
         let until = Instant::now() + Duration::from_secs(30);
-        while !self.try_sh("systemctl is-active -q ssh").status.success() {
+        // In some it is started by the first who knocks.
+        while !self.try_sh("systemctl is-active -q ssh || systemctl is-active -q ssh.socket").status.success() {
             assert!(Instant::now() < until, "SSH does not run after 30 s");
             std::thread::sleep(Duration::from_millis(200));
         }

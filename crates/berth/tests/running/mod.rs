@@ -75,14 +75,19 @@ impl Place {
 
     /// A server with a Postgres of its own.
     pub async fn serve(&mut self) {
-        let data = self.dir.join("serve").to_string_lossy().into_owned();
-        let at = ["serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--data-dir", &data];
-        self.start("serve", BERTH, &at, &[]);
-        let look = async || self.log("serve");
-        let log = wait_until("the server listens", look, |log: &String| log.contains("serving on http://")).await;
-        let url = log.split("serving on ").nth(1).unwrap().split_whitespace().next();
-        self.url = url.unwrap().into();
+        self.url = self.server("serve", &[]).await;
         self.key = fs::read_to_string(self.dir.join("serve/admin.key")).unwrap().trim().into();
+    }
+
+    /// A server with a folder and a log of this name; all of them seal with the first one's key. Where it listens.
+    pub async fn server(&mut self, name: &str, env: &[(&str, &str)]) -> String {
+        let path = |name: &str| self.dir.join(name).to_string_lossy().into_owned();
+        let (data, seal) = (path(name), path("serve/seal.key"));
+        let at = ["serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--data-dir", &data];
+        self.start(name, BERTH, &[&at[..], &["--seal-key-file", &seal]].concat(), env);
+        let look = async || self.log(name);
+        let log = wait_until("the server listens", look, |log: &String| log.contains("serving on http://")).await;
+        log.split("serving on ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned()
     }
 
     pub fn client(&self) -> Client {
@@ -151,6 +156,7 @@ impl World {
             hosts: vec![format!("{name}.test").parse().unwrap()],
             key: None,
             cell: None,
+            profile: None,
         };
         finishes(&self.client, self.client.tenant_create(&wanted).await.unwrap().id).await;
     }

@@ -38,6 +38,7 @@ fn good() -> Facts {
             name: "a.example.com".into(),
             addresses: 1,
             certificate: Ok(at("2027-01-01T00:00:00Z")),
+            doubt: None,
         }]),
         hosts_more: 0,
         cells: Ok(vec![cell()]),
@@ -129,7 +130,7 @@ fn every_entry_finds_what_it_is_for() {
         Facts { cells: Ok(vec![cell]), ..good() }
     };
     let host = |addresses, end: &str| Facts {
-        hosts: Ok(vec![Host { name: "a.example.com".into(), addresses, certificate: Ok(at(end)) }]),
+        hosts: Ok(vec![Host { name: "a.example.com".into(), addresses, certificate: Ok(at(end)), doubt: None }]),
         ..good()
     };
     let wrong: Vec<(&[&str], Facts)> = vec![
@@ -174,6 +175,13 @@ fn every_entry_finds_what_it_is_for() {
     assert_eq!(of(&plain, Outcome::Failed), ["limits"]);
     assert!(of(&plain, Outcome::Unknown).contains(&"retention"));
     seen.extend(["limits", "retention"]);
+    // One class alone leaves all other requests without a limit, which is said.
+    let text = STACK.replace("{ api: 100 }", "{ gps: 100 }");
+    plain.stack = Ok(Some(Box::new(berth_config::parse(&text, None, &berth_config::no_files).unwrap())));
+    let items = judge(&plain, &[], now);
+    let limits = items.iter().find(|item| item.id == "limits").unwrap();
+    let says = limits.says.contains("requests_per_minute.api") && limits.says.ends_with("`hobby`");
+    assert!(limits.outcome == Outcome::Passed && says, "{limits:?}");
     assert!(LIST.iter().all(|task| seen.contains(&task.id)), "{seen:?}");
 }
 

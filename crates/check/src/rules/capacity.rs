@@ -4,7 +4,7 @@ use super::catalogue;
 use crate::{
     Kind,
     node::{Ask, grouped, mebibytes, said, span_ms},
-    world::{Out, World},
+    world::{Out, World, copies},
 };
 use berth_config::tree::Node;
 
@@ -63,7 +63,7 @@ pub fn over(world: &World<'_>, out: &mut Out) {
         let mut memory = shape(cell.at(&["shape"]), "memory_mib");
         let mut millis = shape(cell.at(&["shape"]), "cpu_millis");
         for (_, service, _) in World::services(stack) {
-            let copies = service.at(&["copies"]).and_then(Ask::number).unwrap_or(1.0);
+            let copies = copies(service);
             memory += copies * shape(service.at(&["shape"]), "memory_mib");
             millis += copies * shape(service.at(&["shape"]), "cpu_millis");
         }

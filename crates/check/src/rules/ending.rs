@@ -43,6 +43,11 @@ pub fn told(end: Timestamp, now: Timestamp, what: &str) -> Option<String> {
     }
 }
 
+/// Whether a certificate, in DER, names itself as who signed it.
+pub fn signs_itself(der: &[u8]) -> bool {
+    Certificate::from_der(der).is_ok_and(|it| it.tbs_certificate.issuer == it.tbs_certificate.subject)
+}
+
 /// Each certificate of a file with the line in which it begins. Keys are passed over.
 fn blocks(text: &str) -> Vec<(u64, String)> {
     let mut found = Vec::new();

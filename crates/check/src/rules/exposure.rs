@@ -1,9 +1,10 @@
 //! What the world can reach and should not.
 
+use super::compose::{REQUIRED, filled};
 use crate::{
     Kind,
     node::Ask,
-    world::{Out, World},
+    world::{Out, Variable, World},
 };
 use berth_config::tree::Node;
 use nginx_lint_parser::ast::{Argument, Directive};
@@ -54,21 +55,28 @@ impl Port {
             .is_some_and(|second| (16..32).contains(&second));
         let private =
             ["127.", "10.", "192.168.", "100.64.", "fd", "fe80:"].iter().any(|start| address.starts_with(start));
-        !(private || shared_private || address == "localhost" || address == "::1" || address.contains('$'))
+        !(private || shared_private || address == "localhost" || address == "::1" || address.starts_with('$'))
+    }
+
+    /// The variable that its address is, where neither a file nor a default says what it holds.
+    fn unset(&self) -> Option<&str> {
+        let address = self.address.as_deref().filter(|address| *address != REQUIRED)?;
+        address.strip_prefix('$').filter(|name| !name.is_empty())
     }
 }
 
-fn ports(service: &Node) -> Vec<Port> {
+fn ports(service: &Node, variables: &[Variable<'_>]) -> Vec<Port> {
     let Some(ports) = service.entry("ports") else { return Vec::new() };
     let read = |item: &Node| {
         if !item.entries().is_empty() {
             return Port {
                 line: item.line,
-                address: item.at(&["host_ip"]).and_then(Ask::text),
-                inside: item.at(&["target"]).and_then(Ask::number).map(|n| n as u32),
+                address: item.at(&["host_ip"]).and_then(Ask::text).map(|text| filled(&text, variables)),
+                inside: item.at(&["target"]).and_then(Ask::text).and_then(|n| filled(&n, variables).parse().ok()),
             };
         }
-        let text = item.text().unwrap_or_default();
+        // What stands in `${NAME:-5432}` has colons of its own.
+        let text = filled(&item.text().unwrap_or_default(), variables);
         let text = text.split('/').next().unwrap_or_default();
         let (before, inside) = text.rsplit_once(':').unwrap_or(("", text));
         let address = before.rsplit_once(':').map(|(address, _)| address.to_owned());
@@ -89,37 +97,45 @@ fn is(service: &Node, names: &[&str]) -> bool {
 }
 
 pub fn published_database(world: &World<'_>, out: &mut Out) {
+    let variables = world.variables();
     for file in world.of(Kind::Compose) {
         for (name, service, _) in World::services(file) {
-            for port in ports(service) {
+            for port in ports(service, &variables) {
                 let store = is(service, STORES) || port.inside.is_some_and(|inside| STORE_PORTS.contains(&inside));
-                if !store || !port.to_the_world() {
+                if !store || !(port.to_the_world() || port.unset().is_some()) {
                     continue;
                 }
                 let what = image_name(service).unwrap_or_else(|| name.to_owned());
                 let inside = port.inside.map_or_else(String::new, |port| format!(" on port {port}"));
-                out.note(
-                    file,
-                    port.line,
-                    &format!("services.{name}.ports"),
-                    format!("`{what}`{inside} is open to every address that reaches this host; Docker opens it before the host's own firewall"),
-                    "take `ports` out: services of one file reach each other by name; for a look from outside publish `127.0.0.1:PORT:PORT` and come through SSH",
-                );
+                let open = format!("`{what}`{inside} is open to every address that reaches this host");
+                let (message, remedy) = match port.unset() {
+                    Some(unset) => (
+                        format!("{open} wherever `{unset}` is not set: to Docker an empty address is all of them"),
+                        format!("write `${{{unset}:-127.0.0.1}}`, or take `ports` out"),
+                    ),
+                    None => (
+                        format!("{open}; Docker opens it before the host's own firewall"),
+                        "take `ports` out: services of one file reach each other by name; for a look from outside publish `127.0.0.1:PORT:PORT` and come through SSH".to_owned(),
+                    ),
+                };
+                out.note(file, port.line, &format!("services.{name}.ports"), message, remedy);
             }
         }
     }
 }
 
 pub fn proxy_bypass(world: &World<'_>, out: &mut Out) {
+    let variables = world.variables();
     for file in world.of(Kind::Compose) {
         let services = World::services(file);
-        let proxy = services.iter().find(|(_, service, _)| is(service, PROXIES) && !ports(service).is_empty());
+        let proxy =
+            services.iter().find(|(_, service, _)| is(service, PROXIES) && !ports(service, &variables).is_empty());
         let Some((proxy, ..)) = proxy else { continue };
         for (name, service, _) in &services {
             if name == proxy || is(service, STORES) || is(service, PROXIES) {
                 continue;
             }
-            for port in ports(service).into_iter().filter(Port::to_the_world) {
+            for port in ports(service, &variables).into_iter().filter(Port::to_the_world) {
                 if port.inside.is_some_and(|inside| STORE_PORTS.contains(&inside)) {
                     continue;
                 }

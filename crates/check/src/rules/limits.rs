@@ -268,7 +268,7 @@ pub fn thresholds(world: &World<'_>, out: &mut Out) {
         for (path, map) in file.tree.maps() {
             for (low, high) in ORDERED {
                 let (Some(a), Some(b)) = (map.entry(low), map.entry(high)) else { continue };
-                let (Some(first), Some(second)) = (amount(&a.value), amount(&b.value)) else { continue };
+                let (Some(first), Some(second)) = (amount(low, &a.value), amount(high, &b.value)) else { continue };
                 let equal_is_fine = MAY_BE_EQUAL.contains(high);
                 if first < second || (equal_is_fine && first <= second) {
                     continue;
@@ -349,15 +349,17 @@ fn said_twice(world: &World<'_>, out: &mut Out) {
     }
 }
 
-/// A number, a length of time, a share of a core or an amount of memory.
-fn amount(node: &berth_config::tree::Node) -> Option<f64> {
-    if let Some(number) = node.number() {
-        return Some(number);
-    }
+/// A number, a length of time or an amount of memory; under Kubernetes' keys what they are there.
+fn amount(key: &str, node: &berth_config::tree::Node) -> Option<f64> {
     let text = node.text()?;
-    if let Some(millis) = text.strip_suffix('m').and_then(|n| n.parse::<f64>().ok()) {
-        // Thousandths of a core and minutes are written alike; a pair is one or the other.
-        return Some(millis * 60_000.0);
+    match key {
+        // `500m` is half a core, as `0.5` is.
+        "cpuRequest" | "cpuLimit" => match text.trim().strip_suffix('m') {
+            Some(millis) => millis.parse::<f64>().ok().map(|millis| millis / 1000.0),
+            None => node.number(),
+        },
+        // A number alone is bytes.
+        "memoryRequest" | "memoryLimit" => crate::node::mebibytes(&text),
+        _ => node.number().or_else(|| crate::node::span_ms(&text)).or_else(|| crate::node::mebibytes(&text)),
     }
-    crate::node::span_ms(&text).or_else(|| crate::node::mebibytes(&text))
 }

@@ -20,6 +20,18 @@ pub fn rpo(world: &World<'_>, out: &mut Out) {
             let line = backups.value.entry("rpo").map_or(backups.line, |entry| entry.line);
             judge(stack, line, "backups.rpo", rpo, every, out);
         }
+        let copied = stack.tree.entry("failover").and_then(|failover| failover.value.entry("copied_every"));
+        if let (Some(rpo), Some(copied)) = (span("rpo"), copied)
+            && let Some(every) = copied.value.text().and_then(|text| span_ms(&text))
+            && rpo < every
+        {
+            let message = format!(
+                "{} of work at most are promised to be lost, and what takes over has a copy that may be {} old",
+                said(rpo),
+                said(every)
+            );
+            out.note(stack, copied.line, "failover.copied_every", message, RPO_REMEDY);
+        }
     }
     let variables = world.variables();
     for rpo in variables.iter().filter(|v| matches!(v.name.as_str(), "RPO" | "RPO_TARGET" | "RPO_MINUTES")) {

@@ -5,32 +5,67 @@ use crate::{
     node::Ask,
     world::{Out, World},
 };
-
-/// Words of a key whose value is a secret.
-fn is_secret(name: &str) -> bool {
-    let plain: String = name.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
-    let ends = |end: &str| plain.ends_with(end);
-    let secret = ["secret", "password", "passwd", "apikey", "secretkey", "accesskey", "privatekey", "authtoken"];
-    let harmless = plain.ends_with("file") || plain.contains("public") || plain.contains("publishable");
-    !harmless
-        && (secret.iter().any(|word| ends(word))
-            || ends("apitoken")
-            || ends("secretkeybase")
-            || ends("signingsecret")
-            || ends("webhooksecret")
-            || (ends("token") && plain.len() > 5))
-}
+use berth_config::is_secret;
 
 /// `postgresql://user:password@host`, with the password written out.
 fn has_password(value: &str) -> bool {
     let Some((_, rest)) = value.split_once("://") else { return false };
     let authority = rest.split(['/', '?']).next().unwrap_or_default();
     let Some((login, _)) = authority.rsplit_once('@') else { return false };
-    login.split_once(':').is_some_and(|(_, password)| !password.is_empty() && !password.starts_with('$'))
+    password(login).is_some_and(|password| !refers(password))
 }
 
+/// After the first colon that is none of `${NAME:-default}`.
+fn password(login: &str) -> Option<&str> {
+    let mut depth = 0_usize;
+    for (at, c) in login.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            ':' if depth == 0 => return Some(&login[at + 1..]),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// So many letters and digits beside a reference are no separator and no prefix.
+const WRITTEN_OUT: usize = 6;
+
+/// What stands before a secret in everybody's files, in small letters.
+const PREFIXES: &[&str] =
+    &["bearer ", "basic ", "token ", "sk_live_", "sk_test_", "rk_live_", "rk_test_", "whsec_", "github_pat_"];
+
+fn without_prefix(value: &str) -> &str {
+    PREFIXES.iter().fold(value.trim(), |rest, prefix| match rest.split_at_checked(prefix.len()) {
+        Some((start, after)) if start.eq_ignore_ascii_case(prefix) => after.trim_start(),
+        _ => rest,
+    })
+}
+
+/// Empty, or taken from a variable. What is written beside the variable may be the secret all the same.
 fn refers(value: &str) -> bool {
-    value.trim().is_empty() || value.contains("${") || value.trim_start().starts_with('$')
+    let value = without_prefix(value);
+    if value.is_empty() {
+        return true;
+    }
+    if !value.contains("${") {
+        return value.starts_with('$');
+    }
+    let after = |part: &str| part.split_once('}').map_or(0, |(_, rest)| letters(rest));
+    let mut parts = value.split("${");
+    let beside = letters(parts.next().unwrap_or_default()) + parts.map(after).sum::<usize>();
+    value.contains("://") || beside < WRITTEN_OUT
+}
+
+fn letters(text: &str) -> usize {
+    text.chars().filter(char::is_ascii_alphanumeric).count()
+}
+
+/// A switch, or the path of the file that holds it.
+fn is_no_secret(value: &str) -> bool {
+    (value.starts_with('/') && !value.contains(['+', '=']) && value[1..].contains('/'))
+        || matches!(value.to_ascii_lowercase().as_str(), "true" | "false" | "yes" | "no" | "on" | "off")
 }
 
 pub fn in_file(world: &World<'_>, out: &mut Out) {
@@ -38,8 +73,9 @@ pub fn in_file(world: &World<'_>, out: &mut Out) {
     for file in world.files.iter().filter(|file| matches!(file.kind, Kind::Stack | Kind::Compose | Kind::Fly)) {
         let mut said = Vec::new();
         for variable in world.variables().iter().filter(|v| std::ptr::eq(v.file, file)) {
-            let secret = is_secret(&variable.name) && !refers(&variable.value);
-            if (secret || has_password(&variable.value)) && !variable.value.starts_with("/run/secrets") {
+            let value = &variable.value;
+            let secret = is_secret(&variable.name) && !refers(value) && !is_no_secret(value);
+            if secret || has_password(value) {
                 out.note(file, variable.line, &variable.key, MESSAGE, remedy(file.kind, &variable.name));
                 said.push(variable.line);
             }
@@ -48,7 +84,7 @@ pub fn in_file(world: &World<'_>, out: &mut Out) {
             let Some(value) = leaf.node.text() else { continue };
             let name = leaf.name().split('[').next().unwrap_or_default();
             let plain = matches!(leaf.node.value, berth_config::tree::Value::Text(_));
-            let secret = is_secret(name) && plain && !refers(&value);
+            let secret = is_secret(name) && plain && !refers(&value) && !is_no_secret(&value);
             if (secret || (plain && !leaf.path.contains('[') && has_password(&value))) && !said.contains(&leaf.line) {
                 out.note(file, leaf.line, &leaf.path, MESSAGE, remedy(file.kind, name));
             }
@@ -83,7 +119,9 @@ pub fn placeholder(world: &World<'_>, out: &mut Out) {
     ];
     for variable in world.variables() {
         let value = variable.value.to_ascii_lowercase();
-        let secret = is_secret(&variable.name) || variable.name.to_ascii_uppercase().ends_with("_DSN");
+        // An address is no secret by its name; one with the guide's words in it leads nowhere.
+        let dsn = variable.name.to_ascii_lowercase().ends_with("dsn") && value.contains("://");
+        let secret = is_secret(&variable.name) || dsn;
         let weak = matches!(value.as_str(), "password" | "secret" | "postgres" | "admin" | "root" | "test");
         if secret && (weak || WORDS.iter().any(|word| value.contains(word))) {
             out.note(

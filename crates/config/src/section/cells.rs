@@ -2,10 +2,10 @@
 
 use super::{
     plans::{CLASSES, read_price},
-    services::shape as read_shape,
+    services::{shape as read_shape, shape_of},
 };
 use crate::{
-    Cell, Problem, Provider,
+    Arch, Cell, Problem, Provider, Server,
     read::{At, Reader},
     tree::Value,
 };
@@ -16,6 +16,7 @@ const KEYS: &[&str] = &["class", "provider", "region", "max_tenants", "price", "
 /// How many tenants a shared cell takes unless it says otherwise (the guides' `MAX_CUSTOMERS_PER_SERVER`).
 const SHARED_TENANTS: u32 = 150;
 const TENANTS_MAX: u32 = 100_000;
+const ARCHES: &[(&str, Arch)] = &[("x86_64", Arch::X86_64), ("aarch64", Arch::Aarch64)];
 
 pub fn read(reader: &mut Reader, at: &At<'_>, providers: &[ProviderName]) -> BTreeMap<CellName, Cell> {
     let mut cells = BTreeMap::new();
@@ -54,9 +55,17 @@ fn cell(reader: &mut Reader, at: &At<'_>, providers: &[ProviderName]) -> Option<
         })
     });
     let shape = section.get("shape").map(|at| read_shape(reader, &at)).unwrap_or_default();
-    let server = section.get("server").map(|at| read_shape(reader, &at)).unwrap_or_default();
+    let server = section.get("server").map(|at| server(reader, &at)).unwrap_or_default();
     let price = section.get("price").and_then(|at| read_price(reader, &at));
     Some(Cell { class: class?, provider: provider?, region, max_tenants: max_tenants?, price, shape, server })
+}
+
+fn server(reader: &mut Reader, at: &At<'_>) -> Server {
+    let Some(section) = reader.section(at, &["cpu_millis", "memory_mib", "disk_gib", "arch"]) else {
+        return Server::default();
+    };
+    let arch = section.get("arch").and_then(|at| reader.one_of(&at, ARCHES));
+    Server { shape: shape_of(reader, &section), arch }
 }
 
 pub fn read_providers(reader: &mut Reader, at: &At<'_>) -> BTreeMap<ProviderName, Provider> {

@@ -22,6 +22,9 @@ const ALERTS: &[&str] = &[
     "response_ms",
     "down_s",
 ];
+const SENDS_NONE: &str = "Berth sends no alerts itself: `berth render` writes rules, and something else sends";
+const MAKES_NONE: &str = "Berth makes no backups of cells yet: it judges what is stated of them";
+const FAILS_NOTHING_OVER: &str = "Berth carries out no failover yet: it judges what is stated of one";
 const REASON_MIN: usize = 10;
 const TEXT_MAX: usize = 200;
 
@@ -36,7 +39,7 @@ pub fn budget(reader: &mut Reader, at: &At<'_>) -> Option<Budget> {
 
 pub fn alerts(reader: &mut Reader, at: &At<'_>) -> Option<Alerts> {
     let section = reader.section(at, ALERTS)?;
-    let by = by(reader, &section, "by: Prometheus and Alertmanager");
+    let by = by(reader, &section, "by: Prometheus and Alertmanager", SENDS_NONE);
     let mut on = BTreeMap::new();
     for (name, at) in section.values().into_iter().filter(|(name, _)| name != "by" && ALERTS.contains(&name.as_str())) {
         let Some(section) = reader.section(&at, &["warning", "critical", "for"]) else { continue };
@@ -53,7 +56,7 @@ pub fn alerts(reader: &mut Reader, at: &At<'_>) -> Option<Alerts> {
 
 pub fn backups(reader: &mut Reader, at: &At<'_>) -> Option<Backups> {
     let section = reader.section(at, &["by", "every", "to", "keep_days", "rpo", "rto", "drill_every"])?;
-    let by = by(reader, &section, "by: restic, from a timer on the host");
+    let by = by(reader, &section, "by: restic, from a timer on the host", MAKES_NONE);
     let every = section.need("every", "every: 1h", reader).and_then(|at| span(reader, &at));
     let to = section.need("to", "to: a bucket at another provider", reader).and_then(|at| short(reader, &at));
     let keep_days = section.get("keep_days").and_then(|at| reader.number(&at, 1..=36_500));
@@ -64,7 +67,7 @@ pub fn backups(reader: &mut Reader, at: &At<'_>) -> Option<Backups> {
 
 pub fn failover(reader: &mut Reader, at: &At<'_>) -> Option<Failover> {
     let section = reader.section(at, &["by", "to", "automatic", "fence", "copied_every"])?;
-    let by = by(reader, &section, "by: Patroni");
+    let by = by(reader, &section, "by: Patroni", FAILS_NOTHING_OVER);
     let to = section.need("to", "to: fallback", reader).and_then(|at| short(reader, &at));
     let automatic = section.get("automatic").map_or(Some(false), |at| reader.truth(&at));
     let fence = section.get("fence").and_then(|at| short(reader, &at));
@@ -161,8 +164,15 @@ pub fn span(reader: &mut Reader, at: &At<'_>) -> Option<Span> {
     parsed
 }
 
-fn by(reader: &mut Reader, section: &Section<'_>, example: &'static str) -> Option<String> {
-    section.need("by", example, reader).and_then(|at| short(reader, &at))
+/// Who carries it out, which is somebody else: `itself` says what Berth does not do.
+fn by(reader: &mut Reader, section: &Section<'_>, example: &'static str, itself: &'static str) -> Option<String> {
+    let at = section.need("by", example, reader)?;
+    let who = short(reader, &at)?;
+    if who.split_whitespace().next().is_some_and(|first| first.eq_ignore_ascii_case("berth")) {
+        reader.wrong(&at, Problem::Malformed { message: itself, hint: "name who does it, or leave the section out" });
+        return None;
+    }
+    Some(who)
 }
 
 fn short(reader: &mut Reader, at: &At<'_>) -> Option<String> {

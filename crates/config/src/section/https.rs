@@ -9,7 +9,7 @@ use crate::{
 use std::net::SocketAddr;
 
 pub fn https(reader: &mut Reader, at: &At<'_>) -> Https {
-    let keys = &["redirect", "hsts", "port", "keys_over_plain_http", "acme"];
+    let keys = &["redirect", "hsts", "port", "keys_over_plain_http", "members_over_plain_http", "acme"];
     let Some(section) = reader.section(at, keys) else { return Https::default() };
     let redirect = section.get("redirect").map_or(Some(false), |at| reader.truth(&at));
     let hsts = section.get("hsts").and_then(|at| span(reader, &at));
@@ -25,6 +25,7 @@ pub fn https(reader: &mut Reader, at: &At<'_>) -> Https {
         hsts,
         port: section.get("port").and_then(|at| reader.number(&at, 1..=u16::MAX)),
         keys_over_plain_http: section.get("keys_over_plain_http").and_then(|at| reader.truth(&at)).unwrap_or_default(),
+        members_over_plain_http: section.get("members_over_plain_http").and_then(|at| reader.truth(&at)),
         acme: section.get("acme").and_then(|at| acme(reader, &at)),
     }
 }

@@ -202,7 +202,11 @@ fn checked(reader: &mut Reader, at: &At<'_>, value: String, environment: Option<
 }
 
 pub fn shape(reader: &mut Reader, at: &At<'_>) -> Shape {
-    let Some(section) = reader.section(at, &["cpu_millis", "memory_mib", "disk_gib"]) else { return Shape::default() };
+    let section = reader.section(at, &["cpu_millis", "memory_mib", "disk_gib"]);
+    section.map(|section| shape_of(reader, &section)).unwrap_or_default()
+}
+
+pub fn shape_of(reader: &mut Reader, section: &Section<'_>) -> Shape {
     Shape {
         cpu_millis: section.get("cpu_millis").and_then(|at| reader.number(&at, 1..=1_000_000)),
         memory_mib: section.get("memory_mib").and_then(|at| reader.number(&at, 1..=16_777_216)),

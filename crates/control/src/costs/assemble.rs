@@ -31,21 +31,33 @@ pub(super) struct Books {
 impl Books {
     pub async fn open(app: &App, month: Month, now: Timestamp) -> Result<Self, ControlError> {
         let in_force = app.stack().await?;
-        let (catalogue, _) = decide::settings(&in_force.stack)?;
         let Span { from, until } = month.span();
-        let name = month.to_string();
         let stays = app.store().stays_between(from, until.min(now).max(from)).await?;
         let work = match &in_force.stack.usage.costs_by {
             Some(metric) => work(app, metric, from, &stays).await?,
             None => BTreeMap::new(),
         };
+        let plans = app.store().plan_list().await?;
+        Ok(Self { stays, plans, work, ..Self::of_cells(app, in_force, month, now).await? })
+    }
+
+    /// Without tenants and plans: what the month costs, and not who bears it.
+    pub async fn of_cells(
+        app: &App,
+        in_force: Arc<StackInForce>,
+        month: Month,
+        now: Timestamp,
+    ) -> Result<Self, ControlError> {
+        let (catalogue, _) = decide::settings(&in_force.stack)?;
+        let Span { from, until } = month.span();
+        let name = month.to_string();
         Ok(Self {
-            work,
+            work: BTreeMap::new(),
             cells: app.store().cells_between(from, until.min(now).max(from)).await?,
-            stays,
+            stays: Vec::new(),
             stored: app.store().invoice_list(&name).await?,
             closed: app.store().month_is_closed(&name).await?,
-            plans: app.store().plan_list().await?,
+            plans: Vec::new(),
             month,
             now,
             in_force,
@@ -58,9 +70,33 @@ impl Books {
         all.within(self.month.span())
     }
 
-    /// What a whole month of a cell is made of.
+    /// What a whole month of a cell is made of. A price in a currency whose rate nobody knows is none.
     pub fn lines(&self, cell: &CellSpan) -> Option<Vec<PriceLine>> {
-        prices::lines(&self.in_force.stack, &self.catalogue, &Kind::from(&cell.cell))
+        prices::lines(&self.in_force.stack, &self.catalogue, &Kind::from(&cell.cell)).filter(|it| self.has_rates(it))
+    }
+
+    fn has_rates(&self, lines: &[PriceLine]) -> bool {
+        lines.iter().all(|line| self.catalogue.rates.knows(&line.currency))
+    }
+
+    /// Whether what this month cost is only missing a rate: what is stored is stored for good. A provider that billed is
+    /// asked for no rate.
+    pub fn waits_for_rates(&self) -> bool {
+        let billed = |cell: &CellSpan| {
+            let of = |invoice: &Invoice| invoice.provider.as_str() == cell.cell.provider.as_str();
+            self.stored.iter().any(|invoice| invoice.source == InvoiceSource::Imported && of(invoice))
+        };
+        self.cells.iter().any(|cell| self.lacks_rate(cell) && !billed(cell))
+    }
+
+    /// Whether the price of a cell is only missing a rate.
+    pub fn lacks_rates(&self) -> bool {
+        self.cells.iter().any(|cell| self.lacks_rate(cell))
+    }
+
+    fn lacks_rate(&self, cell: &CellSpan) -> bool {
+        let lines = prices::lines(&self.in_force.stack, &self.catalogue, &Kind::from(&cell.cell));
+        lines.is_some_and(|lines| !self.has_rates(&lines))
     }
 
     /// From prices and the hours that were begun until a moment, one invoice a provider.

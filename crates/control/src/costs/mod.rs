@@ -43,6 +43,21 @@ pub async fn show(app: &App, permit: &Permit<Read>, month: Option<&str>) -> Resu
     Ok(costs)
 }
 
+/// Where the month stands against the stack file's budget, if it has one. Asks nothing of tenants, however many there are.
+pub(crate) async fn budget(app: &App) -> Result<Option<wire::CostBudget>, ControlError> {
+    let now = Timestamp::now();
+    let in_force = match app.stack().await {
+        Ok(in_force) => in_force,
+        Err(ControlError::NoStack) => return Ok(None),
+        Err(other) => return Err(other),
+    };
+    if in_force.stack.budget.is_none() {
+        return Ok(None);
+    }
+    let books = Books::of_cells(app, in_force, Month::of(now), now).await?;
+    Ok(screen::budget(&books, &screen::forecast(&books)?))
+}
+
 /// Made from the usage of all tenants: what took long to make is shown for a while.
 async fn advice(
     app: &App,
@@ -57,7 +72,8 @@ async fn advice(
     }
     let mut advice = screen::advice(books, &phase::uses(app, now).await?);
     advice.extend(phase::advice(app, books).await?);
-    if books.stays.len() <= FLEET_MOST {
+    // Of two arrangements neither has a sum while a price is only missing its rate.
+    if books.stays.len() <= FLEET_MOST && !books.lacks_rates() {
         advice.extend(cheaper_fleet(app, permit).await?);
     }
     let took = begun.elapsed();
@@ -126,6 +142,10 @@ pub(crate) async fn close_months(app: &App, now: Timestamp) -> Result<u32, Contr
     let mut closed = 0;
     for month in open.into_iter().rev() {
         let books = Books::open(app, month, now).await?;
+        // It and those after it are closed when somebody has given the day's rates; the cost page says so.
+        if books.waits_for_rates() {
+            break;
+        }
         let mut tx = app.store().begin().await?;
         for invoice in books.computed() {
             tx.invoice_put(&invoice).await?;

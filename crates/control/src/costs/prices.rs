@@ -127,6 +127,7 @@ pub async fn plan_price(
             profile: &profile,
             named: None,
             from: Some(&source),
+            decided: None,
         };
         let place = placing::choose(app, &in_force, &wanted).await?;
         let standing: HashMap<_, _> = app.store().cell_list().await?.into_iter().map(|c| (c.id, c.name)).collect();

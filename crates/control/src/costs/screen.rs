@@ -3,7 +3,7 @@
 use super::{assemble::Books, prices};
 use crate::{ControlError, decide};
 use berth_domain::{CellClass, CellId, CellName, CellState, Cents};
-use berth_placement::{Catalogue, Micros, Rates};
+use berth_placement::{Arch, Catalogue, Micros, Place, Rates};
 use berth_store::{CellSpan, Invoice};
 use berth_usage::cost::{self, Advice, Allocation, Basis, Limits, Machine, ServerShape, Used};
 use berth_wire as wire;
@@ -268,7 +268,7 @@ fn cell_rows(
     rows
 }
 
-fn budget(books: &Books, forecast: &Forecast) -> Option<wire::CostBudget> {
+pub(super) fn budget(books: &Books, forecast: &Forecast) -> Option<wire::CostBudget> {
     let budget = books.in_force.stack.budget.as_ref()?;
     // Without a rate nothing is compared, which stands among the assumptions.
     let forecast_cents = in_currency(forecast.cost, &budget.currency, &books.catalogue.rates)?;
@@ -357,17 +357,18 @@ fn cell_facts(books: &Books, cell: &CellSpan, standing: &Standing, used: Option<
         promised.disk_gib += one.disk_gib * copies;
     }
     let (provider, sites) = decide::place(stack, &books.catalogue, &cell.cell.provider, cell.cell.region.as_deref());
-    let offered = || {
-        let places = books.catalogue.places();
-        let alike = |(_, place): &&(String, berth_placement::Place)| {
-            place.provider == provider && place.class == cell.cell.class && place.sites == sites
-        };
-        let place = places.iter().find(alike).map(|(_, place)| place)?;
-        let (cpu_millis, memory_mib, disk_gib) = (place.cpu_millis, place.memory_mib, place.disk_gib);
-        (cpu_millis > 0).then_some(ServerShape { cpu_millis, memory_mib, disk_gib })
+    let alike = |(_, place): &(String, Place)| {
+        place.provider == provider && place.class == cell.cell.class && place.sites == sites
     };
-    let stated = declared.filter(|declared| !declared.server.is_empty()).map(|declared| shape(declared.server));
-    let server = stated.or_else(offered);
+    let place = books.catalogue.places().into_iter().find(alike).map(|(_, place)| place);
+    let offered = place.as_ref().filter(|place| place.cpu_millis > 0).map(|place| ServerShape {
+        cpu_millis: place.cpu_millis,
+        memory_mib: place.memory_mib,
+        disk_gib: place.disk_gib,
+    });
+    let stated = declared.map(|declared| declared.server.shape).filter(|stated| !stated.is_empty()).map(shape);
+    let server = stated.or(offered);
+    let arch = arch(declared, place.as_ref());
     let (tenants, revenue_cents) = standing.get(&cell.cell.id).copied().unwrap_or_default();
     let mut facts = cost::CellFacts {
         cell: cell.cell.name.to_string(),
@@ -383,23 +384,57 @@ fn cell_facts(books: &Books, cell: &CellSpan, standing: &Standing, used: Option<
         fitting: None,
     };
     facts.fitting =
-        server.and_then(|server| machine(&books.catalogue, &provider, &sites, server, cost::needed(&facts)?));
+        server.and_then(|server| machine(&books.catalogue, (&provider, &sites, arch), server, cost::needed(&facts)?));
     facts
 }
 
-/// The cheapest machine that the provider sells there and that has what is needed, if it is another than the cheapest like
-/// the one there is.
+/// What the programs of a cell run on: what the stack file says, else what is offered there.
+fn arch(declared: Option<&berth_config::Cell>, place: Option<&Place>) -> Arch {
+    match declared.and_then(|declared| declared.server.arch) {
+        Some(berth_config::Arch::X86_64) => Arch::X86_64,
+        Some(berth_config::Arch::Aarch64) => Arch::Aarch64,
+        None => place.map(|place| place.arch).unwrap_or_default(),
+    }
+}
+
+/// The cheapest machine that the provider sells there, that runs the same programs and has what is needed, if it is another
+/// than the cheapest like the one there is.
 fn machine(
     catalogue: &Catalogue,
-    provider: &str,
-    sites: &[String],
+    (provider, sites, arch): (&str, &[String], Arch),
     there: ServerShape,
     needed: ServerShape,
 ) -> Option<Machine> {
     let cheapest =
-        |it: ServerShape| catalogue.cheapest_server(provider, sites, it.cpu_millis, it.memory_mib, it.disk_gib);
+        |it: ServerShape| catalogue.cheapest_server(provider, sites, arch, it.cpu_millis, it.memory_mib, it.disk_gib);
     let ((same, now), (name, then)) = (cheapest(there)?, cheapest(needed)?);
     let shape = catalogue.providers.get(provider)?.shapes.get(name)?;
     let has = ServerShape { cpu_millis: shape.cpu_millis, memory_mib: shape.memory_mib, disk_gib: shape.disk_gib };
     (same != name).then(|| Machine { name: name.to_owned(), more_cents: (then - now).get(), has })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::arch;
+    use berth_config::Stack;
+    use berth_domain::CellName;
+    use berth_placement::Arch;
+
+    #[test]
+    fn programs_run_on_what_the_stack_file_says() {
+        let file = "stack: s
+services: { web: { command: [a], health: /h } }
+providers: { fake: { adapter: fake } }
+cells:
+  arm: { server: { memory_mib: 8192, arch: aarch64 } }
+  said: { server: { arch: x86_64 } }
+  silent: {}
+";
+        let stack = berth_config::parse(file, None, &berth_config::no_files).unwrap();
+        let stored: Stack = serde_json::from_value(serde_json::to_value(&stack).unwrap()).unwrap();
+        assert_eq!(stack, stored, "a stored revision reads like the file");
+        let on = |cell: &str| arch(stack.cells.get(&CellName::new(cell).unwrap()), None);
+        assert_eq!(["arm", "said", "silent"].map(on), [Arch::Aarch64, Arch::X86_64, Arch::X86_64]);
+        assert_eq!(arch(None, None), Arch::X86_64);
+    }
 }

@@ -1,7 +1,8 @@
 //! What is told of an error besides its words: whether asking again may help, which operation stands in the way, its causes.
 
 use crate::{ControlError, Kind};
-use berth_domain::{CellClass, CellName, OperationId};
+use berth_domain::{CellClass, CellName, OperationId, TenantName};
+use berth_placement::Refusal;
 use berth_workflow::StepError;
 
 impl ControlError {
@@ -39,6 +40,11 @@ pub(super) fn no_room(class: CellClass, already_in: Option<&CellName>) -> String
         None => format!("no {class} cell has room"),
         Some(cell) => format!("no other {class} cell has room: the tenant is already in `{cell}`"),
     }
+}
+
+pub(super) fn unfit(tenant: &TenantName, place: &str, refused: &Refusal) -> String {
+    let Refusal { constraint, wanted, has, .. } = refused;
+    format!("{place} breaks what tenant `{tenant}` needs: {constraint} (wanted: {wanted}, has: {has})")
 }
 
 /// More lines than people read at once are counted.

@@ -109,8 +109,10 @@ impl WaysBack {
             kept.again_at = Instant::now() + AGAIN_AFTER;
             match ended {
                 Ok(()) => {}
-                Err(ControlError::Move(MoveError::SlotLost { slot })) if way.state == WayBackState::Open => {
-                    warn!(%id, slot, "move {id} can no longer be undone: its way back held back too much WAL");
+                Err(ControlError::Move(error @ (MoveError::SlotLost { .. } | MoveError::WayBackOver { .. })))
+                    if way.state == WayBackState::Open =>
+                {
+                    warn!(%id, %error, "move {id} can no longer be undone: {error}");
                     return close(app, id, "the write-ahead log it needs is gone or was too much").await;
                 }
                 Err(ControlError::Move(MoveError::StreamRefused { code, .. })) if code == IN_USE => {}

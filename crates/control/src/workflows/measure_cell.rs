@@ -2,11 +2,11 @@
 //!
 //! Everything is done from here, so a figure holds the way to the cell too, and from a cell in use it is what its tenants
 //! leave. Nothing stays behind: tables are the session's own, and what is written to the log is a message that nobody
-//! reads. A figure that cannot be had is absent, not 0.
+//! reads. A figure that cannot be had is absent, not 0, and the result says why.
 
-use super::{CellInput, socket, store};
+use super::{CellInput, member_way::MemberWay, socket, store};
 use crate::{
-    App,
+    App, ask,
     cell_access::{connect, failed},
 };
 use async_trait::async_trait;
@@ -16,13 +16,13 @@ use berth_store::{Figure, Tx};
 use berth_wire::OperationResult;
 use berth_workflow::{Run, Step, StepError, TxStep, Workflow};
 use futures_util::{SinkExt as _, TryStreamExt as _, future::try_join_all, pin_mut};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::time::{Duration, Instant};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    time::timeout,
+use std::{
+    io,
+    time::{Duration, Instant},
 };
+use tokio::time::timeout;
 use tokio_postgres::Client;
 
 /// Those that a decision asks for.
@@ -48,10 +48,40 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 const SOCKET_LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(run: &mut Run<App>, input: CellInput) -> Result<OperationResult, StepError> {
-    let figures = run.step(Measure { cell: input.cell }).await?;
+    let Found { figures, absent } = run.step(Measure { cell: input.cell }).await?;
     run.tx(KeepFigures { cell: input.cell, figures: figures.clone() }).await?;
     let shown = figures.iter().map(|it| (format!("{}_{}", it.what, it.unit), json!(it.value))).collect();
-    Ok(OperationResult { summary: Some(format!("{} figures were measured", figures.len())), figures: shown })
+    let summary = format!("{} figures were measured", figures.len());
+    let summary = absent.iter().fold(summary, |said, why| format!("{said}; {why}"));
+    Ok(OperationResult { summary: Some(summary), figures: shown })
+}
+
+/// What was measured, and of what is absent, why.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(from = "Journalled")]
+struct Found {
+    figures: Vec<Figure>,
+    absent: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Journalled {
+    Now {
+        figures: Vec<Figure>,
+        absent: Vec<String>,
+    },
+    /// By a version that gave no reasons.
+    Before(Vec<Figure>),
+}
+
+impl From<Journalled> for Found {
+    fn from(journalled: Journalled) -> Self {
+        match journalled {
+            Journalled::Now { figures, absent } => Self { figures, absent },
+            Journalled::Before(figures) => Self { figures, absent: Vec::new() },
+        }
+    }
 }
 
 struct Measure {
@@ -61,11 +91,11 @@ struct Measure {
 #[async_trait]
 impl Step<App> for Measure {
     const NAME: &'static str = "measure";
-    type Output = Vec<Figure>;
+    type Output = Found;
 
-    async fn run(&self, app: &App) -> Result<Vec<Figure>, StepError> {
+    async fn run(&self, app: &App) -> Result<Found, StepError> {
         let cell = app.cell(self.cell).await?;
-        let mut figures = members(app, self.cell).await?;
+        let mut found = members(app, self.cell).await?;
         let database = app.cell_database(&cell).await?;
         let mut clients = Vec::with_capacity(WRITERS);
         for _ in 0..WRITERS {
@@ -73,13 +103,13 @@ impl Step<App> for Measure {
         }
         let client = &clients[0];
         let failed = failed(&cell.name);
-        figures.extend(queries(client).await.map_err(&failed)?);
-        figures.push(ingest(&clients).await.map_err(&failed)?);
-        figures.push(upload(client).await.map_err(&failed)?);
-        figures.push(backup(client).await.map_err(&failed)?);
-        Ok(figures)
+        found.figures.extend(queries(client).await.map_err(&failed)?);
+        found.figures.push(ingest(&clients).await.map_err(&failed)?);
+        found.figures.push(upload(client).await.map_err(&failed)?);
+        found.figures.push(backup(client).await.map_err(&failed)?);
+        Ok(found)
     }
-    async fn undo(&self, _app: &App, _made: Option<Vec<Figure>>) -> Result<(), StepError> {
+    async fn undo(&self, _app: &App, _made: Option<Found>) -> Result<(), StepError> {
         Ok(())
     }
 }
@@ -120,51 +150,73 @@ fn ms(since: Instant) -> f64 {
 }
 
 /// The health path of one web member, which asks its database: over a connection of its own each time.
-async fn members(app: &App, cell: CellId) -> Result<Vec<Figure>, StepError> {
+async fn members(app: &App, cell: CellId) -> Result<Found, StepError> {
     let in_force = app.stack().await?;
     let members = app.store().member_list(Some(cell)).await.map_err(store)?;
     let web = members.iter().find_map(|member| {
         let service = in_force.stack.services.get(&member.service)?;
         let address = member.address.clone().filter(|_| member.service_role == ServiceRole::Web)?;
-        Some((address, service.health.clone()?, service.socket.clone()))
+        Some((&member.service, address, service.health.clone()?, service))
     });
-    let Some((address, path, socket)) = web else { return Ok(Vec::new()) };
-    let spoken = match socket {
-        // One that does not speak WebSocket there has no such figure; its other ones it has.
-        Some(path) => timeout(SOCKET_LIMIT, socket::pings(&address, &path, REQUESTS)).await.ok().and_then(Result::ok),
-        None => None,
+    let absent = |why: String| Found { figures: Vec::new(), absent: vec![why] };
+    let Some((name, address, path, service)) = web else {
+        return Ok(absent("no api and socket: no member of a web service with a `health` path has an address".into()));
     };
-    let (mut opened, mut answered) = (Vec::new(), Vec::new());
-    for _ in 0..REQUESTS {
+    Ok(match MemberWay::new(&address, &service.edge) {
+        Ok(way) => of_member(&way, &path, service.socket.as_deref()).await,
+        Err(why) => absent(format!("no api, socket and websocket of `{name}` at {address}: {why}")),
+    })
+}
+
+async fn of_member(way: &MemberWay, path: &str, socket: Option<&str>) -> Found {
+    let mut found = Found::default();
+    let at = &way.authority;
+    match answers(way, path).await {
+        Ok((opened, answered)) => found.figures.extend([
+            figure(measured::API, "ms", p95(answered), REQUESTS),
+            figure("socket", "ms", p95(opened), REQUESTS),
+        ]),
         // A member that cannot be reached from here, or not every time, has no figure.
-        match timeout(REQUEST_LIMIT, request(&address, &path)).await {
-            Ok(Ok((open, answer))) => {
-                opened.push(open);
-                answered.push(answer);
-            }
-            _ => return Ok(Vec::new()),
+        Err(why) => {
+            found.absent.push(format!("no api, socket and websocket: {at}{path}: {why}"));
+            return found;
         }
     }
-    let mut figures =
-        vec![figure(measured::API, "ms", p95(answered), REQUESTS), figure("socket", "ms", p95(opened), REQUESTS)];
-    figures.extend(spoken.map(|times| figure("websocket", "ms", p95(times), REQUESTS)));
-    Ok(figures)
+    let Some(path) = socket else { return found };
+    match timeout(SOCKET_LIMIT, socket::pings(way, path, REQUESTS)).await {
+        Ok(Ok(times)) => found.figures.push(figure("websocket", "ms", p95(times), REQUESTS)),
+        // One that does not speak WebSocket there has no such figure; its other ones it has.
+        Ok(Err(why)) => found.absent.push(format!("no websocket: {at}{path}: {why}")),
+        Err(_) => {
+            found.absent.push(format!("no websocket: {at}{path} took longer than {} s", SOCKET_LIMIT.as_secs()));
+        }
+    }
+    found
+}
+
+async fn answers(way: &MemberWay, path: &str) -> io::Result<(Vec<f64>, Vec<f64>)> {
+    let (mut opened, mut answered) = (Vec::with_capacity(REQUESTS), Vec::with_capacity(REQUESTS));
+    for _ in 0..REQUESTS {
+        let late = |_| io::Error::other(format!("no answer within {} s", REQUEST_LIMIT.as_secs()));
+        let (open, answer) = timeout(REQUEST_LIMIT, request(way, path)).await.map_err(late)??;
+        opened.push(open);
+        answered.push(answer);
+    }
+    Ok((opened, answered))
 }
 
 /// Milliseconds until it is open, and from then until the whole answer is here.
-async fn request(address: &str, path: &str) -> std::io::Result<(f64, f64)> {
+async fn request(way: &MemberWay, path: &str) -> io::Result<(f64, f64)> {
     let started = Instant::now();
-    let mut stream = TcpStream::connect(address).await?;
+    let mut stream = way.connect().await?;
     let open = ms(started);
     let started = Instant::now();
-    let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(head.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
-    if !answer.starts_with(b"HTTP/1.1 2") {
-        return Err(std::io::Error::other("it did not answer 2xx"));
+    let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n", way.authority);
+    match ask::ask(&mut stream, &head, b"").await? {
+        Some(answer) if (200..300).contains(&answer.status) => Ok((open, ms(started))),
+        Some(answer) => Err(io::Error::other(format!("it answered {}", answer.status))),
+        None => Err(io::Error::other("it gave no HTTP answer")),
     }
-    Ok((open, ms(started)))
 }
 
 async fn queries(client: &Client) -> Result<Vec<Figure>, tokio_postgres::Error> {
@@ -246,7 +298,93 @@ async fn backup(client: &Client) -> Result<Figure, tokio_postgres::Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{figure, p95};
+    use super::{Found, MemberWay, figure, of_member, p95};
+    use berth_config::ServiceEdge;
+    use berth_domain::{Hostname, Speaks};
+    use futures_util::StreamExt as _;
+    use std::sync::Arc;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+    use tokio_rustls::TlsAcceptor;
+
+    /// A member that answers `/health` and speaks WebSocket at `/live`, over TLS as `app.test`: its address, and who
+    /// vouches for it.
+    async fn secure_member() -> (String, String) {
+        let key = rcgen::generate_simple_self_signed(["app.test".to_owned()]).unwrap();
+        let ring = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(ring)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![key.cert.der().clone()],
+                rustls::pki_types::PrivateKeyDer::Pkcs8(key.signing_key.serialize_der().into()),
+            )
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(tokio::spawn(async move {
+            // What is measured comes in this order: a hundred requests, and a WebSocket.
+            for n in 0.. {
+                let Ok(mut stream) = acceptor.accept(listener.accept().await.unwrap().0).await else { continue };
+                if n >= super::REQUESTS {
+                    let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+                    while let Some(Ok(_)) = socket.next().await {}
+                    continue;
+                }
+                let mut asked = Vec::new();
+                while !asked.ends_with(b"\r\n\r\n") {
+                    asked.push(stream.read_u8().await.unwrap());
+                }
+                assert!(asked.starts_with(b"GET /health HTTP/1.1\r\n"), "{asked:?}");
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+                stream.shutdown().await.unwrap();
+            }
+        }));
+        (format!("127.0.0.1:{port}"), key.cert.pem())
+    }
+
+    #[tokio::test]
+    async fn a_member_that_speaks_tls_has_its_figures_and_one_that_nobody_vouches_for_a_reason() {
+        let (address, ca) = secure_member().await;
+        let name = Some(Hostname::new("app.test").unwrap());
+        let edge =
+            ServiceEdge { speaks: Speaks::Https, ca: Some(ca), server_name: name.clone(), ..ServiceEdge::default() };
+        let way = MemberWay::new(&address, &edge).unwrap();
+        let found = of_member(&way, "/health", Some("/live")).await;
+        let names: Vec<&str> = found.figures.iter().map(|figure| figure.what.as_str()).collect();
+        assert_eq!((names, found.absent), (vec!["api", "socket", "websocket"], vec![]));
+        // Another authority, which the address asks for by its scheme.
+        let (address, _) = secure_member().await;
+        let stranger = rcgen::generate_simple_self_signed(["app.test".to_owned()]).unwrap().cert.pem();
+        let edge = ServiceEdge { ca: Some(stranger), server_name: name, ..ServiceEdge::default() };
+        let way = MemberWay::new(&format!("https://{address}"), &edge).unwrap();
+        let found = of_member(&way, "/health", Some("/live")).await;
+        assert!(found.figures.is_empty(), "{found:?}");
+        assert!(found.absent[0].starts_with(&format!("no api, socket and websocket: {address}/health: ")), "{found:?}");
+        // Without TLS it gives no HTTP answer, and that is said.
+        let way = MemberWay::new(&address, &ServiceEdge::default()).unwrap();
+        assert_eq!(of_member(&way, "/health", None).await.absent.len(), 1);
+        let h2c = ServiceEdge { speaks: Speaks::H2c, ..ServiceEdge::default() };
+        assert!(MemberWay::new(&address, &h2c).err().unwrap().contains("speaks h2c"));
+        assert!(MemberWay::new("h2c://a:1", &ServiceEdge::default()).is_err());
+        let broken =
+            ServiceEdge { ca: Some("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into()), ..edge };
+        assert!(MemberWay::new("https://a:1", &broken).err().unwrap().contains("`edge.ca`"));
+    }
+
+    #[test]
+    fn what_was_journalled_before_there_were_reasons_is_read() {
+        let before = r#"[{"what":"api","unit":"ms","value":4.0,"samples":100}]"#;
+        let found: Found = serde_json::from_str(before).unwrap();
+        assert_eq!((found.figures.len(), found.absent.len()), (1, 0));
+        let now = Found { absent: vec!["no websocket".to_owned()], ..found };
+        let again: Found = serde_json::from_str(&serde_json::to_string(&now).unwrap()).unwrap();
+        assert_eq!((again.figures, again.absent), (now.figures, now.absent));
+    }
 
     #[test]
     #[allow(clippy::float_cmp, reason = "rounded to what is written here")]

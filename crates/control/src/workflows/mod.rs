@@ -14,6 +14,7 @@ mod healthy;
 mod import_tenant;
 mod maintain_cell;
 mod measure_cell;
+mod member_way;
 mod move_tenant;
 mod plan_tenant;
 mod purge;

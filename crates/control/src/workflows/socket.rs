@@ -1,10 +1,10 @@
 //! A WebSocket as far as measuring one needs it: the handshake, and pings that every server has to answer. Sends no message
 //! of its own, so no application has to know of it.
 
+use super::member_way::MemberWay;
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::time::Instant;
-use tokio::net::TcpStream;
 use tokio_tungstenite::{
     client_async_with_config,
     tungstenite::{Error, Message, protocol::WebSocketConfig},
@@ -14,11 +14,12 @@ use tokio_tungstenite::{
 const MESSAGE_MAX: usize = 1 << 20;
 
 /// Milliseconds from a ping to its answer, each.
-pub(super) async fn pings(address: &str, path: &str, count: usize) -> Result<Vec<f64>, Error> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
+pub(super) async fn pings(way: &MemberWay, path: &str, count: usize) -> Result<Vec<f64>, Error> {
+    let stream = way.connect().await?;
     let config = WebSocketConfig::default().max_message_size(Some(MESSAGE_MAX)).max_frame_size(Some(MESSAGE_MAX));
-    let (mut socket, _) = client_async_with_config(format!("ws://{address}{path}"), stream, Some(config)).await?;
+    // Over TLS too: its handshake is done, and what follows is the same.
+    let url = format!("ws://{}{path}", way.authority);
+    let (mut socket, _) = client_async_with_config(url, stream, Some(config)).await?;
     let mut times = Vec::with_capacity(count);
     for n in 0..count {
         let body = Bytes::copy_from_slice(&n.to_be_bytes());
@@ -34,7 +35,8 @@ pub(super) async fn pings(address: &str, path: &str, count: usize) -> Result<Vec
 
 #[cfg(test)]
 mod tests {
-    use super::pings;
+    use super::{MemberWay, pings};
+    use berth_config::ServiceEdge;
     use futures_util::{SinkExt as _, StreamExt as _};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -52,7 +54,8 @@ mod tests {
             socket.send(Message::Pong("nobody asked".into())).await.unwrap();
             while let Some(Ok(_)) = socket.next().await {}
         }));
-        let times = pings(&address, "/socket", 20).await.unwrap();
+        let way = MemberWay::new(&address, &ServiceEdge::default()).unwrap();
+        let times = pings(&way, "/socket", 20).await.unwrap();
         assert!(times.len() == 20 && times.iter().all(|ms| *ms > 0.0 && *ms < 5000.0), "{times:?}");
     }
 
@@ -69,7 +72,8 @@ mod tests {
                 }
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }));
-            assert!(pings(&address, "/socket", 3).await.is_err(), "{answer}");
+            let way = MemberWay::new(&address, &ServiceEdge::default()).unwrap();
+            assert!(pings(&way, "/socket", 3).await.is_err(), "{answer}");
         }
     }
 }

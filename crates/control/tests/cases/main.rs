@@ -3,6 +3,7 @@
 
 mod cells;
 mod certificates;
+mod constraints;
 mod costs;
 mod crash;
 mod crash_roll;

@@ -1,7 +1,7 @@
 //! The stack file's `cluster` and `tenants.region_routing`: what edges are told, and where tenants go.
 
 use crate::world::{STACK, World, change, follow, speaks, wanted};
-use berth_control::{edges, tenants};
+use berth_control::{decide, edges, fleet, tenants};
 use berth_domain::{EdgeId, OperationState, Revision};
 use berth_wire::edge::{EdgeEvent, EdgeSettings};
 use futures_util::StreamExt as _;
@@ -62,6 +62,29 @@ async fn a_cell_that_is_made_for_a_tenant_stands_in_its_region() {
 }
 
 #[tokio::test]
+async fn no_answer_and_no_fleet_plan_sends_a_tenant_out_of_its_region() {
+    let world = World::bare().await;
+    // The cells elsewhere cost next to nothing.
+    let cells = CELLS.replace("max_tenants: 1 }", "max_tenants: 1, price: 90.00 }");
+    let cells = cells.replace("max_tenants: 9 }", "max_tenants: 9, price: 1.00 }");
+    world.apply(&format!("{}{cells}", STACK.trim_end())).await.unwrap();
+    world.finish().await;
+    world.create("tenant-1", "hobby").await;
+    let decision = decide::of_tenant(&world.app, &crate::world::read(), "tenant-1").await.unwrap();
+    assert_eq!(decision.cell.as_deref(), Some("eu-1"), "{decision:?}");
+    let refused = decision.refused.iter().find(|it| it.cell.as_deref() == Some("us-1")).unwrap();
+    assert_eq!(
+        (refused.constraint.as_str(), refused.wanted.as_str(), refused.has.as_str()),
+        ("region", "eu-west", "us-east")
+    );
+    let plan = fleet::plan(&world.app, &crate::world::read()).await.unwrap();
+    assert_eq!((plan.moves, plan.wrong_before, plan.wrong_after), (0, 0, 0), "{plan:?}");
+    // What is shown and kept of its profile has nothing of it: the stack file says it.
+    let shown = decide::profile(&world.app, &crate::world::read(), "tenant-1").await.unwrap();
+    decide::set_profile(&world.app, &change(), "tenant-1", shown).await.unwrap();
+}
+
+#[tokio::test]
 async fn edges_are_told_where_the_limits_are_that_they_share() {
     let world = World::new().await;
     let cluster =
@@ -83,6 +106,18 @@ async fn told_all(world: &World) -> EdgeSettings {
         EdgeEvent::Settings { settings } => settings,
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn edges_send_without_tls_to_where_strangers_are_only_when_the_stack_file_says_so() {
+    let world = World::new().await;
+    let outside =
+        async || told_all(&world).await.services.values().map(|service| service.tls_outside).collect::<Vec<_>>();
+    assert_eq!(outside().await, [true]);
+    world.apply(&format!("{STACK}https: {{ members_over_plain_http: true }}\n")).await.unwrap();
+    assert_eq!(outside().await, [false]);
+    let again = world.apply(STACK).await.unwrap();
+    assert_eq!((outside().await, again.differences.len()), (vec![true], 1));
 }
 
 #[tokio::test]

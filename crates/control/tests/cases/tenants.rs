@@ -219,6 +219,27 @@ async fn a_tenant_that_the_application_made_is_taken_in() {
 }
 
 #[tokio::test]
+async fn who_is_not_taken_in_is_told_with_the_reason() {
+    let world = World::new().await;
+    let owner = world.control.connect(Role::Owner).await;
+    // As it is of a cell that was adopted before, whose rows have integer keys too.
+    let far =
+        "INSERT INTO tenants (id, name, key, plan, state) VALUES (gen_random_uuid(), 'far', '7', 'hobby', 'active')";
+    owner.batch_execute(far).await.unwrap();
+    let client = world.tenants.connect(Role::Mover).await;
+    client.batch_execute("INSERT INTO customers VALUES ('7', 'x'), ('Born', 'x'), ('born', 'x')").await.unwrap();
+    let wanted = wire::TenantSync { cell: "shared-1".parse().unwrap(), take_in: Some("hobby".parse().unwrap()) };
+    let report = sync::run(&world.app, &change(), &wanted).await.unwrap();
+    let of = |key: &str| report.unknown_here.iter().find(|it| it.key.as_str() == key).unwrap();
+    let name = |key: &str| of(key).name.as_ref().unwrap().as_str();
+    assert_eq!((report.taken_in, name("Born")), (2, "born"));
+    assert!(name("born").starts_with("t-"), "one whose name is taken has another: {report:?}");
+    let why = of("7").why.as_deref().unwrap();
+    assert!(of("7").name.is_none() && why.contains("tenant `far` of another cell has this key"), "{why}");
+    owner.batch_execute("DELETE FROM tenants WHERE name = 'far'").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_dump_of_keys_opens_nothing() {
     let world = World::new().await;
     assert!(keys::none_yet(&world.app).await.unwrap());

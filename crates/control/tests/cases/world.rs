@@ -179,6 +179,7 @@ pub fn wanted(name: &str, plan: &str) -> wire::TenantCreate {
         hosts: vec![format!("{name}.test").parse().unwrap()],
         key: None,
         cell: None,
+        profile: None,
     }
 }
 

@@ -5,7 +5,7 @@ use crate::world::{change, read, read_tenant};
 use berth_control::{App, archives, certificates, erasures, imports, keys, moves, operations, tenants};
 use berth_domain::{OperationId, OperationState, TenantState};
 use berth_infra::{Call, Fault, Role};
-use berth_wire::{CertificateAdd, KeyCreate, TenantImport};
+use berth_wire::{CertificateAdd, KeyCreate, Profile, TenantImport};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use std::io;
@@ -45,6 +45,7 @@ pub fn wanted(archive: OperationId, name: &str) -> TenantImport {
         plan: "hobby".parse().unwrap(),
         hosts: vec![format!("{name}.test").parse().unwrap()],
         cell: Some("shared-1".parse().unwrap()),
+        profile: None,
     }
 }
 
@@ -169,6 +170,10 @@ async fn an_import_that_is_refused_or_fails_leaves_nothing() {
     let forget = "update tenants set state = 'deleted' where name = 'whole'";
     control.execute(forget, &[]).await.unwrap();
     control.execute("delete from hosts", &[]).await.unwrap();
+    // What it needs comes along, and is kept as on a creation: nobody knows where that cell stands.
+    let european = Profile { residency: Some("eu".to_owned()), ..Profile::default() };
+    let kept = TenantImport { profile: Some(european), ..wanted(id, "again") };
+    assert_eq!(refused(kept).await.code(), "constraint_broken");
     let there = refused(wanted(id, "again")).await;
     assert_eq!(there.code(), "move_refused", "{}", there.full());
     assert!(there.full().contains("already holds"), "{}", there.full());
@@ -191,9 +196,21 @@ async fn an_import_that_is_refused_or_fails_leaves_nothing() {
     let rows_of = files.iter_mut().find(|(file, _)| file.contains("vehicles")).unwrap();
     rows_of.1[middle] ^= 1;
     let id = brought(app, &files).await;
-    let begun = imports::start(app, &change(), wanted(id, "again")).await.unwrap();
+    // A release is changing the cell: the schema that was compared is about to be another one.
+    let rolling = "insert into rolls (number, release, before, back, whole, state, asked_by)
+                       values (1, 0, 0, false, false, 'rolling', 'test');
+                   insert into roll_cells (roll, cell_id, wave, state, before) select 1, id, 0, 'rolling', 0 from cells";
+    control.batch_execute(rolling).await.unwrap();
+    let changing = imports::start(app, &change(), wanted(id, "again")).await.unwrap_err();
+    assert_eq!(changing.code(), "cell_has_release", "{changing}");
+    control.batch_execute("delete from rolls").await.unwrap();
+    let three = Profile { quantities: [("vehicles".to_owned(), 3)].into(), ..Profile::default() };
+    let with = TenantImport { profile: Some(three.clone()), ..wanted(id, "again") };
+    let begun = imports::start(app, &change(), with).await.unwrap();
     assert_eq!(moving.world.carry_out(begun.id).await, OperationState::Succeeded);
     assert_eq!(rows(&source, &tenant).await, before);
+    let kept = berth_control::decide::profile(app, &read(), "again").await.unwrap();
+    assert_eq!(kept.quantities, three.quantities);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -257,6 +274,12 @@ async fn what_was_brought_goes_when_its_cell_cannot_be_made() {
     assert_eq!(moving.world.carry_out(gone.id).await, OperationState::Succeeded);
     let id = brought(app, &files).await;
     let own = TenantImport { plan: "business".parse().unwrap(), cell: None, ..wanted(id, "moves-in") };
+    // Of another schema than cells have: said before one is made.
+    let shared = moving.world.tenants.connect(Role::Mover).await;
+    shared.batch_execute("alter table vehicles add column extra int").await.unwrap();
+    let other = imports::start(app, &change(), own.clone()).await.unwrap_err();
+    assert!(other.code() == "move_refused" && other.full().contains("extra"), "{}", other.full());
+    shared.batch_execute("alter table vehicles drop column extra").await.unwrap();
     let begun = imports::start(app, &change(), own).await.unwrap();
     // It began, and is given up while its cell is made.
     moving.world.fake.faults().next(Call::EnsureDatabase, Fault::LoseRequest);

@@ -1,8 +1,8 @@
 //! Moves that cannot be: said before anything is touched, or given up with the tenant where it was.
 
 use crate::try_move::{CUSTOMERS, Moving, VEHICLES};
-use crate::world::{change, read_tenant};
-use berth_control::{ControlError, Kind, moves, workflows};
+use crate::world::{STACK, change, read_tenant};
+use berth_control::{ControlError, Kind, cells, decide, moves, usage, workflows};
 use berth_domain::{CellName, OperationState, TenantState};
 use berth_infra::Role;
 use berth_testkit::TestPg;
@@ -36,6 +36,57 @@ async fn a_stopped_source_or_target_is_said_and_the_tenant_stays() {
         let now = moving.known(tenant.name.as_str()).await;
         assert_eq!((now.state, now.cell, now.generation), (TenantState::Active, tenant.cell, tenant.generation));
     }
+}
+
+const KNOWN: &str = "placement:
+  catalogue:
+    regions: { here: { title: Here, lat: 50, lon: 10, location: europe, residency: [eu] } }
+    providers:
+      fake:
+        title: Fake
+        currency: USD
+        checked: 2026-11-21
+        source: a test
+        regions: { here: { region: here }, elsewhere: { region: here } }
+";
+
+#[tokio::test]
+async fn a_named_cell_that_keeps_less_than_the_tenants_own_is_refused_and_one_that_is_no_worse_is_not() {
+    let moving = Moving::new().await;
+    let tenant = moving.tenant("acme").await;
+    let (app, to) = (&moving.world.app, "shared-2".parse::<CellName>().unwrap());
+    // Of one cell it is known where it stands, of the other it is not.
+    moving.world.apply(&(STACK.replace("max_tenants: 2", "max_tenants: 90000") + KNOWN)).await.unwrap();
+    let control = moving.world.control.connect(Role::Owner).await;
+    control.batch_execute("UPDATE cells SET region = 'here' WHERE name = 'shared-1'").await.unwrap();
+    let plan = moves::plan(app, &read_tenant(), "acme", Some(&to)).await.unwrap();
+    assert!(plan.blockers.is_empty(), "{:?}", plan.blockers);
+    let usual = berth_wire::Profile::default;
+    let alone = berth_wire::Profile { compliance: vec!["hipaa".to_owned()], ..usual() };
+    let european = berth_wire::Profile { residency: Some("eu".to_owned()), ..usual() };
+
+    decide::set_profile(app, &change(), "acme", european).await.unwrap();
+    let plan = moves::plan(app, &read_tenant(), "acme", Some(&to)).await.unwrap();
+    let [blocker] = &plan.blockers[..] else { panic!("{:?}", plan.blockers) };
+    assert_eq!((blocker.code.as_str(), blocker.hint.is_some()), ("constraint_broken", true));
+    let whole = "cell `shared-2` breaks what tenant `acme` needs: residency (wanted: eu, has: none)".to_owned();
+    assert_eq!(blocker.detail, whole);
+    assert!(plan.rows.is_some(), "the rest of the plan is there all the same");
+    let started = moves::start(app, &change(), "acme", Some(&to)).await.unwrap_err();
+    assert_eq!((told(&started), started.to_string()), (("constraint_broken", Kind::Conflict), whole));
+    let now = moving.known("acme").await;
+    assert_eq!((now.state, now.cell, now.generation), (TenantState::Active, tenant.cell, tenant.generation));
+
+    // No place of this stack meets it, the tenant's own as little as the other.
+    decide::set_profile(app, &change(), "acme", alone).await.unwrap();
+    let judged = usage::of_tenant(app, &read_tenant(), "acme", berth_domain::UsagePeriod::Day, None).await.unwrap();
+    assert!(judged.says.is_some_and(|says| says.contains("no plan and place meets")), "judged at once");
+    let plan = moves::plan(app, &read_tenant(), "acme", Some(&to)).await.unwrap();
+    assert!(plan.blockers.is_empty(), "{:?}", plan.blockers);
+    cells::drain(app, &change(), "shared-1").await.unwrap();
+    let started = moves::start(app, &change(), "acme", None).await.unwrap();
+    assert_eq!(moving.world.carry_out(started.id).await, OperationState::Succeeded);
+    assert_eq!(moving.known("acme").await.cell_name, to);
 }
 
 /// A plan names all of it at once, and the move that is started anyway ends with the same words.
@@ -97,7 +148,7 @@ async fn the_place_of_a_move_is_held_from_the_moment_it_is_asked_for() {
     // Nothing of it has run yet.
     let second = moves::start(app, &change(), "beta", Some(&to)).await.unwrap_err();
     assert_eq!(told(&second), ("cell_full", Kind::Full));
-    let removed = berth_control::cells::remove(app, &change(), "shared-2").await.unwrap_err();
+    let removed = cells::remove(app, &change(), "shared-2").await.unwrap_err();
     assert_eq!(told(&removed), ("cell_not_empty", Kind::Conflict));
     assert_eq!(moving.world.carry_out(first.id).await, OperationState::Succeeded);
     assert_eq!(moving.known("acme").await.cell, cell.id);

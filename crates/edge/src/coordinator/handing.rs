@@ -1,11 +1,12 @@
-//! How one process of an edge follows another: the follower serves first, then the other one takes no new connection, keeps
-//! to routes, holds and limits while those it has come to their end, and goes.
+//! How one process of an edge follows another: the follower says that it is ready, the other one takes no new connection from
+//! then on and says what its buckets owe, and the follower serves. The other one keeps to routes, holds and limits while the
+//! connections that it has come to their end, and goes.
 //!
-//! Never leaves before the follower has said that it serves; one that does not come to that changes nothing.
+//! Never leaves before the follower has said that it is ready; one that does not come to that changes nothing.
 
 use super::Coordinator;
 use crate::{
-    handover::{Door, Follower, Predecessor, Sockets},
+    handover::{Door, Follower, Owed, Predecessor, Sockets},
     report::Reporter,
     snapshot::Log,
 };
@@ -24,6 +25,7 @@ use tokio::{
     task::{AbortHandle, JoinSet, spawn_blocking},
     time::sleep,
 };
+use tokio_util::sync::CancellationToken;
 
 /// A hold ends within this, or it is handed on as it lies on disk.
 const HOLD_TIME: Duration = Duration::from_secs(10);
@@ -31,6 +33,8 @@ const HOLD_TIME: Duration = Duration::from_secs(10);
 const TELL_TIME: Duration = Duration::from_secs(1);
 /// And has told the follower within this what is new.
 const SETTLE_TIME: Duration = Duration::from_secs(3);
+/// A predecessor that we have told goes within this, or it is stuck and takes no connections either.
+const GO_TIME: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(20);
 /// How soon the disk is tried again.
 const DISK_TIME: Duration = Duration::from_secs(2);
@@ -38,14 +42,16 @@ const DISK_TIME: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub enum Handed {
     Asked(Follower, Instant),
-    /// The follower serves.
-    Served,
+    /// The follower is ready.
+    Ready(Follower),
     /// It ended before.
     Failed,
     /// The follower that we are has waited long enough for the control plane.
     Settled,
-    /// Our predecessor goes.
-    Thanked,
+    /// Our predecessor goes, and its buckets owe this.
+    Thanked(Owed),
+    /// It has not said so.
+    Silent,
     /// Or stays, because we took too long.
     TooLate,
     /// The disk may be ours again.
@@ -74,6 +80,8 @@ pub struct Handing {
     tell: UnboundedSender<Handed>,
     tasks: JoinSet<()>,
     pub left: Option<Ready>,
+    /// Cores take connections from then on. Two processes that did it at once would each give out of full buckets.
+    pub opened: CancellationToken,
     /// The follower answers there from now on.
     pub admin: Option<AbortHandle>,
     pub reporter: Option<Arc<Mutex<Reporter>>>,
@@ -99,12 +107,15 @@ impl Handing {
             tell,
             tasks: JoinSet::new(),
             left: None,
+            opened: CancellationToken::new(),
             admin: None,
             reporter: None,
             leave_time,
         };
         if handing.predecessor.is_some() {
             handing.later(SETTLE_TIME, Handed::Settled);
+        } else {
+            handing.opened.cancel();
         }
         (handing, handed)
     }
@@ -122,7 +133,7 @@ impl Handing {
         });
     }
 
-    /// Says that this process serves, as soon as it does as well as its predecessor.
+    /// Says that this process is ready, as soon as it serves as well as its predecessor.
     pub fn settle(&mut self, is_sure: bool) {
         match self.predecessor.take() {
             Some((predecessor, until)) if !is_sure && Instant::now() < until => {
@@ -133,8 +144,10 @@ impl Handing {
                 let tell = self.tell.clone();
                 self.tasks.spawn(async move {
                     let thanked = spawn_blocking(|| predecessor.thank()).await;
-                    let _ = tell.send(if matches!(thanked, Ok(false)) { Handed::TooLate } else { Handed::Thanked });
+                    let thanked = thanked.unwrap_or_else(|_| Some(Owed::new()));
+                    let _ = tell.send(thanked.map_or(Handed::TooLate, Handed::Thanked));
                 });
+                self.later(GO_TIME, Handed::Silent);
             }
             None if self.thanking || self.ready.is_none() => {}
             None => self.serve(),
@@ -189,7 +202,7 @@ impl Handing {
                     self.later(DISK_TIME, Handed::Disk);
                 }
             }
-            Handed::Served => {
+            Handed::Ready(follower) => {
                 tracing::info!("another process serves; this one goes with its last connection");
                 self.phase = Phase::Leaving;
                 self.sockets = None;
@@ -200,9 +213,15 @@ impl Handing {
                     admin.abort();
                 }
                 coordinator.common.leaving.cancel();
+                let common = Arc::clone(&coordinator.common);
+                // Not one of the tasks, which end with this process.
+                drop(spawn_blocking(move || follower.go(&common.buckets.owed_ns(common.now_ns()))));
                 self.later(self.leave_time, Handed::Over);
             }
-            Handed::Thanked => {
+            Handed::Silent => self.opened.cancel(),
+            Handed::Thanked(owed_ns) => {
+                coordinator.common.buckets.owe(owed_ns, coordinator.common.now_ns());
+                self.opened.cancel();
                 self.thanking = false;
                 self.serve();
             }
@@ -243,20 +262,20 @@ impl Handing {
             };
             // Without a control plane there is no move either.
             let _ = tokio::time::timeout(TELL_TIME, told).await;
-            let served = spawn_blocking(move || -> io::Result<bool> {
+            let ready = spawn_blocking(move || -> io::Result<Option<Follower>> {
                 follower.give(&sockets, common.buckets.owed_ns(common.now_ns()))?;
                 drop(sockets);
-                Ok(follower.serves())
+                Ok(follower.ready())
             });
-            let served = match served.await {
-                Ok(Ok(served)) => served,
+            let ready = match ready.await {
+                Ok(Ok(ready)) => ready,
                 Ok(Err(error)) => {
                     tracing::error!(%error, "the sockets could not be handed over");
-                    false
+                    None
                 }
-                Err(_) => false,
+                Err(_) => None,
             };
-            let _ = tell.send(if served { Handed::Served } else { Handed::Failed });
+            let _ = tell.send(ready.map_or(Handed::Failed, Handed::Ready));
         });
     }
 }

@@ -6,7 +6,7 @@ use berth_wire::edge::{Ejection, HealthCheck, ServiceSettings};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
-use std::{collections::BTreeSet, sync::atomic::Ordering};
+use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 fn balanced(balance: Balance) -> ServiceSettings {
     ServiceSettings { balance, ..ServiceSettings::default() }
@@ -88,6 +88,52 @@ async fn a_member_that_ends_connections_without_an_answer_is_passed_over_and_ret
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_hangs_is_passed_over() {
+    let world = World::with(|c| (c.workers, c.limits.answer_time) = (1, Duration::from_secs(2))).await;
+    let eject = Some(Ejection { failures: 2, for_ms: 600_000 });
+    world.control.set_web(ServiceSettings { eject, ..ServiceSettings::default() });
+    world.control.put(vec![route(1, 1, "shared", &[&world.old, &world.new])]).await;
+    // `old` leaves such requests without an answer, `new` does not.
+    world.new.state.open.send_replace(true);
+    let mut late = 0;
+    for _ in 0..12 {
+        let answer = world.edge.client().await.ask(Method::GET, "t1.test", "/wait", "").await;
+        match answer.status {
+            StatusCode::GATEWAY_TIMEOUT => late += 1,
+            status => assert_eq!((status, answer.by()), (StatusCode::OK, "new")),
+        }
+    }
+    assert_eq!(late, 2, "two in a row, and it gets no more");
+    let metrics = world.edge.admin("/metrics").await;
+    let ejected = |l: &str| {
+        l.starts_with("berth_edge_member_ejections_total{")
+            && l.contains(&world.old.address.to_string())
+            && l.ends_with("} 1")
+    };
+    assert!(metrics.lines().any(ejected), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_slow_with_some_requests_and_answers_others_is_not_passed_over() {
+    let world = World::with(|c| (c.workers, c.limits.answer_time) = (1, Duration::from_secs(2))).await;
+    let eject = Some(Ejection { failures: 1, for_ms: 600_000 });
+    world.control.set_web(ServiceSettings { eject, ..ServiceSettings::default() });
+    world.control.put(vec![route(1, 1, "shared", &[&world.old, &world.new])]).await;
+    let slow: Vec<_> = (0..10).map(|_| world.edge.later(Method::GET, "t1.test", "/wait", "")).collect();
+    world.old.has_waiting(5).await;
+    world.new.has_waiting(5).await;
+    let mut client = world.edge.client().await;
+    let seen: BTreeSet<_> = members_of(&mut client, 2).await.into_iter().collect();
+    assert_eq!(seen.len(), 2, "both answer others after the slow ones were sent");
+    for answer in slow {
+        assert_eq!(answer.await.unwrap().status, StatusCode::GATEWAY_TIMEOUT);
+    }
+    let metrics = world.edge.admin("/metrics").await;
+    let mut ejections = metrics.lines().filter(|l| l.starts_with("berth_edge_member_ejections_total{"));
+    assert!(ejections.all(|line| line.ends_with("} 0")), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn failures_of_the_last_member_eject_nobody() {
     let eject = Some(Ejection { failures: 1, for_ms: 600_000 });
     let world = world(ServiceSettings { eject, ..ServiceSettings::default() }).await;
@@ -109,7 +155,7 @@ async fn the_least_busy_member_is_chosen_and_counts_return_to_zero() {
     let mut client = world.edge.client().await;
     // Three wait at `new`, nobody at `old`.
     assert_eq!(members_of(&mut client, 3).await, ["old"; 3]);
-    world.new.state.open.send(true).unwrap();
+    world.new.state.open.send_replace(true);
     for answer in waiting {
         assert_eq!(answer.await.unwrap().status, StatusCode::OK);
     }
@@ -171,8 +217,9 @@ async fn clients_behind_a_trusted_load_balancer_are_told_apart_and_each_keeps_it
     let mut seen = BTreeSet::new();
     for number in 0..40 {
         let mut by = BTreeSet::new();
-        for _ in 0..3 {
-            let from = format!("10.9.8.7, 198.51.100.{number}");
+        // Through one trusted proxy or two in a row, the client is who it is.
+        for second in ["", ", 127.0.0.1", ""] {
+            let from = format!("10.9.8.7, 198.51.100.{number}{second}");
             let request = Request::builder().uri("/").header("host", "t1.test").header("x-forwarded-for", from);
             by.insert(client.send(request.body(Full::<Bytes>::default()).unwrap()).await.by().to_owned());
         }

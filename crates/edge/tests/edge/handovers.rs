@@ -15,7 +15,7 @@ use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::version::TLS13;
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     path::Path,
     process::Stdio,
@@ -27,7 +27,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     process::{Child, Command},
     sync::oneshot,
     task::{JoinHandle, spawn_blocking},
@@ -253,7 +253,7 @@ async fn a_follower_that_does_not_come_to_serve_changes_nothing() {
     let dir = world.dir.path().to_owned();
     let path = dir.join("handover.sock");
     {
-        let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+        let mut stream = UnixStream::connect(&path).await.unwrap();
         stream.write_all(b"take\n").await.unwrap();
         let mut some = [0; 16];
         assert!(stream.read(&mut some).await.unwrap() > 0);
@@ -285,6 +285,88 @@ async fn connections_end_with_1012_when_their_hour_is_over_and_a_restart_fills_n
     assert_eq!(rest, [0x88, 0x02, 0x03, 0xf4]);
     world.edge.ended().await;
     assert_eq!(new.get("t1.test", "/gps").await.status, StatusCode::TOO_MANY_REQUESTS);
+}
+
+async fn line(stream: &mut UnixStream) -> String {
+    let mut text = Vec::new();
+    loop {
+        match stream.read_u8().await.unwrap() {
+            b'\n' => return String::from_utf8(text).unwrap(),
+            byte => text.push(byte),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_bucket_gives_while_the_follower_gets_ready_is_told_when_it_is() {
+    let mut world = World::start().await;
+    world.control.put(vec![limited(world.home(), &[("gps", 3, 3600)])]).await;
+    let mut follower = UnixStream::connect(world.dir.path().join("handover.sock")).await.unwrap();
+    follower.write_all(b"take\n").await.unwrap();
+    let first = line(&mut follower).await;
+    assert!(first.contains(r#""owed_ns":{}"#), "nothing has been given yet: {first}");
+    for _ in 0..3 {
+        assert_eq!(world.edge.get("t1.test", "/gps").await.status, StatusCode::OK);
+    }
+    follower.write_all(b"ready\n").await.unwrap();
+    assert_eq!(line(&mut follower).await, "go");
+    let owed = line(&mut follower).await;
+    let owed_ns: HashMap<String, u64> = serde_json::from_str(&owed).unwrap();
+    let gps = owed_ns.iter().find(|(name, _)| name.ends_with(":gps")).expect("its bucket is not full");
+    assert!(*gps.1 > 3_000_000_000_000, "three tokens of twenty minutes each: {owed}");
+    world.edge.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_load_no_bucket_is_spent_twice_over_restarts() {
+    const CLIENTS: u64 = 6;
+    const LIMIT: u64 = 600;
+    const RESTARTS: u64 = 2;
+    let (control, member, dir) = (Control::start().await, Member::start("one").await, tempfile::tempdir().unwrap());
+    control.publish(vec![limited(route(1, 1, "shared", &[&member]), &[("gps", LIMIT, 36_000)])]);
+    let mut edges = vec![Running::start(config(&control, dir.path()))];
+    let (address, admin) = (edges[0].address, edges[0].admin);
+    control.acknowledged(1).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (given, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let (stop, given, refused) = (Arc::clone(&stop), Arc::clone(&given), Arc::clone(&refused));
+            tokio::spawn(async move {
+                let mut client = Client::connect(address).await;
+                while !stop.load(SeqCst) {
+                    if client.is_closed() {
+                        client = Client::connect(address).await;
+                    }
+                    match client.ask(Method::GET, "t1.test", "/gps", "").await.status {
+                        StatusCode::OK => given.fetch_add(1, SeqCst),
+                        StatusCode::TOO_MANY_REQUESTS => refused.fetch_add(1, SeqCst),
+                        other => panic!("{other}"),
+                    };
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            })
+        })
+        .collect();
+    for _ in 0..RESTARTS {
+        let mut config = config(&control, dir.path());
+        (config.listen, config.admin) = (address, admin);
+        edges.push(follow(config).await);
+    }
+    let spent = async || refused.load(SeqCst);
+    eventually("the bucket is spent", spent, |refused| *refused > 10 * CLIENTS).await;
+    stop.store(true, SeqCst);
+    for client in clients {
+        client.await.expect("every request was answered, or refused for its limit");
+    }
+    // A kept connection has its last answers from the process that it was opened to.
+    let most = LIMIT + 2 * CLIENTS * RESTARTS + 5;
+    let given = given.load(SeqCst);
+    assert!((LIMIT..=most).contains(&given), "{given} of {LIMIT}");
+    edges.pop().unwrap().stop().await;
+    for mut old in edges {
+        tokio::time::timeout(PATIENCE, old.ended()).await.expect("it goes with its last connection");
+    }
 }
 
 /// One request over HTTP/2 and TLS, on a connection that is opened anew where the edge has said that it goes.

@@ -1,9 +1,17 @@
 //! Holding and releasing: what is parked, what goes on, what is counted.
 
-use crate::world::{Control, Running, World, config, eventually, held};
+use crate::{
+    echo::{Echo, Tongue, until},
+    world::{Control, PATIENCE, Running, World, config, eventually, held},
+};
 use berth_wire::edge::{HoldOutcome, HoldPolicy, RouteState};
 use http::{Method, StatusCode};
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_parks_what_may_write_and_the_next_route_sends_it_to_the_new_cell() {
@@ -97,9 +105,8 @@ async fn a_write_whose_client_went_away_is_still_in_flight() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_upload_is_not_in_flight_until_it_is_whole() {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let world = World::start().await;
-    let mut slow = tokio::net::TcpStream::connect(world.edge.address).await.unwrap();
+    let mut slow = TcpStream::connect(world.edge.address).await.unwrap();
     slow.write_all(b"POST / HTTP/1.1\r\nhost: t1.test\r\ncontent-length: 4\r\nconnection: close\r\n\r\nab")
         .await
         .unwrap();
@@ -111,6 +118,102 @@ async fn a_slow_upload_is_not_in_flight_until_it_is_whole() {
     let mut answer = String::new();
     slow.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("new POST /"), "{answer}");
+}
+
+const DRIPPING: &[u8] = b"POST / HTTP/1.1\r\nhost: t1.test\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_streams_makes_way_for_a_hold_when_it_has_had_its_time() {
+    let world = World::with(|c| c.limits.body_time = Duration::from_secs(10)).await;
+    let (listener, mut home) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), world.home());
+    home.members[0].address = listener.local_addr().unwrap().to_string();
+    world.control.put(vec![home.clone()]).await;
+    let mut slow = TcpStream::connect(world.edge.address).await.unwrap();
+    slow.write_all(DRIPPING).await.unwrap();
+    let (mut member, _) = listener.accept().await.unwrap();
+    until(&mut member, "1\r\na\r\n").await;
+    world.control.put(vec![held(home.clone(), 7, 50, 20_000)]).await;
+    assert_eq!(world.control.outcome(7, |_| true).await, HoldOutcome::Refused { in_flight: 1 });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    // While nobody waits for it, it goes on.
+    slow.write_all(b"1\r\nb\r\n").await.unwrap();
+    until(&mut member, "1\r\nb\r\n").await;
+    world.control.put(vec![held(home, 8, 10_000, 20_000)]).await;
+    world.control.in_force(8).await;
+    let answer = until(&mut slow, "\"moving\"").await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 1"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_goes_on_when_the_hold_waits_for_something_else_too_or_not_for_it() {
+    let world = World::with(|c| (c.workers, c.limits.body_time) = (1, Duration::from_millis(500))).await;
+    let (listener, mut home) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), world.home());
+    home.members[0].address = listener.local_addr().unwrap().to_string();
+    world.control.put(vec![home.clone()]).await;
+    let begin = async |head: &str, last: &str| {
+        let mut client = TcpStream::connect(world.edge.address).await.unwrap();
+        client.write_all(head.as_bytes()).await.unwrap();
+        let (mut member, _) = listener.accept().await.unwrap();
+        until(&mut member, last).await;
+        (client, member)
+    };
+    let dripping = std::str::from_utf8(DRIPPING).unwrap();
+    let (mut upload, mut takes) = begin(dripping, "1\r\na\r\n").await;
+    let (mut question, mut hears) = begin(&dripping.replace("POST", "GET"), "1\r\na\r\n").await;
+    let write = "POST / HTTP/1.1\r\nhost: t1.test\r\ncontent-length: 1\r\n\r\nx";
+    let (mut write, mut answers) = begin(write, "\r\n\r\nx").await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    // The write is in its time, so that nothing is won by cutting the upload.
+    world.control.put(vec![held(home.clone(), 7, 300, 20_000)]).await;
+    assert_eq!(world.control.outcome(7, |_| true).await, HoldOutcome::Refused { in_flight: 2 });
+    upload.write_all(b"1\r\nb\r\n").await.unwrap();
+    until(&mut takes, "1\r\nb\r\n").await;
+    // It ends while the next hold waits for both.
+    world.control.put(vec![held(home, 8, 10_000, 20_000)]).await;
+    assert_eq!(world.control.outcomes(8), []);
+    answers.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    assert!(until(&mut write, "\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+    world.control.in_force(8).await;
+    assert!(until(&mut upload, "\"moving\"").await.starts_with("HTTP/1.1 503"));
+    question.write_all(b"1\r\nb\r\n").await.unwrap();
+    until(&mut hears, "1\r\nb\r\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_makes_way_for_a_hold_when_it_has_had_its_time() {
+    let world = World::with(|c| c.limits.body_time = Duration::from_millis(500)).await;
+    let (echo, mut home) = (Echo::start(Tongue::Http1).await, world.home());
+    home.members = vec![echo.wire("")];
+    world.control.put(vec![home.clone()]).await;
+    let mut talk = TcpStream::connect(world.edge.address).await.unwrap();
+    talk.write_all(DRIPPING).await.unwrap();
+    until(&mut talk, "1\r\na\r\n").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.control.put(vec![held(home, 7, 10_000, 20_000)]).await;
+    world.control.in_force(7).await;
+    let mut rest = String::new();
+    let _ = talk.read_to_string(&mut rest).await;
+    assert_eq!(rest, "", "cut, and not ended as if it were whole");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_stream_that_answers_a_write_is_waited_for_as_an_upload_is_and_is_cut_by_the_move() {
+    let world = World::with(|c| c.limits.body_time = Duration::from_secs(5)).await;
+    let mut stream = TcpStream::connect(world.edge.address).await.unwrap();
+    stream.write_all(b"POST /events HTTP/1.1\r\nhost: t1.test\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    until(&mut stream, "data: 1\n\n\r\n").await;
+    world.control.put(vec![held(world.home(), 7, 50, 20_000)]).await;
+    assert_eq!(
+        world.control.outcome(7, |_| true).await,
+        HoldOutcome::Refused { in_flight: 1 },
+        "it may be a short one"
+    );
+    world.control.put(vec![held(world.home(), 8, 15_000, 20_000)]).await;
+    world.control.in_force(8).await;
+    world.control.put(vec![world.moved()]).await;
+    let mut rest = String::new();
+    let _ = timeout(PATIENCE, stream.read_to_string(&mut rest)).await.expect("it ends after the move");
+    assert_eq!(rest, "", "cut, and not ended as if it were whole");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,7 +289,7 @@ async fn what_the_fence_refused_is_bounded_on_all_cores_together() {
     let world = World::with(|c| {
         c.workers = 4;
         c.limits.park_requests = 3;
-        c.limits.fence_park = std::time::Duration::from_mins(1);
+        c.limits.fence_park = Duration::from_mins(1);
     })
     .await;
     world.old.state.fenced.store(2, Ordering::SeqCst);
@@ -209,7 +312,7 @@ async fn what_the_fence_refused_is_bounded_on_all_cores_together() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_fence_refused_twice_or_for_too_long_is_answered_503_without_berths_words() {
     let world = World::with(|c| {
-        c.limits.fence_park = std::time::Duration::from_millis(200);
+        c.limits.fence_park = Duration::from_millis(200);
         c.limits.resend_bytes = 10;
     })
     .await;

@@ -95,6 +95,18 @@ async fn a_wrong_name_an_expired_certificate_and_a_stranger_get_no_request_and_c
     assert_eq!(echo.requests(), 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_on_this_host_needs_no_tls_where_members_outside_do() {
+    let world = World::start().await;
+    for (speaks, address) in [(Speaks::Http, world.old.address), (Speaks::H2c, wordy().await.0)] {
+        world.control.set_web(ServiceSettings { speaks, tls_outside: true, ..ServiceSettings::default() });
+        let mut route = world.home();
+        route.members[0].address = address.to_string();
+        world.control.put(vec![route]).await;
+        assert_eq!(world.edge.get("t1.test", "/").await.status, StatusCode::OK, "{speaks:?}");
+    }
+}
+
 /// A member over HTTP/2 with much to say, and how many connections it has had.
 async fn wordy() -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,10 +1,12 @@
 //! What survives: the edge's own end, and the control plane's.
 
 use crate::world::{Running, World, config, eventually, held, route};
+use berth_domain::Revision;
 use berth_edge::{Edge, EdgeErrorKind};
-use berth_wire::edge::HoldOutcome;
+use berth_wire::edge::{EdgeEvent, HoldOutcome};
 use http::{Method, StatusCode};
 use std::{fs::OpenOptions, io::Write as _};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fresh_edge_serves_from_disk_with_the_control_plane_dead() {
@@ -90,7 +92,7 @@ async fn a_control_plane_that_has_forgotten_is_told_what_the_edge_has() {
     world.control.put(vec![route(2, 1, "shared", &[&world.old])]).await;
     world.control.die().await;
     let mut old = world.home();
-    old.revision = berth_domain::Revision::new(1);
+    old.revision = Revision::new(1);
     world.control.restore(1, vec![old]);
     let before = world.control.acks().len();
     world.control.rise();
@@ -143,4 +145,27 @@ async fn what_was_carried_is_counted_once_over_restarts_of_either_side() {
     edge.stop().await;
     assert_eq!(world.control.counted(1), 16);
     assert!(!world.dir.path().join("meters.json").exists(), "nothing is owed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_cut_with_its_edge_is_counted() {
+    let mut world = World::start().await;
+    let mut slow = TcpStream::connect(world.edge.address).await.unwrap();
+    slow.write_all(b"GET /wait HTTP/1.1\r\nhost: t1.test\r\n\r\n").await.unwrap();
+    world.old.has_waiting(1).await;
+    world.edge.stop().await;
+    assert_eq!(world.control.counted(1), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_under_way_is_counted_when_its_tenant_is_routed_no_more() {
+    let world = World::start().await;
+    let slow = world.edge.later(Method::GET, "t1.test", "/wait", "");
+    world.old.has_waiting(1).await;
+    world.control.say(&EdgeEvent::Routes { full: true, revision: Revision::new(2), routes: Vec::new() });
+    world.control.acknowledged(2).await;
+    assert_eq!(world.edge.get("t1.test", "/").await.status, StatusCode::NOT_FOUND);
+    world.old.state.open.send_replace(true);
+    assert_eq!(slow.await.unwrap().status, StatusCode::OK);
+    eventually("it is reported", async || world.control.counted(1), |n| *n == 1).await;
 }

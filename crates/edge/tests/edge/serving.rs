@@ -178,6 +178,15 @@ async fn counters_of_all_cores_are_added_up_under_the_tenants_name() {
     }
     let health: serde_json::Value = serde_json::from_str(&world.edge.admin("/healthz").await).unwrap();
     assert_eq!((&health["name"], &health["revision"]), (&"north".into(), &2.into()));
+    // What a core has handed over is not lost with what it counts next.
+    world.edge.get("t1.test", "/").await;
+    for _ in 0..2 {
+        let metrics = world.edge.admin("/metrics").await;
+        assert!(metrics.contains("berth_edge_requests_total{tenant=\"t1\",class=\"2xx\"} 21\n"), "{metrics}");
+        assert!(!metrics.contains("tenant=\"other\""), "{metrics}");
+    }
+    let told = async || (world.control.counted(1), world.control.counted(2));
+    eventually("the control plane has all of it", told, |told| *told == (21, 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

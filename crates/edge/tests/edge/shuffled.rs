@@ -21,7 +21,10 @@ use std::{
     collections::{HashMap, HashSet},
     fs,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -386,4 +389,144 @@ async fn shuffled(requests: usize, secure: bool) {
         assert!(seen.ids.contains(line["metadata"]["request_id"].as_str().unwrap()));
     }
     assert!(known > strangers && strangers > 0, "{known} {strangers}");
+}
+
+/// Hosts that change their tenants while clients ask.
+#[derive(Default)]
+struct Changing {
+    /// Those that have begun.
+    phases: Mutex<Vec<Phase>>,
+    /// How many of them every core has in force.
+    in_force: AtomicUsize,
+    asked: AtomicUsize,
+    /// Answered while a change was on its way.
+    amid: AtomicUsize,
+    done: AtomicBool,
+}
+
+impl Changing {
+    /// Who may have answered a request for this place that was sent when so many phases were in force.
+    fn keys(&self, place: usize, in_force: usize) -> Vec<String> {
+        let phases = self.phases.lock().unwrap();
+        let phases = &phases[in_force - 1..];
+        let owners = phases.iter().map(|phase| phase.places.iter().position(|at| *at == place).unwrap());
+        // Each tenant changes at once, but not all of them: the one before may have its next key already.
+        owners.flat_map(|owner| phases.iter().map(move |phase| phase.key(owner))).collect()
+    }
+}
+
+/// Requests of one client over connections that stay open, each for a place by chance, whoever has it.
+async fn client_amid(place: Place, changing: Arc<Changing>, number: usize, requests: usize) {
+    let mut dice = Dice(number as u64 + 100);
+    let mut connection = match place.certificates {
+        None => Some(Connection::open(place.address, number).await),
+        Some(_) => None,
+    };
+    let mut at = 0;
+    for nth in 0..requests {
+        let begins = nth % VISIT == 0;
+        if begins || place.certificates.is_none() {
+            at = dice.next(TENANTS);
+        }
+        let host = match dice.next(3) {
+            0 => format!("a{at}.test"),
+            1 => format!("b{at}.test"),
+            _ => format!("x{}.w{at}.test", dice.next(50)),
+        };
+        if let Some(certificates) = place.certificates.as_ref().filter(|_| begins) {
+            let number = number + nth / VISIT;
+            connection = Some(Connection::secure(place.address, number, &host, &certificates[at]).await);
+        }
+        let mark = format!("mark-{number}-{nth}");
+        let request = Request::builder().method(Method::POST).header("say-x-mark", &mark);
+        let in_force = changing.in_force.load(SeqCst);
+        let sent = connection.as_mut().unwrap().send(request, &host, "/", &mark);
+        let (parts, body) = timeout(PATIENCE, sent).await.unwrap().into_parts();
+        let text = body.collect().await.unwrap().to_bytes();
+        let keys = changing.keys(at, in_force);
+        changing.asked.fetch_add(1, SeqCst);
+        if keys.len() > 1 {
+            changing.amid.fetch_add(1, SeqCst);
+            // The one before has lost it, and the one after has not got it yet.
+            if parts.status == StatusCode::NOT_FOUND {
+                assert!(!parts.headers.contains_key("x-tenant"), "{host}");
+                continue;
+            }
+        }
+        assert_eq!(parts.status, StatusCode::OK, "{host}");
+        let by = parts.headers["x-tenant"].to_str().unwrap();
+        assert!(keys.iter().any(|key| key == by), "{host} was answered by {by}, which is none of {keys:?}");
+        assert_eq!(parts.headers["x-mark"], mark);
+        assert!(text == mark, "{host}: another's body");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_hosts_change_their_tenants_an_answer_is_of_the_one_before_or_the_one_after() {
+    amid(requests(8_000), false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_it_is_on_connections_over_tls_that_stay_open() {
+    amid(requests(2_000), true).await;
+}
+
+async fn amid(requests: usize, secure: bool) {
+    let mut world = World::start().await;
+    world.edge.stop().await;
+    let mut config = config(&world.control, world.dir.path());
+    config.listen_tls = secure.then(|| "127.0.0.1:0".parse().unwrap());
+    let edge = Running::start(config);
+    let echoes = [Echo::start(Tongue::Http1).await, Echo::start(Tongue::H2c).await];
+    let changing = Arc::new(Changing::default());
+    let mut dice = Dice(2);
+    let mut change = async || {
+        let number = changing.phases.lock().unwrap().len();
+        let phase = Phase::new(number, &mut dice);
+        let routes = (0..TENANTS).map(|tenant| phase.route(tenant, &echoes)).collect();
+        changing.phases.lock().unwrap().push(phase);
+        world.control.put(routes).await;
+        changing.in_force.store(number + 1, SeqCst);
+    };
+    change().await;
+    // Of places, so that they stay as they are.
+    let certificates: Option<Vec<EdgeCertificate>> = secure.then(|| {
+        let own = |place: usize| {
+            let names = [format!("a{place}.test"), format!("b{place}.test"), format!("*.w{place}.test")];
+            tls::made(place as u128 + 1, &names.each_ref().map(String::as_str))
+        };
+        (0..TENANTS).map(own).collect()
+    });
+    let place = Place {
+        address: edge.tls_address.unwrap_or(edge.address),
+        certificates: certificates.as_ref().map(|all| Arc::new(all.iter().map(tls::der).collect())),
+    };
+    if let Some(certificates) = certificates {
+        world.control.say(&EdgeEvent::Certificates { full: true, certificates, gone: Vec::new() });
+    }
+    // What is acknowledged after certificates has them too.
+    change().await;
+    let mut clients = JoinSet::new();
+    for number in 0..CLIENTS {
+        clients.spawn(client_amid(place.clone(), Arc::clone(&changing), number, requests / CLIENTS));
+    }
+    let asking = async {
+        while let Some(done) = clients.join_next().await {
+            done.unwrap();
+        }
+        changing.done.store(true, SeqCst);
+    };
+    // A soak has as many changes, further apart.
+    let pause = (requests / 400).max(50);
+    let changes = async {
+        while !changing.done.load(SeqCst) {
+            let before = changing.asked.load(SeqCst);
+            change().await;
+            let go_on = async || changing.asked.load(SeqCst) >= before + pause || changing.done.load(SeqCst);
+            eventually("requests go on", go_on, |go_on| *go_on).await;
+        }
+    };
+    tokio::join!(asking, changes);
+    let (phases, amid) = (changing.phases.lock().unwrap().len(), changing.amid.load(SeqCst));
+    assert!(phases > 5 && amid > 10, "{phases} changes, {amid} answers amid them");
 }

@@ -2,17 +2,19 @@
 
 use crate::{
     echo::{Authority, Echo, Tongue, after, body, data, http2, nothing, until, version},
-    world::{World, route},
+    world::{PATIENCE, World, eventually, held, route},
 };
 use berth_domain::Speaks;
 use berth_wire::edge::ServiceSettings;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
+use http_body_util::BodyExt as _;
 use hyper::body::Frame;
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
+    time::timeout,
 };
 
 /// A world whose tenants 1, 2 and 3 are at echoes of HTTP/1.1, HTTP/2 and TLS.
@@ -106,7 +108,7 @@ async fn a_short_body_is_kept_whole_with_what_follows_it_and_one_client_is_answe
 /// What comes within a moment.
 async fn until_end(stream: &mut TcpStream) -> String {
     let mut rest = Vec::new();
-    while let Ok(Ok(read)) = tokio::time::timeout(Duration::from_millis(200), stream.read_buf(&mut rest)).await {
+    while let Ok(Ok(read)) = timeout(Duration::from_millis(200), stream.read_buf(&mut rest)).await {
         if read == 0 {
             break;
         }
@@ -153,6 +155,35 @@ async fn who_waits_to_be_asked_for_a_body_is_asked_when_admitted_and_refused_wit
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn over_http_2_who_expects_100_is_refused_at_once_or_served_when_its_body_comes_and_told_408_when_it_does_not() {
+    let world = World::with(|c| c.limits.body_idle = Duration::from_secs(1)).await;
+    let mut limited = route(5, 1, "own", &[&world.old]);
+    limited.limits = vec![berth_wire::edge::RouteLimit { class: "api".into(), requests: 0, per_s: 60, until: None }];
+    world.control.put(vec![limited]).await;
+    let mut client = http2(world.edge.address).await;
+    for (host, sends, status) in [
+        ("t5.test", false, StatusCode::FORBIDDEN),
+        ("t1.test", true, StatusCode::OK),
+        ("t1.test", false, StatusCode::REQUEST_TIMEOUT),
+    ] {
+        let (frames, body) = body();
+        let request = Request::post(format!("http://{host}/")).header("expect", "100-continue");
+        let answer = client.send_request(request.header("content-length", "5").body(body).unwrap());
+        let send = async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if !sends {
+                return Some(frames);
+            }
+            frames.send(Frame::data(Bytes::from_static(b"hello"))).unwrap();
+            None
+        };
+        let (answer, _still_open) = tokio::join!(answer, send);
+        assert_eq!(answer.unwrap().status(), status, "{host} {sends}");
+    }
+    assert_eq!(world.old.writes(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_conversation_may_be_silent_for_longer_than_an_upload_may() {
     let world = World::with(|c| c.limits.body_idle = Duration::from_millis(200)).await;
     let echo = Echo::start(Tongue::H2c).await;
@@ -188,4 +219,105 @@ async fn a_question_with_a_body_of_unsaid_length_keeps_it_on_its_way() {
         drop(frames);
         assert_eq!(data(answer.body_mut()).await, "wanted", "tenant {number}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_for_which_there_is_no_room_stream_and_their_room_comes_back() {
+    let world = World::with(|c| {
+        c.workers = 1;
+        // An eighth of it is one tenant's.
+        c.limits.keep_all_bytes = 8 * 130_000;
+    })
+    .await;
+    let echo = Echo::start(Tongue::Http1).await;
+    let homes = [2, 3].map(|number| {
+        let mut home = route(number, 1, "own", &[]);
+        home.members = vec![echo.wire("")];
+        home
+    });
+    world.control.put(homes.into()).await;
+    let kept = async || {
+        let page = world.edge.admin("/metrics").await;
+        let value = page.lines().find_map(|line| line.strip_prefix("berth_edge_kept_bytes ")).unwrap();
+        value.parse::<u64>().unwrap()
+    };
+    // All but the last 10,000 bytes.
+    let begin = async |host: &str, bytes: usize| {
+        let mut stream = TcpStream::connect(world.edge.address).await.unwrap();
+        let head = format!("POST / HTTP/1.1\r\nhost: {host}\r\ncontent-length: {}\r\n\r\n", bytes + 10_000);
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&vec![b'x'; bytes]).await.unwrap();
+        stream
+    };
+    let mut first = begin("t2.test", 60_000).await;
+    // What is joined may have room for as much again.
+    eventually("the first is kept", &kept, |bytes| (60_000..=120_000).contains(bytes)).await;
+    assert_eq!(echo.requests(), 0);
+    let mut other = begin("t3.test", 60_000).await;
+    let mut second = begin("t2.test", 80_000).await;
+    assert!(until(&mut second, "\r\n\r\n").await.starts_with("HTTP/1.1 200"), "sent on as it comes");
+    assert_eq!(echo.requests(), 1, "the first waits for its end, and so does another tenant's");
+    for stream in [&mut first, &mut second] {
+        stream.write_all(&[b'y'; 10_000]).await.unwrap();
+        until(stream, "yyyy").await;
+    }
+    eventually("the other tenant's is kept", &kept, |bytes| (60_000..=120_000).contains(bytes)).await;
+    assert_eq!(echo.requests(), 2, "there was room for it");
+    other.write_all(&[b'y'; 10_000]).await.unwrap();
+    until(&mut other, "yyyy").await;
+    eventually("nothing is kept", &kept, |bytes| *bytes == 0).await;
+    let mut third = begin("t2.test", 60_000).await;
+    eventually("there is room again", &kept, |bytes| *bytes >= 60_000).await;
+    assert_eq!(echo.requests(), 3, "kept as the first was");
+    third.write_all(&[b'y'; 10_000]).await.unwrap();
+    until(&mut third, "yyyy").await;
+    let received = world.edge.admin("/metrics").await;
+    assert!(received.contains("berth_edge_received_bytes_total{tenant=\"t2\"} 230000\n"), "{received}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_unsaid_length_that_is_there_whole_is_kept_although_there_is_no_room() {
+    let world = World::with(|c| (c.workers, c.limits.keep_all_bytes) = (1, 8_000)).await;
+    world.old.state.fenced.store(2, Ordering::SeqCst);
+    let mut stream = TcpStream::connect(world.edge.address).await.unwrap();
+    let body = "x".repeat(5_000);
+    let whole = format!(
+        "POST / HTTP/1.1\r\nhost: t1.test\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(whole.as_bytes()).await.unwrap();
+    // What streams cannot be sent once more when the fence has refused it.
+    world.edge.parked("t1", 1).await;
+    world.control.put(vec![world.moved()]).await;
+    assert!(until(&mut stream, "5000 bytes").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_http_2_an_answer_that_is_not_taken_is_ended_and_what_is_beside_it_goes_on() {
+    let world = World::with(|c| c.limits.client_idle = Duration::from_secs(1)).await;
+    let (listener, mut long) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), route(2, 1, "own", &[&world.old]));
+    long.members[0].address = listener.local_addr().unwrap().to_string();
+    world.control.put(vec![long.clone()]).await;
+    let member = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await.unwrap();
+        while stream.write_all(&vec![b'x'; 64 * 1024]).await.is_ok() {}
+    });
+    let mut client = http2(world.edge.address).await;
+    let ask = |request: http::request::Builder| request.body(nothing()).unwrap();
+    let events = client.send_request(ask(Request::get("http://t1.test/events"))).await.unwrap();
+    let mut events = events.into_body();
+    assert_eq!(data(&mut events).await, "data: 1\n\n");
+    let untaken = client.send_request(ask(Request::post("http://t2.test/"))).await.unwrap();
+    assert_eq!(untaken.status(), StatusCode::OK);
+    timeout(PATIENCE, member).await.expect("its member is let go").unwrap();
+    world.control.put(vec![held(long, 7, 50, 20_000)]).await;
+    world.control.in_force(7).await;
+    let mut untaken = untaken.into_body();
+    let broken = async { while untaken.frame().await.expect("it has no end").is_ok() {} };
+    timeout(PATIENCE, broken).await.expect("it breaks off");
+    let beside = client.send_request(ask(Request::get("http://t1.test/"))).await.unwrap();
+    assert_eq!(beside.status(), StatusCode::OK);
+    assert!(timeout(Duration::from_millis(300), events.frame()).await.is_err(), "the event stream is open");
 }

@@ -2,15 +2,21 @@
 
 use crate::{
     echo::{http2, nothing},
-    world::{World, held},
+    world::{PATIENCE, World, eventually, held},
 };
 use http::{Request, Response, StatusCode};
 use hyper::{body::Incoming, ext::Protocol};
 use hyper_util::rt::TokioIo;
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
 };
 
 async fn head(stream: &mut TcpStream) -> String {
@@ -82,6 +88,50 @@ async fn a_frame_under_way_ends_before_the_close() {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
     assert_eq!(rest, [b'c', b'd', 0x88, 0x02, 0x03, 0xf4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_nothing_is_cut_after_the_move_and_says_nothing_more_to_the_old_cell() {
+    let world = World::start().await;
+    let (listener, mut home) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), world.home());
+    home.members[0].address = listener.local_addr().unwrap().to_string();
+    world.control.put(vec![home]).await;
+    let heard = Arc::new(AtomicUsize::new(0));
+    let hears = Arc::clone(&heard);
+    let member = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        head(&mut stream).await;
+        let switches = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+        stream.write_all(switches).await.unwrap();
+        let mut part = vec![0; 64 * 1024];
+        while let Ok(number @ 1..) = stream.read(&mut part).await {
+            hears.fetch_add(number, Ordering::SeqCst);
+            if stream.write_all(&part[..number]).await.is_err() {
+                break;
+            }
+        }
+    });
+    let mut stream = socket(&world).await;
+    // What it says comes back until every buffer on the way is full: nothing goes on for a while.
+    let says = vec![0x82; 64 * 1024];
+    while let Ok(said) = tokio::time::timeout(Duration::from_secs(2), stream.write(&says)).await {
+        assert!(said.unwrap() > 0);
+    }
+    let before = heard.load(Ordering::SeqCst);
+    world.control.put(vec![world.moved()]).await;
+    let cut = async { while stream.write(&says).await.is_ok_and(|said| said > 0) {} };
+    tokio::time::timeout(PATIENCE, cut).await.expect("the connection is cut");
+    // It takes what is on its way only now: what the member sent back, and no close frame.
+    let mut rest = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the connection has ended");
+    assert!(
+        !rest.windows(4).any(|four| four == [0x88, 0x02, 0x03, 0xf4]),
+        "it took nothing, so nothing was said to it"
+    );
+    let look = async || world.edge.admin("/metrics").await;
+    eventually("its place is free", look, |m| m.lines().any(|l| l == "berth_edge_connections 0")).await;
+    tokio::time::timeout(PATIENCE, member).await.expect("its member is let go").unwrap();
+    assert_eq!(heard.load(Ordering::SeqCst), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

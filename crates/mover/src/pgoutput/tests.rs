@@ -1,7 +1,7 @@
 //! Messages built by hand, as the protocol's documentation describes them.
 
 use super::{
-    Datum, Decoded, Decoder, Op,
+    Datum, Decoded, Decoder, Op, concerns,
     sample::{self, plan},
 };
 use crate::owned::Owned;
@@ -158,6 +158,21 @@ fn a_cut_off_message_is_an_error_and_never_a_panic() {
             let result = decoder.message(whole.slice(..cut));
             assert!(matches!(result, Err(MoveError::Decode(_))), "cut at {cut}: {result:?}");
         }
+    }
+}
+
+#[test]
+fn a_change_of_a_table_or_of_a_columns_type_concerns_the_move() {
+    let mut plan = plan();
+    plan.tables[0].columns[2].type_name = "public.\"Mood\"[]".into();
+    for (change, ours) in [
+        ("ALTER TABLE public.t", true),
+        ("ALTER TABLE public.t_2", false),
+        ("ALTER TYPE public.\"Mood\"", true),
+        ("ALTER TYPE public.\"Moods\"", false),
+        ("ALTER TYPE public.text", false),
+    ] {
+        assert_eq!(concerns(&plan, change), ours, "{change}");
     }
 }
 

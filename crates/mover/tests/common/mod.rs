@@ -103,7 +103,7 @@ impl Two {
             target: self.endpoint(&self.target),
             source_cell: CellId::new(Uuid::from_u128(1)),
             target_cell: CellId::new(Uuid::from_u128(2)),
-            target_free_bytes: None,
+            target_free_bytes: Some(1 << 40),
             keep_from: None,
             alone: true,
             way_back: false,

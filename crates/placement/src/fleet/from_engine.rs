@@ -9,6 +9,9 @@ use crate::{
 use berth_domain::Cents;
 use std::collections::HashMap;
 
+/// More than any move saves, and small enough that a fleet of them can be summed.
+const UNKNOWN: i64 = 1 << 40;
+
 /// A tenant as a fleet plan asks about it. It keeps its plan: what it pays is its own decision.
 #[derive(Clone, Debug)]
 pub struct PlacedTenant {
@@ -31,6 +34,11 @@ impl Engine {
         move_worth_cents: Cents,
     ) -> Result<(Fleet, Vec<Cents>), (String, Vec<BadProfile>)> {
         let mut fleet = Fleet { move_worth_cents, ..Fleet::default() };
+        // Rates that are too old are none: a price that only lacks one is not free, and nothing is saved by guessing it.
+        let unpriced = self.kind_of_cell.iter().any(|kind| self.kinds[*kind].place.price_cents.is_none());
+        if self.catalogue.rates.usd.is_empty() && unpriced {
+            fleet.move_worth_cents = Cents::new(UNKNOWN);
+        }
         for (at, cell) in self.cells.iter().enumerate() {
             let kind = self.kind_of_cell[at];
             fleet.cells.push(FleetCell {

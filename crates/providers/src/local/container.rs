@@ -100,8 +100,7 @@ impl Containers {
             return Ok(());
         }
         // The cells of a wave look after each other's images: one of them pulls, the others wait for it.
-        let name: String = text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-        let _lock = self.root.lock_within(&format!("image.{name}"), PULL_LIMIT).await?;
+        let _lock = self.root.lock_within(&lock_of(&text), PULL_LIMIT).await?;
         if here().await? {
             return Ok(());
         }
@@ -132,6 +131,30 @@ impl Containers {
             return Err(ProviderError::NoAnswer { what });
         }
         Err(ProviderError::NotPulled { image: text, reason })
+    }
+
+    /// `false`: a container is made from it, whosever. Absent is success, and so is a host without podman.
+    pub async fn remove_image(&self, image: &Artifact) -> Result<bool, ProviderError> {
+        let text = image.to_string();
+        let _lock = self.root.lock_within(&lock_of(&text), PULL_LIMIT).await?;
+        let looked = match self.run(&text, COMMAND_LIMIT, self.podman().args(["image", "exists", &text])).await {
+            Err(ProviderError::NotInstalled { .. }) => return Ok(true),
+            looked => looked?,
+        };
+        // 1 says that it is not there, anything else that it could not look.
+        match looked.status.code() {
+            Some(0) => {}
+            Some(1) => return Ok(true),
+            _ => return Err(ProviderError::Busy { what: format!("image `{text}` ({})", words(&looked.stderr)) }),
+        }
+        // Without `--force`, which would take the containers with it.
+        let removed = self.run(&text, COMMAND_LIMIT, self.podman().args(["rmi", &text])).await?;
+        let reason = words(&removed.stderr);
+        let in_use = reason.contains("in use by a container");
+        if removed.status.success() || in_use {
+            return Ok(!in_use);
+        }
+        Err(ProviderError::Busy { what: format!("image `{text}` ({reason})") })
     }
 
     /// Makes the container, writes its first process down, and lets it go.
@@ -242,6 +265,12 @@ impl Containers {
         }
         Err(ProviderError::Busy { what: format!("container `{container}` ({reason})") })
     }
+}
+
+/// One at a time pulls an image or takes it away.
+fn lock_of(image: &str) -> String {
+    let name: String = image.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    format!("image.{name}")
 }
 
 /// What a container wrote, without the time and stream that podman puts before each line.

@@ -13,6 +13,8 @@ use std::{
 
 /// How long one caller waits for another that is at the same resource.
 pub(super) const LOCK_LIMIT: Duration = Duration::from_mins(3);
+/// A database is not begun with less room than its first files and their log take.
+const ROOM_BYTES: u64 = 1024 * 1024 * 1024;
 const LOG_CAP: u64 = 16 * 1024 * 1024;
 
 /// The folder of one installation: everything of it that is on this machine lies below.
@@ -135,6 +137,21 @@ impl Root {
 
 pub(super) struct Lock {
     _file: File,
+}
+
+/// Whether there is room to begin a database here.
+pub(super) fn room(folder: &Path, what: &str) -> Result<(), ProviderError> {
+    // A disk that does not say how full it is is tried.
+    enough(rustix::fs::statvfs(folder).map_or(u64::MAX, |it| it.f_bavail * it.f_frsize), folder, what)
+}
+
+pub(super) fn enough(free_bytes: u64, folder: &Path, what: &str) -> Result<(), ProviderError> {
+    if free_bytes >= ROOM_BYTES {
+        return Ok(());
+    }
+    let (free, room) = (free_bytes >> 20, ROOM_BYTES >> 20);
+    let limit = format!("{free} MiB are free on the disk of `{}`, and a database begins with {room}", folder.display());
+    Err(ProviderError::Quota { what: what.to_owned(), limit })
 }
 
 pub(super) fn names_in(folder: &Path) -> Result<Vec<String>, ProviderError> {

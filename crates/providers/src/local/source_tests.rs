@@ -187,6 +187,11 @@ async fn an_image_is_pulled_with_its_login_and_runs_like_any_member() {
     let lines = here.local.member_logs(&spec.name, 10).await.unwrap();
     assert_eq!(lines, ["serving two", "lines"]);
 
+    // What runs is not taken away; and what is not there is gone.
+    assert!(!here.local.remove_image(&cell, &registry.image).await.unwrap());
+    let absent = format!("{}/shop/web@sha256:{}", registry.host, "0".repeat(64)).parse().unwrap();
+    assert!(here.local.remove_image(&cell, &absent).await.unwrap());
+
     // Its first process is killed: it has stopped, and comes back.
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(made.pid.unwrap().cast_signed()).unwrap(),
@@ -222,6 +227,10 @@ async fn an_image_is_pulled_with_its_login_and_runs_like_any_member() {
     assert_eq!((fine.exit_code, fine.output.as_str()), (Some(3), "hello\n"));
     let slow = here.local.run_once(&run("echo begun; while :; do :; done", 3)).await.unwrap();
     assert!(slow.timed_out && slow.output == "begun\n", "{slow:?}");
+
+    assert!(here.local.remove_image(&cell, &registry.image).await.unwrap(), "nothing runs from it any more");
+    let there = podman().args(["image", "exists", &registry.image.to_string()]).status().unwrap();
+    assert_eq!(there.code(), Some(1));
 
     // Nothing of it is left: no container, no file with a password or a variable in it.
     let mine = format!("berth-{}-", fs::read_to_string(here.root.join("id")).unwrap());

@@ -235,6 +235,19 @@ async fn a_member_is_kept_to_its_memory() {
     until("its end", look, |member| matches!(member.health, Health::Stopped { .. })).await;
 }
 
+#[test]
+fn a_full_disk_is_named_before_a_database_is_begun() {
+    let folder = std::path::Path::new("/var/lib/berth/local");
+    super::files::enough(1 << 30, folder, "the database of cell c").unwrap();
+    let full = super::files::enough((1 << 30) - 1, folder, "the database of cell c").unwrap_err();
+    assert_eq!(full.kind(), ErrorKind::Quota);
+    let said = full.to_string();
+    assert!(
+        said.contains("cell c") && said.contains("1023 MiB are free on the disk of `/var/lib/berth/local`"),
+        "{said}"
+    );
+}
+
 #[tokio::test]
 async fn a_cell_has_its_roles_and_the_rights_that_go_with_them() {
     let here = Here::new();

@@ -93,6 +93,10 @@ async fn answer(home: &Home, call: Call, beside: &mut Option<String>) -> Result<
             ready(home).await?.ensure_source(&home.cell, &said.heard()).await?;
             Answer::Done
         }
+        Call::RemoveImage(image) => Answer::Gone(match there(home)? {
+            Some(local) => local.remove_image(&home.cell, &image).await?,
+            None => true,
+        }),
         Call::EnsureMember(ask) => {
             Answer::Member(Box::new(MemberSaid::of(ready(home).await?.ensure_member(&ask.heard()).await?)))
         }

@@ -45,6 +45,7 @@ pub enum Call {
     StopDatabase(DatabaseName),
     ListDatabases,
     EnsureSource(SourceSaid),
+    RemoveImage(Artifact),
     EnsureMember(MemberAsk),
     ObserveMember(MemberName),
     RemoveMember(MemberName),
@@ -81,9 +82,15 @@ pub enum Answer {
     Member(Box<MemberSaid>),
     SeenMember(Seen<Box<MemberSaid>>),
     Members(Vec<Listed<MemberName>>),
-    Outcome { exit_code: Option<i32>, timed_out: bool, output: String },
+    Outcome {
+        exit_code: Option<i32>,
+        timed_out: bool,
+        output: String,
+    },
     Lines(Vec<String>),
     Load(Option<(u64, u64)>),
+    /// Whether it is gone.
+    Gone(bool),
 }
 
 #[derive(Serialize, Deserialize)]

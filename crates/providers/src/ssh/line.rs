@@ -272,7 +272,21 @@ pub async fn bring(connection: &Connection, sudo: &str) -> Result<String, SshErr
         let what = format!("cannot run this program: {}", runs.err.lines().next().unwrap_or("it ended at once"));
         return Err(SshError::Unsupported { host, what });
     }
+    // Each version leaves one. What could not be tidied up is no reason not to work.
+    let tidied = connection.run(&format!("{sudo}sh -c {}", quoted(&tidy(PROGRAMS, &path))), b"").await?;
+    if tidied.status != 0 {
+        tracing::warn!(host, "old programs of Berth stay in {PROGRAMS} of {host}: {}", tidied.err.trim());
+    }
     Ok(path)
+}
+
+/// Leaves this program, the newest beside it, and every one that runs: those are what somebody may go back to.
+fn tidy(programs: &str, path: &str) -> String {
+    let name = "????????????????"; // by their content: nothing else that lies there is ours to delete
+    format!(
+        "cd {programs} && touch -c {path} && ls -t berth-{name} | tail -n +3 | while read -r old; do \
+         readlink /proc/[0-9]*/exe 2>/dev/null | grep -qxF \"{programs}/$old\" || rm -f \"$old\"; done"
+    )
 }
 
 /// The program that runs, and its digest.
@@ -284,4 +298,35 @@ fn own_program() -> Result<(&'static [u8], &'static str), String> {
         Ok((text, digest))
     });
     own.as_ref().map(|(text, digest)| (text.as_slice(), digest.as_str())).map_err(Clone::clone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tidy;
+    use std::{fs, process::Command};
+
+    #[test]
+    fn old_programs_go_but_the_newest_two_and_what_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let programs = dir.path().canonicalize().unwrap();
+        let at = |n: u32| programs.join(format!("berth-{n:016x}"));
+        for n in 1..=5 {
+            fs::copy("/bin/sleep", at(n)).unwrap();
+            let minute = format!("2026010100{n:02}");
+            assert!(Command::new("touch").arg("-t").arg(minute).arg(at(n)).status().unwrap().success());
+        }
+        fs::write(programs.join("berth-notes"), "not ours").unwrap();
+        let mut running = Command::new(at(1)).arg("60").spawn().unwrap();
+        // An older one than the newest is what this server brought last: `berth upgrade --back`.
+        let script = tidy(programs.to_str().unwrap(), at(3).to_str().unwrap());
+        let tidied = Command::new("sh").arg("-c").arg(script).output().unwrap();
+        running.kill().unwrap();
+        running.wait().unwrap();
+        assert!(tidied.status.success(), "{}", String::from_utf8_lossy(&tidied.stderr));
+        let mut left: Vec<_> =
+            fs::read_dir(&programs).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort_unstable();
+        let name = |n: u32| format!("berth-{n:016x}");
+        assert_eq!(left, [name(1), name(3), name(5), "berth-notes".to_owned()]);
+    }
 }

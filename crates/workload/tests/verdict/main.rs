@@ -10,8 +10,8 @@ mod postgres;
 mod world;
 
 use berth_workload::{
-    Amounts, Class, FenceWrite, Load, LoadConfig, LoadError, MoveFigures, Phase, SeedError, Target, Verdict, check,
-    foreign_rows, ledger::Ledger, seed,
+    Amounts, Class, FenceWrite, Findings, Load, LoadConfig, LoadError, MoveFigures, Phase, SeedError, Target, Verdict,
+    check, check_stock, foreign_rows, ledger::Ledger, seed, take_stock,
 };
 use uuid::Uuid;
 use world::{Fault, World};
@@ -125,6 +125,34 @@ async fn one_row_of_the_former_database_that_is_gone_or_differs_turns_the_verdic
     world.admin.batch_execute("delete from routes where ctid = (select min(ctid) from routes)").await.unwrap();
     let findings = check(&Ledger::in_memory(), &world.places()).await.unwrap();
     assert_eq!((findings.missing, findings.changed), (1, 0), "{findings:?}");
+}
+
+#[tokio::test]
+async fn one_row_from_before_the_load_that_is_gone_or_differs_is_found_without_a_former_database() {
+    let world = World::start().await;
+    let mut place = world.places().remove(0);
+    place.former = None;
+    let stock = take_stock(&place).await.unwrap();
+    let report = world.run(Fault::None).await;
+    let looked = async || {
+        let mut findings = Findings::default();
+        check_stock(&place, &stock, &mut findings).await.unwrap();
+        findings
+    };
+    let clean = looked().await;
+    assert!(clean.is_clean() && report.ledger.acknowledged() > 0, "{clean:?}");
+    assert!(clean.rows_checked > 500 + 5 + 5 + 6 * 10, "{clean:?}");
+    for (table, plant, found) in [
+        ("drivers", "update drivers set name = name || ' '", (0, 1)),
+        ("routes", "delete from routes", (1, 1)),
+        ("gps_positions", "update gps_positions set altitude = 1", (1, 2)),
+        ("usage_metrics", "update usage_metrics set id = gen_random_uuid()", (2, 2)),
+    ] {
+        let plant = format!("{plant} where ctid = (select min(ctid) from {table})");
+        assert_eq!(world.admin.execute(&plant, &[]).await.unwrap(), 1, "{plant}");
+        let findings = looked().await;
+        assert_eq!((findings.missing, findings.changed), found, "{plant}: {findings:?}");
+    }
 }
 
 #[tokio::test]

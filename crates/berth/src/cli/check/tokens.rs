@@ -61,9 +61,16 @@ pub fn ask(held: &Held) -> io::Result<Token> {
     };
     let path = format!("{prefix}{asked}");
     // Version 1.0: the answer comes in one piece and ends with the connection.
-    let request = format!(
-        "GET {path} HTTP/1.0\r\nHost: {authority}\r\nUser-Agent: berth-check\r\nAccept: application/json\r\nAuthorization: {scheme}{token}\r\n\r\n"
+    let head = format!(
+        "Host: {authority}\r\nUser-Agent: berth-check\r\nAccept: application/json\r\nAuthorization: {scheme}{token}\r\n"
     );
+    let request = match held.of.question {
+        None => format!("GET {path} HTTP/1.0\r\n{head}\r\n"),
+        Some(question) => format!(
+            "POST {path} HTTP/1.0\r\n{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{question}",
+            question.len()
+        ),
+    };
     let mut tried = (host, port).to_socket_addrs()?.map(|address| TcpStream::connect_timeout(&address, LIMIT / 2));
     let first = tried.next().unwrap_or_else(|| Err(ErrorKind::AddrNotAvailable.into()));
     let stream = first.or_else(|error| tried.find_map(Result::ok).ok_or(error))?;
@@ -102,5 +109,9 @@ fn answer(mut stream: impl Read + Write, request: &str) -> io::Result<Token> {
     let body: Value = serde_json::from_str(body).unwrap_or_default();
     let said = |key: &str| body["result"][key].as_str().map(str::to_owned);
     let ends = said("expires_on").and_then(|end| end.parse::<Timestamp>().ok());
-    Ok(Token { status, state: said("status"), ends, organisation: None })
+    // GraphQL refuses with 200 and says it in the answer.
+    let mut errors = body["errors"].as_array().into_iter().flatten().filter_map(|error| error["message"].as_str());
+    let denied = errors.find(|message| message.to_ascii_lowercase().contains("not authorized"));
+    let state = said("status").or_else(|| denied.map(str::to_owned));
+    Ok(Token { status, state, ends, organisation: None })
 }

@@ -1,7 +1,7 @@
 //! `berth cost catalogue`: what providers sell, by the catalogue that decisions rest on. Asks no server.
 
 use crate::cli::{CliError, Context, table::Table, text};
-use berth_placement::{Catalogue, Micros, Place, Provider};
+use berth_placement::{Arch, Catalogue, Micros, Place, Promises, Provider, ShapeKind};
 use clap::Args;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
@@ -74,7 +74,9 @@ fn provider(catalogue: &Catalogue, name: &str, it: &Provider) -> Value {
             json!({
                 "name": name, "price": shape.price.map(amount), "currency": shape.currency,
                 "percent_of_servers": shape.percent_of_servers, "cpu_millis": shape.cpu_millis,
-                "memory_mib": shape.memory_mib, "disk_gib": shape.disk_gib, "regions": shape.regions,
+                "memory_mib": shape.memory_mib, "disk_gib": shape.disk_gib,
+                "egress_gib": Some(shape.egress_gib).filter(|gib| *gib > 0),
+                "arch": (shape.kind == ShapeKind::Server).then(|| shape.arch.as_str()), "regions": shape.regions,
                 "source": shape.source,
             })
         })
@@ -94,7 +96,7 @@ fn offer(catalogue: &Catalogue, name: &str, place: &Place) -> Value {
         "name": name, "class": place.class, "provider": place.provider, "at": place.sites, "places": place.places,
         "price_cents": place.price_cents, "compliance": catalogue.compliance_words(place.compliance),
         "residency": place.residency, "throughput_per_s": place.promises.throughput_per_s, "users": place.promises.users,
-        "upload_bytes": place.promises.upload_bytes,
+        "upload_bytes": place.promises.upload_bytes, "trust": place.trust,
     })
 }
 
@@ -129,7 +131,23 @@ fn whole(catalogue: &Catalogue, says: &[String]) -> String {
             price,
         ]);
     }
-    format!("{}\n\n{}\n{free}\n{}", says.join("\n"), providers.text(), offers.text())
+    format!("{}\n\n{}\n{free}\n{}\n{}", says.join("\n"), providers.text(), offers.text(), promises(catalogue))
+}
+
+/// What offers promise, and whose word that is.
+fn promises(catalogue: &Catalogue) -> String {
+    let mut table = Table::new(&["PROMISED BY", ">A SECOND", ">USERS", ">UPLOAD MIB", "IS"]);
+    for (name, offer) in &catalogue.offers {
+        let Promises { throughput_per_s, users, upload_bytes } = offer.promises;
+        let upload_mib = upload_bytes.map(|bytes| bytes >> 20);
+        if [throughput_per_s, users, upload_mib].iter().all(Option::is_none) {
+            continue;
+        }
+        let [throughput, users, upload] =
+            [throughput_per_s, users, upload_mib].map(|n| n.map_or_else(|| "?".to_owned(), |n| n.to_string()));
+        table.row([name.clone(), throughput, users, upload, offer.trust.as_str().to_owned()]);
+    }
+    table.text()
 }
 
 fn free(it: &Provider) -> Vec<String> {
@@ -151,7 +169,11 @@ fn one(catalogue: &Catalogue, it: &Provider) -> String {
             (None, None) => "?".to_owned(),
         };
         let [cpu, memory, disk] = [shape.cpu_millis, shape.memory_mib, shape.disk_gib].map(|n| n.to_string());
-        shapes.row([name.clone(), price, shape.currency.clone(), cpu, memory, disk]);
+        let name = match shape.arch {
+            Arch::X86_64 => name.clone(),
+            Arch::Aarch64 => format!("{name} (ARM)"),
+        };
+        shapes.row([name, price, shape.currency.clone(), cpu, memory, disk]);
     }
     let mut regions = Table::new(&["REGION", "IS", ">NEAR MS", "DATA STAYS IN"]);
     for (name, site) in &it.sites {
@@ -216,7 +238,11 @@ mod tests {
         }
         assert!(text.contains("5.00 USD a month") && text.contains("10000 commands per day"), "{text}");
         assert!(text.contains("hetzner-shared") && text.contains("$92.19"), "{text}");
+        let promised = text.lines().skip_while(|line| !line.starts_with("PROMISED BY")).collect::<Vec<_>>();
+        let shared = promised.iter().find(|line| line.starts_with("hetzner-shared ")).unwrap();
+        assert_eq!(shared.split_whitespace().skip(1).collect::<Vec<_>>(), ["500", "50", "50", "claimed"], "{text}");
         let text = one(&catalogue, &catalogue.providers["hetzner"]);
+        assert!(text.contains("cax21 (ARM)") && !text.contains("cx22 (ARM)"), "{text}");
         assert!(text.starts_with("Hetzner Cloud, looked at on 2026-11-21: Chrono"), "{text}");
         assert!(text.contains("volume-gib") && text.contains("0.096") && text.contains("20 %"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 200), "{text}");

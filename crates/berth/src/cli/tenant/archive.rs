@@ -3,7 +3,7 @@
 //! Files are written readable by their owner alone, the manifest last: what was cut off is no archive.
 
 use super::{CliError, Context, Wait};
-use crate::cli::{operation, table::Table, units, watch};
+use crate::cli::{decide, operation, table::Table, units, watch};
 use berth_domain::{CellName, Hostname, OperationId, PlanName, TenantName};
 use berth_mover::Archive;
 use berth_wire::{Erasure, ImportPlan, TenantImport};
@@ -56,6 +56,9 @@ pub struct Import {
     /// The cell to live in; otherwise the best of the plan's class
     #[arg(long)]
     cell: Option<CellName>,
+    /// What the tenant needs, as YAML or JSON; no cell that breaks it is taken
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     /// Show what would come where and stop
     #[arg(long)]
     dry_run: bool,
@@ -98,15 +101,16 @@ impl Export {
         let folder = if is_tar(&to) { beside(&to, "partial") } else { to.clone() };
         let make = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
         make.map_err(|source| CliError::Write { path: folder.clone(), source })?;
+        // A tenant's rows are not left behind under a name that nobody asked for, however this ends.
+        let partial = Unpacked { folder, made: is_tar(&to) };
         let mut bytes = 0;
         for file in &made.files {
-            bytes += download(cx, &self.tenant, made.id, file, &folder.join(plain(file)?)).await?;
+            bytes += download(cx, &self.tenant, made.id, file, &partial.folder.join(plain(file)?)).await?;
         }
         if is_tar(&to) {
-            let packed = tarred(&folder, &made.files, &to);
-            let gone = fs::remove_dir_all(&folder);
-            packed.and(gone).map_err(|source| CliError::Write { path: to.clone(), source })?;
+            tarred(&partial.folder, &made.files, &to).map_err(|source| CliError::Write { path: to.clone(), source })?;
         }
+        drop(partial);
         let brought = Brought { archive: made.id, path: to, rows: made.rows, files: made.files.len(), bytes };
         cx.show(&brought, |b| {
             format!(
@@ -177,6 +181,13 @@ async fn download(cx: &Context, tenant: &str, archive: OperationId, file: &str, 
 
 fn tarred(folder: &Path, files: &[String], to: &Path) -> io::Result<()> {
     let out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+    packed(folder, files, out).inspect_err(|_| {
+        // It was made in the line above, and half an archive is in the way of the next try.
+        let _ = fs::remove_file(to);
+    })
+}
+
+fn packed(folder: &Path, files: &[String], out: fs::File) -> io::Result<()> {
     let mut tar = tar::Builder::new(io::BufWriter::new(out));
     // The same archive is the same file, whoever packed it.
     tar.mode(tar::HeaderMode::Deterministic);
@@ -254,19 +265,26 @@ impl Import {
         dry_run: bool,
         wait: Wait,
     ) -> Self {
-        Self { archive, name, plan, hosts, cell, dry_run, wait }
+        Self { archive, name, plan, hosts, cell, profile: None, dry_run, wait }
+    }
+
+    /// With what the tenant needs.
+    pub fn with(self, profile: Option<PathBuf>) -> Self {
+        Self { profile, ..self }
     }
 
     pub async fn run(self, cx: &Context) -> Result<(), CliError> {
         let known = self.archive.to_str().and_then(|text| text.parse::<OperationId>().ok());
         let known = known.filter(|_| !self.archive.exists());
         let id = known.unwrap_or_else(|| OperationId::new(Uuid::now_v7()));
+        let profile = self.profile.as_deref().map(decide::read_profile).transpose()?.map(decide::over_the_wire);
         let wanted = TenantImport {
             archive: id,
             name: self.name.clone(),
             plan: self.plan.clone(),
             hosts: self.hosts.clone(),
             cell: self.cell.clone(),
+            profile,
         };
         if known.is_some() {
             return self.carry_out(cx, &wanted).await;

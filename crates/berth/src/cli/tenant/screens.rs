@@ -239,10 +239,17 @@ pub fn sync(report: &SyncReport) -> String {
     }
     let taken = match (report.taken_in, report.unknown_here.len()) {
         (0, 0) => String::new(),
+        (0, _) if report.unknown_here.iter().all(|tenant| tenant.why.is_some()) => String::new(),
         (0, _) => "\nNone was taken in: `--take-in PLAN` does that.\n".to_owned(),
         (n, _) => format!("\n{n} taken in.\n"),
     };
-    table.text() + &taken
+    let mut left = String::new();
+    for tenant in &report.unknown_here {
+        if let Some(why) = &tenant.why {
+            left.push_str(&format!("\n{} is not taken in: {why}.\n", tenant.key));
+        }
+    }
+    table.text() + &taken + &left
 }
 
 fn joined(names: &[impl ToString]) -> String {
@@ -406,8 +413,12 @@ way back  none without a backup
     #[test]
     fn a_comparison_says_who_knows_whom() {
         let mut report = SyncReport {
-            unknown_here: vec![SyncTenant { key: "9".parse().unwrap(), name: None }],
-            unknown_there: vec![SyncTenant { key: "3".parse().unwrap(), name: Some("old".parse().unwrap()) }],
+            unknown_here: vec![SyncTenant { key: "9".parse().unwrap(), name: None, why: None }],
+            unknown_there: vec![SyncTenant {
+                key: "3".parse().unwrap(),
+                name: Some("old".parse().unwrap()),
+                why: None,
+            }],
             taken_in: 0,
         };
         assert_eq!(
@@ -422,5 +433,7 @@ None was taken in: `--take-in PLAN` does that.
         );
         report.taken_in = 1;
         assert!(sync(&report).ends_with("\n1 taken in.\n"));
+        (report.taken_in, report.unknown_here[0].why) = (0, Some("it is somebody's".to_owned()));
+        assert!(sync(&report).ends_with("Berth only\n\n9 is not taken in: it is somebody's.\n"));
     }
 }

@@ -7,6 +7,7 @@
 mod faults;
 mod init;
 mod judge;
+mod look;
 mod plan;
 mod plant;
 mod stuck;
@@ -20,7 +21,7 @@ use crate::fail::{Failure, FailureExt as _};
 use berth_client::{Client, ClientError, Fault};
 use berth_domain::{CellClass, CellName, CellState, MoveId, OperationId, OperationState};
 use berth_wire::{Abandon, CellCreate, Operation, TenantMove};
-use berth_workload::{Amounts, Class, Ledger, Load, LoadConfig, Target, TenantPlace, check, vehicle_ids};
+use berth_workload::{Amounts, Class, Ledger, Load, LoadConfig, Stock, Target, vehicle_ids};
 use clap::Args;
 use faults::{Able, Scene};
 use jiff::Timestamp;
@@ -92,6 +93,11 @@ struct Outcome {
     acknowledged: u64,
     missing: u64,
     duplicated: u64,
+    /// Over all looks at every tenant and after each move at the one that moved: acknowledged writes, and rows from before
+    /// the traffic.
+    rows_checked: u64,
+    /// Rows from before the traffic that were gone or others after a move.
+    stock_damaged: u64,
     two_owners: u32,
     stuck: u32,
     /// At both fenced cells while a move ran, each with an open transaction in either.
@@ -108,7 +114,9 @@ struct Outcome {
 
 impl Outcome {
     fn is_green(&self) -> bool {
-        self.missing + self.duplicated == 0 && self.two_owners + self.stuck + self.not_back == 0 && self.moves > 0
+        self.missing + self.duplicated + self.stock_damaged == 0
+            && self.two_owners + self.stuck + self.not_back == 0
+            && self.moves > 0
     }
 }
 
@@ -121,6 +129,8 @@ struct Mover {
     former: Option<CellName>,
     /// The shared cell that it left last can still be gone back to, so it cannot be moved there.
     way_back: bool,
+    /// What it had before there was any traffic.
+    stock: Stock,
 }
 
 impl Mover {
@@ -187,7 +197,7 @@ async fn soak(options: &Soak, world: &World) -> Result<Outcome, Failure> {
         if let Some(who) = planted {
             plant::lost_and_doubled(world, &movers[who].cell, movers[who].tenant.key, &ledger).await?;
         }
-        look(world, &movers, &ledger, &mut outcome).await?;
+        look::at_all(world, &movers, &ledger, &mut outcome).await?;
         if over(outcome.moves) || !outcome.is_green() {
             break;
         }
@@ -203,13 +213,11 @@ async fn fresh(options: &Soak, world: &World, movers: &mut Vec<Mover>) -> Result
     }
     filled(world, &fresh, |_| options.rows, options.seed).await?;
     let cell = cell_name(SHARED[0]);
-    movers.extend(fresh.into_iter().map(|tenant| Mover {
-        tenant,
-        cell: cell.clone(),
-        been: BTreeSet::from([cell.clone()]),
-        former: None,
-        way_back: false,
-    }));
+    for tenant in fresh {
+        let stock = look::stock(world, &tenant, &cell).await?;
+        let (cell, been) = (cell.clone(), BTreeSet::from([cell.clone()]));
+        movers.push(Mover { tenant, cell, been, former: None, way_back: false, stock });
+    }
     Ok(())
 }
 
@@ -272,6 +280,9 @@ async fn one_move(
     let left = std::mem::replace(&mut mover.cell, now);
     if mover.in_shared() {
         mover.been.insert(mover.cell.clone());
+    }
+    if outcome.is_green() {
+        look::at_one(world, mover, outcome).await?;
     }
     if left == mover.cell {
         return Ok(None);
@@ -544,32 +555,4 @@ async fn patiently<T>(what: &str, ask: impl AsyncFn() -> Result<T, ClientError>)
             Err(error) => return Err(refused(error, what)),
         }
     }
-}
-
-/// Reads every database and looks for every acknowledged write.
-async fn look(world: &World, movers: &[Mover], ledger: &Ledger, outcome: &mut Outcome) -> Result<(), Failure> {
-    let mut places = Vec::new();
-    for Mover { tenant, cell, former, .. } in movers {
-        let (name, key) = (tenant.name.clone(), tenant.key);
-        let former = match former {
-            Some(cell) => Some(world.database(cell).await?),
-            None => None,
-        };
-        places.push(TenantPlace { name, key, owner: world.database(cell).await?, former });
-    }
-    let findings = check(ledger, &places).await.ours("the check")?;
-    outcome.acknowledged = findings.acknowledged;
-    outcome.missing = findings.missing + findings.changed;
-    outcome.duplicated = findings.duplicated;
-    say(format!(
-        "{} moves: {} writes acknowledged, {} missing, {} duplicated; {} of {} requests failed while something was down",
-        outcome.moves,
-        findings.acknowledged,
-        outcome.missing,
-        findings.duplicated,
-        outcome.failed_requests,
-        outcome.requests
-    ));
-    findings.examples.iter().for_each(|example| say(format!("  {example}")));
-    Ok(())
 }

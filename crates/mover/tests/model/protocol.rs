@@ -1,19 +1,14 @@
-//! The ownership protocol as a model: two movers, an edge, delayed and lost messages, an undo, writers everywhere.
-//!
-//! The control row changes through [`Control::after`], the function that the stores evaluate too. A crash is a mover
-//! that is never heard of again, so every crash at every point is among the behaviours; what it had sent may still
-//! arrive at any later time. Taking any one guard away has to make the checker find a counterexample.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+//! The model: its state, its events, and what each of them does.
 
 use berth_domain::{CellId, Generation, MovePhase, Token};
 use berth_mover::{Change, Control, Refusal};
-use stateright::{Checker, HasDiscoveries, Model, Property};
+use stateright::{Model, Property};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// What keeps the protocol safe. Each is taken away in a test of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Guard {
+pub enum Guard {
     /// The control row refuses an older token.
     ControlToken,
     /// A cell refuses an older token.
@@ -34,6 +29,18 @@ enum Guard {
     Confirm,
     /// Whoever takes a fence away ends the sessions that could make it anew.
     Sessions,
+    /// The control row refuses what its phase does not allow. A move that is given up relies on it alone here: the mover
+    /// also looks at who the owner is.
+    Phase,
+
+    // Second barriers. What each of them refuses no mover asks for that keeps to the others: the checker finds nothing
+    // without one of them.
+    /// The control row commits only what is held.
+    Holding,
+    /// A cell that is open takes nothing from the stream.
+    Closed,
+    /// A cell without a fence takes nothing but a new one.
+    Fenced,
 }
 
 const CELLS: [u128; 2] = [1, 2];
@@ -47,13 +54,13 @@ fn cell_id(nth: usize) -> CellId {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Entry {
+pub enum Entry {
     Write(u8),
     Marker(u8),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Cell {
+pub struct Cell {
     open: bool,
     /// Without one everybody gets through, and nothing is known of tokens.
     fenced: bool,
@@ -68,7 +75,7 @@ struct Cell {
 
 /// What a mover asks of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Ask {
+pub enum Ask {
     Register,
     Arm,
     Open,
@@ -77,31 +84,32 @@ enum Ask {
 
 /// Sent, and neither arrived nor lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Mail {
+pub struct Mail {
     mover: usize,
     token: u64,
     to: To,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum To {
+pub enum To {
     Control(Wish),
     Cell(usize, Ask),
 }
 
 /// [`Change`] in an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Wish {
+pub enum Wish {
     Take,
     Begin,
     Hold,
     Commit,
+    Abort,
     Release,
     Finish,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Step {
+pub enum Step {
     Take,
     Begin,
     RegisterSource,
@@ -117,11 +125,16 @@ enum Step {
     Doubt,
     OpenSource,
     Release,
+    /// The first step of a worker that gives the move up.
+    GiveUp,
+    Abort,
+    OpenAborted,
+    FinishAborted,
     Over,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Mover {
+pub struct Mover {
     step: Step,
     /// Waits for the answer of its step.
     asked: bool,
@@ -130,7 +143,7 @@ struct Mover {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct State {
+pub struct State {
     control: Control,
     cells: [Cell; 2],
     movers: [Mover; 2],
@@ -146,7 +159,7 @@ struct State {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Action {
+pub enum Action {
     /// A mover does its next step, or sends it.
     Go(usize),
     Deliver(Mail, Answer),
@@ -165,26 +178,29 @@ enum Action {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Answer {
+pub enum Answer {
     Heard,
     Lost,
 }
 
 /// What may follow a move that is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Then {
+pub enum Then {
     Nothing,
     Undo,
     Unfence,
+    /// At any moment of it: the second worker gives the move up.
+    GivenUp,
 }
 
-struct Protocol {
-    without: Option<Guard>,
-    then: Then,
+#[derive(Clone, Copy)]
+pub struct Protocol {
+    pub without: Option<Guard>,
+    pub then: Then,
     /// Every message arrives and is answered, at any time: fewer behaviours, for what breaks without any of that.
-    quiet: bool,
-    tokens: u64,
-    mail: usize,
+    pub quiet: bool,
+    pub tokens: u64,
+    pub mail: usize,
 }
 
 impl Protocol {
@@ -195,7 +211,15 @@ impl Protocol {
     /// The mover's own transition function, with a guard taken out where that is asked for.
     fn control_after(&self, row: Control, held: Token, change: Change) -> Result<Control, Refusal> {
         let held = if self.has(Guard::ControlToken) || change == Change::Take { held } else { row.token };
-        row.after(held, change)
+        match row.after(held, change) {
+            Err(Refusal::WrongPhase { .. }) if !self.has(Guard::Phase) => {
+                Control { phase: MovePhase::Running, ..row }.after(held, change)
+            }
+            Err(Refusal::NotHolding) if !self.has(Guard::Holding) => {
+                Control { holding: true, ..row }.after(held, change)
+            }
+            after => after,
+        }
     }
 
     fn change(state: &State, wish: Wish) -> Change {
@@ -204,6 +228,7 @@ impl Protocol {
             Wish::Begin => Change::Begin { target: cell_id(1 - state.source) },
             Wish::Hold => Change::Hold,
             Wish::Commit => Change::Commit,
+            Wish::Abort => Change::Abort,
             Wish::Release => Change::Release,
             Wish::Finish => Change::Finish,
         }
@@ -213,7 +238,7 @@ impl Protocol {
     fn request(state: &State, step: Step) -> Option<To> {
         let (source, target) = (state.source, 1 - state.source);
         Some(match step {
-            Step::Take | Step::Doubt => To::Control(Wish::Take),
+            Step::Take | Step::Doubt | Step::GiveUp => To::Control(Wish::Take),
             Step::Begin => To::Control(Wish::Begin),
             Step::RegisterSource => To::Cell(source, Ask::Register),
             Step::RegisterTarget => To::Cell(target, Ask::Register),
@@ -221,8 +246,9 @@ impl Protocol {
             Step::Arm => To::Cell(source, Ask::Arm),
             Step::Commit => To::Control(Wish::Commit),
             Step::OpenTarget => To::Cell(target, Ask::Open),
-            Step::Finish => To::Control(Wish::Finish),
-            Step::OpenSource => To::Cell(source, Ask::Open),
+            Step::Finish | Step::FinishAborted => To::Control(Wish::Finish),
+            Step::OpenSource | Step::OpenAborted => To::Cell(source, Ask::Open),
+            Step::Abort => To::Control(Wish::Abort),
             Step::Release => To::Control(Wish::Release),
             Step::AwaitHeld | Step::AwaitMarker | Step::Over => return None,
         })
@@ -231,11 +257,10 @@ impl Protocol {
     /// A cell's own transition: whether it took the request. A fence that there is none of is made `open` or closed.
     fn cell_after(&self, cell: &mut Cell, other: &[Entry], open: bool, mail: &Mail, ask: Ask) -> bool {
         let (mover, token) = (mail.mover, mail.token);
-        if !cell.fenced {
-            if ask != Ask::Register {
-                return false;
-            }
+        if !cell.fenced && ask == Ask::Register {
             (cell.fenced, cell.open) = (true, open);
+        } else if !cell.fenced && self.has(Guard::Fenced) {
+            return false;
         }
         if self.has(Guard::CellToken) && Token::new(token) < cell.token {
             return false;
@@ -249,7 +274,8 @@ impl Protocol {
             }
             Ask::Open => cell.open = true,
             Ask::Apply(at) => {
-                if cell.open || (self.has(Guard::Position) && cell.applied != at) {
+                let refused = cell.open && self.has(Guard::Closed);
+                if refused || (self.has(Guard::Position) && cell.applied != at) {
                     return false;
                 }
                 if let Some(Entry::Write(id)) = other.get(at) {
@@ -275,11 +301,18 @@ impl Protocol {
                 match (row.phase, row.owner == cell_id(target)) {
                     (MovePhase::Committed, true) => Step::OpenTarget,
                     (MovePhase::Idle, true) => Step::Over,
+                    // Refused then, whether edges hold or not.
+                    (MovePhase::Aborting, _) if !doubt => Step::Begin,
                     _ if doubt || row.holding => Step::OpenSource,
                     _ => Step::Begin,
                 }
             }
-            (_, Some(Err(_))) | (Step::Finish, _) => Step::Over,
+            (Step::GiveUp, Some(Ok(row))) => {
+                mover.token = row.token.get();
+                Step::Abort
+            }
+            (_, Some(Err(_))) | (Step::Finish | Step::FinishAborted, _) => Step::Over,
+            (Step::Abort, _) => Step::OpenAborted,
             (Step::Begin | Step::Release, _) => Step::RegisterSource,
             (Step::Hold, _) => Step::AwaitHeld,
             (Step::Commit, _) => Step::OpenTarget,
@@ -302,6 +335,7 @@ impl Protocol {
             }
             (Step::OpenTarget, _) => Step::Finish,
             (Step::OpenSource, _) => Step::Release,
+            (Step::OpenAborted, _) => Step::FinishAborted,
             (step, _) => step,
         };
     }
@@ -314,6 +348,7 @@ impl Model for Protocol {
     fn init_states(&self) -> Vec<State> {
         let cell = |open| Cell { open, fenced: true, token: Token::new(0), log: vec![], applied: 0, rows: [0; WRITES] };
         let mover = Mover { step: Step::Take, asked: false, token: 0, attempts: 0 };
+        let second = if self.then == Then::GivenUp { Step::GiveUp } else { Step::Take };
         vec![State {
             control: Control {
                 owner: cell_id(0),
@@ -324,7 +359,7 @@ impl Model for Protocol {
                 holding: false,
             },
             cells: [cell(true), cell(false)],
-            movers: [mover; 2],
+            movers: [mover, Mover { step: second, ..mover }],
             mail: BTreeSet::new(),
             edge: (0, false),
             acknowledged: [false; WRITES],
@@ -428,6 +463,7 @@ impl Model for Protocol {
                     Step::Take | Step::Begin | Step::RegisterSource | Step::RegisterTarget => Step::Take,
                     Step::OpenTarget => Step::OpenTarget,
                     Step::Over => Step::Over,
+                    Step::GiveUp | Step::Abort | Step::OpenAborted | Step::FinishAborted => Step::GiveUp,
                     _ => Step::Doubt,
                 };
             }
@@ -497,7 +533,7 @@ impl Model for Protocol {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        vec![
+        let mut all: Vec<Property<Self>> = vec![
             Property::always("one owner", |_, state: &State| !(state.cells[0].open && state.cells[1].open)),
             Property::always("nothing lost", |_, state: &State| {
                 state.cells.iter().filter(|cell| cell.open).all(|cell| {
@@ -514,7 +550,15 @@ impl Model for Protocol {
             Property::sometimes("an attempt is given up", |_, state: &State| {
                 state.cells[0].open && state.control.phase == MovePhase::Running && state.movers[0].attempts > 1
             }),
-        ]
+        ];
+        if self.then == Then::GivenUp {
+            all.push(Property::sometimes("a move is given up", |_, state: &State| {
+                state.cells[0].open
+                    && state.movers[1].step == Step::FinishAborted
+                    && state.control.phase == MovePhase::Aborting
+            }));
+        }
+        all
     }
 }
 
@@ -531,68 +575,4 @@ fn write(state: &mut State, cell: usize, through_edge: bool) {
         // Refused by the cell that owns the tenant, to an edge that was not asked to hold in time.
         state.failed |= knows;
     }
-}
-
-/// In `scripts/test` two workers a direction and one message under way at once; `scripts/soak model` asks for more.
-#[expect(clippy::disallowed_methods, reason = "how far a soak looks comes from its script")]
-fn asked(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
-}
-
-fn holds(then: Then, tokens: u64) {
-    let (tokens, mail) = (asked("BERTH_MODEL_TOKENS", tokens), asked("BERTH_MODEL_MAIL", 1) as usize);
-    let protocol = Protocol { without: None, then, quiet: false, tokens, mail };
-    let checked = protocol.checker().threads(2).spawn_bfs().join();
-    checked.assert_properties();
-    println!(
-        "then {then:?}: {} states, depth {}, {tokens} tokens, {mail} messages at once",
-        checked.unique_state_count(),
-        checked.max_depth()
-    );
-}
-
-#[test]
-fn a_move_has_one_owner_and_loses_nothing() {
-    holds(Then::Nothing, 3);
-}
-
-#[test]
-fn so_has_a_move_that_is_undone() {
-    holds(Then::Undo, 3);
-}
-
-#[test]
-fn and_one_whose_fence_is_taken_away() {
-    holds(Then::Unfence, 3);
-}
-
-/// Without the guard one of these properties has a counterexample.
-fn falls(without: Guard, properties: &[&'static str]) {
-    let ends = matches!(without, Guard::Confirm | Guard::Sessions);
-    let then = if ends { Then::Unfence } else { Then::Nothing };
-    let protocol = Protocol { without: Some(without), then, quiet: ends, tokens: 3, mail: 2 };
-    let enough = HasDiscoveries::AnyOf(properties.iter().copied().collect());
-    // In depth: what a dead worker sent arrives late.
-    let checked = protocol.checker().threads(2).finish_when(enough).spawn_dfs().join();
-    let found: Vec<&str> = checked.discoveries().into_keys().collect();
-    assert!(found.iter().any(|name| properties.contains(name)), "without {without:?} the checker found {found:?}");
-}
-
-macro_rules! every_guard_is_needed {
-    ($($name:ident: $guard:ident => $properties:expr;)*) => {
-        $(#[test] fn $name() { falls(Guard::$guard, &$properties); })*
-    };
-}
-
-every_guard_is_needed! {
-    an_older_token_is_refused_by_the_control_row: ControlToken => ["one owner", "nothing lost", "no request fails"];
-    an_older_token_is_refused_by_a_cell: CellToken => ["one owner", "nothing lost"];
-    a_batch_is_applied_at_its_position_only: Position => ["nothing twice"];
-    the_source_is_closed_first: Arm => ["one owner", "nothing lost"];
-    all_before_the_marker_is_applied: Marker => ["nothing lost"];
-    doubt_is_settled_by_a_new_token: TokenAfterDoubt => ["one owner", "nothing lost"];
-    the_target_opens_after_the_commit: Commit => ["one owner"];
-    the_edge_holds_before_the_source_is_closed: Hold => ["no request fails"];
-    a_fence_is_made_under_the_last_token: Confirm => ["no request fails"];
-    sessions_that_could_make_it_anew_end_first: Sessions => ["no request fails"];
 }

@@ -1,0 +1,234 @@
+//! What `berth up` and `berth server prepare` know before they change a server, on servers that the test makes: mistakes are
+//! named with nothing done, what `berth init` writes is enough, and SSH is shut whatever its files said before.
+
+#![cfg(feature = "ssh")]
+#![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+
+mod machines;
+
+use berth_infra::Role;
+use berth_testkit::TestDatabase;
+use machines::{Desk, Machine, answer, fleet, keygen, run, stack, text, went};
+use secrecy::ExposeSecret as _;
+use serde_json::Value;
+use std::{fs, process::Command};
+
+#[test]
+fn what_is_wrong_with_a_server_is_named_before_anything_is_changed() {
+    let desk = Desk::new();
+    let Some(server) = Machine::start(&desk.key()) else { return };
+    let (key, at) = (desk.key().to_str().unwrap().to_owned(), format!("root@{}", server.ip));
+    let refused = |words: &[&str]| {
+        let out = desk.berth(words).output().unwrap();
+        assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
+        text(&out.stderr)
+    };
+    let up = ["up", at.as_str(), "--key-file", key.as_str(), "-f", &stack()];
+
+    // Nobody to ask, and nobody has said that this is the host.
+    assert!(refused(&up).contains("--host-key"));
+    let yes = [&["--yes"][..], &up].concat();
+
+    server.sh("systemd-run --quiet --unit taken python3 -m http.server 80 --bind 0.0.0.0; sleep 1");
+    let said = refused(&yes);
+    assert!(said.contains("port 80") && said.contains("python3") && said.contains("nothing was changed"), "{said}");
+    server.sh("systemctl stop taken");
+    // Of the server's address alone, where nothing of this machine's loopback finds it.
+    server.sh(&format!("systemd-run --quiet --unit one python3 -m http.server 80 --bind {}; sleep 1", server.ip));
+    let said = refused(&yes);
+    assert!(said.contains("port 80") && said.contains("python3") && said.contains("nothing was changed"), "{said}");
+    server.sh("systemctl stop one");
+
+    let said = refused(&yes);
+    assert!(said.contains("programs are not on") && said.contains("`fleet`"), "{said}");
+    server.sh("ln -s /bin/true /usr/local/bin/fleet");
+    let tenant = ["--tenant", "acme", "--tenant-host", "acme.example.com"];
+    let said = refused(&[&yes[..], &tenant, &["--plan", "gold"]].concat());
+    assert!(said.contains("no plan `gold`") && said.contains("`hobby`"), "{said}");
+    let other = desk.dir.join("other.yaml");
+    let with = |more: &str| {
+        let file = "stack: desk\nservices: { web: { command: [fleet], health: /health, env: { WORD: \"${PARTNER_WORD}\" } } }\n\
+                    data: { root: public.customers }\nplans: { standard: { price: 0, class: shared } }\n\
+                    providers: { local: { adapter: local } }\n";
+        fs::write(&other, format!("{file}{more}\n")).unwrap();
+        ["--yes", "up", at.as_str(), "--key-file", key.as_str(), "-f", other.to_str().unwrap()]
+    };
+    let said = refused(&with(""));
+    assert!(
+        said.contains("PARTNER_WORD") && said.contains("--env-file") && said.contains("nothing was changed"),
+        "{said}"
+    );
+    let env = desk.dir.join("env");
+    fs::write(&env, "PARTNER_WORD=\"x y\"\n").unwrap();
+    let env = ["--env-file", env.to_str().unwrap()];
+    let said = refused(&[&with("hosts: { proof: required }")[..], &env, &tenant].concat());
+    assert!(said.contains("acme.example.com has to be proved") && said.contains("nothing was changed"), "{said}");
+    let said = refused(&[&with("placement: { policy: { colour: red } }")[..], &env].concat());
+    assert!(said.contains("placement.policy") && said.contains("nothing was changed"), "{said}");
+    // With neither a plan named nor a word missing, nothing is in the way.
+    let dry = desk.berth(&[&with("")[..], &env, &tenant, &["--dry-run"]].concat()).output().unwrap();
+    assert!(dry.status.success(), "{}", text(&dry.stderr));
+
+    server.sh("sed -i.bak 's/^ID=.*/ID=arch/; s/^PRETTY_NAME=.*/PRETTY_NAME=\"Arch Linux\"/' /etc/os-release");
+    let said = refused(&yes);
+    assert!(said.contains("Arch Linux") && said.contains("Debian 12"), "{said}");
+    server.sh("cp /etc/os-release.bak /etc/os-release");
+
+    server.sh("mount -t tmpfs -o size=64m tmpfs /var/lib && mount -t tmpfs -o size=64m tmpfs /var");
+    let said = refused(&yes);
+    assert!(said.contains("MiB of disk free") && said.contains("make room"), "{said}");
+    server.sh("umount /var; umount /var/lib");
+
+    let stranger = desk.dir.join("stranger");
+    keygen(&stranger);
+    let said = refused(&["up", &at, "--key-file", stranger.to_str().unwrap(), "-f", &stack()]);
+    assert!(said.contains("does not let `root` in") && said.contains("ssh-copy-id"), "{said}");
+
+    server.sh(
+        "useradd --create-home plain && cp -r ~root/.ssh ~plain/ && chown -R plain ~plain/.ssh && chmod 755 ~plain",
+    );
+    let plain = format!("plain@{}", server.ip);
+    let said = refused(&["up", &plain, "--key-file", &key, "-f", &stack()]);
+    assert!(said.contains("sudo") && said.contains("/etc/sudoers.d"), "{said}");
+
+    server.sh("rm /etc/ssh/ssh_host_*; ssh-keygen -A; systemctl restart ssh");
+    let said = refused(&yes);
+    assert!(said.contains("was expected") && said.contains("set up anew"), "{said}");
+
+    let said = refused(&["--yes", "up", "root@127.0.0.1", "--ssh-port", "1", "--key-file", &key, "-f", &stack()]);
+    assert!(said.contains("does not answer"), "{said}");
+    assert!(!server.try_sh("id berth-ssh").status.success(), "something was changed");
+}
+
+/// Nothing is added to what `init` wrote but the answers to its questions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_stack_file_that_init_writes_comes_to_its_first_cell_and_tenant() {
+    let (Some(fleet), desk) = (fleet(), Desk::new()) else { return };
+    let Some(server) = Machine::start(&desk.key()) else { return };
+    server.copy(&fleet, "/usr/local/bin/fleet");
+    let database = TestDatabase::new().await;
+    let tables = "create table customers (id uuid primary key, slug text not null);
+                  create table vehicles (id uuid primary key, customer_id uuid not null references customers);
+                  create table trips (id uuid primary key, customer_id uuid not null references customers)";
+    database.connect(Role::Owner).await.batch_execute(tables).await.unwrap();
+    let url = database.url(Role::App);
+    let password = url.expose_secret().split([':', '@']).nth(2).unwrap().to_owned();
+    let from = url.expose_secret().replacen(&format!(":{password}@"), "@", 1);
+    let file = desk.dir.join("berth.yaml").to_str().unwrap().to_owned();
+    let mut init: Command = desk.berth(&["init", "--from", &from, "-o", &file]);
+    let init = init.env("BERTH_FROM_PASSWORD", &password).output().unwrap();
+    assert!(init.status.success(), "{}", text(&init.stderr));
+
+    let mut answered = fs::read_to_string(&file).unwrap();
+    let create = "select customer_create(cast(cast(:id as text) as uuid), cast(:slug as text), cast(:plan as text))";
+    for (question, reply) in [
+        ("    command: [./start-web]\n", "    command: [fleet, serve]\n".to_owned()),
+        ("    # migrate: [./migrate]\n", "    migrate: [fleet, migrate]\n".to_owned()),
+        (
+            "  # hooks: { create: { sql: \"insert into … values (:slug) returning id\" } }\n",
+            format!("  hooks: {{ create: {{ sql: \"{create}\" }} }}\n"),
+        ),
+    ] {
+        assert!(answered.contains(question), "`{question}` is not in\n{answered}");
+        answered = answered.replace(question, &reply);
+    }
+    fs::write(&file, &answered).unwrap();
+
+    let (key, at) = (desk.key().to_str().unwrap().to_owned(), format!("root@{}", server.ip));
+    let words = ["--json", "--yes", "up", &at, "--key-file", &key, "-f", &file, "--tenant", "acme", "--tenant-host"];
+    let words = [&words[..], &["acme.example.com"]].concat();
+    let first = answer(&desk.berth(&words).output().unwrap());
+    for step in ["stack", "cell", "edge", "tenant"] {
+        assert_eq!(went(&first, step), "done", "{step}");
+    }
+    let second = answer(&desk.berth(&words).output().unwrap());
+    for row in second["steps"].as_array().unwrap() {
+        assert_eq!(row["went"], "was", "{row}");
+    }
+    let admin = first["admin_key"].as_str().unwrap();
+    let cells = server.sh(&format!("BERTH_API_KEY='{admin}' berth cell list --json"));
+    let cells: Value = serde_json::from_str(&cells).unwrap();
+    assert_eq!(
+        (cells[0]["name"].as_str(), cells[0]["provider"].as_str()),
+        (Some("shared-1"), Some("local")),
+        "{cells}"
+    );
+}
+
+/// Of a setting that is there twice sshd takes the first, and a `Match` block counts more than either.
+#[test]
+fn passwords_and_root_are_shut_out_whatever_other_files_of_ssh_say() {
+    let desk = Desk::new();
+    let Some(server) = Machine::start(&desk.key()) else { return };
+    let (key, root) = (desk.key().to_str().unwrap().to_owned(), format!("root@{}", server.ip));
+    let prepare = ["--json", "--yes", "server", "prepare", root.as_str(), "--key-file", key.as_str()];
+    let ssh = |options: &[&str], at: &str| {
+        let words = ["10", "ssh", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-i", &key];
+        run("timeout", &[&words[..], options, &[at, "echo got-in"]].concat())
+    };
+    let keyless = ["-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=0"];
+    server.sh(
+        "cd /etc/ssh; { printf 'PasswordAuthentication yes\\nPermitRootLogin yes\\n'; cat sshd_config; } >own; cat own >sshd_config; \
+         rm own; systemctl reload ssh; sleep 0.5",
+    );
+    let offered = text(&ssh(&keyless, &root).stderr);
+    assert!(offered.contains("password"), "it was open before: {offered}");
+
+    let own = "/etc/ssh/sshd_config.d/90-own.conf";
+    server.sh(&format!("printf '# ours\\nMatch User backup\\n  PasswordAuthentication=yes\\n' >{own}"));
+    let refused = desk.berth(&prepare).output().unwrap();
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains(&format!("{own}:3:  PasswordAuthentication=yes")) && said.contains("nothing was changed"),
+        "{said}"
+    );
+    assert!(!server.try_sh("id berth-ssh").status.success(), "something was changed");
+    server.sh(&format!("rm {own}"));
+
+    let first = answer(&desk.berth(&prepare).output().unwrap());
+    assert_eq!(went(&first, "ssh"), "done");
+    let effective = server.sh("/usr/sbin/sshd -T");
+    for line in ["passwordauthentication no", "permitrootlogin no", "kbdinteractiveauthentication no"] {
+        assert!(effective.lines().any(|it| it == line), "{line}");
+    }
+    let stays = format!("berth-ssh@{}", server.ip);
+    let denied = text(&ssh(&keyless, &stays).stderr);
+    assert!(denied.contains("Permission denied (publickey)"), "{denied}");
+    assert!(text(&ssh(&[], &stays).stdout).contains("got-in"));
+    assert!(!text(&ssh(&["-o", "BatchMode=yes"], &root).stdout).contains("got-in"), "root came in");
+    server.sh("sleep 2; fail2ban-client unban --all");
+
+    let second = answer(&desk.berth(&prepare).output().unwrap());
+    assert_eq!(went(&second, "ssh"), "was");
+    // What somebody writes there afterwards is found, and told by `check` with its line.
+    server.sh(&format!("printf 'Match all\\nPermitRootLogin yes\\n' >{own}"));
+    let check = desk.berth(&["--json", "server", "check", &stays, "--key-file", &key]).output().unwrap();
+    let check: Value = serde_json::from_slice(&check.stdout).unwrap();
+    let finding = check["findings"].as_array().unwrap().iter().find(|it| it["what"] == "Match blocks").unwrap();
+    assert!(finding["good"] == false && finding["says"].as_str().unwrap().contains("90-own.conf:2"), "{check}");
+}
+
+/// On distributions that somebody names, since each needs an image of its own: `BERTH_TEST_SUITES="trixie noble"`.
+#[test]
+fn other_distributions_become_served_tenants_too() {
+    let suites = std::env::var_os("BERTH_TEST_SUITES").and_then(|it| it.into_string().ok()).unwrap_or_default();
+    if suites.is_empty() {
+        eprintln!("skipped: BERTH_TEST_SUITES names no distribution");
+    }
+    let (Some(fleet), desk) = (fleet(), Desk::new()) else { return };
+    let (key, stack) = (desk.key().to_str().unwrap().to_owned(), stack());
+    for suite in suites.split_whitespace() {
+        let server = Machine::start_of(suite, &desk.key()).unwrap_or_else(|| panic!("no server of {suite}"));
+        server.copy(&fleet, "/usr/local/bin/fleet");
+        let at = format!("root@{}", server.ip);
+        let words = ["--json", "--yes", "up", &at, "--key-file", &key, "-f", &stack, "--tenant", "acme"];
+        let words = [&words[..], &["--tenant-host", "acme.example.com"]].concat();
+        assert_eq!(went(&answer(&desk.berth(&words).output().unwrap()), "tenant"), "done", "{suite}");
+        let second = answer(&desk.berth(&words).output().unwrap());
+        assert!(second["steps"].as_array().unwrap().iter().all(|row| row["went"] == "was"), "{suite}: {second}");
+        let stays = format!("berth-ssh@{}", server.ip);
+        let check = answer(&desk.berth(&["--json", "server", "check", &stays, "--key-file", &key]).output().unwrap());
+        assert_eq!(check["bad"], 0, "{suite}: {check:#}");
+    }
+}

@@ -1,0 +1,81 @@
+//! Who else passes the fence as the mover does: whoever uses its login, and whoever may become its role. Changes nothing.
+
+use crate::sql::Doing;
+use crate::{MoveError, Obstacle, Side, TableName};
+use tokio_postgres::Client;
+
+const WHAT: &str = "looking at who passes the fence";
+
+/// Sessions under the mover's own login that are not Berth's: what they write would be lost after the last comparison.
+pub(crate) async fn shared(client: &Client, side: Side) -> Result<Option<Obstacle>, MoveError> {
+    shared_if(client, side, true).await
+}
+
+/// The same once more at the cut-over, where the login is no superuser's, and so may be the application's, which connects
+/// when it likes. Under a superuser's somebody may look why a move has to be undone.
+pub(crate) async fn shared_by_now(client: &Client, side: Side) -> Result<Option<Obstacle>, MoveError> {
+    shared_if(client, side, false).await
+}
+
+async fn shared_if(client: &Client, side: Side, superuser_too: bool) -> Result<Option<Obstacle>, MoveError> {
+    let sql = "select count(*), session_user::text from pg_stat_activity
+               where datname = current_database() and usename = session_user and backend_type = 'client backend'
+                 and application_name not like 'berth%'
+                 and ($1 or exists (select from pg_roles where rolname = session_user and not rolsuper))";
+    let row = client.query_one(sql, &[&superuser_too]).await.doing(side, WHAT)?;
+    let sessions: i64 = row.get(0);
+    Ok((sessions > 0).then(|| Obstacle::SharedLogin { side, role: row.get(1), sessions }))
+}
+
+/// Logins that may become the mover's role, where that is no superuser's: the fence is that role's then, who may take it
+/// away. One that may write these tables without it is an obstacle; of the others (whoever made the role) a note is made.
+pub(crate) async fn members(
+    client: &Client,
+    side: Side,
+    tables: &[&TableName],
+    notes: &mut Vec<String>,
+) -> Result<Vec<Obstacle>, MoveError> {
+    let schemas: Vec<&str> = tables.iter().map(|t| t.schema.as_str()).collect();
+    let names: Vec<&str> = tables.iter().map(|t| t.name.as_str()).collect();
+    // Since version 16 a membership may be of no more use than to give it away.
+    let rows = client
+        .query(
+            "with recursive me as (
+                 select oid, rolname from pg_roles where rolname = session_user and not rolsuper),
+             logins as (
+                 select r.oid, r.rolname, me.oid as mover, me.rolname as mover_name from pg_roles r cross join me
+                 where r.rolcanlogin and not r.rolsuper and r.oid <> me.oid
+                   and (pg_has_role(r.oid, me.oid, 'usage') or pg_has_role(r.oid, me.oid,
+                        case when current_setting('server_version_num')::int4 >= 160000 then 'set' else 'member' end))),
+             without(login, mover, role) as (
+                 select oid, mover, oid from logins
+                 union
+                 select w.login, w.mover, m.roleid from without w join pg_auth_members m on m.member = w.role
+                 where m.roleid <> w.mover),
+             tables as (
+                 select c.relowner, c.relacl from unnest($1::text[], $2::text[]) t(s, r)
+                 join pg_namespace n on n.nspname = t.s join pg_class c on c.relnamespace = n.oid and c.relname = t.r)
+             select l.rolname::text, l.mover_name::text, exists (
+                 select from without w join pg_roles r on r.oid = w.role
+                 where w.login = l.oid and (r.rolname = 'pg_write_all_data' or exists (
+                     select from tables left join lateral aclexplode(tables.relacl) a on true
+                     where tables.relowner = r.oid or (a.grantee in (r.oid, 0::oid)
+                           and a.privilege_type in ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')))))
+             from logins l order by 1",
+            &[&schemas, &names],
+        )
+        .await
+        .doing(side, WHAT)?;
+    let mut obstacles = Vec::new();
+    for row in rows {
+        let (member, role): (String, String) = (row.get(0), row.get(1));
+        if row.get(2) {
+            obstacles.push(Obstacle::MemberOfMover { side, role, member });
+        } else {
+            notes.push(format!(
+                "login `{member}` may become the mover's role `{role}` in the {side}, and so take the fence away: nothing that serves tenants may use it"
+            ));
+        }
+    }
+    Ok(obstacles)
+}

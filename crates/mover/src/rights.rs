@@ -1,0 +1,368 @@
+//! What the mover's login may do in a database, and the statement that gives it what it lacks. A superuser lacks nothing; of
+//! anybody else each right is asked for by itself, because managed databases give none a superuser's. Changes nothing:
+//! what is tried is taken back.
+
+use crate::sql::{Doing, ident};
+use crate::{MoveError, MoveSpec, Obstacle, PlannedSequence, PlannedTable, SharedTable, Side, TableName};
+use std::collections::{BTreeMap, BTreeSet};
+use tokio_postgres::{Client, error::SqlState};
+
+const WHAT: &str = "looking at the mover's rights";
+
+/// What a move does in a database, besides fencing the tenant there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    /// Rows are loaded or brought up to date there, past triggers and foreign keys.
+    pub takes_rows: bool,
+    /// Changes are read there.
+    pub tells_changes: bool,
+}
+
+/// What is done with tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    Reads,
+    /// Publication, triggers, every row.
+    Owns,
+    /// The same, and keys and indexes are taken off and made again.
+    Rebuilds,
+}
+
+fn grant(side: Side, role: &str, right: String, statement: String) -> Obstacle {
+    Obstacle::Grant { side, role: role.to_owned(), right, statement }
+}
+
+/// Which statement makes the login one that has this role's rights, as SQL beside its row of `pg_roles`.
+fn joining(of: &str) -> String {
+    format!(
+        "case when rolinherit and not pg_has_role(session_user, {of}, 'member') then 0
+              when current_setting('server_version_num')::int4 >= 160000 then 1
+              when pg_has_role(session_user, {of}, 'member') then 2 else 3 end"
+    )
+}
+
+/// The statement that [`joining`] says.
+fn membership(of: &str, role: &str, joining: i32) -> String {
+    let (given, inherits) =
+        (format!("GRANT {} TO {}", ident(of), ident(role)), format!("ALTER ROLE {} INHERIT", ident(role)));
+    match joining {
+        0 => given,
+        1 => format!("{given} WITH INHERIT TRUE"),
+        2 => inherits,
+        _ => format!("{given}; {inherits}"),
+    }
+}
+
+/// What the login of a session lacks for moves there and back, whatever the tables are.
+pub async fn login_lacks(client: &Client) -> Result<Vec<Obstacle>, MoveError> {
+    lacks(client, Side::Source, Part { takes_rows: true, tells_changes: true }).await
+}
+
+/// What the login lacks, whatever the tables are.
+pub(crate) async fn lacks(client: &Client, side: Side, part: Part) -> Result<Vec<Obstacle>, MoveError> {
+    let row = client
+        .query_one(
+            "select rolsuper, rolname::text, current_database()::text,
+                    has_database_privilege(session_user, current_database(), 'create'),
+                    has_database_privilege(session_user, current_database(), 'temporary')
+             from pg_roles where rolname = session_user",
+            &[],
+        )
+        .await
+        .doing(side, WHAT)?;
+    if row.get(0) {
+        return Ok(Vec::new());
+    }
+    let (role, database): (String, String) = (row.get(1), row.get(2));
+    let on_database = |right: &str| {
+        let statement = format!("GRANT {right} ON DATABASE {} TO {}", ident(&database), ident(&role));
+        grant(side, &role, format!("{right} on the database"), statement)
+    };
+    let mut lacking = Vec::new();
+    if part.takes_rows {
+        lacking.extend(passes_triggers(client, side).await?);
+    }
+    if part.tells_changes {
+        lacking.extend(reads_changes(client, side, &role).await?);
+    }
+    lacking.extend(sees_everybody(client, side).await?);
+    if !row.get::<_, bool>(3) {
+        lacking.push(on_database("CREATE"));
+    }
+    if part.takes_rows && !row.get::<_, bool>(4) {
+        lacking.push(on_database("TEMPORARY"));
+    }
+    lacking.append(&mut on_earlier(client, side, "berth").await?);
+    Ok(lacking)
+}
+
+/// What the login lacks to change what earlier moves keep in this schema. A superuser's is not for others to be given.
+pub(crate) async fn on_earlier(client: &Client, side: Side, schema: &str) -> Result<Vec<Obstacle>, MoveError> {
+    let rows = client
+        .query(
+            &format!(
+                "with me as (select rolname, rolinherit from pg_roles where rolname = session_user)
+                 select o.rolname::text, o.rolsuper, {}, me.rolname::text
+                 from (select nspowner from pg_namespace where nspname = $1
+                       union select p.proowner from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = $1
+                       union select c.relowner from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1) k(id)
+                 join (select oid, rolname, rolsuper from pg_roles) o on o.oid = k.id cross join me
+                 where not pg_has_role(session_user, k.id, 'usage') order by 2 desc, 1",
+                joining("k.id")
+            ),
+            &[&schema],
+        )
+        .await
+        .doing(side, WHAT)?;
+    let mut lacking = Vec::new();
+    for row in rows {
+        let (owner, role): (String, String) = (row.get(0), row.get(3));
+        if row.get(1) {
+            return Ok(vec![Obstacle::EarlierMoves { side, role, owner }]);
+        }
+        let right = format!("membership of `{owner}`, who keeps the fences of earlier moves in schema `{schema}`");
+        let statement = membership(&owner, &role, row.get(2));
+        lacking.push(grant(side, &role, right, statement));
+    }
+    Ok(lacking)
+}
+
+/// What loads rows sets `session_replication_role`. Tried and not read from the catalogue: some servers let logins of
+/// their own choice do it.
+pub(crate) async fn passes_triggers(client: &Client, side: Side) -> Result<Option<Obstacle>, MoveError> {
+    let tried = client.batch_execute("begin; set local session_replication_role = replica").await;
+    // A transaction that failed is over all the same.
+    let _ = client.batch_execute("rollback").await;
+    if !is_denied(tried, side)? {
+        return Ok(None);
+    }
+    let sql = "select session_user::text, current_setting('server_version_num')::int4";
+    let row = client.query_one(sql, &[]).await.doing(side, WHAT)?;
+    let role: String = row.get(0);
+    // Before version 15 this is nobody's to grant.
+    if row.get::<_, i32>(1) < 150_000 {
+        return Ok(Some(Obstacle::Rights { side, role, right: "SUPERUSER".into() }));
+    }
+    let statement = format!("GRANT SET ON PARAMETER session_replication_role TO {}", ident(&role));
+    Ok(Some(grant(side, &role, "SET on `session_replication_role`".into(), statement)))
+}
+
+/// Whether a slot may be made is looked at by dropping one that is not there: making one waits for whoever writes.
+async fn reads_changes(client: &Client, side: Side, role: &str) -> Result<Option<Obstacle>, MoveError> {
+    let tried = client.batch_execute("select pg_drop_replication_slot('berth_none')").await;
+    let lacks = is_denied(tried, side)?;
+    Ok(lacks.then(|| Obstacle::Rights { side, role: role.to_owned(), right: "REPLICATION".into() }))
+}
+
+/// Without it a standby is not seen, nor how old a writer's transaction is: both are waited for before the owner changes.
+pub(crate) async fn sees_everybody(client: &Client, side: Side) -> Result<Option<Obstacle>, MoveError> {
+    let sql = format!(
+        "select pg_has_role(session_user, 'pg_read_all_stats', 'usage'), rolname::text, {} from pg_roles where rolname = session_user",
+        joining("'pg_read_all_stats'")
+    );
+    let row = client.query_one(&sql, &[]).await.doing(side, WHAT)?;
+    let role: String = row.get(1);
+    let statement =
+        membership("pg_read_all_stats", &role, row.get(2)).replace("\"pg_read_all_stats\"", "pg_read_all_stats");
+    Ok((!row.get::<_, bool>(0)).then(|| grant(side, &role, "pg_read_all_stats".into(), statement)))
+}
+
+/// Any other answer of the server is not about rights; none at all is an error.
+fn is_denied(tried: Result<(), tokio_postgres::Error>, side: Side) -> Result<bool, MoveError> {
+    match tried {
+        Err(error) if error.as_db_error().is_none() => Err(error).doing(side, WHAT),
+        Err(error) => Ok(error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)),
+        Ok(()) => Ok(false),
+    }
+}
+
+/// What the login lacks on these tables and their partitions. One that is not there lacks nothing.
+pub(crate) async fn on_tables(
+    client: &Client,
+    side: Side,
+    tables: &[&TableName],
+    used: Use,
+) -> Result<Vec<Obstacle>, MoveError> {
+    let schemas: Vec<&str> = tables.iter().map(|t| t.schema.as_str()).collect();
+    let names: Vec<&str> = tables.iter().map(|t| t.name.as_str()).collect();
+    // By name and not as `regclass`, which fails where the schema may not be entered.
+    let rows = client
+        .query(
+            &format!("with recursive parts as (
+                 select t.nth, c.oid from unnest($1::text[], $2::text[]) with ordinality t(s, r, nth)
+                 join pg_namespace n on n.nspname = t.s join pg_class c on c.relnamespace = n.oid and c.relname = t.r
+                 union
+                 select parts.nth, i.inhrelid from parts join pg_inherits i on i.inhparent = parts.oid)
+             select n.nspname::text, c.relname::text, pg_get_userbyid(c.relowner)::text,
+                    pg_has_role(session_user, c.relowner, 'usage'), has_schema_privilege(session_user, n.oid, 'usage'),
+                    has_schema_privilege(session_user, n.oid, 'create'), has_table_privilege(session_user, c.oid, 'select'),
+                    c.relrowsecurity and not me.rolbypassrls
+                    and (c.relforcerowsecurity or not pg_has_role(session_user, c.relowner, 'usage')),
+                    c.relforcerowsecurity, me.rolname::text, c.relowner = me.oid,
+                    (select o.rolsuper from pg_roles o where o.oid = c.relowner), {}
+             from parts join pg_class c on c.oid = parts.oid join pg_namespace n on n.oid = c.relnamespace
+             cross join (select oid, rolname, rolbypassrls, rolinherit from pg_roles where rolname = session_user and not rolsuper) me
+             order by parts.nth, c.oid", joining("c.relowner")),
+            &[&schemas, &names],
+        )
+        .await
+        .doing(side, WHAT)?;
+    let mut role = String::new();
+    let mut not_owned: BTreeMap<(String, i32), BTreeSet<TableName>> = BTreeMap::new();
+    let (mut own, mut of_superusers) = (None, BTreeSet::new());
+    let (mut on_schemas, mut on_tables, mut forced) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for row in rows {
+        role = row.get(9);
+        let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+        let (owns, hidden, is_forced): (bool, bool, bool) = (row.get(3), row.get(7), row.get(8));
+        if !row.get::<_, bool>(4) {
+            on_schemas.insert(("USAGE", table.schema.clone()));
+        }
+        if used == Use::Rebuilds && !row.get::<_, bool>(5) {
+            on_schemas.insert(("CREATE", table.schema.clone()));
+        }
+        let must_own = used != Use::Reads && !owns;
+        // Its owner passes policies that are not forced on him.
+        if hidden && (is_forced || !must_own) {
+            forced.insert(table.to_string());
+        }
+        if used != Use::Reads && row.get(10) {
+            own.get_or_insert_with(|| table.clone());
+        }
+        if must_own && row.get(11) {
+            of_superusers.insert(table);
+        } else if must_own {
+            not_owned.entry((row.get(2), row.get(12))).or_default().insert(table);
+        } else if !row.get::<_, bool>(6) {
+            on_tables.insert(table);
+        }
+    }
+    let to = ident(&role);
+    let mut lacking = Vec::new();
+    lacking.extend(own.map(|table| Obstacle::OwnerLogin { side, role: role.clone(), table }));
+    lacking.extend(given_away(side, &role, &of_superusers));
+    for ((owner, joining), tables) in not_owned {
+        let first = tables.first().map(ToString::to_string).unwrap_or_default();
+        let right = format!("membership of `{owner}`, who owns `{first}`{}", and_more(tables.len()));
+        lacking.push(grant(side, &role, right, membership(&owner, &role, joining)));
+    }
+    for (right, schema) in on_schemas {
+        let statement = format!("GRANT {right} ON SCHEMA {} TO {to}", ident(&schema));
+        lacking.push(grant(side, &role, format!("{right} on schema `{schema}`"), statement));
+    }
+    for table in on_tables {
+        let statement = format!("GRANT SELECT ON {} TO {to}", table.sql());
+        lacking.push(grant(side, &role, format!("SELECT on `{table}`"), statement));
+    }
+    if !forced.is_empty() {
+        let tables = forced.into_iter().collect::<Vec<_>>().join("`, `");
+        let right = format!("BYPASSRLS, and policies hide rows of `{tables}` from it");
+        lacking.push(grant(side, &role, right, format!("ALTER ROLE {to} BYPASSRLS")));
+    }
+    Ok(lacking)
+}
+
+/// Membership of a superuser is nobody's to have: its tables are given to a role that nobody logs in as. No other one's:
+/// whoever owns a table passes its policies. Foreign keys are checked as the owner of the table that they name.
+fn given_away(side: Side, role: &str, tables: &BTreeSet<TableName>) -> Option<Obstacle> {
+    let first = tables.first()?;
+    let to = "tables_owner";
+    let mut statements = vec![format!("CREATE ROLE {to}; GRANT {to} TO {}", ident(role))];
+    let schemas: BTreeSet<&str> = tables.iter().map(|table| table.schema.as_str()).collect();
+    statements.extend(schemas.into_iter().map(|schema| format!("GRANT USAGE ON SCHEMA {} TO {to}", ident(schema))));
+    statements.extend(tables.iter().map(|table| format!("ALTER TABLE {} OWNER TO {to}", table.sql())));
+    let right = format!("membership of who owns `{first}`{}, which is a superuser's", and_more(tables.len()));
+    Some(grant(side, role, right, statements.join("; ")))
+}
+
+fn and_more(all: usize) -> String {
+    if all < 2 { String::new() } else { format!(" and {} more", all - 1) }
+}
+
+/// What the login lacks on all tables of a move. `alone`: keys and indexes are made anew in the target.
+pub(crate) async fn on_closure(
+    spec: &MoveSpec,
+    clients: [&Client; 2],
+    alone: bool,
+    tables: &[PlannedTable],
+    shared: &[SharedTable],
+) -> Result<Vec<Obstacle>, MoveError> {
+    let names: Vec<&TableName> = tables.iter().map(|t| &t.table).chain(shared.iter().map(|t| &t.table)).collect();
+    let left_out: Vec<&TableName> = spec.rules.leave_out.iter().collect();
+    let parents: Vec<&TableName> = tables.iter().flat_map(|t| &t.through).map(|link| &link.to).collect();
+    let mut all = Vec::new();
+    for (client, side) in clients.into_iter().zip([Side::Source, Side::Target]) {
+        let used = if alone && side == Side::Target { Use::Rebuilds } else { Use::Owns };
+        let mut lacking = on_tables(client, side, &names, used).await?;
+        lacking.append(&mut on_tables(client, side, &left_out, Use::Reads).await?);
+        let past = past_policies(client, side, &parents).await?;
+        lacking.extend(past.filter(|it| lacking.iter().all(|other| other.hint() != it.hint())));
+        all.append(&mut lacking);
+    }
+    Ok(all)
+}
+
+/// Whose a row is that carries no tenant, the fence reads with its owner's rights beside every writer: policies that
+/// come to hold for that owner would fail all of them.
+async fn past_policies(client: &Client, side: Side, parents: &[&TableName]) -> Result<Option<Obstacle>, MoveError> {
+    let schemas: Vec<&str> = parents.iter().map(|t| t.schema.as_str()).collect();
+    let names: Vec<&str> = parents.iter().map(|t| t.name.as_str()).collect();
+    let row = client
+        .query_opt(
+            "select n.nspname::text, c.relname::text, me.rolname::text from unnest($1::text[], $2::text[]) t(s, r)
+             join pg_namespace n on n.nspname = t.s join pg_class c on c.relnamespace = n.oid and c.relname = t.r
+             join pg_roles me on me.rolname = session_user and not me.rolsuper and not me.rolbypassrls
+             where c.relrowsecurity order by 1, 2 limit 1",
+            &[&schemas, &names],
+        )
+        .await
+        .doing(side, WHAT)?;
+    Ok(row.map(|row| {
+        let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+        let role: String = row.get(2);
+        let right = format!("BYPASSRLS, and the fence reads `{table}`, which has policies");
+        grant(side, &role, right, format!("ALTER ROLE {} BYPASSRLS", ident(&role)))
+    }))
+}
+
+/// What the login lacks to read sequences and move them ahead. Those that are a column's own are its table's owner's.
+/// `known`: what it is known to lack; whose membership it is to get, whose sequences it may use then.
+pub(crate) async fn on_sequences(
+    client: &Client,
+    side: Side,
+    sequences: &[PlannedSequence],
+    known: &[Obstacle],
+) -> Result<Vec<Obstacle>, MoveError> {
+    let schemas: Vec<&str> = sequences.iter().map(|s| s.sequence.schema.as_str()).collect();
+    let names: Vec<&str> = sequences.iter().map(|s| s.sequence.name.as_str()).collect();
+    let rows = client
+        .query(
+            "select distinct n.nspname::text, c.relname::text, session_user::text, pg_get_userbyid(c.relowner)::text
+             from unnest($1::text[], $2::text[]) t(s, r)
+             join pg_namespace n on n.nspname = t.s join pg_class c on c.relnamespace = n.oid and c.relname = t.r
+             where case when c.relkind = 'S' then not (has_sequence_privilege(session_user, c.oid, 'select')
+                                                       and has_sequence_privilege(session_user, c.oid, 'update')) end
+             order by 1, 2",
+            &[&schemas, &names],
+        )
+        .await
+        .doing(side, WHAT)?;
+    let lacks = |row: &tokio_postgres::Row| {
+        let name = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+        let role: String = row.get(2);
+        let statement = format!("GRANT SELECT, UPDATE ON SEQUENCE {} TO {}", name.sql(), ident(&role));
+        grant(side, &role, format!("SELECT and UPDATE on sequence `{name}`"), statement)
+    };
+    let is_to_come = |row: &&tokio_postgres::Row| {
+        let joins = format!("GRANT {} TO ", ident(row.get(3)));
+        known.iter().any(|it| matches!(it, Obstacle::Grant { side: of, statement, .. } if *of == side && statement.starts_with(&joins)))
+    };
+    Ok(rows.iter().filter(|row| !is_to_come(row)).map(lacks).collect())
+}
+
+/// Whether one of them is about rights: then nothing else is asked, which might need them.
+pub(crate) fn are_lacking(obstacles: &[Obstacle]) -> bool {
+    obstacles
+        .iter()
+        .any(|it| matches!(it, Obstacle::Rights { .. } | Obstacle::Grant { .. } | Obstacle::EarlierMoves { .. }))
+}
