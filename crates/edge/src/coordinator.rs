@@ -22,7 +22,7 @@ use crate::{
     feed::{self, ControlUrl, Link},
     geo::Places,
     handover::{Predecessor, Sockets},
-    hold::{HoldOrder, Room},
+    hold::{HoldOrder, InTime, Room},
     limits::Buckets,
     pack,
     report::Reporter,
@@ -323,6 +323,7 @@ impl Coordinator {
             drain: Duration::from_millis(hold.drain_ms.into()),
             park: Duration::from_millis(hold.park_ms.into()),
             budget: self.common.room.budget(route.tenant, self.limits.park_requests, self.limits.park_bytes),
+            in_time: Arc::new(InTime::new(self.cores.len())),
         })
     }
 

@@ -498,25 +498,32 @@ impl Core {
     }
 
     fn hold(self: &Rc<Self>, tenant: &Rc<Tenant>, order: HoldOrder) {
-        let (serial, drain) = (order.serial, order.drain);
+        let (serial, drain, in_time) = (order.serial, order.drain, Arc::clone(&order.in_time));
         tenant.hold(order);
         let (core, tenant) = (Rc::clone(self), Rc::clone(tenant));
         tokio::task::spawn_local(async move {
             let drained = tokio::time::timeout(drain, async {
                 loop {
-                    let finished = tenant.finished.notified();
+                    let (finished, overdue_alone) = (tenant.finished.notified(), in_time.none_left.notified());
                     if tenant.gate.borrow().holding() != Some(serial) || tenant.gate.borrow().busy() == 0 {
                         return;
                     }
-                    finished.await;
+                    if in_time.is_over() {
+                        // Those who found something else missing, on whichever core, look again.
+                        tenant.held.notify_waiters();
+                    }
+                    tokio::select! {
+                        () = finished => {}
+                        () = overdue_alone => {}
+                    }
                 }
             });
-            let in_time = drained.await.is_ok();
+            let drained = drained.await.is_ok();
             let (holding, in_flight) = (tenant.gate.borrow().holding(), tenant.gate.borrow().busy());
             if holding != Some(serial) {
                 // Lifted because of another core, which adds up what was in flight; or followed, and nobody asks.
                 let _ = core.news.send(News::Slow { serial, in_flight });
-            } else if in_time || in_flight == 0 {
+            } else if drained || in_flight == 0 {
                 let _ = core.news.send(News::Drained { serial });
             } else {
                 core.release(&tenant);

@@ -1,7 +1,8 @@
 //! Parking a tenant's requests for the length of a cut-over: what is counted, what is let through, when it is over.
 //!
 //! Pure: knows no socket, and no clock but the instants it is given. Each core has a [`Gate`] per tenant; what the
-//! cores of one edge share is the [`Budget`], touched only by requests that are being parked.
+//! cores of one edge share is the [`Budget`], touched only by requests that are being parked, and [`InTime`], touched
+//! only while a hold waits.
 
 use berth_domain::TenantId;
 use std::{
@@ -10,7 +11,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -199,6 +200,34 @@ impl Drop for Parked {
     }
 }
 
+/// On how many cores a hold waits for more than uploads that have had their time. As long as it does on one, an upload that
+/// is cut on another is cut for nothing.
+#[derive(Debug)]
+pub struct InTime {
+    cores: AtomicUsize,
+    /// Told when it does on none.
+    pub none_left: Notify,
+}
+
+impl InTime {
+    /// All of them, until each has looked.
+    pub fn new(cores: usize) -> Self {
+        Self { cores: AtomicUsize::new(cores), none_left: Notify::new() }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.cores.load(Ordering::Acquire) == 0
+    }
+
+    fn set(&self, waits: bool) {
+        if waits {
+            self.cores.fetch_add(1, Ordering::AcqRel);
+        } else if self.cores.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.none_left.notify_waiters();
+        }
+    }
+}
+
 /// The order to park, as every core gets it.
 #[derive(Clone, Debug)]
 pub struct HoldOrder {
@@ -212,12 +241,15 @@ pub struct HoldOrder {
     pub drain: Duration,
     pub park: Duration,
     pub budget: Arc<Budget>,
+    pub in_time: Arc<InTime>,
 }
 
 #[derive(Debug)]
 struct Holding {
     order: HoldOrder,
     tally: Rc<Tally>,
+    /// This core is among those of [`InTime`].
+    in_time: bool,
 }
 
 /// What a core does with a tenant's requests, and how many it has in flight.
@@ -254,12 +286,21 @@ impl Gate {
         true
     }
 
-    pub fn finish(&mut self, safe: bool) {
+    /// `overdue`: it was among the uploads that have had their time.
+    pub fn finish(&mut self, safe: bool, overdue: bool) {
         *self.counter(safe) -= 1;
+        if overdue {
+            *self.overdue_counter(safe) -= 1;
+        }
+        self.look();
     }
 
     fn counter(&mut self, safe: bool) -> &mut u32 {
         if safe { &mut self.safe } else { &mut self.writing }
+    }
+
+    fn overdue_counter(&mut self, safe: bool) -> &mut u32 {
+        if safe { &mut self.safe_overdue } else { &mut self.writing_overdue }
     }
 
     /// Parks a request under the hold in force. `None`: there is no hold any more.
@@ -294,22 +335,38 @@ impl Gate {
 
     /// The upload of a request under way has had its time, or has no part in it any more.
     pub fn set_overdue(&mut self, safe: bool, overdue: bool) {
-        let counter = if safe { &mut self.safe_overdue } else { &mut self.writing_overdue };
+        let counter = self.overdue_counter(safe);
         if overdue {
             *counter += 1;
         } else {
             *counter -= 1;
         }
+        self.look();
     }
 
-    /// All that the hold waits for are uploads that have had their time: were they gone, it would be in force.
-    pub fn waits_for_overdue_alone(&self) -> bool {
-        let overdue = match &self.holding {
+    /// Of those that the hold waits for.
+    fn overdue(&self) -> u32 {
+        match &self.holding {
             Some(h) if h.order.all => self.writing_overdue + self.safe_overdue,
-            Some(_) => self.writing_overdue,
-            None => return false,
-        };
-        overdue > 0 && overdue == self.busy()
+            _ => self.writing_overdue,
+        }
+    }
+
+    /// Tells the other cores when this one comes to wait for uploads that have had their time and nothing else, or for more again.
+    fn look(&mut self) {
+        let in_time = self.busy() > self.overdue();
+        if let Some(h) = &mut self.holding
+            && h.in_time != in_time
+        {
+            h.in_time = in_time;
+            h.order.in_time.set(in_time);
+        }
+    }
+
+    /// All that the hold waits for, on whichever core, are uploads that have had their time: were they gone, it would be in
+    /// force. Some are here.
+    pub fn waits_for_overdue_alone(&self) -> bool {
+        self.overdue() > 0 && self.holding.as_ref().is_some_and(|h| h.order.in_time.is_over())
     }
 
     /// Nothing is under way.
@@ -329,7 +386,8 @@ impl Gate {
             Some(h) => (h.tally, h.order.budget),
             None => (Tally::new(), Arc::clone(&order.budget)),
         };
-        self.holding = Some(Holding { order: HoldOrder { budget, ..order }, tally });
+        self.holding = Some(Holding { order: HoldOrder { budget, ..order }, tally, in_time: true });
+        self.look();
     }
 
     /// Lets everything go, whoever was parked included; the caller wakes them.

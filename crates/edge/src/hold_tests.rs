@@ -1,6 +1,6 @@
 //! Who is parked and who is let through, the budget, the pause, over instants that the test names. No socket.
 
-use super::{Account, Budget, Gate, HoldOrder, Parked, Room, Stopped};
+use super::{Account, Budget, Gate, HoldOrder, InTime, Parked, Room, Stopped};
 use berth_domain::TenantId;
 use std::{
     sync::Arc,
@@ -14,7 +14,9 @@ fn order(serial: u64, all: bool, unsure: bool) -> HoldOrder {
 
 fn within(room: &Arc<Room>, serial: u64, all: bool, unsure: bool) -> HoldOrder {
     let budget = Arc::new(Budget::new(2, 10, room));
-    HoldOrder { serial, all, unsure, drain: Duration::from_millis(50), park: Duration::from_secs(2), budget }
+    let in_time = Arc::new(InTime::new(1));
+    let (drain, park) = (Duration::from_millis(50), Duration::from_secs(2));
+    HoldOrder { serial, all, unsure, drain, park, budget, in_time }
 }
 
 fn parked(gate: &Gate, bytes: u64, now: Instant) -> Option<Parked> {
@@ -108,9 +110,9 @@ fn what_left_is_not_waited_for() {
     gate.enter(false);
     gate.enter(false);
     gate.hold(order(1, false, false));
-    gate.finish(false);
+    gate.finish(false, false);
     assert_eq!(gate.busy(), 1);
-    gate.finish(false);
+    gate.finish(false, false);
     assert_eq!(gate.busy(), 0);
 }
 
@@ -125,17 +127,41 @@ fn uploads_that_had_their_time_make_way_when_nothing_else_is_waited_for() {
     gate.hold(order(1, false, false));
     assert!(gate.waits_for(false) && !gate.waits_for(true));
     assert!(!gate.waits_for_overdue_alone(), "one that writes is in its time");
-    gate.finish(false);
+    gate.finish(false, false);
     assert!(gate.waits_for_overdue_alone());
     gate.hold(order(2, true, false));
     assert!(gate.waits_for(true) && !gate.waits_for_overdue_alone(), "the one that reads is waited for too");
     gate.set_overdue(true, true);
     assert!(gate.waits_for_overdue_alone());
-    gate.finish(true);
-    gate.set_overdue(true, false);
-    gate.finish(false);
-    gate.set_overdue(false, false);
+    gate.finish(true, true);
+    gate.finish(false, true);
     assert!(!gate.waits_for_overdue_alone(), "nothing is left");
+}
+
+#[tokio::test]
+async fn uploads_make_way_when_no_core_waits_for_anything_else() {
+    let mut held = order(1, false, false);
+    held.in_time = Arc::new(InTime::new(2));
+    let in_time = Arc::clone(&held.in_time);
+    let (mut here, mut there) = (Gate::default(), Gate::default());
+    assert!(here.enter(false) && there.enter(false) && there.enter(false));
+    here.set_overdue(false, true);
+    here.hold(held.clone());
+    assert!(!here.waits_for_overdue_alone(), "the other core has not looked");
+    there.hold(held);
+    assert!(!here.waits_for_overdue_alone(), "it waits for two that are in their time");
+    there.set_overdue(false, true);
+    assert!(!here.waits_for_overdue_alone() && !there.waits_for_overdue_alone(), "for one");
+    let mut told = Box::pin(in_time.none_left.notified());
+    assert!(futures_util::poll!(told.as_mut()).is_pending());
+    there.finish(false, false);
+    assert!(here.waits_for_overdue_alone() && there.waits_for_overdue_alone());
+    assert!(futures_util::poll!(told.as_mut()).is_ready(), "the other core hears of it");
+    // The upload over there is whole now: its request is one like all others.
+    there.set_overdue(false, false);
+    assert!(!here.waits_for_overdue_alone());
+    there.finish(false, false);
+    assert!(here.waits_for_overdue_alone());
 }
 
 #[test]

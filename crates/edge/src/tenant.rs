@@ -113,7 +113,7 @@ pub struct Tenant {
     pub changed: Notify,
     /// Told when a request left, while a hold waits for that.
     pub finished: Notify,
-    /// Told when a hold begins, and when it waits for uploads alone that have had their time, so that they make way.
+    /// Told when a hold begins, and when it waits, on all cores, for uploads alone that have had their time, so that they make way.
     pub held: Notify,
     /// Holds that have ended here: a request that the fence refused under one of them may try again after it.
     pub releases: Cell<u64>,
@@ -247,16 +247,11 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        let overdue = self.upload.as_ref().is_some_and(|upload| upload.leave());
         let mut gate = self.tenant.gate.borrow_mut();
-        gate.finish(self.safe);
-        if let Some(upload) = &self.upload {
-            upload.leave(&mut gate);
-        }
+        gate.finish(self.safe, overdue);
         if gate.holding().is_some() && gate.busy() == 0 {
             self.tenant.finished.notify_waiters();
-        }
-        if gate.waits_for_overdue_alone() {
-            self.tenant.held.notify_waiters();
         }
     }
 }
@@ -281,27 +276,22 @@ impl Streaming {
     /// A hold waits for it, and it has had its time. `true`: for nothing but such ones, so that it makes way.
     pub fn makes_way(&self) -> bool {
         let mut gate = self.tenant.gate.borrow_mut();
-        let new = !self.overdue.replace(true);
-        if new {
+        if !self.overdue.replace(true) {
             gate.set_overdue(self.safe, true);
         }
-        let makes_way = gate.waits_for_overdue_alone();
-        if new && makes_way {
-            // Those who found that this one was still missing look again.
-            self.tenant.held.notify_waiters();
-        }
-        makes_way
+        gate.waits_for_overdue_alone()
     }
 
     /// The body is at its end; its request may be under way still.
     pub fn ended(&self) {
-        self.leave(&mut self.tenant.gate.borrow_mut());
+        if self.leave() {
+            self.tenant.gate.borrow_mut().set_overdue(self.safe, false);
+        }
     }
 
-    fn leave(&self, gate: &mut Gate) {
+    /// `true`: it was among those that have had their time.
+    fn leave(&self) -> bool {
         self.counts.set(false);
-        if self.overdue.replace(false) {
-            gate.set_overdue(self.safe, false);
-        }
+        self.overdue.replace(false)
     }
 }
