@@ -202,6 +202,15 @@ pub async fn http2(address: SocketAddr) -> SendRequest<Sent> {
     sender
 }
 
+/// A frame of HTTP/2: length, type, flags, stream.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
 /// The next of an answer's data.
 pub async fn data(body: &mut Incoming) -> Bytes {
     body.frame().await.unwrap().unwrap().into_data().unwrap()

@@ -1,7 +1,7 @@
 //! Bytes that no honest client sends: what is refused, what is cut, and that nothing of it reaches a member.
 
 use crate::{
-    echo::{body, http2},
+    echo::{body, frame, http2},
     world::{Running, World, eventually, route},
 };
 use bytes::Bytes;
@@ -238,14 +238,6 @@ async fn an_upgrade_is_a_websocket_or_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_for_http_2_and_floods_is_cut_and_others_are_served() {
     let world = World::start().await;
-    // 9 bytes of frame: length, type, flags, stream.
-    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
-        let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
-        bytes.extend([kind, flags]);
-        bytes.extend(stream.to_be_bytes());
-        bytes.extend(payload);
-        bytes
-    };
     let mut start = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     start.extend(frame(4, 0, 0, &[]));
     // GET / of t1.test, in HPACK: three indexed fields and a literal authority.

@@ -1,7 +1,7 @@
 //! Bodies while they come, and what follows them: both ways, from clients of both protocols to members of both.
 
 use crate::{
-    echo::{Authority, Echo, Tongue, after, body, data, http2, nothing, until, version},
+    echo::{Authority, Echo, Tongue, after, body, data, frame, http2, nothing, until, version},
     world::{PATIENCE, World, eventually, held, route},
 };
 use berth_domain::Speaks;
@@ -10,10 +10,16 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::Frame;
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     time::timeout,
 };
 
@@ -320,4 +326,54 @@ async fn over_http_2_an_answer_that_is_not_taken_is_ended_and_what_is_beside_it_
     let beside = client.send_request(ask(Request::get("http://t1.test/"))).await.unwrap();
     assert_eq!(beside.status(), StatusCode::OK);
     assert!(timeout(Duration::from_millis(300), events.frame()).await.is_err(), "the event stream is open");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_http_2_little_is_kept_of_answers_that_their_client_does_not_take() {
+    const REQUESTS: u64 = 128;
+    let world = World::start().await;
+    let (listener, mut long) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), route(2, 1, "own", &[&world.old]));
+    long.members[0].address = listener.local_addr().unwrap().to_string();
+    world.control.put(vec![long]).await;
+    let asked = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&asked);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let count = Arc::clone(&count);
+            tokio::spawn(async move {
+                assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+                count.fetch_add(1, Ordering::SeqCst);
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await.unwrap();
+                while stream.write_all(&vec![b'x'; 64 * 1024]).await.is_ok() {}
+            });
+        }
+    });
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 * 1024).unwrap();
+    let mut client = socket.connect(world.edge.address).await.unwrap();
+    // Its windows are as wide as they may be, and it reads nothing.
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]));
+    bytes.extend(frame(8, 0, 0, &0x7fff_0000_u32.to_be_bytes()));
+    // GET / of t2.test, in HPACK: three indexed fields and a literal authority.
+    let head = [&[0x82, 0x84, 0x86, 0x41, 7], &b"t2.test"[..]].concat();
+    for request in 0..u32::try_from(REQUESTS).unwrap() {
+        bytes.extend(frame(1, 0x5, request * 2 + 1, &head));
+    }
+    client.write_all(&bytes).await.unwrap();
+    eventually("all are asked", async || asked.load(Ordering::SeqCst), |n| *n == REQUESTS).await;
+    let sent = async || {
+        let list: Vec<serde_json::Value> = serde_json::from_str(&world.edge.admin("/tenants").await).unwrap();
+        list.iter().find(|t| t["name"] == "t2").and_then(|t| t["sent_bytes"].as_u64()).unwrap_or(0)
+    };
+    // All that the edge takes of members, until it takes no more.
+    let (mut before, mut now) = (0, sent().await);
+    while now == 0 || now != before {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        (before, now) = (now, sent().await);
+    }
+    // 64 KiB each, and two parts of up to 64 KiB; 10 MiB for what sockets hold.
+    let most = REQUESTS * 3 * 64 * 1024 + (10 << 20);
+    assert!(now <= most, "{} KiB of {} KiB", now >> 10, most >> 10);
 }
