@@ -6,6 +6,8 @@
 mod poll;
 mod stream;
 
+#[cfg(fuzzing)]
+pub use self::stream::Cutter;
 use self::{poll::FallBack, stream::Stream};
 use crate::{config::EdgeError, dial};
 use berth_domain::{EdgeId, EdgeName, Revision, is_private};

@@ -4,12 +4,13 @@
 //! Never opens a socket or a file.
 
 use crate::{
+    feed::Cutter,
     frames::Frames,
     framing::Watch,
     handover,
     headers::{self, Origin},
     limits::{Buckets, REST},
-    pack,
+    pack, place,
     routing::{Table, normal_host},
     sticky::Cookies,
 };
@@ -86,6 +87,43 @@ pub fn routes(bytes: &[u8]) {
             // Two tenants may claim one host, and one that is gone claims none.
             let _ = table.routes.find(host.as_str(), "/a/b");
         }
+    }
+}
+
+/// What the feed makes of these parts: its lines, and how much is left over.
+fn feed_lines<'a>(parts: impl Iterator<Item = &'a [u8]>) -> (Vec<Vec<u8>>, usize) {
+    let (mut cutter, mut lines) = (Cutter::default(), Vec::new());
+    for part in parts {
+        cutter.feed(part);
+        while let Some(line) = cutter.line() {
+            lines.push(line.to_vec());
+        }
+    }
+    (lines, cutter.left_over())
+}
+
+/// However what control says is cut, the same lines come of it, whole and in their order.
+pub fn feed(bytes: &[u8]) {
+    let (bytes, cut) = cuts(bytes);
+    let (lines, left_over) = feed_lines(std::iter::once(bytes));
+    assert_eq!(feed_lines(bytes.chunks(cut)), (lines.clone(), left_over));
+    let mut all = lines.concat();
+    all.extend_from_slice(&bytes[bytes.len() - left_over..]);
+    assert_eq!(all, bytes);
+    for line in lines {
+        assert_eq!(line.iter().position(|b| *b == b'\n'), Some(line.len() - 1));
+        let event = serde_json::from_slice::<EdgeEvent>(&line);
+        assert!(event.is_err() || event.is_ok_and(|event| serde_json::to_vec(&event).is_ok()));
+    }
+}
+
+/// Where Redis is, is read in one way: every address that is found, written out, is that address.
+pub fn addresses(bytes: &[u8]) {
+    let found = place::addresses(&String::from_utf8_lossy(bytes));
+    assert!(!found.is_empty());
+    for (host, port) in found {
+        let written = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        assert_eq!(place::addresses(&written), [(host, port)]);
     }
 }
 

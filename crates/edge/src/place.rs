@@ -30,6 +30,25 @@ pub enum OpenError {
     Unreachable(String),
 }
 
+#[cfg(any(feature = "cluster", fuzzing))]
+const PORT: u16 = 6379;
+/// What stands before addresses that are spoken to over TLS.
+#[cfg(any(feature = "cluster", fuzzing))]
+const OVER_TLS: &str = "rediss://";
+
+/// Hosts and ports, as `redis_address` of the stack file has them.
+#[cfg(any(feature = "cluster", fuzzing))]
+pub fn addresses(text: &str) -> Vec<(String, u16)> {
+    let text = text.strip_prefix(OVER_TLS).unwrap_or(text);
+    let address = |text: &str| {
+        // Only a number is a port: an address such as `[::1]` has colons of its own.
+        let (host, port) =
+            text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?))).unwrap_or((text, PORT));
+        (host.trim_matches(|c: char| c.is_whitespace() || "[]".contains(c)).to_owned(), port)
+    };
+    text.split(',').map(|text| address(text.trim())).collect()
+}
+
 #[cfg(feature = "cluster")]
 pub use real::Place;
 
@@ -66,7 +85,7 @@ mod none {
 
 #[cfg(feature = "cluster")]
 mod real {
-    use super::{ClusterSettings, EdgeName, Granted, OpenError, Question, Rate, Report};
+    use super::{ClusterSettings, EdgeName, Granted, OVER_TLS, OpenError, Question, Rate, Report, addresses};
     use redis::{
         AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo as _, RedisConnectionInfo,
         RedisError, Script, TlsCertificates, TlsMode,
@@ -78,8 +97,6 @@ mod real {
 
     const CONNECT_TIME: Duration = Duration::from_secs(1);
     const ANSWER_TIME: Duration = Duration::from_millis(500);
-    const PORT: u16 = 6379;
-    const OVER_TLS: &str = "rediss://";
 
     /// Moves the bucket on to the caller's time, adds what the edge says, and hands out tokens: of a bucket that is nearly
     /// empty a few at a time, so that no edge has many while another has none.
@@ -245,15 +262,6 @@ return {edges, math.floor(clock)}";
         }
     }
 
-    fn addresses(text: &str) -> Vec<(String, u16)> {
-        let text = text.strip_prefix(OVER_TLS).unwrap_or(text);
-        let address = |text: &str| match text.rsplit_once(':') {
-            Some((host, port)) => (host.trim_matches(['[', ']']).to_owned(), port.parse().unwrap_or(PORT)),
-            None => (text.to_owned(), PORT),
-        };
-        text.split(',').map(|text| address(text.trim())).collect()
-    }
-
     /// What a server says it is: `standalone`, `sentinel` or `cluster`.
     async fn mode(connection: &mut impl ConnectionLike) -> Result<String, RedisError> {
         let info: String = redis::cmd("INFO").arg("server").query_async(connection).await?;
@@ -357,6 +365,24 @@ return {edges, math.floor(clock)}";
                 refused(format!("the Sentinel {shown} has several masters: name one, `redis_master: NAME`"))
             }
             (None, _) => refused(format!("the Sentinel {shown} has no such master")),
+        }
+    }
+}
+
+#[cfg(all(test, feature = "cluster"))]
+mod tests {
+    use super::addresses;
+
+    #[test]
+    fn addresses_are_hosts_with_a_port_or_without_one() {
+        for (text, expected) in [
+            ("cache:6380", &[("cache", 6380)][..]),
+            ("cache", &[("cache", 6379)]),
+            ("rediss://cache:6380, other", &[("cache", 6380), ("other", 6379)]),
+            ("[::1]:6380,[::1]", &[("::1", 6380), ("::1", 6379)]),
+        ] {
+            let seen = addresses(text);
+            assert_eq!(seen.iter().map(|(host, port)| (host.as_str(), *port)).collect::<Vec<_>>(), expected, "{text}");
         }
     }
 }

@@ -15,33 +15,59 @@ use tokio::{
 /// What control says after so long was no part of the beginning: its next ping at the latest.
 const LATER: Duration = Duration::from_secs(3);
 
+/// Bytes as they come, cut into lines.
+#[derive(Default)]
+pub struct Cutter {
+    buffer: BytesMut,
+    /// No line ends before.
+    scanned: usize,
+}
+
+impl Cutter {
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next line with its end, once all of it is there.
+    pub fn line(&mut self) -> Option<BytesMut> {
+        if let Some(end) = self.buffer[self.scanned..].iter().position(|b| *b == b'\n') {
+            let line = self.buffer.split_to(self.scanned + end + 1);
+            self.scanned = 0;
+            return Some(line);
+        }
+        self.scanned = self.buffer.len();
+        if self.buffer.is_empty() {
+            // A full table came in one line; its room is not kept.
+            self.buffer = BytesMut::new();
+        }
+        None
+    }
+
+    /// Bytes that are not handed out yet.
+    pub fn left_over(&self) -> usize {
+        self.buffer.len()
+    }
+}
+
 /// An answer's lines, an event each.
 pub struct Lines {
     body: Incoming,
-    buffer: BytesMut,
-    scanned: usize,
+    cutter: Cutter,
 }
 
 impl Lines {
     pub fn of(body: Incoming) -> Self {
-        Self { body, buffer: BytesMut::new(), scanned: 0 }
+        Self { body, cutter: Cutter::default() }
     }
 
     /// `None`: that was all. `silence`: how long there may be nothing, however long the whole takes.
     pub async fn next(&mut self, link: &Link, silence: Duration) -> Result<Option<EdgeEvent>, FeedError> {
         loop {
-            if let Some(end) = self.buffer[self.scanned..].iter().position(|b| *b == b'\n') {
-                let line = self.buffer.split_to(self.scanned + end + 1);
-                self.scanned = 0;
+            if let Some(line) = self.cutter.line() {
                 return Ok(Some(serde_json::from_slice(&line)?));
             }
-            self.scanned = self.buffer.len();
-            if self.scanned > LINE_MAX {
+            if self.cutter.left_over() > LINE_MAX {
                 return Err(FeedError::Answer);
-            }
-            if self.buffer.is_empty() {
-                // A full table came in one line; its room is not kept.
-                self.buffer = BytesMut::new();
             }
             let frame = tokio::select! {
                 frame = timeout(silence, self.body.frame()) => frame.map_err(|_| FeedError::Silence)?,
@@ -49,11 +75,11 @@ impl Lines {
                 () = link.presence_changed.notified() => return Err(FeedError::Leaving),
             };
             match frame {
-                None if self.buffer.is_empty() => return Ok(None),
+                None if self.cutter.left_over() == 0 => return Ok(None),
                 None => return Err(FeedError::Answer),
                 Some(frame) => {
                     if let Ok(data) = frame?.into_data() {
-                        self.buffer.extend_from_slice(&data);
+                        self.cutter.feed(&data);
                     }
                 }
             }
