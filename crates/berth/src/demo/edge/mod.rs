@@ -115,6 +115,7 @@ async fn measure(options: &BenchEdge, dir: &Path) -> Result<(Value, bool), Failu
         }
         figures["bodies"] = bodies;
         let (beside, quiet) = noise::beside_noise(&ours, dir, options.rounds, options.seconds)?;
+        figures["neighbours_p99_ratio"] = beside["fixed_rate"]["p99_ratio"].clone();
         figures["neighbours"] = beside;
         good &= quiet;
         let (over_tls, fine) =
