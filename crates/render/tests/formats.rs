@@ -7,6 +7,7 @@
 
 use berth_domain::ServiceRole;
 use berth_render::{Alert, Alerts, File, Language, MARK, RenderError, Run, Service, Site};
+use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -196,35 +197,153 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     }
 }
 
+/// A rule, for how many minutes it waits, its labels, what it says, and series with values by which it goes off, and by which it
+/// just does not.
+type Case = (&'static str, u32, Value, &'static str, &'static [(&'static str, &'static str, &'static str)]);
+
+fn alert_cases() -> [Case; 14] {
+    [
+        (
+            "BerthEdgeWithoutControl",
+            5,
+            json!({ "severity": "warning", "instance": "n" }),
+            "Edge n serves on from what it knows, and hears of no change.",
+            &[("berth_edge_control_connected{instance='n'}", "0x40", "1x40")],
+        ),
+        (
+            "BerthErrors",
+            5,
+            json!({ "severity": "critical", "tenant": "a" }),
+            "More than 5 in 100 requests of tenant a fail.",
+            &[
+                ("berth_edge_requests_total{tenant='a',class='2xx'}", "0+94x40", "0+96x40"),
+                ("berth_edge_requests_total{tenant='a',class='5xx'}", "0+6x40", "0+4x40"),
+            ],
+        ),
+        (
+            "BerthSlow",
+            10,
+            json!({ "severity": "warning", "tenant": "a" }),
+            "The slowest in 100 requests of tenant a take more than 2.5 s.",
+            &[
+                ("berth_edge_request_seconds_bucket{tenant='a',le='2.5'}", "0+98x40", "0+99x40"),
+                ("berth_edge_request_seconds_bucket{tenant='a',le='5'}", "0+100x40", "0+100x40"),
+                ("berth_edge_request_seconds_bucket{tenant='a',le='+Inf'}", "0+100x40", "0+100x40"),
+            ],
+        ),
+        (
+            "BerthMemberDown",
+            2,
+            json!({ "severity": "critical", "service": "web", "address": "m:80" }),
+            "Member m:80 of web fails the edges' checks.",
+            &[("berth_edge_member_up{service='web',address='m:80'}", "0x40", "1x40")],
+        ),
+        (
+            "BerthMemberEjected",
+            0,
+            json!({ "severity": "warning", "service": "web", "address": "m:80" }),
+            "Member m:80 of web fails requests again and again.",
+            &[("berth_edge_member_ejections_total{service='web',address='m:80'}", "0x25 1+1x15", "0x25 2x15")],
+        ),
+        (
+            "BerthLimited",
+            15,
+            json!({ "severity": "info", "tenant": "a" }),
+            "Tenant a has been over its limit for a quarter of an hour.",
+            &[("berth_edge_limited_total{tenant='a'}", "0+61x40", "0+59x40")],
+        ),
+        (
+            "BerthLimitsByShare",
+            2,
+            json!({ "severity": "warning", "instance": "n" }),
+            "Edge n cannot reach Redis and gives its share of the limits.",
+            &[
+                ("berth_edge_limits_shared{instance='n'}", "0x40", "0x40"),
+                ("berth_edge_limits_edges{instance='n'}", "2x40", "1x40"),
+            ],
+        ),
+        (
+            "BerthLimitsRefused",
+            1,
+            json!({ "severity": "critical", "instance": "n" }),
+            "Redis refuses what the stack file's `cluster` says; /healthz of edge n tells why.",
+            &[("berth_edge_limits_refused{instance='n'}", "1x40", "0x40")],
+        ),
+        (
+            "BerthParked",
+            0,
+            json!({ "severity": "warning", "tenant": "a" }),
+            "Many requests of tenant a were parked: its moves pause for long.",
+            &[("berth_edge_parked_total{tenant='a'}", "0+201x40", "0+199x40")],
+        ),
+        (
+            "BerthControlDatabase",
+            1,
+            json!({ "severity": "critical" }),
+            "The control database does not answer.",
+            &[("berth_up", "0x40", "1x40")],
+        ),
+        (
+            "BerthEdgeBehind",
+            2,
+            json!({ "severity": "warning", "edge": "n" }),
+            "Edge n does not take new routes; moves wait for it.",
+            &[("berth_edge_revisions_behind{edge='n'}", "1x40", "0x40")],
+        ),
+        (
+            "BerthAttention",
+            15,
+            json!({ "severity": "warning" }),
+            "Something waits for a person: `berth status`.",
+            &[("berth_attention", "1x40", "0x40")],
+        ),
+        (
+            "BerthMembersUnhealthy",
+            10,
+            json!({ "severity": "warning" }),
+            "Members have not been healthy for ten minutes: `berth cell list`.",
+            &[("berth_members", "5x40", "5x40"), ("berth_members_healthy", "4x40", "5x40")],
+        ),
+        (
+            "BerthTenantsFailed",
+            5,
+            json!({ "severity": "warning", "state": "failed" }),
+            "A tenant could not be provisioned.",
+            &[("berth_tenants{state='failed'}", "1x40", "0x40"), ("berth_tenants{state='active'}", "9x40", "9x40")],
+        ),
+    ]
+}
+
 #[test]
-fn promtool_finds_nothing_wrong_with_the_rules_and_an_alert_goes_off() {
+fn promtool_finds_nothing_wrong_with_the_rules_and_each_alert_goes_off_and_stays_silent() {
     let folder = written(&site().files().unwrap());
     let rules = folder.path().join("prometheus/berth.rules.yml");
+    let text = fs::read_to_string(&rules).unwrap();
+    let named: Vec<_> = text.lines().filter_map(|line| line.trim_start().strip_prefix("- alert: ")).collect();
+    let cases = alert_cases();
+    assert_eq!(cases.iter().map(|(name, ..)| *name).collect::<Vec<_>>(), named, "each rule has its case");
+    let mut tests = Vec::new();
+    for (name, lasting_m, labels, says, series) in &cases {
+        let alert = json!([{ "exp_labels": labels, "exp_annotations": { "summary": says } }]);
+        let at = |minute: u32, expected: Value| -> Value {
+            json!({ "eval_time": format!("{minute}m"), "alertname": name, "exp_alerts": expected })
+        };
+        let input = |values: fn(&(&'static str, &'static str, &'static str)) -> &'static str| -> Vec<Value> {
+            series.iter().map(|one| json!({ "series": one.0, "values": values(one) })).collect()
+        };
+        // What does not last is not told.
+        let off = json!([at(lasting_m.saturating_sub(1), json!([])), at(30, alert)]);
+        let silent = json!([at(30, json!([]))]);
+        for (input, expected) in [(input(|one| one.1), off), (input(|one| one.2), silent)] {
+            tests.push(json!({ "interval": "1m", "input_series": input, "alert_rule_test": expected }));
+        }
+    }
     let Some(checked) = run("promtool", Command::new("promtool").args(["check", "rules"]).arg(&rules)) else { return };
     assert!(checked.status.success() && said(&checked).contains("14 rules found"), "{}", said(&checked));
     let test = folder.path().join("prometheus/test.yml");
-    let text = "rule_files: [berth.rules.yml]
-evaluation_interval: 1m
-tests:
-  - interval: 1m
-    input_series:
-      - { series: 'berth_edge_requests_total{tenant=\"a\",class=\"2xx\"}', values: '0+90x20' }
-      - { series: 'berth_edge_requests_total{tenant=\"a\",class=\"5xx\"}', values: '0+10x20' }
-      - { series: 'berth_edge_limits_shared{instance=\"n\"}', values: '0x20' }
-      - { series: 'berth_edge_limits_edges{instance=\"n\"}', values: '3x20' }
-    alert_rule_test:
-      - eval_time: 15m
-        alertname: BerthErrors
-        exp_alerts:
-          - exp_labels: { severity: critical, tenant: a }
-            exp_annotations: { summary: More than 5 in 100 requests of tenant a fail. }
-      - eval_time: 15m
-        alertname: BerthLimitsByShare
-        exp_alerts:
-          - exp_labels: { severity: warning, instance: n }
-            exp_annotations: { summary: Edge n cannot reach Redis and gives its share of the limits. }
-";
-    fs::write(&test, text).unwrap();
+    // JSON is YAML.
+    let all = json!({ "rule_files": ["berth.rules.yml"], "evaluation_interval": "1m", "tests": tests });
+    fs::write(&test, all.to_string()).unwrap();
     let tested = run("promtool", Command::new("promtool").args(["test", "rules"]).arg(&test)).unwrap();
     assert!(tested.status.success(), "{}", said(&tested));
 }
@@ -264,7 +383,7 @@ fn the_stack_files_alerts_stand_in_place_of_the_usual_limits() {
 fn the_dashboard_is_json_in_which_no_panel_lies_over_another() {
     let files = site().files().unwrap();
     let board = files.iter().find(|file| file.path == "grafana/berth.json").unwrap();
-    let board: serde_json::Value = serde_json::from_str(&board.text).unwrap();
+    let board: Value = serde_json::from_str(&board.text).unwrap();
     let panels = board["panels"].as_array().unwrap();
     let mut places: Vec<_> = panels.iter().map(|panel| panel["gridPos"].to_string()).collect();
     places.sort();
