@@ -5,7 +5,10 @@ use berth_domain::Revision;
 use berth_edge::{Edge, EdgeErrorKind};
 use berth_wire::edge::{EdgeEvent, HoldOutcome};
 use http::{Method, StatusCode};
-use std::{fs::OpenOptions, io::Write as _};
+use std::{
+    fs::{self, OpenOptions},
+    io::Write as _,
+};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,6 +28,20 @@ async fn a_fresh_edge_serves_from_disk_with_the_control_plane_dead() {
     world.control.acknowledged(revision).await;
     assert_eq!(edge.get("t2.test", "/").await.by(), "new");
     assert_eq!(world.control.asked_after().last(), Some(&2), "it catches up from where its disk ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_acknowledged_is_on_disk() {
+    let world = World::start().await;
+    // So many that an acknowledgement which does not wait for the disk is there long before it.
+    world.control.put((2..5_002).map(|number| route(number, 1, "shared", &[&world.old])).collect()).await;
+    let text = fs::read_to_string(world.dir.path().join("routes.log")).unwrap();
+    for number in [2, 5_001] {
+        assert!(text.contains(&format!("\"t{number}.test\"")), "t{number} is not in {} bytes", text.len());
+    }
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    let acknowledged = world.control.acks().last().unwrap().revision;
+    assert_eq!(last, serde_json::json!({ "record": "mark", "revision": acknowledged }));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use http::{Method, Request, StatusCode, Version};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion,
+    ClientConfig, DigitallySignedStruct, ProtocolVersion, SignatureScheme, SupportedProtocolVersion,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
@@ -88,10 +88,20 @@ pub async fn connect(
     protocol: &[u8],
     version: &'static SupportedProtocolVersion,
 ) -> io::Result<(TlsStream<TcpStream>, Vec<u8>)> {
+    connect_in(address, name, protocol, &[version]).await
+}
+
+/// The same of a client that speaks any of these versions.
+async fn connect_in(
+    address: SocketAddr,
+    name: &str,
+    protocol: &[u8],
+    versions: &[&'static SupportedProtocolVersion],
+) -> io::Result<(TlsStream<TcpStream>, Vec<u8>)> {
     let seen = Arc::new(Seen { provider: ring::default_provider(), certificate: Mutex::default() });
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let mut config = config
-        .with_protocol_versions(&[version])
+        .with_protocol_versions(versions)
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::clone(&seen) as Arc<dyn ServerCertVerifier>)
@@ -160,6 +170,30 @@ async fn each_host_is_answered_with_its_own_certificate_over_both_versions_and_p
         assert_eq!((answer.status(), answer.version()), (StatusCode::OK, Version::HTTP_2), "{host}");
     }
     assert!(connect(address, "t1.test", b"http/1.1", &TLS12).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_the_versions_that_a_client_speaks_the_newest_is_spoken_and_none_before_1_2() {
+    let (world, address) = world().await;
+    put(&world, true, vec![made(1, &["t1.test"])], Vec::new()).await;
+    for (offered, spoken) in
+        [(&[&TLS12, &TLS13][..], ProtocolVersion::TLSv1_3), (&[&TLS12][..], ProtocolVersion::TLSv1_2)]
+    {
+        let (stream, _) = connect_in(address, "t1.test", b"http/1.1", offered).await.unwrap();
+        assert_eq!(stream.get_ref().1.protocol_version(), Some(spoken));
+    }
+    // A greeting of TLS 1.1 for `t1.test`: version, 32 bytes of chance, no session, one suite, no compression; the name, and how
+    // it may be signed.
+    let mut greeting: Vec<u8> = vec![0x16, 3, 1, 0, 71, 1, 0, 0, 67, 3, 2];
+    greeting.extend([7_u8; 32]);
+    greeting.extend([0_u8, 0, 2, 0xc0, 0x13, 1, 0, 0, 24]);
+    greeting.extend(b"\0\0\0\x0c\0\x0a\0\0\x07t1.test");
+    greeting.extend(b"\0\x0d\0\x04\0\x02\x04\x01");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(&greeting).await.unwrap();
+    let mut alert = [0; 7];
+    stream.read_exact(&mut alert).await.unwrap();
+    assert_eq!((alert[0], &alert[5..]), (0x15, &[2, 70][..]), "it ends with `protocol_version`");
 }
 
 #[tokio::test(flavor = "multi_thread")]
