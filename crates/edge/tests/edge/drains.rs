@@ -1,8 +1,11 @@
 //! Drains: nothing new comes in, what is open gets time to end, and a drain that is taken back leaves no trace.
 
-use crate::world::{Client, Running, World, eventually, route};
+use crate::{
+    echo::{http2, nothing},
+    world::{Client, Running, World, eventually, route},
+};
 use berth_wire::edge::{EdgeSettings, RouteState, TenantRoute};
-use http::{Method, StatusCode};
+use http::{Method, Request, StatusCode};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -116,6 +119,9 @@ async fn a_drained_edge_answers_and_keeps_no_connection() {
     for client in [&mut idle, &mut busy] {
         assert_eq!(client.ask(Method::GET, "t1.test", "/", "").await.status, StatusCode::OK);
     }
+    let mut over_http2 = http2(world.edge.address).await;
+    let first = over_http2.send_request(Request::get("http://t1.test/").body(nothing()).unwrap()).await.unwrap();
+    assert_eq!(first.status(), StatusCode::OK);
     let under_way = tokio::spawn(async move { busy.ask(Method::GET, "t1.test", "/wait", "").await });
     world.old.has_waiting(1).await;
     let health = async || Client::connect(world.edge.admin).await.ask(Method::GET, "admin", "/healthz", "").await;
@@ -125,6 +131,8 @@ async fn a_drained_edge_answers_and_keeps_no_connection() {
     eventually("health says so", gone, |status| *status == StatusCode::SERVICE_UNAVAILABLE).await;
     is_closed(stream).await;
     eventually("an idle connection is closed", async || idle.is_closed(), |closed| *closed).await;
+    drop(first);
+    eventually("one of HTTP/2 too", async || over_http2.is_closed(), |closed| *closed).await;
     world.old.state.open.send(true).unwrap();
     assert_eq!(under_way.await.unwrap().status, StatusCode::OK);
     let answer = world.edge.get("t1.test", "/").await;

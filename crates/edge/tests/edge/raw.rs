@@ -300,6 +300,45 @@ async fn who_asks_for_http_2_and_floods_is_cut_and_others_are_served() {
     eventually("no connection is left", look, |m| m.lines().any(|l| l == "berth_edge_connections 0")).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn over_http_2_who_asks_for_nothing_is_cut_whatever_else_it_says() {
+    let world = World::with(|c| c.limits.client_idle = Duration::from_millis(200)).await;
+    let mut start = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    start.extend(frame(4, 0, 0, &[]));
+    // GET / of t1.test without a body, whose head goes on.
+    let mut head = vec![0x82, 0x84, 0x86, 0x41, 7];
+    head.extend(b"t1.test");
+    let half = frame(1, 0x1, 1, &head);
+    for (what, then, again) in [
+        ("silence", Vec::new(), Vec::new()),
+        ("half a head", half.clone(), Vec::new()),
+        ("a head that drips", half, frame(9, 0, 1, &[0x40, 1, b'x', 1, b'y'])),
+        ("pings", Vec::new(), frame(6, 0, 0, &[0; 8])),
+    ] {
+        let mut stream = TcpStream::connect(world.edge.address).await.unwrap();
+        stream.write_all(&[&start[..], &then[..]].concat()).await.unwrap();
+        let (mut read, mut write) = stream.split();
+        let drip = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                if write.write_all(&again).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let ended = async {
+            let mut part = [0; 4096];
+            while read.read(&mut part).await.is_ok_and(|read| read > 0) {}
+        };
+        let cut = tokio::select! {
+            () = drip => unreachable!("it drips for ever"),
+            cut = timeout(CUT_MAX, ended) => cut.is_ok(),
+        };
+        assert!(cut, "{what}: still open");
+    }
+    assert_eq!(reached(&world), 0);
+}
+
 /// Kind, flags, stream and payload of each whole frame.
 fn frames_of(mut bytes: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
     let mut frames = Vec::new();
