@@ -27,6 +27,16 @@ pub const LIMIT_A_MINUTE: u64 = 1000;
 const TIMES: u64 = 100;
 const CONNECTIONS: u64 = 16;
 
+/// Keeps this thread where all clients are: what they need themselves is no part of what the edge takes.
+fn off_the_edges_core() -> Result<(), Failure> {
+    if let Some(thread) = std::fs::read_link("/proc/thread-self").ours("this thread")?.file_name() {
+        let mut command = Command::new("taskset");
+        let pinned = command.args(["-cp", OTHERS]).arg(thread).stdout(Stdio::null()).status();
+        pinned.map_err(|error| Failure::ours(error, "taskset", "apt-get install util-linux"))?;
+    }
+    Ok(())
+}
+
 /// Ends with its handle.
 struct Noise {
     stop: Arc<AtomicBool>,
@@ -39,6 +49,7 @@ impl Noise {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&sent));
         let body = move || {
+            off_the_edges_core()?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ours("a runtime")?;
             runtime.block_on(async {
                 let talkers = (0..CONNECTIONS).map(|_| talk(port, &stopped, &counted));
@@ -134,11 +145,7 @@ struct Clocked {
 /// Neighbours on a thread of their own, on the core that is not the edge's.
 fn by_the_clock(port: u16, seconds: u32) -> Result<Clocked, Failure> {
     let body = move || {
-        if let Some(thread) = std::fs::read_link("/proc/thread-self").ours("this thread")?.file_name() {
-            let mut command = Command::new("taskset");
-            let pinned = command.args(["-cp", OTHERS]).arg(thread).stdout(Stdio::null()).status();
-            pinned.map_err(|error| Failure::ours(error, "taskset", "apt-get install util-linux"))?;
-        }
+        off_the_edges_core()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ours("a runtime")?;
         runtime.block_on(async {
             let began = Instant::now();
