@@ -4,10 +4,26 @@
 
 use std::ops::AddAssign;
 
-/// Upper bounds of the histogram's buckets, in microseconds; one more bucket has what took longer.
-pub const BUCKETS_US: [u64; 14] = [
-    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
+/// Upper bounds of the histogram's buckets, in microseconds; one more bucket has what took longer. Of what is in that nobody
+/// knows how long it took, so that no alert can be about it: they end beyond the time that members have to begin an answer.
+pub const BUCKETS_US: [u64; 17] = [
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
     10_000_000,
+    30_000_000,
+    60_000_000,
+    120_000_000,
 ];
 
 /// What one tenant was served.
@@ -111,15 +127,20 @@ impl AddAssign<&Meter> for Meter {
 
 #[cfg(test)]
 mod tests {
-    use super::{Meter, Packed};
+    use super::{BUCKETS_US, Meter, Packed};
+    use crate::Limits;
 
     #[test]
     fn a_time_falls_into_the_first_bucket_that_holds_it() {
-        for (time_us, bucket) in [(0, 0), (500, 0), (501, 1), (10_000_000, 13), (10_000_001, 14)] {
+        for (time_us, bucket) in [(0, 0), (500, 0), (501, 1), (10_000_000, 13), (10_000_001, 14), (120_000_001, 17)] {
             let mut meter = Meter::default();
             meter.count(200, time_us);
             assert_eq!(meter.times.iter().position(|n| *n == 1), Some(bucket), "{time_us}");
         }
+        // A member that is given up on, of which an alert may be: its bucket has an end.
+        let mut late = Meter::default();
+        late.count(504, Limits::default().answer_time.as_micros() as u64 + 500_000);
+        assert_eq!(late.times[BUCKETS_US.len()], 0);
     }
 
     #[test]
