@@ -102,6 +102,30 @@ pub(crate) async fn left_behind(
     Ok(())
 }
 
+/// Takes away what an archive that was given up has left. One that was finished stays, and so does one that cannot be
+/// read: nobody knows that it is half.
+pub(crate) async fn forget_unfinished(app: &App, tenant: TenantId, archive: OperationId) -> Result<(), ControlError> {
+    // What cannot even be opened has failed the archive too: its operation must not wait for a place that may never be back.
+    let place = match app.archives().await {
+        Ok(place) => place,
+        Err(error) => {
+            tracing::warn!(tenant.id = %tenant, %error, "what archive {archive} may have left is not looked for");
+            return Ok(());
+        }
+    };
+    let at = path(tenant, archive);
+    match berth_mover::read_archive(&place, &at).await {
+        Ok(None) => {}
+        Ok(Some(_)) | Err(MoveError::ArchiveUnfit { .. }) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    let files = berth_mover::remove_files(&place, &at).await?;
+    if files > 0 {
+        tracing::info!(tenant.id = %tenant, files, "{files} files of archive {archive}, which was given up, are removed");
+    }
+    Ok(())
+}
+
 /// A tenant's archives, oldest first.
 pub async fn list(
     app: &App,

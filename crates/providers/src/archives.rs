@@ -2,7 +2,20 @@
 
 use berth_infra::ProviderError;
 use object_store::{ObjectStore, local::LocalFileSystem};
-use std::{path::Path, sync::Arc};
+use std::{
+    fs, io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// A file is written beside its place and moved there when it is whole. One that nobody has written on for so long was cut
+/// off with its server.
+const CUT_OFF_AFTER: Duration = Duration::from_hours(24);
+const LOOKED_FOR_EVERY: Duration = Duration::from_hours(1);
 
 /// A bucket and the key to it.
 #[derive(Debug)]
@@ -25,9 +38,65 @@ fn refused(reason: String) -> ProviderError {
 pub fn folder(path: &Path) -> Result<Arc<dyn ObjectStore>, ProviderError> {
     use std::os::unix::fs::DirBuilderExt as _;
     let wrong = |error: &dyn std::error::Error| refused(format!("{}: {error}", path.display()));
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| wrong(&error))?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| wrong(&error))?;
     let store = LocalFileSystem::new_with_prefix(path).map_err(|error| wrong(&error))?;
+    if is_time_to_look()
+        && let Err(error) = remove_cut_off(path, CUT_OFF_AFTER)
+    {
+        tracing::warn!(%error, "files that were cut off cannot be looked for in {}", path.display());
+    }
     Ok(Arc::new(store.with_automatic_cleanup(false).with_fsync(true)))
+}
+
+/// A folder is opened again and again.
+fn is_time_to_look() -> bool {
+    static LAST_S: AtomicU64 = AtomicU64::new(0);
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let last_s = LAST_S.load(Ordering::Relaxed);
+    now_s.saturating_sub(last_s) >= LOOKED_FOR_EVERY.as_secs()
+        && LAST_S.compare_exchange(last_s, now_s, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+}
+
+/// What a server that was killed had begun to write: no list of archives shows it, so that no erasure finds it. Returns
+/// how many there were. Others may keep files of their own in the folder: none but those that can only be an archive's go.
+fn remove_cut_off(folder: &Path, after: Duration) -> io::Result<u64> {
+    let mut gone = 0;
+    for (top, levels) in [("tenants", 2), ("uploads", 1)] {
+        let mut folders = vec![folder.join(top)];
+        for _ in 0..levels {
+            let mut inner = Vec::new();
+            for entry in folders.iter().flat_map(|at| entries(at)) {
+                let is_ours = entry.file_name().to_str().is_some_and(|name| uuid::Uuid::try_parse(name).is_ok());
+                if is_ours && entry.file_type()?.is_dir() {
+                    inner.push(entry.path());
+                }
+            }
+            folders = inner;
+        }
+        for entry in folders.iter().flat_map(|at| entries(at)) {
+            if !entry.file_name().to_str().is_some_and(is_unfinished) {
+                continue;
+            }
+            let written = entry.metadata()?.modified()?;
+            if SystemTime::now().duration_since(written).is_ok_and(|age| age >= after) {
+                fs::remove_file(entry.path())?;
+                gone += 1;
+            }
+        }
+    }
+    Ok(gone)
+}
+
+/// Of a folder that is not there, or not ours to read, nothing.
+fn entries(at: &Path) -> Vec<fs::DirEntry> {
+    fs::read_dir(at).map(|all| all.flatten().collect()).unwrap_or_default()
+}
+
+/// `public.rows.csv.zst#1`: the name that `object_store` gives a file until it is whole.
+fn is_unfinished(name: &str) -> bool {
+    let Some((file, number)) = name.rsplit_once('#') else { return false };
+    let is_archives = file == "manifest.json" || file.ends_with(".zst");
+    is_archives && !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
 }
 
 #[cfg(feature = "s3")]
@@ -56,4 +125,43 @@ pub fn bucket(bucket: &Bucket<'_>) -> Result<Arc<dyn ObjectStore>, ProviderError
 pub fn bucket(bucket: &Bucket<'_>) -> Result<Arc<dyn ObjectStore>, ProviderError> {
     let name = bucket.name;
     Err(refused(format!("bucket {name}: this program was built without the feature `s3`")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::remove_cut_off;
+    use std::{fs, time::Duration};
+
+    const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8058";
+
+    #[test]
+    fn what_a_killed_server_had_begun_goes_and_nothing_else() {
+        let place = tempfile::tempdir().unwrap();
+        let archive = format!("tenants/{ID}/{ID}");
+        let kept = [
+            format!("{archive}/manifest.json"),
+            format!("{archive}/public.rows.csv.zst"),
+            format!("{archive}/public.rows.csv.zst#one"),
+            format!("{archive}/photo.jpg#1"),
+            "tenants/acme/7/public.rows.csv.zst#1".to_owned(),
+            format!("uploads/{ID}/deeper/public.rows.csv.zst#1"),
+            format!("photos/{ID}/public.rows.csv.zst#1"),
+        ];
+        let cut_off = [
+            format!("{archive}/public.rows.csv.zst#1"),
+            format!("{archive}/objects.pack.zst#12"),
+            format!("uploads/{ID}/manifest.json#1"),
+        ];
+        for file in kept.iter().chain(&cut_off) {
+            let path = place.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "half").unwrap();
+        }
+        let there = |file: &String| place.path().join(file).exists();
+        assert_eq!(remove_cut_off(place.path(), Duration::from_hours(1)).unwrap(), 0, "somebody may write there now");
+        assert!(cut_off.iter().all(there));
+        assert_eq!(remove_cut_off(place.path(), Duration::ZERO).unwrap(), 3);
+        assert!(kept.iter().all(there) && !cut_off.iter().any(there));
+        assert_eq!(remove_cut_off(&place.path().join("none"), Duration::ZERO).unwrap(), 0);
+    }
 }

@@ -93,9 +93,8 @@ impl Step<App> for ExportRows {
         let made = berth_mover::export(&spec, &place, &at, &self.told).await.map_err(elsewhere)?;
         Ok(made.rows())
     }
-    /// Without a manifest it is no archive, and the next one of this name begins anew.
-    async fn undo(&self, _app: &App, _made: Option<u64>) -> Result<(), StepError> {
-        Ok(())
+    async fn undo(&self, app: &App, _made: Option<u64>) -> Result<(), StepError> {
+        Ok(archives::forget_unfinished(app, self.input.tenant, self.input.archive).await?)
     }
     fn retry(&self) -> Retry {
         patient()

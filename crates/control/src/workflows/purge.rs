@@ -62,9 +62,9 @@ impl Step<App> for ArchiveOldRows {
         let old = old.map_err(elsewhere)?;
         Ok((old.rows() > 0).then_some(Found { cell: tenant.cell, old, archived }))
     }
-    /// Nothing was deleted: an archive too many does no harm.
-    async fn undo(&self, _app: &App, _made: Option<Option<Found>>) -> Result<(), StepError> {
-        Ok(())
+    /// Nothing was deleted: an archive too many does no harm, and half of one goes.
+    async fn undo(&self, app: &App, _made: Option<Option<Found>>) -> Result<(), StepError> {
+        Ok(archives::forget_unfinished(app, self.input.tenant, self.input.archive).await?)
     }
     fn retry(&self) -> Retry {
         patient()

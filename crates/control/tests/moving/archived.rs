@@ -2,10 +2,12 @@
 
 use crate::try_move::{Moving, rows};
 use crate::world::{STACK, change, read, read_tenant};
-use berth_control::{archives, cells, moves, purge, ways_back};
-use berth_domain::{CellClass, OperationState};
+use berth_control::{archives, cells, moves, operations, purge, ways_back, workflows};
+use berth_domain::{CellClass, OperationId, OperationState};
 use berth_infra::{CellDatabase, Role};
 use berth_testkit::{TestDatabase, TestPg};
+use berth_workflow::{Failing, Faults, Options, Worker};
+use std::{path::Path, sync::Arc};
 
 /// `acme`, small by now, in `own-1` with a vehicle of each of so many days.
 pub async fn shrunk(days: i32) -> (Moving, TestDatabase) {
@@ -108,6 +110,67 @@ async fn all_of_a_tenants_rows_are_exported_and_come_back() {
     let back = archives::restore(app, &change(), "acme", exported.id).await.unwrap();
     assert_eq!(moving.world.carry_out(back.id).await, OperationState::Succeeded);
     assert_eq!(rows(&client, &tenant).await, whole);
+}
+
+/// All files of a folder, by name.
+fn files_in(folder: &Path) -> Vec<String> {
+    let mut found: Vec<String> = std::fs::read_dir(folder)
+        .map(|all| all.map(|entry| entry.unwrap()))
+        .into_iter()
+        .flatten()
+        .filter(|entry| entry.path().is_file())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    found.sort();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_is_given_up_leaves_no_file_and_touches_no_other_archive() {
+    let (moving, place) = (Moving::new().await, tempfile::tempdir().unwrap());
+    let app = &moving.world.app;
+    let file = STACK.replace("max_tenants: 2", "max_tenants: 90000");
+    moving.world.apply(&format!("{file}archives: {{ directory: {} }}\n", place.path().display())).await.unwrap();
+    moving.world.finish().await;
+    let tenant = moving.tenant("acme").await;
+    let of = |id: OperationId| place.path().join(format!("tenants/{}/{id}", tenant.id));
+    let whole = archives::export(app, &change(), "acme").await.unwrap();
+    assert_eq!(moving.world.carry_out(whole.id).await, OperationState::Succeeded);
+    let before = files_in(&of(whole.id));
+    assert!(before.len() >= 3, "{before:?}");
+
+    let half = archives::export(app, &change(), "acme").await.unwrap();
+    // Of a control plane that ended in the middle of it; and something is in the way of a table's file.
+    std::fs::create_dir_all(of(half.id).join("public.vehicles.csv.zst")).unwrap();
+    std::fs::write(of(half.id).join("public.earlier.csv.zst"), "half").unwrap();
+    moving.world.turn().await;
+    let left = files_in(&of(half.id));
+    assert!(
+        left.contains(&"public.earlier.csv.zst".to_owned()) && !left.contains(&"manifest.json".to_owned()),
+        "{left:?}"
+    );
+    operations::abandon(app, &change(), half.id, None, false).await.unwrap();
+    assert_eq!(moving.world.carry_out(half.id).await, OperationState::Abandoned);
+    assert_eq!(files_in(&of(half.id)), Vec::<String>::new(), "what was half written");
+    assert_eq!(files_in(&of(whole.id)), before, "an archive that was finished");
+    let listed = archives::list(app, &read_tenant(), "acme").await.unwrap().items;
+    assert_eq!(listed.iter().map(|archive| archive.id).collect::<Vec<_>>(), [whole.id]);
+}
+
+/// It was given up in the moment in which its manifest was there already.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_was_finished_stays_when_its_export_fails_afterwards() {
+    let moving = Moving::new().await;
+    let app = &moving.world.app;
+    moving.tenant("acme").await;
+    let begun = archives::export(app, &change(), "acme").await.unwrap();
+    let faults = Faults::fail(0, Failing::AfterRun);
+    let options = Options { faults, ..Options::named("failing") };
+    let (store, registry) = (Arc::new(moving.world.store.clone()), Arc::new(workflows::registry()));
+    Worker::new(store, registry, Arc::new(app.clone()), options).turn().await.unwrap();
+    assert_eq!(moving.world.carry_out(begun.id).await, OperationState::Failed);
+    let listed = archives::list(app, &read_tenant(), "acme").await.unwrap().items;
+    assert_eq!(listed.iter().map(|archive| archive.id).collect::<Vec<_>>(), [begun.id]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
