@@ -38,6 +38,23 @@ fn what_is_wrong_with_a_server_is_named_before_anything_is_changed() {
     let said = refused(&yes);
     assert!(said.contains("port 80") && said.contains("python3") && said.contains("nothing was changed"), "{said}");
     server.sh("systemctl stop one");
+    // A web server of somebody's, at both: each is named with its process.
+    server.sh("for port in 80 443; do systemd-run --quiet --unit web-$port python3 -m http.server $port --bind 0.0.0.0; done; sleep 1");
+    let said = refused(&[&yes[..], &["--tls"]].concat());
+    for port in [80, 443] {
+        let pid = server.sh(&format!("systemctl show -p MainPID --value web-{port}"));
+        assert!(said.contains(&format!("port {port} is taken by `python3` (pid {})", pid.trim())), "{said}");
+    }
+    assert!(said.contains("systemctl status") && said.contains("nothing was changed"), "{said}");
+    server.sh("systemctl stop web-80");
+    // Without `--tls` nobody wants 443.
+    let said = refused(&yes);
+    assert!(!said.contains("port 443"), "{said}");
+    server.sh("systemctl stop web-443");
+    server.sh("systemd-run --quiet --unit inside python3 -m http.server 7603 --bind 127.0.0.1; sleep 1");
+    let said = refused(&yes);
+    assert!(said.contains("port 7603 is taken by `python3`") && said.contains("edge needs it"), "{said}");
+    server.sh("systemctl stop inside");
 
     let said = refused(&yes);
     assert!(said.contains("programs are not on") && said.contains("`fleet`"), "{said}");
@@ -145,6 +162,15 @@ async fn the_stack_file_that_init_writes_comes_to_its_first_cell_and_tenant() {
     for row in second["steps"].as_array().unwrap() {
         assert_eq!(row["went"], "was", "{row}");
     }
+    // Its own edge is in nobody's way; another program at the port that it would have besides is.
+    server.sh("systemd-run --quiet --unit web python3 -m http.server 443 --bind 0.0.0.0; sleep 1");
+    let tls = desk.berth(&[&words[..], &["--tls"]].concat()).output().unwrap();
+    let said = text(&tls.stderr);
+    assert!(
+        !tls.status.success() && said.contains("port 443 is taken by `python3`") && !said.contains("port 80"),
+        "{said}"
+    );
+    server.sh("systemctl stop web; curl -fs -o /dev/null http://127.0.0.1:7603/healthz");
     let admin = first["admin_key"].as_str().unwrap();
     let cells = server.sh(&format!("BERTH_API_KEY='{admin}' berth cell list --json"));
     let cells: Value = serde_json::from_str(&cells).unwrap();

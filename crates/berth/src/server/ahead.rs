@@ -1,5 +1,5 @@
 //! What `berth up` can know before it changes anything: whether the stack file will be taken, whether its first cell and
-//! tenant can be made, and whether the host has the programs and the ports. Only looks.
+//! tenant can be made, and whether the host has the programs. Only looks.
 
 use super::steps::Walk;
 use crate::fail::Failure;
@@ -191,38 +191,6 @@ fn looking_for(programs: &[&str]) -> String {
          there() {{ case \"$1\" in */*) runs \"$1\";; *) for d in {PROGRAMS}; do runs \"$d/$1\" && return 0; done; false;; esac; }}; \
          for p in {all}; do there \"$p\" || printf '%s\\n' \"$p\"; done"
     )
-}
-
-/// Ports that serve and edge will listen on, unless they are theirs already.
-pub async fn ports_are_free(walk: &Walk<'_>, tls: bool) -> Result<(), Failure> {
-    // The edge listens everywhere: whoever has one address of such a port is in its way.
-    let (any, loopback) = (".", r"^(127\.0\.0\.1|0\.0\.0\.0|\*|\[::\]|\[::ffff:127\.0\.0\.1\]):");
-    let edge = [(80, "edge", any), (443, "edge", any)];
-    let edge = if tls { &edge[..] } else { &edge[..1] };
-    let inside = [(7600, "serve", loopback), (7601, "serve", loopback), (7603, "edge", loopback)];
-    for (port, role, at) in edge.iter().copied().chain(inside) {
-        // The edge's ports are held by its socket, also while it is started again itself.
-        // One that a broken-off run is starting or ending at this moment has them too.
-        let ours = format!(
-            "systemctl show -p ActiveState --value berth-{role}.service berth-{role}.socket 2>/dev/null | grep -qE '^(active|activating|reloading|deactivating)$'"
-        );
-        // A host that has not been prepared may lack `ss`.
-        let taken = format!(
-            "if command -v ss >/dev/null; then ss -Hltn 'sport = :{port}' | awk '{{print $4}}' | grep -qE '{at}'; \
-             else bash -c '(exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null'; fi"
-        );
-        if walk.is(&taken).await? && !walk.is(&ours).await? {
-            let who = format!(
-                "ss -Hltnp 'sport = :{port}' 2>/dev/null | sed -n 's/.*users:((\"\\([^\"]*\\)\".*/\\1/p' | head -n1"
-            );
-            let who = walk.asks(&who).await.unwrap_or_default();
-            let who = if who.trim().is_empty() { "another program".to_owned() } else { format!("`{}`", who.trim()) };
-            let what =
-                format!("port {port} of `{}` is taken by {who}, and {role} needs it", walk.connection.target().name());
-            return Err(Failure::request(what, "stop it there, or take another host; nothing was changed"));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod check;
 mod host;
 mod list;
 mod machine;
+mod ports;
 mod prepare;
 mod steps;
 mod swap;

@@ -5,6 +5,7 @@
 use super::{
     Answer, ahead, beside,
     host::{Host, agree_to_changes, can_be_asked},
+    ports,
     prepare::{self, Found, USER},
     steps::{Step, Walk, Went, failed, say},
     told,
@@ -87,8 +88,10 @@ struct Served<'a> {
     first_of: &'a FirstOf,
 }
 
-/// This server's edge, and the name of its key.
-const EDGE: &str = "edge-1";
+/// The name of its edge's key, which no other host's has: keys of one control plane may be of edges of many. Made of the
+/// host's own name, for people, and of the id that its installation has, which is not to be told as it is.
+const NAME_OF_KEY: &str = "printf 'edge-1 of %s (%s)' \"$(uname -n | cut -c1-40)\" \
+                           \"$({ echo berth-edge; cat /etc/machine-id; } | sha256sum | cut -c1-12)\"";
 
 /// Where this server's edge differs from the unit that `berth render` writes.
 const EDGE_OWN: &str = "[Service]
@@ -119,7 +122,7 @@ impl Up {
         say(&format!("`{name}` runs {}", found.system));
         beside::tell(&found.beside);
         let mut walk = Walk::new(&first, found.sudo, self.dry_run);
-        ahead::ports_are_free(&walk, self.tls).await?;
+        ports::are_free(&walk, self.tls).await?;
         let known = ahead::environment(&walk, env.as_deref()).await?;
         files.parse_with(Some(&known)).map_err(|error| {
             let hint = "variables come with `--env-file FILE`, as NAME=VALUE lines; nothing was changed";
@@ -269,17 +272,12 @@ impl Up {
         walk.note("cell", &format!("cell `{cell}`"), went, begun.elapsed());
 
         if !walk.is("test -s /etc/berth/edge.key").await? {
-            // Of a run that was broken off before it had written the key down: nobody has that one.
+            let name = walk.must("the name of the edge's key", NAME_OF_KEY, b"").await?;
             let all = cx.client.keys().await.map_err(error)?;
-            let lost = |key: &&Key| {
-                (key.name.as_str(), key.scope.as_str()) == (EDGE, "edge")
-                    && key.last_used_at.is_none()
-                    && key.revoked_at.is_none()
-            };
-            for key in all.iter().filter(lost) {
+            for key in all.iter().filter(|key| is_lost(key, &name)) {
                 cx.client.key_revoke(key.id).await.map_err(error)?;
             }
-            let wanted = KeyCreate { name: EDGE.to_owned(), scope: "edge".to_owned() };
+            let wanted = KeyCreate { name, scope: "edge".to_owned() };
             let made = cx.client.key_create(&wanted).await.map_err(error)?;
             let script = "set -e; umask 077; install -d -m 755 /etc/berth; cat >/etc/berth/edge.key.new; \
                           chown berth-edge /etc/berth/edge.key.new; mv /etc/berth/edge.key.new /etc/berth/edge.key";
@@ -380,6 +378,11 @@ impl Up {
     }
 }
 
+/// Of a run on this host that was broken off before it had written the key down: nobody has that one.
+fn is_lost(key: &Key, name: &str) -> bool {
+    (key.name.as_str(), key.scope.as_str()) == (name, "edge") && key.last_used_at.is_none() && key.revoked_at.is_none()
+}
+
 async fn program(walk: &mut Walk<'_>) -> Result<(), Failure> {
     let says = "this program, as /usr/local/bin/berth";
     if walk.dry_run {
@@ -420,4 +423,52 @@ fn runs(name: &str, unit: &File) -> String {
         "printf %s '{text}' | cmp -s - /etc/systemd/system/{name}.service && systemctl is-active -q {name} && \
          test \"$(readlink /proc/$(systemctl show -p MainPID --value {name})/exe)\" = /usr/local/bin/berth"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NAME_OF_KEY, is_lost};
+    use berth_domain::KeyId;
+    use berth_wire::Key;
+    use jiff::Timestamp;
+    use std::process::Command;
+    use uuid::Uuid;
+
+    #[test]
+    fn only_a_key_that_this_host_was_to_have_and_nobody_used_is_revoked() {
+        let name = "edge-1 of shop (0123456789ab)";
+        let key = |name: &str, scope: &str| Key {
+            id: KeyId::new(Uuid::now_v7()),
+            name: name.to_owned(),
+            scope: scope.to_owned(),
+            prefix: "bk_abcde".to_owned(),
+            created_at: Timestamp::UNIX_EPOCH,
+            last_used_at: None,
+            revoked_at: None,
+        };
+        assert!(is_lost(&key(name, "edge"), name));
+        for other in [
+            // Of an edge elsewhere, as the docs have it made; of another host; of something else.
+            key("edge-1", "edge"),
+            key("edge-1 of shop (ba9876543210)", "edge"),
+            key(name, "admin"),
+            Key { last_used_at: Some(Timestamp::UNIX_EPOCH), ..key(name, "edge") },
+            Key { revoked_at: Some(Timestamp::UNIX_EPOCH), ..key(name, "edge") },
+        ] {
+            assert!(!is_lost(&other, name), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_key_is_the_hosts_own_and_tells_no_id_of_it() {
+        let id = tempfile::NamedTempFile::new().unwrap();
+        let named = |words: &str| {
+            std::fs::write(id.path(), words).unwrap();
+            let script = NAME_OF_KEY.replace("/etc/machine-id", id.path().to_str().unwrap());
+            String::from_utf8(Command::new("sh").args(["-c", &script]).output().unwrap().stdout).unwrap()
+        };
+        let (one, other) = (named("4c4c4544003410"), named("4c4c4544003411"));
+        assert!(one.starts_with("edge-1 of ") && one.ends_with(')') && one.len() <= 80, "{one}");
+        assert!(one != other && one == named("4c4c4544003410") && !one.contains("4c4c"), "{one} {other}");
+    }
 }
