@@ -4,7 +4,7 @@ use crate::Speaks;
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr,
 };
 
@@ -66,12 +66,19 @@ impl From<Network> for String {
     }
 }
 
-/// This machine, or a network that no stranger is in.
+/// This machine, or a network that the internet has no way into.
 pub fn is_private(address: IpAddr) -> bool {
     match address.to_canonical() {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local() || is_shared(ip),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
     }
+}
+
+/// 100.64.0.0/10 (RFC 6598). Made for networks of carriers, used by those who speak to machines there for a VPN such as
+/// Tailscale, which encrypts. Refusing plain HTTP in it would only make people allow it everywhere.
+const fn is_shared(ip: Ipv4Addr) -> bool {
+    let [first, second, ..] = ip.octets();
+    first == 100 && second & 0b1100_0000 == 0b0100_0000
 }
 
 /// Whether what is sent to a member at this address passes a public network without TLS. `speaks`: where the address does not
@@ -104,6 +111,8 @@ mod tests {
             ("[fd00::1]:80", Speaks::Http, false),
             ("127.0.0.1:8000", Speaks::Http, false),
             ("10.1.2.3:8000", Speaks::Http, false),
+            ("100.101.102.103:8000", Speaks::Http, false),
+            ("http://100.128.0.1:8000", Speaks::Http, true),
             ("http://app.example.com", Speaks::Http, false),
             ("", Speaks::Http, false),
         ] {
@@ -136,13 +145,25 @@ mod tests {
     }
 
     #[test]
-    fn private_is_what_no_stranger_can_read() {
-        for private in
-            ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.7.7", "::1", "fd00::1", "fe80::1", "::ffff:10.0.0.1"]
-        {
+    fn private_is_what_the_internet_has_no_way_into() {
+        for private in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.7.7",
+            "100.64.0.0",
+            "100.127.255.255",
+            "::ffff:100.100.1.1",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "::ffff:10.0.0.1",
+        ] {
             assert!(super::is_private(private.parse().unwrap()), "{private}");
         }
-        for open in ["1.1.1.1", "172.32.0.1", "100.64.0.1", "2001:db8::1", "::ffff:8.8.8.8"] {
+        for open in
+            ["1.1.1.1", "172.32.0.1", "100.63.255.255", "100.128.0.0", "101.64.0.1", "2001:db8::1", "::ffff:8.8.8.8"]
+        {
             assert!(!super::is_private(open.parse().unwrap()), "{open}");
         }
     }

@@ -234,11 +234,7 @@ async fn is_private(url: &str) -> bool {
     let Some(rest) = url.strip_prefix("http://") else { return true };
     let name = rest.rsplit_once(':').map_or(rest, |(name, _)| name).trim_matches(['[', ']']).to_owned();
     let found = addresses(name).await;
-    !found.is_empty()
-        && found.iter().all(|at| match at {
-            IpAddr::V4(at) => at.is_loopback() || at.is_private() || at.is_link_local(),
-            IpAddr::V6(at) => at.is_loopback() || at.is_unique_local() || at.is_unicast_link_local(),
-        })
+    !found.is_empty() && found.into_iter().all(berth_domain::is_private)
 }
 
 fn screen(shown: &Shown) -> String {
