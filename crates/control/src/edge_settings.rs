@@ -3,7 +3,7 @@
 
 use crate::{App, ControlError};
 use berth_config::{CompressWay, EdgeCheck, MissingVariable, ServiceEdge, Stack, Template, place_of};
-use berth_domain::{EdgeName, ServiceRole, TenantName};
+use berth_domain::{EdgeName, ServiceRole, Signer, TenantName};
 use berth_store::Drained;
 use berth_wire::edge::{
     ClusterSettings, Compression, CompressionWay, EdgeSettings, Ejection, GeoSettings, HealthCheck, Hidden,
@@ -115,6 +115,11 @@ fn signature_key(app: &App, template: &Template) -> Option<Hidden> {
             None
         }
     }
+}
+
+/// What control signs with itself when it asks a member past the edges. `None`: the service has no key.
+pub(crate) fn signer(app: &App, from: &ServiceEdge) -> Option<Signer> {
+    Signer::new(signature_key(app, from.signature_key.as_ref()?)?.expose())
 }
 
 fn way(from: CompressWay) -> CompressionWay {

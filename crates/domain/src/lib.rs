@@ -11,6 +11,7 @@ mod money;
 mod name;
 mod network;
 mod plan;
+mod sign;
 mod state;
 mod version;
 
@@ -25,6 +26,7 @@ pub use name::{
 };
 pub use network::{BadNetwork, Network, is_in_the_open, is_private};
 pub use plan::{EdgeLimits, Plan, PlanLimits};
+pub use sign::{Signature, Signed, Signer};
 pub use state::{
     ApprovalState, BadState, Balance, CellClass, CellState, HostProof, IllegalTransition, MemberRole, MemberState,
     Mode, MovePhase, OperationState, OrderState, OrderTrouble, RollCellState, RollState, ServiceRole, Speaks,

@@ -10,11 +10,10 @@ use crate::{
     headers,
     hold::{Parked, Stopped},
     serve::standing,
-    sign::Signed,
     tenant::{Route, Tenant, Ticket},
     upstream::{self, Attempt, Lease, SendError, Sending},
 };
-use berth_domain::{Balance, MemberId};
+use berth_domain::{Balance, MemberId, Signed};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::Incoming;

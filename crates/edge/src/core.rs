@@ -18,14 +18,13 @@ use crate::{
     request_log::Logger,
     routes::{self, Routes},
     routing::{Change, Index},
-    sign::{Signed, Signer},
     sticky::Cookies,
     tenant::{Maker, Tenant},
     tls::Certificates,
     upstream::Upstreams,
 };
 use arc_swap::ArcSwap;
-use berth_domain::TenantId;
+use berth_domain::{Signed, Signer, TenantId};
 use berth_wire::edge::{Compression, EdgeSettings, RouteState, TenantRoute};
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -296,7 +295,7 @@ impl Core {
     pub fn signature(&self, signer: &Signer, signed: Signed<'_>) -> HeaderValue {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let mut room = self.ids.borrow_mut();
-        signer.write(signed, since.as_secs(), &mut room);
+        room.extend_from_slice(signer.sign(signed, since.as_secs()).as_bytes());
         HeaderValue::from_maybe_shared(room.split().freeze()).expect("digits, letters, `=` and `,` are a header value")
     }
 

@@ -4,7 +4,7 @@
 //! nothing is shared on a request's way. A coordinator beside them follows the control plane, writes routes and holds
 //! to disk, and tells the cores. Never knows the store, and serves on from its last routes when all else is down.
 //!
-//! Pure parts, tested with tables: [`routing`], `routes`, `limits`, `shared`, `balance`, `health`, `sign`, `sticky`, `hold`, `book`, `headers`,
+//! Pure parts, tested with tables: [`routing`], `routes`, `limits`, `shared`, `balance`, `health`, `sticky`, `hold`, `book`, `headers`,
 //! `framing`, `geo`, `frames`, `meter`, `named`, `second_names`, `pack`, `pulse`, `seldom`, `late`. The shell around them: `serve` (one request), `call`, `pool`, `upstream`,
 //! `dial`, `checks`, `request_log`, `tls`, `body`, `drain`, `tunnel`, `worker`, `feed`, `ledger`, `report`, `snapshot`, `settings`, `cluster`, `place`,
 //! `handover`, `coordinator`. `measure` times look-ups for a bench.
@@ -53,7 +53,6 @@ mod seldom;
 mod serve;
 mod settings;
 mod shared;
-mod sign;
 mod snapshot;
 mod sticky;
 mod tenant;

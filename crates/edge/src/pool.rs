@@ -6,10 +6,9 @@ use crate::{
     balance::{Choice, Chooser, Wish, digest},
     dial::Trust,
     geo::Spot,
-    sign::Signer,
     upstream::{Member, Upstreams},
 };
-use berth_domain::{Balance, MemberId, ServiceName};
+use berth_domain::{Balance, MemberId, ServiceName, Signer};
 use berth_wire::edge::{EdgeSettings, Ejection, MemberAddress, ServiceSettings};
 use std::{
     cell::{Cell, RefCell},

@@ -12,9 +12,8 @@ use crate::{
     health::{Vital, Vitals},
     late::Waiting,
     pool::{Busy, Pool},
-    sign::Signer,
 };
-use berth_domain::{MemberId, Speaks};
+use berth_domain::{MemberId, Signer, Speaks};
 use berth_wire::edge::{EdgeSettings, MemberAddress, ServiceSettings};
 use futures_util::future::Either;
 use http::{Request, Response};

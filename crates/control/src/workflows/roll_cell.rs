@@ -7,8 +7,8 @@
 
 use super::{cell::fingerprint, done, fetch::Fetch, healthy::await_healthy, move_tenant::patient, reserved, store};
 use crate::{
-    App, ControlError, edge_link::await_all, member_spec, programs::Programs, release_error::said, smoke,
-    ways_open::await_open,
+    App, ControlError, edge_link::await_all, edge_settings, member_spec, programs::Programs, release_error::said,
+    smoke, ways_open::await_open,
 };
 use async_trait::async_trait;
 use berth_config::Workers;
@@ -373,7 +373,9 @@ pub(super) async fn gate(app: &App, cell: &Cell, members: &[Planned], hint: &'st
     for member in members {
         for check in in_force.stack.releases.smoke.iter().filter(|check| check.service == member.service) {
             let name = member.name(cell);
-            if let Err(why) = smoke::ask(&*reach, &name, check).await {
+            let signer =
+                in_force.stack.services.get(&check.service).and_then(|it| edge_settings::signer(app, &it.edge));
+            if let Err(why) = smoke::ask(&*reach, &name, check, signer.as_ref()).await {
                 let message = format!("a smoke check of member `{name}` failed: {why}");
                 return Err(StepError::permanent("smoke_failed", message).hint(hint));
             }

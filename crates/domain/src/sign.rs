@@ -1,22 +1,47 @@
-//! `Berth-Signature`: by it a member that strangers can reach past the edge knows which requests came through it.
+//! `Berth-Signature`: by it a member that strangers can reach past the edge knows which requests came through it, or are
+//! control's own.
 //!
 //! Pure: the time is handed in. Says whose the request is, under which generation, which one it is and when it was sent on;
 //! never what is in it, since a body is not read before it is sent.
 
-use bytes::BytesMut;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
+use std::fmt;
 
-/// `t=`, a time of ten digits, `,v1=`, 64 hexadecimal digits: what one signature needs until the year 2286.
-const USUAL_BYTES: usize = 81;
+/// `t=`, twenty digits, `,v1=`, 64 hexadecimal digits.
+const BYTES_MOST: usize = 90;
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// Made when settings come, with the key taken in already: a request costs two or three turns of SHA-256.
 pub struct Signer(Hmac<Sha256>);
 
-impl std::fmt::Debug for Signer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Signer")
+    }
+}
+
+/// `t=SECONDS,v1=HEX`, the header's value.
+#[derive(Clone, Copy, Debug)]
+pub struct Signature {
+    text: [u8; BYTES_MOST],
+    len: usize,
+}
+
+impl Signature {
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text[..self.len]
+    }
+
+    fn push(&mut self, part: &[u8]) {
+        self.text[self.len..self.len + part.len()].copy_from_slice(part);
+        self.len += part.len();
+    }
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(self.as_bytes()))
     }
 }
 
@@ -35,9 +60,9 @@ impl Signer {
         (!key.is_empty()).then_some(Self(mac))
     }
 
-    /// Appends `t=SECONDS,v1=HEX`. Under the HMAC stand tenant, generation, request id and the seconds, a line end between
-    /// them: none of them can hold one, so that no two requests are the same text.
-    pub fn write(&self, signed: Signed<'_>, now_s: u64, out: &mut BytesMut) {
+    /// Under the HMAC stand tenant, generation, request id and the seconds, a line end between them: none of them can hold
+    /// one, so that no two requests are the same text.
+    pub fn sign(&self, signed: Signed<'_>, now_s: u64) -> Signature {
         let mut digits = [0; 20];
         let time = decimal(now_s, &mut digits);
         let mut mac = self.0.clone();
@@ -51,11 +76,11 @@ impl Signer {
         for (digits, byte) in hex.chunks_exact_mut(2).zip(mac.finalize().into_bytes()) {
             digits.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
         }
-        out.reserve(USUAL_BYTES);
-        out.extend_from_slice(b"t=");
-        out.extend_from_slice(time);
-        out.extend_from_slice(b",v1=");
-        out.extend_from_slice(&hex);
+        let mut signature = Signature { text: [0; BYTES_MOST], len: 0 };
+        for part in [&b"t="[..], time, b",v1=", &hex] {
+            signature.push(part);
+        }
+        signature
     }
 }
 
@@ -75,16 +100,13 @@ fn decimal(mut number: u64, room: &mut [u8; 20]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::{Signed, Signer};
-    use bytes::BytesMut;
 
     const KEY: &str = "0123456789abcdef0123456789abcdef";
 
     fn written(key: &str, tenant: &str, generation: &str, request_id: &str, now_s: u64) -> String {
         let signed =
             Signed { tenant: tenant.as_bytes(), generation: generation.as_bytes(), request_id: request_id.as_bytes() };
-        let mut out = BytesMut::new();
-        Signer::new(key).unwrap().write(signed, now_s, &mut out);
-        String::from_utf8(out.to_vec()).unwrap()
+        Signer::new(key).unwrap().sign(signed, now_s).to_string()
     }
 
     /// The value of the page in docs, made with `openssl dgst -sha256 -hmac`: applications are written after it.
