@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A request of nobody's: no tenant has generation 0.
+/// Beside a tenant that is empty: the request is nobody's.
 const GENERATION: &str = "0";
 
 /// `Err`: why the member is not what was asked for.
