@@ -229,9 +229,12 @@ fn passwords_and_root_are_shut_out_whatever_other_files_of_ssh_say() {
     assert_eq!(went(&second, "ssh"), "was");
     // What somebody writes there afterwards is found, and told by `check` with its line.
     server.sh(&format!("printf 'Match all\\nPermitRootLogin yes\\n' >{own}"));
+    server.sh("echo 'APT::Periodic::Unattended-Upgrade \"0\";' >/etc/apt/apt.conf.d/99own");
     let check = desk.berth(&["--json", "server", "check", &stays, "--key-file", &key]).output().unwrap();
     let check: Value = serde_json::from_slice(&check.stdout).unwrap();
-    let finding = check["findings"].as_array().unwrap().iter().find(|it| it["what"] == "Match blocks").unwrap();
+    let of = |what: &str| check["findings"].as_array().unwrap().iter().find(|it| it["what"] == what).unwrap();
+    let (finding, upgrades) = (of("Match blocks"), of("upgrades"));
+    assert!(upgrades["good"] == false && upgrades["says"].as_str().unwrap().contains("are off"), "{check}");
     assert!(finding["good"] == false && finding["says"].as_str().unwrap().contains("90-own.conf:2"), "{check}");
 }
 

@@ -15,6 +15,12 @@ use tokio::{net::TcpStream, time::timeout};
 /// Long enough for an answer over any ocean; a firewall that drops says nothing at all.
 const LIMIT: Duration = Duration::from_secs(3);
 
+/// As apt itself reads its files: of a setting that is there twice it takes the last, and without an origin nothing is ever
+/// installed. Not by a dry run, which waits for other users of apt and fetches what it would install.
+const UPGRADES: &str = "eval \"$(apt-config shell on APT::Periodic::Unattended-Upgrade)\"; test \"${on:-0}\" != 0 && \
+                        apt-config dump | grep -qE '^Unattended-Upgrade::(Origins-Pattern|Allowed-Origins)::' && \
+                        command -v unattended-upgrade && systemctl is-enabled -q apt-daily-upgrade.timer";
+
 #[derive(Debug, Serialize)]
 pub struct Finding {
     pub what: &'static str,
@@ -71,7 +77,7 @@ pub async fn check(connection: &Connection, host: &Host) -> Result<Vec<Finding>,
     for (what, script, good, bad) in [
         ("firewall", "nft list table inet berth | grep -q 'policy drop'", "drops what is not named", "not there"),
         ("fail2ban", "fail2ban-client status sshd", "watches SSH", "does not watch SSH"),
-        ("upgrades", "grep -q 'Unattended-Upgrade \"1\"' /etc/apt/apt.conf.d/20auto-upgrades", "are on", "are off"),
+        ("upgrades", UPGRADES, "are on", "are off: `apt-config dump APT::Periodic Unattended-Upgrade` shows by what"),
         ("postgres", "ls /usr/lib/postgresql/*/bin/postgres", "is installed", "is not installed"),
         ("containers", "podman --version", "podman is installed", "no engine is installed"),
     ] {
