@@ -95,7 +95,7 @@ fn entries(at: &Path) -> Vec<fs::DirEntry> {
 /// `public.rows.csv.zst#1`: the name that `object_store` gives a file until it is whole.
 fn is_unfinished(name: &str) -> bool {
     let Some((file, number)) = name.rsplit_once('#') else { return false };
-    let is_archives = file == "manifest.json" || file.ends_with(".zst");
+    let is_archives = file == "manifest.json" || Path::new(file).extension().is_some_and(|it| it == "zst");
     is_archives && !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
 }
 
