@@ -60,6 +60,11 @@ pub(crate) const PINNED: &[(&str, &str)] = &[
     ("jit", "off"),
 ];
 
+/// PostgreSQL 17 has one more, at which an older server would refuse the start: it is taken away where it is there and set. In a
+/// session of replication too, whose exported snapshot is one long transaction.
+pub(crate) const NO_TRANSACTION_TIMEOUT: &str =
+    "select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout' and setting <> '0'";
+
 pub(crate) fn options(extra: &[(&str, &str)]) -> String {
     PINNED.iter().chain(extra).map(|(key, value)| format!("-c {key}={value}")).collect::<Vec<_>>().join(" ")
 }
@@ -99,7 +104,10 @@ pub(crate) async fn connect_with(
     let plain = config.clone();
     config.options(options(extra));
     let source = match berth_pg::connect(&config, endpoint.tls.as_ref()).await {
-        Ok(client) => return Ok(client),
+        Ok(client) => {
+            let set = client.batch_execute(NO_TRANSACTION_TIMEOUT).await;
+            return set.doing(side, "setting up a session").map(|()| client);
+        }
         Err(source) => source,
     };
     if is_about_options(&source)
@@ -151,32 +159,55 @@ impl<T> Doing<T> for Result<T, tokio_postgres::Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Endpoint, connect_to_look, ident, literal};
+    use super::{Endpoint, connect, connect_to_look, ident, literal};
     use crate::Side;
+    use crate::wal::Replication;
     use berth_infra::Role;
-    use berth_testkit::TestDatabase;
+    use berth_testkit::{TestDatabase, TestPg};
     use secrecy::{ExposeSecret as _, SecretString};
     use tokio_postgres::{Config, config::Host, error::SqlState};
 
-    #[tokio::test]
-    async fn a_session_that_looks_is_refused_every_write() {
-        let database = TestDatabase::new().await;
-        let config: Config = database.url(Role::Owner).expose_secret().parse().unwrap();
+    fn endpoint(config: &Config) -> Endpoint {
         let host = match &config.get_hosts()[0] {
             Host::Tcp(host) => host.clone(),
             Host::Unix(folder) => folder.to_string_lossy().into_owned(),
         };
-        let endpoint = Endpoint {
+        Endpoint {
             host,
             port: config.get_ports()[0],
             database: config.get_dbname().unwrap().to_owned(),
             user: config.get_user().unwrap().to_owned(),
             password: SecretString::from(String::from_utf8(config.get_password().unwrap().to_vec()).unwrap()),
             tls: None,
-        };
-        let client = connect_to_look(&endpoint, Side::Source, "berth-test").await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_that_looks_is_refused_every_write() {
+        let database = TestDatabase::new().await;
+        let config: Config = database.url(Role::Owner).expose_secret().parse().unwrap();
+        let client = connect_to_look(&endpoint(&config), Side::Source, "berth-test").await.unwrap();
         let refused = client.batch_execute("create table public.made (id int)").await.unwrap_err();
         assert_eq!(refused.code(), Some(&SqlState::READ_ONLY_SQL_TRANSACTION));
+    }
+
+    #[tokio::test]
+    async fn a_logins_limit_of_its_transactions_holds_for_no_session_of_the_mover() {
+        let Some(server) = TestPg::version_18().await else {
+            println!("skipped: there is no PostgreSQL 18 on this machine");
+            return;
+        };
+        let database = server.database("limited").await;
+        let endpoint = endpoint(&server.config(Role::Mover, &database));
+        let limit = format!("alter role {} set transaction_timeout = '5s'", ident(&endpoint.user));
+        server.connect_to(Role::Mover, &database).await.batch_execute(&limit).await.unwrap();
+        let show = "show transaction_timeout";
+        let others = server.connect_to(Role::Mover, &database).await.query_one(show, &[]).await.unwrap();
+        assert_eq!(others.get::<_, String>(0), "5s");
+        let session = connect(&endpoint, Side::Source, "berth-test").await.unwrap();
+        assert_eq!(session.query_one(show, &[]).await.unwrap().get::<_, String>(0), "0");
+        let mut replication = Replication::connect(&endpoint, "berth-test").await.unwrap();
+        assert_eq!(replication.command("SHOW transaction_timeout").await.unwrap(), [[Some("0".to_owned())]]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! of transactions in progress: beside a neighbour's large transaction that costs seconds inside the pause.
 //! Never interprets what it carries; see [`crate::pgoutput`].
 
-use crate::sql::{Endpoint, options};
+use crate::sql::{Endpoint, NO_TRANSACTION_TIMEOUT, options};
 use crate::{MoveError, Side};
 use berth_pg::{CONNECT_LIMIT, notice_silence};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -99,6 +99,7 @@ impl Replication {
         frontend::startup_message(parameters, &mut hello).map_err(MoveError::Stream)?;
         session.send(&hello).await?;
         session.authenticate(endpoint).await?;
+        session.command(NO_TRANSACTION_TIMEOUT).await?;
         Ok(session)
     }
 
