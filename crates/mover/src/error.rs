@@ -360,6 +360,8 @@ pub enum MoveError {
     Truncated { table: TableName },
     #[error("a row of `{table}` changed its tenant during the move")]
     TenantChanged { table: String },
+    #[error("a row of `{table}` lost its tenant during the move: an update set its `{column}` to null")]
+    TenantCleared { table: String, column: String },
     #[error("the replication slot `{slot}` is lost: the server gave up its WAL")]
     SlotLost { slot: String },
     #[error("the move holds back {held_mb} MB of the source's write-ahead log, more than the {most_mb} MB that it may")]
@@ -427,6 +429,7 @@ impl MoveError {
             | Self::SchemaChanged { .. }
             | Self::Truncated { .. }
             | Self::TenantChanged { .. }
+            | Self::TenantCleared { .. }
             | Self::SharedDiffers { .. }
             | Self::AlreadyMoved
             | Self::LivesThere
@@ -479,6 +482,9 @@ impl MoveError {
             Self::SchemaChanged { .. } | Self::Truncated { .. } | Self::TenantChanged { .. } => {
                 "move again when the release or the clean-up is over".into()
             }
+            Self::TenantCleared { table, column } => format!(
+                "a row without `{column}` is nobody's and stays behind: give it its tenant back where it is to travel, and where none may be without one: ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL; then move again"
+            ),
             Self::SharedDiffers { .. } => "make it the same in both cells, then move again".into(),
             Self::AlreadyMoved => "it is served at its new cell; nothing was taken away".into(),
             Self::ReferredTo { .. } => "let them refer to rows of their own tenant, then try again".into(),
@@ -524,7 +530,7 @@ impl MoveError {
             Self::NotOneRow { .. } => "row_not_found",
             Self::SchemaChanged { .. } => "schema_changed",
             Self::Truncated { .. } => "truncated",
-            Self::TenantChanged { .. } => "tenant_changed",
+            Self::TenantChanged { .. } | Self::TenantCleared { .. } => "tenant_changed",
             Self::SlotLost { .. } => "slot_lost",
             Self::NoMoment { .. } => "no_quiet_moment",
             Self::Silent { .. } => "database_silent",

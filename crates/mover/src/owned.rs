@@ -136,6 +136,11 @@ impl Owned {
         was || is
     }
 
+    /// Whether the table has a tenant column and it is null in this row.
+    pub fn names_nobody(&self, table: usize, row: &Row) -> bool {
+        self.rules[table].column.is_some_and(|at| row[at] == Datum::Null)
+    }
+
     /// Whether the stream itself says that a row of the tenant becomes another's: with the whole row as identity.
     pub fn leaves(&self, table: usize, op: &Op) -> bool {
         let rule = &self.rules[table];
@@ -147,8 +152,13 @@ impl Owned {
         }
     }
 
-    /// Keeps of a committed transaction what is the tenant's, and remembers its keys.
-    pub fn settle(&mut self, changes: &mut Vec<Change>, name: impl Fn(usize) -> String) -> Result<(), MoveError> {
+    /// Keeps of a committed transaction what is the tenant's, and remembers its keys. `left`: what it is called that a row of
+    /// a table went from or to the tenant, and whether its tenant column became null.
+    pub fn settle(
+        &mut self,
+        changes: &mut Vec<Change>,
+        left: impl Fn(usize, bool) -> MoveError,
+    ) -> Result<(), MoveError> {
         if self.rules.iter().all(|rule| !rule.kept) {
             return Ok(());
         }
@@ -181,7 +191,7 @@ impl Owned {
                     let untold = hangs_on.into_iter().any(|at| new[at] == Datum::Unchanged);
                     let is = if untold { was } else { owns(new) };
                     if was != is {
-                        return Err(MoveError::TenantChanged { table: name(table) });
+                        return Err(left(table, was && self.names_nobody(table, new)));
                     }
                     if was {
                         self.keys[table].remove(&before);

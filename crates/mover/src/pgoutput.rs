@@ -55,6 +55,8 @@ pub(crate) struct Transaction {
     /// Rows of nobody that changed: place in the plan's shared tables, key.
     pub nobodys: Vec<(usize, Vec<Datum>)>,
     added: Added,
+    /// The table of the last update, where that left its row without a tenant.
+    cleared: Option<usize>,
 }
 
 /// What a message completed.
@@ -271,8 +273,11 @@ impl<'p> Decoder<'p> {
             Place::Stays => {}
             Place::Tenants(table) => {
                 let op = op(relation, self.plan.tables[table].columns.len());
+                if let Op::Update { new, .. } = &op {
+                    transaction.cleared = self.owned.names_nobody(table, new).then_some(table);
+                }
                 if self.owned.leaves(table, &op) {
-                    return Err(MoveError::TenantChanged { table: self.plan.tables[table].table.to_string() });
+                    return Err(left(self.plan, table, transaction.cleared == Some(table)));
                 }
                 if self.owned.may_be_ours(table, &op, &mut transaction.added) {
                     transaction.changes.push(Change { table, op, sub });
@@ -303,7 +308,7 @@ impl<'p> Decoder<'p> {
             done.nobodys.clear();
             return Ok(Decoded::Transaction(done));
         }
-        self.owned.settle(&mut done.changes, |table| self.plan.tables[table].table.to_string())?;
+        self.owned.settle(&mut done.changes, |table, cleared| left(self.plan, table, cleared))?;
         Ok(Decoded::Transaction(done))
     }
 
@@ -333,14 +338,31 @@ impl<'p> Decoder<'p> {
             "berth.ddl" if concerns(self.plan, &content) => {
                 return Err(MoveError::SchemaChanged { what: content });
             }
-            "berth.tenant"
-                if self.plan.tables.iter().any(|t| content == format!("{}.{}", t.table.schema, t.table.name)) =>
-            {
-                return Err(MoveError::TenantChanged { table: content });
+            "berth.tenant" => {
+                let is_named = |t: &crate::PlannedTable| content == format!("{}.{}", t.table.schema, t.table.name);
+                if let Some(table) = self.plan.tables.iter().position(is_named) {
+                    // The trigger that says it comes after the update.
+                    let transaction = match self.block {
+                        Some(xid) => self.streamed.get(&xid),
+                        None => Some(&self.open),
+                    };
+                    let cleared = transaction.is_some_and(|t| t.cleared == Some(table));
+                    return Err(left(self.plan, table, cleared));
+                }
             }
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// What it is called that a row of this table went from or to the tenant. `cleared`: an update set its tenant column to null.
+fn left(plan: &MovePlan, table: usize, cleared: bool) -> MoveError {
+    let planned = &plan.tables[table];
+    let name = planned.table.to_string();
+    match &planned.tenant_column {
+        Some(column) if cleared => MoveError::TenantCleared { table: name, column: column.clone() },
+        _ => MoveError::TenantChanged { table: name },
     }
 }
 

@@ -213,6 +213,10 @@ async fn cannot_be_followed(alone: bool) {
     let schema_changed: Right = |e| matches!(e, MoveError::SchemaChanged { .. });
     let truncated: Right = |e| matches!(e, MoveError::Truncated { .. });
     let tenant_changed: Right = |e| matches!(e, MoveError::TenantChanged { .. });
+    let tenant_cleared: Right = |e| {
+        matches!(e, MoveError::TenantCleared { table, column } if table == "Parted" && column == "customer_id")
+            && e.hint().contains("SET NOT NULL")
+    };
     for (statement, right) in [
         ("alter table vehicles add column colour text", schema_changed),
         ("alter table vehicles alter column label type varchar(90)", schema_changed),
@@ -222,6 +226,7 @@ async fn cannot_be_followed(alone: bool) {
         ("truncate positions", truncated),
         ("update counters set customer_id = 'NEIGHBOUR', amount = -1 where customer_id = 'TENANT' and amount = 3", tenant_changed),
         ("update \"Parted\" set customer_id = 'NEIGHBOUR' where customer_id = 'TENANT'", tenant_changed),
+        ("update \"Parted\" set customer_id = null where customer_id = 'TENANT'", tenant_cleared),
     ] {
         let parted = "create table \"Parted\" (id int, day int, customer_id uuid, primary key (id, day)) partition by range (day);
                       create table parted_1 partition of \"Parted\" for values from (0) to (9);";

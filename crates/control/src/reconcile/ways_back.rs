@@ -120,7 +120,8 @@ impl WaysBack {
                 Err(ControlError::Move(
                     error @ (MoveError::SchemaChanged { .. }
                     | MoveError::Truncated { .. }
-                    | MoveError::TenantChanged { .. }),
+                    | MoveError::TenantChanged { .. }
+                    | MoveError::TenantCleared { .. }),
                 )) if way.state == WayBackState::Open => {
                     warn!(%id, %error, "move {id} can no longer be undone: {error}");
                     return close(app, id, &error.to_string()).await;

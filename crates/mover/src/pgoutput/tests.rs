@@ -88,6 +88,39 @@ fn a_transaction_holds_the_tenants_rows_in_the_plans_order_and_no_others() {
     assert_eq!(done.changes[0].op, Op::Insert(vec![text("1"), text("a"), Datum::Null]));
 }
 
+/// An update as it comes with the key as identity, then what the fence says of the table.
+fn gone_from_the_tenant(tenant: Option<&str>) -> MoveError {
+    let plan = plan();
+    let mut decoder = decoder(&plan);
+    let update = message(|m| {
+        m.put_u8(b'U');
+        m.put_u32(7);
+        m.put_u8(b'N');
+        put_row(m, &[tenant, Some("1"), None]);
+    });
+    for m in [begin(5), relation(None), update] {
+        decoder.message(m).unwrap();
+    }
+    let said = message(|m| {
+        m.put_u8(b'M');
+        m.put_u8(1);
+        m.put_u64(1);
+        m.put_slice(b"berth.tenant\0");
+        m.put_u32(8);
+        m.put_slice(b"public.t");
+    });
+    decoder.message(said).unwrap_err()
+}
+
+#[test]
+fn a_row_whose_tenant_becomes_null_is_told_from_one_that_becomes_anothers() {
+    let error = gone_from_the_tenant(None);
+    assert_eq!(error.to_string(), "a row of `t` lost its tenant during the move: an update set its `tenant` to null");
+    assert!(error.hint().contains("ALTER TABLE t ALTER COLUMN tenant SET NOT NULL"), "{}", error.hint());
+    let error = gone_from_the_tenant(Some("b"));
+    assert_eq!(error.to_string(), "a row of `t` changed its tenant during the move");
+}
+
 #[test]
 fn markers_of_other_moves_are_not_taken_for_our_own() {
     let marker = |content: &str| {
