@@ -143,8 +143,8 @@ pub enum ControlError {
     CellNotEmpty { cell: CellName, tenants: i64 },
     #[error("tenant `{tenant}` is already in cell `{cell}`")]
     SameCell { tenant: TenantName, cell: CellName },
-    #[error("tenant `{0}` has no move that could be undone")]
-    NoWayBack(TenantName),
+    #[error("{}", told::no_way_back(.tenant, .ended.as_deref()))]
+    NoWayBack { tenant: TenantName, ended: Option<String> },
     #[error("cell `{cell}` has no {what}, which the stack file's `data` asks for")]
     LacksBeside { cell: CellName, what: &'static str },
     #[error("cell `{cell}` has an object that cannot travel by its name: {path:?}")]
@@ -308,7 +308,7 @@ impl ControlError {
             | Self::KeyReused
             | Self::SameCell { .. }
             | Self::OtherRegion { .. }
-            | Self::NoWayBack(_)
+            | Self::NoWayBack { .. }
             | Self::LeftBehind { .. }
             | Self::CellKeeps { .. }
             | Self::OtherSchema { .. }
@@ -418,7 +418,7 @@ impl ControlError {
             Self::CellState { .. } => "cell_state",
             Self::CellNotEmpty { .. } => "cell_not_empty",
             Self::SameCell { .. } => "same_cell",
-            Self::NoWayBack(_) => "no_way_back",
+            Self::NoWayBack { .. } => "no_way_back",
             Self::LacksBeside { .. } => "cell_lacks",
             Self::OddObject { .. } => "object_name",
             Self::CacheBecomesStore => "cache_becomes_store",
@@ -523,8 +523,8 @@ impl ControlError {
             Self::CellState { .. } => "`berth cell show` tells what is being done with it",
             Self::CellNotEmpty { .. } => "move its tenants away first: `berth cell drain`, then `berth tenant move`",
             Self::SameCell { .. } => "name another cell",
-            Self::NoWayBack(_) => {
-                "a move can be undone for `data.way_back_days` days; afterwards move the tenant again"
+            Self::NoWayBack { .. } => {
+                "a move can be undone for `data.way_back_days` days, as long as the old cell follows; afterwards move the tenant again"
             }
             Self::LeftBehind { may_undo: true, .. } => {
                 "`berth tenant undo-move` brings it back there, with everything written since"

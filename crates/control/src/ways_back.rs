@@ -11,9 +11,12 @@ use crate::{
 };
 use berth_domain::{MoveId, OperationId, TenantEvent, TenantState, WayBackState};
 use berth_mover::{MoveSpec, Progress, Side, Watcher};
-use berth_store::{Tenant, WayBack};
+use berth_store::{MoveOutcome, Tenant, WayBack};
 use berth_wire as wire;
 use serde_json::json;
+
+/// How many of a tenant's last moves are looked through for one that was not given up.
+const LOOKED_THROUGH: i64 = 20;
 
 /// The tenant goes back to where it was before its last move, with everything that was written since.
 pub async fn undo(app: &App, permit: &Permit<Change>, who: &str) -> Result<wire::Operation, ControlError> {
@@ -30,7 +33,8 @@ pub async fn undo(app: &App, permit: &Permit<Change>, who: &str) -> Result<wire:
         return Err(tenants::wrong_state(app, &tenant, source).await?);
     }
     if !tx.way_back_turn(way.id, WayBackState::Open, WayBackState::Undoing, None).await? {
-        return Err(ControlError::NoWayBack(tenant.name));
+        drop(tx);
+        return Err(none_open(app, &tenant).await?);
     }
     let id = tenants::fresh();
     tx.move_insert(MoveId::new(id.uuid()), tenant.id, "undo", way.new_cell, way.old_cell).await?;
@@ -51,7 +55,8 @@ pub async fn settle(app: &App, permit: &Permit<Change>, who: &str) -> Result<wir
     let mut tx = app.store().begin().await?;
     let reason = Some("settled by a person");
     if !tx.way_back_turn(way.id, WayBackState::Open, WayBackState::Closing, reason).await? {
-        return Err(ControlError::NoWayBack(tenant.name));
+        drop(tx);
+        return Err(none_open(app, &tenant).await?);
     }
     let after = json!({ "move": OperationId::new(way.id.uuid()) });
     audited(&mut tx, permit, "tenant.settle_move", &format!("tenant/{}", tenant.name), None, Some(after)).await?;
@@ -61,8 +66,18 @@ pub async fn settle(app: &App, permit: &Permit<Change>, who: &str) -> Result<wir
 
 async fn open(app: &App, tenant: &Tenant) -> Result<WayBack, ControlError> {
     let ways = app.store().ways_back_unfinished(Some(tenant.id)).await?;
-    let open = ways.into_iter().find(|way| way.state == WayBackState::Open && !way.over);
-    open.ok_or_else(|| ControlError::NoWayBack(tenant.name.clone()))
+    match ways.into_iter().find(|way| way.state == WayBackState::Open && !way.over) {
+        Some(open) => Ok(open),
+        None => Err(none_open(app, tenant).await?),
+    }
+}
+
+/// Why nothing can be undone, where the tenant's last move could be once.
+async fn none_open(app: &App, tenant: &Tenant) -> Result<ControlError, ControlError> {
+    let last = app.store().move_list(Some(tenant.id), LOOKED_THROUGH).await?;
+    let last = last.into_iter().find(|it| it.outcome == Some(MoveOutcome::Moved)).and_then(|it| it.way_back);
+    let ended = last.filter(|way| matches!(way.state, WayBackState::Closing | WayBackState::Closed));
+    Ok(ControlError::NoWayBack { tenant: tenant.name.clone(), ended: ended.and_then(|way| way.trouble) })
 }
 
 /// A move into a cell that still has the tenant's rows of an earlier one would find them there.

@@ -49,7 +49,8 @@ pub(crate) async fn open(spec: &MoveSpec, plan: &MovePlan, target: &Client, toke
 /// does; the next call goes on where this one stopped. Never acts while a worker moves the tenant.
 ///
 /// A way back that holds back too much ends with [`MoveError::WayBackOver`], also where nothing else can be done: that is
-/// looked at before the old side is spoken to, and beside everything that is done with it.
+/// looked at before the old side is spoken to, and beside everything that is done with it. One whose old side has a row in the
+/// way, as a neighbour's with the same key, ends with [`MoveError::WayBackBarred`].
 pub async fn keep(
     spec: &MoveSpec,
     plan: &MovePlan,

@@ -407,6 +407,8 @@ pub enum MoveError {
         "the way back holds back {held_mb} MB of the write-ahead log in the server that it leads from, more than the {most_mb} MB that it may"
     )]
     WayBackOver { held_mb: u64, most_mb: u64 },
+    #[error("the database that the tenant has left cannot take what was written since: {why}")]
+    WayBackBarred { why: String },
 }
 
 /// What a server refuses for what was asked, not for the moment: a missing column, a missing right, a value that the
@@ -439,6 +441,7 @@ impl MoveError {
             | Self::LivesElsewhere
             | Self::ClocksApart { .. }
             | Self::WayBackOver { .. }
+            | Self::WayBackBarred { .. }
             | Self::Cancelled => Fault::Caller,
             Self::Connect { .. }
             | Self::Stream(_)
@@ -503,6 +506,9 @@ impl MoveError {
             Self::TooMuchWal { .. } => "move again when fewer writes go on in the source; nothing was moved".into(),
             Self::Cancelled => "nothing was moved".into(),
             Self::WayBackOver { .. } => "the tenant goes on where it is, and can be moved there as any other".into(),
+            Self::WayBackBarred { .. } => {
+                "the tenant goes on where it is; take what stands there out of its way, then move it there as any other".into()
+            }
             Self::Refused(_)
             | Self::Decode(_)
             | Self::Differs { .. }
@@ -547,6 +553,22 @@ impl MoveError {
             Self::TooMuchWal { .. } => "too_much_wal",
             Self::Cancelled => "cancelled",
             Self::WayBackOver { .. } => "way_back_over",
+            Self::WayBackBarred { .. } => "way_back_barred",
+        }
+    }
+
+    /// What the rows that stand in a database forbid, and no waiting changes: a key that another row has, a condition of the table, a
+    /// row that is not the tenant's. Without values but the key's.
+    pub(crate) fn rows_forbid(&self) -> Option<String> {
+        match self {
+            Self::NotOneRow { table, found, key } => {
+                Some(format!("a change of `{table}` met {found} rows instead of one, key {key}"))
+            }
+            Self::Statement { source, .. } => {
+                let answer = source.as_db_error()?;
+                answer.code().code().starts_with("23").then(|| answer.message().to_owned())
+            }
+            _ => None,
         }
     }
 }

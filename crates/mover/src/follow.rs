@@ -154,6 +154,7 @@ impl Follower {
             owners: plan.tables.iter().map(|t| plan.filter(t, &spec.tenant)).collect(),
             token,
             side: fence.side,
+            way: spec.way,
             position: from,
             statements: HashMap::new(),
             tracking,
@@ -334,6 +335,7 @@ struct Applier {
     owners: Vec<String>,
     token: Token,
     side: Side,
+    way: Way,
     position: Lsn,
     statements: HashMap<(usize, Form), Statement>,
     tracking: Tracking,
@@ -352,9 +354,29 @@ impl Applier {
                 changes += next.changes.len();
                 batch.push(next);
             }
-            self.apply(&batch).await?;
+            if let Err(error) = self.apply(&batch).await {
+                return Err(self.judged(error).await);
+            }
         }
         Ok(())
+    }
+
+    /// What rows that stand in the way mean. Another worker may have applied the same changes meanwhile: its rows and its position
+    /// came in one transaction. Otherwise they stay there, and a way back that tried for ever would hold back log for nothing.
+    async fn judged(&self, error: MoveError) -> MoveError {
+        let Some(why) = error.rows_forbid() else { return error };
+        if self.target.batch_execute("rollback").await.is_err() {
+            return error;
+        }
+        let as_left = "select exists (select from berth.fence where tenant = $1 and applied = $2::text::pg_lsn
+                                      and state = 'closed' and token <= $3)";
+        let row =
+            self.target.query_one(as_left, &[&self.tenant, &self.position.to_string(), &self.token.as_i64()]).await;
+        match (row.map(|row| row.get::<_, bool>(0)), self.way) {
+            (Err(_), _) | (Ok(true), Way::There) => error,
+            (Ok(false), _) => MoveError::Fenced { side: self.side, held: self.token },
+            (Ok(true), Way::Back) => MoveError::WayBackBarred { why },
+        }
     }
 
     async fn apply(&mut self, batch: &[Transaction]) -> Result<(), MoveError> {

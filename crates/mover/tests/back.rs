@@ -275,3 +275,45 @@ async fn a_way_back_whose_old_side_is_gone_does_not_hold_back_for_ever() {
     let over = berth_mover::keep(&spec, &plan, &*ownership, &watch).await;
     assert!(matches!(over, Err(MoveError::WayBackOver { .. })), "{over:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_back_that_meets_a_neighbours_row_ends_instead_of_trying_for_ever() {
+    let two = Two::filled(300).await;
+    let ownership = Arc::new(MemoryOwnership::new());
+    let (spec, plan) = moved(&two, &ownership).await;
+    let (old, new) = (two.client(&two.source, Role::App).await, two.client(&two.target, Role::App).await);
+    let keeper = Keeper::start(&spec, &plan, &ownership);
+    let (source, target) = (two.client(&two.source, Role::Mover).await, two.client(&two.target, Role::Mover).await);
+    change_everything(&two, &two.target).await;
+    let now = rows_of(&target, two.tenant).await;
+    wait_until("the old side follows", async || rows_of(&source, two.tenant).await, |rows| *rows == now).await;
+
+    // As if another worker had come further meanwhile: what stands there then may be its own, and is no verdict.
+    let further = "update berth.fence set applied = applied + 1::numeric";
+    let met = "insert into vehicles (id, customer_id, label) values ($1, $2, 'met')";
+    let id = Uuid::new_v4();
+    old.execute(met, &[&id, &two.neighbour]).await.unwrap();
+    source.batch_execute(further).await.unwrap();
+    new.execute(met, &[&id, &two.tenant]).await.unwrap();
+    wait_until("the keeper ends", async || keeper.task.is_finished(), |ended| *ended).await;
+    let ended = keeper.stop().await;
+    assert!(matches!(ended, Err(MoveError::Fenced { .. })), "{ended:?}");
+
+    source.batch_execute(&further.replace('+', "-")).await.unwrap();
+    // The server may not have noticed yet that the first one left.
+    let keep = async || berth_mover::keep(&spec, &plan, &*ownership, &Watch::default()).await.unwrap_err();
+    let is_over =
+        |error: &MoveError| matches!(error, MoveError::WayBackBarred { why } if why.contains("vehicles_pkey"));
+    let ended = wait_until("the way back ends", keep, is_over).await;
+    assert!(ended.hint().contains("goes on where it is"), "{}", ended.hint());
+    // An undo says the same, and leaves the tenant where it is.
+    let undo = cut_over(&spec.back(), &plan, &*ownership).await;
+    assert!(matches!(undo, Err(MoveError::WayBackBarred { .. })), "{undo:?}");
+    berth_mover::give_up(&spec.back(), &*ownership).await.unwrap();
+    berth_mover::close_way_back(&spec).await.unwrap();
+    let left = "select (select count(*) from pg_replication_slots) + (select count(*) from pg_publication)";
+    assert_eq!(target.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0, "nothing is held back any more");
+    change_everything_again(&two, &two.target).await;
+    let theirs = old.query_one("select customer_id from vehicles where id = $1", &[&id]).await.unwrap();
+    assert_eq!(theirs.get::<_, Uuid>(0), two.neighbour);
+}

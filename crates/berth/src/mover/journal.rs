@@ -37,6 +37,9 @@ pub struct Record {
     pub from: String,
     pub to: String,
     pub way_back: bool,
+    /// Why it is not there any more, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way_back_ended: Option<String>,
     pub alone: bool,
     pub plan: MovePlan,
     pub reached: Reached,

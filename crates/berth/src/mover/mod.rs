@@ -318,6 +318,7 @@ async fn move_there(sides: BothSides, whose: &Whose, at: &JournalAt, how: How) -
                 from: address(&spec.source),
                 to: address(&spec.target),
                 way_back: how.way_back,
+                way_back_ended: None,
                 alone: how.alone,
                 plan,
                 reached: Reached::Planned,
@@ -456,7 +457,11 @@ fn can_go_back(record: &Record) -> Result<(), Failure> {
     }
     if !record.way_back {
         let hint = "move the tenant there as any other, in a journal of its own, after `settle`";
-        return Err(Failure::request("this move was made without a way back", hint));
+        let why = match &record.way_back_ended {
+            None => "this move was made without a way back".to_owned(),
+            Some(why) => format!("this move cannot be undone any more: {why}"),
+        };
+        return Err(Failure::request(why, hint));
     }
     Ok(())
 }
@@ -467,14 +472,28 @@ async fn keep(sides: BothSides, at: &JournalAt) -> Answer {
     let control = ControlTable::existing(&spec);
     let teller = Teller::default();
     let kept = teller.heed(&spec, Box::pin(berth_mover::keep(&spec, &record.plan, &control, &teller))).await;
-    if let Err(MoveError::WayBackOver { .. } | MoveError::SlotLost { .. }) = &kept {
-        // It cannot be gone any more: so it holds nothing back either.
-        berth_mover::close_way_back(&spec).await.map_err(stopped)?;
-        record.way_back = false;
-        journal.write(&record)?;
+    if let Err(error) = &kept {
+        close_if_over(&journal, &mut record, &spec, error).await?;
     }
     kept.map_err(stopped)?;
     Ok(("The old side is not kept up to date any more; the same command goes on.\n".into(), json!({}), true))
+}
+
+/// A way back that cannot be gone any more holds nothing back either.
+async fn close_if_over(
+    journal: &Journal,
+    record: &mut Record,
+    spec: &MoveSpec,
+    error: &MoveError,
+) -> Result<(), Failure> {
+    let is_over =
+        matches!(error, MoveError::WayBackOver { .. } | MoveError::WayBackBarred { .. } | MoveError::SlotLost { .. });
+    if is_over {
+        berth_mover::close_way_back(spec).await.map_err(stopped)?;
+        (record.way_back, record.way_back_ended) = (false, Some(error.to_string()));
+        journal.write(record)?;
+    }
+    Ok(())
 }
 
 async fn undo(sides: BothSides, at: &JournalAt) -> Answer {
@@ -488,8 +507,9 @@ async fn undo(sides: BothSides, at: &JournalAt) -> Answer {
         Ok(cut) => cut,
         Err(error) if error.fault() == Fault::Passing => return Err(stopped(error)),
         Err(error) => {
-            // The tenant stays in its new side; the way back is as it was.
+            // The tenant stays in its new side; the way back is as it was, where there still is one.
             berth_mover::give_up(&back, &control).await.map_err(stopped)?;
+            close_if_over(&journal, &mut record, &spec, &error).await?;
             return Err(stopped(error));
         }
     };

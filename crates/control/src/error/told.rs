@@ -47,6 +47,14 @@ pub(super) fn unfit(tenant: &TenantName, place: &str, refused: &Refusal) -> Stri
     format!("{place} breaks what tenant `{tenant}` needs: {constraint} (wanted: {wanted}, has: {has})")
 }
 
+/// `ended`: why the last move cannot be undone any more.
+pub(super) fn no_way_back(tenant: &TenantName, ended: Option<&str>) -> String {
+    match ended {
+        None => format!("tenant `{tenant}` has no move that could be undone"),
+        Some(why) => format!("the last move of tenant `{tenant}` cannot be undone any more: {why}"),
+    }
+}
+
 /// More lines than people read at once are counted.
 const LINES_SHOWN: usize = 20;
 

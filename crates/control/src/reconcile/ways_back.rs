@@ -116,12 +116,14 @@ impl WaysBack {
                     return close(app, id, "the write-ahead log it needs is gone or was too much").await;
                 }
                 Err(ControlError::Move(MoveError::StreamRefused { code, .. })) if code == IN_USE => {}
-                // A release, mostly: what is written in the new schema has no place in the old cell's rows.
+                // A release, mostly: what is written in the new schema has no place in the old cell's rows. Or a row of
+                // somebody else that stands there.
                 Err(ControlError::Move(
                     error @ (MoveError::SchemaChanged { .. }
                     | MoveError::Truncated { .. }
                     | MoveError::TenantChanged { .. }
-                    | MoveError::TenantCleared { .. }),
+                    | MoveError::TenantCleared { .. }
+                    | MoveError::WayBackBarred { .. }),
                 )) if way.state == WayBackState::Open => {
                     warn!(%id, %error, "move {id} can no longer be undone: {error}");
                     return close(app, id, &error.to_string()).await;

@@ -128,3 +128,33 @@ async fn a_tenant_that_moves_on_gives_up_its_earlier_way_back() {
     assert_eq!(rows_in(&moving.world.tenants, &tenant).await, Vec::<String>::new(), "where it was first");
     assert_eq!(rows_in(&moving.target, &tenant).await, rows_in(&third, &tenant).await, "where it can go back to");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_somebody_else_in_the_old_cell_ends_the_way_back_and_an_undo_says_so() {
+    let moving = Moving::new().await;
+    let tenant = moved(&moving).await;
+    let id = uuid::Uuid::new_v4();
+    let met = |whose: &str| format!("INSERT INTO vehicles (id, customer_id, label) VALUES ('{id}', '{whose}', 'met')");
+    let old = moving.world.tenants.connect(Role::App).await;
+    old.batch_execute(&format!("INSERT INTO customers (id, name) VALUES ('other', 'Other'); {}", met("other")))
+        .await
+        .unwrap();
+    moving.target.connect(Role::App).await.batch_execute(&met(tenant.key.as_str())).await.unwrap();
+    let now = rows_in(&moving.target, &tenant).await;
+    serving(&moving, async {
+        let state = async || way_back(&moving, &tenant).await.state;
+        wait_until("it is over", state, |state| *state == WayBackState::Closed).await;
+    })
+    .await;
+    let late = ways_back::undo(&moving.world.app, &change(), "acme").await.unwrap_err();
+    assert_eq!(late.code(), "no_way_back");
+    let said = late.to_string();
+    assert!(said.contains("cannot be undone any more") && said.contains("vehicles_pkey"), "{said}");
+    let slots = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";
+    let slots = moving.target.connect(Role::Mover).await.query_one(slots, &[]).await.unwrap();
+    assert_eq!(slots.get::<_, i64>(0), 0, "nothing is held back any more");
+    assert_eq!(rows_in(&moving.target, &tenant).await, now);
+    assert_eq!(rows_in(&moving.world.tenants, &tenant).await, Vec::<String>::new());
+    let theirs = old.query_one("SELECT customer_id FROM vehicles WHERE id = $1", &[&id]).await.unwrap();
+    assert_eq!(theirs.get::<_, String>(0), "other");
+}
