@@ -507,7 +507,8 @@ impl MoveError {
             Self::Cancelled => "nothing was moved".into(),
             Self::WayBackOver { .. } => "the tenant goes on where it is, and can be moved there as any other".into(),
             Self::WayBackBarred { .. } => {
-                "the tenant goes on where it is; take what stands there out of its way, then move it there as any other".into()
+                "the tenant goes on where it is; take what stands there out of its way, then move it there as any other"
+                    .into()
             }
             Self::Refused(_)
             | Self::Decode(_)
