@@ -156,9 +156,17 @@ pub enum Obstacle {
     #[error("the {side} is not PostgreSQL: it says that it is `{version}`")]
     NotPostgres { side: Side, version: String },
     #[error(
-        "{sessions} sessions in the {side} that are not Berth's use the mover's own role `{role}`, which no fence holds back"
+        "{} in the {side} that are not Berth's use the mover's own role `{role}`, which no fence holds back",
+        crate::logins::whoever(*.sessions, .workers)
     )]
-    SharedLogin { side: Side, role: String, sessions: i64 },
+    SharedLogin {
+        side: Side,
+        role: String,
+        sessions: i64,
+        /// Background workers and subscriptions, by what they are called.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        workers: Vec<String>,
+    },
     #[error(
         "the mover's role `{role}` owns `{table}` in the {side}: what an application writes as that login no fence holds back"
     )]
@@ -274,8 +282,11 @@ impl Obstacle {
             Self::NotPostgres { .. } => {
                 "tenants are routed to it and limited there; moves read the change stream of PostgreSQL, so that they need one".into()
             }
-            Self::SharedLogin { .. } => {
+            Self::SharedLogin { workers, .. } if workers.is_empty() => {
                 "end them, or give Berth a login that nobody else uses: the application needs no superuser".into()
+            }
+            Self::SharedLogin { .. } => {
+                "give Berth a login that nobody else uses; or end them, and give a subscription to another role: ALTER SUBSCRIPTION … OWNER TO …".into()
             }
             Self::OwnerLogin { role, .. } => {
                 format!("settle the moves that can be undone yet; then CREATE ROLE berth_mover LOGIN REPLICATION; GRANT {} TO berth_mover, and give Berth that login", ident(role))

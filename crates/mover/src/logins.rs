@@ -6,7 +6,8 @@ use tokio_postgres::Client;
 
 const WHAT: &str = "looking at who passes the fence";
 
-/// Sessions under the mover's own login that are not Berth's: what they write would be lost after the last comparison.
+/// Who works under the mover's own login and is not Berth: what they write would be lost after the last comparison. Sessions,
+/// background workers and subscriptions.
 pub(crate) async fn shared(client: &Client, side: Side) -> Result<Option<Obstacle>, MoveError> {
     shared_if(client, side, true).await
 }
@@ -18,13 +19,30 @@ pub(crate) async fn shared_by_now(client: &Client, side: Side) -> Result<Option<
 }
 
 async fn shared_if(client: &Client, side: Side, superuser_too: bool) -> Result<Option<Obstacle>, MoveError> {
-    let sql = "select count(*), session_user::text from pg_stat_activity
-               where datname = current_database() and usename = session_user and backend_type = 'client backend'
-                 and application_name not like 'berth%'
-                 and ($1 or exists (select from pg_roles where rolname = session_user and not rolsuper))";
+    // What a session reads beside itself goes with it, and what is told changes writes nothing. A subscription counts between its
+    // workers' tries too: what it brings is written in its owner's name.
+    let sql = "with me as (
+                   select oid from pg_roles where rolname = session_user and ($1 or not rolsuper)),
+               users as (
+                   select backend_type = 'client backend' as is_session, format('%s %s', backend_type, pid) as what
+                   from pg_stat_activity join me on me.oid = usesysid
+                   where datname = current_database() and backend_type <> 'walsender' and leader_pid is null
+                     and application_name not like 'berth%'
+                   union all
+                   select false, format('subscription `%s`', s.subname) from pg_subscription s join me on me.oid = s.subowner
+                   where s.subenabled and s.subdbid = (select oid from pg_database where datname = current_database()))
+               select count(*) filter (where is_session), session_user::text,
+                      coalesce(array_agg(what order by what) filter (where not is_session), '{}') from users";
     let row = client.query_one(sql, &[&superuser_too]).await.doing(side, WHAT)?;
-    let sessions: i64 = row.get(0);
-    Ok((sessions > 0).then(|| Obstacle::SharedLogin { side, role: row.get(1), sessions }))
+    let (sessions, workers): (i64, Vec<String>) = (row.get(0), row.get(2));
+    let found = sessions > 0 || !workers.is_empty();
+    Ok(found.then(|| Obstacle::SharedLogin { side, role: row.get(1), sessions, workers }))
+}
+
+/// Who uses a login, for people.
+pub(crate) fn whoever(sessions: i64, workers: &[String]) -> String {
+    let sessions = (sessions > 0).then(|| format!("{sessions} sessions"));
+    sessions.into_iter().chain(workers.iter().cloned()).collect::<Vec<_>>().join(", ")
 }
 
 /// Logins that may become the mover's role, where that is no superuser's: the fence is that role's then, who may take it

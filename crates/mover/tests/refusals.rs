@@ -67,13 +67,33 @@ async fn a_session_of_somebody_else_under_the_movers_own_login_is_refused() {
     let connection = tokio::spawn(connection);
     let all = obstacles(&two.spec()).await;
     let role = Role::Mover.user().to_owned();
-    assert_eq!(all, [Obstacle::SharedLogin { side: Side::Source, role, sessions: 1 }]);
+    assert_eq!(all, [Obstacle::SharedLogin { side: Side::Source, role, sessions: 1, workers: Vec::new() }]);
+    assert!(all[0].to_string().starts_with("1 sessions in the source that are not Berth's"), "{}", all[0]);
     drop(client);
     connection.await.unwrap().unwrap();
     let spec = two.spec();
     berth_testkit::wait_until("the session's end", async || berth_mover::plan(&spec).await, Result::is_ok)
         .await
         .unwrap();
+}
+
+/// What it brings is written in its owner's name, by a worker that is no client.
+#[tokio::test]
+async fn a_subscription_that_is_the_movers_own_is_refused_by_name() {
+    let two = Two::filled(10).await;
+    let admin = two.client(&two.target, Role::Mover).await;
+    // Nobody answers there: its worker comes and goes.
+    let make = "create subscription incoming connection 'host=/nowhere dbname=app' publication all_of_it with (connect = false)";
+    admin.batch_execute(make).await.unwrap();
+    berth_mover::plan(&two.spec()).await.unwrap();
+    admin.batch_execute("alter subscription incoming enable").await.unwrap();
+    let all = obstacles(&two.spec()).await;
+    let [found @ Obstacle::SharedLogin { side: Side::Target, sessions: 0, workers, .. }] = &all[..] else {
+        panic!("{all:?}")
+    };
+    assert!(workers.contains(&"subscription `incoming`".to_owned()), "{workers:?}");
+    assert!(found.to_string().contains("subscription `incoming` in the target"), "{found}");
+    assert!(found.hint().contains("ALTER SUBSCRIPTION"), "{}", found.hint());
 }
 
 #[tokio::test]
