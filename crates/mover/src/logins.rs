@@ -55,30 +55,44 @@ pub(crate) async fn members(
 ) -> Result<Vec<Obstacle>, MoveError> {
     let schemas: Vec<&str> = tables.iter().map(|t| t.schema.as_str()).collect();
     let names: Vec<&str> = tables.iter().map(|t| t.name.as_str()).collect();
-    // Since version 16 a membership may be of no more use than to give it away.
+    // Since version 16 a membership may leave out to become the role and to inherit from it. With the admin option one gives oneself the
+    // rest; without any of the three it is of no use. Older servers have neither column, and every membership is one to become it.
     let rows = client
         .query(
             "with recursive me as (
                  select oid, rolname from pg_roles where rolname = session_user and not rolsuper),
-             logins as (
-                 select r.oid, r.rolname, me.oid as mover, me.rolname as mover_name from pg_roles r cross join me
-                 where r.rolcanlogin and not r.rolsuper and r.oid <> me.oid
-                   and (pg_has_role(r.oid, me.oid, 'usage') or pg_has_role(r.oid, me.oid,
-                        case when current_setting('server_version_num')::int4 >= 160000 then 'set' else 'member' end))),
-             without(login, mover, role) as (
-                 select oid, mover, oid from logins
+             useful as (
+                 select m.member, m.roleid from pg_auth_members m cross join lateral to_jsonb(m) o
+                 where m.admin_option or coalesce((o->>'set_option')::bool, true) or (o->>'inherit_option')::bool),
+             becomes(login, role) as (
+                 select oid, oid from pg_roles where rolcanlogin and not rolsuper
                  union
-                 select w.login, w.mover, m.roleid from without w join pg_auth_members m on m.member = w.role
-                 where m.roleid <> w.mover),
+                 select b.login, u.roleid from becomes b join useful u on u.member = b.role),
+             logins as (
+                 select r.oid, r.rolname, me.rolname as mover_name from me join becomes b on b.role = me.oid
+                 join pg_roles r on r.oid = b.login where r.oid <> me.oid),
+             without(login, role) as (
+                 select oid, oid from logins
+                 union
+                 select w.login, u.roleid from without w join useful u on u.member = w.role
+                 where u.roleid <> (select oid from me)),
              tables as (
-                 select c.relowner, c.relacl from unnest($1::text[], $2::text[]) t(s, r)
-                 join pg_namespace n on n.nspname = t.s join pg_class c on c.relnamespace = n.oid and c.relname = t.r)
-             select l.rolname::text, l.mover_name::text, exists (
-                 select from without w join pg_roles r on r.oid = w.role
-                 where w.login = l.oid and (r.rolname = 'pg_write_all_data' or exists (
-                     select from tables left join lateral aclexplode(tables.relacl) a on true
-                     where tables.relowner = r.oid or (a.grantee in (r.oid, 0::oid)
-                           and a.privilege_type in ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')))))
+                 select c.oid, c.relowner, c.relacl from unnest($1::text[], $2::text[]) t(s, r)
+                 join pg_namespace n on n.nspname = t.s join pg_class c on c.relnamespace = n.oid and c.relname = t.r),
+             writers as (
+                 select relowner as role from tables
+                 union
+                 select a.grantee from tables, aclexplode(relacl) a
+                 where a.privilege_type in ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
+                 union
+                 select a.grantee from tables join pg_attribute t on t.attrelid = tables.oid and not t.attisdropped,
+                        aclexplode(t.attacl) a
+                 where a.privilege_type in ('INSERT', 'UPDATE')
+                 union
+                 select oid from pg_roles where rolname = 'pg_write_all_data')
+             select l.rolname::text, l.mover_name::text,
+                    exists (select from writers where role = 0)
+                    or exists (select from without w join writers on writers.role = w.role where w.login = l.oid)
              from logins l order by 1",
             &[&schemas, &names],
         )

@@ -343,6 +343,12 @@ async fn a_login_that_is_the_owners_or_within_the_applications_reach_is_refused(
     admin.batch_execute(&format!("create role boss login; grant \"{LOGIN}\" to boss")).await.unwrap();
     let notes = berth_mover::plan(&spec).await.unwrap().notes;
     assert_eq!(notes.iter().filter(|note| note.contains("`boss`")).count(), 1, "{notes:?}");
+    // One column is enough to write past the fence.
+    admin.batch_execute("grant update (odometer) on vehicles to boss").await.unwrap();
+    let boss = Obstacle::MemberOfMover { side: Side::Source, role: LOGIN.into(), member: "boss".into() };
+    assert_eq!(refused(&spec).await, [boss]);
+    admin.batch_execute("revoke update (odometer) on vehicles from boss").await.unwrap();
+    berth_mover::plan(&spec).await.unwrap();
 
     // Since version 16 it is the membership that inherits, and no longer the login.
     let version = admin.query_one("select current_setting('server_version_num')::int4", &[]).await.unwrap();
@@ -354,6 +360,31 @@ async fn a_login_that_is_the_owners_or_within_the_applications_reach_is_refused(
         admin.batch_execute(&inherit).await.unwrap();
         berth_mover::plan(&spec).await.unwrap();
     }
+}
+
+/// Since version 16 a membership may be without any use, or of no other use than to be given away: to oneself too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_may_give_itself_the_movers_role_is_refused_and_one_that_may_nothing_with_it_is_not() {
+    let Some(there) = TestPg::version_18().await else {
+        println!("skipped: there is no PostgreSQL 18 on this machine");
+        return;
+    };
+    let managed = Managed::between(Two::filled(10).await, there).await;
+    let spec = managed.spec();
+    managed.grant(&berth_mover::lacks(&spec).await.unwrap()).await;
+    let admin = managed.client(Side::Target, Role::Mover).await;
+    let make = format!(
+        "create role idle login; grant \"{LOGIN}\" to idle with admin false, inherit false, set false;
+         create role giver nologin; grant \"{LOGIN}\" to giver with admin true, inherit false, set false;
+         create role taker login; grant giver to taker with admin false, inherit false, set true;
+         grant insert on vehicles to idle, taker"
+    );
+    admin.batch_execute(&make).await.unwrap();
+    let taker = Obstacle::MemberOfMover { side: Side::Target, role: LOGIN.into(), member: "taker".into() };
+    assert_eq!(refused(&spec).await, [taker]);
+    admin.batch_execute("revoke giver from taker").await.unwrap();
+    let notes = berth_mover::plan(&spec).await.unwrap().notes;
+    assert!(!notes.iter().any(|note| note.contains("may become")), "{notes:?}");
 }
 
 /// The fence lets them through, at whatever moment they come.
