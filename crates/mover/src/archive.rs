@@ -12,7 +12,7 @@ use crate::prepare::existing;
 use crate::sql::{Doing, connect, idents};
 use crate::{
     DataRules, Endpoint, MoveError, MovePlan, MoveSpec, Phase, PlannedColumn, PlannedTable, Progress, Side, TableName,
-    Watcher, beside, catalog, shared,
+    Watcher, beside, catalog, rights, shared,
 };
 use async_compression::tokio::{bufread::ZstdDecoder, write::ZstdEncoder};
 use berth_domain::TenantKey;
@@ -197,6 +197,10 @@ pub async fn archive(
         return Ok(done);
     }
     let source = connect(&spec.source, Side::Source, "berth-archive").await?;
+    let lacking = rights::to_archive(&source, Side::Source, plan).await?;
+    if !lacking.is_empty() {
+        return Err(MoveError::Obstacles(lacking));
+    }
     let begin = "begin isolation level repeatable read read only";
     source.batch_execute(begin).await.doing(Side::Source, "taking a snapshot")?;
     // The snapshot's first look: what is read after it is of the same moment.
@@ -318,6 +322,10 @@ pub async fn restore(
         fits(archived, plan.table(&archived.table))?;
     }
     let mut client = connect(endpoint, Side::Target, "berth-restore").await?;
+    let lacking = rights::to_restore(&client, Side::Target, &plan).await?;
+    if !lacking.is_empty() {
+        return Err(MoveError::Obstacles(lacking));
+    }
     let mut done = Restored::default();
     let mut order = crate::back::children_first(&client, &plan).await?;
     order.reverse();

@@ -11,7 +11,7 @@ use crate::catalog::{self, catalogue};
 use crate::closure::{Closure, closure};
 use crate::sql::{Doing, connect, ident, idents, literal};
 use crate::{
-    MoveError, MovePlan, MoveSpec, Obstacle, Phase, Progress, Side, TableName, Watcher, beside, numbered, taken,
+    MoveError, MovePlan, MoveSpec, Obstacle, Phase, Progress, Side, TableName, Watcher, beside, numbered, rights, taken,
 };
 use object_store::path::Path;
 use std::collections::BTreeMap;
@@ -187,7 +187,8 @@ async fn search_path(tx: &Transaction<'_>, path: &str) -> Result<(), MoveError> 
     tx.batch_execute(&format!("set local search_path = {path}")).await.doing(Side::Target, WHAT)
 }
 
-/// What belongs to the tenant in the target; every difference between its schema and the archive's is an obstacle.
+/// What belongs to the tenant in the target; every difference between its schema and the archive's is an obstacle, and so is every
+/// right that the login lacks there.
 async fn fitting(
     spec: &MoveSpec,
     archive: &Archive,
@@ -224,6 +225,7 @@ async fn fitting(
         let name = &table.table;
         return Err(unfit(format!("it brings rows of nobody for `{name}`, which is not in `data.shared` here")));
     }
+    obstacles.append(&mut rights::to_import(client, Side::Target, spec, &plan).await?);
     Ok(plan)
 }
 

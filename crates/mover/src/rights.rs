@@ -3,9 +3,11 @@
 //! what is tried is taken back.
 
 use crate::sql::{Doing, ident};
-use crate::{MoveError, MoveSpec, Obstacle, PlannedSequence, PlannedTable, SharedTable, Side, TableName};
+use crate::{
+    MoveError, MovePlan, MoveSpec, Obstacle, PlannedSequence, PlannedTable, SharedTable, Side, TableName, numbered,
+};
 use std::collections::{BTreeMap, BTreeSet};
-use tokio_postgres::{Client, error::SqlState};
+use tokio_postgres::{Client, Row, error::SqlState};
 
 const WHAT: &str = "looking at the mover's rights";
 
@@ -22,10 +24,29 @@ pub(crate) struct Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
     Reads,
+    /// Rows are put in.
+    Adds,
+    /// The same, and taken out again where it ends half way.
+    Brings,
     /// Publication, triggers, every row.
     Owns,
     /// The same, and keys and indexes are taken off and made again.
     Rebuilds,
+}
+
+impl Use {
+    fn owns(self) -> bool {
+        matches!(self, Self::Owns | Self::Rebuilds)
+    }
+
+    /// The rights on a table that are not its owner's alone, each with the place in [`on_tables`]' answer that says whether it is there.
+    fn asks(self) -> &'static [(&'static str, usize)] {
+        match self {
+            Self::Reads | Self::Owns | Self::Rebuilds => &[("SELECT", 6)],
+            Self::Adds => &[("SELECT", 6), ("INSERT", 13)],
+            Self::Brings => &[("SELECT", 6), ("INSERT", 13), ("DELETE", 14)],
+        }
+    }
 }
 
 fn grant(side: Side, role: &str, right: String, statement: String) -> Obstacle {
@@ -61,23 +82,13 @@ pub async fn login_lacks(client: &Client) -> Result<Vec<Obstacle>, MoveError> {
 /// What the login lacks, whatever the tables are.
 pub(crate) async fn lacks(client: &Client, side: Side, part: Part) -> Result<Vec<Obstacle>, MoveError> {
     let row = client
-        .query_one(
-            "select rolsuper, rolname::text, current_database()::text,
-                    has_database_privilege(session_user, current_database(), 'create'),
-                    has_database_privilege(session_user, current_database(), 'temporary')
-             from pg_roles where rolname = session_user",
-            &[],
-        )
+        .query_one("select rolsuper, rolname::text from pg_roles where rolname = session_user", &[])
         .await
         .doing(side, WHAT)?;
     if row.get(0) {
         return Ok(Vec::new());
     }
-    let (role, database): (String, String) = (row.get(1), row.get(2));
-    let on_database = |right: &str| {
-        let statement = format!("GRANT {right} ON DATABASE {} TO {}", ident(&database), ident(&role));
-        grant(side, &role, format!("{right} on the database"), statement)
-    };
+    let role: String = row.get(1);
     let mut lacking = Vec::new();
     if part.takes_rows {
         lacking.extend(passes_triggers(client, side).await?);
@@ -86,14 +97,74 @@ pub(crate) async fn lacks(client: &Client, side: Side, part: Part) -> Result<Vec
         lacking.extend(reads_changes(client, side, &role).await?);
     }
     lacking.extend(sees_everybody(client, side).await?);
-    if !row.get::<_, bool>(3) {
-        lacking.push(on_database("CREATE"));
-    }
-    if part.takes_rows && !row.get::<_, bool>(4) {
-        lacking.push(on_database("TEMPORARY"));
-    }
+    let rights: &[&str] = if part.takes_rows { &["CREATE", "TEMPORARY"] } else { &["CREATE"] };
+    lacking.append(&mut on_database(client, side, rights).await?);
     lacking.append(&mut on_earlier(client, side, "berth").await?);
     Ok(lacking)
+}
+
+async fn on_database(client: &Client, side: Side, rights: &[&str]) -> Result<Vec<Obstacle>, MoveError> {
+    let rows = client
+        .query(
+            "select r, session_user::text, current_database()::text from unnest($1::text[]) with ordinality t(r, nth)
+             where not has_database_privilege(session_user, current_database(), r) order by nth",
+            &[&rights],
+        )
+        .await
+        .doing(side, WHAT)?;
+    let lacks = |row: &Row| {
+        let (right, role, database): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        let statement = format!("GRANT {right} ON DATABASE {} TO {}", ident(&database), ident(&role));
+        grant(side, &role, format!("{right} on the database"), statement)
+    };
+    Ok(rows.iter().map(lacks).collect())
+}
+
+/// What the login lacks to read a tenant's rows into an archive, and to look whether the tenant lives there.
+pub(crate) async fn to_archive(client: &Client, side: Side, plan: &MovePlan) -> Result<Vec<Obstacle>, MoveError> {
+    let names: Vec<&TableName> = tables_of(plan).chain(shared_of(plan)).collect();
+    let mut lacking = on_tables(client, side, &names, Use::Reads).await?;
+    lacking.append(&mut on_earlier(client, side, "berth").await?);
+    Ok(lacking)
+}
+
+/// What the login lacks to bring rows of an archive back among those that are there.
+pub(crate) async fn to_restore(client: &Client, side: Side, plan: &MovePlan) -> Result<Vec<Obstacle>, MoveError> {
+    let names: Vec<&TableName> = tables_of(plan).collect();
+    let mut lacking = on_database(client, side, &["TEMPORARY"]).await?;
+    lacking.append(&mut on_tables(client, side, &names, Use::Adds).await?);
+    lacking.append(&mut on_earlier(client, side, "berth").await?);
+    Ok(lacking)
+}
+
+/// What the login lacks to make a tenant of an archive, past triggers and foreign keys, and to take that back.
+pub(crate) async fn to_import(
+    client: &Client,
+    side: Side,
+    spec: &MoveSpec,
+    plan: &MovePlan,
+) -> Result<Vec<Obstacle>, MoveError> {
+    let mut lacking = on_database(client, side, &["CREATE", "TEMPORARY"]).await?;
+    lacking.extend(passes_triggers(client, side).await?);
+    let left_out: Vec<&TableName> = spec.rules.leave_out.iter().collect();
+    let (ours, nobodys): (Vec<&TableName>, Vec<&TableName>) = (tables_of(plan).collect(), shared_of(plan).collect());
+    for (names, used) in [(ours, Use::Brings), (nobodys, Use::Adds), (left_out, Use::Reads)] {
+        lacking.append(&mut on_tables(client, side, &names, used).await?);
+    }
+    let sequences = numbered::sequences(client, side, &plan.tables).await?;
+    lacking.append(&mut on_sequences(client, side, &sequences, &[]).await?);
+    for schema in ["berth", "berth_control"] {
+        lacking.append(&mut on_earlier(client, side, schema).await?);
+    }
+    Ok(lacking)
+}
+
+fn tables_of(plan: &MovePlan) -> impl Iterator<Item = &TableName> {
+    plan.tables.iter().map(|t| &t.table)
+}
+
+fn shared_of(plan: &MovePlan) -> impl Iterator<Item = &TableName> {
+    plan.shared.iter().map(|t| &t.table)
 }
 
 /// What the login lacks to change what earlier moves keep in this schema. A superuser's is not for others to be given.
@@ -176,7 +247,8 @@ fn is_denied(tried: Result<(), tokio_postgres::Error>, side: Side) -> Result<boo
     }
 }
 
-/// What the login lacks on these tables and their partitions. One that is not there lacks nothing.
+/// What the login lacks on these tables. One that is not there lacks nothing. Partitions have an owner too; their rows are come to by
+/// their table.
 pub(crate) async fn on_tables(
     client: &Client,
     side: Side,
@@ -192,18 +264,19 @@ pub(crate) async fn on_tables(
                  select t.nth, c.oid from unnest($1::text[], $2::text[]) with ordinality t(s, r, nth)
                  join pg_namespace n on n.nspname = t.s join pg_class c on c.relnamespace = n.oid and c.relname = t.r
                  union
-                 select parts.nth, i.inhrelid from parts join pg_inherits i on i.inhparent = parts.oid)
+                 select parts.nth, i.inhrelid from parts join pg_inherits i on i.inhparent = parts.oid where $3)
              select n.nspname::text, c.relname::text, pg_get_userbyid(c.relowner)::text,
                     pg_has_role(session_user, c.relowner, 'usage'), has_schema_privilege(session_user, n.oid, 'usage'),
                     has_schema_privilege(session_user, n.oid, 'create'), has_table_privilege(session_user, c.oid, 'select'),
                     c.relrowsecurity and not me.rolbypassrls
                     and (c.relforcerowsecurity or not pg_has_role(session_user, c.relowner, 'usage')),
                     c.relforcerowsecurity, me.rolname::text, c.relowner = me.oid,
-                    (select o.rolsuper from pg_roles o where o.oid = c.relowner), {}
+                    (select o.rolsuper from pg_roles o where o.oid = c.relowner), {},
+                    has_table_privilege(session_user, c.oid, 'insert'), has_table_privilege(session_user, c.oid, 'delete')
              from parts join pg_class c on c.oid = parts.oid join pg_namespace n on n.oid = c.relnamespace
              cross join (select oid, rolname, rolbypassrls, rolinherit from pg_roles where rolname = session_user and not rolsuper) me
              order by parts.nth, c.oid", joining("c.relowner")),
-            &[&schemas, &names],
+            &[&schemas, &names, &used.owns()],
         )
         .await
         .doing(side, WHAT)?;
@@ -221,20 +294,24 @@ pub(crate) async fn on_tables(
         if used == Use::Rebuilds && !row.get::<_, bool>(5) {
             on_schemas.insert(("CREATE", table.schema.clone()));
         }
-        let must_own = used != Use::Reads && !owns;
+        let must_own = used.owns() && !owns;
         // Its owner passes policies that are not forced on him.
         if hidden && (is_forced || !must_own) {
             forced.insert(table.to_string());
         }
-        if used != Use::Reads && row.get(10) {
+        if used.owns() && row.get(10) {
             own.get_or_insert_with(|| table.clone());
         }
         if must_own && row.get(11) {
             of_superusers.insert(table);
         } else if must_own {
             not_owned.entry((row.get(2), row.get(12))).or_default().insert(table);
-        } else if !row.get::<_, bool>(6) {
-            on_tables.insert(table);
+        } else {
+            let lacks: Vec<&str> =
+                used.asks().iter().filter(|(_, at)| !row.get::<_, bool>(*at)).map(|(right, _)| *right).collect();
+            if !lacks.is_empty() {
+                on_tables.insert((table, lacks.join(", ")));
+            }
         }
     }
     let to = ident(&role);
@@ -250,9 +327,9 @@ pub(crate) async fn on_tables(
         let statement = format!("GRANT {right} ON SCHEMA {} TO {to}", ident(&schema));
         lacking.push(grant(side, &role, format!("{right} on schema `{schema}`"), statement));
     }
-    for table in on_tables {
-        let statement = format!("GRANT SELECT ON {} TO {to}", table.sql());
-        lacking.push(grant(side, &role, format!("SELECT on `{table}`"), statement));
+    for (table, rights) in on_tables {
+        let statement = format!("GRANT {rights} ON {} TO {to}", table.sql());
+        lacking.push(grant(side, &role, format!("{rights} on `{table}`"), statement));
     }
     if !forced.is_empty() {
         let tables = forced.into_iter().collect::<Vec<_>>().join("`, `");
@@ -347,13 +424,13 @@ pub(crate) async fn on_sequences(
         )
         .await
         .doing(side, WHAT)?;
-    let lacks = |row: &tokio_postgres::Row| {
+    let lacks = |row: &Row| {
         let name = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
         let role: String = row.get(2);
         let statement = format!("GRANT SELECT, UPDATE ON SEQUENCE {} TO {}", name.sql(), ident(&role));
         grant(side, &role, format!("SELECT and UPDATE on sequence `{name}`"), statement)
     };
-    let is_to_come = |row: &&tokio_postgres::Row| {
+    let is_to_come = |row: &&Row| {
         let joins = format!("GRANT {} TO ", ident(row.get(3)));
         known.iter().any(|it| matches!(it, Obstacle::Grant { side: of, statement, .. } if *of == side && statement.starts_with(&joins)))
     };

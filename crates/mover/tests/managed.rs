@@ -6,10 +6,12 @@ mod common;
 
 use berth_domain::MovePhase;
 use berth_infra::Role;
-use berth_mover::{MoveError, MoveSpec, Obstacle, Side};
+use berth_mover::{Archives, MoveError, MoveSpec, Obstacle, Side};
 use berth_testkit::TestPg;
 use common::{MemoryOwnership, SCHEMA, Two, Watch, cut_over, endpoint, rows_of, run_move, until_built};
+use object_store::{memory::InMemory, path::Path};
 use secrecy::SecretString;
+use std::sync::Arc;
 use tokio_postgres::Client;
 
 /// A name that has to be quoted.
@@ -407,4 +409,49 @@ async fn a_session_that_is_not_berths_under_the_movers_login_keeps_the_pause_fro
     connection.await.unwrap().unwrap();
     spec.tuning.attempts = 50;
     cut_over(&spec, &plan, &ownership).await.unwrap();
+}
+
+/// Archives are read and brought in by the mover's login too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_login_lacks_to_archive_to_restore_and_to_import_is_named_with_the_statement() {
+    let managed = Managed::filled(10).await;
+    let (spec, watch) = (managed.spec(), Watch::default());
+    let (store, at): (Archives, Path) = (Arc::new(InMemory::new()), Path::from("one"));
+    let to = format!("TO \"{LOGIN}\"");
+    let lacking = |met: MoveError, wanted: &[String]| {
+        let MoveError::Obstacles(all) = met else { panic!("{met:?}") };
+        let hints: Vec<String> = all.iter().map(Obstacle::hint).collect();
+        assert!(wanted.iter().all(|it| hints.contains(it)), "{wanted:?} in {hints:?}");
+        hints.join("; ")
+    };
+    let give = async |side: Side, statements: &str| {
+        managed.client(side, Role::Mover).await.batch_execute(statements).await.unwrap();
+    };
+
+    let met = berth_mover::export(&spec, &store, &at, &watch).await.unwrap_err();
+    let statements = lacking(met, &[format!("GRANT SELECT ON \"public\".\"vehicles\" {to}")]);
+    give(Side::Source, &statements).await;
+    let made = berth_mover::export(&spec, &store, &at, &watch).await.unwrap();
+    assert_eq!(made.rows(), 10 + 10 + 5 + 1);
+
+    let restore = async || berth_mover::restore(&spec.source, &spec.rules, &spec.tenant, &store, &at, &watch).await;
+    let statements = lacking(restore().await.unwrap_err(), &[format!("GRANT INSERT ON \"public\".\"counters\" {to}")]);
+    give(Side::Source, &statements).await;
+    assert_eq!(restore().await.unwrap().there_already, made.rows());
+
+    let met = berth_mover::try_import(&spec, &store, &at, &watch).await.unwrap_err();
+    let wanted = [
+        format!("GRANT SELECT, INSERT, DELETE ON \"public\".\"positions\" {to}"),
+        format!("GRANT SELECT, UPDATE ON SEQUENCE \"public\".\"counters_nth_seq\" {to}"),
+        format!("GRANT SET ON PARAMETER session_replication_role {to}"),
+    ];
+    let statements = lacking(met, &wanted);
+    managed.untouched().await;
+    give(Side::Target, &statements).await;
+    berth_mover::try_import(&spec, &store, &at, &watch).await.unwrap();
+    let rows = berth_mover::import_rows(&spec, &store, &at, uuid::Uuid::now_v7(), &watch).await.unwrap();
+    assert_eq!(rows, made.rows());
+    let (source, target) =
+        (managed.client(Side::Source, Role::Mover).await, managed.client(Side::Target, Role::Mover).await);
+    assert_eq!(rows_of(&target, managed.here.tenant).await, rows_of(&source, managed.here.tenant).await);
 }
