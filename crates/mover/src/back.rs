@@ -9,7 +9,7 @@
 
 use crate::follow::{Follower, Tracking};
 use crate::leaving::{Leaving, delete_rows};
-use crate::prepare::{existing, publish};
+use crate::prepare::{existing, let_through, publish};
 use crate::sql::{Doing, connect, idents};
 use crate::survey::{Stray, count_strays};
 use crate::wal::{Replication, Snapshot, drop_slot, make_slot};
@@ -71,7 +71,8 @@ pub async fn keep(
 }
 
 async fn follow(back: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn Watcher) -> Result<(), MoveError> {
-    let old_side = connect(&back.target, Side::Target, &back.session_name(token)).await?;
+    let mut old_side = connect(&back.target, Side::Target, &back.session_name(token)).await?;
+    let_through(&mut old_side, Side::Target).await?;
     let fence = existing(&old_side, Side::Target, back).await?;
     let fence = fence.ok_or(MoveError::Fenced { side: Side::Target, held: token })?;
     let follower = Follower::start(back, plan, &fence, token, Tracking::Off).await?;
@@ -148,6 +149,7 @@ pub async fn release(
         return Err(MoveError::LivesThere);
     }
     let mut client = connect(&spec.source, Side::Source, "berth-release").await?;
+    let_through(&mut client, Side::Source).await?;
     let Some(fence) = existing(&client, Side::Source, spec).await? else { return Ok(0) };
     fence.register(&client, row.token).await?;
     let left = spec.back();

@@ -159,14 +159,7 @@ pub enum Obstacle {
         "{} in the {side} that are not Berth's use the mover's own role `{role}`, which no fence holds back",
         crate::logins::whoever(*.sessions, .workers)
     )]
-    SharedLogin {
-        side: Side,
-        role: String,
-        sessions: i64,
-        /// Background workers and subscriptions, by what they are called.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        workers: Vec<String>,
-    },
+    SharedLogin { side: Side, role: String, sessions: i64, workers: Vec<String> },
     #[error(
         "the mover's role `{role}` owns `{table}` in the {side}: what an application writes as that login no fence holds back"
     )]
@@ -176,7 +169,7 @@ pub enum Obstacle {
     )]
     MemberOfMover { side: Side, role: String, member: String },
     #[error("what earlier moves keep in the {side} belongs to `{owner}`, a superuser, and `{role}` may not change it")]
-    EarlierMoves { side: Side, role: String, owner: String },
+    EarlierMoves { side: Side, role: String, owner: String, statements: Vec<String> },
     #[error("the tenant's keys in Redis are kept nowhere else, and the target is shared with other tenants")]
     KeysOfAStore,
     #[error("the target's Redis may evict what the tenant keeps nowhere else (`maxmemory-policy` is `{policy}`)")]
@@ -292,7 +285,7 @@ impl Obstacle {
                 format!("settle the moves that can be undone yet; then CREATE ROLE berth_mover LOGIN REPLICATION; GRANT {} TO berth_mover, and give Berth that login", ident(role))
             }
             Self::MemberOfMover { role, member, .. } => format!("REVOKE {} FROM {}", ident(role), ident(member)),
-            Self::EarlierMoves { owner, .. } => format!("settle the earlier moves as `{owner}`, or use that login"),
+            Self::EarlierMoves { statements, .. } => statements.join("; "),
             Self::KeysOfAStore => {
                 "move it into a cell of its own, or into Postgres; `data.redis.store: false` where it is a cache".into()
             }

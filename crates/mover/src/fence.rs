@@ -46,7 +46,7 @@ pub(crate) struct Fence {
 }
 
 /// Makes schema, tables and functions. Takes no lock on any table of the application.
-async fn install(client: &mut Client, side: Side) -> Result<(), MoveError> {
+pub(crate) async fn install(client: &mut Client, side: Side) -> Result<(), MoveError> {
     let tx = client.transaction().await.doing(side, "installing the fence")?;
     tx.execute("select pg_advisory_xact_lock($1)", &[&INSTALL_LOCK]).await.doing(side, "installing the fence")?;
     let keeper = fence_rows::ensure_keeper(&tx, side).await?;
@@ -61,6 +61,7 @@ async fn install(client: &mut Client, side: Side) -> Result<(), MoveError> {
         .await
         .doing(side, "installing the fence")?;
     if row.get::<_, Option<bool>>(1) != Some(true) {
+        fence_rows::let_through(&tx, side).await?;
         let sql = include_str!("fence.sql").replace("@mover@", &row.get::<_, String>(0)).replace("@keeper@", &keeper);
         tx.batch_execute(&sql).await.doing(side, "installing the fence")?;
     } else if row.get::<_, Option<bool>>(2) == Some(false) {

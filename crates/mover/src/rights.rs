@@ -167,33 +167,60 @@ fn shared_of(plan: &MovePlan) -> impl Iterator<Item = &TableName> {
     plan.shared.iter().map(|t| &t.table)
 }
 
-/// What the login lacks to change what earlier moves keep in this schema. A superuser's is not for others to be given.
+/// What the login lacks to change what earlier moves keep in this schema, their publications included. Nobody is made one with a
+/// superuser: what belongs to one is given to the fence's keeper, or to the login where that is a superuser too. An event trigger can
+/// only be a superuser's, and could not be taken away with the last fence.
 pub(crate) async fn on_earlier(client: &Client, side: Side, schema: &str) -> Result<Vec<Obstacle>, MoveError> {
     let rows = client
         .query(
             &format!(
-                "with me as (select rolname, rolinherit from pg_roles where rolname = session_user)
-                 select o.rolname::text, o.rolsuper, {}, me.rolname::text
-                 from (select nspowner from pg_namespace where nspname = $1
-                       union select p.proowner from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = $1
-                       union select c.relowner from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1) k(id)
-                 join (select oid, rolname, rolsuper from pg_roles) o on o.oid = k.id cross join me
-                 where not pg_has_role(session_user, k.id, 'usage') order by 2 desc, 1",
+                "with me as (select rolname, rolinherit from pg_roles where rolname = session_user),
+                 k(id, change) as (
+                     select nspowner, format('ALTER SCHEMA %I', nspname) from pg_namespace where nspname = $1
+                     union all
+                     select p.proowner, format('ALTER FUNCTION %s', p.oid::regprocedure)
+                     from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = $1
+                     union all
+                     select c.relowner, format('ALTER %s %I.%I', case c.relkind when 'S' then 'SEQUENCE' else 'TABLE' end, n.nspname, c.relname)
+                     from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                     where n.nspname = $1 and c.relkind in ('r', 'S') and not exists (
+                         select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype in ('a', 'i'))
+                     union all
+                     select pubowner, format('ALTER PUBLICATION %I', pubname) from pg_publication
+                     where $1 = 'berth' and pubname like 'berth\\_%'
+                     union all
+                     select evtowner, 'DROP EVENT TRIGGER berth_ddl' from pg_event_trigger where $1 = 'berth' and evtname = 'berth_ddl')
+                 select o.rolname::text, o.rolsuper, {}, me.rolname::text, array_agg(k.change order by k.change),
+                        (select pg_get_userbyid(p.proowner)::text from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+                         join pg_roles r on r.oid = p.proowner
+                         where n.nspname = $1 and p.proname = 'fence' and not r.rolsuper)
+                 from k join (select oid, rolname, rolsuper from pg_roles) o on o.oid = k.id cross join me
+                 where not pg_has_role(session_user, k.id, 'usage')
+                 group by o.rolname, o.rolsuper, k.id, me.rolname, me.rolinherit order by 2 desc, 1",
                 joining("k.id")
             ),
             &[&schema],
         )
         .await
         .doing(side, WHAT)?;
-    let mut lacking = Vec::new();
+    let (mut lacking, mut statements, mut superuser) = (Vec::new(), Vec::new(), None);
     for row in rows {
         let (owner, role): (String, String) = (row.get(0), row.get(3));
         if row.get(1) {
-            return Ok(vec![Obstacle::EarlierMoves { side, role, owner }]);
+            let to = ident(row.get::<_, Option<&str>>(5).unwrap_or(&role));
+            for change in row.get::<_, Vec<String>>(4) {
+                statements.push(if change.starts_with("DROP ") { change } else { format!("{change} OWNER TO {to}") });
+            }
+            superuser.get_or_insert((role, owner));
+            continue;
         }
         let right = format!("membership of `{owner}`, who keeps the fences of earlier moves in schema `{schema}`");
         let statement = membership(&owner, &role, row.get(2));
         lacking.push(grant(side, &role, right, statement));
+    }
+    // First, for whoever prints them: ownership before membership of who gets it.
+    if let Some((role, owner)) = superuser {
+        lacking.insert(0, Obstacle::EarlierMoves { side, role, owner, statements });
     }
     Ok(lacking)
 }

@@ -7,7 +7,7 @@ mod common;
 use berth_domain::MovePhase;
 use berth_infra::Role;
 use berth_mover::{Archives, MoveError, MoveSpec, Obstacle, Side};
-use berth_testkit::TestPg;
+use berth_testkit::{TestPg, wait_until};
 use common::{MemoryOwnership, SCHEMA, Two, Watch, cut_over, endpoint, rows_of, run_move, until_built};
 use object_store::{memory::InMemory, path::Path};
 use secrecy::SecretString;
@@ -60,7 +60,9 @@ impl Managed {
     /// Does what is printed, as somebody who may.
     async fn grant(&self, lacking: &[Obstacle]) {
         for obstacle in lacking {
-            let (Obstacle::Grant { side, .. } | Obstacle::Rights { side, .. }) = obstacle else {
+            let (Obstacle::Grant { side, .. } | Obstacle::Rights { side, .. } | Obstacle::EarlierMoves { side, .. }) =
+                obstacle
+            else {
                 panic!("{obstacle:?}")
             };
             self.client(*side, Role::Mover).await.batch_execute(&obstacle.hint()).await.unwrap();
@@ -285,26 +287,69 @@ async fn a_table_that_says_by_its_parent_whose_a_row_is_lets_neighbours_write_wh
     assert_eq!((ids(Side::Source).await, ids(Side::Target).await), (vec![2, 5, 7], vec![1, 3]));
 }
 
+/// One table says by its parent whose a row is: the fence has a function of its own for it.
 #[tokio::test(flavor = "multi_thread")]
-async fn where_a_superusers_move_stands_it_is_to_be_settled_first() {
-    let managed = Managed::filled(10).await;
+async fn a_superusers_move_is_kept_undone_and_settled_by_another_login_after_what_is_printed() {
+    let managed = Managed::filled(300).await;
+    let logs = "create table logs (id int primary key, vehicle_id uuid not null references vehicles)";
+    for side in [Side::Source, Side::Target] {
+        managed.client(side, Role::Owner).await.batch_execute(logs).await.unwrap();
+    }
     let spec = managed.spec();
     managed.grant(&berth_mover::lacks(&spec).await.unwrap()).await;
-    let here = &managed.here;
-    let earlier = MoveSpec { target: endpoint(&managed.there, &managed.target), ..here.spec_of(here.neighbour) };
-    let ownership = MemoryOwnership::new();
-    let (plan, _) = until_built(&earlier, &ownership).await;
+    let (here, tenant, ownership) = (&managed.here, managed.here.neighbour, MemoryOwnership::new());
+    let target = endpoint(&managed.there, &managed.target);
+    let earlier = MoveSpec { target, alone: false, way_back: true, ..here.spec_of(tenant) };
+    let (plan, token) = until_built(&earlier, &ownership).await;
+    cut_over(&earlier, &plan, &ownership).await.unwrap();
+    berth_mover::retire(&earlier, &plan, true, token).await.unwrap();
+
+    // Refused with the statements, and nothing has changed by it.
+    let by_another = MoveSpec { source: spec.source.clone(), target: spec.target.clone(), ..earlier.clone() };
+    let watch = Watch::default();
+    let kept = berth_mover::keep(&by_another, &plan, &ownership, &watch).await;
+    assert!(matches!(kept, Err(MoveError::Obstacles(_))), "{kept:?}");
     let all = refused(&spec).await;
     let owner = earlier.source.user.clone();
     for side in [Side::Source, Side::Target] {
-        let wanted = Obstacle::EarlierMoves { side, role: LOGIN.into(), owner: owner.clone() };
-        assert!(all.contains(&wanted) && wanted.hint().contains(&format!("as `{owner}`")), "{all:?}");
+        let is_wanted = |it: &&Obstacle| matches!(it, Obstacle::EarlierMoves { side: of, owner: by, .. } if *of == side && *by == owner);
+        let hint = all.iter().find(is_wanted).unwrap().hint();
+        for statement in ["ALTER FUNCTION berth.ddl() OWNER TO \"berth_fence\"", "DROP EVENT TRIGGER berth_ddl"] {
+            assert!(hint.contains(statement), "in the {side}: {hint}");
+        }
     }
-    assert!(!all.iter().any(|it| it.hint().starts_with("GRANT")), "nobody is made a superuser: {all:?}");
-    let token = berth_mover::give_up(&earlier, &ownership).await.unwrap();
-    berth_mover::retire(&earlier, &plan, false, token).await.unwrap();
-    berth_mover::forget(&earlier).await.unwrap();
-    managed.untouched().await;
+    assert!(
+        !all.iter().any(|it| it.hint().contains(&format!("GRANT \"{owner}\""))),
+        "nobody is made a superuser: {all:?}"
+    );
+    managed.grant(&all).await;
+    assert_eq!(berth_mover::lacks(&spec).await.unwrap(), []);
+
+    let write = format!(
+        "update vehicles set odometer = odometer + 1 where customer_id = '{tenant}';
+         insert into logs select 1, id from vehicles where customer_id = '{tenant}' order by label limit 1"
+    );
+    managed.client(Side::Target, Role::App).await.batch_execute(&write).await.unwrap();
+    let (old, new) = (managed.client(Side::Source, Role::Mover).await, managed.client(Side::Target, Role::Mover).await);
+    let now = rows_of(&new, tenant).await;
+    let state = async || {
+        let logs: i64 = old.query_one("select count(*) from logs", &[]).await.unwrap().get(0);
+        (logs, rows_of(&old, tenant).await)
+    };
+    tokio::select! {
+        ended = berth_mover::keep(&by_another, &plan, &ownership, &watch) => panic!("{ended:?}"),
+        _ = wait_until("the old side follows", state, |(logs, rows)| *logs == 1 && *rows == now) => {}
+    }
+    let back = by_another.back();
+    cut_over(&back, &plan, &ownership).await.unwrap();
+    assert_eq!((ownership.row().owner, rows_of(&old, tenant).await), (earlier.source_cell, now));
+    berth_mover::retire(&back, &plan, true, ownership.row().token).await.unwrap();
+    assert!(berth_mover::release(&back, &plan, &ownership, &watch).await.unwrap() > 300);
+    assert!(rows_of(&new, tenant).await.is_empty());
+    berth_mover::close_way_back(&by_another).await.unwrap();
+    let left = "select (select count(*) from pg_namespace where nspname = 'berth') + (select count(*) from pg_publication)
+        + (select count(*) from pg_event_trigger) + (select count(*) from pg_replication_slots where database = current_database())";
+    assert_eq!(new.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
     berth_mover::plan(&spec).await.unwrap();
 }
 

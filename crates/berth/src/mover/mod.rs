@@ -192,7 +192,8 @@ async fn discover(from: &Endpoint, rules: &Rules) -> Answer {
 async fn rights(sides: BothSides) -> Answer {
     let spec = spec(Uuid::now_v7(), "-", DataRules::of("-", "-", "-"), sides, LOOKING)?;
     let lacking = berth_mover::lacks(&spec).await.map_err(stopped)?;
-    let is_statement = |hint: &str| ["ALTER", "GRANT", "CREATE", "REVOKE"].iter().any(|word| hint.starts_with(word));
+    let is_statement =
+        |hint: &str| ["ALTER", "GRANT", "CREATE", "REVOKE", "DROP"].iter().any(|word| hint.starts_with(word));
     let statement = |hint: String| match (is_statement(&hint), hint.contains("; --")) {
         (true, true) => hint,
         (true, false) => format!("{hint};"),
