@@ -282,7 +282,7 @@ impl Obstacle {
                 "give Berth a login that nobody else uses; or end them, and give a subscription to another role: ALTER SUBSCRIPTION … OWNER TO …".into()
             }
             Self::OwnerLogin { role, .. } => {
-                format!("settle the moves that can be undone yet; then CREATE ROLE berth_mover LOGIN REPLICATION; GRANT {} TO berth_mover, and give Berth that login", ident(role))
+                format!("CREATE ROLE berth_mover LOGIN REPLICATION; GRANT {} TO berth_mover; -- then give Berth that login", ident(role))
             }
             Self::MemberOfMover { role, member, .. } => format!("REVOKE {} FROM {}", ident(role), ident(member)),
             Self::EarlierMoves { statements, .. } => statements.join("; "),
