@@ -57,20 +57,26 @@ pub(crate) async fn members(
     let names: Vec<&str> = tables.iter().map(|t| t.name.as_str()).collect();
     // Since version 16 a membership may leave out to become the role and to inherit from it. With the admin option one gives oneself the
     // rest; without any of the three it is of no use. Older servers have neither column, and every membership is one to become it.
+    // Whoever makes roles (CREATEROLE) has that option on each, which nobody but the first superuser takes away: of such an administrator
+    // a note is made, as older servers let him give himself any role.
     let rows = client
         .query(
             "with recursive me as (
                  select oid, rolname from pg_roles where rolname = session_user and not rolsuper),
+             memberships as (
+                 select m.member, m.roleid, m.admin_option,
+                        coalesce((o->>'set_option')::bool, true) or (o->>'inherit_option')::bool as is_used
+                 from pg_auth_members m cross join lateral to_jsonb(m) o),
              useful as (
-                 select m.member, m.roleid from pg_auth_members m cross join lateral to_jsonb(m) o
-                 where m.admin_option or coalesce((o->>'set_option')::bool, true) or (o->>'inherit_option')::bool),
-             becomes(login, role) as (
-                 select oid, oid from pg_roles where rolcanlogin and not rolsuper
+                 select * from memberships where is_used or admin_option),
+             becomes(login, role, as_is) as (
+                 select oid, oid, true from pg_roles where rolcanlogin and not rolsuper
                  union
-                 select b.login, u.roleid from becomes b join useful u on u.member = b.role),
+                 select b.login, u.roleid, b.as_is and u.is_used from becomes b join useful u on u.member = b.role),
              logins as (
-                 select r.oid, r.rolname, me.rolname as mover_name from me join becomes b on b.role = me.oid
-                 join pg_roles r on r.oid = b.login where r.oid <> me.oid),
+                 select r.oid, r.rolname, me.rolname as mover_name, bool_or(b.as_is) or not r.rolcreaterole as counts
+                 from me join becomes b on b.role = me.oid join pg_roles r on r.oid = b.login
+                 where r.oid <> me.oid group by r.oid, r.rolname, r.rolcreaterole, me.rolname),
              without(login, role) as (
                  select oid, oid from logins
                  union
@@ -90,9 +96,9 @@ pub(crate) async fn members(
                  where a.privilege_type in ('INSERT', 'UPDATE')
                  union
                  select oid from pg_roles where rolname = 'pg_write_all_data')
-             select l.rolname::text, l.mover_name::text,
-                    exists (select from writers where role = 0)
-                    or exists (select from without w join writers on writers.role = w.role where w.login = l.oid)
+             select l.rolname::text, l.mover_name::text, l.counts and (
+                 exists (select from writers where role = 0)
+                 or exists (select from without w join writers on writers.role = w.role where w.login = l.oid))
              from logins l order by 1",
             &[&schemas, &names],
         )
