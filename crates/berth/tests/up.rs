@@ -466,15 +466,16 @@ async fn a_server_has_images_and_programs_at_hand_or_says_why_not() {
     let name: CellName = "one".parse().unwrap();
 
     let absent = format!("{}/shop/web@sha256:{}", registry::HOST, "0".repeat(64));
-    for (source, word) in [
-        (pulled(&images.artifact(0), None), "unauthorized"),
-        (pulled(&images.artifact(0), Some("wrong-registry-word")), "unauthorized"),
-        (pulled(&absent, Some(registry::PASSWORD)), "unknown"),
+    let account = "registry add 127.0.0.1:5000";
+    for (source, word, remedy) in [
+        (pulled(&images.artifact(0), None), "unauthorized", account),
+        (pulled(&images.artifact(0), Some("wrong-registry-word")), "unauthorized", account),
+        (pulled(&absent, Some(registry::PASSWORD)), "unknown", "push it to `127.0.0.1:5000`"),
     ] {
         let refused = compute.ensure_source(&name, &source).await.unwrap_err();
         let said = refused.to_string();
         assert!(matches!(refused, ProviderError::NotPulled { .. }) && said.contains(word), "{said}");
-        assert!(refused.hint().unwrap().contains("registry add 127.0.0.1:5000"), "{:?}", refused.hint());
+        assert!(refused.hint().unwrap().contains(remedy), "{:?}", refused.hint());
         assert!(!said.contains(registry::PASSWORD) && !said.contains("wrong-registry-word"), "a password shows");
     }
     let other = compute.ensure_source(&name, &pulled(&format!("/opt/fleet@sha256:{}", "1".repeat(64)), None)).await;

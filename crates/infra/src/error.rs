@@ -38,9 +38,9 @@ pub enum ProviderError {
     /// There, and not what was asked for.
     #[error("`{what}` has the digest {found}, not {wanted}")]
     OtherDigest { what: String, wanted: String, found: String },
-    /// The registry looked at the request and said no, or has no such image.
+    /// The registry looked at the request and said no, or has no such image. Which of them, `remedy` knows.
     #[error("image `{image}` could not be pulled: {reason}")]
-    NotPulled { image: String, reason: String },
+    NotPulled { image: String, reason: String, remedy: String },
     /// A program that the adapter needs is not on this machine.
     #[error("`{program}` is not installed")]
     NotInstalled { program: String, remedy: String },
@@ -94,17 +94,13 @@ impl ProviderError {
 
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NotInstalled { remedy, .. } => Some(remedy.clone()),
+            Self::NotInstalled { remedy, .. } | Self::NotPulled { remedy, .. } => Some(remedy.clone()),
             Self::Quota { .. } => Some("remove what is not needed, or raise the limit".to_owned()),
             Self::DidNotStart { .. } => {
                 Some("its command, health path and environment come from the stack file".to_owned())
             }
             Self::OtherDigest { .. } => {
                 Some("put the program there under its own path, or name the digest that `sha256sum` prints".to_owned())
-            }
-            Self::NotPulled { image, .. } => {
-                let host = image.split('/').next().unwrap_or_default();
-                Some(format!("`berth registry add {host} --user NAME` gives the account that may pull it"))
             }
             Self::NoAnswer { .. } | Self::Busy { .. } => Some("it is tried again by itself".to_owned()),
             Self::Refused { .. } | Self::Absent { .. } | Self::Io { .. } | Self::Damaged { .. } => None,

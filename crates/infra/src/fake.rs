@@ -265,7 +265,8 @@ impl Compute for Fake {
         let Source::Artifact { artifact, .. } = source else { return Ok(()) };
         let (image, world) = (artifact.to_string(), self.world());
         if world.no_images.contains(&image) || world.no_images_in.contains(&(cell.clone(), image.clone())) {
-            return Err(ProviderError::NotPulled { image, reason: "manifest unknown".to_owned() });
+            let (reason, remedy) = ("manifest unknown".to_owned(), "push it".to_owned());
+            return Err(ProviderError::NotPulled { image, reason, remedy });
         }
         Ok(())
     }

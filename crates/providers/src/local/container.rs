@@ -93,8 +93,7 @@ impl Containers {
     pub async fn ensure_image(&self, image: &Artifact, login: Option<&RegistryLogin>) -> Result<(), ProviderError> {
         let text = image.to_string();
         let here = async || -> Result<bool, ProviderError> {
-            let looked = self.run(&text, COMMAND_LIMIT, self.podman().args(["image", "exists", &text])).await?;
-            Ok(looked.status.success())
+            is_here(&text, &self.run(&text, COMMAND_LIMIT, self.podman().args(["image", "exists", &text])).await?)
         };
         if here().await? {
             return Ok(());
@@ -123,14 +122,7 @@ impl Containers {
         if pulled.status.success() {
             return Ok(());
         }
-        let reason = words(&pulled.stderr);
-        let network =
-            ["connection refused", "no such host", "i/o timeout", "connection reset", "TLS handshake timeout"];
-        if network.iter().any(|word| reason.contains(word)) {
-            let what = format!("the registry of image `{text}` ({reason})");
-            return Err(ProviderError::NoAnswer { what });
-        }
-        Err(ProviderError::NotPulled { image: text, reason })
+        Err(not_pulled(image, words(&pulled.stderr)))
     }
 
     /// `false`: a container is made from it, whosever. Absent is success, and so is a host without podman.
@@ -285,6 +277,43 @@ pub(super) fn plain_line(line: &str) -> &str {
     rest
 }
 
+/// What `podman image exists` answers: 0 and 1 are yes and no, anything else says that podman itself does not work.
+fn is_here(image: &str, looked: &Output) -> Result<bool, ProviderError> {
+    match looked.status.code() {
+        Some(0) => Ok(true),
+        Some(1) => Ok(false),
+        _ => Err(ProviderError::Refused {
+            what: format!("looking for image `{image}`"),
+            reason: format!(
+                "podman does not work here for the user of the cell's services: {}; `podman info` as that user says more",
+                words(&looked.stderr)
+            ),
+        }),
+    }
+}
+
+/// Why an image did not come, by what podman passes on of the registry, the disk and the network.
+fn not_pulled(image: &Artifact, reason: String) -> ProviderError {
+    let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+    let registry = image.registry().unwrap_or_default();
+    let image = image.to_string();
+    if says(&["no space left on device", "disk quota exceeded"]) {
+        let limit = format!("no room is left on the disk ({reason}); make room there");
+        return ProviderError::Quota { what: format!("image `{image}`"), limit };
+    }
+    if says(&["connection refused", "no such host", "i/o timeout", "connection reset", "TLS handshake timeout"]) {
+        return ProviderError::NoAnswer { what: format!("the registry of image `{image}` ({reason})") };
+    }
+    let remedy = if says(&["unauthorized", "authentication required", "denied", "invalid username/password"]) {
+        format!("`berth registry add {registry} --user NAME` gives the account that may pull it")
+    } else if says(&["manifest unknown", "name unknown", "not known to registry", "not found"]) {
+        format!("push it to `{registry}` first, or compare the digest with the one that the push printed")
+    } else {
+        format!("`podman pull {image}` on the cell's server says more")
+    };
+    ProviderError::NotPulled { image, reason, remedy }
+}
+
 fn is_loopback(registry: &str) -> bool {
     let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
@@ -300,7 +329,12 @@ fn words(stderr: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_loopback, plain_line};
+    use super::{is_here, is_loopback, not_pulled, plain_line};
+    use berth_infra::{ErrorKind, ProviderError};
+    use std::{
+        os::unix::process::ExitStatusExt as _,
+        process::{ExitStatus, Output},
+    };
 
     #[test]
     fn a_line_of_a_container_is_what_it_wrote() {
@@ -308,5 +342,39 @@ mod tests {
         assert_eq!(plain_line("2026-11-21T19:30:00.1+00:00 stderr F "), "");
         assert_eq!(plain_line("odd"), "odd");
         assert!(is_loopback("127.0.0.1:5000") && is_loopback("localhost") && !is_loopback("ghcr.io"));
+    }
+
+    #[test]
+    fn an_image_that_did_not_come_is_told_with_the_remedy_of_its_reason() {
+        let image = format!("ghcr.io/shop/web@sha256:{}", "0".repeat(64)).parse().unwrap();
+        for (reason, remedy) in [
+            ("unable to retrieve auth token: invalid username/password: unauthorized", "registry add ghcr.io"),
+            ("reading manifest sha256:00: requested access to the resource is denied", "registry add ghcr.io"),
+            ("reading manifest sha256:00 in ghcr.io/shop/web: manifest unknown", "push it to `ghcr.io`"),
+            ("reading manifest sha256:00: name unknown: repository name not known to registry", "push it to `ghcr.io`"),
+            ("choosing an image: no image found for architecture", "podman pull ghcr.io/shop/web@"),
+        ] {
+            let error = not_pulled(&image, reason.to_owned());
+            assert!(matches!(error, ProviderError::NotPulled { .. }), "{error:?}");
+            let hint = error.hint().unwrap();
+            assert!(hint.contains(remedy) && error.to_string().contains(reason), "{error}: {hint}");
+        }
+        let full = "copying layer: write /var/lib/containers/storage/tmp: no space left on device";
+        let full = not_pulled(&image, full.to_owned());
+        assert!(full.kind() == ErrorKind::Quota && full.to_string().contains("make room"), "{full}");
+        let silent = not_pulled(&image, "dial tcp: lookup ghcr.io: no such host".to_owned());
+        assert!(matches!(silent, ProviderError::NoAnswer { .. }) && silent.retryable(), "{silent}");
+    }
+
+    #[test]
+    fn a_podman_that_does_not_work_is_not_an_image_that_is_missing() {
+        let looked = |code: i32| {
+            let stderr = b"cannot clone: Operation not permitted\n".to_vec();
+            is_here("web", &Output { status: ExitStatus::from_raw(code << 8), stdout: Vec::new(), stderr })
+        };
+        assert!(looked(0).unwrap() && !looked(1).unwrap());
+        let error = looked(125).unwrap_err();
+        assert!(error.to_string().contains("cannot clone") && error.to_string().contains("podman info"), "{error}");
+        assert!(!error.retryable(), "it is not mended by a pull");
     }
 }

@@ -157,22 +157,24 @@ async fn an_image_is_pulled_with_its_login_and_runs_like_any_member() {
 
     let cell = CellName::new("boxed").unwrap();
     // Who may not, or what is not there: refused by name, and no account stays behind.
-    for (source, word) in [
-        (with(&registry.image, None), "unauthorized"),
-        (with(&registry.image, Some(login("wrong"))), "unauthorized"),
+    let account = format!("registry add {}", registry.host);
+    for (source, word, remedy) in [
+        (with(&registry.image, None), "unauthorized", account.as_str()),
+        (with(&registry.image, Some(login("wrong"))), "unauthorized", account.as_str()),
         (
             with(
                 &format!("{}/shop/web@sha256:{}", registry.host, "0".repeat(64)).parse().unwrap(),
                 Some(login(PASSWORD)),
             ),
             "unknown",
+            "push it to",
         ),
     ] {
         let refused = here.local.ensure_source(&cell, &source).await.unwrap_err();
         assert!(matches!(&refused, ProviderError::NotPulled { .. }), "{refused}");
         assert!(refused.to_string().contains(word), "{refused}");
         assert!(!refused.to_string().contains(PASSWORD), "a password shows");
-        assert!(refused.hint().unwrap().contains(&format!("registry add {}", registry.host)));
+        assert!(refused.hint().unwrap().contains(remedy), "{:?}", refused.hint());
     }
 
     let mut spec = member(&here, "boxed", 0);

@@ -362,17 +362,52 @@ pub fn load(load: Option<MemberLoad>) -> Answer {
 /// A `ProviderError` on its way.
 #[derive(Serialize, Deserialize)]
 pub enum Fault {
-    Refused { what: String, reason: String },
-    NoAnswer { what: String },
-    Busy { what: String },
-    Quota { what: String, limit: String },
-    Absent { what: String },
-    DidNotStart { what: String, reason: String, log: String },
-    OtherDigest { what: String, wanted: String, found: String },
-    NotPulled { image: String, reason: String },
-    NotInstalled { program: String, remedy: String },
-    Io { doing: String, said: String },
-    Damaged { what: String, reason: String },
+    Refused {
+        what: String,
+        reason: String,
+    },
+    NoAnswer {
+        what: String,
+    },
+    Busy {
+        what: String,
+    },
+    Quota {
+        what: String,
+        limit: String,
+    },
+    Absent {
+        what: String,
+    },
+    DidNotStart {
+        what: String,
+        reason: String,
+        log: String,
+    },
+    OtherDigest {
+        what: String,
+        wanted: String,
+        found: String,
+    },
+    NotPulled {
+        image: String,
+        reason: String,
+        /// Older halves say none.
+        #[serde(default)]
+        remedy: String,
+    },
+    NotInstalled {
+        program: String,
+        remedy: String,
+    },
+    Io {
+        doing: String,
+        said: String,
+    },
+    Damaged {
+        what: String,
+        reason: String,
+    },
 }
 
 impl From<ProviderError> for Fault {
@@ -385,7 +420,7 @@ impl From<ProviderError> for Fault {
             ProviderError::Absent { what } => Self::Absent { what },
             ProviderError::DidNotStart { what, reason, log } => Self::DidNotStart { what, reason, log },
             ProviderError::OtherDigest { what, wanted, found } => Self::OtherDigest { what, wanted, found },
-            ProviderError::NotPulled { image, reason } => Self::NotPulled { image, reason },
+            ProviderError::NotPulled { image, reason, remedy } => Self::NotPulled { image, reason, remedy },
             ProviderError::NotInstalled { program, remedy } => Self::NotInstalled { program, remedy },
             ProviderError::Io { doing, source } => Self::Io { doing, said: source.to_string() },
             ProviderError::Damaged { what, reason } => Self::Damaged { what, reason },
@@ -403,7 +438,7 @@ impl From<Fault> for ProviderError {
             Fault::Absent { what } => Self::Absent { what },
             Fault::DidNotStart { what, reason, log } => Self::DidNotStart { what, reason, log },
             Fault::OtherDigest { what, wanted, found } => Self::OtherDigest { what, wanted, found },
-            Fault::NotPulled { image, reason } => Self::NotPulled { image, reason },
+            Fault::NotPulled { image, reason, remedy } => Self::NotPulled { image, reason, remedy },
             Fault::NotInstalled { program, remedy } => Self::NotInstalled { program, remedy },
             Fault::Io { doing, said } => Self::Io { doing, source: std::io::Error::other(said) },
             Fault::Damaged { what, reason } => Self::Damaged { what, reason },
