@@ -2,7 +2,7 @@
 //! in a transaction that is rolled back, or is a slot that ends with its session.
 
 use crate::error::is_pooler;
-use crate::sql::{Doing, connect, ident, is_postgres};
+use crate::sql::{Doing, connect, ident, is_postgres, says};
 use crate::{Endpoint, MoveError, Obstacle, Side, rights};
 use tokio_postgres::{Client, error::SqlState};
 
@@ -27,16 +27,16 @@ type Lacks = (String, String);
 /// Tries everything, also when something fails.
 pub async fn abilities(endpoint: &Endpoint) -> Result<Vec<Ability>, MoveError> {
     let side = Side::Source;
-    let client = match connect(endpoint, side, "berth-abilities").await {
+    let client = match connect(endpoint, side, NAME).await {
         Ok(client) => client,
         Err(MoveError::Connect { source, .. }) if is_pooler(&source) => return Ok(behind_a_pooler()),
-        Err(MoveError::Obstacles(found)) if found.len() == 1 => return Ok(nothing_tried(&found[0])),
+        Err(MoveError::Obstacles(found)) if found.len() == 1 => return Ok(of_another(endpoint, &found[0]).await),
         Err(error) => return Err(error),
     };
     let version = client.query_one("select version()", &[]).await.doing(side, "asking what it is")?;
     let version: String = version.get(0);
     if !is_postgres(&version) {
-        return Ok(nothing_tried(&Obstacle::NotPostgres { side, version }));
+        return Ok(of_another(endpoint, &Obstacle::NotPostgres { side, version }).await);
     }
     let role = &endpoint.user;
     let standby = yes(&client, "select pg_is_in_recovery()").await;
@@ -62,7 +62,7 @@ pub async fn abilities(endpoint: &Endpoint) -> Result<Vec<Ability>, MoveError> {
 
 /// A stable word, what it is for, and what follows where it is missing. In the order in which they are tried.
 const ABILITIES: [(&str, &str, &str); 6] = [
-    ("takes_writes", "tenants can live in it", "no tenant can be made here, moved in or moved out"),
+    (TAKES_WRITES, "tenants can live in it", "no tenant can be made here, moved in or moved out"),
     (KEEPS_SESSIONS, "no pooler loses what a session is told", "no tenant can be moved in or out"),
     (
         "moves_as_superuser",
@@ -77,7 +77,10 @@ const ABILITIES: [(&str, &str, &str); 6] = [
     ("publishes_changes", "what changes can be told to whoever follows it", "no tenant can be moved out"),
     ("reads_changes", "a tenant can be moved out while it writes", "no tenant can be moved out"),
 ];
+const TAKES_WRITES: &str = "takes_writes";
 const KEEPS_SESSIONS: &str = "keeps_sessions";
+/// Of its sessions, as the server lists them.
+const NAME: &str = "berth-abilities";
 
 fn tried((ability, means, without): (&'static str, &'static str, &'static str), lacks: Option<Lacks>) -> Ability {
     let (because, remedy) = lacks.unzip();
@@ -88,9 +91,11 @@ fn of(obstacle: &Obstacle) -> Lacks {
     (obstacle.to_string(), obstacle.hint())
 }
 
-/// Another kind of server, on which nothing was tried.
-fn nothing_tried(what: &Obstacle) -> Vec<Ability> {
-    ABILITIES.into_iter().map(|ability| tried(ability, Some(of(what)))).collect()
+/// Another kind of server: tenants can live in it, and of what a move needs nothing is tried.
+async fn of_another(endpoint: &Endpoint, what: &Obstacle) -> Vec<Ability> {
+    let writes = says(endpoint, NAME, "select pg_is_in_recovery()").await.is_some_and(|standby| standby == "f");
+    let can = |name| name == TAKES_WRITES && writes;
+    ABILITIES.into_iter().map(|ability| tried(ability, (!can(ability.0)).then(|| of(what)))).collect()
 }
 
 /// It lets nobody in who says how a session is to be, so nothing behind it was tried.

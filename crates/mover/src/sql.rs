@@ -93,15 +93,7 @@ pub(crate) async fn connect_with(
     name: &str,
     extra: &[(&str, &str)],
 ) -> Result<Client, MoveError> {
-    let mut config = Config::new();
-    config
-        .host(&endpoint.host)
-        .port(endpoint.port)
-        .dbname(&endpoint.database)
-        .user(&endpoint.user)
-        .password(endpoint.password.expose_secret())
-        .application_name(name);
-    let plain = config.clone();
+    let mut config = plain(endpoint, name);
     config.options(options(extra));
     let source = match berth_pg::connect(&config, endpoint.tls.as_ref()).await {
         Ok(client) => {
@@ -111,11 +103,24 @@ pub(crate) async fn connect_with(
         Err(source) => source,
     };
     if is_about_options(&source)
-        && let Some(version) = another_server(&plain, endpoint).await
+        && let Some(version) = another_server(endpoint, name).await
     {
         return Err(MoveError::Obstacles(vec![Obstacle::NotPostgres { side, version }]));
     }
     Err(MoveError::Connect { side, source })
+}
+
+/// Where and as whom, with nothing said of the session.
+fn plain(endpoint: &Endpoint, name: &str) -> Config {
+    let mut config = Config::new();
+    config
+        .host(&endpoint.host)
+        .port(endpoint.port)
+        .dbname(&endpoint.database)
+        .user(&endpoint.user)
+        .password(endpoint.password.expose_secret())
+        .application_name(name);
+    config
 }
 
 /// As it begins in every server that is made of PostgreSQL.
@@ -136,14 +141,19 @@ fn is_about_options(error: &berth_pg::ConnectError) -> bool {
 }
 
 /// What the server says that it is, where that is not PostgreSQL: it is asked in a session without options.
-async fn another_server(config: &Config, endpoint: &Endpoint) -> Option<String> {
-    let client = berth_pg::connect(config, endpoint.tls.as_ref()).await.ok()?;
-    let said = client.simple_query("select version()").await.ok()?;
-    let version = said.iter().find_map(|message| match message {
+async fn another_server(endpoint: &Endpoint, name: &str) -> Option<String> {
+    let version = says(endpoint, name, "select version()").await?;
+    (!is_postgres(&version)).then_some(version)
+}
+
+/// The one text that this asks for, in a session without options, in which servers of other kinds answer too.
+pub(crate) async fn says(endpoint: &Endpoint, name: &str, sql: &str) -> Option<String> {
+    let client = berth_pg::connect(&plain(endpoint, name), endpoint.tls.as_ref()).await.ok()?;
+    let said = client.simple_query(sql).await.ok()?;
+    said.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
         _ => None,
-    })?;
-    (!is_postgres(&version)).then_some(version)
+    })
 }
 
 /// Maps a failed statement to the error that names its side.

@@ -6,13 +6,12 @@ mod common;
 
 use berth_infra::Role;
 use berth_mover::{Endpoint, MoveError, MoveSpec, Obstacle, Side};
-use berth_testkit::{free_port, wait_until};
+use berth_testkit::{OtherServer, free_port, wait_until};
 use common::Two;
 use secrecy::{ExposeSecret as _, SecretString};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
 async fn obstacles(spec: &MoveSpec) -> Vec<Obstacle> {
@@ -232,59 +231,22 @@ async fn each_ability_that_a_login_or_a_server_lacks_is_named_with_what_gives_it
     assert_eq!(admin.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
 
-/// A server that speaks Postgres' language and is none, as CockroachDB, which no package brings here: it refuses options of
-/// the start that it does not know, and says what it is.
-async fn another_server(port: u16) {
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-    let message = |tag: u8, body: &[u8]| {
-        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
-        [[tag].as_slice(), &length, body].concat()
-    };
-    let ready = message(b'Z', b"I");
-    loop {
-        let (mut wire, _) = listener.accept().await.unwrap();
-        let length = wire.read_u32().await.unwrap();
-        let mut start = vec![0; length as usize - 4];
-        wire.read_exact(&mut start).await.unwrap();
-        if start.windows(8).any(|part| part == b"options\0") {
-            let why = b"SERROR\0VERROR\0C42704\0Munrecognized configuration parameter \"jit\"\0\0";
-            wire.write_all(&message(b'E', why)).await.unwrap();
-            continue;
-        }
-        wire.write_all(&[message(b'R', &[0; 4]), ready.clone()].concat()).await.unwrap();
-        assert_eq!(wire.read_u8().await.unwrap(), b'Q');
-        let length = wire.read_u32().await.unwrap();
-        let mut asked = vec![0; length as usize - 4];
-        wire.read_exact(&mut asked).await.unwrap();
-        assert_eq!(asked, b"select version()\0");
-        let version = b"CockroachDB CCL v24.1.0";
-        // One column of type text.
-        let column = [b"\0\x01version\0".as_slice(), &[0; 6], &25_u32.to_be_bytes(), &[0xff; 6], &[0; 2]].concat();
-        let row = [[0, 1, 0, 0, 0, 23].as_slice(), version].concat();
-        let answer =
-            [message(b'T', &column), message(b'D', &row), message(b'C', b"SELECT 1\0"), ready.clone()].concat();
-        wire.write_all(&answer).await.unwrap();
-    }
-}
-
 #[tokio::test]
 async fn a_server_that_is_not_postgresql_is_called_what_it_says_that_it_is() {
     let two = Two::filled(10).await;
-    let mut spec = two.spec();
-    spec.source.port = free_port();
-    let stub = tokio::spawn(another_server(spec.source.port));
-    let plan = async || berth_mover::plan(&spec).await;
-    let _met = wait_until("the stub", plan, |met| matches!(met, Err(MoveError::Obstacles(_)))).await;
+    let (mut spec, other) = (two.spec(), OtherServer::start().await);
+    spec.source.port = other.port;
     let all = obstacles(&spec).await;
-    let what = Obstacle::NotPostgres { side: Side::Source, version: "CockroachDB CCL v24.1.0".into() };
+    let what = Obstacle::NotPostgres { side: Side::Source, version: OtherServer::VERSION.into() };
     assert_eq!(all, [what]);
     assert_eq!(all[0].to_string(), "the source is not PostgreSQL: it says that it is `CockroachDB CCL v24.1.0`");
     for error in [berth_mover::discover(&spec.source, &spec.rules).await.err(), berth_mover::lacks(&spec).await.err()] {
         assert!(matches!(&error, Some(MoveError::Obstacles(found)) if *found == all), "{error:?}");
     }
+    // Tenants can live in it, and that is all.
     let lacks = lacking(&spec.source).await;
-    assert!(lacks.len() == 6 && lacks.values().all(|(because, _)| because.contains("CockroachDB")), "{lacks:?}");
-    stub.abort();
+    assert!(lacks.len() == 5 && !lacks.contains_key("takes_writes"), "{lacks:?}");
+    assert!(lacks.values().all(|(because, _)| because.contains("CockroachDB")), "{lacks:?}");
 }
 
 #[tokio::test]

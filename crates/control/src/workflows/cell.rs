@@ -8,6 +8,7 @@ use crate::{App, ControlError, cell_access, member_spec, mode_settings, programs
 use async_trait::async_trait;
 use berth_domain::{CellId, CellState, MemberId, OperationId, ServiceRole};
 use berth_infra::{DatabaseName, ProviderError};
+use berth_mover::{MoveError, Obstacle};
 use berth_store::{Member, NewMember, Tx};
 use berth_workflow::{Retry, Run, Step, StepError, TxStep};
 use serde::{Deserialize, Serialize};
@@ -288,12 +289,19 @@ impl Step<App> for AwaitHealthy {
     }
 }
 
-/// Reads what the cell's schema looks like, and notes it.
+/// Reads what the cell's schema looks like, and notes it. Of a database that is no PostgreSQL there is nothing to note: where
+/// somebody else runs one, its tenants are routed and limited, and a move is refused by what it asks of both sides.
 pub(super) async fn fingerprint(app: &App, cell: CellId) -> Result<String, StepError> {
     let cell = app.cell(cell).await?;
     let database = app.cell_database(&cell).await?;
-    let fingerprint = berth_mover::schema_fingerprint(&cell_access::endpoint(&database)).await;
-    let fingerprint = fingerprint.map_err(ControlError::from)?;
+    let read = berth_mover::schema_fingerprint(&cell_access::endpoint(&database)).await;
+    if let Err(MoveError::Obstacles(found)) = &read
+        && matches!(found.as_slice(), [Obstacle::NotPostgres { .. }])
+        && app.is_foreign(&cell).await?
+    {
+        return Ok(String::new());
+    }
+    let fingerprint = read.map_err(ControlError::from)?;
     app.store().cell_set_fingerprint(cell.id, &fingerprint).await.map_err(store)?;
     Ok(fingerprint)
 }

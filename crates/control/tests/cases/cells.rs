@@ -1,9 +1,10 @@
 //! The stack file and cells.
 
 use crate::world::{STACK, World, change, read};
-use berth_control::{ControlError, Kind, cells, stack};
+use berth_control::{ControlError, Kind, cells, endpoints, stack};
 use berth_domain::{CellState, OperationState};
 use berth_infra::{MemberName, RunOutcome};
+use berth_testkit::{OtherServer, TestPg};
 use berth_wire as wire;
 use secrecy::ExposeSecret;
 use std::collections::BTreeMap;
@@ -86,6 +87,23 @@ async fn a_migration_that_fails_leaves_no_cell_and_says_what_it_wrote() {
     let error = operation.error.unwrap();
     assert_eq!(error.kind, "migrate_failed");
     assert!(error.message.contains("relation is missing") && error.message.contains("ended with 3"), "{error}");
+}
+
+/// As CockroachDB: tenants are routed to it and limited, and what a move needs is lacking.
+#[tokio::test]
+async fn a_cell_that_somebody_else_runs_need_not_be_postgresql() {
+    let (world, other) = (World::bare().await, OtherServer::start().await);
+    let mut there = TestPg::shared().await.cell().clone();
+    (there.host, there.port, there.socket_dir) = ("127.0.0.1".to_owned(), other.port, None);
+    world.fake.stand_on(there);
+    let applied = world.apply(&STACK.replace("{ adapter: fake }", "{ adapter: theirs }")).await.unwrap();
+    assert_eq!(world.carry_out(applied.operations[0]).await, OperationState::Succeeded);
+    let cell = world.store.cell_by_name(&"shared-1".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!((cell.state, cell.schema_fingerprint), (CellState::Ready, None));
+    let found = endpoints::abilities(&world.app, &read(), "shared-1").await.unwrap();
+    let lacks: Vec<&str> = found.items.iter().filter(|item| !item.can).map(|item| item.ability.as_str()).collect();
+    assert!(!lacks.contains(&"serves") && !lacks.contains(&"takes_writes"), "{lacks:?}");
+    assert!(lacks.contains(&"reads_changes") && lacks.contains(&"is_run_by_berth"), "{lacks:?}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 use berth_config::Environment;
 use berth_control::{App, Caller, Change, Follow, Permit, Read, ReadTenant, edges::Takes, releases, stack, workflows};
 use berth_domain::{Artifact, OperationId, OperationState};
-use berth_infra::{CellDatabase, Role, fake::Fake};
+use berth_infra::{CellDatabase, Provider, Role, fake::Fake};
 use berth_store::{Sealer, Store};
 use berth_testkit::TestDatabase;
 use berth_wire as wire;
@@ -162,7 +162,12 @@ pub fn artifact(service: &str, n: u8) -> Artifact {
 
 fn app(store: &Store, fake: &Fake, environment: &Environment) -> App {
     let fake = fake.clone();
-    let build = move |adapter: &str, _: &serde_json::Value| (adapter == "fake").then(|| Ok(fake.provider()));
+    let build = move |adapter: &str, _: &serde_json::Value| match adapter {
+        "fake" => Some(Ok(fake.provider())),
+        // Run by somebody else, as cells of the adapter `endpoint` are.
+        "theirs" => Some(Ok(Provider { foreign: true, ..fake.provider() })),
+        _ => None,
+    };
     let archives: berth_mover::Archives = Arc::new(object_store::memory::InMemory::new());
     let open = move |place: Option<&berth_config::Archives>, _: &Environment| -> Result<berth_mover::Archives, _> {
         let Some(berth_config::Archives::Directory(folder)) = place else { return Ok(Arc::clone(&archives)) };
