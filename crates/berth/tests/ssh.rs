@@ -192,6 +192,31 @@ async fn a_database_is_reached_by_the_address_that_it_has_on_its_host() {
     assert_eq!(row.unwrap().get::<_, Vec<String>>(0), ["logical", &database.host, "64MB", "192MB", "120"]);
 }
 
+/// Where the host is this very machine, a way would hold the port that the database needs to start again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_of_this_machine_that_is_down_is_not_stood_in_for() {
+    let Some(sshd) = Sshd::start().await else { return };
+    let spec = cell("one");
+    // Made over a line of its own: the other one has not met the host yet.
+    let (mut apart, program) = (sshd.settings(), sshd.dir.join("berth"));
+    std::os::unix::fs::symlink(BERTH, &program).unwrap();
+    apart["program"] = json!(program);
+    let maker = Sshd::provider_of(&apart).database.unwrap();
+    let made = maker.ensure_database(&spec).await.unwrap();
+    maker.stop_database(&made.name).await.unwrap();
+    let listened_on = || std::net::TcpStream::connect((made.host.as_str(), made.port)).is_ok();
+
+    // As whoever has its record alone opens a way: which machine it is, nobody has asked yet.
+    let database = sshd.provider().database.unwrap();
+    database.open_way(&made).await.unwrap();
+    assert!(listened_on(), "this test shows nothing");
+    assert_eq!(database.ensure_database(&spec).await.unwrap().port, made.port);
+    database.stop_database(&made.name).await.unwrap();
+    database.open_way(&made).await.unwrap();
+    assert!(!listened_on(), "something else listens where the database does");
+    assert_eq!(database.ensure_database(&spec).await.unwrap().port, made.port);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edge_reaches_members_by_a_key_that_opens_nothing_else() {
     let Some(sshd) = Sshd::start().await else { return };

@@ -238,6 +238,9 @@ impl Host {
     }
 
     async fn open_way(&self, database: &CellDatabase) -> Result<(), ProviderError> {
+        if self.line.is_here() {
+            return Ok(());
+        }
         ways::open(&self.line, self.home.address, database.port, self.home.address).await?;
         // redis://:password@address:port/0
         let port = database

@@ -5,6 +5,7 @@ use super::{
     calls::{Answer, Ask, Call, Home, Reply},
     connection::{Connection, Proof, Target, quoted},
     error::SshError,
+    ways,
 };
 use berth_infra::ProviderError;
 use russh::{ChannelStream, client::Msg};
@@ -32,12 +33,16 @@ const SAY_EVERY: Duration = Duration::from_mins(10);
 const REST: Duration = Duration::from_secs(1);
 /// Where the program lies that root starts there: in a folder of root's alone, up to the top.
 const PROGRAMS: &str = "/usr/local/lib/berth";
+/// What tells one loopback from another: the machine since its start, and the network that whoever asks is in there.
+const LOOPBACK: &str = "cat /proc/sys/kernel/random/boot_id; readlink /proc/self/ns/net";
 
 /// A host as this process talks to it.
 pub struct Line {
     pub target: Target,
     /// A program that is there already; otherwise our own is brought.
     program: Option<PathBuf>,
+    /// The host's loopback is our own, as far as it is known: what listens there is reached without a way.
+    here: AtomicBool,
     half: Turn<Option<Arc<Half>>>,
     forwards: Turn<Option<Arc<Connection>>>,
     failed: Mutex<Option<(Instant, SshError)>>,
@@ -66,6 +71,7 @@ pub fn line(target: &Target, program: Option<&Path>) -> Arc<Line> {
     let new = || Line {
         target: target.clone(),
         program: program.map(Path::to_owned),
+        here: AtomicBool::default(),
         half: Turn::default(),
         forwards: Turn::default(),
         failed: Mutex::default(),
@@ -84,11 +90,20 @@ impl Line {
     ) -> Result<Answer, ProviderError> {
         let asked = async {
             let half = self.half().await.map_err(|error| error.about(what))?;
+            if self.is_here() {
+                // Opened before that was known, it holds the very port that the cell's database needs to start again.
+                ways::close(self, home.address);
+            }
             half.ask(home, call).await.map_err(|error| error.about(what))
         };
         let late = || ProviderError::NoAnswer { what: format!("{what} on `{}`", self.target.name()) };
         let reply = tokio::time::timeout(limit, asked).await.map_err(|_| late())??;
         reply.answer.map_err(Into::into)
+    }
+
+    /// Whether the host is known to be this machine.
+    pub fn is_here(&self) -> bool {
+        self.here.load(Ordering::Acquire)
     }
 
     /// A stream to a port of the host's.
@@ -149,6 +164,8 @@ impl Line {
 
     async fn start(self: &Arc<Self>) -> Result<Half, SshError> {
         let connection = self.open().await?;
+        let loopback = connection.run(LOOPBACK, b"").await?;
+        self.here.store(own_loopback().is_some_and(|own| own == loopback.out.trim()), Ordering::Release);
         let command = agent_command(&connection, self.program.as_deref()).await?;
         let stream = connection.start(&command).await?;
         let (reader, writer) = tokio::io::split(stream);
@@ -287,6 +304,13 @@ fn tidy(programs: &str, path: &str) -> String {
         "cd {programs} && touch -c {path} && ls -t berth-{name} | tail -n +3 | while read -r old; do \
          readlink /proc/[0-9]*/exe 2>/dev/null | grep -qxF \"{programs}/$old\" || rm -f \"$old\"; done"
     )
+}
+
+/// Ours, as [`LOOPBACK`] prints it.
+fn own_loopback() -> Option<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let network = fs::read_link("/proc/self/ns/net").ok()?;
+    Some(format!("{}\n{}", boot.trim(), network.display()))
 }
 
 /// The program that runs, and its digest.

@@ -1,5 +1,6 @@
 //! Cells of one host kept apart: members of each run as a user of their own, and the kernel lets nobody but that user,
-//! Postgres, root and whoever came in over SSH connect to the cell's address. Never touches other rules of the host.
+//! Postgres, root, whoever came in over SSH and the users of `serve` and the edge connect to the cell's address. Never touches
+//! other rules of the host.
 //!
 //! A password would keep strangers out of a database as well; this keeps them from trying, and from its bugs.
 
@@ -18,6 +19,10 @@ use std::{
 /// The addresses of all cells: see `address` in `ssh.rs`.
 const CELLS: &str = "127.64.0.0/10";
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Who connects beside root, the cell's members and whoever came in over SSH: Postgres itself; and, on a server with a control
+/// plane of its own, `serve` to the database and the edge to its own ways (`ways.rs`). Members of `local` cells there are
+/// `berth` too: to those a password alone stands in the way.
+const MAY: [&str; 3] = ["postgres", "berth", "berth-edge"];
 
 fn applies(home: &Home) -> bool {
     home.separate && rustix::process::geteuid().is_root()
@@ -63,7 +68,7 @@ pub async fn ensure(home: &Home) -> Result<(), ProviderError> {
         }
     }
     let own = uid(&name).ok_or_else(|| ProviderError::Busy { what: format!("the user of cell {}", home.cell) })?;
-    let mut may = vec![0, uid("postgres").unwrap_or(0), came_in_as()];
+    let mut may: Vec<u32> = MAY.into_iter().filter_map(uid).chain([0, came_in_as()]).collect();
     may.sort_unstable();
     may.dedup();
     let may = may.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

@@ -66,7 +66,7 @@ pub async fn open(line: &Arc<Line>, address: Ipv4Addr, port: u16, there: Ipv4Add
         return Ok(());
     }
     let at = SocketAddr::from((address, port));
-    let to = format!("{:?} {there}", line.target);
+    let to = to(line, there);
     if let Some(way) = ways().get(&at).filter(|way| !way.task.is_finished()) {
         if way.to == to {
             return Ok(());
@@ -89,6 +89,23 @@ pub async fn open(line: &Arc<Line>, address: Ipv4Addr, port: u16, there: Ipv4Add
     });
     ways().insert(at, Way { to, task });
     Ok(())
+}
+
+/// Where a way ends, as it is remembered.
+fn to(line: &Line, there: Ipv4Addr) -> String {
+    format!("{:?} {there}", line.target)
+}
+
+/// No way that ends at this address of the host is listened on here any more. Connections that came in by one go on.
+pub fn close(line: &Line, there: Ipv4Addr) {
+    let to = to(line, there);
+    ways().retain(|_, way| {
+        let stays = way.to != to;
+        if !stays {
+            way.task.abort();
+        }
+        stays
+    });
 }
 
 /// A port of this machine that ends at the same loopback port of a host for as long as this process lives.
