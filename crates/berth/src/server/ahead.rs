@@ -145,10 +145,30 @@ fn variables(text: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
+/// Whether members will be processes of the host's `serve`: those of the first cell, where the stack file declares none.
+fn run_under_serve(stack: &Stack) -> bool {
+    let is_local = |name: &ProviderName| stack.providers.get(name).is_some_and(|provider| provider.adapter == "local");
+    stack.cells.is_empty() || stack.cells.values().any(|cell| is_local(&cell.provider))
+}
+
+/// Services from images, where `serve` would have to start them: it has no right to make a container.
+pub fn images(stack: &Stack) -> Result<(), Failure> {
+    let images = stack.services.iter().filter(|(_, service)| matches!(service.run, Run::Image(_)));
+    let images: Vec<String> = images.map(|(name, _)| format!("`{name}`")).collect();
+    if images.is_empty() || !run_under_serve(stack) {
+        return Ok(());
+    }
+    let all = images.join(", ");
+    let what =
+        format!("services from images ({all}) can be started by no cell of the adapter `local` on such a server");
+    let hint = "declare its first cell under a provider with the adapter `ssh`, which runs images on this server too \
+                (docs/servers.md), or name programs under `command`; nothing was changed";
+    Err(Failure::request(what, hint))
+}
+
 /// The programs of services that will run on the host itself. Where some run already a release may have brought theirs.
 pub async fn programs(walk: &Walk<'_>, stack: &Stack) -> Result<(), Failure> {
-    let is_local = |name: &ProviderName| stack.providers.get(name).is_some_and(|provider| provider.adapter == "local");
-    if !stack.cells.is_empty() && !stack.cells.values().any(|cell| is_local(&cell.provider)) {
+    if !run_under_serve(stack) {
         return Ok(());
     }
     let wanted = wanted(stack);
@@ -169,7 +189,7 @@ pub async fn programs(walk: &Walk<'_>, stack: &Stack) -> Result<(), Failure> {
     Err(Failure::request(what, hint))
 }
 
-/// Each once. What an image has inside is found out when it is pulled.
+/// Each once. What an image has inside is nobody's to know before it is pulled.
 fn wanted(stack: &Stack) -> Vec<&str> {
     let mut wanted: Vec<&str> = Vec::new();
     for service in stack.services.values() {
@@ -195,7 +215,7 @@ fn looking_for(programs: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{looking_for, of_providers, plan, provider, settings, variables, wanted};
+    use super::{images, looking_for, of_providers, plan, provider, settings, variables, wanted};
     use berth_config::{Environment, Stack, no_files, parse};
     use std::process::Command;
 
@@ -235,6 +255,25 @@ mod tests {
         let wrong = stack("providers: { far: { adapter: nowhere-cloud } }\nplacement: { policy: { colour: red } }");
         let said = settings(&wrong).unwrap_err().screen();
         assert!(said.contains("`nowhere-cloud`") && said.contains("placement.policy"), "{said}");
+    }
+
+    #[test]
+    fn images_are_left_to_cells_that_can_run_them() {
+        images(&stack("providers: { local: { adapter: local } }")).unwrap();
+        let of_images = |rest: &str| {
+            let file = format!(
+                "stack: desk\nservices: {{ web: {{ image: \"ghcr.io/desk/web@sha256:{}\", health: /up }} }}\n\
+                 data: {{ root: public.customers }}\nproviders: {{ local: {{ adapter: local }}, servers: {{ adapter: ssh }} }}\n{rest}\n",
+                "0".repeat(64)
+            );
+            images(&parse(&file, None, &no_files).unwrap())
+        };
+        let local = "cells: { a: { class: shared, provider: servers }, b: { class: shared, provider: local } }";
+        for rest in ["", local] {
+            let said = of_images(rest).unwrap_err().screen();
+            assert!(said.contains("services from images (`web`)") && said.contains("docs/servers.md"), "{said}");
+        }
+        of_images("cells: { a: { class: shared, provider: servers } }").unwrap();
     }
 
     #[test]

@@ -4,8 +4,12 @@
 use super::{
     prepare::USER,
     steps::{failed, say},
+    told,
 };
-use crate::fail::{Failure, FailureExt as _};
+use crate::{
+    cli::CliError,
+    fail::{Failure, FailureExt as _},
+};
 use berth_providers::ssh::{Connection, Proof, SshError, Target, Trust};
 use clap::Args;
 use secrecy::SecretString;
@@ -163,7 +167,7 @@ fn agree(yes: bool) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }
-    if !can_be_asked(yes) {
+    if !can_be_asked() {
         return Err(Failure::request(
             "nobody has said that this is the host",
             "name its key with `--host-key`, or `--yes`",
@@ -172,13 +176,16 @@ fn agree(yes: bool) -> Result<(), Failure> {
     ask("Is this the host?")
 }
 
-/// Somebody sits there, and has not said yes beforehand.
-pub fn can_be_asked(yes: bool) -> bool {
-    !yes && io::stdin().is_terminal() && io::stderr().is_terminal()
+fn can_be_asked() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
-/// After what would be changed was shown.
+/// After what would be changed was shown, and unless somebody has said yes beforehand. As every command: without a terminal
+/// there is nobody to ask, and nothing happens.
 pub async fn agree_to_changes(name: &str) -> Result<(), Failure> {
+    if !can_be_asked() {
+        return Err(told(CliError::NobodyToAsk));
+    }
     let question = format!("Do this on `{name}`?");
     // Beside the connection, which would be taken for dead by the time that somebody has read it all.
     tokio::task::spawn_blocking(move || ask(&question)).await.ours("the terminal")?

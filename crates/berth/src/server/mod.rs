@@ -132,7 +132,7 @@ impl Prepare {
         let found = prepare::look(&connection).await?;
         say(&format!("`{}` runs {}", self.host.name(), found.system));
         beside::tell(&found.beside);
-        if !self.dry_run && host::can_be_asked(yes) {
+        if !self.dry_run && !yes {
             let mut plan = Walk::new(&connection, found.sudo, true);
             prepare::prepare(&mut plan, &self.host).await?;
             if plan.would_change() {

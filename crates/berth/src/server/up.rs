@@ -4,7 +4,7 @@
 
 use super::{
     Answer, ahead, beside,
-    host::{Host, agree_to_changes, can_be_asked},
+    host::{Host, agree_to_changes},
     ports,
     prepare::{self, Found, USER},
     steps::{Step, Walk, Went, failed, say},
@@ -111,6 +111,7 @@ impl Up {
         let files = StackFiles::read(&self.file, None).map_err(told)?;
         let stack = files.parse().map_err(told)?;
         ahead::settings(&stack)?;
+        ahead::images(&stack)?;
         let first_of = FirstOf {
             provider: ahead::provider(&stack, self.provider.as_ref())?,
             plan: ahead::plan(&stack, self.plan.as_ref()),
@@ -137,7 +138,7 @@ impl Up {
             self.plan(&mut walk).await?;
             return Ok(self.answer(&name, &found, &walk, begun.elapsed(), None));
         }
-        if can_be_asked(common.yes) {
+        if !common.yes {
             let mut plan = Walk::new(&first, found.sudo, true);
             self.plan(&mut plan).await?;
             agree_to_changes(&name).await?;
