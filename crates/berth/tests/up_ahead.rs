@@ -1,5 +1,6 @@
 //! What `berth up` and `berth server prepare` know before they change a server, on servers that the test makes: mistakes are
-//! named with nothing done, what `berth init` writes is enough, and SSH is shut whatever its files said before.
+//! named with nothing done, what `berth init` writes is enough, one more cell stands on the same server, and SSH is shut
+//! whatever its files said before.
 
 #![cfg(feature = "ssh")]
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
@@ -7,11 +8,15 @@
 mod machines;
 
 use berth_infra::Role;
-use berth_testkit::TestDatabase;
-use machines::{Desk, Machine, answer, fleet, keygen, run, stack, text, went};
+use berth_testkit::{TestDatabase, wait_until};
+use machines::{
+    Desk, Machine, answer, fleet, keygen,
+    registry::{self, Images},
+    run, stack, text, went,
+};
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 #[test]
 fn what_is_wrong_with_a_server_is_named_before_anything_is_changed() {
@@ -25,7 +30,7 @@ fn what_is_wrong_with_a_server_is_named_before_anything_is_changed() {
     };
     let up = ["up", at.as_str(), "--key-file", key.as_str(), "-f", &stack()];
 
-    // Nobody to ask, and nobody has said that this is the host.
+    // Nobody to ask, and nobody has said that this is the host; below, whether it may be changed.
     assert!(refused(&up).contains("--host-key"));
     let yes = [&["--yes"][..], &up].concat();
 
@@ -59,6 +64,10 @@ fn what_is_wrong_with_a_server_is_named_before_anything_is_changed() {
     let said = refused(&yes);
     assert!(said.contains("programs are not on") && said.contains("`fleet`"), "{said}");
     server.sh("ln -s /bin/true /usr/local/bin/fleet");
+    for words in [&up[..], &["server", "prepare", at.as_str(), "--key-file", key.as_str()]] {
+        let said = refused(words);
+        assert!(said.contains("no terminal to ask at") && said.contains("`--yes` goes on"), "{said}");
+    }
     let tenant = ["--tenant", "acme", "--tenant-host", "acme.example.com"];
     let said = refused(&[&yes[..], &tenant, &["--plan", "gold"]].concat());
     assert!(said.contains("no plan `gold`") && said.contains("`hobby`"), "{said}");
@@ -179,6 +188,40 @@ async fn the_stack_file_that_init_writes_comes_to_its_first_cell_and_tenant() {
         (Some("shared-1"), Some("local")),
         "{cells}"
     );
+    beside_the_first(&desk, &server, &fleet, admin, &answered).await;
+}
+
+/// One more cell on the server that `up` has made: root's agent runs images there, and `serve` and the edge, who are not
+/// root, reach what it starts.
+async fn beside_the_first(desk: &Desk, server: &Machine, fleet: &Path, admin: &str, stack: &str) {
+    let berth = |words: &str| server.sh(&format!("BERTH_API_KEY='{admin}' berth --yes {words}"));
+    let (local, ssh) = ("  local: { adapter: local }\n", "  servers: { adapter: ssh }\n");
+    assert!(stack.contains(local), "{stack}");
+    let file = desk.dir.join("more.yaml");
+    fs::write(&file, stack.replacen(local, &format!("{local}{ssh}"), 1)).unwrap();
+    server.copy(&file, "/root/berth.yaml");
+    server.copy(&desk.key(), "/root/cell.key");
+    berth("apply -f /root/berth.yaml");
+    berth(&format!("cell add own --host {} --key-file /root/cell.key", server.ip));
+    if let Some(images) = Images::make(&desk.dir, fleet, &["1"]) {
+        images.bring(server);
+        server.sh(&format!("printf %s '{}' >/root/word", registry::PASSWORD));
+        berth(&format!("registry add {} --user {} --password-file /root/word", registry::HOST, registry::USER));
+        let made: Value =
+            serde_json::from_str(&berth(&format!("release create web={} --json", images.artifact(0)))).unwrap();
+        berth(&format!("release roll r{} --to own --wait", made["number"]));
+        let runs = server.sh("podman ps --format '{{.Names}}'");
+        assert!(runs.contains("member-own.web"), "{runs}");
+    }
+    berth("tenant create beta --plan standard --cell own --host beta.example.com");
+    let asked = format!("http://{}/health", server.ip);
+    let words = ["-s", "-o", "/dev/null", "-m", "5", "-w", "%{http_code}", "-H", "Host: beta.example.com", &asked];
+    let ask = || async { text(&run("curl", &words).stdout) };
+    wait_until("the tenant of the second cell is served", ask, |status: &String| status == "200").await;
+    // Its Postgres is `postgres`'s, the first cell's is `berth`'s. With `serve` away nobody brings it back.
+    server.sh("systemctl stop berth-serve; pkill -KILL -u postgres; systemctl start berth-serve");
+    let ask = || async { (server.try_sh("pgrep -u postgres").status.success(), text(&run("curl", &words).stdout)) };
+    wait_until("it is served again", ask, |(runs, status): &(bool, String)| *runs && status == "200").await;
 }
 
 /// Of a setting that is there twice sshd takes the first, and a `Match` block counts more than either.
