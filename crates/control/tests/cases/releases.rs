@@ -4,8 +4,8 @@ use crate::{
     upkeep::serving,
     world::{STACK, World, artifact, change, read},
 };
-use berth_control::{ControlError, ReleaseError, WorkerOptions, moves, releases, serve};
-use berth_domain::{EdgeId, MemberId, MoveId, OperationId, RollCellState, RollState, ServiceRole};
+use berth_control::{ControlError, Kind, ReleaseError, WorkerOptions, moves, releases, serve};
+use berth_domain::{CellName, EdgeId, MemberId, MoveId, OperationId, RollCellState, RollState, ServiceRole};
 use berth_infra::{Call, Fault, MemberName, RunOutcome, Source};
 use berth_store::{EdgeSaid, NewMember, Presence};
 use berth_testkit::wait_until;
@@ -313,6 +313,30 @@ async fn a_cell_is_either_migrated_or_moved_out_of() {
     assert_eq!(refused.to_string(), format!("release r{number} is rolling in cell {home}"));
     stop.send_replace(true);
     server.abort();
+}
+
+#[tokio::test]
+async fn a_move_between_two_releases_names_the_one_that_is_missing_and_where() {
+    let world = three_cells("").await;
+    world.create("acme", "hobby").await;
+    let home = world.tenant("acme").await.cell.unwrap();
+    let other: CellName = if home.as_str() == "shared-3" { "shared-1" } else { "shared-3" }.parse().unwrap();
+    let (first, second) = (world.release(&["web"], 1).await, world.release(&["web"], 2).await);
+    // Once the target is behind, once the source.
+    for (rolled, on, says, missing) in [
+        (first, &home, format!("cell `{other}` runs what the stack file says, and `{home}` runs r{first}"), &other),
+        (second, &other, format!("cell `{other}` runs r{second}, and `{home}` runs r{first}"), &home),
+    ] {
+        serving(&world, brought(&world, only(rolled, on.as_str()))).await;
+        // All cells of this world are one database: what a migration would have made different is said here.
+        let cell = world.store.cell_by_name(&other).await.unwrap().unwrap();
+        world.store.cell_set_fingerprint(cell.id, &format!("beside r{rolled}")).await.unwrap();
+        let refused = moves::start(&world.app, &change(), "acme", Some(&other)).await.unwrap_err();
+        assert_eq!((refused.code(), refused.kind()), ("release_missing", Kind::Conflict), "{refused}");
+        assert!(refused.to_string().contains(&says), "{refused}");
+        let remedy = format!("`berth release roll r{rolled} --to {missing}`");
+        assert!(refused.hint().is_some_and(|hint| hint.contains(&remedy)), "{:?}", refused.hint());
+    }
 }
 
 fn only(release: u32, cell: &str) -> wire::RollAsk {
