@@ -202,6 +202,7 @@ async fn maintenance_lets_go_of_what_somebody_waits_for_and_does_the_rest() {
     let holder = config.connect(NoTls).await.unwrap();
     tokio::spawn(holder.1);
     holder.0.batch_execute("begin; lock table held in share update exclusive mode").await.unwrap();
+    a_session_that_waits_is_shown(&world, &config, &holder.0).await;
     let wanting = {
         let (watcher, altering) = (config.connect(NoTls).await.unwrap(), config.connect(NoTls).await.unwrap());
         tokio::spawn(watcher.1);
@@ -234,6 +235,40 @@ async fn maintenance_lets_go_of_what_somebody_waits_for_and_does_the_rest() {
     wait_until("nothing needs it any more", plan, |plan| named(plan).is_empty()).await;
     let left = "select count(*) from pg_index where not indisvalid";
     assert_eq!(owner.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+/// Somebody waits for what `holder` holds: both are shown, and nothing of the values in a statement.
+async fn a_session_that_waits_is_shown(
+    world: &World,
+    config: &tokio_postgres::Config,
+    holder: &tokio_postgres::Client,
+) {
+    const VALUE: &str = "planted-in-a-statement";
+    let (waiter, connection) = config.connect(NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let pid = async |client: &tokio_postgres::Client| -> i32 {
+        client.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0)
+    };
+    let (holds, waits) = (pid(holder).await, pid(&waiter).await);
+    let cancel = waiter.cancel_token();
+    let statement = format!("comment on table held is '{VALUE}'");
+    let waiting = tokio::spawn(async move { waiter.batch_execute(&statement).await });
+    let top = async || world.json(&["db", "top", "shared-1"]);
+    let of = |top: &Value, pid: i32| {
+        let sessions = top["statements"].as_array().unwrap();
+        sessions.iter().find(|one| one["pid"] == pid).cloned().unwrap_or_default()
+    };
+    let is_blocked = |top: &Value| of(top, waits)["blocked_by"] == json!([holds]);
+    let seen = wait_until("it is shown who waits for whom", top, is_blocked).await;
+    assert_eq!(of(&seen, holds)["state"], "idle in transaction", "{seen}");
+    assert_eq!(of(&seen, waits)["statement"], "comment on table held is ?", "{seen}");
+    assert!(!seen.to_string().contains(VALUE), "{seen}");
+    let (code, out, error) = world.berth(&["db", "top", "shared-1"]);
+    assert_eq!(code, 0, "{error}");
+    let line = out.lines().find(|line| line.starts_with(&format!("{waits} "))).unwrap_or_default();
+    assert!(line.contains(&format!("locks of {holds}")) && !out.contains(VALUE), "{out}");
+    cancel.cancel_query(NoTls).await.unwrap();
+    assert!(waiting.await.unwrap().is_err(), "it waited for nobody");
 }
 
 /// What `pg_dump` writes of the cell's database, in a format.
