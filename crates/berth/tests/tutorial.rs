@@ -303,6 +303,8 @@ async fn every_command_of_the_tutorial_prints_what_the_text_says_and_no_request_
     assert!(wrong.is_empty(), "{wrong}");
     let failed = ledger.failed.lock().unwrap().clone();
     assert!(failed.is_empty(), "{} failed, the first: {}", failed.len(), failed[0]);
+    let file = |name: &str| fs::read_to_string(world.place.dir.join("files/org-1").join(name)).unwrap_or_default();
+    assert_eq!((file("logo"), file("letter")), ("a compass".to_owned(), "signed".to_owned()), "files by prefix");
     let client = world.pg.connect(Role::Mover).await;
     let open = "select count(*) from jobs where done_at is null";
     let look = async || client.query_one(open, &[]).await.unwrap().get::<_, i64>(0);
