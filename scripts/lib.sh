@@ -36,6 +36,7 @@ missing_packages() {
 missing_for_tests() {
     command -v redis-server >/dev/null 2>&1 || echo redis-server
     command -v openssl >/dev/null 2>&1 || echo openssl
+    command -v zstd >/dev/null 2>&1 || echo zstd
     command -v promtool >/dev/null 2>&1 || echo prometheus
     [ -x /usr/sbin/sshd ] || echo openssh-server
     command -v ssh >/dev/null 2>&1 || echo openssh-client
