@@ -113,3 +113,19 @@ fn what_people_wrote_and_what_does_not_fit_stays_as_it_is() {
     let refused = tagged.render(&[]);
     assert!(said(&refused).contains("by a tag"), "{}", said(&refused));
 }
+
+#[test]
+fn a_stack_with_keys_and_objects_is_rendered_with_a_place_for_each() {
+    let data = "data:
+  root: public.customers
+  redis: { prefixes: ['t:{tenant}:'], store: true }
+  objects: { prefixes: ['files/{tenant}/'] }
+";
+    let folder = Folder::new(&format!("{STACK}{data}"));
+    let rendered = folder.render(&[]);
+    assert!(rendered.status.success(), "{}", said(&rendered));
+    let compose = fs::read_to_string(folder.0.join("docker-compose.yml")).unwrap();
+    for word in ["REDIS_URL: ", "appendonly yes", "OBJECTS_URL: ", "BERTH_CELL: "] {
+        assert!(compose.contains(word), "{word} is not in\n{compose}");
+    }
+}

@@ -11,6 +11,10 @@ pub fn render(site: &Site) -> String {
     out.push_str("# Of the Postgres in docker-compose.yml: Berth's own login, `berth`.\nPOSTGRES_PASSWORD=\n");
     out.push_str("# The application's login there, `app`. Letters, digits, `-` and `_` only: it stands in a URL.\nAPP_PASSWORD=\n");
     out.push_str("# Its image by digest: `docker inspect --format '{{index .RepoDigests 0}}' postgres:17-bookworm` after a pull.\nPOSTGRES_IMAGE=\n");
+    if site.redis.is_some() {
+        out.push_str("# Of the Redis there. Letters, digits, `-` and `_` only: it stands in a URL.\nREDIS_PASSWORD=\n");
+        out.push_str("# Its image by digest, from a pull of redis:7-bookworm.\nREDIS_IMAGE=\n");
+    }
     for service in &site.services {
         if matches!(service.run, Run::Command(_)) {
             out.push_str(&format!(

@@ -37,6 +37,10 @@ pub struct Site {
     pub database_mib: u32,
     /// Where a cell's shape says it.
     pub database_cpu_millis: Option<u32>,
+    /// Where the application has keys in a Redis (`data.redis`).
+    pub redis: Option<Redis>,
+    /// Whether it has objects in a place beside the database (`data.objects`).
+    pub objects: bool,
     /// The server that carries it all, where its size is known.
     pub server_mib: Option<u32>,
     /// The name that nginx answers to.
@@ -60,6 +64,15 @@ pub struct Service {
     pub env: Vec<(String, String)>,
     pub memory_mib: u32,
     pub cpu_millis: u32,
+}
+
+/// What the Redis is to the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redis {
+    /// What is in it can be had again.
+    Cache,
+    /// The only place of what is in it.
+    Store,
 }
 
 /// What is started.
@@ -145,6 +158,10 @@ impl Site {
         let Some(server_mib) = self.server_mib else { return Ok(()) };
         let mut parts = vec![format!("{SYSTEM_MIB} system"), format!("{} postgres", self.database_mib)];
         let mut wanted_mib = u64::from(SYSTEM_MIB) + u64::from(self.database_mib);
+        if self.redis.is_some() {
+            wanted_mib += u64::from(self.redis_mib());
+            parts.push(format!("{} redis", self.redis_mib()));
+        }
         for service in &self.services {
             wanted_mib += u64::from(service.memory_mib) * u64::from(service.copies);
             parts.push(format!("{} x {} {}", service.copies, service.memory_mib, service.name));
@@ -153,6 +170,16 @@ impl Site {
             return Err(RenderError::TooSmall { wanted_mib, server_mib, parts: parts.join(", ") });
         }
         Ok(())
+    }
+
+    /// What keys may take: a quarter of the database's memory, as in cells that Berth runs.
+    fn keys_mib(&self) -> u32 {
+        (self.database_mib / 4).max(16)
+    }
+
+    /// What the Redis may take: as much again, since it writes its file anew from a copy of itself.
+    fn redis_mib(&self) -> u32 {
+        self.keys_mib() * 2
     }
 
     fn web(&self) -> Option<&Service> {

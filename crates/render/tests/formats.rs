@@ -6,7 +6,7 @@
 )]
 
 use berth_domain::ServiceRole;
-use berth_render::{Alert, Alerts, File, Language, MARK, RenderError, Run, Service, Site};
+use berth_render::{Alert, Alerts, File, Language, MARK, Redis, RenderError, Run, Service, Site};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -39,6 +39,8 @@ fn site() -> Site {
         services: vec![service("web", ServiceRole::Web), service("mail-worker", ServiceRole::Worker)],
         database_mib: 1024,
         database_cpu_millis: Some(1500),
+        redis: None,
+        objects: false,
         server_mib: Some(4096),
         host: "desk.example.com".parse().unwrap(),
         language: Language::Rust,
@@ -143,6 +145,8 @@ fn compose_reads_the_compose_file_and_publishes_nothing_to_others() {
     assert!(read.status.success(), "{config}");
     let text = fs::read_to_string(folder.path().join("docker-compose.yml")).unwrap();
     assert!(text.contains("mem_limit: 1024m\n    cpus: 1.5\n"), "of Postgres: {text}");
+    assert_eq!(text.matches("BERTH_CELL: \"existing-1\"").count(), 4, "each process is told its cell: {text}");
+    assert!(!text.contains("REDIS") && !text.contains("objects"), "nothing that nobody asked for: {text}");
     for word in ["filled", "--greeting=it''s \"$$HOME\": #1", "5$$ \"net\"", "mail-worker:", "web-1:", "web-migrate:"] {
         assert!(config.contains(word), "{word} is not in\n{config}");
     }
@@ -153,6 +157,41 @@ fn compose_reads_the_compose_file_and_publishes_nothing_to_others() {
     fs::remove_file(folder.path().join(".env")).unwrap();
     let refused = Command::new("docker-compose").arg("config").current_dir(folder.path()).output().unwrap();
     assert!(!refused.status.success() && said(&refused).contains("_IMAGE"), "{}", said(&refused));
+}
+
+#[test]
+fn keys_and_objects_have_their_place_beside_the_database() {
+    let mut site = Site { redis: Some(Redis::Store), objects: true, ..site() };
+    // What the stack file says of a variable goes before what is usual.
+    site.services[1].env.push(("REDIS_URL".to_owned(), "redis://elsewhere".to_owned()));
+    let files = site.files().unwrap();
+    let (list, text) = (&files[0].text, &files[2].text);
+    for variable in ["REDIS_PASSWORD=\n", "REDIS_IMAGE=\n"] {
+        assert!(list.contains(variable), "{variable} is not in {list}");
+    }
+    // The migration and two copies of `web`; the worker has its own.
+    assert_eq!(text.matches("REDIS_URL: \"redis://:${REDIS_PASSWORD}@redis:6379/0\"").count(), 3, "{text}");
+    assert_eq!(text.matches("REDIS_URL: \"redis://elsewhere\"").count(), 1, "{text}");
+    assert_eq!(text.matches("OBJECTS_URL: \"file:///objects\"").count(), 4, "{text}");
+    for word in ["maxmemory 256mb", "noeviction", "appendfsync always", "redis:/data", "no tenant moves out of here"] {
+        assert!(text.contains(word), "{word} is not in {text}");
+    }
+    assert!(!text.contains("--requirepass"), "a password is an argument: {text}");
+    let small = Site { server_mib: Some(3000), ..site.clone() };
+    let RenderError::TooSmall { wanted_mib, parts, .. } = small.files().unwrap_err() else { panic!() };
+    assert_eq!((wanted_mib, parts.contains("512 redis")), (768 + 1024 + 512 + 3 * 256, true), "{parts}");
+
+    let cache = Site { redis: Some(Redis::Cache), ..site };
+    let evicting = cache.files().unwrap();
+    let text = &evicting[2].text;
+    assert!(text.contains("allkeys-lru") && !text.contains("redis:/data"), "{text}");
+
+    let folder = written(&files);
+    fs::write(folder.path().join(".env"), list.replace("=\n", "=filled\n")).unwrap();
+    let mut command = Command::new("docker-compose");
+    let Some(read) = run("docker-compose", command.arg("config").current_dir(folder.path())) else { return };
+    let config = said(&read);
+    assert!(read.status.success() && config.contains("redis://:filled@redis:6379/0"), "{config}");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use super::{CliError, Context, table::Table, text};
 use berth_config::Stack;
 use berth_domain::Hostname;
-use berth_render::{Alert, Alerts, DATABASE_MIB, File, Language, MARK, Run, Service, Site};
+use berth_render::{Alert, Alerts, DATABASE_MIB, File, Language, MARK, Redis, Run, Service, Site};
 use clap::{Args, ValueEnum as _, builder::PossibleValue};
 use serde::Serialize;
 use std::{
@@ -119,6 +119,8 @@ fn site(stack: &Stack, host: Hostname, language: Language, server_mib: Option<u3
         services: services.collect(),
         database_mib: stack.cells.values().filter_map(|cell| cell.shape.memory_mib).min().unwrap_or(DATABASE_MIB),
         database_cpu_millis: stack.cells.values().filter_map(|cell| cell.shape.cpu_millis).min(),
+        redis: stack.data.redis.as_ref().map(|redis| if redis.store { Redis::Store } else { Redis::Cache }),
+        objects: stack.data.objects.is_some(),
         server_mib: server_mib.or_else(|| stack.cells.values().filter_map(|cell| cell.server.shape.memory_mib).min()),
         host,
         language,
