@@ -17,7 +17,7 @@ use machines::{
     control::Control,
     fleet,
     registry::{self, Images},
-    run, stack, text, went,
+    run, stack, text, tls, went,
 };
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
@@ -63,7 +63,7 @@ fn a_fresh_server_becomes_a_served_tenant_and_stays_closed() {
     let env = desk.dir.join("env");
     fs::write(&env, format!("PLANTED={PLANTED}\n")).unwrap();
     let words = ["--json", "--yes", "up", &at, "--key-file", &key, "-f", &stack(), "--tenant", "acme", "--tenant-host"];
-    let words = [&words[..], &["acme.example.com", "--env-file", env.to_str().unwrap()]].concat();
+    let words = [&words[..], &["acme.example.com", "--tls", "--env-file", env.to_str().unwrap()]].concat();
 
     let dry = desk.berth(&[&words[..], &["--dry-run"]].concat()).output().unwrap();
     let dry = answer(&dry);
@@ -77,6 +77,7 @@ fn a_fresh_server_becomes_a_served_tenant_and_stays_closed() {
         let went = went(&first, step);
         assert!(went == "done" || step == "cell", "{step} was {went}\n{said}");
     }
+    assert!(first["took_s"].as_f64().is_some_and(|took| took > 0.0), "how long it took is not said: {first}");
     eprintln!("up after {} s", first["took_s"]);
     let admin = first["admin_key"].as_str().unwrap().to_owned();
     assert_eq!(first["next"].as_array().unwrap().len(), 3);
@@ -95,6 +96,8 @@ fn a_fresh_server_becomes_a_served_tenant_and_stays_closed() {
     assert_eq!(check["bad"], 0, "{check:#}");
     assert_eq!(bad_logins(), before, "berth is on its way to be banned");
 
+    let answered = tls::answer(&desk, &server, &admin, "acme.example.com", "/health");
+    assert!(answered.as_ref().is_none_or(|body| body.contains("ok")), "{answered:?}");
     closed(&server, &key, &again);
     secrets(&server, &admin);
     banned(&server, &key, &again);
@@ -129,7 +132,7 @@ fn closed(server: &Machine, key: &str, stays: &str) {
     for port in [8097, 8099, 5432, 7600, 7601, 7603] {
         assert!(!answers(&server.ip, port), "port {port} answers from outside");
     }
-    assert!(answers(&server.ip, 80) && answers(&server.ip, 22));
+    assert!([22, 80, 443].iter().all(|port| answers(&server.ip, *port)));
 }
 
 /// Planted and made secrets: not in logs, lists of processes, other users' sight or the audit trail.

@@ -6,6 +6,7 @@
 pub mod control;
 pub mod registry;
 pub mod secrets;
+pub mod tls;
 
 use serde_json::Value;
 use std::{
