@@ -1,24 +1,24 @@
 //! The main job across two servers that the test makes: a tenant moves there and back under load, releases come and go, and
-//! whatever carries a move is killed midway: control, a server's Postgres, its SSH, the server itself. Takes minutes:
-//! `scripts/soak servers` runs it and prints a line of figures.
+//! whatever carries a move or a release is killed midway: control, a server's Postgres, its SSH, the server itself. All of it
+//! takes minutes: `scripts/soak servers` runs it and prints a line of figures. Releases that fail are tried by every run.
 
 #![cfg(feature = "ssh")]
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
 mod machines;
 
-use berth_domain::{CellName, Hostname, OperationState, PlanName, TenantName};
+use berth_domain::{CellName, Hostname, OperationState, PlanName, RollCellState, RollState, TenantName};
 use berth_infra::Role;
 use berth_providers::ssh::ADAPTER;
 use berth_testkit::wait_until;
-use berth_wire::{Move, StackApply, TenantCreate, TenantMove};
+use berth_wire::{Move, Roll, StackApply, TenantCreate, TenantMove};
 use berth_workload::{
     Amounts, Class, Load, LoadConfig, LoadHandle, Target, TenantPlace, Verdict, check, seed, vehicle_ids,
 };
 use machines::{
     Desk, Machine,
     control::Control,
-    fleet,
+    fleet, must,
     registry::{self, Images},
     text,
 };
@@ -35,7 +35,24 @@ use tokio_postgres::{Config, NoTls};
 use uuid::Uuid;
 
 const RATE: f64 = 60.0;
+/// Between which the tenant moves, each on a server of its own.
 const CELLS: [&str; 2] = ["one", "two"];
+/// On the second server as well. By name the second of three: a release comes to `one` first, where the tenant lives.
+const THIRD: &str = "three";
+/// Migrates nothing and is never well: whoever is sent to it sees that.
+const SICK: &str = r#"[ "$1" = migrate ] && exit 0
+exec python3 -c '
+import http.server, os
+class App(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(500)
+        self.end_headers()
+    do_POST = do_PUT = do_DELETE = do_GET
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), App).serve_forever()'"#;
+/// Well where it comes to run, and its migration fails in the second cell.
+const TORN: &str = r#"[ "$1" = migrate ] && [ "$BERTH_CELL" = three ] && { echo no such column; exit 3; }
+exec /usr/local/bin/fleet "$@""#;
+const GOOD: &str = r#"exec /usr/local/bin/fleet "$@""#;
 
 /// A prepared server with the application's program on it, and its images.
 fn server(desk: &Desk, fleet: &Path, images: Option<&Images>) -> Option<Machine> {
@@ -66,8 +83,14 @@ async fn database(desk: &Desk, server: &Machine, host_key: &str, cell: &str) -> 
     found.url(Role::Mover).expose_secret().parse().unwrap()
 }
 
-/// Two servers with a cell each, a tenant in the first, and what was seen so far.
+/// What all cells run, as [`World::runs`] says it.
+fn everywhere(release: u64) -> String {
+    format!("one:{release} three:{release} two:{release}")
+}
+
+/// Two servers with a cell each and a third on the second one, a tenant in the first, and what was seen so far.
 struct World<'a> {
+    desk: &'a Desk,
     control: Control<'a>,
     servers: [Machine; 2],
     databases: [Config; 2],
@@ -94,7 +117,7 @@ impl<'a> World<'a> {
         let file =
             file.replace("{ api: 100, upload: 10, gps: 1000 }", "{ api: 10000000, upload: 10000000, gps: 10000000 }");
         let kept = file.lines().filter(|line| !line.contains("provider: local") && *line != "cells:");
-        let file = kept.collect::<Vec<_>>().join("\n");
+        let file = kept.collect::<Vec<_>>().join("\n") + "\nreleases: { healthy_limit: 20s }\n";
         let mut files = BTreeMap::new();
         for hook in ["create", "suspend", "resume", "plan", "delete"] {
             let name = format!("../../apps/fleet/hooks/tenant_{hook}.sql");
@@ -104,7 +127,7 @@ impl<'a> World<'a> {
         let client = control.client();
         client.stack_apply(&StackApply { file, files, dry_run: false }).await.unwrap();
         let key = desk.key().to_str().unwrap().to_owned();
-        for (cell, server) in CELLS.iter().zip(&servers) {
+        for (cell, server) in [(CELLS[0], &servers[0]), (CELLS[1], &servers[1]), (THIRD, &servers[1])] {
             control.run(&[
                 "--yes",
                 "cell",
@@ -150,7 +173,7 @@ impl<'a> World<'a> {
             class: Class::Mover,
             vehicles: vehicle_ids(tenant, 1, Amounts::default().vehicles),
         };
-        Some(Self { control, servers, databases, tenant, target, phases: Vec::new() })
+        Some(Self { desk, control, servers, databases, tenant, target, phases: Vec::new() })
     }
 
     fn edge(&self) -> SocketAddr {
@@ -251,22 +274,143 @@ impl<'a> World<'a> {
         assert_eq!(phase["happened"][0]["at"], step, "{phase}");
     }
 
-    /// Release and way back, each in both cells.
+    /// A program of the application on both servers, as a release names it.
+    fn program(&self, name: &str, script: &str) -> String {
+        let (path, there) = (self.desk.dir.join(name), format!("/opt/{name}"));
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        for server in &self.servers {
+            server.copy(&path, &there);
+            server.sh(&format!("chmod 755 {there}"));
+        }
+        let sum = must("sha256sum", &[path.to_str().unwrap()]);
+        format!("{there}@sha256:{}", &sum[..64])
+    }
+
+    /// The number of the release that runs this.
+    fn release(&self, artifact: &str) -> u64 {
+        let made = self.control.run(&["release", "create", &format!("web={artifact}"), "--json"]);
+        let made: Value = serde_json::from_str(&made).unwrap();
+        made["number"].as_u64().unwrap()
+    }
+
+    /// What each cell runs: `one:0 three:0 two:0`.
+    async fn runs(&self) -> String {
+        let look = || async { self.control.client().rollout().await.ok() };
+        let status = wait_until("control says what runs where", look, Option::is_some).await.unwrap();
+        let mut all: Vec<_> = status.cells.iter().map(|cell| format!("{}:{}", cell.cell, cell.release)).collect();
+        all.sort();
+        all.join(" ")
+    }
+
+    /// Rolls a release that has to stop, and answers what is said then.
+    fn stops(&self, release: u64) -> String {
+        let out = self.control.try_run(&["--yes", "release", "roll", &format!("r{release}"), "--wait"]);
+        assert_eq!(out.status.code(), Some(1), "{}{}", text(&out.stdout), text(&out.stderr));
+        text(&out.stderr)
+    }
+
+    async fn goes_back(&self) {
+        self.control.run(&["--yes", "release", "back", "--wait"]);
+        assert_eq!(self.runs().await, everywhere(0));
+    }
+
+    /// The last roll, when it satisfies. Each cell's old members have their grace, and control may be starting again.
+    async fn roll_that(&self, good: impl Fn(&Roll) -> bool) -> Roll {
+        let mut last = None;
+        for _ in 0..6000 {
+            if let Ok(status) = self.control.client().rollout().await {
+                last = status.roll;
+                if let Some(roll) = last.take_if(|roll| good(roll)) {
+                    return roll;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("waited 10 minutes for a release; last seen: {last:?}");
+    }
+
+    /// Begins a release, and is back when the third cell, the second in turn, is getting it.
+    async fn rolls_until_midway(&self, release: u64) {
+        self.control.run(&["--yes", "release", "roll", &format!("r{release}")]);
+        let getting = (THIRD, RollCellState::Rolling);
+        self.roll_that(|roll| roll.cells.iter().any(|cell| (cell.cell.as_str(), cell.state) == getting)).await;
+    }
+
+    /// Release and way back, each in all cells.
     async fn releases(&mut self, artifact: &str) -> Vec<Value> {
-        let made: Value =
-            serde_json::from_str(&self.control.run(&["release", "create", &format!("web={artifact}"), "--json"]))
-                .unwrap();
-        let mut all = Vec::new();
-        for words in [vec!["release", "roll", "R", "--wait", "--yes"], vec!["release", "back", "--wait", "--yes"]] {
-            let number = format!("r{}", made["number"]);
-            let words: Vec<&str> =
-                words.into_iter().map(|word| if word == "R" { number.as_str() } else { word }).collect();
+        let (number, mut all) = (self.release(artifact), Vec::new());
+        let roll = format!("r{number}");
+        let roll = ["release", "roll", &roll, "--wait", "--yes"];
+        for (words, runs) in [(&roll[..], number), (&["release", "back", "--wait", "--yes"][..], 0)] {
             let began = std::time::Instant::now();
-            self.control.run(&words);
+            self.control.run(words);
             all.push(json!({ "release": words[1], "took_s": began.elapsed().as_secs_f64() }));
+            assert_eq!(self.runs().await, everywhere(runs));
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
         all
+    }
+
+    /// One that is never well, and one whose migration fails in the second of three cells: each stops there.
+    async fn releases_that_fail(&mut self) {
+        let (sick, torn) = (self.program("sick", SICK), self.program("torn", TORN));
+        let happens = async |world: &mut World<'_>, _: &LoadHandle| {
+            let number = world.release(&sick);
+            let said = world.stops(number);
+            for word in ["cell `one`", "were not healthy within", "3 what they ran before"] {
+                assert!(said.contains(word), "{said}");
+            }
+            assert_eq!(world.runs().await, everywhere(0));
+            vec![json!({ "release": number, "stops": "one" })]
+        };
+        self.phase("a release that is never well", Clients::NoticeNothing, happens).await;
+        let happens = async |world: &mut World<'_>, _: &LoadHandle| {
+            let number = world.release(&torn);
+            let said = world.stops(number);
+            let has_it = format!("1 cells run r{number}, 2 what they ran before");
+            for word in ["cell `three`", "ended with 3", "no such column", &has_it] {
+                assert!(said.contains(word), "{said}");
+            }
+            assert_eq!(world.runs().await, format!("one:{number} three:0 two:0"));
+            let roll = world.roll_that(|roll| roll.state == RollState::Stopped).await;
+            let last = roll.cells.last().unwrap();
+            let begun = (last.state, last.operation.is_some(), last.output.is_some());
+            assert_eq!((last.cell.as_str(), begun), ("two", (RollCellState::Waiting, false, false)), "{roll:?}");
+            world.goes_back().await;
+            vec![json!({ "release": number, "stops": THIRD })]
+        };
+        self.phase("a migration that fails in the second of three cells", Clients::NoticeNothing, happens).await;
+    }
+
+    /// Whoever carries it dies while it rolls, then the server that is just getting it: where the tenant lives nobody notices.
+    async fn releases_cut_off(&mut self) {
+        let (control, power) = (self.program("after-control", GOOD), self.program("after-power", GOOD));
+        let happens = async |world: &mut World<'_>, _: &LoadHandle| {
+            let number = world.release(&control);
+            world.rolls_until_midway(number).await;
+            world.control.killed().await;
+            let roll = world.roll_that(|roll| roll.state != RollState::Rolling).await;
+            assert_eq!((roll.state, world.runs().await), (RollState::Done, everywhere(number)), "{roll:?}");
+            world.goes_back().await;
+            vec![json!({ "release": number, "ended": roll.state })]
+        };
+        self.phase("control killed while a release rolls", Clients::NoticeNothing, happens).await;
+        let happens = async |world: &mut World<'_>, _: &LoadHandle| {
+            let number = world.release(&power);
+            world.rolls_until_midway(number).await;
+            world.servers[1].power_cycle();
+            world.servers[1].up();
+            // Brought to its end or stopped, as far as it came: what each cell runs is what is said, and all go back.
+            let roll = world.roll_that(|roll| roll.state != RollState::Rolling).await;
+            let said = roll.cells.iter().map(|cell| {
+                let has_it = cell.state == RollCellState::Done;
+                format!("{}:{}", cell.cell, if has_it { number } else { 0 })
+            });
+            assert_eq!(said.collect::<Vec<_>>().join(" "), world.runs().await, "{roll:?}");
+            world.goes_back().await;
+            vec![json!({ "release": number, "ended": roll.state })]
+        };
+        self.phase("a server without power while a release rolls", Clients::NoticeNothing, happens).await;
     }
 }
 
@@ -301,6 +445,8 @@ async fn a_tenant_moves_between_two_servers_and_back_under_load() {
         let happens = async |world: &mut World<'_>, _: &LoadHandle| world.releases(&artifact).await;
         world.phase("a release of images and its way back", Clients::NoticeNothing, happens).await;
     }
+    world.releases_that_fail().await;
+    world.releases_cut_off().await;
     for step in ["copy", "cut_over"] {
         let happens = async |world: &mut World<'_>, load: &LoadHandle| {
             vec![world.moves(load, step, async |world: &mut World<'_>, _| world.control.killed().await).await]
@@ -339,4 +485,12 @@ async fn a_tenant_moves_between_two_servers_and_back_under_load() {
         world.was_at("copy");
     }
     println!("{}", json!({ "soak": "servers", "phases": world.phases }));
+}
+
+/// The same servers without the minutes: what a release must not do to whoever is served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_that_is_sick_or_cannot_migrate_stops_where_it_is() {
+    let (Some(fleet), desk) = (fleet(), Desk::new()) else { return };
+    let Some(mut world) = World::start(&desk, &fleet, None).await else { return };
+    world.releases_that_fail().await;
 }
