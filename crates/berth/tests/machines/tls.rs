@@ -19,9 +19,9 @@ pub fn answer(desk: &Desk, server: &Machine, admin: &str, host: &str, path: &str
     // One that may sign others is believed as nobody's own.
     let says = ["-subj", &subject, "-addext", &names, "-addext", "basicConstraints=critical,CA:FALSE"];
     must("openssl", &[&["req", "-x509"][..], &of, &says, &["-keyout", key_at, "-out", chain_at]].concat());
-    server.copy(&chain, "/root/chain.pem");
-    server.copy(&key, "/root/chain.key");
-    server.sh(&format!("BERTH_API_KEY='{admin}' berth cert add --chain /root/chain.pem --key /root/chain.key"));
+    server.copy(&chain, "/srv/chain.pem");
+    server.copy(&key, "/srv/chain.key");
+    server.sh(&format!("BERTH_API_KEY='{admin}' berth cert add --chain /srv/chain.pem --key /srv/chain.key"));
     let (at, url) = (format!("{host}:443:{}", server.ip), format!("https://{host}{path}"));
     let ask = || run("curl", &["-sSf", "--max-time", "5", "--cacert", chain_at, "--resolve", &at, &url]);
     let mut asked = ask();
