@@ -68,7 +68,7 @@ pub async fn are_free(walk: &Walk<'_>, tls: bool) -> Result<(), Failure> {
             all.push(Taken { port: wanted.port, role: wanted.role, by });
         }
     }
-    if all.is_empty() { Ok(()) } else { Err(refused(walk.connection.target().name(), &all)) }
+    if all.is_empty() { Ok(()) } else { Err(refused(&walk.connection.target().name(), &all)) }
 }
 
 fn refused(host: &str, all: &[Taken]) -> Failure {

@@ -70,7 +70,7 @@ async fn what_a_smaller_plan_does_not_keep_is_listed_archived_and_restored() {
     ways_back::clear_settled(app, &change()).await.unwrap();
     assert!(rows(&own.connect(Role::Mover).await, &tenant).await.is_empty(), "nothing stays in the old cell");
 
-    let none = archives::restore(app, &change(), "acme", berth_domain::OperationId::new(uuid::Uuid::nil())).await;
+    let none = archives::restore(app, &change(), "acme", OperationId::new(uuid::Uuid::nil())).await;
     assert_eq!(none.unwrap_err().code(), "no_archive");
     let back = archives::restore(app, &change(), "acme", started.id).await.unwrap();
     assert_eq!(moving.world.carry_out(back.id).await, OperationState::Succeeded);
