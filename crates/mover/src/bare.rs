@@ -38,7 +38,24 @@ const DEFINITIONS: &str = "
     where i.indrelid = $1::regclass and not exists (select from pg_constraint c where c.conindid = i.indexrelid and c.contype in ('p', 'u', 'x'))
     order by nth desc, create_sql";
 
-/// Takes keys and indexes off the large tables of the plan that are empty in the target and whole (no partitions).
+/// Whether a table may lose its keys: it is no partitioned one, and all that hangs on them is in [`DEFINITIONS`]. What depends on a
+/// key by its name (a view that groups by the primary key, a function that says `ON CONFLICT ON CONSTRAINT`) would have to go
+/// first, and a comment, a tablespace, the mark of `CLUSTER` and an index's own statistics would not come back. `$1`: its name.
+const FIT: &str = "
+    select from pg_class c
+    where c.oid = $1::text::regclass and c.relkind = 'r' and c.relreplident = 'd'
+       and not exists (select from pg_depend d join pg_constraint k on k.oid = d.refobjid
+                       where d.refclassid = 'pg_constraint'::regclass and d.deptype = 'n'
+                         and k.contype in ('p', 'u', 'x') and k.conrelid = c.oid)
+       and not exists (select from pg_description d join pg_constraint k on k.oid = d.objoid
+                       where d.classoid = 'pg_constraint'::regclass and k.contype in ('p', 'u', 'x', 'f') and c.oid in (k.conrelid, k.confrelid))
+       and not exists (select from pg_index i join pg_class x on x.oid = i.indexrelid
+                       where i.indrelid = c.oid
+                         and (i.indisclustered or x.reltablespace <> 0
+                              or exists (select from pg_description d where d.classoid = 'pg_class'::regclass and d.objoid = x.oid)
+                              or exists (select from pg_attribute a where a.attrelid = x.oid and coalesce(a.attstattarget, -1) >= 0)))";
+
+/// Takes keys and indexes off the large tables of the plan that are empty in the target and fit for it ([`FIT`]).
 pub(crate) async fn strip(
     spec: &MoveSpec,
     plan: &MovePlan,
@@ -55,17 +72,9 @@ pub(crate) async fn strip(
         let tx = target.transaction().await.doing(Side::Target, what)?;
         tx.batch_execute("set local lock_timeout = '2s'").await.doing(Side::Target, what)?;
         crate::prepare::hold_closed(spec, &tx, token).await?;
-        let fit: bool = tx
-            .query_one(
-                &format!(
-                    "select relkind = 'r' and relreplident = 'd' and not exists (select from {name}) from pg_class where oid = $1::text::regclass"
-                ),
-                &[&name],
-            )
-            .await
-            .doing(Side::Target, what)?
-            .get(0);
-        if !fit {
+        let empty_and_fit = format!("{FIT} and not exists (select from {name})");
+        let fit = tx.query_opt(&empty_and_fit, &[&name]).await.doing(Side::Target, what)?;
+        if fit.is_none() {
             continue;
         }
         let definitions = tx.query(&DEFINITIONS.replace("$1", "$1::text"), &[&name]).await.doing(Side::Target, what)?;

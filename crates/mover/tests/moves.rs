@@ -46,6 +46,28 @@ async fn a_quiet_tenant_arrives_whole_and_its_neighbour_stays() {
     assert_eq!(slots, 0);
 }
 
+/// A view may stand on a primary key and a function on a constraint's name; a comment hangs on an index. Such tables keep theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_whose_keys_something_else_hangs_on_is_loaded_with_them() {
+    let two = Two::filled(50).await;
+    for database in [&two.source, &two.target] {
+        let hung = "create view rides as select v.*, count(p.id) from vehicles v left join positions p on p.vehicle_id = v.id group by v.id;
+            create function count_once(whose uuid) returns void language sql begin atomic
+                insert into counters (customer_id, amount) values (whose, 1) on conflict on constraint counters_pkey do nothing; end;
+            comment on index positions_by_vehicle is 'for the map'";
+        two.client(database, Role::Owner).await.batch_execute(hung).await.unwrap();
+    }
+    let mut spec = two.spec();
+    spec.tuning.bare_load_rows = 1;
+    run_move(&spec, &MemoryOwnership::new()).await.unwrap();
+    let (source, target) = (two.client(&two.source, Role::Mover).await, two.client(&two.target, Role::Mover).await);
+    assert_eq!(rows_of(&target, two.tenant).await, rows_of(&source, two.tenant).await);
+    let said = "select obj_description('positions_by_vehicle'::regclass, 'pg_class')";
+    assert_eq!(target.query_one(said, &[]).await.unwrap().get::<_, Option<String>>(0).as_deref(), Some("for the map"));
+    let rides = "select sum(count)::bigint from rides where customer_id = $1";
+    assert_eq!(target.query_one(rides, &[&two.tenant]).await.unwrap().get::<_, i64>(0), 50);
+}
+
 /// Writes through whichever side takes it, past the edge, and remembers what was acknowledged.
 async fn writer(two: Arc<Two>, stop: Arc<AtomicBool>) -> (Vec<Uuid>, u64) {
     let mut acknowledged = Vec::new();
