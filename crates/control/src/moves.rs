@@ -9,7 +9,9 @@ use crate::{
     releases, tenants, views, ways_back,
     workflows::{MOVE_TENANT, MoveTenant, reserved},
 };
-use berth_domain::{CellClass, CellName, MoveId, OperationId, OperationState, PlanName, TenantEvent, TenantKey};
+use berth_domain::{
+    CellClass, CellName, MoveId, OperationId, OperationState, PlanName, TenantEvent, TenantKey, WayBackState,
+};
 use berth_infra::CellDatabase;
 use berth_mover::{
     Beside, DataRules, KeysBeside, LinkRule, MoveError, MoveSpec, ObjectsBeside, TableName, Tuning, Way,
@@ -18,6 +20,7 @@ use berth_store::{Cell, Tenant};
 use berth_wire as wire;
 use berth_workflow::{Journal, StepError};
 use serde_json::json;
+use tracing::warn;
 
 /// What a move would do. Nothing is changed to find out.
 pub async fn plan(
@@ -334,6 +337,29 @@ pub(crate) async fn await_turn(app: &App, id: MoveId) -> Result<(), StepError> {
         }
     }
     Ok(())
+}
+
+/// Ends what moves that nobody works on hold back of their cells' write-ahead log, where it is more than `most` lets them.
+/// Returns of how many: each ends at its next try, and its tenant stays.
+pub async fn bound_logs(app: &App, most: &Tuning) -> Result<u32, ControlError> {
+    let mut ended = 0;
+    let recent = app.store().move_list(None, RECENT).await?;
+    for it in recent.into_iter().filter(|it| it.outcome.is_none()) {
+        // An undo reads the slot of the move that it undoes.
+        let undone = app.store().ways_back_unfinished(Some(it.tenant)).await?;
+        let undone = undone.iter().find(|way| way.state == WayBackState::Undoing);
+        let (id, way) = undone.map_or((it.id, Way::There), |way| (way.id, Way::Back));
+        let Some(source) = app.store().cell_by_name(&it.source).await? else { continue };
+        // Who works on it meets a cell that does not answer, and says so.
+        let Ok(database) = app.cell_database(&source).await else { continue };
+        if let Err(error @ (MoveError::TooMuchWal { .. } | MoveError::WayBackOver { .. })) =
+            berth_mover::bound_log(&cell_access::endpoint(&database), id, way, most).await
+        {
+            warn!(%id, tenant = %it.tenant_name, %error, "the slot of move {id} is taken away: {error}");
+            ended += 1;
+        }
+    }
+    Ok(ended)
 }
 
 /// Everything that the mover needs to know of one move.

@@ -124,7 +124,9 @@ pub(crate) async fn tables_taken_bare(spec: &MoveSpec, target: &Client) -> Resul
 pub async fn build(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn Watcher) -> Result<(), MoveError> {
     let target = connect(&spec.target, Side::Target, &spec.session_name(token)).await?;
     watcher.progress(Progress::of(Phase::Build));
-    build_on(spec, plan, &target).await?;
+    // Half of a large move's time, in which nothing is read from its slot.
+    let source = connect(&spec.source, Side::Source, &spec.session_name(token)).await?;
+    crate::bound::within(spec, &source, build_on(spec, plan, &target)).await?;
     let fence = crate::fence::Fence::find(&target, Side::Target, &spec.tenant)
         .await?
         .ok_or(MoveError::Fenced { side: Side::Target, held: token })?;

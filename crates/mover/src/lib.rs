@@ -12,6 +12,7 @@ mod archive;
 mod back;
 mod bare;
 mod beside;
+mod bound;
 mod catalog;
 mod closure;
 mod compare;
@@ -71,6 +72,7 @@ pub use beside::{
     Beside, BesideKind, BesidePlan, KeysBeside, ObjectsBeside, PLACE_OF_KEY, bring_late_objects, count_beside,
     may_be_removed, remove_all,
 };
+pub use bound::bound_log;
 pub use catalog::schema_fingerprint;
 pub use control_table::{ControlTable, NoEdges};
 pub use copy::{Copied, copy};

@@ -498,7 +498,7 @@ impl MoveSpec {
 
     /// Postgres cuts names at 63 bytes.
     pub(crate) fn session_prefix(&self) -> String {
-        format!("berth-move-{}-", self.short_id())
+        sessions_of(self.id)
     }
 
     /// What sessions are called that may make the tenant's fence. Of the tenant and not of the move: who takes the fence
@@ -513,10 +513,7 @@ impl MoveSpec {
     }
 
     pub(crate) fn slot(&self) -> String {
-        match self.way {
-            Way::There => format!("berth_{}", self.short_id()),
-            Way::Back => format!("berth_{}_back", self.short_id()),
-        }
+        slot_of(self.id, self.way)
     }
 
     /// Named as the slot that reads it.
@@ -536,9 +533,26 @@ impl MoveSpec {
         format!("{}opened", self.marks())
     }
 
-    /// The random end of the move's id: its beginning is a time and would collide.
+    /// See [`short`].
     pub(crate) fn short_id(&self) -> String {
-        let hex = self.id.uuid().simple().to_string();
-        hex[12..].to_owned()
+        short(self.id)
+    }
+}
+
+/// The random end of the move's id: its beginning is a time and would collide.
+fn short(id: MoveId) -> String {
+    let hex = id.uuid().simple().to_string();
+    hex[12..].to_owned()
+}
+
+/// What the sessions of a move's workers are called, up to their token.
+pub(crate) fn sessions_of(id: MoveId) -> String {
+    format!("berth-move-{}-", short(id))
+}
+
+pub(crate) fn slot_of(id: MoveId, way: Way) -> String {
+    match way {
+        Way::There => format!("berth_{}", short(id)),
+        Way::Back => format!("berth_{}_back", short(id)),
     }
 }

@@ -6,7 +6,7 @@ use crate::rights::{self, Part};
 use crate::sql::{Doing, connect, connect_to_look, ident, idents, is_postgres};
 use crate::{
     DataRules, Endpoint, InnerReference, MoveError, MovePlan, MoveSpec, Obstacle, PlannedTable, SharedTable, Side,
-    TableName, Unsure, beside, logins, numbered, parts, price::price, retention, rules, shared, sides, taken,
+    TableName, Unsure, beside, bound, logins, numbered, parts, price::price, retention, rules, shared, sides, taken,
 };
 use tokio_postgres::{Client, Row};
 
@@ -140,6 +140,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     }
     retention::measure(spec, &mut plan, &source).await?;
     plan.notes.append(&mut rules::notes(&plan, &source, &target, &ours).await?);
+    plan.notes.append(&mut bound::notes(spec, &source, &target).await?);
     plan.neighbours = price(spec, &plan, &source, &target).await?;
     plan.fingerprint = fingerprint(&source, Side::Source, &plan.tables).await?;
     Ok(plan)

@@ -2,6 +2,7 @@
 //! a time: two that share a database share the work by leases.
 
 mod certificates;
+mod held_logs;
 mod images;
 mod judging;
 mod looking;
@@ -39,6 +40,7 @@ pub async fn run(app: &App, shutdown: watch::Receiver<bool>) {
     tokio::join!(
         keep(app, members::Members::default(), shutdown.clone()),
         keep(app, certificates::Certificates::default(), shutdown.clone()),
+        keep(app, held_logs::HeldLogs, shutdown.clone()),
         keep(app, images::Images::default(), shutdown.clone()),
         keep(app, months::Months, shutdown.clone()),
         keep(app, judging::Judging::default(), shutdown.clone()),

@@ -5,6 +5,7 @@ use crate::world::change;
 use berth_control::{moves, operations};
 use berth_domain::OperationState;
 use berth_infra::Role;
+use berth_mover::Tuning;
 use berth_testkit::wait_until;
 use berth_workflow::{
     Failing, Faults, Options, Outcome, Worker,
@@ -110,6 +111,32 @@ async fn of_two_workers_on_one_move_the_stale_one_is_refused() {
     let second = second.await.unwrap();
     assert!(matches!(second, Some((_, Outcome::Succeeded))), "{second:?}");
     world.assert_done().await;
+}
+
+/// Between two tries, or while an operation waits for a person, no worker looks at what its slot holds back.
+#[tokio::test]
+async fn a_move_that_nobody_works_on_loses_its_slot_and_its_tenant_stays() {
+    let points = testing::points(&async || Try::new().await).await;
+    let nth = points.iter().position(|p| p.step == "copy" && p.point == berth_workflow::Point::AfterRecord);
+    let world = Try::alone().await;
+    let id = world.start().await;
+    let options = Options { faults: Faults::crash(nth.unwrap()), ..Options::named("dies") };
+    Worker::new(world.journal(), world.registry(), world.cx(), options).turn().await.unwrap();
+    let app = &world.moving.world.app;
+    let source = world.moving.world.tenants.connect(Role::Mover).await;
+    let slots = async || {
+        let count = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()";
+        source.query_one(count, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    assert_eq!((moves::bound_logs(app, &Tuning::default()).await.unwrap(), slots().await), (0, 1));
+    let nothing = Tuning { move_wal_bytes: 0, ..Tuning::default() };
+    // As long as the server has not noticed that the worker is gone, it is one that looks itself.
+    let bound = async || moves::bound_logs(app, &nothing).await.unwrap();
+    wait_until("the slot is taken away", bound, |ended| *ended == 1).await;
+    assert_eq!(slots().await, 0);
+    testing::make_due(&*world.journal(), id).await;
+    assert_eq!(testing::carry_out(&world, id, &Faults::none()).await, OperationState::Failed);
+    world.assert_as_before().await;
 }
 
 #[tokio::test]

@@ -105,6 +105,14 @@ impl Try {
         Self { moving, tenant, rows }
     }
 
+    /// In a control plane that nobody else has moves in.
+    pub async fn alone() -> Self {
+        let moving = Arc::new(Moving::new().await);
+        let tenant = moving.tenant("alone").await;
+        let rows = rows(&moving.world.tenants.connect(Role::Mover).await, &tenant).await;
+        Self { moving, tenant, rows }
+    }
+
     async fn now(&self) -> Tenant {
         self.moving.known(self.tenant.name.as_str()).await
     }
