@@ -1,52 +1,8 @@
 //! Everything that can stop a move, whose fault it is, and what to do next.
 
-use crate::Refusal;
 use crate::sql::ident;
+use crate::{Refusal, TableName};
 use berth_domain::{Generation, Token};
-
-/// A table, quoted for people as `schema.table` without `public`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-pub struct TableName {
-    pub schema: String,
-    pub name: String,
-}
-
-impl TableName {
-    pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { schema: schema.into(), name: name.into() }
-    }
-    /// From `table` or `schema.table`.
-    pub fn parse(text: &str) -> Self {
-        match text.split_once('.') {
-            Some((schema, name)) => Self::new(schema, name),
-            None => Self::new("public", text),
-        }
-    }
-    /// Whether an object's identity, as Postgres prints it, is of this table or of a part of it. Quotes are left out
-    /// of account: which names get them (reserved words) differs between versions.
-    pub(crate) fn is_named_in(&self, identity: &str) -> bool {
-        names(identity, &format!("{}.{}", self.schema, self.name))
-    }
-    /// As SQL, both parts quoted.
-    pub fn sql(&self) -> String {
-        format!("{}.{}", ident(&self.schema), ident(&self.name))
-    }
-}
-
-/// Whether an object's identity, as Postgres prints it, is of what has this name.
-pub(crate) fn names(identity: &str, name: &str) -> bool {
-    let plain = |text: &str| text.replace('"', "");
-    let (identity, name) = (plain(identity), plain(name));
-    identity
-        .match_indices(&name)
-        .any(|(at, _)| !identity[at + name.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
-}
-
-impl std::fmt::Display for TableName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.schema == "public" { f.write_str(&self.name) } else { write!(f, "{}.{}", self.schema, self.name) }
-    }
-}
 
 /// Which of the two databases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -93,6 +49,10 @@ pub enum Obstacle {
         "`{table}.{column}` says whose a row is, and two of its values ({type_name}) can be equal and look different"
     )]
     LinkType { table: TableName, column: String, type_name: String },
+    #[error(
+        "`{table}.{column}` is of the key, and its type {type_name} has its equality outside `pg_catalog`, where the mover does not look"
+    )]
+    KeyType { table: TableName, column: String, type_name: String },
     #[error("table `{table}` is partitioned, and some of its rows belong to the tenant without `{column}`")]
     PartsWithoutColumn { table: TableName, column: String },
     #[error("the tenant's key is `{stored}` in the database, not `{given}`")]
@@ -219,6 +179,9 @@ impl Obstacle {
             Self::NoColumn { .. } => "look at `data.links` in the stack file".into(),
             Self::LinkKey { to, .. } => format!("refer to the primary key of `{to}`, or add the tenant column"),
             Self::LinkType { .. } => "use uuid, an integer type, text, a date or an enum there".into(),
+            Self::KeyType { table, column, .. } => format!(
+                "give `{table}` a primary key without `{column}` (a uuid), and keep what it says by a unique index of its own"
+            ),
             Self::PartsWithoutColumn { table, column } => {
                 format!("add `{column}` to `{table}`, not null, in a release")
             }

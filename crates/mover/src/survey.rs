@@ -6,7 +6,8 @@ use crate::rights::{self, Part};
 use crate::sql::{Doing, connect, connect_to_look, ident, idents, is_postgres};
 use crate::{
     DataRules, Endpoint, InnerReference, MoveError, MovePlan, MoveSpec, Obstacle, PlannedTable, SharedTable, Side,
-    TableName, Unsure, beside, bound, logins, numbered, parts, price::price, retention, rules, shared, sides, taken,
+    TableName, Unsure, beside, bound, equality, logins, numbered, parts, price::price, retention, rules, shared, sides,
+    taken,
 };
 use tokio_postgres::{Client, Row};
 
@@ -82,6 +83,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
         estimated_s: 0.0,
     };
     rules::compare(&plan, &source, &target, &theirs, &mut obstacles).await?;
+    equality::of_keys(&plan, &source, &mut obstacles).await?;
     retention::plan(spec, &mut plan, &mut obstacles);
     plan.beside = Box::pin(beside::plan(spec, &mut obstacles)).await?;
     // The root first, and alone: without it the other questions have no answer.

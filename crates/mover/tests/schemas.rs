@@ -56,6 +56,13 @@ async fn what_the_stream_does_not_carry_is_refused() {
     let (column, type_name) = ("lot".into(), "numeric".into());
     assert_eq!(all, [Obstacle::LinkType { table: table("bids"), column, type_name }]);
 
+    let paths = "create extension ltree; create table folders (
+        customer_id uuid not null references customers, path ltree, primary key (customer_id, path));";
+    let all = refused(paths, |_| ()).await;
+    let (column, type_name) = ("path".into(), "public.ltree".into());
+    assert_eq!(all, [Obstacle::KeyType { table: table("folders"), column, type_name }]);
+    assert!(all[0].hint().starts_with("give `folders` a primary key without `path`"), "{}", all[0].hint());
+
     let parts = "create table trips (id uuid, vehicle_id uuid references vehicles, at date, primary key (id, at))
             partition by range (at);
         create table trips_20s partition of trips for values from ('2020-01-01') to ('2030-01-01');";
