@@ -220,6 +220,16 @@ mod tests {
         assert_eq!(replication.command("SHOW transaction_timeout").await.unwrap(), [[Some("0".to_owned())]]);
     }
 
+    #[tokio::test]
+    async fn a_server_passes_large_transactions_on_early_whatever_it_is_set_to() {
+        let database = TestDatabase::new().await;
+        let usual = format!("alter database {} set logical_decoding_work_mem = '64MB'", ident(database.name()));
+        database.connect(Role::Owner).await.batch_execute(&usual).await.unwrap();
+        let mut replication =
+            Replication::connect(&endpoint(&database.config(Role::Mover)), "berth-test").await.unwrap();
+        assert_eq!(replication.command("SHOW logical_decoding_work_mem").await.unwrap(), [[Some("1MB".to_owned())]]);
+    }
+
     #[test]
     fn quotes_are_doubled() {
         assert_eq!(ident("a\"b"), "\"a\"\"b\"");

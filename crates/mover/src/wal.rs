@@ -16,6 +16,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Microseconds between the Unix epoch and Postgres' (2000-01-01).
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+/// What of open transactions a server keeps before it passes them on. With its own setting (64 MB where nobody says otherwise) it
+/// decodes most of a neighbour's large transaction at its end, and every marker waits behind that for seconds: no moment is found.
+const DECODED_AT_ONCE: &str = "1MB";
 /// What is made ready for more of a message at a time.
 const ROOM_BYTES: usize = 1 << 20;
 
@@ -86,7 +89,7 @@ impl Replication {
             }
         };
         let mut session = Self { wire, buffer: BytesMut::with_capacity(64 << 10) };
-        let options = options(&[("wal_sender_timeout", "0")]);
+        let options = options(&[("wal_sender_timeout", "0"), ("logical_decoding_work_mem", DECODED_AT_ONCE)]);
         let parameters = [
             ("user", endpoint.user.as_str()),
             ("database", endpoint.database.as_str()),
