@@ -296,3 +296,24 @@ pub(crate) async fn is_as_planned(
     };
     Ok(ways(&now.tables) == ways(&plan.tables))
 }
+
+/// All that says which tables belong to a tenant, hashed: the names of tables and of their columns, and the references between
+/// them. Quick enough for the pause, where a transaction that made a table after the gate may have been committed.
+pub(crate) async fn outline(client: &Client, side: Side) -> Result<String, MoveError> {
+    let row = client
+        .query_one(
+            "select md5(concat(
+                 (select string_agg(concat_ws('|', c.oid, c.relnamespace, c.relname, a.attnum, a.attname, a.attnotnull), E'\\n' order by c.oid, a.attnum)
+                  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                  join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+                  where c.relkind in ('r', 'p') and not c.relispartition
+                    and n.nspname not in ('pg_catalog', 'information_schema', 'berth', 'berth_control') and n.nspname not like 'pg\\_%'
+                    and n.nspname not like '\\_timescaledb\\_%'), E'\\n\\n',
+                 (select string_agg(concat_ws('|', c.oid, c.conrelid, c.confrelid, c.conkey, c.confkey, c.condeferrable), E'\\n' order by c.oid)
+                  from pg_constraint c where c.contype = 'f' and c.conparentid = 0)))",
+            &[],
+        )
+        .await
+        .doing(side, "looking at which tables there are")?;
+    Ok(row.get(0))
+}

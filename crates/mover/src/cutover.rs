@@ -11,11 +11,10 @@ use crate::opening::{open_target, open_until_done};
 use crate::prepare::{Fences, Sessions};
 use crate::sql::connect;
 use crate::{
-    Change, Control, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Refusal, Side, Verdict, Watcher,
-    beside, catalog, logins, sequence, shared, standbys,
+    Change, Control, Edges, HoldFigures, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Refusal, Side,
+    Verdict, Watcher, beside, catalog, logins, sequence, shared, standbys,
     stands::{self, Stood},
 };
-use async_trait::async_trait;
 use berth_domain::{EdgeName, Generation, MovePhase, Token};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -40,43 +39,6 @@ pub(crate) const CONTROL_LIMIT: Duration = Duration::from_secs(30);
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// A pause that is longer than it may be by this is not waited for: a session of it has stopped answering.
 const STUCK_AFTER: Duration = Duration::from_millis(500);
-
-/// Why edges are not ready, in words for the operator.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EdgeTrouble {
-    #[error("edge `{0}` is not alive")]
-    NotAlive(EdgeName),
-    #[error("edge `{edge}` has {in_flight} requests in flight that do not end")]
-    Busy { edge: EdgeName, in_flight: u32 },
-    #[error("edge `{0}` did not answer in time")]
-    Late(EdgeName),
-    #[error("it is not known which edges there are")]
-    Unknown,
-}
-
-/// What the edges saw of a hold, the longest of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct HoldFigures {
-    /// From the first parked request to the last one sent on, by the edge's clock.
-    pub pause_ms: f64,
-    pub held_requests: u64,
-    /// Parked requests that were answered 503 because the hold lasted too long.
-    pub expired_requests: u64,
-}
-
-/// The edges of one tenant, as the mover sees them. What they are told they read from the control row; see
-/// [`Ownership`].
-#[async_trait]
-pub trait Edges: Send + Sync {
-    /// Before the pause: is every registered edge alive?
-    async fn all_alive(&self) -> Result<(), EdgeTrouble>;
-    /// Waits until every registered edge has the hold of `token` in force.
-    async fn wait_held(&self, token: Token, limit: Duration) -> Result<(), EdgeTrouble>;
-    /// Waits until every live edge has the route of `generation`; returns who was late.
-    async fn wait_routed(&self, generation: Generation, limit: Duration) -> Vec<EdgeName>;
-    /// What the edges reported of the hold of `token` after its end; none if nobody did within `limit`.
-    async fn hold_figures(&self, token: Token, limit: Duration) -> Option<HoldFigures>;
-}
 
 /// A move that is over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -227,6 +189,8 @@ struct CutOverRun<'m> {
     comparer: Comparer<'m>,
     /// How the source's tables stood when their rows were read, and the target's before they were compared.
     stood: [Stood; 2],
+    /// Of the source, when it was last looked at whether the same tables belong to the tenant.
+    outline: String,
     source: Client,
     target: Client,
     /// Keys and objects; none until they are followed, and none again when that broke off.
@@ -285,6 +249,7 @@ impl<'m> CutOverRun<'m> {
             plan,
             ownership,
             edges,
+            outline: String::new(),
             fences,
             follower,
             comparer,
@@ -389,6 +354,8 @@ impl<'m> CutOverRun<'m> {
         if keys.iter().any(|k| !k.is_empty()) {
             self.bring(keys).await?;
         }
+        // Read first: what is made between the two is found in the pause.
+        self.outline = catalog::outline(&self.source, Side::Source).await?;
         if !catalog::is_as_planned(&self.source, self.spec, self.plan).await? {
             let what = "other tables belong to the tenant than were planned".to_owned();
             return Err(MoveError::SchemaChanged { what });
@@ -479,7 +446,7 @@ impl<'m> CutOverRun<'m> {
             }
         };
         let closed_there = standbys::have_it_all(&self.source, Side::Source, &self.standbys[0], limit);
-        let (caught_up, others, closed_there, beside, ours, theirs, ahead, (), ()) = tokio::try_join!(
+        let (caught_up, others, closed_there, beside, ours, theirs, ahead, outline, (), ()) = tokio::try_join!(
             caught_up,
             logins::shared_by_now(&self.source, Side::Source),
             closed_there,
@@ -487,6 +454,7 @@ impl<'m> CutOverRun<'m> {
             catalog::fingerprint(&self.source, Side::Source, &self.plan.tables),
             catalog::fingerprint(&self.target, Side::Target, &self.plan.tables),
             sequence::ahead(&self.source, &self.target, self.plan),
+            catalog::outline(&self.comparer.writer, Side::Source),
             Box::pin(self.stood[0].unchanged(&self.comparer.writer, self.plan, &self.fences.source)),
             Box::pin(self.stood[1].unchanged(&self.comparer.second_target, self.plan, &self.fences.target)),
         )?;
@@ -512,6 +480,10 @@ impl<'m> CutOverRun<'m> {
             return Err(MoveError::SchemaChanged {
                 what: "tables of the tenant have other columns than planned".into(),
             });
+        }
+        if outline != self.outline {
+            // The next gate says whether one of them is the tenant's.
+            return Ok(Attempt::NotYet("tables or references of the source were made or changed".into()));
         }
         if !ahead {
             return Ok(Attempt::NotYet("a sequence of the source has overtaken the target's".into()));

@@ -149,6 +149,26 @@ async fn what_happens_between_the_gate_and_the_pause_is_seen_in_the_pause() {
     }
 }
 
+/// Committed after the gate has looked, and no fence is on it: its rows would stay, and be written on in the old cell.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_the_tenant_that_is_made_between_the_gate_and_the_pause_ends_the_move() {
+    let two = world().await;
+    let (mut spec, ownership) = (two.spec(), MemoryOwnership::new());
+    spec.tuning.pause_most_ms = 20_000;
+    let (plan, _) = until_built(&spec, &ownership).await;
+    let made = "create table notes (id uuid primary key default gen_random_uuid(), customer_id uuid not null);
+        insert into notes (customer_id) select id from customers";
+    let owner = two.client(&two.source, Role::Owner).await;
+    let sudden = Sudden { owner, sql: made.to_owned(), times: AtomicU32::new(0) };
+    let met = berth_mover::cut_over(&spec, &plan, &ownership, &sudden, &Watch::default()).await;
+    assert!(
+        matches!(&met, Err(MoveError::SchemaChanged { what }) if what.starts_with("other tables belong to the tenant")),
+        "{met:?}"
+    );
+    assert_eq!(sudden.times.load(Ordering::SeqCst), 1);
+    stays(&two, &spec, &plan, &ownership).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_rewritten_before_the_copy_or_before_an_undo_is_no_reason_to_end_it() {
     let two = world().await;
