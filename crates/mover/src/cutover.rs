@@ -136,7 +136,7 @@ pub async fn cut_over(
         cut.bring(keys).await?;
     }
     let ahead = ahead.filter(|(from, _)| *from == cut.follower.from).map(|(_, rows)| rows);
-    let verified = cut.comparer.all(&cut.follower, watcher, ahead).await?;
+    let verified = cut.comparer.all(&cut.follower, watcher, ahead).await.map_err(|error| error.on(spec.way))?;
     let mut wait = RETRY_FIRST;
     let mut last = String::new();
     for attempt in 1..=spec.tuning.attempts {

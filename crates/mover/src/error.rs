@@ -1,7 +1,7 @@
 //! Everything that can stop a move, whose fault it is, and what to do next.
 
 use crate::sql::ident;
-use crate::{Refusal, TableName};
+use crate::{Refusal, TableName, Way};
 use berth_domain::{Generation, Token};
 
 /// Which of the two databases.
@@ -319,6 +319,10 @@ pub enum MoveError {
     ControlSilent,
     #[error("`{table}` differs between the sides in {rows} rows, first key {first_key}")]
     Differs { table: TableName, rows: u64, first_key: String },
+    #[error(
+        "`{table}` differs in {rows} rows between the database that the tenant lives in and the one that it has left, first key {first_key}"
+    )]
+    OldSideDiffers { table: TableName, rows: u64, first_key: String },
     #[error("a change of `{table}` met {found} rows in the target instead of one, key {key}")]
     NotOneRow { table: TableName, found: u64, key: String },
     #[error("the schema changed during the move: {what}")]
@@ -390,6 +394,14 @@ fn obstacles_text(all: &[Obstacle]) -> String {
 }
 
 impl MoveError {
+    /// What differs on the way back has another likely reason, and another remedy.
+    pub(crate) fn on(self, way: Way) -> Self {
+        match (way, self) {
+            (Way::Back, Self::Differs { table, rows, first_key }) => Self::OldSideDiffers { table, rows, first_key },
+            (_, error) => error,
+        }
+    }
+
     pub fn fault(&self) -> Fault {
         match self {
             Self::Connect { source, .. } if is_pooler(source) || source.is_unproved() => Fault::Caller,
@@ -409,6 +421,7 @@ impl MoveError {
             | Self::ClocksApart { .. }
             | Self::WayBackOver { .. }
             | Self::WayBackBarred { .. }
+            | Self::OldSideDiffers { .. }
             | Self::Cancelled => Fault::Caller,
             Self::Connect { .. }
             | Self::Stream(_)
@@ -471,6 +484,9 @@ impl MoveError {
             }
             Self::ArchiveUnfit { .. } => "nothing was changed".into(),
             Self::TooMuchWal { .. } => "move again when fewer writes go on in the source; nothing was moved".into(),
+            Self::OldSideDiffers { table, .. } => format!(
+                "the tenant goes on where it is. What drops, detaches or truncates a partition there leaves no word for the other side: where that happened to `{table}`, do the same in the database that it has left, and undo again; where it did not, settle the move, and report it"
+            ),
             Self::Cancelled => "nothing was moved".into(),
             Self::WayBackOver { .. } => "the tenant goes on where it is, and can be moved there as any other".into(),
             Self::WayBackBarred { .. } => {
@@ -500,7 +516,7 @@ impl MoveError {
             Self::Fenced { .. } => "move_taken_over",
             Self::Refused(_) => "control_refused",
             Self::ControlSilent => "control_silent",
-            Self::Differs { .. } => "rows_differ",
+            Self::Differs { .. } | Self::OldSideDiffers { .. } => "rows_differ",
             Self::NotOneRow { .. } => "row_not_found",
             Self::SchemaChanged { .. } => "schema_changed",
             Self::Truncated { .. } => "truncated",

@@ -1,9 +1,9 @@
 //! Partitions: each has properties of its own, which what is said of its table does not tell. Reads them from the catalogue
 //! and says what stands in a move's way. Changes nothing.
 
-use crate::catalog::Table;
+use crate::catalog::{Catalogue, Table};
 use crate::sql::Doing;
-use crate::{MoveError, Obstacle, Side, TableName};
+use crate::{MoveError, MovePlan, MoveSpec, Obstacle, Side, TableName};
 use tokio_postgres::Client;
 
 /// A partition that holds rows itself. Foreign tables are none: beside them there is no unique key of the whole table.
@@ -76,6 +76,18 @@ pub(crate) fn can_be_followed(table: &Table) -> bool {
 /// Whether a crash of its server empties a table, or a part of it.
 pub(crate) fn is_unlogged(table: &Table) -> bool {
     table.unlogged || table.parts.iter().any(|part| part.unlogged)
+}
+
+/// What whoever looks after partitions has to know while there is a way back.
+pub(crate) fn upkeep(spec: &MoveSpec, plan: &MovePlan, ours: &Catalogue) -> Option<String> {
+    let parted = plan.tables.iter().filter_map(|t| ours.find(&t.table)).filter(|(_, table)| table.partitioned);
+    let names: Vec<String> = parted.map(|(_, table)| format!("`{}`", table.name)).collect();
+    (spec.way_back && !names.is_empty()).then(|| {
+        format!(
+            "partitioned: {}. While the move can be undone, attaching a partition in the target ends the way back, and one that is dropped, detached or truncated there has to go in the source too, or an undo is refused",
+            names.join(", ")
+        )
+    })
 }
 
 /// The trigger that would fire on rows that the mover writes.

@@ -142,6 +142,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     }
     retention::measure(spec, &mut plan, &source).await?;
     plan.notes.append(&mut rules::notes(&plan, &source, &target, &ours).await?);
+    plan.notes.extend(parts::upkeep(spec, &plan, &ours));
     plan.notes.append(&mut bound::notes(spec, &source, &target).await?);
     plan.neighbours = price(spec, &plan, &source, &target).await?;
     plan.fingerprint = fingerprint(&source, Side::Source, &plan.tables).await?;

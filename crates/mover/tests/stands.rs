@@ -192,6 +192,33 @@ async fn what_was_rewritten_before_the_copy_or_before_an_undo_is_no_reason_to_en
     assert_eq!((rows(&two, &two.source).await, rows(&two, &two.target).await), (19, 0));
 }
 
+/// A retention job drops a month where the tenant lives now; no word of it comes to the cell that it has left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_goes_in_the_new_cell_is_named_by_the_undo_that_it_stops() {
+    let two = world().await;
+    let (spec, ownership) = (MoveSpec { way_back: true, ..two.spec() }, MemoryOwnership::new());
+    let (plan, token) = until_built(&spec, &ownership).await;
+    assert!(plan.notes.iter().any(|note| note.starts_with("partitioned: `readings`. While")), "{:?}", plan.notes);
+    cut_over(&spec, &plan, &ownership).await.unwrap();
+    berth_mover::retire(&spec, &plan, true, token).await.unwrap();
+    two.client(&two.target, Role::Owner).await.batch_execute("drop table readings_1").await.unwrap();
+    let back = spec.back();
+    let refused = cut_over(&back, &plan, &ownership).await.unwrap_err();
+    assert!(
+        matches!(&refused, MoveError::OldSideDiffers { table, rows: 9, .. } if table.name == "readings"),
+        "{refused:?}"
+    );
+    assert!(
+        refused.hint().contains("do the same in the database that it has left, and undo again"),
+        "{}",
+        refused.hint()
+    );
+    assert_eq!(rows(&two, &two.source).await, 19, "nothing is taken away for it");
+    two.client(&two.source, Role::Owner).await.batch_execute("drop table readings_1").await.unwrap();
+    cut_over(&back, &plan, &ownership).await.unwrap();
+    assert_eq!((ownership.row().owner, rows(&two, &two.source).await), (spec.source_cell, 10));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_fence_refuses_to_empty_a_table_and_leaves_partitions_to_their_owner() {
     let two = world().await;
