@@ -183,7 +183,34 @@ pub(crate) async fn notes(
         notes.extend(parts(table, source, target).await?);
     }
     notes.extend(views(plan, source).await?);
+    notes.extend(fire_on_deletes(plan, source).await?);
     Ok(notes)
+}
+
+/// The application's triggers that fire when the tenant's rows leave the source, long after it has moved.
+async fn fire_on_deletes(plan: &MovePlan, source: &Client) -> Result<Option<String>, MoveError> {
+    let names: Vec<String> = plan.tables.iter().map(|t| t.table.sql()).collect();
+    // Bit 3 of the type is DELETE. What came to a partition from its table is that table's.
+    let rows = source
+        .query(
+            "with recursive parts as (
+                 select to_regclass(name)::oid as oid from unnest($1::text[]) name
+                 union all select i.inhrelid from parts join pg_inherits i on i.inhparent = parts.oid)
+             select format('`%s` on `%s`', t.tgname, t.tgrelid::regclass), session_user::text
+             from parts join pg_trigger t on t.tgrelid = parts.oid
+             where not t.tgisinternal and t.tgparentid = 0 and t.tgenabled in ('O', 'A') and t.tgtype & 8 <> 0
+               and t.tgname not like 'berth\\_%' order by 1",
+            &[&names],
+        )
+        .await
+        .doing(Side::Source, "looking for triggers on deletes")?;
+    let Some(first) = rows.first() else { return Ok(None) };
+    let triggers: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    Ok(Some(format!(
+        "when the tenant's rows leave the source, triggers on deletes fire there: {}. One that takes something away elsewhere (a file, an object, a message) does so for a tenant that lives on: let it do nothing where session_user is `{}`",
+        triggers.join(", "),
+        first.get::<_, String>(1)
+    )))
 }
 
 /// A row for which there is no partition ends the copy.

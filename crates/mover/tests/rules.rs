@@ -220,3 +220,22 @@ async fn views_that_keep_old_rows_and_partitions_that_are_missing_are_told() {
     change(&two, &two.target, "create table visits_rest partition of visits default").await;
     assert_eq!(planned(&two.spec()).await.notes.len(), 1);
 }
+
+/// What they do, they do for a tenant that lives on elsewhere.
+#[tokio::test]
+async fn triggers_that_fire_when_the_rows_leave_are_said() {
+    let two = two().await;
+    for database in [&two.source, &two.target] {
+        let triggers = "create function purge() returns trigger language plpgsql as 'begin return null; end';
+            create trigger purges after delete on orders for each row execute function purge();
+            create trigger empties after insert or delete on lines for each statement execute function purge();
+            create trigger sleeps after delete on lines for each row execute function purge();
+            alter table lines disable trigger sleeps;
+            create trigger counts after insert or update on orders for each row execute function purge();";
+        change(&two, database, triggers).await;
+    }
+    let notes = planned(&two.spec()).await.notes;
+    let [note] = &notes[..] else { panic!("{notes:#?}") };
+    assert!(note.contains("fire there: `empties` on `public.lines`, `purges` on `public.orders`."), "{note}");
+    assert!(note.ends_with("where session_user is `berth_mover`"), "{note}");
+}
