@@ -3,9 +3,15 @@
 
 mod common;
 
+use async_trait::async_trait;
+use berth_domain::{EdgeName, Generation, Token};
 use berth_infra::Role;
-use berth_mover::MoveError;
-use common::{MemoryOwnership, Two, cut_over, until_built};
+use berth_mover::{EdgeTrouble, Edges, HoldFigures, MoveError};
+use berth_testkit::wait_until;
+use common::{MemoryOwnership, NoEdges, Two, Watch, cut_over, until_built};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tokio_postgres::Client;
 
 const SCHEMA: &str = "
     create extension hstore; create extension citext;
@@ -148,6 +154,110 @@ async fn every_kind_of_damage_in_the_target_is_found_before_it_opens() {
     // And what was repaired is let through: none of the refusals above was for something else.
     let cut = cut_over(&spec, &plan, &ownership).await.unwrap();
     assert_eq!(cut.rows_verified, 1 + DAMAGE.len() as u64 + 20);
+}
+
+/// When a row is changed in the source and, as soon as the change has arrived, damaged in the target.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum At {
+    /// After the comparison of all rows.
+    Gate,
+    /// After the last look before the pause.
+    Hold,
+}
+
+struct Damaging<'t> {
+    at: At,
+    source: &'t Client,
+    target: &'t Client,
+    change: String,
+    applied: String,
+    damage: String,
+    gates: AtomicU32,
+    holds: AtomicU32,
+}
+
+impl Damaging<'_> {
+    async fn at(&self, at: At, before: u32) {
+        if at == self.at && before == 0 {
+            self.source.batch_execute(&self.change).await.unwrap();
+            let arrived = async || self.target.query_one(&self.applied, &[]).await.unwrap().get::<_, i64>(0);
+            wait_until("the change arrives", arrived, |n| *n == 1).await;
+            self.target.batch_execute(&self.damage).await.unwrap();
+        }
+    }
+}
+
+#[async_trait]
+impl Edges for Damaging<'_> {
+    async fn all_alive(&self) -> Result<(), EdgeTrouble> {
+        self.at(At::Gate, self.gates.fetch_add(1, Ordering::SeqCst)).await;
+        NoEdges.all_alive().await
+    }
+    async fn wait_held(&self, token: Token, limit: Duration) -> Result<(), EdgeTrouble> {
+        self.at(At::Hold, self.holds.fetch_add(1, Ordering::SeqCst)).await;
+        NoEdges.wait_held(token, limit).await
+    }
+    async fn wait_routed(&self, generation: Generation, limit: Duration) -> Vec<EdgeName> {
+        NoEdges.wait_routed(generation, limit).await
+    }
+    async fn hold_figures(&self, token: Token, limit: Duration) -> Option<HoldFigures> {
+        NoEdges.hold_figures(token, limit).await
+    }
+}
+
+/// Rows that change while they are compared, or afterwards, are compared by themselves: before the pause and in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_of_a_row_that_changed_after_the_comparison_is_found_before_the_target_opens() {
+    let two = Two::shared(SCHEMA).await;
+    let tenant = two.tenant;
+    let (source, target) = (two.client(&two.source, Role::Owner).await, two.client(&two.target, Role::Mover).await);
+    let fill = format!(
+        "insert into customers values ('{tenant}'); insert into numbered select '{tenant}', n, 'note' from generate_series(1, 20) n"
+    );
+    source.batch_execute(&fill).await.unwrap();
+    let (mut spec, ownership) = (two.spec(), MemoryOwnership::new());
+    // However slow the machine is: the first pause comes to its end.
+    spec.tuning.pause_most_ms = 20_000;
+    let (plan, _) = until_built(&spec, &ownership).await;
+    let again = "create unique index numbered_nr on numbered (customer_id, nr);
+        alter table numbered replica identity using index numbered_nr";
+    let mut nr = 0;
+    for at in [At::Gate, At::Hold] {
+        for kind in ["changed", "missing", "doubled"] {
+            nr += 1;
+            let row = format!("insert into numbered values ('{tenant}', {nr}, 'note!')");
+            let gone = format!("delete from numbered where nr = {nr}");
+            let (damage, repair) = match kind {
+                "changed" => (
+                    format!("update numbered set note = 'note! ' where nr = {nr}"),
+                    format!("update numbered set note = 'note!' where nr = {nr}"),
+                ),
+                "missing" => (gone, row),
+                _ => (format!("drop index numbered_nr; {row}"), format!("{gone}; {row}; {again}")),
+            };
+            let damaging = Damaging {
+                at,
+                source: &source,
+                target: &target,
+                change: format!("update numbered set note = 'note!' where nr = {nr}"),
+                applied: format!("select count(*) from numbered where nr = {nr} and note = 'note!'"),
+                damage,
+                gates: AtomicU32::new(0),
+                holds: AtomicU32::new(0),
+            };
+            let cut = berth_mover::cut_over(&spec, &plan, &ownership, &damaging, &Watch::default()).await;
+            assert!(
+                matches!(&cut, Err(MoveError::Differs { table, rows: 1, first_key })
+                    if table.name == "numbered" && first_key.contains(&format!("{nr}"))),
+                "{kind} at {at:?}: {cut:?}"
+            );
+            let holds = damaging.holds.load(Ordering::SeqCst);
+            assert_eq!(holds, u32::from(at == At::Hold), "{kind} at {at:?}: found where it was to be");
+            assert_eq!((ownership.row().owner, ownership.row().holding), (spec.source_cell, false), "{kind} at {at:?}");
+            target.batch_execute(&repair).await.unwrap();
+        }
+    }
+    assert_eq!(cut_over(&spec, &plan, &ownership).await.unwrap().rows_verified, 21);
 }
 
 /// Cases in `scripts/test`; `scripts/soak corruption` asks for a thousand.
