@@ -9,7 +9,6 @@ use berth_infra::Role;
 use berth_mover::{MoveError, MoveSpec, Obstacle};
 use common::zoo::{Writes, ZOO, ZOO_TABLES, moved_while_it_writes, rows, zoo_rows, zoo_writes};
 use common::{MemoryOwnership, Two};
-use std::sync::Arc;
 use uuid::Uuid;
 
 /// Moves the tenant while it writes, and compares what both sides hold afterwards.
@@ -202,6 +201,8 @@ async fn shapes_and_places_of_postgis_go_up_and_down_where_it_is_installed() {
         mover.batch_execute(&sites_rows(tenant)).await.unwrap();
     }
     up_and_down_into(&two, &shared, sites_rows, &["sites"], sites_writes).await;
+    let version = "select extversion from pg_extension where extname = 'postgis'";
+    println!("ran: PostGIS {}", mover.query_one(version, &[]).await.unwrap().get::<_, String>(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,13 +220,32 @@ async fn a_table_that_says_nothing_of_its_deleted_rows_is_refused_by_name() {
     berth_mover::plan(&two.spec()).await.unwrap();
 }
 
-/// `BERTH_ZOO_ROWS=1000000` makes it a large one.
-#[expect(clippy::disallowed_methods, reason = "a test has no binary that could resolve it")]
 #[tokio::test(flavor = "multi_thread")]
 async fn transactions_of_very_many_rows_at_the_size_of_the_machine_arrive_whole() {
+    let two = Two::filled(100).await;
+    very_many(&two, two.spec()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_of_very_many_rows_at_the_size_of_the_machine_arrive_where_others_live_too() {
+    let two = Two::filled(100).await;
+    let settler = Uuid::new_v4();
+    let target = two.client(&two.target, Role::Mover).await;
+    let settle = format!(
+        "insert into customers values ('{settler}', 'S'); insert into vehicles (customer_id, label) values ('{settler}', 'v')"
+    );
+    target.batch_execute(&settle).await.unwrap();
+    let theirs = common::rows_of(&target, settler).await;
+    very_many(&two, MoveSpec { alone: false, way_back: true, ..two.spec() }).await;
+    assert_eq!(common::rows_of(&target, settler).await, theirs);
+}
+
+/// The tenant and a neighbour each write as many rows in one transaction while the tenant moves. `BERTH_ZOO_ROWS=1000000` makes
+/// them large ones.
+#[expect(clippy::disallowed_methods, reason = "a test has no binary that could resolve it")]
+async fn very_many(two: &Two, spec: MoveSpec) {
     let rows = std::env::var("BERTH_ZOO_ROWS").ok().and_then(|n| n.parse::<i64>().ok()).unwrap_or(30_000);
-    let two = Arc::new(Two::filled(100).await);
-    let (spec, ownership) = (two.spec(), MemoryOwnership::new());
+    let ownership = MemoryOwnership::new();
     let (plan, token) = common::until_built(&spec, &ownership).await;
     let one_transaction = |tenant: Uuid| {
         format!(
@@ -233,7 +253,7 @@ async fn transactions_of_very_many_rows_at_the_size_of_the_machine_arrive_whole(
              select '{tenant}', (select id from vehicles where customer_id = '{tenant}' order by label limit 1), gen_random_uuid(), n from generate_series(1, {rows}) n"
         )
     };
-    // The neighbour's is still running when the pause comes.
+    // The neighbour's may still be running when the pause comes.
     let mut writers = Vec::new();
     for tenant in [two.tenant, two.neighbour] {
         let (sql, app) = (one_transaction(tenant), two.client(&two.source, Role::App).await);
