@@ -6,7 +6,7 @@ use stateright::{Model, Property};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
-/// What keeps the protocol safe. Each is taken away in a test of its own.
+/// What keeps the protocol safe, and what would if a mover did not keep to it. Each is taken away in a test of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
     /// The control row refuses an older token.
@@ -35,11 +35,11 @@ pub enum Guard {
 
     // Second barriers. What each of them refuses no mover asks for that keeps to the others: the checker finds nothing
     // without one of them.
-    /// The control row commits only what is held.
+    /// The control row commits only what is held. Every mover holds before it arms, and arms before it commits.
     Holding,
-    /// A cell that is open takes nothing from the stream.
+    /// A cell that is open takes nothing from the stream. All before the marker is applied by then, and a closed cell makes no more.
     Closed,
-    /// A cell without a fence takes nothing but a new one.
+    /// A cell without a fence takes nothing but a new one. Its fence goes when nobody moves the tenant any more.
     Fenced,
 }
 
