@@ -143,8 +143,8 @@ async fn what_the_slot_holds_back_is_looked_at_while_keys_are_built_too() {
     spec.tuning.move_wal_bytes = 8 << 20;
     let (source, target) = (two.client(&two.source, Role::Mover).await, two.client(&two.target, Role::Mover).await);
     // Builds for 50 s, unless it is ended.
-    let slow = "create function slow(at double precision) returns double precision language plpgsql immutable as
-                    'begin perform pg_sleep(0.05); return at; end';
+    let slow = "create function slow(v double precision) returns double precision language plpgsql immutable as
+                    'begin perform pg_sleep(0.05); return v; end';
                 create index on positions (public.slow(lat))";
     target.batch_execute(slow).await.unwrap();
     let ownership = MemoryOwnership::new();
@@ -163,7 +163,7 @@ async fn what_the_slot_holds_back_is_looked_at_while_keys_are_built_too() {
     let (built, ()) = tokio::join!(berth_mover::build(&spec, &plan, row.token, &watch), write);
     let ended = built.unwrap_err();
     assert!(matches!(ended, MoveError::TooMuchWal { most_mb: 8, .. }), "{ended}");
-    target.batch_execute("create or replace function slow(at double precision) returns double precision language sql immutable as 'select at'").await.unwrap();
+    target.batch_execute("create or replace function slow(v double precision) returns double precision language sql immutable as 'select v'").await.unwrap();
     berth_mover::give_up(&spec, &ownership).await.unwrap();
     berth_mover::retire(&spec, &plan, false, ownership.row().token).await.unwrap();
     assert!(!has_slot(&source).await, "nothing is held back any more");

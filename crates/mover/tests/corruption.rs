@@ -180,7 +180,7 @@ impl Damaging<'_> {
     async fn at(&self, at: At, before: u32) {
         if at == self.at && before == 0 {
             self.source.batch_execute(&self.change).await.unwrap();
-            let arrived = async || self.target.query_one(&self.applied, &[]).await.unwrap().get::<_, i64>(0);
+            let arrived = || async { self.target.query_one(&self.applied, &[]).await.unwrap().get::<_, i64>(0) };
             wait_until("the change arrives", arrived, |n| *n == 1).await;
             self.target.batch_execute(&self.damage).await.unwrap();
         }
