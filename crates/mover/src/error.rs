@@ -1,7 +1,8 @@
 //! Everything that can stop a move, whose fault it is, and what to do next.
 
+use crate::Refusal;
+use crate::name::TableName;
 use crate::sql::ident;
-use crate::{Refusal, TableName, Way};
 use berth_domain::{Generation, Token};
 
 /// Which of the two databases.
@@ -395,9 +396,11 @@ fn obstacles_text(all: &[Obstacle]) -> String {
 
 impl MoveError {
     /// What differs on the way back has another likely reason, and another remedy.
-    pub(crate) fn on(self, way: Way) -> Self {
+    pub(crate) fn on(self, way: crate::Way) -> Self {
         match (way, self) {
-            (Way::Back, Self::Differs { table, rows, first_key }) => Self::OldSideDiffers { table, rows, first_key },
+            (crate::Way::Back, Self::Differs { table, rows, first_key }) => {
+                Self::OldSideDiffers { table, rows, first_key }
+            }
             (_, error) => error,
         }
     }

@@ -3,8 +3,8 @@
 //! Rows of others are dropped on arrival, so a neighbour's large transaction costs its decoding and no memory.
 //! Never touches a database.
 
+use crate::name::names;
 use crate::owned::{Added, Owned};
-use crate::table_name::names;
 use crate::wal::Lsn;
 use crate::{MoveError, MovePlan};
 use bytes::{Buf, Bytes};

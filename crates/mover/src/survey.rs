@@ -6,8 +6,7 @@ use crate::rights::{self, Part};
 use crate::sql::{Doing, connect, connect_to_look, ident, idents, is_postgres};
 use crate::{
     DataRules, Endpoint, InnerReference, MoveError, MovePlan, MoveSpec, Obstacle, PlannedTable, SharedTable, Side,
-    TableName, Unsure, beside, bound, equality, logins, numbered, parts, price::price, retention, rules, shared, sides,
-    taken,
+    TableName, Unsure, beside, logins, numbered, parts, price::price, retention, rules, shared, sides, taken,
 };
 use tokio_postgres::{Client, Row};
 
@@ -83,7 +82,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
         estimated_s: 0.0,
     };
     rules::compare(&plan, &source, &target, &theirs, &mut obstacles).await?;
-    equality::of_keys(&plan, &source, &mut obstacles).await?;
+    crate::equality::of_keys(&plan, &source, &mut obstacles).await?;
     retention::plan(spec, &mut plan, &mut obstacles);
     plan.beside = Box::pin(beside::plan(spec, &mut obstacles)).await?;
     // The root first, and alone: without it the other questions have no answer.
@@ -143,7 +142,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     retention::measure(spec, &mut plan, &source).await?;
     plan.notes.append(&mut rules::notes(&plan, &source, &target, &ours).await?);
     plan.notes.extend(parts::upkeep(spec, &plan, &ours));
-    plan.notes.append(&mut bound::notes(spec, &source, &target).await?);
+    plan.notes.append(&mut crate::bound::notes(spec, &source, &target).await?);
     plan.neighbours = price(spec, &plan, &source, &target).await?;
     plan.fingerprint = fingerprint(&source, Side::Source, &plan.tables).await?;
     Ok(plan)

@@ -1,4 +1,4 @@
-//! The name of a table: in SQL, for people, and in what Postgres prints. Never asks whether there is such a table.
+//! What tables are called: by people, in SQL, and in what Postgres prints.
 
 use crate::sql::ident;
 
