@@ -13,7 +13,7 @@ use crate::prepare::{existing, let_through, publish};
 use crate::sql::{Doing, connect, idents};
 use crate::survey::{Stray, count_strays};
 use crate::wal::{Replication, Snapshot, drop_slot, make_slot};
-use crate::{MoveError, MovePlan, MoveSpec, Ownership, Phase, PlannedTable, Progress, Side, Watcher, fence};
+use crate::{MoveError, MovePlan, MoveSpec, Ownership, Phase, PlannedTable, Progress, Side, Watcher, fence, sequence};
 use berth_domain::{MovePhase, Token};
 use std::time::Duration;
 use tokio_postgres::Client;
@@ -22,6 +22,8 @@ use tokio_postgres::Client;
 pub(crate) const APPLICATIONS_PATH: &str = "set local search_path = \"$user\", public";
 /// How often what the way back holds back is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// At how many of these looks the sequences are held apart.
+const APART_LOOKS: u32 = 20;
 
 /// After the load: publication and slot in the target. From here on its WAL is held back until [`keep`] reads it.
 pub(crate) async fn open(spec: &MoveSpec, plan: &MovePlan, target: &Client, token: Token) -> Result<(), MoveError> {
@@ -65,20 +67,34 @@ pub async fn keep(
     let new_side = connect(&back.source, Side::Source, &back.session_name(row.token)).await?;
     held_back(&new_side, &back).await?;
     tokio::select! {
-        ended = follow(&back, plan, row.token, watcher) => ended,
+        ended = follow(&back, plan, row.token, &new_side, watcher) => ended,
         error = look(&new_side, &back, watcher) => Err(error),
     }
 }
 
-async fn follow(back: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn Watcher) -> Result<(), MoveError> {
+async fn follow(
+    back: &MoveSpec,
+    plan: &MovePlan,
+    token: Token,
+    new_side: &Client,
+    watcher: &dyn Watcher,
+) -> Result<(), MoveError> {
     let mut old_side = connect(&back.target, Side::Target, &back.session_name(token)).await?;
     let_through(&mut old_side, Side::Target).await?;
     let fence = existing(&old_side, Side::Target, back).await?;
     let fence = fence.ok_or(MoveError::Fenced { side: Side::Target, held: token })?;
+    // Before the first row comes back: those who stayed get no number that it may have.
+    sequence::keep_apart(back, &old_side, new_side, plan).await?;
     let follower = Follower::start(back, plan, &fence, token, Tracking::Off).await?;
-    while !watcher.cancelled() {
+    for looks in 1_u32.. {
+        if watcher.cancelled() {
+            break;
+        }
         tokio::time::sleep(LOOK_EVERY).await;
         follower.check()?;
+        if looks.is_multiple_of(APART_LOOKS) {
+            sequence::keep_apart(back, &old_side, new_side, plan).await?;
+        }
     }
     Ok(())
 }
@@ -166,6 +182,7 @@ pub async fn release(
     let gone = delete_rows(&leaving, plan, &order, &mut client, watcher).await?;
     Box::pin(crate::beside::clear_target(&left, plan, &mut client, row.token)).await?;
     fence.remove_triggers(&client, Duration::from_millis(spec.tuning.lock_wait_ms)).await?;
+    sequence::forget(spec, &client, Side::Source).await?;
     fence::remove(&mut client, &fence).await?;
     Ok(gone)
 }

@@ -18,6 +18,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio_postgres::Client;
 
+/// How often a copy looks up, and at how many of these whether the sequences are still apart.
+const TICK: std::time::Duration = std::time::Duration::from_millis(250);
+const JUMP_TICKS: u32 = 40;
+
 /// What the copy brought over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Copied {
@@ -50,7 +54,7 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
     drop_slot(&source, &spec.slot()).await?;
     clear_target(spec, plan, &mut target, token).await?;
     crate::bare::strip(spec, plan, &mut target, token).await?;
-    crate::sequence::jump(&source, &target, plan).await?;
+    crate::sequence::jump(spec, &source, &target, plan).await?;
 
     // Before there is a slot, which would hold the server's log for as long.
     Box::pin(crate::beside::copy(spec, plan)).await?;
@@ -80,7 +84,8 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
     spec.ahead.begin(spec, plan, from, take().await?);
     // Every worker has the snapshot: its maker may go.
     drop(maker);
-    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(250));
+    let mut ticks = tokio::time::interval(TICK);
+    let mut ticked = 0_u32;
     for tables in phases(plan) {
         *work.tables.lock().unwrap_or_else(PoisonError::into_inner) = tables;
         let mut tasks = tokio::task::JoinSet::new();
@@ -99,6 +104,10 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
                         return Err(MoveError::Cancelled);
                     }
                     held_back(&source, &spec.slot(), spec.tuning.move_wal_bytes).await?;
+                    ticked += 1;
+                    if ticked.is_multiple_of(JUMP_TICKS) {
+                        crate::sequence::jump(spec, &source, &target, plan).await?;
+                    }
                     let rests = pace.rests_permille() / 10;
                     watcher.progress(Progress {
                         rows_done: Some(work.rows.load(Ordering::Relaxed)),

@@ -342,7 +342,7 @@ impl<'m> CutOverRun<'m> {
         if let Err(trouble) = self.edges.all_alive().await {
             return Ok(Some(trouble.to_string()));
         }
-        sequence::jump(&self.source, &self.target, self.plan).await?;
+        sequence::jump(self.spec, &self.source, &self.target, self.plan).await?;
         for (client, side) in [(&self.source, Side::Source), (&self.target, Side::Target)] {
             if catalog::fingerprint(client, side, &self.plan.tables).await? != self.plan.fingerprint {
                 return Err(MoveError::SchemaChanged {

@@ -64,7 +64,7 @@ pub enum Obstacle {
     Unlogged { table: TableName },
     #[error(
         "sequence `{sequence}` of `{table}.{column}` stands at {last} and ends at {end} in the {side}, and a move takes it {} numbers further",
-        crate::sequence::WINDOW
+        crate::sequence::REACH
     )]
     SequenceEnds { side: Side, sequence: TableName, table: TableName, column: String, last: i64, end: i64 },
     #[error("table `{table}` is a hypertable of TimescaleDB, whose rows lie in tables of the extension's own")]

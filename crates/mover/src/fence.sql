@@ -32,6 +32,14 @@ create table if not exists berth.brought (
     primary key (move, relation, key)
 );
 
+-- Numbers that moves out of this database have kept for their targets: from `first` on, a window each.
+create table if not exists berth.windows (
+    move     text not null,
+    sequence text not null,
+    first    bigint not null,
+    primary key (move, sequence)
+);
+
 -- Refuses a writer while the tenant is closed here. tg_argv: fence number, oid of its sequence, tenant.
 --
 -- The word is read from a sequence because a sequence has no old versions: a transaction opened long before the
@@ -112,6 +120,7 @@ $ddl$;
 alter table berth.fence owner to @keeper@;
 alter table berth.deferred owner to @keeper@;
 alter table berth.brought owner to @keeper@;
+alter table berth.windows owner to @keeper@;
 alter function berth.pass(pg_catalog.int4, pg_catalog.oid, pg_catalog.text) owner to @keeper@;
 alter function berth.fence() owner to @keeper@;
 alter function berth.tenant_changed() owner to @keeper@;

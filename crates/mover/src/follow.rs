@@ -11,7 +11,7 @@ use crate::pgoutput::{Change, Datum, Decoded, Decoder, Op, Row, Transaction};
 use crate::shared::Watched;
 use crate::sql::{Doing, connect, connect_to_load, ident, idents};
 use crate::wal::{Lsn, Replication, Streamed};
-use crate::{MoveError, MovePlan, MoveSpec, PlannedTable, Side, Way, retention, wal};
+use crate::{MoveError, MovePlan, MoveSpec, PlannedTable, Side, Way, retention, sequence, wal};
 use berth_domain::Token;
 use bytes::BytesMut;
 use futures_util::future::{MaybeDone, maybe_done};
@@ -29,6 +29,8 @@ const QUEUE: usize = 4_096;
 const BATCH_CHANGES: usize = 500;
 /// How often the log that the slot holds back is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// At how many of these looks the sequences are held apart.
+const JUMP_LOOKS: u32 = 10;
 /// Slots whose server keeps a transaction's WAL hear from us this often.
 const CONFIRM_EVERY: Duration = Duration::from_millis(500);
 
@@ -128,6 +130,16 @@ impl Follower {
             }
             other => other,
         })?;
+        // The way back has a bound of its own, which looks at whether it catches up.
+        let looks = if spec.way == Way::There {
+            let looker = connect(&spec.source, Side::Source, &name).await?;
+            let other = connect(&spec.target, Side::Target, &name).await?;
+            // Before rows arrive in the target with numbers that the source has given out meanwhile.
+            sequence::jump(spec, &looker, &other, plan).await?;
+            Some((looker, other))
+        } else {
+            None
+        };
         let shared = Arc::new(Shared {
             state: Mutex::new(State::default()),
             changed: Notify::new(),
@@ -161,6 +173,7 @@ impl Follower {
             shared: Arc::clone(&shared),
             applied: applied_send,
         };
+        let numbered = Arc::clone(&plan);
         let marks = spec.marks();
         // Nothing applied yet on the way back: what stands before the opening is what the mover itself brought there.
         let begins_at = (spec.way == Way::Back && from == Lsn::default()).then(|| spec.opened_mark());
@@ -172,17 +185,20 @@ impl Follower {
                 on_end.fail(error);
             }
         }));
-        // The way back has a bound of its own, which looks at whether it catches up.
-        if spec.way == Way::There {
-            let looker = connect(&spec.source, Side::Source, &name).await?;
-            let (on_end, slot, most) = (Arc::clone(&shared), spec.slot(), spec.tuning.move_wal_bytes);
+        if let Some((looker, other)) = looks {
+            let (on_end, spec) = (Arc::clone(&shared), spec.clone());
             tasks.push(tokio::spawn(async move {
-                loop {
-                    match wal::held_back(&looker, &slot, most).await {
+                for looks in 1_u32.. {
+                    match wal::held_back(&looker, &spec.slot(), spec.tuning.move_wal_bytes).await {
                         Ok(()) => tokio::time::sleep(LOOK_EVERY).await,
                         Err(error @ MoveError::TooMuchWal { .. }) => return on_end.fail(error),
                         // The stream itself says what is wrong with the server.
                         Err(_) => return,
+                    }
+                    if looks.is_multiple_of(JUMP_LOOKS)
+                        && let Err(error) = sequence::jump(&spec, &looker, &other, &numbered).await
+                    {
+                        return on_end.fail(error);
                     }
                 }
             }));

@@ -1,7 +1,7 @@
 //! Sequences that fill columns of the closure: which they are, whether both sides have the same ones, and whether they can
 //! go as far as a move takes them (see [`crate::sequence`]). Changes nothing.
 
-use crate::sequence::WINDOW;
+use crate::sequence::REACH;
 use crate::sql::{Doing, literal};
 use crate::{MoveError, MovePlan, Obstacle, PlannedSequence, PlannedTable, Side, TableName, rights};
 use std::collections::BTreeSet;
@@ -74,19 +74,29 @@ pub(crate) async fn plan(
     Ok(())
 }
 
-/// Where a sequence stands, how it steps, and between what.
-struct Standing {
-    last: i64,
-    step: i64,
-    least: i64,
-    most: i64,
+/// Where a sequence stands, how it steps, and between what: its own bounds, and those of the column that it fills.
+pub(crate) struct Standing {
+    pub last: i64,
+    pub step: i64,
+    pub least: i64,
+    pub most: i64,
 }
 
-async fn standing(client: &Client, side: Side, sequences: &[PlannedSequence]) -> Result<Vec<Standing>, MoveError> {
+pub(crate) async fn standing(
+    client: &Client,
+    side: Side,
+    sequences: &[PlannedSequence],
+) -> Result<Vec<Standing>, MoveError> {
     let each = sequences.iter().enumerate().map(|(nth, it)| {
         let name = it.sequence.sql();
         format!(
-            "select {nth} as nth, v.last_value, s.seqincrement, s.seqmin, s.seqmax from {name} v, pg_sequence s where s.seqrelid = {}::regclass",
+            "select {nth} as nth, v.last_value, s.seqincrement,
+                    greatest(s.seqmin, case a.atttypid when 'int2'::regtype then -32768 when 'int4'::regtype then -2147483648 else s.seqmin end),
+                    least(s.seqmax, case a.atttypid when 'int2'::regtype then 32767 when 'int4'::regtype then 2147483647 else s.seqmax end)
+             from {name} v, pg_sequence s left join pg_attribute a on a.attrelid = {}::regclass and a.attname = {}
+             where s.seqrelid = {}::regclass",
+            literal(&it.table.sql()),
+            literal(&it.column),
             literal(&name)
         )
     });
@@ -113,7 +123,8 @@ async fn room(
     let ours = standing(source, Side::Source, sequences).await?;
     let theirs = standing(target, Side::Target, sequences).await?;
     for (it, (ours, theirs)) in sequences.iter().zip(ours.iter().zip(&theirs)) {
-        let wanted = ours.last.saturating_add(WINDOW.saturating_mul(ours.step));
+        let last = if ours.step < 0 { ours.last.min(theirs.last) } else { ours.last.max(theirs.last) };
+        let wanted = last.saturating_add(REACH.saturating_mul(ours.step));
         for (side, bounds) in [(Side::Source, ours), (Side::Target, theirs)] {
             if wanted > bounds.most || wanted < bounds.least {
                 obstacles.push(Obstacle::SequenceEnds {
@@ -121,7 +132,7 @@ async fn room(
                     sequence: it.sequence.clone(),
                     table: it.table.clone(),
                     column: it.column.clone(),
-                    last: ours.last,
+                    last,
                     end: if ours.step < 0 { bounds.least } else { bounds.most },
                 });
                 break;

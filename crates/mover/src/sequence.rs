@@ -1,58 +1,244 @@
-//! Sequences jump ahead of the source before the pause, and are only checked inside it.
+//! Numbers that two databases give to rows of the same tables never meet.
 //!
-//! `setval(greatest(…))` beside writers hands out ids twice. The target's sequence starts a window beyond the source's.
+//! `setval(greatest(…))` beside writers hands out numbers twice. The target's sequence goes on in a window that the old
+//! side keeps for this move alone and has never given out. Once the tenant has left, the old side goes on beyond every
+//! window: what the way back brings there then meets no number of those who stayed, also where nobody follows for a while.
+//! A window that is half used is followed by another one.
 
+use crate::numbered::{Standing, standing};
+use crate::prepare::absent;
 use crate::sql::{Doing, literal};
-use crate::{MoveError, MovePlan, PlannedSequence, Side};
-use tokio_postgres::Client;
+use crate::{MoveError, MovePlan, MoveSpec, Obstacle, PlannedSequence, Side, Way};
+use tokio_postgres::{Client, SimpleQueryMessage};
 
-/// Ids that the source may hand out between the jump and the cut-over. At 1,000 a second: a quarter of an hour.
-pub(crate) const WINDOW: i64 = 1_000_000;
-/// Of jumps in one database.
+/// Numbers of a window, and as many before it for the source until the cut-over. At 1,000 a second: a quarter of an hour.
+const WINDOW: i64 = 1_000_000;
+/// How far a move takes a sequence.
+pub(crate) const REACH: i64 = 2 * WINDOW;
+/// Of jumps in one database, and of windows that it keeps.
 const JUMP_LOCK: i64 = 0x4245_5254_4803;
 
-async fn last_value(client: &Client, side: Side, sequence: &PlannedSequence) -> Result<(i64, i64), MoveError> {
-    let sql = format!(
-        "select last_value, (select seqincrement from pg_sequence where seqrelid = {}::regclass) from {}",
-        literal(&sequence.sequence.sql()),
-        sequence.sequence.sql()
-    );
-    let row = client.query_one(&sql, &[]).await.doing(side, "reading a sequence")?;
-    Ok((row.get(0), row.get(1)))
+const READING: &str = "reading a sequence";
+const MOVING: &str = "moving a sequence ahead";
+
+/// One of the two databases.
+#[derive(Clone, Copy)]
+struct End<'c> {
+    client: &'c Client,
+    side: Side,
 }
 
-/// Moves the target's sequences beyond what the source can reach soon, unless they are half that far already.
-///
-/// Others may take ids of the target's meanwhile. A jump from where the sequence stands when it is set goes a whole window
-/// on, so it could hand one out twice only if a million were taken between two reads of one statement. Two jumps of one
-/// sequence could undo each other: a lock lets one after the other.
-pub(crate) async fn jump(source: &Client, target: &Client, plan: &MovePlan) -> Result<(), MoveError> {
-    for sequence in &plan.sequences {
-        let (ours, increment) = last_value(source, Side::Source, sequence).await?;
-        let on = |ids: i64| ours.saturating_add(ids.saturating_mul(increment));
-        let (near, wanted, step) = (on(WINDOW / 2), on(WINDOW), WINDOW.saturating_mul(increment));
-        let (farther, before, most) =
-            if increment > 0 { ("greatest", "<", "seqmax") } else { ("least", ">", "seqmin") };
-        let name = sequence.sequence.sql();
+/// A window that a database keeps.
+struct Window {
+    of_move: String,
+    sequence: String,
+    first: i64,
+}
+
+/// A sequence in both databases, and its numbers as positions: they grow as it counts, whichever way that is.
+struct Pair<'p> {
+    it: &'p PlannedSequence,
+    sign: i128,
+    span: i128,
+    old: i128,
+    new: i128,
+    /// The last position that both can give out, and which of them ends there.
+    end: i128,
+    shorter: Side,
+}
+
+impl<'p> Pair<'p> {
+    fn of(it: &'p PlannedSequence, old: (&Standing, Side), new: (&Standing, Side)) -> Self {
+        let sign = if old.0.step < 0 { -1 } else { 1 };
+        let end = |of: &Standing| if sign < 0 { -i128::from(of.least) } else { i128::from(of.most) };
+        let (first, second) = (end(old.0), end(new.0));
+        Self {
+            it,
+            sign,
+            span: i128::from(WINDOW) * i128::from(old.0.step).abs(),
+            old: sign * i128::from(old.0.last),
+            new: sign * i128::from(new.0.last),
+            end: first.min(second),
+            shorter: if first <= second { old.1 } else { new.1 },
+        }
+    }
+
+    fn at(&self, number: i64) -> i128 {
+        self.sign * i128::from(number)
+    }
+
+    /// Of positions up to `end` alone.
+    fn number(&self, position: i128) -> i64 {
+        i64::try_from(self.sign * position).unwrap_or(i64::MAX)
+    }
+
+    /// Beyond the last number of each window of this sequence.
+    fn windows_end<'w>(&self, all: impl Iterator<Item = &'w Window>) -> Option<i128> {
+        let name = self.it.sequence.sql();
+        all.filter(|window| window.sequence == name).map(|window| self.at(window.first) + self.span).max()
+    }
+
+    fn ends(&self) -> MoveError {
+        MoveError::Obstacles(vec![Obstacle::SequenceEnds {
+            side: self.shorter,
+            sequence: self.it.sequence.clone(),
+            table: self.it.table.clone(),
+            column: self.it.column.clone(),
+            last: self.number(self.old.max(self.new)),
+            end: self.number(self.end),
+        }])
+    }
+
+    /// Never backwards: others may have taken numbers meanwhile, or jumped farther.
+    async fn set(&self, to: i128, end: End<'_>) -> Result<(), MoveError> {
+        let (name, to, before) = (self.it.sequence.sql(), self.number(to), if self.sign < 0 { ">" } else { "<" });
         let sql = format!(
             "select pg_advisory_xact_lock({JUMP_LOCK});
-             select setval({0}::regclass, case when last_value::numeric + ({step}) {before} {most} then {farther}(last_value + ({step}), {wanted}) else {wanted} end)
-             from {name}, pg_sequence where seqrelid = {0}::regclass and last_value {before} {near}",
-            literal(&name),
+             select setval({}::regclass, {to}) from {name} where last_value {before} {to}",
+            literal(&name)
         );
-        target.batch_execute(&sql).await.doing(Side::Target, "moving a sequence ahead")?;
+        end.client.batch_execute(&sql).await.doing(end.side, MOVING)
+    }
+}
+
+async fn pairs<'p>(plan: &'p MovePlan, old: End<'_>, new: End<'_>) -> Result<Vec<Pair<'p>>, MoveError> {
+    if plan.sequences.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ours = standing(old.client, old.side, &plan.sequences).await?;
+    let theirs = standing(new.client, new.side, &plan.sequences).await?;
+    let both = plan.sequences.iter().zip(ours.iter().zip(&theirs));
+    Ok(both.map(|(it, (ours, theirs))| Pair::of(it, (ours, old.side), (theirs, new.side))).collect())
+}
+
+/// None where there is no place for them: a fence of an earlier release.
+async fn windows(end: End<'_>) -> Result<Option<Vec<Window>>, MoveError> {
+    let there = end.client.query_one("select to_regclass('berth.windows') is not null", &[]).await;
+    if !there.doing(end.side, READING)?.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let rows =
+        end.client.query("select move, sequence, first from berth.windows", &[]).await.doing(end.side, READING)?;
+    let window = |row: &tokio_postgres::Row| Window { of_move: row.get(0), sequence: row.get(1), first: row.get(2) };
+    Ok(Some(rows.iter().map(window).collect()))
+}
+
+/// Moves the target's sequences beyond what the source can reach soon, unless they are that far already.
+pub(crate) async fn jump(spec: &MoveSpec, source: &Client, target: &Client, plan: &MovePlan) -> Result<(), MoveError> {
+    let (source, target) = (End { client: source, side: Side::Source }, End { client: target, side: Side::Target });
+    match spec.way {
+        Way::There => {
+            while !reserve(spec, plan, source, target, Stage::Moves).await? {}
+            Ok(())
+        }
+        Way::Back => overtake(plan, source, target).await,
+    }
+}
+
+/// While the way back is open: the new side's sequences stay in windows of the old side, which goes on beyond them. `back`: as
+/// [`MoveSpec::back`] says.
+pub(crate) async fn keep_apart(back: &MoveSpec, old: &Client, new: &Client, plan: &MovePlan) -> Result<(), MoveError> {
+    let (old, new) = (End { client: old, side: Side::Target }, End { client: new, side: Side::Source });
+    while !reserve(back, plan, old, new, Stage::Kept).await? {}
+    for pair in pairs(plan, old, new).await? {
+        let Some(beyond) = pair.windows_end(windows(old).await?.iter().flatten()) else { continue };
+        if pair.old < beyond && beyond <= pair.end {
+            pair.set(beyond, old).await?;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The tenant still takes numbers from the old side.
+    Moves,
+    /// It lives in the new one.
+    Kept,
+}
+
+/// False when another move came first with the same numbers: then it is looked at again.
+async fn reserve(
+    spec: &MoveSpec,
+    plan: &MovePlan,
+    old: End<'_>,
+    new: End<'_>,
+    stage: Stage,
+) -> Result<bool, MoveError> {
+    let Some(kept) = windows(old).await? else {
+        return if stage == Stage::Moves { overtake(plan, old, new).await.map(|()| true) } else { Ok(true) };
+    };
+    let elsewhere = windows(new).await?.unwrap_or_default();
+    for pair in pairs(plan, old, new).await? {
+        let name = pair.it.sequence.sql();
+        let own = kept.iter().find(|w| w.of_move == spec.short_id() && w.sequence == name).map(|w| pair.at(w.first));
+        let half = pair.span / 2;
+        let fits = |first: i128| {
+            let in_it = first <= pair.new && pair.new < first + half;
+            in_it && (stage == Stage::Kept || pair.old + half <= first)
+        };
+        if own.is_some_and(fits) {
+            continue;
+        }
+        let base = pair.windows_end(kept.iter().chain(&elsewhere)).unwrap_or(pair.old).max(pair.old).max(pair.new);
+        let first = base + pair.span;
+        if first + pair.span > pair.end {
+            match stage {
+                Stage::Moves => return Err(pair.ends()),
+                // What is there goes on being used: the tenant's writes must not end with the sequence's room.
+                Stage::Kept => continue,
+            }
+        }
+        if !note(spec, &pair, first, old).await? {
+            return Ok(false);
+        }
+        // Those who live in the target may have what the source would give out next.
+        if stage == Stage::Moves && own.is_none() && !spec.alone && pair.new > pair.old {
+            pair.set(base, old).await?;
+        }
+        pair.set(first, new).await?;
+    }
+    Ok(true)
+}
+
+/// Keeps a window for this move, unless another move's reaches into it.
+async fn note(spec: &MoveSpec, pair: &Pair<'_>, first: i128, old: End<'_>) -> Result<bool, MoveError> {
+    let (id, name, first) = (literal(&spec.short_id()), literal(&pair.it.sequence.sql()), pair.number(first));
+    let sql = format!(
+        "select pg_advisory_xact_lock({JUMP_LOCK});
+         insert into berth.windows (move, sequence, first) select {id}, {name}, {first}
+         where not exists (select from berth.windows where sequence = {name} and move <> {id} and abs(first::numeric - {first}) < {span})
+         on conflict (move, sequence) do update set first = excluded.first",
+        span = pair.span
+    );
+    let said = old.client.simple_query(&sql).await.doing(old.side, MOVING)?;
+    Ok(matches!(said.last(), Some(SimpleQueryMessage::CommandComplete(1))))
+}
+
+/// Moves the sequences of `new` beyond those of `old` and every window that is kept there, where nothing comes back afterwards.
+async fn overtake(plan: &MovePlan, old: End<'_>, new: End<'_>) -> Result<(), MoveError> {
+    let kept = windows(new).await?.unwrap_or_default();
+    for pair in pairs(plan, old, new).await? {
+        if pair.new >= pair.old + pair.span / 2 {
+            continue;
+        }
+        let base = pair.windows_end(kept.iter()).unwrap_or(pair.old).max(pair.old).max(pair.new);
+        if base + pair.span > pair.end {
+            return Err(pair.ends());
+        }
+        pair.set(base + pair.span, new).await?;
     }
     Ok(())
 }
 
 /// Whether every sequence of the target is beyond the source's.
 pub(crate) async fn ahead(source: &Client, target: &Client, plan: &MovePlan) -> Result<bool, MoveError> {
-    for sequence in &plan.sequences {
-        let (ours, increment) = last_value(source, Side::Source, sequence).await?;
-        let (theirs, _) = last_value(target, Side::Target, sequence).await?;
-        if (increment > 0 && theirs <= ours) || (increment < 0 && theirs >= ours) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    let (source, target) = (End { client: source, side: Side::Source }, End { client: target, side: Side::Target });
+    Ok(pairs(plan, source, target).await?.iter().all(|pair| pair.new > pair.old))
+}
+
+/// The way back is over: no window is kept for it any more.
+pub(crate) async fn forget(spec: &MoveSpec, client: &Client, side: Side) -> Result<(), MoveError> {
+    let sql = "delete from berth.windows where move = $1";
+    client.execute(sql, &[&spec.short_id()]).await.map(drop).doing(side, "forgetting windows").or_else(absent)
 }
