@@ -7,8 +7,10 @@
 //!
 //! Undoing a move is [`crate::cut_over`] of [`MoveSpec::back`].
 
+use crate::erase::{ROUNDS, counted};
 use crate::follow::{Follower, Tracking};
 use crate::leaving::{Leaving, delete_rows};
+use crate::outside::{self, Which};
 use crate::prepare::{existing, let_through, publish};
 use crate::sql::{Doing, connect, idents};
 use crate::survey::{Stray, count_strays};
@@ -177,9 +179,22 @@ pub async fn release(
             return Err(MoveError::ReferredTo { table, to, rows });
         }
     }
+    // What is to stay must not be taken along, or changed, by a deletion that cascades.
+    outside::refuse(spec, plan, &client, Which::Every).await?;
     let order = children_first(&client, plan).await?;
     let leaving = Leaving { left: &left, guard: Some(row.token) };
-    let gone = delete_rows(&leaving, plan, &order, &mut client, watcher).await?;
+    let (mut gone, mut rounds) = (0, 0);
+    loop {
+        gone += delete_rows(&leaving, plan, &order, &mut client, watcher).await?;
+        // The application's triggers may write rows of the tenant while others go, or keep some. Without a fence they would
+        // be anybody's to change.
+        let still = counted(spec, plan, &client).await?;
+        let Some(first) = still.first() else { break };
+        rounds += 1;
+        if rounds == ROUNDS {
+            return Err(MoveError::RowsStay { table: first.table.clone(), rows: first.rows });
+        }
+    }
     Box::pin(crate::beside::clear_target(&left, plan, &mut client, row.token)).await?;
     fence.remove_triggers(&client, Duration::from_millis(spec.tuning.lock_wait_ms)).await?;
     sequence::forget(spec, &client, Side::Source).await?;

@@ -8,8 +8,9 @@ use crate::catalog::catalogue;
 use crate::closure::{Closure, closure};
 use crate::fence;
 use crate::leaving::{Leaving, delete_rows};
+use crate::outside::{self, Which};
 use crate::prepare::existing;
-use crate::sql::{Doing, connect, idents};
+use crate::sql::{Doing, connect};
 use crate::survey::{Stray, count_strays};
 use crate::{MoveError, MovePlan, MoveSpec, Side, TableName, Watcher};
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ pub struct RowsOf {
 }
 
 /// Looks this often for rows that triggers and late writers make while others go.
-const ROUNDS: usize = 10;
+pub(crate) const ROUNDS: usize = 10;
 
 /// The tenant's rows in the source of `spec`, table by table; tables without any are left out. Changes nothing.
 pub async fn count_rows(spec: &MoveSpec) -> Result<Vec<RowsOf>, MoveError> {
@@ -77,7 +78,7 @@ async fn unreferred(spec: &MoveSpec, plan: &MovePlan, client: &Client) -> Result
             return Err(MoveError::ReferredTo { table, to, rows });
         }
     }
-    outside(spec, plan, client).await
+    outside::refuse(spec, plan, client, Which::Holding).await
 }
 
 async fn plan(spec: &MoveSpec, client: &Client) -> Result<MovePlan, MoveError> {
@@ -86,47 +87,8 @@ async fn plan(spec: &MoveSpec, client: &Client) -> Result<MovePlan, MoveError> {
     Ok(MovePlan { tables, shared, inner, unsure, ..MovePlan::default() })
 }
 
-/// Rows of tables that belong to no tenant and hold on to the tenant's by a foreign key that neither cascades nor lets go.
-async fn outside(spec: &MoveSpec, plan: &MovePlan, client: &Client) -> Result<(), MoveError> {
-    let what = "looking at references from outside";
-    let names: Vec<String> = plan.tables.iter().map(|t| t.table.sql()).collect();
-    let rows = client
-        .query(
-            "with t as (select to_regclass(name)::oid as oid, nth::int from unnest($1::text[]) with ordinality u(name, nth))
-             select n.nspname::text, f.relname::text, parent.nth - 1,
-                    array(select a.attname::text from unnest(c.conkey) with ordinality k(num, nth)
-                          join pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.num order by k.nth),
-                    array(select a.attname::text from unnest(c.confkey) with ordinality k(num, nth)
-                          join pg_attribute a on a.attrelid = c.confrelid and a.attnum = k.num order by k.nth)
-             from pg_constraint c join t parent on parent.oid = c.confrelid
-             join pg_class f on f.oid = c.conrelid join pg_namespace n on n.oid = f.relnamespace
-             where c.contype = 'f' and c.conparentid = 0 and c.confdeltype in ('a', 'r')
-               and c.conrelid not in (select oid from t)",
-            &[&names],
-        )
-        .await
-        .doing(Side::Source, what)?;
-    for row in rows {
-        let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-        let to = &plan.tables[row.get::<_, i32>(2) as usize];
-        let (columns, keys): (Vec<String>, Vec<String>) = (row.get(3), row.get(4));
-        let sql = format!(
-            "select count(*) from {} where ({}) in (select {} from {} where {})",
-            table.sql(),
-            idents(&columns),
-            idents(&keys),
-            to.table.sql(),
-            plan.filter(to, &spec.tenant)
-        );
-        let rows: i64 = client.query_one(&sql, &[]).await.doing(Side::Source, what)?.get(0);
-        if rows > 0 {
-            return Err(MoveError::ReferredTo { table, to: to.table.clone(), rows });
-        }
-    }
-    Ok(())
-}
-
-async fn counted(spec: &MoveSpec, plan: &MovePlan, client: &Client) -> Result<Vec<RowsOf>, MoveError> {
+/// What is left of the tenant, table by table.
+pub(crate) async fn counted(spec: &MoveSpec, plan: &MovePlan, client: &Client) -> Result<Vec<RowsOf>, MoveError> {
     let mut found = Vec::new();
     for table in &plan.tables {
         let sql = format!("select count(*) from {} where {}", table.table.sql(), plan.filter(table, &spec.tenant));

@@ -42,6 +42,10 @@ pub enum Obstacle {
     TwoTenants { table: TableName, columns: String, to: TableName, rows: i64 },
     #[error("{rows} rows of others or of nobody in `{table}` refer by `{columns}` to the tenant's rows of `{to}`")]
     OthersRefer { table: TableName, columns: String, to: TableName, rows: i64 },
+    #[error(
+        "{rows} rows of `{table}`, which stays, refer by `{columns}` to the tenant's rows of `{to}`, which leave the source after the move"
+    )]
+    LeftOutRefers { table: TableName, columns: String, to: TableName, rows: i64 },
     #[error("table `{table}` has no column `{column}`")]
     NoColumn { table: TableName, column: String },
     #[error("table `{table}` refers to `{to}` by other columns than its key, which the change stream does not carry")]
@@ -177,6 +181,9 @@ impl Obstacle {
             Self::OthersRefer { table, .. } => {
                 format!("let them refer to rows of their own tenant, or give `{table}` the tenant column")
             }
+            Self::LeftOutRefers { table, to, .. } => format!(
+                "take `{table}` out of `data.leave_out`: then its rows travel; or drop its foreign key to `{to}` in a release: then they stay behind"
+            ),
             Self::NoColumn { .. } => "look at `data.links` in the stack file".into(),
             Self::LinkKey { to, .. } => format!("refer to the primary key of `{to}`, or add the tenant column"),
             Self::LinkType { .. } => "use uuid, an integer type, text, a date or an enum there".into(),
@@ -197,7 +204,7 @@ impl Obstacle {
                 "in a release, in both cells: ALTER TABLE {table} ALTER COLUMN {column} TYPE bigint; ALTER SEQUENCE {sequence} AS bigint"
             ),
             Self::Hypertable { table } => format!(
-                "keep those rows in a table of PostgreSQL's own, partitioned by time where it is large; or list `{table}` under `data.leave_out` where they may stay behind"
+                "keep those rows in a table of PostgreSQL's own, partitioned by time where it is large; or list `{table}` under `data.leave_out` where they may stay behind, and drop its foreign keys to the tenant's rows"
             ),
             Self::Inherits { child, parent } => {
                 format!("ALTER TABLE {child} NO INHERIT {parent}, or make `{parent}` a partitioned table")
@@ -354,6 +361,8 @@ pub enum MoveError {
     LivesThere,
     #[error("{rows} rows of others in `{table}` refer to the tenant's rows in `{to}`, which were to be removed")]
     ReferredTo { table: TableName, to: TableName, rows: i64 },
+    #[error("{rows} of the tenant's rows in `{table}` were to be removed and are still there")]
+    RowsStay { table: TableName, rows: u64 },
     #[error("the archive could not be had while {doing}")]
     Archive {
         doing: &'static str,
@@ -418,6 +427,7 @@ impl MoveError {
             | Self::AlreadyMoved
             | Self::LivesThere
             | Self::ReferredTo { .. }
+            | Self::RowsStay { .. }
             | Self::ArchiveUnfit { .. }
             | Self::TooMuchWal { .. }
             | Self::LivesElsewhere
@@ -473,7 +483,12 @@ impl MoveError {
             ),
             Self::SharedDiffers { .. } => "make it the same in both cells, then move again".into(),
             Self::AlreadyMoved => "it is served at its new cell; nothing was taken away".into(),
-            Self::ReferredTo { .. } => "let them refer to rows of their own tenant, then try again".into(),
+            Self::ReferredTo { .. } => {
+                "let them refer to rows of their own tenant, or drop that foreign key where they are to stay; then try again".into()
+            }
+            Self::RowsStay { table, .. } => format!(
+                "a trigger or a rule of `{table}` keeps its rows or makes new ones (BEFORE DELETE … RETURN NULL, DO INSTEAD): disable it, then try again; until then they are fenced"
+            ),
             Self::LivesThere | Self::LivesElsewhere => "nothing was removed".into(),
             Self::ClocksApart { .. } => {
                 "let both follow a time server: `timedatectl set-ntp true`; nothing was removed".into()
@@ -534,6 +549,7 @@ impl MoveError {
             Self::LivesElsewhere => "lives_elsewhere",
             Self::ClocksApart { .. } => "clocks_apart",
             Self::ReferredTo { .. } => "referred_to",
+            Self::RowsStay { .. } => "rows_stay",
             Self::Archive { .. } => "archive_unreachable",
             Self::Beside { .. } => "beside_unreachable",
             Self::ArchiveUnfit { .. } => "archive_unfit",

@@ -3,6 +3,7 @@
 //! a circle go together. The application's triggers fire.
 
 use crate::back::APPLICATIONS_PATH;
+use crate::outside::{self, Outside, Which};
 use crate::prepare::hold_closed;
 use crate::sql::{Doing, ident, idents, literal};
 use crate::{MoveError, MovePlan, MoveSpec, Phase, PlannedTable, Progress, Side, TableName, Watcher};
@@ -89,6 +90,12 @@ async fn holds(client: &Client, plan: &MovePlan) -> Result<Vec<Hold>, MoveError>
     Ok(found)
 }
 
+impl From<Outside> for Hold {
+    fn from(Outside { table, columns, to, to_columns }: Outside) -> Self {
+        Self { from: table, columns, to, to_columns, when: None }
+    }
+}
+
 impl Hold {
     fn is_own(&self) -> bool {
         self.from == self.to
@@ -123,7 +130,8 @@ fn differ(one: &str, other: &str, key: &[String]) -> String {
 /// A table whose turn comes.
 struct Going<'p> {
     table: &'p PlannedTable,
-    /// By whom its rows may still be held then: by rows of its own, or of a table with which it stands in a circle.
+    /// By whom its rows may still be held then: by rows of its own, of a table with which it stands in a circle, or of one
+    /// that stays.
     held: Vec<Hold>,
 }
 
@@ -132,7 +140,8 @@ fn going<'p>(order: &[&'p PlannedTable], holds: &[Hold]) -> Vec<Going<'p>> {
     // Where one that refers comes after what it refers to, a circle has begun, and it is the end of the order.
     let circle = holds.iter().filter(|h| place(&h.from) > place(&h.to)).filter_map(|h| place(&h.to)).min();
     let circling = |name: &TableName| circle.is_some_and(|first| place(name) >= Some(first));
-    let stays = |hold: &Hold| hold.is_own() || (circling(&hold.from) && circling(&hold.to));
+    let is_outside = |hold: &Hold| place(&hold.from).is_none();
+    let stays = |hold: &Hold| hold.is_own() || is_outside(hold) || (circling(&hold.from) && circling(&hold.to));
     order
         .iter()
         .map(|&table| Going {
@@ -150,7 +159,11 @@ pub(crate) async fn delete_rows(
     client: &mut Client,
     watcher: &dyn Watcher,
 ) -> Result<u64, MoveError> {
-    let holds = holds(client, plan).await?;
+    let mut holds = holds(client, plan).await?;
+    // A tenant that is deleted goes as the application has said. One that has moved takes nothing along that stays.
+    if leaving.guard.is_some() {
+        holds.extend(outside::references(client, plan, Which::Every).await?.into_iter().map(Hold::from));
+    }
     let all = going(order, &holds);
     let mut gone = 0;
     loop {
@@ -353,7 +366,10 @@ async fn circle(
         }
         let Some(to) = plan.table(&name).filter(|_| !new.is_empty()) else { continue };
         for hold in holds.iter().filter(|hold| hold.to == name) {
-            let Some(from) = plan.table(&hold.from) else { continue };
+            let Some(from) = plan.table(&hold.from) else {
+                none_stays(tx, hold, to, &new).await?;
+                continue;
+            };
             let when = hold.when_of("p").map(|when| format!(" and {when}")).unwrap_or_default();
             let sql = format!(
                 "select {} from {} p where ({}) in (select {} from {} where ({}) in ({})){when}",
@@ -372,6 +388,29 @@ async fn circle(
         }
     }
     Ok(Some(found))
+}
+
+/// Rows that stay must not refer to those that go.
+async fn none_stays(
+    tx: &Transaction<'_>,
+    hold: &Hold,
+    to: &PlannedTable,
+    going: &BTreeSet<Key>,
+) -> Result<(), MoveError> {
+    let sql = format!(
+        "select count(*) from {} where ({}) in (select {} from {} where ({}) in ({}))",
+        hold.from.sql(),
+        idents(&hold.columns),
+        idents(&hold.to_columns),
+        to.table.sql(),
+        idents(&to.key),
+        tuples(going)
+    );
+    let rows: i64 = tx.query_one(&sql, &[]).await.doing(Side::Source, WHAT)?.get(0);
+    if rows > 0 {
+        return Err(MoveError::ReferredTo { table: hold.from.clone(), to: to.table.clone(), rows });
+    }
+    Ok(())
 }
 
 /// A key of the row called `p`, each value as text.

@@ -36,6 +36,7 @@ mod look;
 mod name;
 mod numbered;
 mod opening;
+mod outside;
 mod owned;
 mod ownership;
 mod pace;

@@ -6,7 +6,7 @@ use crate::rights::{self, Part};
 use crate::sql::{Doing, connect, connect_to_look, ident, idents, is_postgres};
 use crate::{
     DataRules, Endpoint, InnerReference, MoveError, MovePlan, MoveSpec, Obstacle, PlannedTable, SharedTable, Side,
-    TableName, Unsure, beside, logins, numbered, parts, price::price, retention, rules, shared, sides, taken,
+    TableName, Unsure, beside, logins, numbered, outside, parts, price::price, retention, rules, shared, sides, taken,
 };
 use tokio_postgres::{Client, Row};
 
@@ -133,6 +133,7 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     }
     if obstacles.is_empty() {
         shared::measure(spec, &mut plan, &source, &target, &mut obstacles).await?;
+        outside::plan(spec, &plan, &source, &mut obstacles).await?;
         taken::keys(spec, &plan, &source, &mut target, &mut obstacles).await?;
         taken::left_out(spec, &plan, &source, &mut target, &mut obstacles).await?;
     }

@@ -4,7 +4,7 @@
 mod common;
 
 use berth_infra::Role;
-use berth_mover::{MoveError, MoveSpec};
+use berth_mover::{MoveError, MoveSpec, Obstacle, TableName};
 use berth_testkit::wait_until;
 use common::{MemoryOwnership, Two, Watch, cut_over, rows_of, until_built};
 use tokio_postgres::Client;
@@ -149,4 +149,104 @@ async fn a_worker_that_is_taken_for_dead_deletes_no_further_batch() {
     assert!(matches!(refused, Err(MoveError::Fenced { .. })), "{refused:?}");
     assert_eq!(deleted(&target, "true").await.1, seen);
     assert!(seen < 3_500, "all of them were gone before");
+}
+
+/// `metrics` is left out; what happens when an order goes is the schema's.
+async fn moved_beside(more: &str) -> (Two, MoveSpec, berth_mover::MovePlan, MemoryOwnership) {
+    let schema = "create table customers (id uuid primary key);
+        create table audit (id uuid primary key default gen_random_uuid(), customer_id uuid, said text);
+        create table orders (id int primary key, customer_id uuid not null references customers);
+        create table metrics (customer_id uuid references customers on delete cascade, value int);";
+    let two = Two::shared(&format!("{schema}{more}")).await;
+    let source = two.client(&two.source, Role::Mover).await;
+    source
+        .batch_execute(&format!(
+            "insert into customers values ('{0}'); insert into orders select n, '{0}' from generate_series(1, 20) n;
+             insert into audit (customer_id, said) values ('{0}', 'made')",
+            two.tenant
+        ))
+        .await
+        .unwrap();
+    let (mut spec, ownership) = (two.spec(), MemoryOwnership::new());
+    spec.rules.leave_out = vec![TableName::parse("metrics")];
+    let measured = format!("insert into metrics values ('{}', 1)", two.tenant);
+    source.batch_execute(&measured).await.unwrap();
+    let Err(MoveError::Obstacles(all)) = berth_mover::plan(&spec).await else { panic!("a plan was made") };
+    let [refers @ Obstacle::LeftOutRefers { table, rows: 1, .. }] = &all[..] else { panic!("{all:?}") };
+    assert!(
+        table.name == "metrics" && refers.hint().contains("drop its foreign key to `customers`"),
+        "{}",
+        refers.hint()
+    );
+    source.batch_execute("delete from metrics").await.unwrap();
+    let (plan, token) = until_built(&spec, &ownership).await;
+    cut_over(&spec, &plan, &ownership).await.unwrap();
+    berth_mover::retire(&spec, &plan, true, token).await.unwrap();
+    (two, spec, plan, ownership)
+}
+
+async fn rows_in(client: &Client, table: &str) -> i64 {
+    client.query_one(&format!("select count(*) from {table}"), &[]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_out_is_not_taken_along_by_a_cascade() {
+    let (two, spec, plan, ownership) = moved_beside("").await;
+    let source = two.client(&two.source, Role::Mover).await;
+    source.execute("insert into metrics values ($1, 1)", &[&two.tenant]).await.unwrap();
+    let released = berth_mover::release(&spec, &plan, &ownership, &Watch::default()).await;
+    assert!(matches!(released, Err(MoveError::ReferredTo { rows: 1, .. })), "{released:?}");
+    assert_eq!((rows_in(&source, "metrics").await, rows_in(&source, "orders").await), (1, 20), "nothing has gone");
+    // One that comes while others go is in time too.
+    source
+        .batch_execute(
+            "delete from metrics;
+             create function measured() returns trigger language plpgsql as
+                 'begin insert into metrics values (old.customer_id, 2); return null; end';
+             create trigger measured after delete on orders for each row execute function measured();",
+        )
+        .await
+        .unwrap();
+    let released = berth_mover::release(&spec, &plan, &ownership, &Watch::default()).await;
+    assert!(matches!(released, Err(MoveError::ReferredTo { rows: 20, .. })), "{released:?}");
+    assert_eq!((rows_in(&source, "metrics").await, rows_in(&source, "customers").await), (20, 1));
+    source.batch_execute("alter table metrics drop constraint metrics_customer_id_fkey").await.unwrap();
+    berth_mover::release(&spec, &plan, &ownership, &Watch::default()).await.unwrap();
+    assert_eq!((rows_in(&source, "metrics").await, rows_in(&source, "customers").await), (20, 0));
+    common::nothing_of_berth(&two, &two.source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_trigger_makes_while_others_go_go_too() {
+    let told = "create function told() returns trigger language plpgsql as
+            $$ begin insert into audit (customer_id, said) values (old.customer_id, 'gone'); return null; end $$;
+        create trigger told after delete on orders for each row execute function told();";
+    let (two, spec, plan, ownership) = moved_beside(told).await;
+    let source = two.client(&two.source, Role::Mover).await;
+    let gone = berth_mover::release(&spec, &plan, &ownership, &Watch::default()).await.unwrap();
+    assert_eq!((gone, rows_in(&source, "audit").await), (1 + 20 + 1 + 20, 0));
+    common::nothing_of_berth(&two, &two.source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_trigger_keeps_stay_fenced_and_are_named() {
+    let (two, spec, plan, ownership) = moved_beside("").await;
+    let source = two.client(&two.source, Role::Mover).await;
+    source
+        .batch_execute(
+            "create function kept() returns trigger language plpgsql as 'begin return null; end';
+             create trigger kept before delete on audit for each row execute function kept();",
+        )
+        .await
+        .unwrap();
+    let stay = berth_mover::release(&spec, &plan, &ownership, &Watch::default()).await.unwrap_err();
+    assert!(matches!(&stay, MoveError::RowsStay { table, rows: 1 } if table.name == "audit"), "{stay:?}");
+    assert!(stay.hint().contains("BEFORE DELETE"), "{}", stay.hint());
+    let app = two.client(&two.source, Role::App).await;
+    let refused = app.batch_execute("update audit set said = 'changed'").await.unwrap_err();
+    assert_eq!(refused.code().map(|code| code.code()), Some("BF001"));
+    source.batch_execute("drop trigger kept on audit").await.unwrap();
+    berth_mover::release(&spec, &plan, &ownership, &Watch::default()).await.unwrap();
+    assert_eq!(rows_in(&source, "audit").await, 0);
+    common::nothing_of_berth(&two, &two.source).await;
 }
