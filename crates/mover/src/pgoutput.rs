@@ -57,6 +57,8 @@ pub(crate) struct Transaction {
     added: Added,
     /// The table of the last update, where that left its row without a tenant.
     cleared: Option<usize>,
+    /// What ends the following, should this transaction turn out to come after its beginning.
+    ends: Option<MoveError>,
 }
 
 /// What a message completed.
@@ -90,7 +92,8 @@ pub(crate) struct Decoder<'p> {
     from: Lsn,
     /// What this move's markers begin with: the stream carries those of every move out of the database.
     marks: &'p str,
-    /// Until this marker nothing is taken.
+    /// What is committed before this marker is not taken. What is only said before it, of a transaction that is streamed
+    /// while it runs, may be committed after it.
     begins_at: Option<String>,
     relations: HashMap<u32, Relation>,
     open: Transaction,
@@ -115,7 +118,7 @@ impl<'p> Decoder<'p> {
         }
     }
 
-    /// Leaves out everything before the marker, if there is one.
+    /// Leaves out everything that is committed before the marker, if there is one.
     pub fn beginning_at(mut self, marker: Option<String>) -> Self {
         self.begins_at = marker;
         self
@@ -262,9 +265,6 @@ impl<'p> Decoder<'p> {
             .relations
             .get(&id)
             .ok_or_else(|| MoveError::Decode(format!("a change of relation {id}, which was not announced")))?;
-        if self.begins_at.is_some() {
-            return Ok(());
-        }
         let transaction = match self.block {
             Some(xid) => self.streamed.entry(xid).or_default(),
             None => &mut self.open,
@@ -277,7 +277,8 @@ impl<'p> Decoder<'p> {
                     transaction.cleared = self.owned.names_nobody(table, new).then_some(table);
                 }
                 if self.owned.leaves(table, &op) {
-                    return Err(left(self.plan, table, transaction.cleared == Some(table)));
+                    let error = left(self.plan, table, transaction.cleared == Some(table));
+                    return self.ends(error);
                 }
                 if self.owned.may_be_ours(table, &op, &mut transaction.added) {
                     transaction.changes.push(Change { table, op, sub });
@@ -300,13 +301,31 @@ impl<'p> Decoder<'p> {
         Ok(())
     }
 
-    /// What an earlier worker has applied is left out, and so is what turns out not to be the tenant's.
+    /// The transaction that is being read.
+    fn current(&mut self) -> &mut Transaction {
+        match self.block {
+            Some(xid) => self.streamed.entry(xid).or_default(),
+            None => &mut self.open,
+        }
+    }
+
+    /// Before the beginning it is not known whether the transaction is committed after it.
+    fn ends(&mut self, error: MoveError) -> Result<(), MoveError> {
+        if self.begins_at.is_none() {
+            return Err(error);
+        }
+        self.current().ends.get_or_insert(error);
+        Ok(())
+    }
+
+    /// What an earlier worker has applied is left out, what comes before the beginning, and what turns out not to be the
+    /// tenant's.
     fn committed(&mut self, mut done: Transaction) -> Result<Decoded, MoveError> {
-        if done.end <= self.from {
-            done.changes.clear();
-            done.markers.clear();
-            done.nobodys.clear();
-            return Ok(Decoded::Transaction(done));
+        if done.end <= self.from || self.begins_at.is_some() {
+            return Ok(Decoded::Transaction(Transaction { xid: done.xid, end: done.end, ..Transaction::default() }));
+        }
+        if let Some(error) = done.ends.take() {
+            return Err(error);
         }
         self.owned.settle(&mut done.changes, |table, cleared| left(self.plan, table, cleared))?;
         Ok(Decoded::Transaction(done))
@@ -321,33 +340,25 @@ impl<'p> Decoder<'p> {
             return Err(short());
         }
         let content = String::from_utf8_lossy(&m.split_to(length)).into_owned();
-        if let Some(marker) = &self.begins_at {
-            if prefix != "berth" || content != *marker {
+        if prefix == "berth"
+            && let Some(marker) = &self.begins_at
+        {
+            if content != *marker {
                 return Ok(());
             }
             self.begins_at = None;
         }
         match prefix.as_str() {
-            "berth" if content.starts_with(self.marks) => {
-                let transaction = match self.block {
-                    Some(xid) => self.streamed.entry(xid).or_default(),
-                    None => &mut self.open,
-                };
-                transaction.markers.push(content);
-            }
+            "berth" if content.starts_with(self.marks) => self.current().markers.push(content),
             "berth.ddl" if concerns(self.plan, &content) => {
-                return Err(MoveError::SchemaChanged { what: content });
+                return self.ends(MoveError::SchemaChanged { what: content });
             }
             "berth.tenant" => {
                 let is_named = |t: &crate::PlannedTable| content == format!("{}.{}", t.table.schema, t.table.name);
                 if let Some(table) = self.plan.tables.iter().position(is_named) {
                     // The trigger that says it comes after the update.
-                    let transaction = match self.block {
-                        Some(xid) => self.streamed.get(&xid),
-                        None => Some(&self.open),
-                    };
-                    let cleared = transaction.is_some_and(|t| t.cleared == Some(table));
-                    return Err(left(self.plan, table, cleared));
+                    let cleared = self.current().cleared == Some(table);
+                    return self.ends(left(self.plan, table, cleared));
                 }
             }
             _ => {}

@@ -101,15 +101,7 @@ fn gone_from_the_tenant(tenant: Option<&str>) -> MoveError {
     for m in [begin(5), relation(None), update] {
         decoder.message(m).unwrap();
     }
-    let said = message(|m| {
-        m.put_u8(b'M');
-        m.put_u8(1);
-        m.put_u64(1);
-        m.put_slice(b"berth.tenant\0");
-        m.put_u32(8);
-        m.put_slice(b"public.t");
-    });
-    decoder.message(said).unwrap_err()
+    decoder.message(said(None, "berth.tenant", "public.t")).unwrap_err()
 }
 
 #[test]
@@ -121,18 +113,81 @@ fn a_row_whose_tenant_becomes_null_is_told_from_one_that_becomes_anothers() {
     assert_eq!(error.to_string(), "a row of `t` changed its tenant during the move");
 }
 
+fn said(block: Option<u32>, prefix: &str, content: &str) -> Bytes {
+    message(|m| {
+        m.put_u8(b'M');
+        if let Some(xid) = block {
+            m.put_u32(xid);
+        }
+        m.put_u8(1);
+        m.put_u64(1);
+        m.put_slice(prefix.as_bytes());
+        m.put_u8(0);
+        m.put_u32(content.len() as u32);
+        m.put_slice(content.as_bytes());
+    })
+}
+
+fn stream_start(xid: u32) -> Bytes {
+    message(|m| {
+        m.put_u8(b'S');
+        m.put_u32(xid);
+        m.put_u8(1);
+    })
+}
+
+fn stream_stop() -> Bytes {
+    Bytes::from_static(b"E")
+}
+
+fn stream_commit(xid: u32) -> Bytes {
+    message(|m| {
+        m.put_u8(b'c');
+        m.put_u32(xid);
+        m.put_u8(0);
+        m.put_u64(1);
+        m.put_u64(77);
+        m.put_u64(0);
+    })
+}
+
+#[test]
+fn what_is_streamed_before_the_beginning_counts_when_it_is_committed_after_it() {
+    let plan = plan();
+    let mut decoder = decoder(&plan).beginning_at(Some("m1:opened".into()));
+    let done = |decoder: &mut Decoder<'_>, message: Bytes| match decoder.message(message) {
+        Ok(Decoded::Transaction(done)) => done,
+        other => panic!("no transaction: {other:?}"),
+    };
+    // Three transactions begin; one is over before the beginning, and so is a small one.
+    for xid in [8, 9, 10] {
+        for m in [
+            stream_start(xid),
+            relation(Some(xid)),
+            insert(Some(xid), &[Some("a"), Some("1"), None]),
+            said(Some(xid), "berth.ddl", if xid == 9 { "ALTER TABLE public.other" } else { "ALTER TABLE public.t" }),
+            stream_stop(),
+        ] {
+            assert!(matches!(decoder.message(m).unwrap(), Decoded::Nothing));
+        }
+    }
+    assert!(done(&mut decoder, stream_commit(8)).changes.is_empty());
+    for m in [begin(5), relation(None), insert(None, &[Some("a"), Some("2"), None])] {
+        decoder.message(m).unwrap();
+    }
+    assert!(done(&mut decoder, commit()).changes.is_empty());
+    for m in [begin(6), said(None, "berth", "m1:opened")] {
+        decoder.message(m).unwrap();
+    }
+    assert_eq!(done(&mut decoder, commit()).markers, ["m1:opened"]);
+    assert_eq!(done(&mut decoder, stream_commit(9)).changes.len(), 1);
+    let ended = decoder.message(stream_commit(10));
+    assert!(matches!(ended, Err(MoveError::SchemaChanged { .. })), "{ended:?}");
+}
+
 #[test]
 fn markers_of_other_moves_are_not_taken_for_our_own() {
-    let marker = |content: &str| {
-        message(|m| {
-            m.put_u8(b'M');
-            m.put_u8(1);
-            m.put_u64(1);
-            m.put_slice(b"berth\0");
-            m.put_u32(content.len() as u32);
-            m.put_slice(content.as_bytes());
-        })
-    };
+    let marker = |content: &str| said(None, "berth", content);
     let plan = plan();
     let mut decoder = decoder(&plan);
     for m in [begin(5), marker("m2:3:arm"), marker("m1:3:arm"), marker("m11:3:arm")] {
@@ -146,37 +201,23 @@ fn markers_of_other_moves_are_not_taken_for_our_own() {
 fn a_streamed_transaction_loses_its_aborted_part() {
     let plan = plan();
     let mut decoder = decoder(&plan);
-    let start = message(|m| {
-        m.put_u8(b'S');
-        m.put_u32(8);
-        m.put_u8(1);
-    });
-    let stop = Bytes::from_static(b"E");
     let abort = message(|m| {
         m.put_u8(b'A');
         m.put_u32(8);
         m.put_u32(9);
     });
-    let end = message(|m| {
-        m.put_u8(b'c');
-        m.put_u32(8);
-        m.put_u8(0);
-        m.put_u64(1);
-        m.put_u64(77);
-        m.put_u64(0);
-    });
     for m in [
-        start,
+        stream_start(8),
         relation(Some(8)),
         insert(Some(8), &[Some("a"), Some("1"), None]),
         insert(Some(9), &[Some("a"), Some("2"), None]),
-        stop,
+        stream_stop(),
     ] {
         decoder.message(m).unwrap();
     }
     assert!(decoder.has_large_transaction());
     decoder.message(abort).unwrap();
-    let Decoded::Transaction(done) = decoder.message(end).unwrap() else { panic!("no transaction") };
+    let Decoded::Transaction(done) = decoder.message(stream_commit(8)).unwrap() else { panic!("no transaction") };
     assert_eq!((done.end.0, done.changes.len()), (77, 1));
     assert!(!decoder.has_large_transaction());
 }
