@@ -147,7 +147,7 @@ async fn a_neighbours_row_with_a_key_of_the_tenants_is_not_written_over_on_the_w
     let before = rows_of(&source, two.neighbour).await;
     two.client(&two.target, Role::Mover).await.execute(place, &[&two.tenant]).await.unwrap();
     let met = berth_mover::keep(&spec, &plan, &ownership, &Watch::default()).await;
-    assert!(matches!(&met, Err(MoveError::NotOneRow { table, found: 0, .. }) if table.name == "positions"), "{met:?}");
+    assert!(matches!(&met, Err(MoveError::WayBackBarred { why }) if why.contains("`positions` met 0 rows")), "{met:?}");
     assert_eq!(rows_of(&source, two.neighbour).await, before);
 }
 
@@ -192,7 +192,7 @@ async fn nor_is_one_of_a_table_without_the_tenants_column() {
         target.execute(log, &[&two.tenant, &7_i32, &"ours"]).await.unwrap();
     };
     let (met, ()) = tokio::join!(berth_mover::keep(&spec, &plan, &ownership, &watch), later);
-    assert!(matches!(&met, Err(MoveError::NotOneRow { table, found: 0, .. }) if table.name == "logs"), "{met:?}");
+    assert!(matches!(&met, Err(MoveError::WayBackBarred { why }) if why.contains("`logs` met 0 rows")), "{met:?}");
     assert_eq!((note(1).await, note(7).await), ("again".to_owned(), "theirs".to_owned()));
 }
 
@@ -257,4 +257,48 @@ async fn a_rule_that_would_tear_rows_apart_is_refused() {
         assert!(all.iter().all(|o| !Obstacle::hint(o).is_empty()));
     }
     assert!(count(&source, OLD, two.tenant).await > 0, "nothing was touched");
+}
+
+/// In a cell that others live in as well: what a neighbour has by now does not count as the tenant's row.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_another_one_keeps_out_is_named_and_not_left_out_in_silence() {
+    let two = Two::shared(
+        "create table customers (id uuid primary key);
+         create table members (id int primary key, customer_id uuid not null references customers, email text not null unique)",
+    )
+    .await;
+    let source = two.client(&two.source, Role::Mover).await;
+    for tenant in [two.tenant, two.neighbour] {
+        source.execute("insert into customers values ($1)", &[&tenant]).await.unwrap();
+    }
+    let add = "insert into members values ($1, $2, $3)";
+    source.execute(add, &[&1_i32, &two.tenant, &"a@b.c"]).await.unwrap();
+    source.execute(add, &[&2_i32, &two.tenant, &"d@e.f"]).await.unwrap();
+    let (spec, store, at): (_, Archives, _) = (two.spec(), Arc::new(InMemory::new()), Path::from("all"));
+    berth_mover::export(&spec, &store, &at, &Watch::default()).await.unwrap();
+    let restore = async || {
+        let to = two.endpoint(&two.source);
+        berth_mover::restore(&to, &spec.rules, &spec.tenant, &store, &at, &Watch::default()).await
+    };
+    let members = async || {
+        let sql = "select id, customer_id, email from members order by id";
+        let row = |row: &tokio_postgres::Row| (row.get::<_, i32>(0), row.get::<_, Uuid>(1), row.get::<_, String>(2));
+        source.query(sql, &[]).await.unwrap().iter().map(row).collect::<Vec<_>>()
+    };
+    for (id, email, first) in [(2, "new@b.c", "2"), (9, "a@b.c", "1")] {
+        source.batch_execute("delete from members").await.unwrap();
+        source.execute(add, &[&id, &two.neighbour, &email]).await.unwrap();
+        let refused = restore().await.unwrap_err();
+        assert_eq!(refused.code(), "archive_unfit", "{refused}");
+        let said = format!(
+            "1 rows of `members` have keys or unique values that other rows have here, or a trigger keeps them out; the first has key {first}"
+        );
+        assert!(refused.to_string().contains(&said), "{refused}");
+        assert_eq!(members().await, [(id, two.neighbour, email.to_owned())], "nothing of it came in");
+    }
+    source.batch_execute("delete from members").await.unwrap();
+    source.execute(add, &[&1_i32, &two.tenant, &"a@b.c"]).await.unwrap();
+    let restored = restore().await.unwrap();
+    assert_eq!((restored.rows, restored.there_already), (1, 1));
+    assert_eq!(members().await.len(), 2);
 }
