@@ -9,10 +9,10 @@
 
 use crate::fence::{self, LOCK_CLASS};
 use crate::prepare::existing;
-use crate::sql::{Doing, connect, ident, idents};
+use crate::sql::{Doing, connect, idents};
 use crate::{
     DataRules, Endpoint, MoveError, MovePlan, MoveSpec, Phase, PlannedColumn, PlannedTable, Progress, Side, TableName,
-    Watcher, beside, catalog, rights, shared,
+    Watcher, beside, catalog, rights, shared, taken,
 };
 use async_compression::tokio::{bufread::ZstdDecoder, write::ZstdEncoder};
 use berth_domain::TenantKey;
@@ -449,36 +449,9 @@ async fn restore_table(
         )
         .await
         .doing(Side::Target, what)?;
-    all_are_there(&tx, plan, table, archived, tenant).await?;
+    taken::all_are_there(&tx, plan, table, &archived.key, tenant).await?;
     tx.commit().await.doing(Side::Target, what)?;
     Ok(rows)
-}
-
-/// A row that did not come in because another one has its number or its name is not there already.
-async fn all_are_there(
-    tx: &tokio_postgres::Transaction<'_>,
-    plan: &MovePlan,
-    table: &PlannedTable,
-    archived: &ArchivedTable,
-    tenant: &TenantKey,
-) -> Result<(), MoveError> {
-    let same: Vec<String> = archived.key.iter().map(|k| format!("t.{0} = r.{0}", ident(k))).collect();
-    let key: Vec<String> = archived.key.iter().map(|k| format!("r.{}", ident(k))).collect();
-    let sql = format!(
-        "select count(*), min(concat_ws(', ', {})) from pg_temp.berth_restore r
-         where not exists (select from {} t where {} and {})",
-        key.join(", "),
-        table.table.sql(),
-        same.join(" and "),
-        plan.filter(table, tenant)
-    );
-    let row = tx.query_one(&sql, &[]).await.doing(Side::Target, "restoring rows")?;
-    let (rows, first): (i64, Option<String>) = (row.get(0), row.get(1));
-    let (name, first) = (&table.table, first.unwrap_or_default());
-    let why = format!(
-        "{rows} rows of `{name}` have keys or unique values that other rows have here, or a trigger keeps them out; the first has key {first}"
-    );
-    if rows > 0 { Err(unfit(why)) } else { Ok(()) }
 }
 
 /// Brings a table's rows into `pg_temp.berth_restore`, and refuses them unless they are what the manifest says.

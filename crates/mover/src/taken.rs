@@ -7,9 +7,10 @@
 
 use crate::sql::{Doing, ident, idents};
 use crate::{MoveError, MovePlan, MoveSpec, Obstacle, PlannedTable, Side, TableName};
+use berth_domain::TenantKey;
 use bytes::Bytes;
 use futures_util::{SinkExt, TryStreamExt};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Transaction};
 
 /// A unique index that might refuse the tenant's rows.
 pub(crate) struct Unique {
@@ -102,6 +103,33 @@ pub(crate) async fn left_out(
         }
     }
     Ok(())
+}
+
+/// After a restore, which passes over what is there: a row that did not come in because another one has its number or its name is not there already.
+pub(crate) async fn all_are_there(
+    tx: &Transaction<'_>,
+    plan: &MovePlan,
+    table: &PlannedTable,
+    key: &[String],
+    tenant: &TenantKey,
+) -> Result<(), MoveError> {
+    let same: Vec<String> = key.iter().map(|k| format!("t.{0} = r.{0}", ident(k))).collect();
+    let key: Vec<String> = key.iter().map(|k| format!("r.{}", ident(k))).collect();
+    let sql = format!(
+        "select count(*), min(concat_ws(', ', {})) from pg_temp.berth_restore r
+         where not exists (select from {} t where {} and {})",
+        key.join(", "),
+        table.table.sql(),
+        same.join(" and "),
+        plan.filter(table, tenant)
+    );
+    let row = tx.query_one(&sql, &[]).await.doing(Side::Target, "restoring rows")?;
+    let (rows, first): (i64, Option<String>) = (row.get(0), row.get(1));
+    let (name, first) = (&table.table, first.unwrap_or_default());
+    let why = format!(
+        "{rows} rows of `{name}` have keys or unique values that other rows have here, or a trigger keeps them out; the first has key {first}"
+    );
+    if rows > 0 { Err(MoveError::ArchiveUnfit { why }) } else { Ok(()) }
 }
 
 /// Keys of the tenant's rows, to be asked about in the target.
