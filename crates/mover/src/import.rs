@@ -313,14 +313,14 @@ async fn keys_taken(
     let only = unique.only.as_ref().map(|only| format!(" where ({only})")).unwrap_or_default();
     let ours: Vec<String> = (1..).zip(&unique.keys).map(|(n, key)| format!("{key} as k{n}")).collect();
     let names: Vec<String> = (1..=unique.keys.len()).map(|n| format!("r.k{n}")).collect();
-    let (names, and) =
-        (names.join(", "), unique.only.as_ref().map(|only| format!(" and ({only})")).unwrap_or_default());
+    let and = unique.only.as_ref().map(|only| format!(" and ({only})")).unwrap_or_default();
     let sql = format!(
-        "select count(*), min(concat_ws(', ', {names})) from (select {} from pg_temp.berth_restore{only}) r
-         where exists (select from {} where ({}) = ({names}){and})",
+        "select count(*), min(concat_ws(', ', {})) from (select {} from pg_temp.berth_restore{only}) r
+         where exists (select from {} where {}{and})",
+        names.join(", "),
         ours.join(", "),
         archived.table.sql(),
-        unique.keys.join(", ")
+        unique.meets(&names)
     );
     let answer = trial.query_one(&sql, &[]).await;
     trial.rollback().await.doing(Side::Target, WHAT)?;

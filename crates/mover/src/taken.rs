@@ -12,12 +12,24 @@ use bytes::Bytes;
 use futures_util::{SinkExt, TryStreamExt};
 use tokio_postgres::{Client, Transaction};
 
-/// A unique index that might refuse the tenant's rows.
+/// A unique index or an exclusion that might refuse the tenant's rows.
 pub(crate) struct Unique {
     /// Its columns or expressions.
     pub keys: Vec<String>,
+    /// By which of them two rows are in each other's way: equality, or what an exclusion says.
+    operators: Vec<String>,
     /// Only rows that satisfy this are in it.
     pub only: Option<String>,
+    /// Whether it is looked at when a row is written, also in a session that loads.
+    pub immediate: bool,
+}
+
+impl Unique {
+    /// Whether a row is in the way of one whose keys have these names.
+    pub fn meets(&self, brought: &[String]) -> String {
+        let each = self.keys.iter().zip(&self.operators).zip(brought);
+        each.map(|((key, by), name)| format!("({key}) {by} {name}")).collect::<Vec<_>>().join(" and ")
+    }
 }
 
 /// Adds an obstacle for each unique index of the target in which rows of others stand in the way.
@@ -34,8 +46,9 @@ pub(crate) async fn keys(
     for table in &plan.tables {
         for unique in uniques(table, target).await? {
             let only = unique.only.as_ref().map(|only| format!(" and ({only})")).unwrap_or_default();
-            let (name, keys) = (table.table.sql(), unique.keys.join(", "));
-            let question = |brought: &str| format!("exists (select from {name} where ({keys}) = ({brought}){only})");
+            let name = table.table.sql();
+            let question =
+                |brought: &[String]| format!("exists (select from {name} where {}{only})", unique.meets(brought));
             let ours = Keys { table, columns: &unique.keys, which: &only, distinct: false };
             if let (rows, Some(first_key)) = ours.asked(spec, plan, source, target, question).await? {
                 let (table, columns) = (table.table.clone(), unique.keys.join(", "));
@@ -50,16 +63,33 @@ pub(crate) async fn uniques(table: &PlannedTable, target: &Client) -> Result<Vec
     let rows = target
         .query(
             "select array(select pg_get_indexdef(i.indexrelid, n, true) from generate_series(1, i.indnkeyatts) n),
-                    pg_get_expr(i.indpred, i.indrelid),
-                    exists (select from pg_attribute a where a.attrelid = i.indrelid and a.attnum = any(i.indkey)
-                            and (a.atttypid = 'uuid'::regtype or a.attname::text = $2))
-             from pg_index i where i.indrelid = $1::text::regclass and i.indisunique and i.indisvalid",
+                    array(select case when o.oid is null then '=' else format('operator(%I.%s)', s.nspname, o.oprname) end
+                          from generate_series(1, i.indnkeyatts) n
+                          left join pg_operator o on o.oid = coalesce(
+                              (select c.conexclop[n] from pg_constraint c where c.conindid = i.indexrelid and c.conexclop is not null),
+                              (select f.amopopr from pg_opclass k join pg_amop f on f.amopmethod = k.opcmethod and f.amopfamily = k.opcfamily
+                                   and f.amopstrategy = 3 and f.amoplefttype = k.opcintype and f.amoprighttype = k.opcintype
+                               where k.oid = i.indclass[n - 1]))
+                          left join pg_namespace s on s.oid = o.oprnamespace order by n),
+                    pg_get_expr(i.indpred, i.indrelid), i.indimmediate
+             from pg_index i
+             where i.indrelid = $1::text::regclass and (i.indisunique or i.indisexclusion) and i.indisvalid
+               and not exists (select from unnest(i.indkey::int2[]) with ordinality k(num, nth)
+                               join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.num
+                               where k.nth <= i.indnkeyatts and (a.atttypid = 'uuid'::regtype or a.attname::text = $2)
+                                 and coalesce((select o.oprname = '=' from pg_constraint c join pg_operator o on o.oid = c.conexclop[k.nth::int4]
+                                               where c.conindid = i.indexrelid and c.conexclop is not null), true))",
             &[&table.table.sql(), &table.tenant_column.as_deref().unwrap_or_default()],
         )
         .await
         .doing(Side::Target, "reading the unique indexes")?;
-    let open = rows.iter().filter(|row| !row.get::<_, bool>(2));
-    Ok(open.map(|row| Unique { keys: row.get(0), only: row.get(1) }).collect())
+    let unique = |row: &tokio_postgres::Row| Unique {
+        keys: row.get(0),
+        operators: row.get(1),
+        only: row.get(2),
+        immediate: row.get(3),
+    };
+    Ok(rows.iter().map(unique).collect())
 }
 
 /// Adds an obstacle for each foreign key to a table that is left out, by which the tenant's rows name rows that the target
@@ -93,8 +123,9 @@ pub(crate) async fn left_out(
             let keys: Vec<String> = columns.iter().map(|c| ident(c)).collect();
             let named = keys.iter().map(|key| format!("{key} is not null")).collect::<Vec<_>>().join(" and ");
             let there = idents(&to_columns);
-            let question =
-                |brought: &str| format!("not exists (select from {} where ({there}) = ({brought}))", to.sql());
+            let question = |brought: &[String]| {
+                format!("not exists (select from {} where ({there}) = ({}))", to.sql(), brought.join(", "))
+            };
             let from = Keys { table, columns: &keys, which: &format!(" and {named}"), distinct: true };
             if let (rows, Some(first_key)) = from.asked(spec, plan, source, target, question).await? {
                 let (table, columns) = (table.table.clone(), columns.join(", "));
@@ -143,14 +174,15 @@ struct Keys<'k> {
 }
 
 impl Keys<'_> {
-    /// Of how many keys the target says yes to `question`, which is given the names of the key's columns; and the least.
+    /// Of how many keys the target says yes to `question`, which is given the names of the key's columns; and the first,
+    /// as texts are sorted: not every type that an exclusion compares is.
     async fn asked(
         &self,
         spec: &MoveSpec,
         plan: &MovePlan,
         source: &Client,
         target: &mut Client,
-        question: impl Fn(&str) -> String,
+        question: impl Fn(&[String]) -> String,
     ) -> Result<(i64, Option<String>), MoveError> {
         let Self { table, which, .. } = *self;
         let stopped = |source| MoveError::Copy { table: table.table.clone(), source };
@@ -158,6 +190,7 @@ impl Keys<'_> {
         let name = table.table.sql();
         let keys = self.columns.join(", ");
         let columns: Vec<String> = (1..=self.columns.len()).map(|n| format!("k{n}")).collect();
+        let brought: Vec<String> = columns.iter().map(|k| format!("berth_keys.{k}")).collect();
         let columns = columns.join(", ");
         // The application's functions in an index may be named without their schema.
         source.batch_execute("begin read only").await.doing(Side::Source, what)?;
@@ -182,9 +215,9 @@ impl Keys<'_> {
         source.batch_execute("commit").await.doing(Side::Source, what)?;
         tx.batch_execute("analyze pg_temp.berth_keys").await.doing(Side::Target, what)?;
         let sql = format!(
-            "select count(*), (array_agg(concat_ws(', ', {columns}) order by {columns}))[1]
+            "select count(*), min(concat_ws(', ', {columns}))
              from pg_temp.berth_keys where {}",
-            question(&columns)
+            question(&brought)
         );
         let found = tx.query_one(&sql, &[]).await.doing(Side::Target, what)?;
         tx.rollback().await.doing(Side::Target, what)?;

@@ -140,6 +140,40 @@ async fn numbers_that_others_have_there_are_refused_and_others_are_not() {
     assert_eq!(berth_mover::plan(&spec).await.unwrap().rows, 102);
 }
 
+/// A uuid that an index only carries along tells nobody apart, and an exclusion is as good as a unique index.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_have_there_is_refused_by_the_columns_that_are_unique() {
+    let two = Two::shared(
+        "create table customers (id uuid primary key);
+         create table bills (id uuid primary key default gen_random_uuid(), customer_id uuid not null references customers,
+             number int not null, unique (number) include (id));
+         create table bookings (id uuid primary key default gen_random_uuid(), customer_id uuid not null references customers,
+             days int4range not null, exclude using gist (days with &&));",
+    )
+    .await;
+    let (source, target) = (two.client(&two.source, Role::Mover).await, two.client(&two.target, Role::Mover).await);
+    let fill = |tenant, days: &str| {
+        format!(
+            "insert into customers values ('{tenant}'); insert into bills (customer_id, number) values ('{tenant}', 7);
+             insert into bookings (customer_id, days) values ('{tenant}', '{days}')"
+        )
+    };
+    source.batch_execute(&fill(two.tenant, "[1,5]")).await.unwrap();
+    target.batch_execute(&fill(two.neighbour, "[5,9]")).await.unwrap();
+    let spec = MoveSpec { alone: false, ..two.spec() };
+    let taken: Vec<(String, String)> = obstacles(&spec)
+        .await
+        .into_iter()
+        .map(|obstacle| match obstacle {
+            Obstacle::KeyTaken { table, columns, rows: 1, .. } => (table.name, columns),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(taken, [("bills", "number"), ("bookings", "days")].map(|(t, c)| (t.to_owned(), c.to_owned())));
+    target.batch_execute("update bills set number = 8; update bookings set days = '[6,9]'").await.unwrap();
+    assert_eq!(berth_mover::plan(&spec).await.unwrap().rows, 3);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_by_text_to_a_uuid_is_refused_with_the_column_to_change() {
     let two = Two::filled(1).await;
