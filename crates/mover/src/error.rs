@@ -333,6 +333,8 @@ pub enum MoveError {
     OldSideDiffers { table: TableName, rows: u64, first_key: String },
     #[error("a change of `{table}` met {found} rows in the target instead of one, key {key}")]
     NotOneRow { table: TableName, found: u64, key: String },
+    #[error("a row of `{table}` that was to stay behind became young enough to travel during the move, key {key}")]
+    GrewYoung { table: TableName, key: String },
     #[error("the schema changed during the move: {what}")]
     SchemaChanged { what: String },
     #[error("`{table}` was truncated during the move")]
@@ -421,6 +423,7 @@ impl MoveError {
             Self::Obstacles(_)
             | Self::SchemaChanged { .. }
             | Self::Truncated { .. }
+            | Self::GrewYoung { .. }
             | Self::TenantChanged { .. }
             | Self::TenantCleared { .. }
             | Self::SharedDiffers { .. }
@@ -481,6 +484,9 @@ impl MoveError {
             Self::TenantCleared { table, column } => format!(
                 "a row without `{column}` is nobody's and stays behind: give it its tenant back where it is to travel, and where none may be without one: ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL; then move again"
             ),
+            Self::GrewYoung { .. } => {
+                "the stream does not say its large values, which the update left alone: move again, and it travels".into()
+            }
             Self::SharedDiffers { .. } => "make it the same in both cells, then move again".into(),
             Self::AlreadyMoved => "it is served at its new cell; nothing was taken away".into(),
             Self::ReferredTo { .. } => {
@@ -536,6 +542,7 @@ impl MoveError {
             Self::ControlSilent => "control_silent",
             Self::Differs { .. } | Self::OldSideDiffers { .. } => "rows_differ",
             Self::NotOneRow { .. } => "row_not_found",
+            Self::GrewYoung { .. } => "row_grew_young",
             Self::SchemaChanged { .. } => "schema_changed",
             Self::Truncated { .. } => "truncated",
             Self::TenantChanged { .. } | Self::TenantCleared { .. } => "tenant_changed",

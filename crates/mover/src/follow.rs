@@ -456,6 +456,10 @@ impl Applier {
             let right = matches!((&change.op, found), (Op::Insert(_) | Op::Update { .. }, 1) | (Op::Delete(_), 0 | 1));
             if !right {
                 let table = &self.plan.tables[change.table];
+                let stayed = table.kept.is_some() && self.way == Way::There && matches!(change.op, Op::Update { .. });
+                if stayed && found == 0 {
+                    return Err(MoveError::GrewYoung { table: table.table.clone(), key: key_text(change, table) });
+                }
                 return Err(MoveError::NotOneRow { table: table.table.clone(), found, key: key_text(change, table) });
             }
         }

@@ -4,7 +4,7 @@
 //! comparison all mean the same rows. Nothing is deleted here: what stays behind is archived after the cut-over
 //! ([`crate::archive`]) and goes with the source's other rows.
 
-use crate::pgoutput::{Datum, Op, Row, Transaction};
+use crate::pgoutput::{Change, Datum, Op, Row, Transaction};
 use crate::sql::{Doing, ident, literal};
 use crate::{MoveError, MovePlan, MoveSpec, Obstacle, Side};
 use serde::{Deserialize, Serialize};
@@ -113,29 +113,45 @@ pub(crate) async fn measure(spec: &MoveSpec, plan: &mut MovePlan, source: &Clien
     Ok(())
 }
 
-/// Takes out of a transaction what stays behind. A row that an update makes old leaves the target.
+/// Takes out of a transaction what stays behind. A row that an update makes old leaves the target. One that an update leaves
+/// young may have been old: it comes as a whole, where the stream says all of it, over the one that is there.
 pub(crate) fn leave_behind(plan: &MovePlan, transaction: &mut Transaction) {
-    let is_old = |table: usize, row: &Row| {
-        let table = &plan.tables[table];
-        let time = |kept: &Kept| table.position(&kept.column).map(|at| &row[at]);
-        table.kept.as_ref().is_some_and(|kept| match time(kept) {
+    let is_old =
+        |kept: &Kept, table: usize, row: &Row| match plan.tables[table].position(&kept.column).map(|at| &row[at]) {
             Some(Datum::Text(text)) => kept.is_old(text),
             Some(Datum::Null | Datum::Unchanged) | None => false,
-        })
+        };
+    let key = |table: usize, row: &Row| -> Vec<Datum> {
+        let table = &plan.tables[table];
+        table.key.iter().filter_map(|k| table.position(k)).map(|at| row[at].clone()).collect()
     };
-    transaction.changes.retain_mut(|change| {
+    let mut travel: Vec<Change> = Vec::with_capacity(transaction.changes.len());
+    for mut change in transaction.changes.drain(..) {
         let table = change.table;
+        let Some(kept) = &plan.tables[table].kept else {
+            travel.push(change);
+            continue;
+        };
         match &mut change.op {
-            Op::Insert(row) => !is_old(table, row),
-            Op::Update { old, new } => {
-                if is_old(table, new) {
-                    change.op = Op::Delete(old.take().unwrap_or_else(|| new.clone()));
-                }
-                true
+            Op::Insert(row) if is_old(kept, table, row) => continue,
+            Op::Update { old, new } if is_old(kept, table, new) => {
+                change.op = Op::Delete(old.take().unwrap_or_else(|| new.clone()));
             }
-            Op::Delete(_) => true,
+            Op::Update { old, new } if !new.contains(&Datum::Unchanged) => {
+                let left = old.take().filter(|old| key(table, old) != key(table, new));
+                let new = std::mem::take(new);
+                if let Some(left) = left {
+                    let mut before = change.clone();
+                    before.op = Op::Delete(left);
+                    travel.push(before);
+                }
+                change.op = Op::Insert(new);
+            }
+            Op::Insert(_) | Op::Update { .. } | Op::Delete(_) => {}
         }
-    });
+        travel.push(change);
+    }
+    transaction.changes = travel;
 }
 
 #[cfg(test)]
