@@ -8,6 +8,7 @@
 //! Such keys stay *open* and are compared again; a few are left for the pause.
 
 use crate::follow::Follower;
+use crate::loaded::Unchecked;
 use crate::pgoutput::Datum;
 use crate::read_ahead::Rows;
 use crate::sql::{Doing, idents, literal};
@@ -20,7 +21,7 @@ use tokio_postgres::Client;
 /// A marker comes back within this, or the stream is as good as broken.
 const MARKER_LIMIT: Duration = Duration::from_mins(10);
 /// Keys in one look-up.
-const KEYS_PER_QUERY: usize = 400;
+pub(crate) const KEYS_PER_QUERY: usize = 400;
 /// A table with fewer rows of the tenant is not worth two readers.
 const SPLIT_ROWS: i64 = 50_000;
 /// Rows between two words of progress.
@@ -137,6 +138,8 @@ pub(crate) struct Comparer<'m> {
     pub markers: u64,
     /// Makes markers of this worker different from those of an earlier one.
     pub salt: String,
+    /// Known once all rows are compared.
+    pub unchecked: Unchecked,
 }
 
 impl Comparer<'_> {
@@ -148,6 +151,7 @@ impl Comparer<'_> {
         watcher: &dyn Watcher,
         ahead: Option<Rows>,
     ) -> Result<u64, MoveError> {
+        self.unchecked = Unchecked::of(self.spec, self.plan, &self.target).await?;
         let (snapshot, mut read) = match ahead {
             Some(rows) => (rows.snapshot, Some(rows.tables.into_iter())),
             None => (self.begin_source().await?, None),
@@ -186,6 +190,8 @@ impl Comparer<'_> {
             Self::judge(follower, nth, table, &snapshot, &differing)?;
             verified += count;
         }
+        self.unchecked.all(&self.target).await?;
+        self.unchecked.of_keys(&self.target, &follower.tracker(|t| t.open())).await?;
         if read.is_none() {
             self.source.batch_execute("commit").await.doing(Side::Source, "ending a snapshot")?;
         }
@@ -232,6 +238,7 @@ impl Comparer<'_> {
         let ours = look_up(self.spec, self.plan, &self.source, Side::Source, &keys).await?;
         self.pass_marker(follower).await?;
         let theirs = look_up(self.spec, self.plan, &self.target, Side::Target, &keys).await?;
+        self.unchecked.of_keys(&self.target, &keys).await?;
         self.source.batch_execute("commit").await.doing(Side::Source, "ending a snapshot")?;
         for (key, values) in &keys {
             if ours.get(key) != theirs.get(key) && !follower.tracker(|t| t.unseen(*key, &snapshot)) {
@@ -249,9 +256,10 @@ impl Comparer<'_> {
         if keys.is_empty() {
             return Ok(());
         }
-        let (ours, theirs) = tokio::try_join!(
+        let (ours, theirs, ()) = tokio::try_join!(
             look_up(self.spec, self.plan, &self.source, Side::Source, &keys),
-            look_up(self.spec, self.plan, &self.target, Side::Target, &keys)
+            look_up(self.spec, self.plan, &self.target, Side::Target, &keys),
+            self.unchecked.of_keys(&self.target, &keys)
         )?;
         for (key, values) in &keys {
             if ours.get(key) != theirs.get(key) {
@@ -412,7 +420,8 @@ fn merge(mut ours: Vec<Pair>, mut theirs: Vec<Pair>) -> (u64, Vec<Hash>) {
     (count, differing)
 }
 
-fn keys_query(plan: &MovePlan, table: &PlannedTable, keys: &[&Vec<Datum>], tenant: &berth_domain::TenantKey) -> String {
+/// Keys as a list of rows in SQL.
+pub(crate) fn key_list(keys: &[&Vec<Datum>]) -> String {
     let list: Vec<String> = keys
         .iter()
         .map(|key| {
@@ -426,13 +435,17 @@ fn keys_query(plan: &MovePlan, table: &PlannedTable, keys: &[&Vec<Datum>], tenan
             format!("({})", values.join(", "))
         })
         .collect();
+    list.join(", ")
+}
+
+fn keys_query(plan: &MovePlan, table: &PlannedTable, keys: &[&Vec<Datum>], tenant: &berth_domain::TenantKey) -> String {
     format!(
         "select {}, {} from {} where ({}) in ({}) and {}",
         table.key_hash_sql(),
         table.row_hash_sql(),
         table.table.sql(),
         idents(&table.key),
-        list.join(", "),
+        key_list(keys),
         plan.travelling(table, tenant)
     )
 }

@@ -239,6 +239,7 @@ impl<'m> CutOverRun<'m> {
             writer: connect(&spec.source, Side::Source, &name).await?,
             markers: 0,
             salt: row.token.to_string(),
+            unchecked: crate::loaded::Unchecked::default(),
         };
         Ok(Self {
             stood: [
@@ -360,8 +361,7 @@ impl<'m> CutOverRun<'m> {
             let what = "other tables belong to the tenant than were planned".to_owned();
             return Err(MoveError::SchemaChanged { what });
         }
-        let bare = self.fences.source.missing_triggers(&self.source, self.plan).await?;
-        if let Some(table) = bare.first() {
+        if let Some(table) = self.fences.source.missing_triggers(&self.source, self.plan).await?.first() {
             return Err(MoveError::SchemaChanged { what: format!("a trigger of the fence on {table} is off") });
         }
         self.stood[0].unchanged(&self.source, self.plan, &self.fences.source).await?;

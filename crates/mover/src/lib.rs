@@ -31,6 +31,7 @@ pub mod fuzz;
 mod hash;
 mod import;
 mod leaving;
+mod loaded;
 mod logins;
 mod look;
 mod name;

@@ -1,0 +1,197 @@
+//! What Postgres does not look at in sessions that load (`session_replication_role = replica`): foreign keys, and unique keys and
+//! exclusions that may be deferred. Asked of the rows when they are compared, and of every row that has changed since. Changes
+//! nothing.
+//!
+//! What others write afterwards is looked at in their sessions, where the tenant's rows are seen by then.
+
+use crate::compare::{KEYS_PER_QUERY, KeyRef, key_list};
+use crate::pgoutput::Datum;
+use crate::sql::{Doing, ident, idents};
+use crate::{MoveError, MovePlan, MoveSpec, Obstacle, Side, TableName, taken};
+use futures_util::future::join_all;
+use tokio_postgres::Client;
+
+const WHAT: &str = "looking at what a load does not check";
+
+/// More rows than these are asked about as all are: after a load, not in a pause.
+const MANY: usize = 10_000;
+
+/// Questions to the target, by its own catalogue.
+#[derive(Default)]
+pub(crate) struct Unchecked(Vec<Question>);
+
+struct Question {
+    table: TableName,
+    /// Its place in the plan, and its key.
+    nth: usize,
+    key: Vec<String>,
+    /// The statement up to the condition on the rows that are asked about, and the rest of it.
+    before: String,
+    after: String,
+    /// Whether all rows are asked about, and not only those that change. What may be wrong of the others was looked at before
+    /// the move.
+    of_all: bool,
+    columns: String,
+    missing: Option<Missing>,
+}
+
+/// What a reference names.
+struct Missing {
+    to: TableName,
+    is_tenants: bool,
+}
+
+impl Question {
+    fn sql(&self, and: &str) -> String {
+        format!("{}{and}{}", self.before, self.after)
+    }
+
+    fn answered(&self, row: &tokio_postgres::Row) -> Result<(), MoveError> {
+        let (rows, Some(first_key)) = (row.get::<_, i64>(0), row.get::<_, Option<String>>(1)) else { return Ok(()) };
+        let (table, columns) = (self.table.clone(), self.columns.clone());
+        let found = match &self.missing {
+            None => Obstacle::KeyTaken { table, columns, rows, first_key },
+            Some(Missing { to, is_tenants: true }) => Obstacle::TwoTenants { table, columns, to: to.clone(), rows },
+            Some(Missing { to, .. }) => Obstacle::LeftOutMissing { table, columns, to: to.clone(), rows, first_key },
+        };
+        Err(MoveError::Obstacles(vec![found]))
+    }
+}
+
+/// Names of so many columns, of the row called `r`.
+fn of_row(columns: usize) -> Vec<String> {
+    (1..=columns).map(|n| format!("r.k{n}")).collect()
+}
+
+fn named(columns: &[String]) -> String {
+    columns.iter().zip(1..).map(|(column, n)| format!("{column} as k{n}")).collect::<Vec<_>>().join(", ")
+}
+
+impl Unchecked {
+    pub async fn of(spec: &MoveSpec, plan: &MovePlan, target: &Client) -> Result<Self, MoveError> {
+        let mut all = references(spec, plan, target).await?;
+        // Where nobody else has rows, those of the tenant are apart as they are in the source.
+        for (nth, table) in plan.tables.iter().enumerate().filter(|_| !spec.alone) {
+            let uniques = taken::uniques(table, target).await?;
+            for unique in uniques.iter().filter(|unique| !unique.immediate) {
+                let (name, keys) = (table.table.sql(), of_row(unique.keys.len()));
+                let only = unique.only.as_ref().map(|only| format!(" and ({only})")).unwrap_or_default();
+                all.push(Question {
+                    table: table.table.clone(),
+                    nth,
+                    key: table.key.clone(),
+                    before: format!(
+                        "select count(*), min(concat_ws(', ', {})) from (select {}, tableoid as part, ctid as place from {name} where {}{only}",
+                        keys.join(", "),
+                        named(&unique.keys),
+                        plan.travelling(table, &spec.tenant)
+                    ),
+                    after: format!(
+                        ") r where exists (select from {name} where {}{only} and (tableoid, ctid) <> (r.part, r.place))",
+                        unique.meets(&keys)
+                    ),
+                    of_all: true,
+                    columns: unique.keys.join(", "),
+                    missing: None,
+                });
+            }
+        }
+        Ok(Self(all))
+    }
+
+    pub async fn all(&self, target: &Client) -> Result<(), MoveError> {
+        for question in self.0.iter().filter(|question| question.of_all) {
+            let row = target.query_one(&question.sql(""), &[]).await.doing(Side::Target, WHAT)?;
+            question.answered(&row)?;
+        }
+        Ok(())
+    }
+
+    /// The same of these rows alone.
+    pub async fn of_keys(&self, target: &Client, keys: &[(KeyRef, Vec<Datum>)]) -> Result<(), MoveError> {
+        if keys.len() > MANY {
+            for question in &self.0 {
+                question.answered(&target.query_one(&question.sql(""), &[]).await.doing(Side::Target, WHAT)?)?;
+            }
+            return Ok(());
+        }
+        let mut parts = Vec::new();
+        for question in &self.0 {
+            let of_table: Vec<&Vec<Datum>> =
+                keys.iter().filter(|(k, _)| k.table == question.nth).map(|(_, v)| v).collect();
+            for part in of_table.chunks(KEYS_PER_QUERY) {
+                let and = format!(" and ({}) in ({})", idents(&question.key), key_list(part));
+                parts.push((question, question.sql(&and)));
+            }
+        }
+        // In the pause each round trip is waited for by users: all are on their way before the first answer is awaited.
+        let answers = parts.iter().map(|(_, sql)| target.query_one(sql, &[]));
+        for ((question, _), row) in parts.iter().zip(join_all(answers).await) {
+            question.answered(&row.doing(Side::Target, WHAT)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// By foreign keys. Rows of nobody come by themselves, and are looked at there.
+async fn references(spec: &MoveSpec, plan: &MovePlan, target: &Client) -> Result<Vec<Question>, MoveError> {
+    let names: Vec<String> = plan.tables.iter().map(|t| t.table.sql()).collect();
+    let rows = target
+        .query(
+            "with t as (select to_regclass(name)::oid as oid, nth::int from unnest($1::text[]) with ordinality u(name, nth))
+             select t.nth - 1, n.nspname::text, p.relname::text,
+                    array(select a.attname::text from unnest(c.conkey) with ordinality k(num, place)
+                          join pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.num order by k.place),
+                    array(select a.attname::text from unnest(c.confkey) with ordinality k(num, place)
+                          join pg_attribute a on a.attrelid = c.confrelid and a.attnum = k.num order by k.place),
+                    array(select format('operator(%I.%s)', s.nspname, o.oprname) from unnest(c.conpfeqop) with ordinality k(op, place)
+                          join pg_operator o on o.oid = k.op join pg_namespace s on s.oid = o.oprnamespace order by k.place)
+             from pg_constraint c join t on t.oid = c.conrelid
+             join pg_class p on p.oid = c.confrelid join pg_namespace n on n.oid = p.relnamespace
+             where c.contype = 'f' and c.convalidated and c.conparentid = 0",
+            &[&names],
+        )
+        .await
+        .doing(Side::Target, "reading the foreign keys")?;
+    let mut all = Vec::new();
+    for row in rows {
+        let nth = row.get::<_, i32>(0) as usize;
+        let to = TableName::new(row.get::<_, String>(1), row.get::<_, String>(2));
+        let (columns, to_columns, operators): (Vec<String>, Vec<String>, Vec<String>) =
+            (row.get(3), row.get(4), row.get(5));
+        // One that holds for a period asks for more than one row.
+        let is_plain = operators.iter().all(|by| by.ends_with(".=)"));
+        if spec.rules.shared.contains(&to) || !is_plain {
+            continue;
+        }
+        let table = &plan.tables[nth];
+        let is_tenants = plan.table(&to).is_some();
+        let keys = of_row(columns.len());
+        let quoted: Vec<String> = columns.iter().map(|column| ident(column)).collect();
+        let named_all: Vec<String> = keys.iter().map(|key| format!("{key} is not null")).collect();
+        let same = to_columns.iter().zip(&operators).zip(&keys);
+        let same: Vec<String> = same.map(|((column, by), key)| format!("p.{} {by} {key}", ident(column))).collect();
+        all.push(Question {
+            table: table.table.clone(),
+            nth,
+            key: table.key.clone(),
+            before: format!(
+                "select count(*), min(concat_ws(', ', {})) from (select {} from {} where {}",
+                keys.join(", "),
+                named(&quoted),
+                table.table.sql(),
+                plan.travelling(table, &spec.tenant)
+            ),
+            after: format!(
+                ") r where {} and not exists (select from {} p where {})",
+                named_all.join(" and "),
+                to.sql(),
+                same.join(" and ")
+            ),
+            of_all: !is_tenants,
+            columns: columns.join(", "),
+            missing: Some(Missing { to, is_tenants }),
+        });
+    }
+    Ok(all)
+}

@@ -1,0 +1,95 @@
+//! What a session that loads does not look at is asked again: rows that the tenant writes while it moves collide with nobody's and
+//! refer to nothing that is not there.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use berth_infra::Role;
+use berth_mover::{MoveError, MoveSpec, Obstacle, ReadAhead, TableName};
+use common::{MemoryOwnership, Two, cut_over, until_built};
+use uuid::Uuid;
+
+const SCHEMA: &str = "
+    create table countries (code text primary key);
+    create table customers (id uuid primary key);
+    create table orders (id uuid primary key, customer_id uuid not null references customers, country text references countries);
+    create table lines (id uuid primary key, customer_id uuid not null references customers, order_id uuid references orders);
+    create table codes (id uuid primary key default gen_random_uuid(), customer_id uuid not null references customers,
+        code text not null, unique (code) deferrable initially deferred);
+    create table stays (id uuid primary key default gen_random_uuid(), customer_id uuid not null references customers,
+        room int4range not null, exclude using gist (room with &&) deferrable initially deferred);";
+
+/// What the move says when these are written on its two sides before it is compared. `read_ahead`: whether the source's rows were read
+/// under the copy's snapshot.
+async fn refused(in_source: &str, in_target: &str, read_ahead: bool) -> Obstacle {
+    let two = Two::shared(SCHEMA).await;
+    let (source, target) = (two.client(&two.source, Role::Mover).await, two.client(&two.target, Role::Mover).await);
+    for tenant in [two.tenant, two.neighbour] {
+        let rows = format!(
+            "insert into customers values ('{tenant}'); insert into orders values ('{tenant}', '{tenant}', null)"
+        );
+        source.batch_execute(&rows).await.unwrap();
+    }
+    let settled = Uuid::new_v4();
+    target.execute("insert into customers values ($1)", &[&settled]).await.unwrap();
+    let mut spec = MoveSpec { alone: false, ..two.spec() };
+    spec.rules.leave_out = vec![TableName::parse("countries")];
+    let ownership = MemoryOwnership::new();
+    let (plan, _) = until_built(&spec, &ownership).await;
+    let named = |sql: &str| {
+        sql.replace("OURS", &two.tenant.to_string())
+            .replace("NEIGHBOUR", &two.neighbour.to_string())
+            .replace("SETTLED", &settled.to_string())
+    };
+    two.client(&two.target, Role::App).await.batch_execute(&named(in_target)).await.unwrap();
+    source.batch_execute(&named(in_source)).await.unwrap();
+    if !read_ahead {
+        spec.ahead = ReadAhead::default();
+    }
+    let cut = cut_over(&spec, &plan, &ownership).await;
+    let Err(MoveError::Obstacles(all)) = cut else { panic!("{in_source}: {cut:?}") };
+    let token = berth_mover::give_up(&spec, &ownership).await.unwrap();
+    berth_mover::retire(&spec, &plan, false, token).await.unwrap();
+    let left: i64 = target.query_one("select count(*) from orders", &[]).await.unwrap().get(0);
+    assert_eq!(left, 0, "what had come was taken away");
+    assert!(all.len() == 1 && !all[0].hint().is_empty(), "{all:?}");
+    all.into_iter().next().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deferrable_key_that_a_neighbour_took_meanwhile_is_not_there_twice() {
+    let sql = |tenant: &str| format!("insert into codes (customer_id, code) values ('{tenant}', 'X')");
+    for read_ahead in [true, false] {
+        let found = refused(&sql("OURS"), &sql("SETTLED"), read_ahead).await;
+        assert!(
+            matches!(&found, Obstacle::KeyTaken { table, rows: 1, first_key, .. } if table.name == "codes" && first_key == "X"),
+            "{found:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deferrable_exclusion_holds_too() {
+    let sql = |tenant: &str, room: &str| format!("insert into stays (customer_id, room) values ('{tenant}', '{room}')");
+    let found = refused(&sql("OURS", "[1,5]"), &sql("SETTLED", "[5,9]"), true).await;
+    assert!(matches!(&found, Obstacle::KeyTaken { table, rows: 1, .. } if table.name == "stays"), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_comes_to_refer_to_what_is_not_in_the_target_is_refused() {
+    let country = "insert into countries values ('nl'); update orders set country = 'nl' where id = 'OURS'";
+    let line = "insert into lines values (gen_random_uuid(), 'OURS', 'NEIGHBOUR')";
+    for read_ahead in [true, false] {
+        let found = refused(country, "", read_ahead).await;
+        assert!(
+            matches!(&found, Obstacle::LeftOutMissing { table, to, first_key, .. }
+                if table.name == "orders" && to.name == "countries" && first_key == "nl"),
+            "{found:?}"
+        );
+        let found = refused(line, "", read_ahead).await;
+        assert!(
+            matches!(&found, Obstacle::TwoTenants { table, to, rows: 1, .. } if table.name == "lines" && to.name == "orders"),
+            "{found:?}"
+        );
+    }
+}
