@@ -197,7 +197,6 @@ pub async fn release(
     }
     Box::pin(crate::beside::clear_target(&left, plan, &mut client, row.token)).await?;
     fence.remove_triggers(&client, Duration::from_millis(spec.tuning.lock_wait_ms)).await?;
-    sequence::forget(spec, &client, Side::Source).await?;
     fence::remove(&mut client, &fence).await?;
     Ok(gone)
 }

@@ -32,12 +32,12 @@ create table if not exists berth.brought (
     primary key (move, relation, key)
 );
 
--- Numbers that moves out of this database have kept for their targets: from `first` on, a window each.
+-- Numbers that this database keeps for cells that tenants have moved to: from `first` on, a window each.
 create table if not exists berth.windows (
-    move     text not null,
+    cell     text not null,
     sequence text not null,
     first    bigint not null,
-    primary key (move, sequence)
+    primary key (cell, sequence)
 );
 
 -- Refuses a writer while the tenant is closed here. tg_argv: fence number, oid of its sequence, tenant.

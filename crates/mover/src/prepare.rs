@@ -5,7 +5,7 @@
 use crate::fence::{self, Fence, Firing, Gate};
 use crate::leaving::{BATCH_ROWS, deletion};
 use crate::sql::{Doing, connect, idents, literal};
-use crate::{Control, MoveError, MovePlan, MoveSpec, Ownership, Side, Way, rights, wal};
+use crate::{Control, MoveError, MovePlan, MoveSpec, Ownership, Side, rights, wal};
 use berth_domain::Token;
 use std::time::{Duration, Instant};
 use tokio_postgres::{Client, Transaction, error::SqlState};
@@ -122,17 +122,12 @@ pub async fn retire(spec: &MoveSpec, plan: &MovePlan, moved: bool, token: Token)
         .doing(Side::Source, "clearing the bookkeeping")
         .or_else(absent)?;
     if moved {
-        let undone = spec.way == Way::Back;
-        if undone || !plan.shared.is_empty() {
+        if !plan.shared.is_empty() {
             let target = connect(&spec.target, Side::Target, "berth-retire").await?;
             crate::shared::forget(spec, &target).await.or_else(absent)?;
-            if undone {
-                crate::sequence::forget(spec, &target, Side::Target).await?;
-            }
         }
         return Ok(());
     }
-    crate::sequence::forget(spec, &source, Side::Source).await?;
     crate::back::close_way_back(spec).await?;
     let lock_wait = Duration::from_millis(spec.tuning.lock_wait_ms);
     if let Some(fence) = existing(&source, Side::Source, spec).await? {
@@ -284,8 +279,7 @@ fn is_locked(error: &MoveError) -> bool {
     matches!(error, MoveError::Statement { source, .. } if source.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
 }
 
-/// What is gone with the last fence need not be cleared.
-pub(crate) fn absent(error: MoveError) -> Result<(), MoveError> {
+fn absent(error: MoveError) -> Result<(), MoveError> {
     match &error {
         MoveError::Statement { source, .. }
             if source.code() == Some(&SqlState::UNDEFINED_TABLE)

@@ -1,12 +1,10 @@
 //! Numbers that two databases give to rows of the same tables never meet.
 //!
 //! `setval(greatest(…))` beside writers hands out numbers twice. The target's sequence goes on in a window that the old
-//! side keeps for this move alone and has never given out. Once the tenant has left, the old side goes on beyond every
-//! window: what the way back brings there then meets no number of those who stayed, also where nobody follows for a while.
-//! A window that is half used is followed by another one.
+//! side keeps for that cell alone and has never given out; the old side passes over it before it comes near. So what the way
+//! back brings there meets no number of those who stayed. A window that is half used is followed by another one.
 
 use crate::numbered::{Standing, standing};
-use crate::prepare::absent;
 use crate::sql::{Doing, literal};
 use crate::{MoveError, MovePlan, MoveSpec, Obstacle, PlannedSequence, Side, Way};
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -30,7 +28,7 @@ struct End<'c> {
 
 /// A window that a database keeps.
 struct Window {
-    of_move: String,
+    cell: String,
     sequence: String,
     first: i64,
 }
@@ -118,8 +116,8 @@ async fn windows(end: End<'_>) -> Result<Option<Vec<Window>>, MoveError> {
         return Ok(None);
     }
     let rows =
-        end.client.query("select move, sequence, first from berth.windows", &[]).await.doing(end.side, READING)?;
-    let window = |row: &tokio_postgres::Row| Window { of_move: row.get(0), sequence: row.get(1), first: row.get(2) };
+        end.client.query("select cell, sequence, first from berth.windows", &[]).await.doing(end.side, READING)?;
+    let window = |row: &tokio_postgres::Row| Window { cell: row.get(0), sequence: row.get(1), first: row.get(2) };
     Ok(Some(rows.iter().map(window).collect()))
 }
 
@@ -135,17 +133,10 @@ pub(crate) async fn jump(spec: &MoveSpec, source: &Client, target: &Client, plan
     }
 }
 
-/// While the way back is open: the new side's sequences stay in windows of the old side, which goes on beyond them. `back`: as
-/// [`MoveSpec::back`] says.
+/// While the way back is open: the new side's sequences stay in windows of the old side. `back`: as [`MoveSpec::back`] says.
 pub(crate) async fn keep_apart(back: &MoveSpec, old: &Client, new: &Client, plan: &MovePlan) -> Result<(), MoveError> {
     let (old, new) = (End { client: old, side: Side::Target }, End { client: new, side: Side::Source });
     while !reserve(back, plan, old, new, Stage::Kept).await? {}
-    for pair in pairs(plan, old, new).await? {
-        let Some(beyond) = pair.windows_end(windows(old).await?.iter().flatten()) else { continue };
-        if pair.old < beyond && beyond <= pair.end {
-            pair.set(beyond, old).await?;
-        }
-    }
     Ok(())
 }
 
@@ -169,18 +160,46 @@ async fn reserve(
         return if stage == Stage::Moves { overtake(plan, old, new).await.map(|()| true) } else { Ok(true) };
     };
     let elsewhere = windows(new).await?.unwrap_or_default();
-    for pair in pairs(plan, old, new).await? {
+    let cell = match spec.way {
+        Way::There => spec.target_cell.to_string(),
+        Way::Back => spec.source_cell.to_string(),
+    };
+    for mut pair in pairs(plan, old, new).await? {
         let name = pair.it.sequence.sql();
-        let own = kept.iter().find(|w| w.of_move == spec.short_id() && w.sequence == name).map(|w| pair.at(w.first));
+        let own = kept.iter().find(|w| w.cell == cell && w.sequence == name).map(|w| pair.at(w.first));
         let half = pair.span / 2;
-        let fits = |first: i128| {
-            let in_it = first <= pair.new && pair.new < first + half;
-            in_it && (stage == Stage::Kept || pair.old + half <= first)
-        };
-        if own.is_some_and(fits) {
+        let is_in = own.is_some_and(|first| first <= pair.new && pair.new < first + half);
+        let is_before = own.is_some_and(|first| pair.old + half <= first);
+        let is_beyond = own.is_some_and(|first| first + pair.span <= pair.old);
+        if is_in && (is_before || (is_beyond && stage == Stage::Kept)) {
             continue;
         }
-        let base = pair.windows_end(kept.iter().chain(&elsewhere)).unwrap_or(pair.old).max(pair.old).max(pair.new);
+        let ends = pair.windows_end(kept.iter());
+        if let Some(beyond) = ends.filter(|end| own.is_some() && !is_beyond && pair.old < *end && *end <= pair.end) {
+            // Rows on the new side have numbers of that window, and may come back at any time.
+            pair.set(beyond, old).await?;
+            pair.old = beyond;
+            if is_in && stage == Stage::Kept {
+                continue;
+            }
+        }
+        // Another database may have moved the new side on: where that is free here, it stays there.
+        let is_free = kept
+            .iter()
+            .filter(|w| w.sequence == name && w.cell != cell)
+            .all(|w| (pair.at(w.first) - pair.new).abs() >= pair.span);
+        if own.is_some() && is_free && pair.old + half <= pair.new && pair.new + pair.span <= pair.end {
+            if !note(&cell, &pair, pair.new, old).await? {
+                return Ok(false);
+            }
+            continue;
+        }
+        let others = pair.windows_end(elsewhere.iter()).max(ends).unwrap_or(pair.old);
+        let mut base = others.max(pair.old).max(pair.new);
+        if own.is_some() {
+            // As far as a window elsewhere may reach that it leaves.
+            base = base.max(pair.new + pair.span);
+        }
         let first = base + pair.span;
         if first + pair.span > pair.end {
             match stage {
@@ -189,7 +208,7 @@ async fn reserve(
                 Stage::Kept => continue,
             }
         }
-        if !note(spec, &pair, first, old).await? {
+        if !note(&cell, &pair, first, old).await? {
             return Ok(false);
         }
         // Those who live in the target may have what the source would give out next.
@@ -201,14 +220,14 @@ async fn reserve(
     Ok(true)
 }
 
-/// Keeps a window for this move, unless another move's reaches into it.
-async fn note(spec: &MoveSpec, pair: &Pair<'_>, first: i128, old: End<'_>) -> Result<bool, MoveError> {
-    let (id, name, first) = (literal(&spec.short_id()), literal(&pair.it.sequence.sql()), pair.number(first));
+/// Keeps a window for a cell, unless another cell's reaches into it.
+async fn note(cell: &str, pair: &Pair<'_>, first: i128, old: End<'_>) -> Result<bool, MoveError> {
+    let (cell, name, first) = (literal(cell), literal(&pair.it.sequence.sql()), pair.number(first));
     let sql = format!(
         "select pg_advisory_xact_lock({JUMP_LOCK});
-         insert into berth.windows (move, sequence, first) select {id}, {name}, {first}
-         where not exists (select from berth.windows where sequence = {name} and move <> {id} and abs(first::numeric - {first}) < {span})
-         on conflict (move, sequence) do update set first = excluded.first",
+         insert into berth.windows (cell, sequence, first) select {cell}, {name}, {first}
+         where not exists (select from berth.windows where sequence = {name} and cell <> {cell} and abs(first::numeric - {first}) < {span})
+         on conflict (cell, sequence) do update set first = excluded.first",
         span = pair.span
     );
     let said = old.client.simple_query(&sql).await.doing(old.side, MOVING)?;
@@ -235,10 +254,4 @@ async fn overtake(plan: &MovePlan, old: End<'_>, new: End<'_>) -> Result<(), Mov
 pub(crate) async fn ahead(source: &Client, target: &Client, plan: &MovePlan) -> Result<bool, MoveError> {
     let (source, target) = (End { client: source, side: Side::Source }, End { client: target, side: Side::Target });
     Ok(pairs(plan, source, target).await?.iter().all(|pair| pair.new > pair.old))
-}
-
-/// The way back is over: no window is kept for it any more.
-pub(crate) async fn forget(spec: &MoveSpec, client: &Client, side: Side) -> Result<(), MoveError> {
-    let sql = "delete from berth.windows where move = $1";
-    client.execute(sql, &[&spec.short_id()]).await.map(drop).doing(side, "forgetting windows").or_else(absent)
 }
