@@ -11,7 +11,7 @@ use crate::{
 };
 use berth_config::Stack;
 use berth_domain::{MoveId, OperationId, TenantId, TenantKey, TenantState};
-use berth_mover::{Archive, ArchivePath, Contents, MoveError, MovePlan, MoveSpec, Watcher};
+use berth_mover::{Archive, ArchivePath, Archives, Contents, MoveError, MovePlan, MoveSpec, Watcher};
 use berth_store::Tenant;
 use berth_wire as wire;
 use bytes::Bytes;
@@ -105,25 +105,37 @@ pub(crate) async fn left_behind(
 /// Takes away what an archive that was given up has left. One that was finished stays, and so does one that cannot be
 /// read: nobody knows that it is half.
 pub(crate) async fn forget_unfinished(app: &App, tenant: TenantId, archive: OperationId) -> Result<(), ControlError> {
-    // What cannot even be opened has failed the archive too: its operation must not wait for a place that may never be back.
+    // What cannot be opened, read or listed has failed the archive too: its operation must not wait for a place that may
+    // never be back.
+    let not_looked_for = |error: &ControlError| {
+        let error = error.full();
+        tracing::warn!(tenant.id = %tenant, error, "what archive {archive} may have left is not looked for");
+    };
     let place = match app.archives().await {
         Ok(place) => place,
         Err(error) => {
-            tracing::warn!(tenant.id = %tenant, %error, "what archive {archive} may have left is not looked for");
+            not_looked_for(&error);
             return Ok(());
         }
     };
-    let at = path(tenant, archive);
-    match berth_mover::read_archive(&place, &at).await {
-        Ok(None) => {}
-        Ok(Some(_)) | Err(MoveError::ArchiveUnfit { .. }) => return Ok(()),
+    match remove_unfinished(&place, &path(tenant, archive)).await {
+        Ok(0) => {}
+        Ok(files) => {
+            tracing::info!(tenant.id = %tenant, files, "{files} files of archive {archive}, which was given up, are removed");
+        }
+        Err(error @ MoveError::Archive { .. }) => not_looked_for(&error.into()),
         Err(error) => return Err(error.into()),
     }
-    let files = berth_mover::remove_files(&place, &at).await?;
-    if files > 0 {
-        tracing::info!(tenant.id = %tenant, files, "{files} files of archive {archive}, which was given up, are removed");
-    }
     Ok(())
+}
+
+/// Returns how many files there were.
+async fn remove_unfinished(place: &Archives, at: &ArchivePath) -> Result<u64, MoveError> {
+    match berth_mover::read_archive(place, at).await {
+        Ok(None) => berth_mover::remove_files(place, at).await,
+        Ok(Some(_)) | Err(MoveError::ArchiveUnfit { .. }) => Ok(0),
+        Err(error) => Err(error),
+    }
 }
 
 /// A tenant's archives, oldest first.

@@ -63,7 +63,10 @@ impl Step<App> for ArchiveOldRows {
         Ok((old.rows() > 0).then_some(Found { cell: tenant.cell, old, archived }))
     }
     /// Nothing was deleted: an archive too many does no harm, and half of one goes.
-    async fn undo(&self, app: &App, _made: Option<Option<Found>>) -> Result<(), StepError> {
+    async fn undo(&self, app: &App, made: Option<Option<Found>>) -> Result<(), StepError> {
+        if made.is_some_and(|found| found.is_none_or(|found| !found.archived)) {
+            return Ok(());
+        }
         Ok(archives::forget_unfinished(app, self.input.tenant, self.input.archive).await?)
     }
     fn retry(&self) -> Retry {

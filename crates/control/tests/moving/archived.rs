@@ -157,6 +157,13 @@ async fn an_export_that_is_given_up_leaves_no_file_and_touches_no_other_archive(
     assert_eq!(listed.iter().map(|archive| archive.id).collect::<Vec<_>>(), [whole.id]);
 }
 
+/// One turn of a worker whose step goes wrong.
+async fn failing(moving: &Moving, faults: Faults) {
+    let options = Options { faults, ..Options::named("failing") };
+    let (store, registry) = (Arc::new(moving.world.store.clone()), Arc::new(workflows::registry()));
+    Worker::new(store, registry, Arc::new(moving.world.app.clone()), options).turn().await.unwrap();
+}
+
 /// It was given up in the moment in which its manifest was there already.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_that_was_finished_stays_when_its_export_fails_afterwards() {
@@ -164,13 +171,27 @@ async fn an_archive_that_was_finished_stays_when_its_export_fails_afterwards() {
     let app = &moving.world.app;
     moving.tenant("acme").await;
     let begun = archives::export(app, &change(), "acme").await.unwrap();
-    let faults = Faults::fail(0, Failing::AfterRun);
-    let options = Options { faults, ..Options::named("failing") };
-    let (store, registry) = (Arc::new(moving.world.store.clone()), Arc::new(workflows::registry()));
-    Worker::new(store, registry, Arc::new(app.clone()), options).turn().await.unwrap();
+    failing(&moving, Faults::fail(0, Failing::AfterRun)).await;
     assert_eq!(moving.world.carry_out(begun.id).await, OperationState::Failed);
     let listed = archives::list(app, &read_tenant(), "acme").await.unwrap().items;
     assert_eq!(listed.iter().map(|archive| archive.id).collect::<Vec<_>>(), [begun.id]);
+}
+
+/// The bucket is gone, or its key is another's: an undo that waited for it would never end.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_failed_ends_where_the_place_of_archives_cannot_be_read() {
+    let (moving, place) = (Moving::new().await, tempfile::tempdir().unwrap());
+    let app = &moving.world.app;
+    let file = STACK.replace("max_tenants: 2", "max_tenants: 90000");
+    moving.world.apply(&format!("{file}archives: {{ directory: {} }}\n", place.path().display())).await.unwrap();
+    moving.world.finish().await;
+    moving.tenant("acme").await;
+    let begun = archives::export(app, &change(), "acme").await.unwrap();
+    std::fs::write(place.path().join("tenants"), "no folder").unwrap();
+    let read = archives::file(app, &read_tenant(), "acme", begun.id, "manifest.json").await;
+    assert_eq!(read.err().unwrap().code(), "archive_unreachable");
+    failing(&moving, Faults::fail(0, Failing::BeforeRun)).await;
+    assert_eq!(moving.world.carry_out(begun.id).await, OperationState::Failed);
 }
 
 #[tokio::test(flavor = "multi_thread")]
