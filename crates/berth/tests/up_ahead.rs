@@ -272,13 +272,22 @@ fn passwords_and_root_are_shut_out_whatever_other_files_of_ssh_say() {
     assert_eq!(went(&second, "ssh"), "was");
     // What somebody writes there afterwards is found, and told by `check` with its line.
     server.sh(&format!("printf 'Match all\\nPermitRootLogin yes\\n' >{own}"));
-    server.sh("echo 'APT::Periodic::Unattended-Upgrade \"0\";' >/etc/apt/apt.conf.d/99own");
-    let check = desk.berth(&["--json", "server", "check", &stays, "--key-file", &key]).output().unwrap();
-    let check: Value = serde_json::from_slice(&check.stdout).unwrap();
-    let of = |what: &str| check["findings"].as_array().unwrap().iter().find(|it| it["what"] == what).unwrap();
-    let (finding, upgrades) = (of("Match blocks"), of("upgrades"));
-    assert!(upgrades["good"] == false && upgrades["says"].as_str().unwrap().contains("are off"), "{check}");
-    assert!(finding["good"] == false && finding["says"].as_str().unwrap().contains("90-own.conf:2"), "{check}");
+    server.sh(
+        "printf 'APT::Periodic::%s \"0\";\\n' Enable Update-Package-Lists Unattended-Upgrade >/etc/apt/apt.conf.d/99own",
+    );
+    let found = || {
+        let check = desk.berth(&["--json", "server", "check", &stays, "--key-file", &key]).output().unwrap();
+        let check: Value = serde_json::from_slice(&check.stdout).unwrap();
+        let of = |what: &str| check["findings"].as_array().unwrap().iter().find(|it| it["what"] == what).cloned();
+        (of("Match blocks").unwrap(), of("upgrades").unwrap())
+    };
+    let (finding, upgrades) = found();
+    assert!(upgrades["good"] == false && upgrades["says"].as_str().unwrap().contains("are off"), "{upgrades}");
+    assert!(finding["good"] == false && finding["says"].as_str().unwrap().contains("90-own.conf:2"), "{finding}");
+    server.sh(&format!("rm {own}; fail2ban-client unban --all"));
+    let third = answer(&desk.berth(&prepare).output().unwrap());
+    assert_eq!(went(&third, "upgrades"), "done", "another file of apt switches them off");
+    assert_eq!(found().1["good"], true);
 }
 
 /// On distributions that somebody names, since each needs an image of its own: `BERTH_TEST_SUITES="trixie noble"`.

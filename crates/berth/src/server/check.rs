@@ -3,7 +3,7 @@
 
 use super::{
     host::Host,
-    prepare::{USER, opened_by_match},
+    prepare::{UPGRADES, USER, opened_by_match},
     steps::failed,
 };
 use crate::fail::Failure;
@@ -15,11 +15,8 @@ use tokio::{net::TcpStream, time::timeout};
 /// Long enough for an answer over any ocean; a firewall that drops says nothing at all.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// As apt itself reads its files: of a setting that is there twice it takes the last, and without an origin nothing is ever
-/// installed. Not by a dry run, which waits for other users of apt and fetches what it would install.
-const UPGRADES: &str = "eval \"$(apt-config shell on APT::Periodic::Unattended-Upgrade)\"; test \"${on:-0}\" != 0 && \
-                        apt-config dump | grep -qE '^Unattended-Upgrade::(Origins-Pattern|Allowed-Origins)::' && \
-                        command -v unattended-upgrade && systemctl is-enabled -q apt-daily-upgrade.timer";
+const UPGRADES_OFF: &str = "are off: `apt-config dump APT::Periodic Unattended-Upgrade` shows by what, and \
+                            `berth server prepare` switches them on";
 
 #[derive(Debug, Serialize)]
 pub struct Finding {
@@ -77,7 +74,7 @@ pub async fn check(connection: &Connection, host: &Host) -> Result<Vec<Finding>,
     for (what, script, good, bad) in [
         ("firewall", "nft list table inet berth | grep -q 'policy drop'", "drops what is not named", "not there"),
         ("fail2ban", "fail2ban-client status sshd", "watches SSH", "does not watch SSH"),
-        ("upgrades", UPGRADES, "are on", "are off: `apt-config dump APT::Periodic Unattended-Upgrade` shows by what"),
+        ("upgrades", UPGRADES, "are on", UPGRADES_OFF),
         ("postgres", "ls /usr/lib/postgresql/*/bin/postgres", "is installed", "is not installed"),
         ("containers", "podman --version", "podman is installed", "no engine is installed"),
     ] {

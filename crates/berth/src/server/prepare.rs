@@ -241,11 +241,29 @@ fn fail2ban() -> Step {
     Step::new("fail2ban", "five bad logins within 10 minutes: banned for an hour", look, act).with(text)
 }
 
+/// As apt itself reads its files, and as its timers take what they find there: of a setting that is there twice the last
+/// counts, everything is on unless `Enable` says otherwise, lists and upgrades are off unless they are asked for, and
+/// without an origin nothing is ever installed. Not by a dry run, which waits for other users of apt and fetches what it
+/// would install.
+pub const UPGRADES: &str = "periodic=1 lists=0 upgrade=0; eval \"$(apt-config shell periodic APT::Periodic::Enable \
+                            lists APT::Periodic::Update-Package-Lists upgrade APT::Periodic::Unattended-Upgrade)\"; \
+                            test \"$periodic\" != 0 && test \"$lists\" != 0 && test \"$upgrade\" != 0 && \
+                            apt-config dump | grep -qE '^Unattended-Upgrade::(Origins-Pattern|Allowed-Origins)::' && \
+                            command -v unattended-upgrade >/dev/null && systemctl is-enabled -q apt-daily.timer && \
+                            systemctl is-enabled -q apt-daily-upgrade.timer";
+
 fn upgrades() -> Step {
     let text = "APT::Periodic::Update-Package-Lists \"1\";\nAPT::Periodic::Unattended-Upgrade \"1\";\n";
     let file = "/etc/apt/apt.conf.d/20auto-upgrades";
-    let look = format!("printf %s '{text}' | cmp -s - {file} && systemctl is-enabled -q apt-daily-upgrade.timer");
-    let act = format!("set -e; cat >{file}; systemctl enable -q --now apt-daily.timer apt-daily-upgrade.timer");
+    // The last of that folder by its name, where another one of it says otherwise.
+    let last = "/etc/apt/apt.conf.d/zz-berth";
+    let look = format!("printf %s '{text}' | cmp -s - {file} && {UPGRADES}");
+    let act = format!(
+        "set -e; cat >{file}; systemctl enable -q --now apt-daily.timer apt-daily-upgrade.timer; ( {UPGRADES} ) || \
+         printf '# Written by `berth server prepare`.\\n%s\\n%s' 'APT::Periodic::Enable \"1\";' '{text}' >{last}; ( {UPGRADES} ) || \
+         {{ echo 'apt says that security updates are off: see `apt-config dump APT::Periodic Unattended-Upgrade`; \
+         /etc/apt/apt.conf counts more than {last}, and without an origin nothing is installed' >&2; exit 1; }}"
+    );
     Step::new("upgrades", "security updates are installed every day", look, act).with(text)
 }
 
@@ -307,4 +325,52 @@ async fn firewall(walk: &mut Walk<'_>, host: &Host) -> Result<(), Failure> {
     }
     walk.note("firewall", &says, went, begun.elapsed());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::UPGRADES;
+    use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
+
+    /// Answers as apt's does out of one file, and has an origin.
+    const APT_CONFIG: &str = r#"#!/bin/sh
+file=$(dirname "$0")/apt.conf
+if [ "$1" = dump ]; then cat "$file"; exit; fi
+shift
+while [ $# -ge 2 ]; do sed -n "s/^$2 \"\(.*\)\";/$1='\1'/p" "$file"; shift 2; done
+"#;
+
+    #[test]
+    fn security_updates_are_off_by_any_of_apts_settings() {
+        let dir = tempfile::tempdir().unwrap();
+        for (program, text) in [
+            ("apt-config", APT_CONFIG),
+            ("unattended-upgrade", "#!/bin/sh\n"),
+            ("systemctl", "#!/bin/sh\ntest \"$1 $2\" = 'is-enabled -q'\n"),
+        ] {
+            let at = dir.path().join(program);
+            fs::write(&at, text).unwrap();
+            fs::set_permissions(&at, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let path = format!("{}:/usr/bin:/bin", dir.path().display());
+        let on = |lines: &[&str]| {
+            fs::write(dir.path().join("apt.conf"), lines.join("\n") + "\n").unwrap();
+            Command::new("sh").args(["-c", UPGRADES]).env("PATH", &path).status().unwrap().success()
+        };
+        let lists = "APT::Periodic::Update-Package-Lists \"1\";";
+        let upgrade = "APT::Periodic::Unattended-Upgrade \"7\";";
+        let origin = "Unattended-Upgrade::Origins-Pattern:: \"origin=Debian\";";
+        assert!(on(&[lists, upgrade, origin]));
+        assert!(on(&[lists, upgrade, origin, "APT::Periodic::Enable \"1\";"]));
+        for off in [
+            &[lists, upgrade, origin, "APT::Periodic::Enable \"0\";"][..],
+            &[lists, upgrade, origin, "APT::Periodic::Update-Package-Lists \"0\";"],
+            &[lists, upgrade, origin, "APT::Periodic::Unattended-Upgrade \"0\";"],
+            &[upgrade, origin],
+            &[lists, origin],
+            &[lists, upgrade],
+        ] {
+            assert!(!on(off), "{off:?}");
+        }
+    }
 }
