@@ -77,7 +77,7 @@ async fn none_open(app: &App, tenant: &Tenant) -> Result<ControlError, ControlEr
     let last = app.store().move_list(Some(tenant.id), LOOKED_THROUGH).await?;
     let last = last.into_iter().find(|it| it.outcome == Some(MoveOutcome::Moved)).and_then(|it| it.way_back);
     let ended = last.filter(|way| matches!(way.state, WayBackState::Closing | WayBackState::Closed));
-    Ok(ControlError::NoWayBack { tenant: tenant.name.clone(), ended: ended.and_then(|way| way.trouble) })
+    Ok(ControlError::NoWayBack { tenant: tenant.name.clone(), ended: ended.and_then(|way| way.ended_by) })
 }
 
 /// A move into a cell that still has the tenant's rows of an earlier one would find them there.

@@ -50,7 +50,10 @@ pub struct WayBackShown {
     pub state: WayBackState,
     pub until: Timestamp,
     pub bytes_behind: Option<i64>,
+    /// What stands in its way now, else why it ended.
     pub trouble: Option<String>,
+    /// Why it ended, whatever went wrong while its rows were cleared away.
+    pub ended_by: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -85,7 +88,7 @@ impl Store {
                       m.rows_verified, m.pause_ms, m.held_requests, m.attempts, m.outcome, m.reason, m.phases,
                       m.started_at AS "started_at: Moment", m.ended_at AS "ended_at: Moment",
                       w.state AS "way_back?", w.until AS "until?: Moment", w.bytes_behind,
-                      coalesce(w.trouble, w.reason) AS trouble
+                      coalesce(w.trouble, w.reason) AS trouble, w.reason AS ended_by
                FROM moves m LEFT JOIN ways_back w ON w.move_id = m.id JOIN tenants t ON t.id = m.tenant_id JOIN cells s ON s.id = m.source JOIN cells g ON g.id = m.target
                WHERE ($1::uuid IS NULL OR m.id = $1) AND ($2::uuid IS NULL OR m.tenant_id = $2)
                ORDER BY m.started_at DESC, m.id LIMIT $3"#,
@@ -127,6 +130,7 @@ impl Store {
                             until: until.0,
                             bytes_behind: r.bytes_behind,
                             trouble: r.trouble,
+                            ended_by: r.ended_by,
                         }),
                         _ => None,
                     },

@@ -117,7 +117,7 @@ impl WaysBack {
                 }
                 Err(ControlError::Move(MoveError::StreamRefused { code, .. })) if code == IN_USE => {}
                 // A release, mostly: what is written in the new schema has no place in the old cell's rows. Or a row of
-                // somebody else that stands there.
+                // somebody else stands there, or a constraint there refuses it.
                 Err(ControlError::Move(
                     error @ (MoveError::SchemaChanged { .. }
                     | MoveError::Truncated { .. }

@@ -130,6 +130,18 @@ async fn a_tenant_that_moves_on_gives_up_its_earlier_way_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn why_a_move_cannot_be_undone_is_said_also_while_its_rows_cannot_be_cleared_away() {
+    let moving = Moving::new().await;
+    let tenant = moved(&moving).await;
+    ways_back::settle(&moving.world.app, &change(), "acme").await.unwrap();
+    let ways = moving.world.store.ways_back_unfinished(Some(tenant.id)).await.unwrap();
+    moving.world.store.way_back_seen(ways[0].id, None, Some("the line broke")).await.unwrap();
+    assert_eq!(way_back(&moving, &tenant).await.trouble.as_deref(), Some("the line broke"));
+    let late = ways_back::undo(&moving.world.app, &change(), "acme").await.unwrap_err().to_string();
+    assert!(late.ends_with("settled by a person"), "{late}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_row_of_somebody_else_in_the_old_cell_ends_the_way_back_and_an_undo_says_so() {
     let moving = Moving::new().await;
     let tenant = moved(&moving).await;
