@@ -94,7 +94,10 @@ impl ProviderError {
 
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NotInstalled { remedy, .. } | Self::NotPulled { remedy, .. } => Some(remedy.clone()),
+            // One that an older Berth on a server has said comes without.
+            Self::NotInstalled { remedy, .. } | Self::NotPulled { remedy, .. } => {
+                (!remedy.is_empty()).then(|| remedy.clone())
+            }
             Self::Quota { .. } => Some("remove what is not needed, or raise the limit".to_owned()),
             Self::DidNotStart { .. } => {
                 Some("its command, health path and environment come from the stack file".to_owned())

@@ -282,7 +282,9 @@ fn is_here(image: &str, looked: &Output) -> Result<bool, ProviderError> {
     match looked.status.code() {
         Some(0) => Ok(true),
         Some(1) => Ok(false),
-        _ => Err(ProviderError::Refused {
+        // Killed by a signal: it has said nothing.
+        None => Err(ProviderError::NoAnswer { what: format!("podman, looking for image `{image}`") }),
+        Some(_) => Err(ProviderError::Refused {
             what: format!("looking for image `{image}`"),
             reason: format!(
                 "podman does not work here for the user of the cell's services: {}; `podman info` as that user says more",
@@ -304,9 +306,14 @@ fn not_pulled(image: &Artifact, reason: String) -> ProviderError {
     if says(&["connection refused", "no such host", "i/o timeout", "connection reset", "TLS handshake timeout"]) {
         return ProviderError::NoAnswer { what: format!("the registry of image `{image}` ({reason})") };
     }
-    let remedy = if says(&["unauthorized", "authentication required", "denied", "invalid username/password"]) {
+    // "permission denied" is this machine's, "executable file not found" too.
+    let refused = says(&["unauthorized", "authentication required", "invalid username/password"])
+        || says(&["access to the resource is denied", ": denied", "; denied"]);
+    let missing = says(&["manifest unknown", "name unknown", "not known to registry"])
+        || (says(&["not found"]) && !says(&["executable file", "command not found"]));
+    let remedy = if refused {
         format!("`berth registry add {registry} --user NAME` gives the account that may pull it")
-    } else if says(&["manifest unknown", "name unknown", "not known to registry", "not found"]) {
+    } else if missing {
         format!("push it to `{registry}` first, or compare the digest with the one that the push printed")
     } else {
         format!("`podman pull {image}` on the cell's server says more")
@@ -352,7 +359,12 @@ mod tests {
             ("reading manifest sha256:00: requested access to the resource is denied", "registry add ghcr.io"),
             ("reading manifest sha256:00 in ghcr.io/shop/web: manifest unknown", "push it to `ghcr.io`"),
             ("reading manifest sha256:00: name unknown: repository name not known to registry", "push it to `ghcr.io`"),
+            ("reading manifest sha256:00 in ghcr.io/shop/web: denied", "registry add ghcr.io"),
+            ("reading manifest sha256:00: errors:; denied: permission_denied: read_package", "registry add ghcr.io"),
+            ("reading manifest sha256:00: artifact shop/web@sha256:00 not found", "push it to `ghcr.io`"),
             ("choosing an image: no image found for architecture", "podman pull ghcr.io/shop/web@"),
+            ("creating /var/lib/containers/storage: mkdir overlay: permission denied", "podman pull ghcr.io/shop/web@"),
+            ("exec: \"fuse-overlayfs\": executable file not found in $PATH", "podman pull ghcr.io/shop/web@"),
         ] {
             let error = not_pulled(&image, reason.to_owned());
             assert!(matches!(error, ProviderError::NotPulled { .. }), "{error:?}");
@@ -376,5 +388,8 @@ mod tests {
         let error = looked(125).unwrap_err();
         assert!(error.to_string().contains("cannot clone") && error.to_string().contains("podman info"), "{error}");
         assert!(!error.retryable(), "it is not mended by a pull");
+        let killed = Output { status: ExitStatus::from_raw(9), stdout: Vec::new(), stderr: Vec::new() };
+        let error = is_here("web", &killed).unwrap_err();
+        assert!(matches!(error, ProviderError::NoAnswer { .. }) && error.retryable(), "{error}");
     }
 }

@@ -445,3 +445,16 @@ impl From<Fault> for ProviderError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Fault;
+    use berth_infra::ProviderError;
+
+    #[test]
+    fn a_half_that_says_no_remedy_gives_no_hint() {
+        let said = r#"{"NotPulled":{"image":"shop/web","reason":"denied"}}"#;
+        let error = ProviderError::from(serde_json::from_str::<Fault>(said).unwrap());
+        assert!(error.to_string().contains("denied") && error.hint().is_none(), "{error:?}");
+    }
+}
