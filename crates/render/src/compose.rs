@@ -4,6 +4,7 @@
 
 use crate::{MARK, Redis, Run, Service, Site, quote};
 use berth_domain::ServiceRole;
+use std::collections::HashSet;
 
 /// The name under which the stack is taken in, and which its processes are told.
 const CELL: &str = "existing-1";
@@ -73,7 +74,7 @@ pub fn render(site: &Site) -> String {
     let mut port = FIRST_PORT;
     for service in &site.services {
         if let Some(migrate) = &service.migrate {
-            one(site, service, &format!("{}-migrate", service.name), &mut out);
+            one(site, service, &migration_of(service), &mut out);
             out.push_str(&format!(
                 "    command: {}\n    restart: \"no\"\n    depends_on:\n      postgres-roles: {{ condition: service_completed_successfully }}\n",
                 quote::words(migrate)
@@ -81,16 +82,15 @@ pub fn render(site: &Site) -> String {
             after_what_stands_beside(site, &mut out);
         }
         for copy in 0..service.copies {
-            let name = if copy == 0 { service.name.to_string() } else { format!("{}-{copy}", service.name) };
-            one(site, service, &name, &mut out);
+            one(site, service, &copy_of(service, copy), &mut out);
             if let Run::Command(command) = &service.run {
                 out.push_str(&format!("    command: {}\n", quote::words(command)));
             }
             out.push_str("    stop_grace_period: 30s\n    depends_on:\n");
             match &service.migrate {
                 Some(_) => out.push_str(&format!(
-                    "      {}-migrate: {{ condition: service_completed_successfully }}\n",
-                    service.name
+                    "      {}: {{ condition: service_completed_successfully }}\n",
+                    migration_of(service)
                 )),
                 None => out.push_str("      postgres-roles: { condition: service_completed_successfully }\n"),
             }
@@ -109,6 +109,32 @@ pub fn render(site: &Site) -> String {
         out.push_str("  objects: {}\n");
     }
     out
+}
+
+/// The first name that two containers would have, with the service that asks for it: a key that stands twice is no YAML.
+pub fn doubled(site: &Site) -> Option<(&Service, String)> {
+    let redis = site.redis.map(|_| "redis");
+    let objects = site.objects.then_some("objects-place");
+    let mut taken: HashSet<String> =
+        ["postgres", "postgres-roles"].into_iter().chain(redis).chain(objects).map(str::to_owned).collect();
+    for service in &site.services {
+        let migrate = service.migrate.as_ref().map(|_| migration_of(service));
+        let copies = (0..service.copies).map(|copy| copy_of(service, copy));
+        for name in migrate.into_iter().chain(copies) {
+            if !taken.insert(name.clone()) {
+                return Some((service, name));
+            }
+        }
+    }
+    None
+}
+
+fn migration_of(service: &Service) -> String {
+    format!("{}-migrate", service.name)
+}
+
+fn copy_of(service: &Service, copy: u16) -> String {
+    if copy == 0 { service.name.to_string() } else { format!("{}-{copy}", service.name) }
 }
 
 /// The rest of a service's `depends_on`.

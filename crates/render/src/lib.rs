@@ -100,6 +100,8 @@ pub enum RenderError {
     MovingTag { service: ServiceName, image: String },
     #[error("the stack has no service with the role `web`")]
     NoWeb,
+    #[error("service `{service}` would be called `{name}` in `docker-compose.yml`, as another container there is")]
+    NameTaken { service: ServiceName, name: String },
 }
 
 /// The units of `berth serve` and `berth edge`, which no stack changes.
@@ -113,6 +115,7 @@ impl RenderError {
             Self::TooSmall { .. } => "too_small",
             Self::MovingTag { .. } => "moving_tag",
             Self::NoWeb => "no_web",
+            Self::NameTaken { .. } => "name_taken",
         }
     }
 
@@ -123,6 +126,9 @@ impl RenderError {
             }
             Self::MovingTag { .. } => "name it by its digest: `NAME@sha256:…`",
             Self::NoWeb => "give one service `role: web`",
+            Self::NameTaken { .. } => {
+                "give the service another name: Postgres, Redis, the place of objects, copies and migrations have theirs"
+            }
         }
     }
 }
@@ -154,6 +160,9 @@ impl Site {
             {
                 return Err(RenderError::MovingTag { service: service.name.clone(), image: image.clone() });
             }
+        }
+        if let Some((service, name)) = compose::doubled(self) {
+            return Err(RenderError::NameTaken { service: service.name.clone(), name });
         }
         let Some(server_mib) = self.server_mib else { return Ok(()) };
         let mut parts = vec![format!("{SYSTEM_MIB} system"), format!("{} postgres", self.database_mib)];

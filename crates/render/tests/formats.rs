@@ -134,6 +134,30 @@ fn what_cannot_run_there_is_not_rendered() {
 }
 
 #[test]
+fn two_containers_of_one_name_are_refused() {
+    let with = |name: &str, redis, objects| {
+        let mut site = Site { redis, objects, ..site() };
+        site.services.push(service(name, ServiceRole::Worker));
+        site.files().map(drop)
+    };
+    let store = Some(Redis::Store);
+    for (name, redis, objects) in [
+        ("postgres", None, false),
+        ("postgres-roles", None, false),
+        ("redis", store, false),
+        ("objects-place", None, true),
+        ("web-1", None, false),
+        ("web-migrate", None, false),
+    ] {
+        let service = name.parse().unwrap();
+        assert_eq!(with(name, redis, objects), Err(RenderError::NameTaken { service, name: name.to_owned() }));
+    }
+    for (name, redis, objects) in [("redis", None, true), ("objects-place", store, false), ("web-2", store, true)] {
+        assert_eq!(with(name, redis, objects), Ok(()), "{name}");
+    }
+}
+
+#[test]
 fn compose_reads_the_compose_file_and_publishes_nothing_to_others() {
     let files = site().files().unwrap();
     let folder = written(&files);
