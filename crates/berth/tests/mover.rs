@@ -321,8 +321,8 @@ async fn a_stack_file_with_more_than_rows_is_refused() {
     assert_eq!(world.good(&with("plan", &whose))["plan"]["rows"], 1 + 200 + 30_000);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_way_back_with_a_row_in_it_is_over_and_undo_says_why() {
+/// A row of somebody else stands in the way back: the first command meets it, and an `undo` after that says so.
+async fn is_over_with(first: &str) {
     let world = World::new().await;
     let at = journal(&world.journal);
     world.good(&with("run", &[&WHOSE[..], &at[..]].concat()));
@@ -330,7 +330,7 @@ async fn a_way_back_with_a_row_in_it_is_over_and_undo_says_why() {
         let met = format!("insert into users (id, account) overriding system value values (900000001, '{whose}')");
         world.pg.connect_to(Role::App, database).await.batch_execute(&met).await.unwrap();
     }
-    for (command, words) in [("keep", "cannot take what was written since"), ("undo", "cannot be undone any more")] {
+    for (command, words) in [(first, "cannot take what was written since"), ("undo", "cannot be undone any more")] {
         let output = world.berth(&with(command, &at));
         let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert_eq!(output.status.code(), Some(1), "{said}");
@@ -340,4 +340,14 @@ async fn a_way_back_with_a_row_in_it_is_over_and_undo_says_why() {
     let slots = "select count(*) from pg_replication_slots where database = current_database()";
     assert_eq!(look.query_one(slots, &[]).await.unwrap().get::<_, i64>(0), 0, "nothing is held back any more");
     world.good(&with("settle", &at));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_back_with_a_row_in_it_is_over_and_undo_says_why() {
+    is_over_with("keep").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_that_meets_a_row_in_its_way_ends_the_way_back_by_itself() {
+    is_over_with("undo").await;
 }
