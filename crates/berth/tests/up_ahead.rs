@@ -8,7 +8,7 @@
 mod machines;
 
 use berth_infra::Role;
-use berth_testkit::{TestDatabase, wait_until};
+use berth_testkit::{TestDatabase, wait_until, wait_within};
 use machines::{
     Desk, Machine, answer, fleet, keygen,
     registry::{self, Images},
@@ -16,7 +16,7 @@ use machines::{
 };
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 #[test]
 fn what_is_wrong_with_a_server_is_named_before_anything_is_changed() {
@@ -221,7 +221,8 @@ async fn beside_the_first(desk: &Desk, server: &Machine, fleet: &Path, admin: &s
     // Its Postgres is `postgres`'s, the first cell's is `berth`'s. With `serve` away nobody brings it back.
     server.sh("systemctl stop berth-serve; pkill -KILL -u postgres; systemctl start berth-serve");
     let ask = || async { (server.try_sh("pgrep -u postgres").status.success(), text(&run("curl", &words).stdout)) };
-    wait_until("it is served again", ask, |(runs, status): &(bool, String)| *runs && status == "200").await;
+    let served = |(runs, status): &(bool, String)| *runs && status == "200";
+    wait_within(Duration::from_mins(2), "it is served again", ask, served).await;
 }
 
 /// Of a setting that is there twice sshd takes the first, and a `Match` block counts more than either.

@@ -13,4 +13,4 @@ pub use outside::{TestAuthority, TestNames, certificate};
 pub use pg::{TestDatabase, TestPg, postgres_program};
 pub use redis::{TestRedis, WallClock};
 pub use redis_many::{TestRedisCluster, TestSentinels};
-pub use wait::{free_port, seeded, wait_until};
+pub use wait::{free_port, seeded, wait_until, wait_within};

@@ -8,18 +8,27 @@ use std::{
 };
 
 /// Asks again and again until the answer satisfies, and returns it. After 30 s fails the test with the last answer.
-pub async fn wait_until<T, F>(what: &str, mut ask: impl FnMut() -> F, good: impl Fn(&T) -> bool) -> T
+pub async fn wait_until<T, F>(what: &str, ask: impl FnMut() -> F, good: impl Fn(&T) -> bool) -> T
 where
     T: Debug,
     F: Future<Output = T>,
 {
-    let until = Instant::now() + Duration::from_secs(30);
+    wait_within(Duration::from_secs(30), what, ask, good).await
+}
+
+/// The same for what takes longer on a slow day, such as everything that a server starts anew.
+pub async fn wait_within<T, F>(limit: Duration, what: &str, mut ask: impl FnMut() -> F, good: impl Fn(&T) -> bool) -> T
+where
+    T: Debug,
+    F: Future<Output = T>,
+{
+    let until = Instant::now() + limit;
     loop {
         let answer = ask().await;
         if good(&answer) {
             return answer;
         }
-        assert!(Instant::now() < until, "waited 30 s for: {what}; last seen: {answer:?}");
+        assert!(Instant::now() < until, "waited {limit:?} for: {what}; last seen: {answer:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
