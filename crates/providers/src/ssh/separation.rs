@@ -10,7 +10,7 @@ use berth_domain::CellName;
 use berth_infra::ProviderError;
 use sha2::{Digest as _, Sha256};
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs,
     sync::{Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
@@ -38,6 +38,20 @@ fn uid(user: &str) -> Option<u32> {
     let passwd = fs::read_to_string("/etc/passwd").ok()?;
     let line = passwd.lines().find(|line| line.split(':').next() == Some(user))?;
     line.split(':').nth(2)?.parse().ok()
+}
+
+/// Who connects to every cell.
+fn may() -> BTreeSet<u32> {
+    MAY.into_iter().filter_map(uid).chain([0, came_in_as()]).collect()
+}
+
+/// Whom the rules let in, as `nft list chain` writes them. `None`: there are none.
+fn lets_in(rules: &str) -> Option<BTreeSet<u32>> {
+    if !rules.contains("reject") {
+        return None;
+    }
+    let (among, _) = rules.split_once("skuid {")?.1.split_once('}')?;
+    among.split(',').map(|uid| uid.trim().parse().ok()).collect()
 }
 
 /// The user of the cell's members, once it is there.
@@ -68,10 +82,7 @@ pub async fn ensure(home: &Home) -> Result<(), ProviderError> {
         }
     }
     let own = uid(&name).ok_or_else(|| ProviderError::Busy { what: format!("the user of cell {}", home.cell) })?;
-    let mut may: Vec<u32> = MAY.into_iter().filter_map(uid).chain([0, came_in_as()]).collect();
-    may.sort_unstable();
-    may.dedup();
-    let may = may.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let may = may().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     // The table is made where it is missing, its chain is written anew, its set of cells is added to: as one change.
     let rules = format!(
         "table inet berth_cells {{\n\
@@ -93,8 +104,9 @@ pub async fn ensure(home: &Home) -> Result<(), ProviderError> {
     })
 }
 
-/// The same, where it is not so any more: whoever starts the host's own firewall anew flushes every table. Looked at by
-/// and by, since a healthy cell is only looked at.
+/// The same, where it is not so any more: whoever starts the host's own firewall anew flushes every table, and a user may
+/// have come since, as the edge's. Looked at by and by, since a healthy cell is only looked at. Whoever is let in beside
+/// stays so: another login may be at work here.
 pub async fn keep(home: &Home) -> Result<(), ProviderError> {
     static LOOKED: OnceLock<Mutex<HashMap<CellName, Instant>>> = OnceLock::new();
     let Some(own) = uid(&name(home)).filter(|_| applies(home)) else { return Ok(()) };
@@ -105,7 +117,8 @@ pub async fn keep(home: &Home) -> Result<(), ProviderError> {
     let element = format!("{{ {} . {own} }}", home.address);
     let known = program_with("nft", &["get", "element", "inet", "berth_cells", "members", &element], "").await?;
     let chain = program_with("nft", &["list", "chain", "inet", "berth_cells", "out"], "").await?;
-    if known.is_err() || !chain.is_ok_and(|rules| rules.contains("reject")) {
+    let is_so = chain.ok().and_then(|rules| lets_in(&rules)).is_some_and(|they| they.is_superset(&may()));
+    if known.is_err() || !is_so {
         ensure(home).await?;
     }
     // What failed is not good for a while: it is tried again at the next look.
@@ -131,4 +144,27 @@ pub async fn remove(home: &Home) -> Result<(), ProviderError> {
         program("userdel", &[&name]).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lets_in;
+    use std::collections::BTreeSet;
+
+    /// As nft 1.0.6 writes it.
+    #[test]
+    fn whom_the_rules_let_in_is_read_and_nobody_without_the_last_of_them() {
+        let accepts = "table inet berth_cells {\n\tchain out {\n\t\ttype filter hook output priority filter; policy accept;\n\
+                       \t\tip daddr 127.64.0.0/10 ct state established,related accept\n\
+                       \t\tip daddr 127.64.0.0/10 meta skuid { 0, 104, 1001 } accept\n\
+                       \t\tip daddr . meta skuid @members accept\n";
+        let whole = format!("{accepts}\t\tip daddr 127.64.0.0/10 reject\n\t}}\n}}\n");
+        let they = lets_in(&whole).unwrap();
+        assert!(
+            they.is_superset(&BTreeSet::from([0, 1001])) && !they.is_superset(&BTreeSet::from([0, 998])),
+            "{they:?}"
+        );
+        assert_eq!(lets_in(accepts), None);
+        assert_eq!(lets_in("table inet berth_cells {\n\tchain out {\n\t}\n}\n"), None);
+    }
 }
