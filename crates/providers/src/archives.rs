@@ -4,7 +4,7 @@ use berth_infra::ProviderError;
 use object_store::{ObjectStore, local::LocalFileSystem};
 use std::{
     fs, io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -40,12 +40,23 @@ pub fn folder(path: &Path) -> Result<Arc<dyn ObjectStore>, ProviderError> {
     let wrong = |error: &dyn std::error::Error| refused(format!("{}: {error}", path.display()));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| wrong(&error))?;
     let store = LocalFileSystem::new_with_prefix(path).map_err(|error| wrong(&error))?;
-    if is_time_to_look()
-        && let Err(error) = remove_cut_off(path, CUT_OFF_AFTER)
-    {
-        tracing::warn!(%error, "files that were cut off cannot be looked for in {}", path.display());
+    if is_time_to_look() {
+        tidy(path.to_owned());
     }
     Ok(Arc::new(store.with_automatic_cleanup(false).with_fsync(true)))
+}
+
+/// Beside whoever opens the folder: it may be large, or far away.
+fn tidy(path: PathBuf) {
+    let look = move || {
+        if let Err(error) = remove_cut_off(&path, CUT_OFF_AFTER) {
+            tracing::warn!(%error, "files that were cut off cannot be looked for in {}", path.display());
+        }
+    };
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(look)),
+        Err(_) => look(),
+    }
 }
 
 /// A folder is opened again and again.
@@ -67,24 +78,34 @@ fn remove_cut_off(folder: &Path, after: Duration) -> io::Result<u64> {
             let mut inner = Vec::new();
             for entry in folders.iter().flat_map(|at| entries(at)) {
                 let is_ours = entry.file_name().to_str().is_some_and(|name| uuid::Uuid::try_parse(name).is_ok());
-                if is_ours && entry.file_type()?.is_dir() {
+                if is_ours && there(entry.file_type())?.is_some_and(|kind| kind.is_dir()) {
                     inner.push(entry.path());
                 }
             }
             folders = inner;
         }
         for entry in folders.iter().flat_map(|at| entries(at)) {
-            if !entry.file_name().to_str().is_some_and(is_unfinished) {
-                continue;
-            }
-            let written = entry.metadata()?.modified()?;
-            if SystemTime::now().duration_since(written).is_ok_and(|age| age >= after) {
-                fs::remove_file(entry.path())?;
+            if entry.file_name().to_str().is_some_and(is_unfinished) && is_removed(&entry, after)? {
                 gone += 1;
             }
         }
     }
     Ok(gone)
+}
+
+/// Whether it was there, that old, and is gone.
+fn is_removed(entry: &fs::DirEntry, after: Duration) -> io::Result<bool> {
+    let Some(written) = there(entry.metadata())? else { return Ok(false) };
+    let is_old = SystemTime::now().duration_since(written.modified()?).is_ok_and(|age| age >= after);
+    Ok(is_old && there(fs::remove_file(entry.path()))?.is_some())
+}
+
+/// What has gone meanwhile is whole by now, or was removed with its archive.
+fn there<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
+    match looked {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// Of a folder that is not there, or not ours to read, nothing.
@@ -129,7 +150,7 @@ pub fn bucket(bucket: &Bucket<'_>) -> Result<Arc<dyn ObjectStore>, ProviderError
 
 #[cfg(test)]
 mod tests {
-    use super::remove_cut_off;
+    use super::{entries, is_removed, remove_cut_off};
     use std::{fs, time::Duration};
 
     const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8058";
@@ -163,5 +184,18 @@ mod tests {
         assert_eq!(remove_cut_off(place.path(), Duration::ZERO).unwrap(), 3);
         assert!(kept.iter().all(there) && !cut_off.iter().any(there));
         assert_eq!(remove_cut_off(&place.path().join("none"), Duration::ZERO).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_file_that_vanishes_meanwhile_stops_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        for name in ["public.rows.csv.zst#1", "manifest.json#1"] {
+            fs::write(place.path().join(name), "half").unwrap();
+        }
+        let seen = entries(place.path());
+        fs::remove_file(place.path().join("manifest.json#1")).unwrap();
+        let removed = seen.iter().map(|entry| is_removed(entry, Duration::ZERO).unwrap());
+        assert_eq!(removed.filter(|gone| *gone).count(), 1);
+        assert!(entries(place.path()).is_empty());
     }
 }
