@@ -301,21 +301,24 @@ async fn whom_it_does_not_know_or_who_does_not_know_it_is_named_with_a_remedy() 
     assert!(error.contains("passphrase") && error.contains("ssh-keygen -t ed25519"), "{error}");
 }
 
-/// One move of this test's own: what is on the line breaks, and comes back by itself.
+/// What is on the line breaks, and comes back by itself. Over a way, as to a host that is not this machine.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_breaks_is_made_anew() {
     let Some(sshd) = Sshd::start().await else { return };
-    let provider = sshd.provider();
-    let (database, spec) = (provider.database.unwrap(), cell("one"));
+    let (mut settings, way_from) = (sshd.settings(), "127.1.2.3");
+    settings["way_from"] = json!(way_from);
+    let (database, spec) = (Sshd::provider_of(&settings).database.unwrap(), cell("one"));
     let before = database.ensure_database(&spec).await.unwrap();
+    assert_eq!(before.host, way_from);
+    let url = before.url(Role::App);
+    let connect = || async { tokio_postgres::connect(url.expose_secret(), NoTls).await.is_ok() };
+    assert!(connect().await, "there is no way");
     // Every session of this sshd, and no other.
     let parent = sshd.child.id().to_string();
     run("pkill", &["-P", &parent]);
     let look = || async { database.observe_database(&spec.name).await.ok().and_then(berth_infra::Observed::present) };
     let after = wait_until("the host is reached again", look, Option::is_some).await.unwrap();
     assert_eq!((after.host, after.port), (before.host.clone(), before.port));
-    let url = before.url(Role::App);
-    let connect = || async { tokio_postgres::connect(url.expose_secret(), NoTls).await.is_ok() };
     wait_until("the way is open again", connect, |open: &bool| *open).await;
 }
 

@@ -24,7 +24,7 @@ use berth_infra::{
     Adapter, CellDatabase, CellSpec, Compute, Database, DatabaseName, Listed, Machine, Member, MemberLoad, MemberName,
     MemberSpec, Observed, Provider, ProviderError, Reach, ReachTarget, RunOutcome, RunSpec, Source, Stream, Way,
 };
-use calls::{Answer, Call, Home, MemberAsk, RunAsk, SourceSaid};
+use calls::{Answer, Call, DatabaseSaid, Home, MemberAsk, RunAsk, SourceSaid};
 use line::Line;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
@@ -93,6 +93,10 @@ pub struct HostOptions {
     /// Off only in tests: a power cut may then lose what was acknowledged.
     #[serde(default = "yes")]
     pub durable: bool,
+    /// Only in tests, whose host is this very machine and is to be another one: ways to databases begin at this address, and
+    /// not at the one where they listen.
+    #[serde(default)]
+    pub way_from: Option<Ipv4Addr>,
 }
 
 fn default_grace_ms() -> u64 {
@@ -122,6 +126,7 @@ pub fn address(cell: &CellName) -> Ipv4Addr {
 struct Host {
     line: Arc<Line>,
     home: Home,
+    way_from: Option<Ipv4Addr>,
     way: Mutex<Option<Way>>,
 }
 
@@ -160,7 +165,7 @@ pub async fn open_ways(settings: &SecretString, ports: impl IntoIterator<Item = 
         proof: Proof::Key(known.key.into()),
         trust: Trust::Pinned(known.host_key),
     };
-    let line = line::line(&target, None);
+    let line = line::line(&target, None, false);
     for port in ports {
         ways::open(&line, known.address, port, Ipv4Addr::LOCALHOST).await?;
     }
@@ -198,8 +203,9 @@ impl Ssh {
                 podman: podman.clone(),
                 cell: cell.clone(),
             };
-            let line = line::line(&target, options.program.as_deref());
-            Ok((cell, Host { line, home, way: Mutex::default() }))
+            let way_from = options.way_from;
+            let line = line::line(&target, options.program.as_deref(), way_from.is_some());
+            Ok((cell, Host { line, home, way_from, way: Mutex::default() }))
         };
         let hosts = options.cells.into_iter().map(host).collect::<Result<_, _>>()?;
         Ok(Self { hosts: Arc::new(hosts) })
@@ -237,18 +243,28 @@ impl Host {
         self.line.ask(what, &self.home, call, limit).await
     }
 
+    /// What it says of a database, with the address where a way to it begins.
+    fn heard(&self, said: DatabaseSaid) -> CellDatabase {
+        let database = said.heard();
+        match self.way_from {
+            Some(address) => CellDatabase { host: address.to_string(), ..database },
+            None => database,
+        }
+    }
+
     async fn open_way(&self, database: &CellDatabase) -> Result<(), ProviderError> {
         if self.line.is_here() {
             return Ok(());
         }
-        ways::open(&self.line, self.home.address, database.port, self.home.address).await?;
+        let from = self.way_from.unwrap_or(self.home.address);
+        ways::open(&self.line, from, database.port, self.home.address).await?;
         // redis://:password@address:port/0
         let port = database
             .redis
             .as_ref()
             .and_then(|url| url.expose_secret().rsplit_once('@')?.1.split(['/', ':']).nth(1)?.parse::<u16>().ok());
         match port {
-            Some(port) => ways::open(&self.line, self.home.address, port, self.home.address).await,
+            Some(port) => ways::open(&self.line, from, port, self.home.address).await,
             None => Ok(()),
         }
     }
@@ -266,7 +282,7 @@ impl Database for Ssh {
         let what = format!("database {}", spec.name);
         match host.ask(&what, Call::EnsureDatabase(spec.clone()), WORK).await? {
             Answer::Database(said) => {
-                let database = said.heard();
+                let database = host.heard(*said);
                 host.open_way(&database).await?;
                 Ok(database)
             }
@@ -278,7 +294,7 @@ impl Database for Ssh {
         let what = format!("database {name}");
         match host.ask(&what, Call::ObserveDatabase(name.clone()), LOOK).await? {
             Answer::SeenDatabase(seen) => {
-                let seen = seen.observed(|said| said.heard());
+                let seen = seen.observed(|said| host.heard(*said));
                 if let Observed::Present(database) = &seen {
                     host.open_way(database).await?;
                 }

@@ -41,6 +41,7 @@ pub struct Line {
     pub target: Target,
     /// A program that is there already; otherwise our own is brought.
     program: Option<PathBuf>,
+    elsewhere: bool,
     /// The host's loopback is our own, as far as it is known: what listens there is reached without a way.
     here: AtomicBool,
     half: Turn<Option<Arc<Half>>>,
@@ -58,11 +59,11 @@ struct Half {
     next: AtomicU64,
 }
 
-/// The same host and login is one line, whichever cell asks.
-pub fn line(target: &Target, program: Option<&Path>) -> Arc<Line> {
+/// The same host and login is one line, whichever cell asks. `elsewhere`: its loopback is not our own, whatever it says.
+pub fn line(target: &Target, program: Option<&Path>, elsewhere: bool) -> Arc<Line> {
     static LINES: OnceLock<Mutex<HashMap<String, Arc<Line>>>> = OnceLock::new();
     let mut digest = Sha256::new();
-    digest.update(format!("{target:?} {:?} {program:?} ", target.trust));
+    digest.update(format!("{target:?} {:?} {program:?} {elsewhere} ", target.trust));
     if let Proof::Key(key) = &target.proof {
         digest.update(key.expose_secret());
     }
@@ -71,6 +72,7 @@ pub fn line(target: &Target, program: Option<&Path>) -> Arc<Line> {
     let new = || Line {
         target: target.clone(),
         program: program.map(Path::to_owned),
+        elsewhere,
         here: AtomicBool::default(),
         half: Turn::default(),
         forwards: Turn::default(),
@@ -165,7 +167,8 @@ impl Line {
     async fn start(self: &Arc<Self>) -> Result<Half, SshError> {
         let connection = self.open().await?;
         let loopback = connection.run(LOOPBACK, b"").await?;
-        self.here.store(own_loopback().is_some_and(|own| own == loopback.out.trim()), Ordering::Release);
+        let here = !self.elsewhere && own_loopback().is_some_and(|own| own == loopback.out.trim());
+        self.here.store(here, Ordering::Release);
         let command = agent_command(&connection, self.program.as_deref()).await?;
         let stream = connection.start(&command).await?;
         let (reader, writer) = tokio::io::split(stream);
