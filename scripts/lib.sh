@@ -58,6 +58,12 @@ missing_postgis() {
     [ -z "$newest" ] || [ -e "/usr/share/postgresql/$newest/extension/postgis.control" ] || echo "postgresql-$newest-postgis-3"
 }
 
+# The package by which containers of one network find each other by name, where podman's networks have none.
+missing_names() {
+    [ -e /usr/lib/cni/dnsname ] || [ -x /usr/lib/podman/aardvark-dns ] || [ -x /usr/libexec/podman/aardvark-dns ] ||
+        echo golang-github-containernetworking-plugin-dnsname
+}
+
 # install_quietly PACKAGE...: installs programs and starts none of them. Debian asks this file before it starts a server.
 install_quietly() {
     local policy=/usr/sbin/policy-rc.d made=
