@@ -342,7 +342,7 @@ pub enum MoveError {
     #[error("a row of `{table}` changed its tenant during the move")]
     TenantChanged { table: String },
     #[error("a row of `{table}` lost its tenant during the move: an update set its `{column}` to null")]
-    TenantCleared { table: String, column: String },
+    TenantCleared { table: TableName, column: String },
     #[error("the replication slot `{slot}` is lost: the server gave up its WAL")]
     SlotLost { slot: String },
     #[error("the move holds back {held_mb} MB of the source's write-ahead log, more than the {most_mb} MB that it may")]
@@ -482,7 +482,9 @@ impl MoveError {
                 "move again when the release or the clean-up is over".into()
             }
             Self::TenantCleared { table, column } => format!(
-                "a row without `{column}` is nobody's and stays behind: give it its tenant back where it is to travel, and where none may be without one: ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL; then move again"
+                "a row without `{column}` is nobody's and stays behind: give it its tenant back where it is to travel, and where none may be without one: ALTER TABLE {} ALTER COLUMN {} SET NOT NULL; then move again",
+                table.sql(),
+                ident(column)
             ),
             Self::GrewYoung { .. } => {
                 "the stream does not say its large values, which the update left alone: move again, and it travels".into()
@@ -564,21 +566,6 @@ impl MoveError {
             Self::Cancelled => "cancelled",
             Self::WayBackOver { .. } => "way_back_over",
             Self::WayBackBarred { .. } => "way_back_barred",
-        }
-    }
-
-    /// What the rows that stand in a database forbid, and no waiting changes: a key that another row has, a condition of the table, a
-    /// row that is not the tenant's. Without values but the key's.
-    pub(crate) fn rows_forbid(&self) -> Option<String> {
-        match self {
-            Self::NotOneRow { table, found, key } => {
-                Some(format!("a change of `{table}` met {found} rows instead of one, key {key}"))
-            }
-            Self::Statement { source, .. } => {
-                let answer = source.as_db_error()?;
-                answer.code().code().starts_with("23").then(|| answer.message().to_owned())
-            }
-            _ => None,
         }
     }
 }

@@ -11,6 +11,7 @@ mod alone;
 mod archive;
 mod back;
 mod bare;
+mod barred;
 mod beside;
 mod bound;
 mod catalog;

@@ -370,10 +370,10 @@ impl<'p> Decoder<'p> {
 /// What it is called that a row of this table went from or to the tenant. `cleared`: an update set its tenant column to null.
 fn left(plan: &MovePlan, table: usize, cleared: bool) -> MoveError {
     let planned = &plan.tables[table];
-    let name = planned.table.to_string();
+    let name = planned.table.clone();
     match &planned.tenant_column {
         Some(column) if cleared => MoveError::TenantCleared { table: name, column: column.clone() },
-        _ => MoveError::TenantChanged { table: name },
+        _ => MoveError::TenantChanged { table: name.to_string() },
     }
 }
 

@@ -317,3 +317,42 @@ async fn a_way_back_that_meets_a_neighbours_row_ends_instead_of_trying_for_ever(
     let theirs = old.query_one("select customer_id from vehicles where id = $1", &[&id]).await.unwrap();
     assert_eq!(theirs.get::<_, Uuid>(0), two.neighbour);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_the_old_side_lacks_is_waited_for() {
+    let days = "create table customers (id uuid primary key);
+        create table visits (customer_id uuid not null references customers, day int, primary key (customer_id, day)) partition by range (day);
+        create table visits_1 partition of visits for values from (0) to (10);
+        create table visits_2 partition of visits for values from (10) to (20);";
+    let two = Two::shared(days).await;
+    let (source, owner) = (two.client(&two.source, Role::Mover).await, two.client(&two.source, Role::Owner).await);
+    source.execute("insert into customers values ($1)", &[&two.tenant]).await.unwrap();
+    let visit = "insert into visits values ($1, $2)";
+    source.execute(visit, &[&two.tenant, &1]).await.unwrap();
+    let ownership = Arc::new(MemoryOwnership::new());
+    let (spec, plan) = moved(&two, &ownership).await;
+
+    owner.batch_execute("drop table visits_2").await.unwrap();
+    let keeper = Keeper::start(&spec, &plan, &ownership);
+    two.client(&two.target, Role::App).await.execute(visit, &[&two.tenant, &11]).await.unwrap();
+    wait_until("the keeper stops", async || keeper.task.is_finished(), |ended| *ended).await;
+    let lacks = keeper.stop().await.unwrap_err();
+    assert!(matches!(lacks, MoveError::Statement { .. }) && !lacks.ends_the_way_back(), "{lacks:?}");
+
+    owner.batch_execute("create table visits_2 partition of visits for values from (10) to (20)").await.unwrap();
+    let watch = Arc::new(Watch::default());
+    let keeping = {
+        let (watch, ownership) = (Arc::clone(&watch), Arc::clone(&ownership));
+        tokio::spawn(async move {
+            // The server may not have noticed yet that the first keeper left.
+            while let Err(error) = berth_mover::keep(&spec, &plan, &*ownership, &*watch).await {
+                assert!(!error.ends_the_way_back(), "{error:?}");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        })
+    };
+    let visits = async || source.query_one("select count(*) from visits", &[]).await.unwrap().get::<_, i64>(0);
+    wait_until("the row comes", visits, |rows| *rows == 2).await;
+    watch.cancel.store(true, Ordering::SeqCst);
+    keeping.await.unwrap();
+}

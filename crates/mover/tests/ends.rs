@@ -214,8 +214,8 @@ async fn cannot_be_followed(alone: bool) {
     let truncated: Right = |e| matches!(e, MoveError::Truncated { .. });
     let tenant_changed: Right = |e| matches!(e, MoveError::TenantChanged { .. });
     let tenant_cleared: Right = |e| {
-        matches!(e, MoveError::TenantCleared { table, column } if table == "Parted" && column == "customer_id")
-            && e.hint().contains("SET NOT NULL")
+        matches!(e, MoveError::TenantCleared { table, column } if table.name == "Parted" && column == "customer_id")
+            && e.hint().contains("ALTER TABLE \"public\".\"Parted\" ALTER COLUMN \"customer_id\" SET NOT NULL")
     };
     for (statement, right) in [
         ("alter table vehicles add column colour text", schema_changed),

@@ -118,13 +118,7 @@ impl WaysBack {
                 Err(ControlError::Move(MoveError::StreamRefused { code, .. })) if code == IN_USE => {}
                 // A release, mostly: what is written in the new schema has no place in the old cell's rows. Or a row of
                 // somebody else stands there, or a constraint there refuses it.
-                Err(ControlError::Move(
-                    error @ (MoveError::SchemaChanged { .. }
-                    | MoveError::Truncated { .. }
-                    | MoveError::TenantChanged { .. }
-                    | MoveError::TenantCleared { .. }
-                    | MoveError::WayBackBarred { .. }),
-                )) if way.state == WayBackState::Open => {
+                Err(ControlError::Move(error)) if way.state == WayBackState::Open && error.ends_the_way_back() => {
                     warn!(%id, %error, "move {id} can no longer be undone: {error}");
                     return close(app, id, &error.to_string()).await;
                 }
