@@ -15,7 +15,9 @@ use crate::prepare::{existing, let_through, publish};
 use crate::sql::{Doing, connect, idents};
 use crate::survey::{Stray, count_strays};
 use crate::wal::{Replication, Snapshot, drop_slot, make_slot};
-use crate::{MoveError, MovePlan, MoveSpec, Ownership, Phase, PlannedTable, Progress, Side, Watcher, fence, sequence};
+use crate::{
+    MoveError, MovePlan, MoveSpec, Ownership, Phase, PlannedTable, Progress, Side, Watcher, fence, schema_watch, sequence,
+};
 use berth_domain::{MovePhase, Token};
 use std::time::Duration;
 use tokio_postgres::Client;
@@ -42,7 +44,7 @@ pub(crate) async fn open(spec: &MoveSpec, plan: &MovePlan, target: &Client, toke
     if ours != 1 {
         return Err(MoveError::Fenced { side: Side::Source, held: token });
     }
-    fence::install_ddl_watch(target).await?;
+    schema_watch::install(target).await?;
     publish(&back, plan, target, Side::Target).await?;
     drop_slot(target, &back.slot()).await?;
     let mut maker = Replication::connect(&back.source, &spec.session_name(token)).await?;

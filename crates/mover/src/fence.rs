@@ -77,24 +77,6 @@ pub(crate) async fn is_installed(client: &Client, side: Side) -> Result<bool, Mo
     Ok(row.doing(side, "reading the fence")?.get(0))
 }
 
-/// Announces schema changes in the stream while tenants move out of this database.
-pub(crate) async fn install_ddl_watch(client: &Client) -> Result<(), MoveError> {
-    let made = client
-        .batch_execute("create event trigger berth_ddl on ddl_command_end execute function berth.ddl(); alter event trigger berth_ddl enable always")
-        .await;
-    match made {
-        Err(error)
-            if error.code() == Some(&SqlState::DUPLICATE_OBJECT)
-                || error.code() == Some(&SqlState::UNIQUE_VIOLATION) =>
-        {
-            Ok(())
-        }
-        // A superuser's alone. What it would say is seen at the tables then: see [`crate::stands`].
-        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(()),
-        other => other.doing(Side::Source, "watching for schema changes"),
-    }
-}
-
 /// Begins a transaction whose lock on a table neighbours queue behind: waited for `lock_wait` at most, and let go without
 /// waiting for the disk. The next commit of the session that waits for it makes this one durable too.
 pub(crate) fn briefly(lock_wait: Duration) -> String {

@@ -53,6 +53,7 @@ mod read_ahead;
 mod retention;
 mod rights;
 mod rules;
+mod schema_watch;
 mod sequence;
 mod shared;
 mod sides;

@@ -5,7 +5,7 @@
 use crate::fence::{self, Fence, Firing, Gate};
 use crate::leaving::{BATCH_ROWS, deletion};
 use crate::sql::{Doing, connect, idents, literal};
-use crate::{Control, MoveError, MovePlan, MoveSpec, Ownership, Side, rights, wal};
+use crate::{Control, MoveError, MovePlan, MoveSpec, Ownership, Side, rights, schema_watch, wal};
 use berth_domain::Token;
 use std::time::{Duration, Instant};
 use tokio_postgres::{Client, Transaction, error::SqlState};
@@ -81,7 +81,7 @@ pub async fn prepare(
     let fences = sessions.fences(spec, ownership, row).await?;
     let Sessions { source, target } = sessions;
     let lock_wait = Duration::from_millis(spec.tuning.lock_wait_ms);
-    fence::install_ddl_watch(&source).await?;
+    schema_watch::install(&source).await?;
     fences.source.ensure_triggers(&source, plan, lock_wait, Firing::Always).await?;
     // Before the first row arrives: a worker of the target that polls a table of jobs sees them when they are copied, and
     // would do the work that the source still does.

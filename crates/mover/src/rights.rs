@@ -187,7 +187,7 @@ pub(crate) async fn on_earlier(client: &Client, side: Side, schema: &str) -> Res
                          select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype in ('a', 'i'))
                      union all
                      select pubowner, format('ALTER PUBLICATION %I', pubname) from pg_publication
-                     where $1 = 'berth' and pubname like 'berth\\_%'
+                     where $1 = 'berth' and pubname ~ '^berth_[0-9a-f]{{20}}(_back)?$'
                      union all
                      select evtowner, 'DROP EVENT TRIGGER berth_ddl' from pg_event_trigger where $1 = 'berth' and evtname = 'berth_ddl')
                  select o.rolname::text, o.rolsuper, {}, me.rolname::text, array_agg(k.change order by k.change),
@@ -218,6 +218,8 @@ pub(crate) async fn on_earlier(client: &Client, side: Side, schema: &str) -> Res
         let statement = membership(&owner, &role, row.get(2));
         lacking.push(grant(side, &role, right, statement));
     }
+    // Before its function is anybody's who may put another one in its place.
+    statements.sort_by_key(|statement| !statement.starts_with("DROP "));
     // First, for whoever prints them: ownership before membership of who gets it.
     if let Some((role, owner)) = superuser {
         lacking.insert(0, Obstacle::EarlierMoves { side, role, owner, statements });

@@ -8,7 +8,7 @@
 
 use crate::fence::Fence;
 use crate::sql::{Doing, idents, literal};
-use crate::{MoveError, MovePlan, MoveSpec, Side};
+use crate::{MoveError, MovePlan, MoveSpec, Side, schema_watch};
 use berth_domain::Token;
 use tokio_postgres::Client;
 
@@ -50,12 +50,13 @@ const JOINED: &str = " left join types on types.of = parts.oid";
 
 /// Takes no lock on any table. A trigger's own row tells that it was taken away and put up again meanwhile.
 ///
-/// Where the mover is no superuser nobody says in the stream that the schema changed (that takes an event trigger): it is
-/// looked at more closely.
+/// Where the mover is no superuser, or the watch is not up, nobody says in the stream that the schema changed: it is looked at
+/// more closely.
 pub(crate) async fn look(client: &Client, plan: &MovePlan, fence: &Fence) -> Result<Stood, MoveError> {
     let sql = "select rolsuper from pg_roles where rolname = session_user";
     let is_superuser: bool = client.query_one(sql, &[]).await.doing(fence.side, WHAT)?.get(0);
-    look_at(client, plan, fence, !is_superuser).await
+    let is_told = is_superuser && schema_watch::is_up(client, fence.side).await?;
+    look_at(client, plan, fence, !is_told).await
 }
 
 async fn look_at(client: &Client, plan: &MovePlan, fence: &Fence, closely: bool) -> Result<Stood, MoveError> {
@@ -140,7 +141,16 @@ impl Stood {
     /// Ends the move where one of them stands otherwise now, and says which.
     pub async fn unchanged(&self, client: &Client, plan: &MovePlan, fence: &Fence) -> Result<(), MoveError> {
         let closely = self.0.iter().any(|hash| hash.starts_with(CLOSER));
-        let now = look_at(client, plan, fence, closely).await?;
+        let still_told = async { if closely { Ok(true) } else { schema_watch::is_up(client, fence.side).await } };
+        let (still_told, now) = tokio::try_join!(still_told, look_at(client, plan, fence, closely))?;
+        if !still_told {
+            return Err(MoveError::SchemaChanged {
+                what: format!(
+                    "the event trigger `berth_ddl` of the {} was taken away or turned off, and what has changed since is not known",
+                    fence.side
+                ),
+            });
+        }
         let tables = plan.tables.iter().map(|t| &t.table).chain(plan.shared.iter().map(|t| &t.table));
         let mut pairs = tables.zip(self.0.iter().zip(&now.0));
         match pairs.find(|(_, (then, now))| then != now) {

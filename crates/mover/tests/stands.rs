@@ -97,6 +97,36 @@ async fn what_happens_to_a_part_of_a_table_ends_the_move_and_names_the_table() {
     }
 }
 
+/// What another login's rights take drops it, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_for_schema_changes_that_goes_ends_the_move_and_a_later_one_looks_closely() {
+    for sql in ["drop event trigger berth_ddl", "alter event trigger berth_ddl disable"] {
+        let two = world().await;
+        let (spec, ownership) = (two.spec(), MemoryOwnership::new());
+        let (plan, _) = until_built(&spec, &ownership).await;
+        two.client(&two.source, Role::Mover).await.batch_execute(sql).await.unwrap();
+        let met = cut_over(&spec, &plan, &ownership).await;
+        assert!(
+            matches!(&met, Err(MoveError::SchemaChanged { what }) if what.contains("`berth_ddl` of the source")),
+            "{sql}: {met:?}"
+        );
+        stays(&two, &spec, &plan, &ownership).await;
+        if !sql.ends_with("disable") {
+            continue;
+        }
+        let spec = two.spec();
+        let (plan, _) = until_built(&spec, &ownership).await;
+        let renamed = "alter table customers rename name to other; alter table customers rename other to name";
+        two.client(&two.source, Role::Owner).await.batch_execute(renamed).await.unwrap();
+        let met = cut_over(&spec, &plan, &ownership).await;
+        assert!(
+            matches!(&met, Err(MoveError::SchemaChanged { what }) if what.starts_with("`customers` does not stand")),
+            "{met:?}"
+        );
+        stays(&two, &spec, &plan, &ownership).await;
+    }
+}
+
 /// Changes something when the gate has let an attempt through and users are held already.
 struct Sudden {
     owner: Client,
