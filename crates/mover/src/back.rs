@@ -16,7 +16,8 @@ use crate::sql::{Doing, connect, idents};
 use crate::survey::{Stray, count_strays};
 use crate::wal::{Replication, Snapshot, drop_slot, make_slot};
 use crate::{
-    MoveError, MovePlan, MoveSpec, Ownership, Phase, PlannedTable, Progress, Side, Watcher, fence, schema_watch, sequence,
+    MoveError, MovePlan, MoveSpec, Ownership, Phase, PlannedTable, Progress, Side, Watcher, fence, schema_watch,
+    sequence,
 };
 use berth_domain::{MovePhase, Token};
 use std::time::Duration;
