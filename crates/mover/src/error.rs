@@ -67,8 +67,8 @@ pub enum Obstacle {
     #[error("table `{table}` is unlogged: its changes are not in the write-ahead log")]
     Unlogged { table: TableName },
     #[error(
-        "sequence `{sequence}` of `{table}.{column}` stands at {last} and ends at {end} in the {side}, and a move takes it {} numbers further",
-        crate::sequence::REACH
+        "sequence `{sequence}` of `{table}.{column}` stands at {last} and ends at {end} in the {side}, and a move needs room for {} numbers",
+        crate::sequence::ROOM
     )]
     SequenceEnds { side: Side, sequence: TableName, table: TableName, column: String, last: i64, end: i64 },
     #[error("table `{table}` is a hypertable of TimescaleDB, whose rows lie in tables of the extension's own")]

@@ -32,11 +32,12 @@ create table if not exists berth.brought (
     primary key (move, relation, key)
 );
 
--- Numbers that this database keeps for cells that tenants have moved to: from `first` on, a window each.
+-- Numbers that this database keeps for cells that tenants have moved to: from `first` on, `size` of them.
 create table if not exists berth.windows (
     cell     text not null,
     sequence text not null,
     first    bigint not null,
+    size     bigint not null,
     primary key (cell, sequence)
 );
 

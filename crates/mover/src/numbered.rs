@@ -1,7 +1,7 @@
 //! Sequences that fill columns of the closure: which they are, whether both sides have the same ones, and whether they can
 //! go as far as a move takes them (see [`crate::sequence`]). Changes nothing.
 
-use crate::sequence::REACH;
+use crate::sequence::ROOM;
 use crate::sql::{Doing, literal};
 use crate::{MoveError, MovePlan, Obstacle, PlannedSequence, PlannedTable, Side, TableName, rights};
 use std::collections::BTreeSet;
@@ -124,7 +124,7 @@ async fn room(
     let theirs = standing(target, Side::Target, sequences).await?;
     for (it, (ours, theirs)) in sequences.iter().zip(ours.iter().zip(&theirs)) {
         let last = if ours.step < 0 { ours.last.min(theirs.last) } else { ours.last.max(theirs.last) };
-        let wanted = last.saturating_add(REACH.saturating_mul(ours.step));
+        let wanted = last.saturating_add(ROOM.saturating_mul(ours.step));
         for (side, bounds) in [(Side::Source, ours), (Side::Target, theirs)] {
             if wanted > bounds.most || wanted < bounds.least {
                 obstacles.push(Obstacle::SequenceEnds {

@@ -9,10 +9,14 @@ use crate::sql::{Doing, literal};
 use crate::{MoveError, MovePlan, MoveSpec, Obstacle, PlannedSequence, Side, Way};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-/// Numbers of a window, and as many before it for the source until the cut-over. At 1,000 a second: a quarter of an hour.
-const WINDOW: i64 = 1_000_000;
-/// How far a move takes a sequence.
-pub(crate) const REACH: i64 = 2 * WINDOW;
+/// Numbers of a window at most, and as many before it for the source until the cut-over. At 1,000 a second: a quarter of an hour.
+const MOST: i128 = 1_000_000;
+/// And at least.
+const LEAST: i128 = 1_000;
+/// A window takes this part of what is left: ten thousand moves in and out of a database do not use up an `integer`.
+const PART: i128 = 8_192;
+/// Where fewer numbers are left no move is begun: they are for those who write there.
+pub(crate) const ROOM: i64 = 100_000;
 /// Of jumps in one database, and of windows that it keeps.
 const JUMP_LOCK: i64 = 0x4245_5254_4803;
 
@@ -31,12 +35,21 @@ struct Window {
     cell: String,
     sequence: String,
     first: i64,
+    /// How many numbers it has: windows that were kept earlier are larger.
+    size: i64,
+}
+
+/// Numbers of a window that is made where `room` are left.
+fn size(room: i128) -> i128 {
+    (room / PART).clamp(LEAST, MOST)
 }
 
 /// A sequence in both databases, and its numbers as positions: they grow as it counts, whichever way that is.
 struct Pair<'p> {
     it: &'p PlannedSequence,
     sign: i128,
+    step: i128,
+    /// Of a window that is made now.
     span: i128,
     old: i128,
     new: i128,
@@ -50,15 +63,11 @@ impl<'p> Pair<'p> {
         let sign = if old.0.step < 0 { -1 } else { 1 };
         let end = |of: &Standing| if sign < 0 { -i128::from(of.least) } else { i128::from(of.most) };
         let (first, second) = (end(old.0), end(new.0));
-        Self {
-            it,
-            sign,
-            span: i128::from(WINDOW) * i128::from(old.0.step).abs(),
-            old: sign * i128::from(old.0.last),
-            new: sign * i128::from(new.0.last),
-            end: first.min(second),
-            shorter: if first <= second { old.1 } else { new.1 },
-        }
+        let shorter = if first <= second { old.1 } else { new.1 };
+        let (step, end) = (i128::from(old.0.step).abs(), first.min(second));
+        let (old, new) = (sign * i128::from(old.0.last), sign * i128::from(new.0.last));
+        let span = size((end - old.max(new)) / step) * step;
+        Self { it, sign, step, span, old, new, end, shorter }
     }
 
     fn at(&self, number: i64) -> i128 {
@@ -73,7 +82,13 @@ impl<'p> Pair<'p> {
     /// Beyond the last number of each window of this sequence.
     fn windows_end<'w>(&self, all: impl Iterator<Item = &'w Window>) -> Option<i128> {
         let name = self.it.sequence.sql();
-        all.filter(|window| window.sequence == name).map(|window| self.at(window.first) + self.span).max()
+        all.filter(|window| window.sequence == name).map(|window| self.reach(window).1).max()
+    }
+
+    /// Where a window begins, and what is beyond its last number.
+    fn reach(&self, window: &Window) -> (i128, i128) {
+        let first = self.at(window.first);
+        (first, first + i128::from(window.size) * self.step)
     }
 
     fn ends(&self) -> MoveError {
@@ -115,9 +130,14 @@ async fn windows(end: End<'_>) -> Result<Option<Vec<Window>>, MoveError> {
     if !there.doing(end.side, READING)?.get::<_, bool>(0) {
         return Ok(None);
     }
-    let rows =
-        end.client.query("select cell, sequence, first from berth.windows", &[]).await.doing(end.side, READING)?;
-    let window = |row: &tokio_postgres::Row| Window { cell: row.get(0), sequence: row.get(1), first: row.get(2) };
+    let sql = "select cell, sequence, first, size from berth.windows";
+    let rows = end.client.query(sql, &[]).await.doing(end.side, READING)?;
+    let window = |row: &tokio_postgres::Row| Window {
+        cell: row.get(0),
+        sequence: row.get(1),
+        first: row.get(2),
+        size: row.get(3),
+    };
     Ok(Some(rows.iter().map(window).collect()))
 }
 
@@ -166,11 +186,10 @@ async fn reserve(
     };
     for mut pair in pairs(plan, old, new).await? {
         let name = pair.it.sequence.sql();
-        let own = kept.iter().find(|w| w.cell == cell && w.sequence == name).map(|w| pair.at(w.first));
-        let half = pair.span / 2;
-        let is_in = own.is_some_and(|first| first <= pair.new && pair.new < first + half);
-        let is_before = own.is_some_and(|first| pair.old + half <= first);
-        let is_beyond = own.is_some_and(|first| first + pair.span <= pair.old);
+        let own = kept.iter().find(|w| w.cell == cell && w.sequence == name).map(|w| pair.reach(w));
+        let is_in = own.is_some_and(|(first, end)| first <= pair.new && pair.new < first + (end - first) / 2);
+        let is_before = own.is_some_and(|(first, end)| pair.old + (end - first) / 2 <= first);
+        let is_beyond = own.is_some_and(|(_, end)| end <= pair.old);
         if is_in && (is_before || (is_beyond && stage == Stage::Kept)) {
             continue;
         }
@@ -184,11 +203,9 @@ async fn reserve(
             }
         }
         // Another database may have moved the new side on: where that is free here, it stays there.
-        let is_free = kept
-            .iter()
-            .filter(|w| w.sequence == name && w.cell != cell)
-            .all(|w| (pair.at(w.first) - pair.new).abs() >= pair.span);
-        if own.is_some() && is_free && pair.old + half <= pair.new && pair.new + pair.span <= pair.end {
+        let mut others = kept.iter().filter(|w| w.sequence == name && w.cell != cell).map(|w| pair.reach(w));
+        let is_free = others.all(|(first, end)| end <= pair.new || pair.new + pair.span <= first);
+        if own.is_some() && is_free && pair.old + pair.span / 2 <= pair.new && pair.new + pair.span <= pair.end {
             if !note(&cell, &pair, pair.new, old).await? {
                 return Ok(false);
             }
@@ -196,9 +213,9 @@ async fn reserve(
         }
         let others = pair.windows_end(elsewhere.iter()).max(ends).unwrap_or(pair.old);
         let mut base = others.max(pair.old).max(pair.new);
-        if own.is_some() {
+        if let Some((first, end)) = own {
             // As far as a window elsewhere may reach that it leaves.
-            base = base.max(pair.new + pair.span);
+            base = base.max(pair.new + pair.span.max(end - first));
         }
         let first = base + pair.span;
         if first + pair.span > pair.end {
@@ -223,12 +240,14 @@ async fn reserve(
 /// Keeps a window for a cell, unless another cell's reaches into it.
 async fn note(cell: &str, pair: &Pair<'_>, first: i128, old: End<'_>) -> Result<bool, MoveError> {
     let (cell, name, first) = (literal(cell), literal(&pair.it.sequence.sql()), pair.number(first));
+    let Pair { sign, step, span, .. } = *pair;
     let sql = format!(
         "select pg_advisory_xact_lock({JUMP_LOCK});
-         insert into berth.windows (cell, sequence, first) select {cell}, {name}, {first}
-         where not exists (select from berth.windows where sequence = {name} and cell <> {cell} and abs(first::numeric - {first}) < {span})
-         on conflict (cell, sequence) do update set first = excluded.first",
-        span = pair.span
+         insert into berth.windows (cell, sequence, first, size) select {cell}, {name}, {first}, {size}
+         where not exists (select from berth.windows where sequence = {name} and cell <> {cell}
+                           and {sign} * (first::numeric - {first}) < {span} and {sign} * ({first} - first::numeric) < size::numeric * {step})
+         on conflict (cell, sequence) do update set first = excluded.first, size = excluded.size",
+        size = span / step
     );
     let said = old.client.simple_query(&sql).await.doing(old.side, MOVING)?;
     Ok(matches!(said.last(), Some(SimpleQueryMessage::CommandComplete(1))))
@@ -254,4 +273,43 @@ async fn overtake(plan: &MovePlan, old: End<'_>, new: End<'_>) -> Result<(), Mov
 pub(crate) async fn ahead(source: &Client, target: &Client, plan: &MovePlan) -> Result<bool, MoveError> {
     let (source, target) = (End { client: source, side: Side::Source }, End { client: target, side: Side::Target });
     Ok(pairs(plan, source, target).await?.iter().all(|pair| pair.new > pair.old))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MOST, Pair, Window, size};
+    use crate::numbered::Standing;
+    use crate::{PlannedSequence, Side, TableName};
+
+    /// Three windows each: one before its own, its own, and one that it leaves half used.
+    fn left_after(moves: u32, room: i128) -> i128 {
+        (0..moves).fold(room, |room, _| room - 3 * size(room))
+    }
+
+    #[test]
+    fn ten_thousand_moves_leave_an_integers_users_their_numbers() {
+        let left = left_after(10_000, i128::from(i32::MAX));
+        assert!(left > 50_000_000, "{left}");
+    }
+
+    #[test]
+    fn windows_of_a_bigint_stay_as_large_as_they_are() {
+        assert_eq!(size(left_after(10_000, i128::from(i64::MAX))), MOST);
+    }
+
+    #[test]
+    fn a_window_reaches_as_far_as_it_was_made_whichever_way_it_counts() {
+        let table = TableName::new("public", "codes");
+        let sequence = TableName::new("public", "codes_id_seq");
+        let it = PlannedSequence { sequence: sequence.clone(), table, column: "id".into() };
+        let window = |first| Window { cell: "one".into(), sequence: sequence.sql(), first, size: 5_000 };
+        let most = i64::from(i32::MAX);
+        let standing = |last, step| Standing { last, step, least: -most, most };
+        let up = Pair::of(&it, (&standing(10, 2), Side::Source), (&standing(4_000, 2), Side::Target));
+        assert_eq!(up.windows_end([window(20_000)].iter()), Some(30_000));
+        assert_eq!(up.span, (i128::from(most) - 4_000) / 2 / 8_192 * 2);
+        let down = Pair::of(&it, (&standing(-10, -1), Side::Source), (&standing(-4_000, -1), Side::Target));
+        assert_eq!(down.windows_end([window(-20_000)].iter()), Some(25_000));
+        assert_eq!((down.old, down.new), (10, 4_000));
+    }
 }

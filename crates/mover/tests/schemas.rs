@@ -160,9 +160,9 @@ async fn a_sequence_without_room_to_jump_is_refused_with_its_end() {
     };
     assert_eq!((sequence, column.as_str()), (&table("codes_id_seq"), "id"));
     assert!(ends.hint().contains("ALTER TABLE codes ALTER COLUMN id TYPE bigint"), "{}", ends.hint());
-    let old = codes.replace("smallserial", "serial") + "select setval('codes_id_seq', 2147000000);";
+    let old = codes.replace("smallserial", "serial") + "select setval('codes_id_seq', 2147400000);";
     let all = refused(&old, |_| ()).await;
-    assert!(matches!(all[..], [Obstacle::SequenceEnds { last: 2_147_000_000, .. }]), "{all:?}");
+    assert!(matches!(all[..], [Obstacle::SequenceEnds { last: 2_147_400_000, .. }]), "{all:?}");
 }
 
 #[tokio::test]
