@@ -134,6 +134,8 @@ pub async fn retire(spec: &MoveSpec, plan: &MovePlan, moved: bool, token: Token)
         fence.remove_triggers(&source, lock_wait).await?;
     }
     let mut target = connect(&spec.target, Side::Target, "berth-retire").await?;
+    // What another login brought goes past its fence.
+    let_through(&mut target, Side::Target).await?;
     // Without a fence nothing was copied: its row comes first.
     let Some(fence) = existing(&target, Side::Target, spec).await? else { return Ok(()) };
     fence.register(&target, token).await?;

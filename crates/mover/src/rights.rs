@@ -124,7 +124,7 @@ async fn on_database(client: &Client, side: Side, rights: &[&str]) -> Result<Vec
 pub(crate) async fn to_archive(client: &Client, side: Side, plan: &MovePlan) -> Result<Vec<Obstacle>, MoveError> {
     let names: Vec<&TableName> = tables_of(plan).chain(shared_of(plan)).collect();
     let mut lacking = on_tables(client, side, &names, Use::Reads).await?;
-    lacking.append(&mut on_earlier(client, side, "berth").await?);
+    lacking.append(&mut to_see_fences(client, side).await?);
     Ok(lacking)
 }
 
@@ -133,7 +133,7 @@ pub(crate) async fn to_restore(client: &Client, side: Side, plan: &MovePlan) -> 
     let names: Vec<&TableName> = tables_of(plan).collect();
     let mut lacking = on_database(client, side, &["TEMPORARY"]).await?;
     lacking.append(&mut on_tables(client, side, &names, Use::Adds).await?);
-    lacking.append(&mut on_earlier(client, side, "berth").await?);
+    lacking.append(&mut to_see_fences(client, side).await?);
     Ok(lacking)
 }
 
@@ -153,10 +153,15 @@ pub(crate) async fn to_import(
     }
     let sequences = numbered::sequences(client, side, &plan.tables).await?;
     lacking.append(&mut on_sequences(client, side, &sequences, &[]).await?);
-    for schema in ["berth", "berth_control"] {
-        lacking.append(&mut on_earlier(client, side, schema).await?);
-    }
+    lacking.append(&mut to_see_fences(client, side).await?);
+    lacking.append(&mut on_earlier(client, side, "berth_control").await?);
     Ok(lacking)
+}
+
+/// What the login lacks to look whether a tenant lives there, where fences are another one's.
+async fn to_see_fences(client: &Client, side: Side) -> Result<Vec<Obstacle>, MoveError> {
+    let fences = TableName::new("berth", "fence");
+    on_tables(client, side, &[&fences], Use::Reads).await
 }
 
 fn tables_of(plan: &MovePlan) -> impl Iterator<Item = &TableName> {

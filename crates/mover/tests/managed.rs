@@ -304,6 +304,16 @@ async fn a_superusers_move_is_kept_undone_and_settled_by_another_login_after_wha
     cut_over(&earlier, &plan, &ownership).await.unwrap();
     berth_mover::retire(&earlier, &plan, true, token).await.unwrap();
 
+    // To read rows it need only see whether their tenant lives there.
+    let (store, at): (Archives, Path) = (Arc::new(InMemory::new()), Path::from("one"));
+    let met = berth_mover::export(&spec, &store, &at, &Watch::default()).await.unwrap_err();
+    let MoveError::Obstacles(to_read) = met else { panic!("{met:?}") };
+    let hints: Vec<String> = to_read.iter().map(Obstacle::hint).collect();
+    let wanted = ["USAGE ON SCHEMA \"berth\"", "SELECT ON \"berth\".\"fence\""];
+    assert_eq!(hints, wanted.map(|right| format!("GRANT {right} TO \"{LOGIN}\"")));
+    managed.grant(&to_read).await;
+    assert!(berth_mover::export(&spec, &store, &at, &Watch::default()).await.unwrap().rows() > 300);
+
     // Refused with the statements, and nothing has changed by it.
     let by_another = MoveSpec { source: spec.source.clone(), target: spec.target.clone(), ..earlier.clone() };
     let watch = Watch::default();

@@ -6,7 +6,7 @@ mod common;
 use berth_domain::MovePhase;
 use berth_infra::Role;
 use berth_mover::{MoveError, Obstacle};
-use common::{MemoryOwnership, Two, Watch, rows_of, run_move};
+use common::{MemoryOwnership, Two, Watch, rows_of, run_move, until_built};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use uuid::Uuid;
@@ -277,6 +277,25 @@ async fn a_move_given_up_leaves_the_tenant_where_it_was_and_can_be_made_again() 
         .get(0);
     assert_eq!(left, 0);
     run_move(&two.spec(), &ownership).await.unwrap();
+}
+
+/// Keys are built, and so the fence there is up for everybody but who built them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_another_login_built_is_given_up() {
+    let two = Two::filled(300).await;
+    let (spec, ownership) = (two.spec(), MemoryOwnership::new());
+    let (plan, _) = until_built(&spec, &ownership).await;
+    let (source, target) = (two.client(&two.source, Role::Mover).await, two.client(&two.target, Role::Mover).await);
+    source.batch_execute("create role another_mover superuser login password 'x'").await.unwrap();
+    let mut by_another = spec.clone();
+    for end in [&mut by_another.source, &mut by_another.target] {
+        (end.user, end.password) = ("another_mover".into(), secrecy::SecretString::from("x"));
+    }
+    assert!(!rows_of(&target, two.tenant).await.is_empty());
+    let token = berth_mover::give_up(&by_another, &ownership).await.unwrap();
+    berth_mover::retire(&by_another, &plan, false, token).await.unwrap();
+    assert!(rows_of(&target, two.tenant).await.is_empty());
+    assert_eq!(ownership.row().owner, spec.source_cell);
 }
 
 #[tokio::test(flavor = "multi_thread")]
