@@ -82,7 +82,7 @@ pub async fn lacks(spec: &MoveSpec) -> Result<Vec<Obstacle>, MoveError> {
     let source = connect(&spec.source, Side::Source, "berth-rights").await?;
     let target = connect(&spec.target, Side::Target, "berth-rights").await?;
     let mut obstacles = Vec::new();
-    crate::survey::servers(spec, &source, &target, &mut obstacles).await?;
+    crate::survey::servers(spec, &source, &target, &mut obstacles, &mut Vec::new()).await?;
     if obstacles.iter().any(|it| matches!(it, Obstacle::NotPostgres { .. })) {
         return Ok(obstacles);
     }

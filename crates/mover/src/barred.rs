@@ -1,9 +1,18 @@
-//! Which errors no waiting passes while an old side is kept up to date: what is in the way of a row, and what ends the way back.
+//! What errors mean on the way back: what is in the way of a row and no waiting passes, what ends it, and what an undo that differs has for
+//! a reason.
 
-use crate::MoveError;
+use crate::{MoveError, Way};
 use tokio_postgres::error::SqlState;
 
 impl MoveError {
+    /// What differs on the way back has another likely reason, and another remedy.
+    pub(crate) fn on(self, way: Way) -> Self {
+        match (way, self) {
+            (Way::Back, Self::Differs { table, rows, first_key }) => Self::OldSideDiffers { table, rows, first_key },
+            (_, error) => error,
+        }
+    }
+
     /// What the rows that stand in a database forbid, and no waiting changes: a key that another row has, a condition of the table, a
     /// row that is not the tenant's. Without values but the key's.
     pub(crate) fn rows_forbid(&self) -> Option<String> {

@@ -124,7 +124,13 @@ pub enum Obstacle {
         "{} in the {side} that are not Berth's use the mover's own role `{role}`, which no fence holds back",
         crate::logins::whoever(*.sessions, .workers)
     )]
-    SharedLogin { side: Side, role: String, sessions: i64, workers: Vec<String> },
+    SharedLogin {
+        side: Side,
+        role: String,
+        sessions: i64,
+        #[serde(default)]
+        workers: Vec<String>,
+    },
     #[error(
         "the mover's role `{role}` owns `{table}` in the {side}: what an application writes as that login no fence holds back"
     )]
@@ -132,9 +138,21 @@ pub enum Obstacle {
     #[error(
         "login `{member}` may become the mover's role `{role}` in the {side}, and writes the tenant's tables: it could take its fence away"
     )]
-    MemberOfMover { side: Side, role: String, member: String },
+    MemberOfMover {
+        side: Side,
+        role: String,
+        member: String,
+        #[serde(default)]
+        statement: String,
+    },
     #[error("what earlier moves keep in the {side} belongs to `{owner}`, a superuser, and `{role}` may not change it")]
-    EarlierMoves { side: Side, role: String, owner: String, statements: Vec<String> },
+    EarlierMoves {
+        side: Side,
+        role: String,
+        owner: String,
+        #[serde(default)]
+        statements: Vec<String>,
+    },
     #[error("the tenant's keys in Redis are kept nowhere else, and the target is shared with other tenants")]
     KeysOfAStore,
     #[error("the target's Redis may evict what the tenant keeps nowhere else (`maxmemory-policy` is `{policy}`)")]
@@ -250,12 +268,16 @@ impl Obstacle {
                 "end them, or give Berth a login that nobody else uses: the application needs no superuser".into()
             }
             Self::SharedLogin { .. } => {
-                "give Berth a login that nobody else uses; or end them, and give a subscription to another role: ALTER SUBSCRIPTION … OWNER TO …".into()
+                "give Berth a login that nobody else uses; or end them, and give a subscription to another role: ALTER SUBSCRIPTION … OWNER TO … (before PostgreSQL 16 to a superuser)".into()
             }
             Self::OwnerLogin { role, .. } => {
                 format!("CREATE ROLE berth_mover LOGIN REPLICATION; GRANT {} TO berth_mover; -- then give Berth that login", ident(role))
             }
-            Self::MemberOfMover { role, member, .. } => format!("REVOKE {} FROM {}", ident(role), ident(member)),
+            // As an earlier release wrote it down.
+            Self::MemberOfMover { role, member, statement, .. } if statement.is_empty() => {
+                crate::logins::revoke(role, member, None)
+            }
+            Self::MemberOfMover { statement, .. } => statement.clone(),
             Self::EarlierMoves { statements, .. } => statements.join("; "),
             Self::KeysOfAStore => {
                 "move it into a cell of its own, or into Postgres; `data.redis.store: false` where it is a cache".into()
@@ -406,16 +428,6 @@ fn obstacles_text(all: &[Obstacle]) -> String {
 }
 
 impl MoveError {
-    /// What differs on the way back has another likely reason, and another remedy.
-    pub(crate) fn on(self, way: crate::Way) -> Self {
-        match (way, self) {
-            (crate::Way::Back, Self::Differs { table, rows, first_key }) => {
-                Self::OldSideDiffers { table, rows, first_key }
-            }
-            (_, error) => error,
-        }
-    }
-
     pub fn fault(&self) -> Fault {
         match self {
             Self::Connect { source, .. } if is_pooler(source) || source.is_unproved() => Fault::Caller,

@@ -42,8 +42,8 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     let session = format!("{}plan", spec.session_prefix());
     let source = connect(&spec.source, Side::Source, &session).await?;
     let mut target = connect(&spec.target, Side::Target, &session).await?;
-    let mut obstacles = Vec::new();
-    servers(spec, &source, &target, &mut obstacles).await?;
+    let (mut obstacles, mut notes) = (Vec::new(), Vec::new());
+    servers(spec, &source, &target, &mut obstacles, &mut notes).await?;
     if obstacles.iter().any(|it| matches!(it, Obstacle::NotPostgres { .. })) {
         return Err(MoveError::Obstacles(obstacles));
     }
@@ -58,7 +58,6 @@ pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     }
     let names: Vec<&TableName> = tables.iter().map(|t| &t.table).chain(shared.iter().map(|t| &t.table)).collect();
     obstacles.append(&mut rights::on_closure(spec, [&source, &target], spec.alone, &tables, &shared).await?);
-    let mut notes = Vec::new();
     for (client, side) in [(&source, Side::Source), (&target, Side::Target)] {
         obstacles.append(&mut logins::members(client, side, &names, &mut notes).await?);
     }
@@ -154,6 +153,7 @@ pub(crate) async fn servers(
     source: &Client,
     target: &Client,
     obstacles: &mut Vec<Obstacle>,
+    notes: &mut Vec<String>,
 ) -> Result<(), MoveError> {
     for (client, side) in [(source, Side::Source), (target, Side::Target)] {
         let row = client.query_one("select version()", &[]).await.doing(side, "looking at the server")?;
@@ -251,7 +251,7 @@ pub(crate) async fn servers(
         }
     }
     for (client, side) in [(source, Side::Source), (target, Side::Target)] {
-        obstacles.extend(logins::shared(client, side).await?);
+        obstacles.extend(logins::shared(client, side, notes).await?);
     }
     // Clusters made from one template share the system identifier; start time and directory tell them apart. The
     // directory is not for every login to see.
