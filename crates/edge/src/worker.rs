@@ -199,8 +199,10 @@ const STREAMS_MAX: u32 = 128;
 /// What is kept of each one's answer until the client takes it; the part with which this is passed, and one behind it, come on
 /// top, of up to [`Limits::header_bytes`] each. What waits here nobody ends while something else goes on on the connection.
 const STREAM_BUFFER_BYTES: usize = 64 * 1024;
-/// What is kept of the bodies of one connection's requests until a member takes it, of one and of all together.
+/// What is kept of the bodies of one connection's requests until members take it; and of one of them, so that a member that takes
+/// nothing holds up no other upload.
 const BODIES_BUFFER_BYTES: u32 = 1024 * 1024;
+const BODY_BUFFER_BYTES: u32 = BODIES_BUFFER_BYTES / 4;
 
 /// Whether the client begins with HTTP/2. The bytes stay where they are. `None`: it said nothing in time, or only a beginning
 /// of that.
@@ -341,7 +343,7 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
             .max_concurrent_streams(STREAMS_MAX)
             .max_send_buf_size(STREAM_BUFFER_BYTES)
-            .initial_stream_window_size(BODIES_BUFFER_BYTES)
+            .initial_stream_window_size(BODY_BUFFER_BYTES)
             .initial_connection_window_size(BODIES_BUFFER_BYTES)
             .enable_connect_protocol()
             .serve_connection(TokioIo::new(stream), service);

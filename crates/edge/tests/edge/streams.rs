@@ -329,6 +329,44 @@ async fn over_http_2_an_answer_that_is_not_taken_is_ended_and_what_is_beside_it_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn over_http_2_a_member_that_does_not_take_a_body_holds_up_no_other_upload() {
+    let world = World::start().await;
+    let (listener, mut mute) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), route(2, 1, "own", &[&world.old]));
+    mute.members[0].address = listener.local_addr().unwrap().to_string();
+    world.control.put(vec![mute]).await;
+    let _member = tokio::spawn(async move {
+        let mut unread = Vec::new();
+        loop {
+            unread.push(listener.accept().await.unwrap());
+        }
+    });
+    let mut client = http2(world.edge.address).await;
+    let (frames, sent) = body();
+    for _ in 0..512 {
+        frames.send(Frame::data(Bytes::from(vec![b'x'; 64 * 1024]))).unwrap();
+    }
+    let mut same = client.clone();
+    let _untaken =
+        tokio::spawn(async move { same.send_request(Request::post("http://t2.test/").body(sent).unwrap()).await });
+    let received = async || {
+        let list: Vec<serde_json::Value> = serde_json::from_str(&world.edge.admin("/tenants").await).unwrap();
+        list.iter().find(|t| t["name"] == "t2").and_then(|t| t["received_bytes"].as_u64()).unwrap_or(0)
+    };
+    // Until the edge takes no more of it.
+    let (mut before, mut now) = (0, received().await);
+    while now == 0 || now != before {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        (before, now) = (now, received().await);
+    }
+    let (frames, sent) = body();
+    frames.send(Frame::data(Bytes::from(vec![b'y'; 300_000]))).unwrap();
+    drop(frames);
+    let beside = client.send_request(Request::post("http://t1.test/").body(sent).unwrap());
+    let beside = timeout(PATIENCE, beside).await.expect("it goes on").unwrap();
+    assert_eq!(beside.status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn over_http_2_little_is_kept_of_answers_that_their_client_does_not_take() {
     const REQUESTS: u64 = 128;
     let world = World::start().await;
