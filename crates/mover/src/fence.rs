@@ -53,9 +53,12 @@ pub(crate) async fn install(client: &mut Client, side: Side) -> Result<(), MoveE
     // The fence lets the mover's role through, whichever it is in this database.
     let row = tx
         .query_one(
-            "select quote_literal(session_user), to_regclass('berth.windows') is not null
-                    and obj_description(to_regnamespace('berth'), 'pg_namespace') = session_user,
-                    has_function_privilege('public', to_regprocedure('berth.fence()'), 'execute')",
+            &format!(
+                "select quote_literal(session_user), to_regclass('berth.windows') is not null and not {}
+                        and obj_description(to_regnamespace('berth'), 'pg_namespace') is not null,
+                        has_function_privilege('public', to_regprocedure('berth.fence()'), 'execute')",
+                fence_rows::IS_ANOTHERS
+            ),
             &[],
         )
         .await

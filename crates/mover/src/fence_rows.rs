@@ -119,21 +119,45 @@ pub(crate) async fn ensure_function(
     Ok(())
 }
 
+/// Whether the fence lets another login through than this one, as SQL. Its functions say that: the schema's comment may have been
+/// changed since, or be lost with a dump.
+pub(crate) const IS_ANOTHERS: &str =
+    "(coalesce(obj_description(to_regnamespace('berth'), 'pg_namespace') <> session_user, false)
+    or exists (select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+               where n.nspname = 'berth' and (p.proname = 'fence' or p.proname like 'rows\\_%')
+                 and strpos(p.prosrc, 'session_user operator(pg_catalog.=) ' || quote_literal(session_user)) = 0
+                 and strpos(p.prosrc, 'session_user = ' || quote_literal(session_user)) = 0))";
+
 /// Lets this login through in the place of the one that the functions name. They stay their owner's, who may read what they read.
 pub(crate) async fn let_through(tx: &tokio_postgres::Transaction<'_>, side: Side) -> Result<(), MoveError> {
     let what = "letting another login through the fence";
     let rows = tx
         .query(
-            "select replace(pg_get_functiondef(p.oid), 'session_user = ' || quote_literal(former), 'session_user = ' || quote_literal(session_user))
-             from (select obj_description(to_regnamespace('berth'), 'pg_namespace') as former) s
-             join pg_proc p on former <> session_user join pg_namespace n on n.oid = p.pronamespace
+            "select pg_get_functiondef(p.oid), quote_literal(session_user)
+             from pg_proc p join pg_namespace n on n.oid = p.pronamespace
              where n.nspname = 'berth' and p.proname like 'rows\\_%'",
             &[],
         )
         .await
         .doing(side, what)?;
-    let all: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let all: Vec<String> = rows.iter().filter_map(|row| naming(row.get(0), row.get(1))).collect();
     tx.batch_execute(&all.join(";\n")).await.doing(side, what)
+}
+
+/// A function's definition with this login, a quoted literal, for the one that it lets through; none where that is it already.
+fn naming(definition: &str, login: &str) -> Option<String> {
+    const BEFORE: &str = "session_user = ";
+    let (before, literal) = definition.split_at(definition.find(BEFORE)? + BEFORE.len());
+    // One with a backslash begins with an E.
+    let mut end = literal.find('\'').filter(|begins| *begins <= 1)? + 1;
+    loop {
+        end += literal[end..].find('\'')? + 1;
+        if !literal[end..].starts_with('\'') {
+            break;
+        }
+        end += 1;
+    }
+    (literal[..end] != *login).then(|| format!("{before}{login}{}", &literal[end..]))
 }
 
 /// Begins a transaction that lets the fence's keeper read these tables by grants of its own, and looks whether it may.
@@ -201,4 +225,19 @@ pub(crate) async fn remove_functions(fence: &Fence, tx: &tokio_postgres::Transac
         tx.batch_execute(&format!("drop function {}", row.get::<_, String>(0))).await.doing(fence.side, what)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::naming;
+
+    #[test]
+    fn whichever_login_a_function_lets_through_gives_way() {
+        let body = |login: &str| format!("begin if session_user = {login} then return null; end if; perform 'x'; end");
+        for former in ["'ann'", "'it''s'", "E'a\\\\b'", "'''quoted'''"] {
+            assert_eq!(naming(&body(former), "'bea'"), Some(body("'bea'")), "{former}");
+        }
+        assert_eq!(naming(&body("'bea'"), "'bea'"), None);
+        assert_eq!(naming("begin return null; end", "'bea'"), None);
+    }
 }

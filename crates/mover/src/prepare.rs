@@ -5,7 +5,7 @@
 use crate::fence::{self, Fence, Firing, Gate};
 use crate::leaving::{BATCH_ROWS, deletion};
 use crate::sql::{Doing, connect, idents, literal};
-use crate::{Control, MoveError, MovePlan, MoveSpec, Ownership, Side, rights, schema_watch, wal};
+use crate::{Control, MoveError, MovePlan, MoveSpec, Ownership, Side, fence_rows, rights, schema_watch, wal};
 use berth_domain::Token;
 use std::time::{Duration, Instant};
 use tokio_postgres::{Client, Transaction, error::SqlState};
@@ -258,9 +258,8 @@ async fn clear_in_batches(
 /// Fences outlive the login that put them up, and let that one through: another one takes its place here, with the rights of whom
 /// they belong to.
 pub(crate) async fn let_through(client: &mut Client, side: Side) -> Result<(), MoveError> {
-    let sql = "select obj_description(to_regnamespace('berth'), 'pg_namespace') <> session_user";
-    let is_anothers: Option<bool> = client.query_one(sql, &[]).await.doing(side, "reading the fence")?.get(0);
-    if is_anothers != Some(true) {
+    let sql = format!("select {}", fence_rows::IS_ANOTHERS);
+    if !client.query_one(&sql, &[]).await.doing(side, "reading the fence")?.get::<_, bool>(0) {
         return Ok(());
     }
     let lacking = rights::on_earlier(client, side, "berth").await?;

@@ -319,6 +319,8 @@ async fn a_superusers_move_is_kept_undone_and_settled_by_another_login_after_wha
     let watch = Watch::default();
     let kept = berth_mover::keep(&by_another, &plan, &ownership, &watch).await;
     assert!(matches!(kept, Err(MoveError::Obstacles(_))), "{kept:?}");
+    // The application's own, whatever it is called.
+    managed.client(Side::Source, Role::Mover).await.batch_execute("create publication berth_x").await.unwrap();
     let all = refused(&spec).await;
     let owner = earlier.source.user.clone();
     for side in [Side::Source, Side::Target] {
@@ -327,6 +329,7 @@ async fn a_superusers_move_is_kept_undone_and_settled_by_another_login_after_wha
         // It goes before its function gets another owner, who could put another one in its place.
         assert!(hint.starts_with("DROP EVENT TRIGGER berth_ddl"), "in the {side}: {hint}");
         assert!(hint.contains("ALTER FUNCTION berth.ddl() OWNER TO \"berth_fence\""), "in the {side}: {hint}");
+        assert_eq!(hint.contains("ALTER PUBLICATION berth_"), side == Side::Target, "the way back's alone: {hint}");
     }
     assert!(
         !all.iter().any(|it| it.hint().contains(&format!("GRANT \"{owner}\""))),
