@@ -382,6 +382,13 @@ async fn a_superusers_move_puts_up_no_event_trigger_whose_function_another_login
         let triggers: i64 = look.query_one("select count(*) from pg_event_trigger", &[]).await.unwrap().get(0);
         assert_eq!(triggers, 0, "in the {side}");
     }
+    // One that an earlier release put up is taken off.
+    let source = managed.client(Side::Source, Role::Mover).await;
+    let put_up = "create event trigger berth_ddl on ddl_command_end execute function berth.ddl()";
+    source.batch_execute(put_up).await.unwrap();
+    berth_mover::prepare(&later, &plan, ownership.row(), &ownership).await.unwrap();
+    let triggers: i64 = source.query_one("select count(*) from pg_event_trigger", &[]).await.unwrap().get(0);
+    assert_eq!(triggers, 0);
     // What it would have said is looked at.
     let renamed = "alter table customers rename name to other; alter table customers rename other to name";
     managed.client(Side::Source, Role::Owner).await.batch_execute(renamed).await.unwrap();
