@@ -202,7 +202,6 @@ async fn maintenance_lets_go_of_what_somebody_waits_for_and_does_the_rest() {
     let holder = config.connect(NoTls).await.unwrap();
     tokio::spawn(holder.1);
     holder.0.batch_execute("begin; lock table held in share update exclusive mode").await.unwrap();
-    a_session_that_waits_is_shown(&world, &config, &holder.0).await;
     let wanting = {
         let (watcher, altering) = (config.connect(NoTls).await.unwrap(), config.connect(NoTls).await.unwrap());
         tokio::spawn(watcher.1);
@@ -228,6 +227,7 @@ async fn maintenance_lets_go_of_what_somebody_waits_for_and_does_the_rest() {
     let index: i64 = owner.query_one("select pg_relation_size('airy_pkey')", &[]).await.unwrap().get(0);
     assert!(index < 1 << 20, "airy_pkey still has {index} bytes");
 
+    a_session_that_waits_is_shown(&world, &config, &holder.0).await;
     holder.0.batch_execute("rollback").await.unwrap();
     wait_until("the figures are there", plan, |plan| named(plan).len() == 2).await;
     let (code, out, error) = world.berth(&["db", "maintain"]);
