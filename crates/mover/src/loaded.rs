@@ -1,5 +1,5 @@
 //! What Postgres does not look at in sessions that load (`session_replication_role = replica`): foreign keys, and unique keys and
-//! exclusions that may be deferred. Asked of the rows when they are compared, and of every row that has changed since. Changes
+//! exclusions that may be deferred. Asked of all rows when they are compared, and of every row that has changed since. Changes
 //! nothing.
 //!
 //! What others write afterwards is looked at in their sessions, where the tenant's rows are seen by then.
@@ -8,13 +8,13 @@ use crate::compare::{KEYS_PER_QUERY, KeyRef, key_list};
 use crate::pgoutput::Datum;
 use crate::sql::{Doing, ident, idents};
 use crate::{MoveError, MovePlan, MoveSpec, Obstacle, Side, TableName, taken};
-use futures_util::future::join_all;
-use tokio_postgres::Client;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 const WHAT: &str = "looking at what a load does not check";
 
-/// More rows than these are asked about as all are: after a load, not in a pause.
-const MANY: usize = 10_000;
+/// Questions that are on their way before the first answer is awaited: in the pause users wait for each round trip.
+const AT_ONCE: usize = 16;
 
 /// Questions to the target, by its own catalogue.
 #[derive(Default)]
@@ -28,9 +28,6 @@ struct Question {
     /// The statement up to the condition on the rows that are asked about, and the rest of it.
     before: String,
     after: String,
-    /// Whether all rows are asked about, and not only those that change. What may be wrong of the others was looked at before
-    /// the move.
-    of_all: bool,
     columns: String,
     missing: Option<Missing>,
 }
@@ -42,12 +39,19 @@ struct Missing {
 }
 
 impl Question {
-    fn sql(&self, and: &str) -> String {
-        format!("{}{and}{}", self.before, self.after)
-    }
-
-    fn answered(&self, row: &tokio_postgres::Row) -> Result<(), MoveError> {
-        let (rows, Some(first_key)) = (row.get::<_, i64>(0), row.get::<_, Option<String>>(1)) else { return Ok(()) };
+    /// `and`: a condition on the rows that are asked about, or nothing.
+    async fn asked(&self, target: &Client, and: &str) -> Result<(), MoveError> {
+        // Not prepared first: that would be a round trip more.
+        let sql = format!("{}{and}{}", self.before, self.after);
+        let said = target.simple_query(&sql).await.doing(Side::Target, WHAT)?;
+        let row = said.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some((row.get(0)?, row.get(1)?)),
+            _ => None,
+        });
+        // Where there are none, there is no first one.
+        let Some((rows, first_key)) = row else { return Ok(()) };
+        let rows: i64 = rows.parse().map_err(|_| MoveError::Decode(format!("`{rows}` is no number of rows")))?;
+        let first_key = first_key.to_owned();
         let (table, columns) = (self.table.clone(), self.columns.clone());
         let found = match &self.missing {
             None => Obstacle::KeyTaken { table, columns, rows, first_key },
@@ -58,9 +62,9 @@ impl Question {
     }
 }
 
-/// Names of so many columns, of the row called `r`.
+/// Names of so many columns, of the row called `berth_row`, as no table of the application is.
 fn of_row(columns: usize) -> Vec<String> {
-    (1..=columns).map(|n| format!("r.k{n}")).collect()
+    (1..=columns).map(|n| format!("berth_row.k{n}")).collect()
 }
 
 fn named(columns: &[String]) -> String {
@@ -87,10 +91,9 @@ impl Unchecked {
                         plan.travelling(table, &spec.tenant)
                     ),
                     after: format!(
-                        ") r where exists (select from {name} where {}{only} and (tableoid, ctid) <> (r.part, r.place))",
+                        ") berth_row where exists (select from {name} where {}{only} and (tableoid, ctid) <> (berth_row.part, berth_row.place))",
                         unique.meets(&keys)
                     ),
-                    of_all: true,
                     columns: unique.keys.join(", "),
                     missing: None,
                 });
@@ -99,37 +102,30 @@ impl Unchecked {
         Ok(Self(all))
     }
 
+    /// Of all rows: the plan has looked at what refers to what, but before the rows were read that came, and an earlier worker
+    /// has forgotten which of them changed.
     pub async fn all(&self, target: &Client) -> Result<(), MoveError> {
-        for question in self.0.iter().filter(|question| question.of_all) {
-            let row = target.query_one(&question.sql(""), &[]).await.doing(Side::Target, WHAT)?;
-            question.answered(&row)?;
+        for question in &self.0 {
+            question.asked(target, "").await?;
         }
         Ok(())
     }
 
-    /// The same of these rows alone.
+    /// The same of these rows alone, however many.
     pub async fn of_keys(&self, target: &Client, keys: &[(KeyRef, Vec<Datum>)]) -> Result<(), MoveError> {
-        if keys.len() > MANY {
-            for question in &self.0 {
-                question.answered(&target.query_one(&question.sql(""), &[]).await.doing(Side::Target, WHAT)?)?;
-            }
-            return Ok(());
-        }
-        let mut parts = Vec::new();
+        let mut asked = Vec::new();
         for question in &self.0 {
             let of_table: Vec<&Vec<Datum>> =
                 keys.iter().filter(|(k, _)| k.table == question.nth).map(|(_, v)| v).collect();
             for part in of_table.chunks(KEYS_PER_QUERY) {
-                let and = format!(" and ({}) in ({})", idents(&question.key), key_list(part));
-                parts.push((question, question.sql(&and)));
+                let part = part.to_vec();
+                asked.push(async move {
+                    let and = format!(" and ({}) in ({})", idents(&question.key), key_list(&part));
+                    question.asked(target, &and).await
+                });
             }
         }
-        // In the pause each round trip is waited for by users: all are on their way before the first answer is awaited.
-        let answers = parts.iter().map(|(_, sql)| target.query_one(sql, &[]));
-        for ((question, _), row) in parts.iter().zip(join_all(answers).await) {
-            question.answered(&row.doing(Side::Target, WHAT)?)?;
-        }
-        Ok(())
+        stream::iter(asked).buffered(AT_ONCE).try_collect().await
     }
 }
 
@@ -183,12 +179,11 @@ async fn references(spec: &MoveSpec, plan: &MovePlan, target: &Client) -> Result
                 plan.travelling(table, &spec.tenant)
             ),
             after: format!(
-                ") r where {} and not exists (select from {} p where {})",
+                ") berth_row where {} and not exists (select from {} p where {})",
                 named_all.join(" and "),
                 to.sql(),
                 same.join(" and ")
             ),
-            of_all: !is_tenants,
             columns: columns.join(", "),
             missing: Some(Missing { to, is_tenants }),
         });

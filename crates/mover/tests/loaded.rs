@@ -6,7 +6,7 @@ mod common;
 
 use berth_infra::Role;
 use berth_mover::{MoveError, MoveSpec, Obstacle, ReadAhead, TableName};
-use common::{MemoryOwnership, Two, cut_over, until_built};
+use common::{MemoryOwnership, Two, Watch, cut_over};
 use uuid::Uuid;
 
 const SCHEMA: &str = "
@@ -14,7 +14,7 @@ const SCHEMA: &str = "
     create table customers (id uuid primary key);
     create table orders (id uuid primary key, customer_id uuid not null references customers, country text references countries);
     create table lines (id uuid primary key, customer_id uuid not null references customers, order_id uuid references orders);
-    create table codes (id uuid primary key default gen_random_uuid(), customer_id uuid not null references customers,
+    create table r (id uuid primary key default gen_random_uuid(), customer_id uuid not null references customers,
         code text not null, unique (code) deferrable initially deferred);
     create table stays (id uuid primary key default gen_random_uuid(), customer_id uuid not null references customers,
         room int4range not null, exclude using gist (room with &&) deferrable initially deferred);";
@@ -22,6 +22,11 @@ const SCHEMA: &str = "
 /// What the move says when these are written on its two sides before it is compared. `read_ahead`: whether the source's rows were read
 /// under the copy's snapshot.
 async fn refused(in_source: &str, in_target: &str, read_ahead: bool) -> Obstacle {
+    refused_after("", in_source, in_target, read_ahead).await
+}
+
+/// `before_copy` is written in the source when the move has been planned.
+async fn refused_after(before_copy: &str, in_source: &str, in_target: &str, read_ahead: bool) -> Obstacle {
     let two = Two::shared(SCHEMA).await;
     let (source, target) = (two.client(&two.source, Role::Mover).await, two.client(&two.target, Role::Mover).await);
     for tenant in [two.tenant, two.neighbour] {
@@ -35,19 +40,25 @@ async fn refused(in_source: &str, in_target: &str, read_ahead: bool) -> Obstacle
     let mut spec = MoveSpec { alone: false, ..two.spec() };
     spec.rules.leave_out = vec![TableName::parse("countries")];
     let ownership = MemoryOwnership::new();
-    let (plan, _) = until_built(&spec, &ownership).await;
     let named = |sql: &str| {
         sql.replace("OURS", &two.tenant.to_string())
             .replace("NEIGHBOUR", &two.neighbour.to_string())
             .replace("SETTLED", &settled.to_string())
     };
+    let watch = Watch::default();
+    let plan = berth_mover::plan(&spec).await.unwrap();
+    source.batch_execute(&named(before_copy)).await.unwrap();
+    let row = berth_mover::begin(&spec, &ownership).await.unwrap();
+    berth_mover::prepare(&spec, &plan, row, &ownership).await.unwrap();
+    berth_mover::copy(&spec, &plan, row.token, &watch).await.unwrap();
+    berth_mover::build(&spec, &plan, row.token, &watch).await.unwrap();
     two.client(&two.target, Role::App).await.batch_execute(&named(in_target)).await.unwrap();
     source.batch_execute(&named(in_source)).await.unwrap();
     if !read_ahead {
         spec.ahead = ReadAhead::default();
     }
     let cut = cut_over(&spec, &plan, &ownership).await;
-    let Err(MoveError::Obstacles(all)) = cut else { panic!("{in_source}: {cut:?}") };
+    let Err(MoveError::Obstacles(all)) = cut else { panic!("{before_copy}{in_source}: {cut:?}") };
     let token = berth_mover::give_up(&spec, &ownership).await.unwrap();
     berth_mover::retire(&spec, &plan, false, token).await.unwrap();
     let left: i64 = target.query_one("select count(*) from orders", &[]).await.unwrap().get(0);
@@ -58,11 +69,11 @@ async fn refused(in_source: &str, in_target: &str, read_ahead: bool) -> Obstacle
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deferrable_key_that_a_neighbour_took_meanwhile_is_not_there_twice() {
-    let sql = |tenant: &str| format!("insert into codes (customer_id, code) values ('{tenant}', 'X')");
+    let sql = |tenant: &str| format!("insert into r (customer_id, code) values ('{tenant}', 'X')");
     for read_ahead in [true, false] {
         let found = refused(&sql("OURS"), &sql("SETTLED"), read_ahead).await;
         assert!(
-            matches!(&found, Obstacle::KeyTaken { table, rows: 1, first_key, .. } if table.name == "codes" && first_key == "X"),
+            matches!(&found, Obstacle::KeyTaken { table, rows: 1, first_key, .. } if table.name == "r" && first_key == "X"),
             "{found:?}"
         );
     }
@@ -87,6 +98,19 @@ async fn a_row_that_comes_to_refer_to_what_is_not_in_the_target_is_refused() {
             "{found:?}"
         );
         let found = refused(line, "", read_ahead).await;
+        assert!(
+            matches!(&found, Obstacle::TwoTenants { table, to, rows: 1, .. } if table.name == "lines" && to.name == "orders"),
+            "{found:?}"
+        );
+    }
+}
+
+/// Nothing of it changes afterwards, so that it would never be asked about as one that did.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_was_copied_and_refers_to_a_neighbours_is_refused_too() {
+    let line = "insert into lines values (gen_random_uuid(), 'OURS', 'NEIGHBOUR')";
+    for read_ahead in [true, false] {
+        let found = refused_after(line, "", "", read_ahead).await;
         assert!(
             matches!(&found, Obstacle::TwoTenants { table, to, rows: 1, .. } if table.name == "lines" && to.name == "orders"),
             "{found:?}"
