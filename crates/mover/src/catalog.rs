@@ -297,23 +297,36 @@ pub(crate) async fn is_as_planned(
     Ok(ways(&now.tables) == ways(&plan.tables))
 }
 
-/// All that says which tables belong to a tenant, hashed: the names of tables and of their columns, and the references between
-/// them. Quick enough for the pause, where a transaction that made a table after the gate may have been committed.
-pub(crate) async fn outline(client: &Client, side: Side) -> Result<String, MoveError> {
+/// All of the source that says which tables belong to a tenant, hashed: columns that are named as the rules name the tenant's and
+/// links', and references from and to the tables of the plan, by which every other one comes to it. What others make besides
+/// does not count. Quick enough for the pause, where a transaction that made a table after the gate may have been committed.
+pub(crate) async fn outline(
+    client: &Client,
+    spec: &crate::MoveSpec,
+    plan: &crate::MovePlan,
+) -> Result<String, MoveError> {
+    let rules = &spec.rules;
+    let of_links = rules.links.iter().flat_map(|l| l.columns.iter().chain(l.when.as_ref().map(|(column, _)| column)));
+    let named: Vec<&str> =
+        rules.tenant_columns.values().chain([&rules.tenant_column]).chain(of_links).map(String::as_str).collect();
+    let tables: Vec<String> = plan.tables.iter().map(|t| t.table.sql()).collect();
     let row = client
         .query_one(
-            "select md5(concat(
+            "with t as (select to_regclass(name)::oid as oid from unnest($2::text[]) name)
+             select md5(concat(
                  (select string_agg(concat_ws('|', c.oid, c.relnamespace, c.relname, a.attnum, a.attname, a.attnotnull), E'\\n' order by c.oid, a.attnum)
                   from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                  join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+                  join pg_attribute a on a.attrelid = c.oid and a.attname::text = any($1::text[]) and a.attnum > 0 and not a.attisdropped
                   where c.relkind in ('r', 'p') and not c.relispartition
                     and n.nspname not in ('pg_catalog', 'information_schema', 'berth', 'berth_control') and n.nspname not like 'pg\\_%'
                     and n.nspname not like '\\_timescaledb\\_%'), E'\\n\\n',
-                 (select string_agg(concat_ws('|', c.oid, c.conrelid, c.confrelid, c.conkey, c.confkey, c.condeferrable), E'\\n' order by c.oid)
-                  from pg_constraint c where c.contype = 'f' and c.conparentid = 0)))",
-            &[],
+                 (select string_agg(concat_ws('|', c.oid, r.relnamespace, r.relname, c.conrelid, c.confrelid, c.conkey, c.confkey, c.condeferrable),
+                                    E'\\n' order by c.oid)
+                  from pg_constraint c join pg_class r on r.oid = c.conrelid
+                  where c.contype = 'f' and c.conparentid = 0 and exists (select from t where t.oid in (c.conrelid, c.confrelid)))))",
+            &[&named, &tables],
         )
         .await
-        .doing(side, "looking at which tables there are")?;
+        .doing(Side::Source, "looking at which tables there are")?;
     Ok(row.get(0))
 }

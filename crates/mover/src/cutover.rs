@@ -356,7 +356,7 @@ impl<'m> CutOverRun<'m> {
             self.bring(keys).await?;
         }
         // Read first: what is made between the two is found in the pause.
-        self.outline = catalog::outline(&self.source, Side::Source).await?;
+        self.outline = catalog::outline(&self.source, self.spec, self.plan).await?;
         if !catalog::is_as_planned(&self.source, self.spec, self.plan).await? {
             let what = "other tables belong to the tenant than were planned".to_owned();
             return Err(MoveError::SchemaChanged { what });
@@ -454,7 +454,7 @@ impl<'m> CutOverRun<'m> {
             catalog::fingerprint(&self.source, Side::Source, &self.plan.tables),
             catalog::fingerprint(&self.target, Side::Target, &self.plan.tables),
             sequence::ahead(&self.source, &self.target, self.plan),
-            catalog::outline(&self.comparer.writer, Side::Source),
+            catalog::outline(&self.comparer.source, self.spec, self.plan),
             Box::pin(self.stood[0].unchanged(&self.comparer.writer, self.plan, &self.fences.source)),
             Box::pin(self.stood[1].unchanged(&self.comparer.second_target, self.plan, &self.fences.target)),
         )?;

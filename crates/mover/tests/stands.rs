@@ -199,6 +199,40 @@ async fn a_table_of_the_tenant_that_is_made_between_the_gate_and_the_pause_ends_
     stays(&two, &spec, &plan, &ownership).await;
 }
 
+/// What users are held for is decided by the tenant's own tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_others_that_is_made_between_the_gate_and_the_pause_does_not_matter() {
+    let two = world().await;
+    let (mut spec, ownership) = (two.spec(), MemoryOwnership::new());
+    spec.tuning.pause_most_ms = 20_000;
+    let (plan, _) = until_built(&spec, &ownership).await;
+    let made = "create table if not exists boards (id int primary key);
+        create table if not exists pins (id int primary key, board int references boards);
+        alter table boards add column if not exists body text";
+    let owner = two.client(&two.source, Role::Owner).await;
+    let sudden = Sudden { owner, sql: made.to_owned(), times: AtomicU32::new(0) };
+    berth_mover::cut_over(&spec, &plan, &ownership, &sudden, &Watch::default()).await.unwrap();
+    assert_eq!(sudden.times.load(Ordering::SeqCst), 1, "users were held once");
+}
+
+/// As it does where a reference alone says that a table is the tenant's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_comes_to_refer_to_the_tenants_between_the_gate_and_the_pause_ends_the_move() {
+    let two = world().await;
+    let (mut spec, ownership) = (two.spec(), MemoryOwnership::new());
+    spec.tuning.pause_most_ms = 20_000;
+    let (plan, _) = until_built(&spec, &ownership).await;
+    let made = "create table labels (id uuid primary key, customer uuid not null references customers)";
+    let owner = two.client(&two.source, Role::Owner).await;
+    let sudden = Sudden { owner, sql: made.to_owned(), times: AtomicU32::new(0) };
+    let met = berth_mover::cut_over(&spec, &plan, &ownership, &sudden, &Watch::default()).await;
+    assert!(
+        matches!(&met, Err(MoveError::SchemaChanged { what }) if what.starts_with("other tables belong to the tenant")),
+        "{met:?}"
+    );
+    stays(&two, &spec, &plan, &ownership).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_rewritten_before_the_copy_or_before_an_undo_is_no_reason_to_end_it() {
     let two = world().await;
