@@ -16,6 +16,8 @@ struct Rule {
     key: Vec<usize>,
     /// Whether the keys of this table are remembered.
     kept: bool,
+    /// Whether rows of the tenant that are too old stay behind: their keys are not known.
+    leaves_behind: bool,
 }
 
 struct LinkAt {
@@ -55,6 +57,7 @@ impl Owned {
                 key: table.key.iter().filter_map(|c| at(nth, c)).collect(),
                 kept: !table.through.is_empty()
                     || plan.tables.iter().any(|t| t.through.iter().any(|link| link.to == table.table)),
+                leaves_behind: table.kept.is_some(),
             }
         });
         let rules: Vec<Rule> = rules.collect();
@@ -190,10 +193,11 @@ impl Owned {
                     let hangs_on = rule.column.into_iter().chain(rule.links.iter().flat_map(|l| l.columns.clone()));
                     let untold = hangs_on.into_iter().any(|at| new[at] == Datum::Unchanged);
                     let is = if untold { was } else { owns(new) };
-                    if was != is {
+                    // One that stayed behind was the tenant's too. Whether it travels now is decided afterwards, by its age.
+                    if was != is && !(is && rule.leaves_behind) {
                         return Err(left(table, was && self.names_nobody(table, new)));
                     }
-                    if was {
+                    if is {
                         self.keys[table].remove(&before);
                         self.keys[table].insert(after);
                         kept.push(change);

@@ -155,16 +155,15 @@ async fn a_neighbours_row_with_a_key_of_the_tenants_is_not_written_over_on_the_w
     assert_eq!(rows_of(&source, two.neighbour).await, before);
 }
 
-/// The same where a table says whose a row is by its parent alone.
-#[tokio::test(flavor = "multi_thread")]
-async fn nor_is_one_of_a_table_without_the_tenants_column() {
+/// A table that says by its parent alone whose a row is, and leaves its old rows behind.
+async fn logged() -> (Two, MoveSpec) {
     let two = Two::shared(
         "create table customers (id uuid primary key);
          create table vehicles (id uuid primary key default gen_random_uuid(), customer_id uuid not null references customers);
          create table logs (id int primary key, vehicle_id uuid not null references vehicles, at timestamptz not null default now(), note text)",
     )
     .await;
-    let (source, target) = (two.client(&two.source, Role::Mover).await, two.client(&two.target, Role::Mover).await);
+    let source = two.client(&two.source, Role::Mover).await;
     for tenant in [two.tenant, two.neighbour] {
         let rows = format!(
             "insert into customers values ('{tenant}'); insert into vehicles (customer_id) values ('{tenant}')"
@@ -174,6 +173,14 @@ async fn nor_is_one_of_a_table_without_the_tenants_column() {
     let keep_from = Some(jiff::civil::date(2026, 10, 1));
     let mut spec = MoveSpec { alone: false, way_back: true, keep_from, ..two.spec() };
     spec.rules.retention.insert("public.logs".into(), "at".into());
+    (two, spec)
+}
+
+/// The same where a table says whose a row is by its parent alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_is_one_of_a_table_without_the_tenants_column() {
+    let (two, spec) = logged().await;
+    let (source, target) = (two.client(&two.source, Role::Mover).await, two.client(&two.target, Role::Mover).await);
     let log = "insert into logs (id, vehicle_id, note) select $2, id, $3 from vehicles where customer_id = $1";
     let old = "insert into logs (id, vehicle_id, at, note) select 1, id, '2026-01-01', 'old' from vehicles where customer_id = $1";
     assert_eq!(source.execute(old, &[&two.tenant]).await.unwrap(), 1);
@@ -198,6 +205,39 @@ async fn nor_is_one_of_a_table_without_the_tenants_column() {
     let (met, ()) = tokio::join!(berth_mover::keep(&spec, &plan, &ownership, &watch), later);
     assert!(matches!(&met, Err(MoveError::WayBackBarred { why }) if why.contains("`logs` met 0 rows")), "{met:?}");
     assert_eq!((note(1).await, note(7).await), ("again".to_owned(), "theirs".to_owned()));
+}
+
+/// The keys of what stays behind are not remembered, and it is the tenant's all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stays_behind_of_such_a_table_changes_and_does_not_change_its_tenant() {
+    let (two, spec) = logged().await;
+    let (source, target) = (two.client(&two.source, Role::Mover).await, two.client(&two.target, Role::Mover).await);
+    let old = "insert into logs (id, vehicle_id, at, note) select n, id, '2026-01-01', 'old' from vehicles, generate_series(1, 4) n
+               where customer_id = $1";
+    assert_eq!(source.execute(old, &[&two.tenant]).await.unwrap(), 4);
+    let ownership = MemoryOwnership::new();
+    let (plan, token) = until_built(&spec, &ownership).await;
+    assert_eq!(plan.left_rows(), 4);
+    let app = two.client(&two.source, Role::App).await;
+    for change in [
+        "update logs set note = 'still old' where id = 1",
+        "update logs set at = '2026-11-01' where id = 2",
+        "update logs set at = '2026-11-02', id = 30 where id = 3",
+        "update logs set note = 'young' where id = 2",
+        "update logs set note = 'gone' where id = 4",
+        "delete from logs where id = 4",
+    ] {
+        assert_eq!(app.execute(change, &[]).await.unwrap(), 1, "{change}");
+    }
+    cut_over(&spec, &plan, &ownership).await.unwrap();
+    berth_mover::retire(&spec, &plan, true, token).await.unwrap();
+    let logs = async |client: &Client| -> Vec<(i32, String)> {
+        let rows = client.query("select id, note from logs order by id", &[]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    };
+    let named = |all: &[(i32, &str)]| all.iter().map(|(id, note)| (*id, (*note).to_owned())).collect::<Vec<_>>();
+    assert_eq!(logs(&target).await, named(&[(2, "young"), (30, "old")]), "two grew young");
+    assert_eq!(logs(&source).await, named(&[(1, "still old"), (2, "young"), (30, "old")]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
