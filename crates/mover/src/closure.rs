@@ -82,11 +82,14 @@ pub(crate) fn closure(rules: &DataRules, catalogue: &Catalogue, obstacles: &mut 
         for edge in edges.iter().filter(|e| e.from == *id && e.when.is_none() && level.contains_key(&e.to)) {
             let is_link = column.is_none() && through.len() == 1 && through[0].columns == edge.columns;
             let is_tenant_column = column.is_some_and(|c| edge.columns.iter().any(|e| e == c));
-            if !is_link && !is_tenant_column {
+            let to = &catalogue.tables[&edge.to].name;
+            // One that names the tenant too leads to no other's row, but it may lead to one that stays behind.
+            let stays = rules.retention.contains_key(&format!("{}.{}", to.schema, to.name));
+            if !is_link && (!is_tenant_column || stays) {
                 inner.push(InnerReference {
                     table: table.name.clone(),
                     columns: edge.columns.clone(),
-                    to: catalogue.tables[&edge.to].name.clone(),
+                    to: to.clone(),
                     to_columns: edge.to_columns.clone(),
                 });
             }

@@ -79,6 +79,7 @@ pub(crate) fn plan(spec: &MoveSpec, plan: &mut MovePlan, obstacles: &mut Vec<Obs
             .filter(|reference| reference.to == name)
             .map(|reference| &reference.table)
             .chain(plan.tables.iter().filter(|t| t.through.iter().any(|link| link.to == name)).map(|t| &t.table))
+            .chain(spec.rules.links.iter().filter(|l| l.to == name && plan.table(&l.table).is_some()).map(|l| &l.table))
             .next();
         if let Some(by) = refers {
             obstacles.push(Obstacle::RetentionReferred { table: name, by: by.clone() });

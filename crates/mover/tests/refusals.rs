@@ -285,3 +285,36 @@ async fn retention_that_no_table_can_have_is_refused_by_the_column() {
         [Obstacle::RetentionReferred { table: table("vehicles"), by: table("positions") }]
     );
 }
+
+/// A reference that names the tenant too leads to no neighbour's row, and to one that stays behind all the same; so does one that
+/// only the stack file tells of.
+#[tokio::test]
+async fn retention_of_a_table_that_others_refer_to_in_whatever_way_is_refused() {
+    let two = Two::filled(10).await;
+    for database in [&two.source, &two.target] {
+        let owner = two.client(database, Role::Owner).await;
+        owner
+            .batch_execute(
+                "alter table counters add made date;
+                 create table alarms (id uuid primary key, customer_id uuid not null references customers, nth bigint,
+                    foreign key (customer_id, nth) references counters (customer_id, nth));
+                 create table remarks (id uuid primary key, customer_id uuid not null references customers, on_type text, on_id uuid)",
+            )
+            .await
+            .unwrap();
+    }
+    let table = |name| TableName::parse(name);
+    let mut spec = MoveSpec { keep_from: Some(jiff::civil::date(2026, 1, 1)), ..two.spec() };
+    spec.rules.links = vec![LinkRule {
+        table: table("remarks"),
+        columns: vec!["on_id".to_owned()],
+        to: table("positions"),
+        when: Some(("on_type".to_owned(), "Position".to_owned())),
+    }];
+    berth_mover::plan(&spec).await.unwrap();
+    for (kept, column, by) in [("counters", "made", "alarms"), ("positions", "at", "remarks")] {
+        spec.rules.retention = [(format!("public.{kept}"), column.to_owned())].into();
+        let found = obstacles(&spec).await;
+        assert_eq!(found, [Obstacle::RetentionReferred { table: table(kept), by: table(by) }]);
+    }
+}
