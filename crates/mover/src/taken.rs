@@ -136,7 +136,8 @@ pub(crate) async fn left_out(
     Ok(())
 }
 
-/// After a restore, which passes over what is there: a row that did not come in because another one has its number or its name is not there already.
+/// After a restore, which passes over what is there: a row that did not come in because another one has its number or its name is
+/// not there already, nor is one that a trigger made another's.
 pub(crate) async fn all_are_there(
     tx: &Transaction<'_>,
     plan: &MovePlan,
@@ -158,7 +159,7 @@ pub(crate) async fn all_are_there(
     let (rows, first): (i64, Option<String>) = (row.get(0), row.get(1));
     let (name, first) = (&table.table, first.unwrap_or_default());
     let why = format!(
-        "{rows} rows of `{name}` have keys or unique values that other rows have here, or a trigger keeps them out; the first has key {first}"
+        "{rows} rows of `{name}` are not here as they came: other rows have their keys or unique values, or a trigger keeps them out or gives them another key or tenant; the first has key {first}"
     );
     if rows > 0 { Err(MoveError::ArchiveUnfit { why }) } else { Ok(()) }
 }

@@ -335,7 +335,7 @@ async fn a_row_that_another_one_keeps_out_is_named_and_not_left_out_in_silence()
         let refused = restore().await.unwrap_err();
         assert_eq!(refused.code(), "archive_unfit", "{refused}");
         let said = format!(
-            "1 rows of `members` have keys or unique values that other rows have here, or a trigger keeps them out; the first has key {first}"
+            "1 rows of `members` are not here as they came: other rows have their keys or unique values, or a trigger keeps them out or gives them another key or tenant; the first has key {first}"
         );
         assert!(refused.to_string().contains(&said), "{refused}");
         assert_eq!(members().await, [(id, two.neighbour, email.to_owned())], "nothing of it came in");
