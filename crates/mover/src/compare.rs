@@ -16,7 +16,7 @@ use crate::{MoveError, MovePlan, MoveSpec, Phase, PlannedTable, Progress, Side, 
 use futures_util::TryStreamExt;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 /// A marker comes back within this, or the stream is as good as broken.
 const MARKER_LIMIT: Duration = Duration::from_mins(10);
@@ -472,23 +472,30 @@ async fn look_up(
             parts.push((nth, table, keys_query(plan, table, part, &spec.tenant)));
         }
     }
-    // All are on their way before the first answer is awaited: in the pause each round trip is waited for by users.
-    let answers = parts.iter().map(|(_, _, sql)| client.query(sql, &[]));
-    for ((nth, table, _), rows) in parts.iter().zip(futures_util::future::join_all(answers).await) {
-        for row in rows.doing(side, "looking up open keys")? {
-            let key = KeyRef { table: *nth, hash: row.get::<_, i64>(0).cast_unsigned() };
+    // All are on their way before the first answer is awaited, and unprepared: in the pause each round trip is waited for by users.
+    let answers = parts.iter().map(|(_, _, sql)| client.simple_query(sql));
+    for ((nth, table, _), said) in parts.iter().zip(futures_util::future::join_all(answers).await) {
+        for message in said.doing(side, "looking up open keys")? {
+            let SimpleQueryMessage::Row(row) = message else { continue };
+            let (key_hash, row_hash) = (hash_in(&row, 0)?, hash_in(&row, 1)?);
+            let key = KeyRef { table: *nth, hash: key_hash.cast_unsigned() };
             // Hashed otherwise here than there, it would be missed on both sides and taken for equal.
             if !asked.contains(&key) {
                 let table = table.table.clone();
                 return Err(MoveError::Decode(format!("a key of {table} hashes otherwise in the {side} than here")));
             }
-            found.entry(key).or_default().push(row.get(1));
+            found.entry(key).or_default().push(row_hash);
         }
     }
     for rows in found.values_mut() {
         rows.sort_unstable();
     }
     Ok(found)
+}
+
+fn hash_in(row: &SimpleQueryRow, column: usize) -> Result<i64, MoveError> {
+    let hash = row.get(column).and_then(|text| text.parse().ok());
+    hash.ok_or_else(|| MoveError::Decode("a looked-up row without a hash".into()))
 }
 
 #[cfg(test)]
