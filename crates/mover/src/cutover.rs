@@ -343,7 +343,6 @@ impl<'m> CutOverRun<'m> {
         if let Err(trouble) = self.edges.all_alive().await {
             return Ok(Some(trouble.to_string()));
         }
-        sequence::jump(self.spec, &self.source, &self.target, self.plan).await?;
         for (client, side) in [(&self.source, Side::Source), (&self.target, Side::Target)] {
             if catalog::fingerprint(client, side, &self.plan.tables).await? != self.plan.fingerprint {
                 return Err(MoveError::SchemaChanged {
@@ -403,7 +402,11 @@ impl<'m> CutOverRun<'m> {
             Some(ms) if ms > self.spec.tuning.old_transaction_ms => {
                 Ok(Some(format!("a transaction of this tenant has been open for {ms} ms")))
             }
-            _ => Ok(None),
+            _ => {
+                // Last: where two moves exchange tenants, each of these goes farther than the other's.
+                sequence::lead(self.spec, &self.source, &self.target, self.plan).await?;
+                Ok(None)
+            }
         }
     }
 

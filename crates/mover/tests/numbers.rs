@@ -154,6 +154,26 @@ async fn what_the_source_gives_out_meanwhile_nobody_in_the_target_has() {
     assert!(write(&two.client(&two.target, Role::App).await, two.tenant).await > ours);
 }
 
+/// Its window is one of an earlier move, and nobody has looked since.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_target_has_given_out_beyond_its_window_the_source_gives_nobody() {
+    let two = audited().await;
+    let (first, ownership) = (MoveSpec { way_back: true, alone: false, ..two.spec() }, MemoryOwnership::new());
+    let (plan, token) = until_built(&first, &ownership).await;
+    cut_over(&first, &plan, &ownership).await.unwrap();
+    berth_mover::retire(&first, &plan, true, token).await.unwrap();
+    berth_mover::close_way_back(&first).await.unwrap();
+    let target = two.client(&two.target, Role::Mover).await;
+    let used = last(&target).await + 6_000_000;
+    target.execute("select setval('audit_id_seq', $1)", &[&used]).await.unwrap();
+    let (second, ownership) = (MoveSpec { alone: false, ..two.spec_of(two.neighbour) }, MemoryOwnership::new());
+    let (plan, _) = until_built(&second, &ownership).await;
+    let ours = write(&two.client(&two.source, Role::App).await, two.neighbour).await;
+    assert!(ours > used, "{ours} is not beyond {used}");
+    let token = berth_mover::give_up(&second, &ownership).await.unwrap();
+    berth_mover::retire(&second, &plan, false, token).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_takes_a_small_part_of_what_an_integer_column_has_left() {
     let two = Two::shared(&SCHEMA.replace("bigint", "int")).await;
