@@ -20,7 +20,7 @@ use crate::{
     sequence,
 };
 use berth_domain::{MovePhase, Token};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 /// The application's triggers fire on what is deleted, and may name tables without their schema.
@@ -89,7 +89,7 @@ async fn follow(
     let fence = existing(&old_side, Side::Target, back).await?;
     let fence = fence.ok_or(MoveError::Fenced { side: Side::Target, held: token })?;
     // Before the first row comes back: those who stayed get no number that it may have.
-    sequence::keep_apart(back, &old_side, new_side, plan).await?;
+    keep_apart(back, plan, &old_side, new_side).await;
     let follower = Follower::start(back, plan, &fence, token, Tracking::Off).await?;
     for looks in 1_u32.. {
         if watcher.cancelled() {
@@ -98,10 +98,18 @@ async fn follow(
         tokio::time::sleep(LOOK_EVERY).await;
         follower.check()?;
         if looks.is_multiple_of(APART_LOOKS) {
-            sequence::keep_apart(back, &old_side, new_side, plan).await?;
+            keep_apart(back, plan, &old_side, new_side).await;
         }
     }
     Ok(())
+}
+
+/// A sequence that cannot be looked at is no reason to leave the stream unread: what that holds back ends the way back.
+async fn keep_apart(back: &MoveSpec, plan: &MovePlan, old_side: &Client, new_side: &Client) {
+    if let Err(error) = sequence::keep_apart(back, old_side, new_side, plan).await {
+        let id = back.id;
+        tracing::warn!(%id, error = &error as &dyn std::error::Error, "the sequences of move {id} are not held apart: {error}");
+    }
 }
 
 /// Says how far the old side is behind, until too much is held back for it.
@@ -188,15 +196,19 @@ pub async fn release(
     let leaving = Leaving { left: &left, guard: Some(row.token) };
     let (mut gone, mut rounds) = (0, 0);
     loop {
-        gone += delete_rows(&leaving, plan, &order, &mut client, watcher).await?;
+        let began = Instant::now();
+        let went = delete_rows(&leaving, plan, &order, &mut client, watcher).await?;
+        gone += went;
         // The application's triggers may write rows of the tenant while others go, or keep some. Without a fence they would
         // be anybody's to change.
         let still = counted(spec, plan, &client).await?;
         let Some(first) = still.first() else { break };
         rounds += 1;
-        if rounds == ROUNDS {
+        if rounds == ROUNDS || went == 0 {
             return Err(MoveError::RowsStay { table: first.table.clone(), rows: first.rows });
         }
+        // As long idle as busy, as between the batches.
+        tokio::time::sleep(began.elapsed()).await;
     }
     Box::pin(crate::beside::clear_target(&left, plan, &mut client, row.token)).await?;
     fence.remove_triggers(&client, Duration::from_millis(spec.tuning.lock_wait_ms)).await?;

@@ -13,20 +13,22 @@ use tokio_postgres::Client;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// `work`, unless the slot of the move holds back too much in the source before it is done: then whoever does it is dropped.
+/// A look that fails says nothing of the slot.
 pub(crate) async fn within<T>(
     spec: &MoveSpec,
     source: &Client,
     work: impl Future<Output = Result<T, MoveError>>,
 ) -> Result<T, MoveError> {
+    let (slot, most) = (spec.slot(), spec.tuning.move_wal_bytes);
     tokio::select! {
         done = work => done,
-        error = over(spec, source) => Err(error),
+        error = over(|| held_back(source, &slot, most)) => Err(error),
     }
 }
 
-async fn over(spec: &MoveSpec, source: &Client) -> MoveError {
+async fn over<F: Future<Output = Result<(), MoveError>>>(mut look: impl FnMut() -> F) -> MoveError {
     loop {
-        if let Err(error) = held_back(source, &spec.slot(), spec.tuning.move_wal_bytes).await {
+        if let Err(error @ MoveError::TooMuchWal { .. }) = look().await {
             return error;
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -76,4 +78,19 @@ pub(crate) async fn notes(spec: &MoveSpec, source: &Client, target: &Client) -> 
         }
     }
     Ok(notes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::over;
+    use crate::MoveError;
+    use std::future::ready;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_too_much_of_the_log_ends_what_goes_on_beside() {
+        let said = [Ok(()), Err(MoveError::ControlSilent), Err(MoveError::TooMuchWal { held_mb: 2, most_mb: 1 })];
+        let mut said = said.into_iter();
+        let error = over(|| ready(said.next().unwrap())).await;
+        assert!(matches!(error, MoveError::TooMuchWal { held_mb: 2, most_mb: 1 }), "{error:?}");
+    }
 }

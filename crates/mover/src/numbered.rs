@@ -111,6 +111,18 @@ pub(crate) async fn standing(
     Ok(rows.iter().map(standing).collect())
 }
 
+/// Those that are there under their names.
+pub(crate) async fn found(
+    client: &Client,
+    side: Side,
+    sequences: &[PlannedSequence],
+) -> Result<Vec<PlannedSequence>, MoveError> {
+    let names: Vec<String> = sequences.iter().map(|it| it.sequence.sql()).collect();
+    let sql = "select to_regclass(name) is not null from unnest($1::text[]) with ordinality u(name, nth) order by nth";
+    let rows = client.query(sql, &[&names]).await.doing(side, "looking for the sequences")?;
+    Ok(sequences.iter().zip(&rows).filter(|(_, row)| row.get::<_, bool>(0)).map(|(it, _)| it.clone()).collect())
+}
+
 async fn room(
     sequences: &[PlannedSequence],
     source: &Client,

@@ -4,7 +4,7 @@
 //! side keeps for that cell alone and has never given out; the old side passes over it before it comes near. So what the way
 //! back brings there meets no number of those who stayed. A window that is half used is followed by another one.
 
-use crate::numbered::{Standing, standing};
+use crate::numbered::{Standing, found, standing};
 use crate::sql::{Doing, literal};
 use crate::{MoveError, MovePlan, MoveSpec, Obstacle, PlannedSequence, Side, Way};
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -170,9 +170,12 @@ async fn go_apart(
 }
 
 /// While the way back is open: the new side's sequences stay in windows of the old side. `back`: as [`MoveSpec::back`] says.
+/// A sequence that was renamed or dropped since fills nothing here that anybody knows of.
 pub(crate) async fn keep_apart(back: &MoveSpec, old: &Client, new: &Client, plan: &MovePlan) -> Result<(), MoveError> {
     let (old, new) = (End { client: old, side: Side::Target }, End { client: new, side: Side::Source });
-    while !reserve(back, &plan.sequences, old, new, Stage::Kept).await? {}
+    let there = found(old.client, old.side, &plan.sequences).await?;
+    let there = found(new.client, new.side, &there).await?;
+    while !reserve(back, &there, old, new, Stage::Kept).await? {}
     Ok(())
 }
 

@@ -45,6 +45,18 @@ async fn moved(two: &Two, ownership: &MemoryOwnership) -> (MoveSpec, MovePlan) {
     (spec, plan)
 }
 
+async fn kept(spec: &MoveSpec, plan: &MovePlan, ownership: &MemoryOwnership, watch: &Watch) -> Result<(), MoveError> {
+    loop {
+        // The server may not have noticed yet that the one before has left.
+        match berth_mover::keep(spec, plan, ownership, watch).await {
+            Err(error) if error.fault() == Fault::Passing => {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+            ended => return ended,
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_stays_gets_no_number_that_the_way_back_brings() {
     let two = audited().await;
@@ -54,17 +66,7 @@ async fn who_stays_gets_no_number_that_the_way_back_brings() {
     let watch = Arc::new(Watch::default());
     let keep = || {
         let (spec, plan, ownership, watch) = (spec.clone(), plan.clone(), Arc::clone(&ownership), Arc::clone(&watch));
-        tokio::spawn(async move {
-            loop {
-                // The server may not have noticed yet that the one before has left.
-                match berth_mover::keep(&spec, &plan, &*ownership, &*watch).await {
-                    Err(error) if error.fault() == Fault::Passing => {
-                        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                    }
-                    ended => return ended,
-                }
-            }
-        })
+        tokio::spawn(async move { kept(&spec, &plan, &ownership, &watch).await })
     };
     let app = two.client(&two.target, Role::App).await;
     let there = write(&app, two.tenant).await;
@@ -103,6 +105,27 @@ async fn who_stays_gets_no_number_that_the_way_back_brings() {
     cut_over(&back, &plan, &*ownership).await.unwrap();
     assert!(write(&stays, two.tenant).await > again);
     berth_mover::retire(&back, &plan, true, ownership.row().token).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sequence_that_was_renamed_does_not_leave_the_way_back_unread() {
+    let two = audited().await;
+    let ownership = MemoryOwnership::new();
+    let (spec, plan) = moved(&two, &ownership).await;
+    let owner = two.client(&two.target, Role::Owner).await;
+    owner.batch_execute("alter sequence audit_id_seq rename to audit_numbers").await.unwrap();
+    let there = write(&two.client(&two.target, Role::App).await, two.tenant).await;
+    let source = two.client(&two.source, Role::Mover).await;
+    let watch = Watch::default();
+    let came = async {
+        let sql = "select count(*) from audit where id = $1";
+        let count = async || source.query_one(sql, &[&there]).await.unwrap().get::<_, i64>(0);
+        wait_until("the row comes back", count, |rows| *rows == 1).await;
+        watch.cancel.store(true, Ordering::SeqCst);
+    };
+    let (ended, ()) = tokio::join!(kept(&spec, &plan, &ownership, &watch), came);
+    ended.unwrap();
+    berth_mover::close_way_back(&spec).await.unwrap();
 }
 
 /// Into one cell they go with one window, which neither takes away from the other; into two with one each.
