@@ -12,7 +12,7 @@ use crate::outside::{self, Which};
 use crate::prepare::existing;
 use crate::sql::{Doing, connect};
 use crate::survey::{Stray, count_strays};
-use crate::{MoveError, MovePlan, MoveSpec, Side, TableName, Watcher};
+use crate::{MoveError, MovePlan, MoveSpec, PlannedTable, Side, TableName, Watcher};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio_postgres::Client;
@@ -91,11 +91,22 @@ async fn plan(spec: &MoveSpec, client: &Client) -> Result<MovePlan, MoveError> {
 pub(crate) async fn counted(spec: &MoveSpec, plan: &MovePlan, client: &Client) -> Result<Vec<RowsOf>, MoveError> {
     let mut found = Vec::new();
     for table in &plan.tables {
-        let sql = format!("select count(*) from {} where {}", table.table.sql(), plan.filter(table, &spec.tenant));
-        let rows: i64 = client.query_one(&sql, &[]).await.doing(Side::Source, "counting the tenant's rows")?.get(0);
+        let rows = count(spec, plan, table, client).await?;
         if rows > 0 {
-            found.push(RowsOf { table: table.table.clone(), rows: rows.unsigned_abs() });
+            found.push(RowsOf { table: table.table.clone(), rows });
         }
     }
     Ok(found)
+}
+
+/// And of one table.
+pub(crate) async fn count(
+    spec: &MoveSpec,
+    plan: &MovePlan,
+    table: &PlannedTable,
+    client: &Client,
+) -> Result<u64, MoveError> {
+    let sql = format!("select count(*) from {} where {}", table.table.sql(), plan.filter(table, &spec.tenant));
+    let rows: i64 = client.query_one(&sql, &[]).await.doing(Side::Source, "counting the tenant's rows")?.get(0);
+    Ok(rows.unsigned_abs())
 }

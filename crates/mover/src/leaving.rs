@@ -3,6 +3,7 @@
 //! a circle go together. The application's triggers fire.
 
 use crate::back::APPLICATIONS_PATH;
+use crate::erase::count;
 use crate::outside::{self, Outside, Which};
 use crate::prepare::hold_closed;
 use crate::sql::{Doing, ident, idents, literal};
@@ -170,6 +171,9 @@ pub(crate) async fn delete_rows(
         let before = gone;
         let mut waiting = Vec::new();
         for next in &all {
+            // More than these are made by their own going, and would be for ever.
+            let most = 2 * count(leaving.left, plan, next.table, client).await? + u64::from(BATCH_ROWS);
+            let first = gone;
             loop {
                 let began = may_begin(watcher)?;
                 match delete_some(leaving, plan, next, client).await? {
@@ -181,6 +185,10 @@ pub(crate) async fn delete_rows(
                     }
                 }
                 rest(watcher, gone, began).await;
+                if gone - first > most {
+                    let rows = count(leaving.left, plan, next.table, client).await?;
+                    return Err(MoveError::RowsStay { table: next.table.table.clone(), rows });
+                }
             }
         }
         if waiting.is_empty() {

@@ -250,3 +250,25 @@ async fn rows_that_a_trigger_keeps_stay_fenced_and_are_named() {
     assert_eq!(rows_in(&source, "audit").await, 0);
     common::nothing_of_berth(&two, &two.source).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_trigger_makes_of_each_that_goes_are_not_removed_for_ever() {
+    let (two, spec, plan, ownership) = moved_beside("").await;
+    let source = two.client(&two.source, Role::Mover).await;
+    source
+        .batch_execute(&format!(
+            "insert into audit (customer_id, said) select '{}', 'made' from generate_series(1, 500);
+             create function made() returns trigger language plpgsql as
+                 $$ begin insert into audit (customer_id, said) values (old.customer_id, 'gone'); return null; end $$;
+             create trigger made after delete on audit for each row execute function made();",
+            two.tenant
+        ))
+        .await
+        .unwrap();
+    let stay = berth_mover::release(&spec, &plan, &ownership, &Watch::default()).await.unwrap_err();
+    assert!(matches!(&stay, MoveError::RowsStay { table, rows: 501 } if table.name == "audit"), "{stay:?}");
+    source.batch_execute("drop trigger made on audit").await.unwrap();
+    berth_mover::release(&spec, &plan, &ownership, &Watch::default()).await.unwrap();
+    assert_eq!(rows_in(&source, "audit").await, 0);
+    common::nothing_of_berth(&two, &two.source).await;
+}
