@@ -22,6 +22,8 @@ use tracing::{info, warn};
 
 /// After trouble the next try waits this long.
 const AGAIN_AFTER: Duration = Duration::from_secs(3);
+/// And where rows are to go at most so long: what keeps them waits for a person, and each try reads much.
+const AGAIN_AT_LAST: Duration = Duration::from_mins(10);
 /// What a slot says that another session reads.
 const IN_USE: &str = "55006";
 
@@ -36,6 +38,17 @@ struct Kept {
     /// None while it waits for its next try.
     task: Option<JoinHandle<Result<(), ControlError>>>,
     again_at: Instant,
+    /// How long the next one waits.
+    wait: Duration,
+}
+
+impl Kept {
+    fn wait(&mut self) {
+        self.again_at = Instant::now() + self.wait;
+        if self.state == WayBackState::Closing {
+            self.wait = (self.wait * 2).min(AGAIN_AT_LAST);
+        }
+    }
 }
 
 /// What passes between a task and the loop.
@@ -99,6 +112,7 @@ impl WaysBack {
             told: Arc::new(Told { bytes_behind: AtomicI64::new(-1), ..Told::default() }),
             task: None,
             again_at: Instant::now(),
+            wait: AGAIN_AFTER,
         });
         if kept.task.as_ref().is_some_and(JoinHandle::is_finished) {
             // A task that panicked is one that failed: it is started again.
@@ -106,7 +120,7 @@ impl WaysBack {
                 Some(task) => task.await.unwrap_or(Ok(())),
                 None => Ok(()),
             };
-            kept.again_at = Instant::now() + AGAIN_AFTER;
+            kept.wait();
             match ended {
                 Ok(()) => {}
                 Err(ControlError::Move(error @ (MoveError::SlotLost { .. } | MoveError::WayBackOver { .. })))
@@ -150,4 +164,29 @@ async fn work(app: App, way: WayBack, told: Arc<Told>) -> Result<(), ControlErro
     let spec = ways_back::spec(&app, &way).await?;
     let ownership = app.store().ownership(way.tenant);
     Ok(berth_mover::keep(&spec, &way.plan, &ownership, &*told).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AGAIN_AFTER, AGAIN_AT_LAST, Kept, Told};
+    use berth_domain::WayBackState;
+    use std::{sync::Arc, time::Instant};
+
+    #[test]
+    fn what_waits_for_a_person_is_tried_less_and_less_often() {
+        let state = WayBackState::Closing;
+        let mut kept =
+            Kept { state, told: Arc::new(Told::default()), task: None, again_at: Instant::now(), wait: AGAIN_AFTER };
+        let mut waits = Vec::new();
+        for _ in 0..10 {
+            waits.push(kept.wait);
+            kept.wait();
+        }
+        assert_eq!(waits[..3], [AGAIN_AFTER, AGAIN_AFTER * 2, AGAIN_AFTER * 4]);
+        assert_eq!(waits[9], AGAIN_AT_LAST);
+        // One that follows is behind for every moment that it does not.
+        (kept.state, kept.wait) = (WayBackState::Open, AGAIN_AFTER);
+        kept.wait();
+        assert_eq!(kept.wait, AGAIN_AFTER);
+    }
 }
