@@ -151,7 +151,7 @@ impl Comparer<'_> {
         watcher: &dyn Watcher,
         ahead: Option<Rows>,
     ) -> Result<u64, MoveError> {
-        self.unchecked = Unchecked::of(self.spec, self.plan, &self.target).await?;
+        self.unchecked = Box::pin(Unchecked::of(self.spec, self.plan, &self.target)).await?;
         let (snapshot, mut read) = match ahead {
             Some(rows) => (rows.snapshot, Some(rows.tables.into_iter())),
             None => (self.begin_source().await?, None),

@@ -52,8 +52,8 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
         fence::end_older_sessions(client, side, &spec.session_prefix()).await?;
     }
     drop_slot(&source, &spec.slot()).await?;
-    clear_target(spec, plan, &mut target, token).await?;
-    crate::bare::strip(spec, plan, &mut target, token).await?;
+    Box::pin(clear_target(spec, plan, &mut target, token)).await?;
+    Box::pin(crate::bare::strip(spec, plan, &mut target, token)).await?;
     crate::sequence::jump(spec, &source, &target, plan).await?;
 
     // Before there is a slot, which would hold the server's log for as long.

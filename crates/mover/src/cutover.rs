@@ -122,7 +122,7 @@ pub async fn cut_over(
     }
     // Before the sessions of whoever was here earlier end: one of them may be this run's own reader.
     let ahead = spec.ahead.take().await;
-    let mut cut = CutOverRun::start(spec, plan, ownership, edges, row).await?;
+    let mut cut = Box::pin(CutOverRun::start(spec, plan, ownership, edges, row)).await?;
     if row.holding {
         // A worker died in the pause: users are waiting, so they come first.
         cut.reopen().await?;
@@ -136,7 +136,8 @@ pub async fn cut_over(
         cut.bring(keys).await?;
     }
     let ahead = ahead.filter(|(from, _)| *from == cut.follower.from).map(|(_, rows)| rows);
-    let verified = cut.comparer.all(&cut.follower, watcher, ahead).await.map_err(|error| error.on(spec.way))?;
+    let verified =
+        Box::pin(cut.comparer.all(&cut.follower, watcher, ahead)).await.map_err(|error| error.on(spec.way))?;
     let mut wait = RETRY_FIRST;
     let mut last = String::new();
     for attempt in 1..=spec.tuning.attempts {
@@ -144,7 +145,7 @@ pub async fn cut_over(
             return Err(MoveError::Cancelled);
         }
         cut.follower.check()?;
-        let outcome = cut.attempt().await?;
+        let outcome = Box::pin(cut.attempt()).await?;
         let note = match outcome {
             Attempt::Committed(row) => {
                 let record = Record {

@@ -260,7 +260,6 @@ impl Obstacle {
             }
             Self::Pooler { .. } => "give the address of the server itself".into(),
             Self::Rights { role, right, .. } => format!("ALTER ROLE {} {right}", ident(role)),
-            Self::Grant { statement, .. } => statement.clone(),
             Self::NotPostgres { .. } => {
                 "tenants are routed to it and limited there; moves read the change stream of PostgreSQL, so that they need one".into()
             }
@@ -277,7 +276,7 @@ impl Obstacle {
             Self::MemberOfMover { role, member, statement, .. } if statement.is_empty() => {
                 crate::logins::revoke(role, member, None)
             }
-            Self::MemberOfMover { statement, .. } => statement.clone(),
+            Self::MemberOfMover { statement, .. } | Self::Grant { statement, .. } => statement.clone(),
             Self::EarlierMoves { statements, .. } => statements.join("; "),
             Self::KeysOfAStore => {
                 "move it into a cell of its own, or into Postgres; `data.redis.store: false` where it is a cache".into()

@@ -58,7 +58,7 @@ pub(crate) struct Transaction {
     /// The table of the last update, where that left its row without a tenant.
     cleared: Option<usize>,
     /// What ends the following, should this transaction turn out to come after its beginning.
-    ends: Option<MoveError>,
+    ends: Option<Box<MoveError>>,
 }
 
 /// What a message completed.
@@ -314,7 +314,7 @@ impl<'p> Decoder<'p> {
         if self.begins_at.is_none() {
             return Err(error);
         }
-        self.current().ends.get_or_insert(error);
+        self.current().ends.get_or_insert_with(|| Box::new(error));
         Ok(())
     }
 
@@ -325,7 +325,7 @@ impl<'p> Decoder<'p> {
             return Ok(Decoded::Transaction(Transaction { xid: done.xid, end: done.end, ..Transaction::default() }));
         }
         if let Some(error) = done.ends.take() {
-            return Err(error);
+            return Err(*error);
         }
         self.owned.settle(&mut done.changes, |table, cleared| left(self.plan, table, cleared))?;
         Ok(Decoded::Transaction(done))

@@ -162,10 +162,10 @@ async fn go_apart(
     let (source, target) = (End { client: source, side: Side::Source }, End { client: target, side: Side::Target });
     match spec.way {
         Way::There => {
-            while !reserve(spec, &plan.sequences, source, target, stage).await? {}
+            while !Box::pin(reserve(spec, &plan.sequences, source, target, stage)).await? {}
             Ok(())
         }
-        Way::Back => overtake(&plan.sequences, source, target).await,
+        Way::Back => Box::pin(overtake(&plan.sequences, source, target)).await,
     }
 }
 
@@ -175,7 +175,7 @@ pub(crate) async fn keep_apart(back: &MoveSpec, old: &Client, new: &Client, plan
     let (old, new) = (End { client: old, side: Side::Target }, End { client: new, side: Side::Source });
     let there = found(old.client, old.side, &plan.sequences).await?;
     let there = found(new.client, new.side, &there).await?;
-    while !reserve(back, &there, old, new, Stage::Kept).await? {}
+    while !Box::pin(reserve(back, &there, old, new, Stage::Kept)).await? {}
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use berth_mover::{MoveError, MoveSpec, Obstacle, TableName};
 use berth_testkit::wait_until;
 use common::{MemoryOwnership, Two, Watch, cut_over, rows_of, until_built};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 /// A tree, a chain that is checked at the commit, pairs, a ring, and two tables that refer to each other.
@@ -244,7 +245,7 @@ async fn rows_that_a_trigger_keeps_stay_fenced_and_are_named() {
     assert!(stay.hint().contains("BEFORE DELETE"), "{}", stay.hint());
     let app = two.client(&two.source, Role::App).await;
     let refused = app.batch_execute("update audit set said = 'changed'").await.unwrap_err();
-    assert_eq!(refused.code().map(|code| code.code()), Some("BF001"));
+    assert_eq!(refused.code().map(SqlState::code), Some("BF001"));
     source.batch_execute("drop trigger kept on audit").await.unwrap();
     berth_mover::release(&spec, &plan, &ownership, &Watch::default()).await.unwrap();
     assert_eq!(rows_in(&source, "audit").await, 0);
