@@ -199,14 +199,14 @@ async fn beside_the_first(desk: &Desk, server: &Machine, fleet: &Path, admin: &s
     assert!(stack.contains(local), "{stack}");
     let file = desk.dir.join("more.yaml");
     fs::write(&file, stack.replacen(local, &format!("{local}{ssh}"), 1)).unwrap();
-    server.copy(&file, "/root/berth.yaml");
-    server.copy(&desk.key(), "/root/cell.key");
-    berth("apply -f /root/berth.yaml");
-    berth(&format!("cell add own --host {} --key-file /root/cell.key", server.ip));
+    server.copy(&file, "/srv/berth.yaml");
+    server.copy(&desk.key(), "/srv/cell.key");
+    berth("apply -f /srv/berth.yaml");
+    berth(&format!("cell add own --host {} --key-file /srv/cell.key", server.ip));
     if let Some(images) = Images::make(&desk.dir, fleet, &["1"]) {
         images.bring(server);
-        server.sh(&format!("printf %s '{}' >/root/word", registry::PASSWORD));
-        berth(&format!("registry add {} --user {} --password-file /root/word", registry::HOST, registry::USER));
+        server.sh(&format!("printf %s '{}' >/srv/word", registry::PASSWORD));
+        berth(&format!("registry add {} --user {} --password-file /srv/word", registry::HOST, registry::USER));
         let made: Value =
             serde_json::from_str(&berth(&format!("release create web={} --json", images.artifact(0)))).unwrap();
         berth(&format!("release roll r{} --to own --wait", made["number"]));
