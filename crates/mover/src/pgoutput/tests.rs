@@ -108,7 +108,11 @@ fn gone_from_the_tenant(tenant: Option<&str>) -> MoveError {
 fn a_row_whose_tenant_becomes_null_is_told_from_one_that_becomes_anothers() {
     let error = gone_from_the_tenant(None);
     assert_eq!(error.to_string(), "a row of `t` lost its tenant during the move: an update set its `tenant` to null");
-    assert!(error.hint().contains("ALTER TABLE t ALTER COLUMN tenant SET NOT NULL"), "{}", error.hint());
+    assert!(
+        error.hint().contains(r#"ALTER TABLE "public"."t" ALTER COLUMN "tenant" SET NOT NULL"#),
+        "{}",
+        error.hint()
+    );
     let error = gone_from_the_tenant(Some("b"));
     assert_eq!(error.to_string(), "a row of `t` changed its tenant during the move");
 }
