@@ -296,7 +296,8 @@ async fn a_stream_is_tried_beside_the_polls_and_followed_once_it_lives() {
     let mut n = 0;
     while proxy.streams.load(Ordering::SeqCst) < 4 {
         let took = told_of(&world, http, &format!("n{n}.acme.test")).await;
-        assert!(took < Duration::from_secs(4), "{took:?}");
+        // Who waited for the silent stream would hear of nothing for eight seconds.
+        assert!(took < Duration::from_secs(7), "{took:?}");
         n += 1;
     }
     assert!(n > 1 && says(&page().await, 1));
