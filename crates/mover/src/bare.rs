@@ -126,7 +126,7 @@ pub async fn build(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn
     watcher.progress(Progress::of(Phase::Build));
     // Half of a large move's time, in which nothing is read from its slot.
     let source = connect(&spec.source, Side::Source, &spec.session_name(token)).await?;
-    crate::bound::within(spec, &source, build_on(spec, plan, &target)).await?;
+    crate::bound::within(spec, &source, build_on(spec, &target)).await?;
     let fence = crate::fence::Fence::find(&target, Side::Target, &spec.tenant)
         .await?
         .ok_or(MoveError::Fenced { side: Side::Target, held: token })?;
@@ -136,7 +136,7 @@ pub async fn build(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn
     if spec.way_back { crate::back::open(spec, plan, &target, token).await } else { Ok(()) }
 }
 
-pub(crate) async fn build_on(spec: &MoveSpec, plan: &MovePlan, target: &Client) -> Result<(), MoveError> {
+pub(crate) async fn build_on(spec: &MoveSpec, target: &Client) -> Result<(), MoveError> {
     let what = "building keys and indexes";
     let there: bool = target
         .query_one("select to_regclass('berth.deferred') is not null", &[])
@@ -146,10 +146,9 @@ pub(crate) async fn build_on(spec: &MoveSpec, plan: &MovePlan, target: &Client) 
     if !there {
         return Ok(());
     }
-    let bare = tables_taken_bare(spec, target).await?;
     let open = target
         .query(
-            "select nth, create_sql from berth.deferred where move = $1 and not done
+            "select nth, create_sql, kind = 'foreign key' from berth.deferred where move = $1 and not done
              order by case kind when 'index' then 1 when 'key' then 2 else 3 end, nth",
             &[&spec.short_id()],
         )
@@ -165,13 +164,28 @@ pub(crate) async fn build_on(spec: &MoveSpec, plan: &MovePlan, target: &Client) 
             let _rolled_back = target.batch_execute("rollback").await;
             return Err(MoveError::Statement { side: Side::Target, doing: what, source });
         }
+        if row.get(2) {
+            spec.ahead.keep_made(create_sql);
+        }
     }
     target
         .execute("delete from berth.deferred where move = $1 and done", &[&spec.short_id()])
         .await
         .doing(Side::Target, what)?;
-    for table in plan.tables.iter().filter(|t| bare.contains(&t.table.sql())) {
-        target.batch_execute(&format!("analyze {}", table.table.sql())).await.doing(Side::Target, "analysing")?;
+    Ok(())
+}
+
+/// Large tables of which the target has no statistics yet get them. Others read none meanwhile: beside the comparison, not after
+/// the keys, this costs no time of its own.
+pub(crate) async fn analyse(spec: &MoveSpec, plan: &MovePlan, target: &Client) -> Result<(), MoveError> {
+    let what = "analysing";
+    let large = plan.tables.iter().filter(|t| spec.alone && t.rows >= spec.tuning.bare_load_rows);
+    for name in large.map(|t| t.table.sql()) {
+        let sql = "select from pg_stat_all_tables
+            where relid = $1::text::regclass and coalesce(last_analyze, last_autoanalyze) is null";
+        if target.query_opt(sql, &[&name]).await.doing(Side::Target, what)?.is_some() {
+            target.batch_execute(&format!("analyze {name}")).await.doing(Side::Target, what)?;
+        }
     }
     Ok(())
 }

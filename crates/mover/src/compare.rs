@@ -14,9 +14,10 @@ use crate::read_ahead::Rows;
 use crate::sql::{Doing, idents, literal};
 use crate::{MoveError, MovePlan, MoveSpec, Phase, PlannedTable, Progress, Side, Watcher, hash};
 use futures_util::TryStreamExt;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use uuid::Uuid;
 
 /// A marker comes back within this, or the stream is as good as broken.
 const MARKER_LIMIT: Duration = Duration::from_mins(10);
@@ -39,10 +40,15 @@ pub(crate) struct KeyRef {
     pub hash: Hash,
 }
 
-/// Each key column's text, hashed with what came before it as seed: see [`PlannedTable::key_hash_sql`].
-pub(crate) fn key_hash(key: &[Datum]) -> Hash {
-    key.iter().fold(0, |before, datum| match datum {
-        Datum::Text(text) => hash::text(text, before),
+/// Each key column's text, or the bytes of a uuid, hashed with what came before it as seed: see
+/// [`PlannedTable::key_hash_sql`]. `uuids`: which of the columns are of that type; none where no server's hash is compared with.
+pub(crate) fn key_hash(key: &[Datum], uuids: impl IntoIterator<Item = bool>) -> Hash {
+    let columns = key.iter().zip(uuids.into_iter().chain(std::iter::repeat(false)));
+    columns.fold(0, |before, (datum, is_uuid)| match datum {
+        Datum::Text(text) => match is_uuid.then(|| Uuid::try_parse_ascii(text)) {
+            Some(Ok(uuid)) => hash::text(uuid.as_bytes(), before),
+            Some(Err(_)) | None => hash::text(text, before),
+        },
         Datum::Null | Datum::Unchanged => before,
     })
 }
@@ -152,9 +158,10 @@ impl Comparer<'_> {
         ahead: Option<Rows>,
     ) -> Result<u64, MoveError> {
         self.unchecked = Box::pin(Unchecked::of(self.spec, self.plan, &self.target)).await?;
-        let (snapshot, mut read) = match ahead {
-            Some(rows) => (rows.snapshot, Some(rows.tables.into_iter())),
-            None => (self.begin_source().await?, None),
+        let made = self.spec.ahead.take_made();
+        let (snapshot, mut read, made) = match ahead {
+            Some(rows) => (rows.snapshot, Some(rows.tables.into_iter()), made),
+            None => (self.begin_source().await?, None, BTreeSet::new()),
         };
         if read.is_none() {
             self.pass_marker(follower).await?;
@@ -177,10 +184,9 @@ impl Comparer<'_> {
                 Some(ours) => (ours, self.target_rows(table, &report).await?),
                 None => {
                     let sql = self.plan.hashes_sql(table, &self.spec.tenant);
-                    tokio::try_join!(
-                        scan(&self.source, Side::Source, &sql, &report),
-                        scan(&self.target, Side::Target, &sql, &|_| {})
-                    )?
+                    tokio::try_join!(scan(&self.source, Side::Source, &sql, &report), async {
+                        Ok([scan(&self.target, Side::Target, &sql, &|_| {}).await?, Vec::new()])
+                    })?
                 }
             };
             follower.check()?;
@@ -197,13 +203,17 @@ impl Comparer<'_> {
             client.batch_execute("commit").await.doing(Side::Target, "ending a snapshot")?;
         }
         // Under no snapshot: that would hold everybody's vacuum back. What changes from here on is tracked, and asked about then.
-        self.unchecked.all(&self.target).await?;
+        self.unchecked.all(&self.target, &made).await?;
         follower.tracker(|t| t.settle(&snapshot, |_| true));
         Ok(verified)
     }
 
     /// The target's rows alone: two sessions with one snapshot, each a half of a large table.
-    async fn target_rows(&self, table: &PlannedTable, report: &(dyn Fn(u64) + Sync)) -> Result<Vec<Pair>, MoveError> {
+    async fn target_rows(
+        &self,
+        table: &PlannedTable,
+        report: &(dyn Fn(u64) + Sync),
+    ) -> Result<[Vec<Pair>; 2], MoveError> {
         let middle: i64 = self
             .target
             .query_one(
@@ -215,17 +225,16 @@ impl Comparer<'_> {
             .get(0);
         if middle == 0 || table.rows < SPLIT_ROWS {
             let sql = self.plan.hashes_sql(table, &self.spec.tenant);
-            return scan(&self.target, Side::Target, &sql, report).await;
+            return Ok([scan(&self.target, Side::Target, &sql, report).await?, Vec::new()]);
         }
         let part = |and: &str| self.plan.some_hashes_sql(table, &self.spec.tenant, and);
         let (first, second) =
             (part(&format!(" and ctid < '({middle},0)'")), part(&format!(" and ctid >= '({middle},0)'")));
-        let (mut rows, more) = tokio::try_join!(
+        let halves = tokio::try_join!(
             scan(&self.target, Side::Target, &first, report),
             scan(&self.second_target, Side::Target, &second, &|_| {})
         )?;
-        rows.extend(more);
-        Ok(rows)
+        Ok(halves.into())
     }
 
     /// Compares the open keys once more. Returns how many are open now.
@@ -357,7 +366,7 @@ fn differs(plan: &MovePlan, key: KeyRef, values: &[Datum], rows: u64) -> MoveErr
     MoveError::Differs { table: plan.tables[key.table].table.clone(), rows, first_key: key_text(values) }
 }
 
-/// Reads (key hash, row hash) pairs in binary: two 8-byte fields a row, nothing to parse.
+/// Reads (key hash, row hash) pairs in binary: two 8-byte fields a row, nothing to parse. Sorted.
 pub(crate) async fn scan(
     client: &Client,
     side: Side,
@@ -397,16 +406,23 @@ pub(crate) async fn scan(
     if rest != [0xff, 0xff] {
         return Err(MoveError::Decode("the compared rows end in the middle".into()));
     }
-    Ok(pairs)
+    let sorted = tokio::task::spawn_blocking(move || {
+        pairs.sort_unstable();
+        pairs
+    });
+    sorted.await.map_err(|_| MoveError::Decode("the reading was stopped".into()))
 }
 
-/// How many rows the target has, and the keys that are not once on each side with the same row.
-fn merge(mut ours: Vec<Pair>, mut theirs: Vec<Pair>) -> (u64, Vec<Hash>) {
-    ours.sort_unstable();
-    theirs.sort_unstable();
-    let count = theirs.len() as u64;
+/// How many rows the target has, and the keys that are not once on each side with the same row. Each part is sorted.
+fn merge(ours: Vec<Pair>, theirs: [Vec<Pair>; 2]) -> (u64, Vec<Hash>) {
+    let count = theirs.iter().map(|part| part.len() as u64).sum();
     let mut differing = Vec::new();
-    let (mut a, mut b) = (ours.into_iter().peekable(), theirs.into_iter().peekable());
+    let [mut first, mut second] = theirs.map(|part| part.into_iter().peekable());
+    let both = std::iter::from_fn(|| {
+        let is_first = second.peek().is_none_or(|y| first.peek().is_some_and(|x| x <= y));
+        if is_first { first.next() } else { second.next() }
+    });
+    let (mut a, mut b) = (ours.into_iter().peekable(), both.peekable());
     loop {
         match (a.peek(), b.peek()) {
             (None, None) => break,
@@ -528,7 +544,7 @@ mod tests {
     fn merge_names_each_key_that_is_not_once_and_equal() {
         let h = |n: u64| n;
         let ours = vec![(h(1), h(1)), (h(2), h(2)), (h(3), h(3)), (h(4), h(4)), (h(5), h(5))];
-        let theirs = vec![(h(5), h(5)), (h(1), h(1)), (h(2), h(9)), (h(3), h(3)), (h(3), h(3)), (h(6), h(6))];
+        let theirs = [vec![(h(1), h(1)), (h(3), h(3)), (h(5), h(5))], vec![(h(2), h(9)), (h(3), h(3)), (h(6), h(6))]];
         let (count, differing) = merge(ours, theirs);
         assert_eq!(count, 6);
         assert_eq!(differing, vec![h(2), h(3), h(4), h(6)], "changed, doubled, missing, extra");
@@ -537,6 +553,6 @@ mod tests {
     #[test]
     fn keys_of_two_columns_do_not_run_together() {
         let text = |t: &'static str| Datum::Text(Bytes::from_static(t.as_bytes()));
-        assert_ne!(key_hash(&[text("ab"), text("c")]), key_hash(&[text("a"), text("bc")]));
+        assert_ne!(key_hash(&[text("ab"), text("c")], None), key_hash(&[text("a"), text("bc")], None));
     }
 }

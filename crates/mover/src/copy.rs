@@ -13,9 +13,10 @@ use berth_domain::Token;
 use bytes::Bytes;
 use futures_util::{SinkExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
 use tokio_postgres::Client;
 
 /// How often a copy looks up, and at how many of these whether the sequences are still apart.
@@ -63,8 +64,10 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
     let mut maker = Replication::connect(&spec.source, &spec.session_name(token)).await?;
     let (from, snapshot) = create_slot(&mut maker, &spec.slot(), spec.tuning.slot_wait(), &source).await?;
     crate::stands::note(spec, plan, &source, token).await?;
+    let (copied, seen) = watch::channel(BTreeSet::new());
     let work = Work {
         plan: Arc::new(plan.clone()),
+        copied,
         tables: Arc::new(Mutex::new(Vec::new())),
         rows: Arc::new(AtomicU64::new(0)),
         bytes: Arc::new(AtomicU64::new(0)),
@@ -81,7 +84,7 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
         let writer = connect_to_load(&spec.target, Side::Target, &name).await?;
         workers.push((take().await?, writer));
     }
-    spec.ahead.begin(spec, plan, from, take().await?);
+    spec.ahead.begin(spec, plan, from, take().await?, seen);
     // Every worker has the snapshot: its maker may go.
     drop(maker);
     let mut ticks = tokio::time::interval(TICK);
@@ -171,6 +174,8 @@ fn phases(plan: &MovePlan) -> Vec<Vec<PlannedTable>> {
 #[derive(Clone)]
 struct Work {
     plan: Arc<MovePlan>,
+    /// The tables that are there.
+    copied: watch::Sender<BTreeSet<TableName>>,
     tables: Arc<Mutex<Vec<PlannedTable>>>,
     rows: Arc<AtomicU64>,
     bytes: Arc<AtomicU64>,
@@ -189,6 +194,9 @@ impl Work {
             let next = self.tables.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some(table) = next else { break };
             self.table(&reader, &writer, &mut pace, &table, &tenant, token).await?;
+            self.copied.send_modify(|tables| {
+                tables.insert(table.table);
+            });
         }
         Ok((reader, writer))
     }

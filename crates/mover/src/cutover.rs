@@ -136,8 +136,9 @@ pub async fn cut_over(
         cut.bring(keys).await?;
     }
     let ahead = ahead.filter(|(from, _)| *from == cut.follower.from).map(|(_, rows)| rows);
-    let verified =
-        Box::pin(cut.comparer.all(&cut.follower, watcher, ahead)).await.map_err(|error| error.on(spec.way))?;
+    let compared = Box::pin(cut.comparer.all(&cut.follower, watcher, ahead));
+    let both = tokio::try_join!(compared, crate::bare::analyse(spec, plan, &cut.target));
+    let (verified, ()) = both.map_err(|error| error.on(spec.way))?;
     let mut wait = RETRY_FIRST;
     let mut last = String::new();
     for attempt in 1..=spec.tuning.attempts {

@@ -4,7 +4,7 @@
 //! transaction, moves the cell's applied position from exactly the old value to the new. The slot's own
 //! acknowledgement is never trusted: what comes twice is recognised by that position.
 
-use crate::compare::{KeyRef, Tracker, key_hash};
+use crate::compare::{KeyRef, Tracker};
 use crate::fence::Fence;
 use crate::owned::Owned;
 use crate::pgoutput::{Change, Datum, Decoded, Decoder, Op, Row, Transaction};
@@ -477,8 +477,8 @@ impl Applier {
             for change in &transaction.changes {
                 let table = &self.plan.tables[change.table];
                 for row in rows(change) {
-                    let key: Vec<Datum> = key_of(row, table);
-                    tracker.changed(KeyRef { table: change.table, hash: key_hash(&key) }, transaction.xid, key);
+                    let key = key_of(row, table);
+                    tracker.changed(KeyRef { table: change.table, hash: table.key_hash(&key) }, transaction.xid, key);
                     for reference in &table.refers {
                         let at = reference.columns.iter().filter_map(|c| table.position(c));
                         let named: Vec<Datum> = at.map(|at| row[at].clone()).collect();

@@ -14,6 +14,8 @@ struct Rule {
     column: Option<usize>,
     links: Vec<LinkAt>,
     key: Vec<usize>,
+    /// Which columns of the key are uuids.
+    uuids: Vec<bool>,
     /// Whether the keys of this table are remembered.
     kept: bool,
     /// Whether rows of the tenant that are too old stay behind: their keys are not known.
@@ -23,6 +25,8 @@ struct Rule {
 struct LinkAt {
     columns: Vec<usize>,
     to: usize,
+    /// Which columns of the key over there are uuids.
+    uuids: Vec<bool>,
     when: Option<(usize, String)>,
     checked: bool,
 }
@@ -41,9 +45,11 @@ impl Owned {
         let at = |table: usize, column: &String| plan.tables[table].position(column);
         let rules = plan.tables.iter().enumerate().map(|(nth, table)| {
             let links = table.through.iter().filter_map(|link| {
+                let to = plan.tables.iter().position(|t| t.table == link.to)?;
                 Some(LinkAt {
                     columns: link.columns.iter().map(|c| at(nth, c)).collect::<Option<_>>()?,
-                    to: plan.tables.iter().position(|t| t.table == link.to)?,
+                    to,
+                    uuids: plan.tables[to].uuids_of_key().collect(),
                     when: match &link.when {
                         Some((column, value)) => Some((at(nth, column)?, value.clone())),
                         None => None,
@@ -55,6 +61,7 @@ impl Owned {
                 column: table.tenant_column.as_ref().and_then(|c| at(nth, c)),
                 links: links.collect(),
                 key: table.key.iter().filter_map(|c| at(nth, c)).collect(),
+                uuids: table.uuids_of_key().collect(),
                 kept: !table.through.is_empty()
                     || plan.tables.iter().any(|t| t.through.iter().any(|link| link.to == table.table)),
                 leaves_behind: table.kept.is_some(),
@@ -83,8 +90,9 @@ impl Owned {
     }
 
     fn key(&self, table: usize, row: &Row) -> Hash {
-        let key: Vec<Datum> = self.rules[table].key.iter().map(|at| row[*at].clone()).collect();
-        key_hash(&key)
+        let rule = &self.rules[table];
+        let key: Vec<Datum> = rule.key.iter().map(|at| row[*at].clone()).collect();
+        key_hash(&key, rule.uuids.iter().copied())
     }
 
     /// Whether what a row refers to satisfies `known`. `None`: the row refers to nothing.
@@ -99,7 +107,7 @@ impl Owned {
             if !applies || values.contains(&Datum::Null) {
                 continue;
             }
-            if known(link, key_hash(&values)) {
+            if known(link, key_hash(&values, link.uuids.iter().copied())) {
                 return Some(true);
             }
             refers = Some(false);

@@ -142,7 +142,7 @@ pub async fn retire(spec: &MoveSpec, plan: &MovePlan, moved: bool, token: Token)
     fence::end_older_sessions(&target, Side::Target, &spec.session_prefix()).await?;
     clear_target(spec, plan, &mut target, token).await?;
     Box::pin(crate::beside::clear_target(spec, plan, &mut target, token)).await?;
-    crate::bare::build_on(spec, plan, &target).await?;
+    crate::bare::build_on(spec, &target).await?;
     fence.remove_triggers(&target, lock_wait).await.map(drop)
 }
 

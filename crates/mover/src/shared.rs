@@ -47,7 +47,10 @@ impl Nobodys {
     }
 
     pub fn hashes(&self) -> impl Iterator<Item = (usize, Hash)> + '_ {
-        self.0.iter().enumerate().flat_map(|(nth, rows)| rows.keys().map(move |key| (nth, key_hash(&datums(key)))))
+        self.0
+            .iter()
+            .enumerate()
+            .flat_map(|(nth, rows)| rows.keys().map(move |key| (nth, key_hash(&datums(key), None))))
     }
 }
 
@@ -69,7 +72,7 @@ pub(crate) struct Watched {
 impl Watched {
     /// A row of the tenant refers to this one.
     pub fn referred(&mut self, table: usize, key: Vec<Datum>) {
-        let id = (table, key_hash(&key));
+        let id = (table, key_hash(&key, None));
         if !self.known.contains(&id) {
             self.referred.insert(id);
             self.pending.insert(id, key);
@@ -78,7 +81,7 @@ impl Watched {
 
     /// This one changed.
     pub fn changed(&mut self, table: usize, key: Vec<Datum>) {
-        let id = (table, key_hash(&key));
+        let id = (table, key_hash(&key, None));
         if self.bringing || self.known.contains(&id) {
             self.pending.insert(id, key);
         }

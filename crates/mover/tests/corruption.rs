@@ -24,7 +24,8 @@ const SCHEMA: &str = "
         ts timestamptz, tsn timestamp, iv interval, bo boolean, c char(5), ip inet, u uuid, r int4range,
         h hstore, ci citext, da date, ti time, tz timetz, vb varbit, x xml, tv tsvector, mac macaddr8, p point,
         mr int4multirange, co pair, cos pair[], i2 smallint, i4 int, i8 bigint, vc varchar(10), bi bit(4),
-        un uuid not null default '00000000-0000-0000-0000-000000000001', um uuid not null default '00000000-0000-0000-0000-000000000002');
+        un uuid not null default '00000000-0000-0000-0000-000000000001', um uuid not null default '00000000-0000-0000-0000-000000000002',
+        fn float8 not null default 0, fm float8 not null default 5, gn float4 not null default 1.5);
     create table numbered (customer_id uuid not null references customers, nr int not null, note text);
     create unique index numbered_nr on numbered (customer_id, nr);
     alter table numbered replica identity using index numbered_nr;
@@ -110,6 +111,12 @@ const DAMAGE: &[(&str, &str, &str)] = &[
     ("un", "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000003"),
     ("un", "10000000-0000-0000-0000-000000000000", "00000000-0000-0000-0000-000000000010"),
     ("um", "ffffffff-ffff-ffff-ffff-ffffffffffff", "ffffffff-ffff-ffff-7fff-ffffffffffff"),
+    ("fn", "-0", "0"),
+    ("fn", "NaN", "0"),
+    ("fn", "4.9e-324", "0"),
+    ("fm", "0", "-0"),
+    ("gn", "1.1", "1.1000001"),
+    ("gn", "0", "-0"),
 ];
 
 fn literal(value: &str) -> String {
@@ -142,8 +149,11 @@ async fn every_kind_of_damage_in_the_target_is_found_before_it_opens() {
         let set = |value: &str| format!("update wide set {column} = {} where id = {}", literal(value), nth + 1);
         caught(&format!("{column}: {ours} -> {theirs}"), "wide", &set(theirs), &set(ours)).await;
     }
-    let swap = "update wide set un = um, um = un where id = 1";
-    caught("two values that changed places", "wide", swap, swap).await;
+    // Of the numbers one is 0, of which the server's own hash is its seed.
+    for (one, other) in [("un", "um"), ("fn", "fm")] {
+        let swap = format!("update wide set {one} = {other}, {other} = {one} where id = 1");
+        caught("two values that changed places", "wide", &swap, &swap).await;
+    }
     let row = |nr: i32| format!("insert into numbered values ('{tenant}', {nr}, 'note')");
     let gone = |nr: i32| format!("delete from numbered where nr = {nr}");
     caught("a missing row", "numbered", &gone(7), &row(7)).await;
