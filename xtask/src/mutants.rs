@@ -39,6 +39,9 @@ struct Tried {
     seconds: u64,
     /// The quick tests, or all of them.
     all: bool,
+    /// What was changed: places in files are those of this commit.
+    #[serde(default)]
+    commit: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -59,9 +62,17 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     let seed = numbers.next().transpose().context("the seed")?.unwrap_or(1);
     let place = Place { tree: root.join("target/mutants/tree"), target: root.join("target/mutants/build") };
     let results = root.join(RESULTS);
-    if !resume || !place.tree.exists() {
-        place.copied(root)?;
+    let known = if resume { read(&results)? } else { BTreeMap::new() };
+    let begun = known.into_values().map(|tried| tried.commit).find(|commit| !commit.is_empty());
+    let commit = match &begun {
+        Some(commit) => commit.clone(),
+        None => last_commit(root)?,
+    };
+    if begun.is_none() {
         fs::write(&results, "").context(RESULTS)?;
+    }
+    if begun.is_none() || !place.tree.exists() {
+        place.copied(root, &commit)?;
     }
     // Tests that were added for survivors are met by them.
     copy_folder(&root.join("crates/mover/tests"), &place.tree.join("crates/mover/tests"))?;
@@ -84,7 +95,14 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
             let all = all || mutant.file.ends_with("ownership.rs");
             let begun = Instant::now();
             let (verdict, test) = place.with(mutant, || place.tested(all))?;
-            let tried = Tried { mutant: mutant.name.clone(), verdict, test, seconds: begun.elapsed().as_secs(), all };
+            let tried = Tried {
+                mutant: mutant.name.clone(),
+                verdict,
+                test,
+                seconds: begun.elapsed().as_secs(),
+                all,
+                commit: commit.clone(),
+            };
             let line = serde_json::to_string(&tried)?;
             println!("{}/{}: {line}", nth + 1, chosen.len());
             let mut file = fs::OpenOptions::new().append(true).open(&results).context(RESULTS)?;
@@ -100,6 +118,12 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     println!("{caught} caught, {survived} survived, {} refused by the compiler", number(Verdict::Unviable));
     tried.values().filter(|tried| tried.verdict == Verdict::Survived).for_each(|tried| println!("  {}", tried.mutant));
     Ok(())
+}
+
+fn last_commit(root: &Path) -> anyhow::Result<String> {
+    let said = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).current_dir(root).output()?;
+    ensure!(said.status.success(), "the last commit is not known: {}", String::from_utf8_lossy(&said.stderr));
+    Ok(String::from_utf8(said.stdout)?.trim().to_owned())
 }
 
 /// By the hash of seed and name: the choice does not depend on the order of the list.
@@ -128,14 +152,14 @@ struct Place {
 }
 
 impl Place {
-    fn copied(&self, root: &Path) -> anyhow::Result<()> {
+    fn copied(&self, root: &Path, commit: &str) -> anyhow::Result<()> {
         if self.tree.exists() {
             fs::remove_dir_all(&self.tree)?;
         }
         fs::create_dir_all(&self.tree)?;
-        let archive = "git -C \"$1\" archive HEAD | tar -x -C \"$2\"";
-        let copied = Command::new("sh").args(["-c", archive, "copy"]).arg(root).arg(&self.tree).status()?;
-        ensure!(copied.success(), "the last commit could not be copied");
+        let archive = "git -C \"$1\" archive \"$3\" | tar -x -C \"$2\"";
+        let copied = Command::new("sh").args(["-c", archive, "copy"]).arg(root).arg(&self.tree).arg(commit).status()?;
+        ensure!(copied.success(), "commit {commit} could not be copied");
         Ok(())
     }
 
