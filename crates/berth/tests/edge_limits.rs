@@ -1,18 +1,19 @@
 //! Limits of `berth edge` as processes: one of three is killed while they share their tokens, and a wall clock jumps.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on fails")]
 
-use berth_domain::{
-    CellName, Generation, Hostname, MemberId, PlanName, Revision, ServiceName, TenantId, TenantKey, TenantName,
-};
+mod edge_world;
+
+use berth_domain::Revision;
 use berth_testkit::{TestRedis, WallClock};
-use berth_wire::edge::{
-    ClusterSettings, EdgeEvent, EdgeSettings, Hidden, MemberAddress, RouteLimit, RouteState, TenantRoute,
-};
+use berth_wire::edge::{ClusterSettings, EdgeEvent, EdgeSettings, Hidden, RouteLimit, TenantRoute};
+use edge_world::{Edge, control, get, request, route, serve, whole};
 use std::{
     ffi::OsString,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
+    io::{BufReader, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::Command,
+    rc::Rc,
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -21,147 +22,21 @@ use std::{
 const REQUESTS: u64 = 240;
 const PER_S: u32 = 4;
 
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// What control says of limits, and of the one tenant.
+fn limited(cluster: Option<ClusterSettings>, member: SocketAddr) -> SocketAddr {
+    let limits = vec![RouteLimit { class: "api".to_owned(), requests: REQUESTS, per_s: PER_S, until: None }];
+    let routes = vec![TenantRoute { limits, ..route(1, member) }];
+    let said = vec![
+        EdgeEvent::Settings { settings: EdgeSettings { cluster, ..EdgeSettings::default() } },
+        EdgeEvent::Routes { full: true, revision: Revision::new(1), routes },
+    ];
+    control(Arc::new(Mutex::new(said)))
 }
 
-/// One request's line and the length of its body, from a kept connection.
-fn request(reader: &mut BufReader<TcpStream>) -> Option<String> {
-    let (mut first, mut length) = (String::new(), 0);
-    reader.read_line(&mut first).ok().filter(|read| *read > 0)?;
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
-        if line.trim().is_empty() {
-            break;
-        }
-        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap();
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    Some(first)
-}
-
-/// Answers each request of each connection on a thread of its own.
-fn serve(answer: impl Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send + Sync + Clone + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (mut stream, answer) = (stream.unwrap(), answer.clone());
-            thread::spawn(move || {
-                stream.set_nodelay(true).unwrap();
-                let mut reader = BufReader::new(stream.try_clone().unwrap());
-                while let Some(first) = request(&mut reader) {
-                    if answer(&first, &mut stream).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    address
-}
-
-fn whole(stream: &mut TcpStream, body: &str) -> std::io::Result<()> {
-    stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes())
-}
-
-/// A control plane that says this and then that it lives.
-fn control(cluster: Option<ClusterSettings>, member: SocketAddr) -> SocketAddr {
-    let settings = EdgeEvent::Settings { settings: EdgeSettings { cluster, ..EdgeSettings::default() } };
-    let route = TenantRoute {
-        tenant: TenantId::new(uuid::Uuid::from_u128(1)),
-        name: TenantName::new("t1").unwrap(),
-        key: TenantKey::new("key-1").unwrap(),
-        plan: PlanName::new("starter").unwrap(),
-        cell: CellName::new("shared").unwrap(),
-        generation: Generation::new(1),
-        revision: Revision::new(1),
-        hosts: vec![Hostname::new("t1.test").unwrap()],
-        patterns: Vec::new(),
-        state: RouteState::Serving,
-        members: vec![MemberAddress {
-            member: MemberId::new(uuid::Uuid::from_u128(2)),
-            service: ServiceName::new("web").unwrap(),
-            address: member.to_string(),
-            draining_ms: None,
-        }],
-        body_bytes: None,
-        limits: vec![RouteLimit { class: "api".to_owned(), requests: REQUESTS, per_s: PER_S, until: None }],
-        allow: Vec::new(),
-    };
-    let routes = EdgeEvent::Routes { full: true, revision: Revision::new(1), routes: vec![route] };
-    let said = [settings, routes].map(|event| serde_json::to_string(&event).unwrap());
-    let ping = serde_json::to_string(&EdgeEvent::Ping { revision: Revision::new(1) }).unwrap();
-    serve(move |first, stream| {
-        if first.contains("/acks") {
-            return whole(stream, "{\"revision\":1}");
-        }
-        if first.contains("/meters") {
-            return whole(stream, "{\"counted\":0}");
-        }
-        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
-        let mut line = |text: &str| stream.write_all(format!("{:x}\r\n{text}\n\r\n", text.len() + 1).as_bytes());
-        said.iter().try_for_each(|text| line(text))?;
-        loop {
-            line(&ping)?;
-            thread::sleep(Duration::from_secs(1));
-        }
-    })
-}
-
-struct Edge {
-    process: Child,
-    address: SocketAddr,
-    admin: SocketAddr,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Edge {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl Edge {
-    fn start(name: &str, control: SocketAddr, variables: &[(&str, OsString)]) -> Self {
-        let (address, admin, folder) = (free(), free(), tempfile::tempdir().unwrap());
-        let process = Command::new(env!("CARGO_BIN_EXE_berth"))
-            .args(["edge", "--name", name, "--workers", "2", "--control", &format!("http://{control}")])
-            .args(["--listen", &address.to_string(), "--admin", &admin.to_string(), "--data-dir"])
-            .arg(folder.path())
-            .env_remove("BERTH_URL")
-            .env("BERTH_API_KEY", "bk_test")
-            .envs(variables.iter().map(|(name, value)| (*name, value.clone())))
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self { process, address, admin, _folder: folder }
-    }
-
-    fn has(&self, wanted: &[&str]) {
-        let until = Instant::now() + Duration::from_secs(30);
-        loop {
-            let page = get(self.admin, "/metrics").unwrap_or_default();
-            if wanted.iter().all(|line| page.contains(line)) {
-                return;
-            }
-            assert!(Instant::now() < until, "{wanted:?} in {page}");
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: t1.test\r\nconnection: close\r\n\r\n").as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
+fn edge(name: &str, control: SocketAddr, variables: &[(&str, OsString)]) -> Edge {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_berth"));
+    program.envs(variables.iter().map(|(name, value)| (*name, value.clone())));
+    Edge::start(program, name, control, Rc::new(tempfile::tempdir().unwrap()))
 }
 
 /// What one client got.
@@ -235,8 +110,8 @@ fn one_of_three_edges_is_killed_under_load_and_the_limit_stays_within_five_in_a_
         ca_pem: None,
         edges: 3,
     };
-    let control = control(Some(cluster), serve(|_, stream| whole(stream, "ok")));
-    let mut edges: Vec<Edge> = ["north", "south", "west"].map(|name| Edge::start(name, control, &[])).into();
+    let control = limited(Some(cluster), serve(|_, stream| whole(stream, "ok")));
+    let mut edges: Vec<Edge> = ["north", "south", "west"].map(|name| edge(name, control, &[])).into();
     for edge in &edges {
         edge.has(&["berth_edge_limits_shared 1\n", "berth_edge_limits_edges 3\n", "berth_edge_tenants 1\n"]);
     }
@@ -256,8 +131,8 @@ fn one_of_three_edges_is_killed_under_load_and_the_limit_stays_within_five_in_a_
 #[test]
 fn a_wall_clock_of_the_edge_that_jumps_gives_nobody_more_and_nobody_less() {
     let clock = WallClock::default();
-    let control = control(None, serve(|_, stream| whole(stream, "ok")));
-    let edge = Edge::start("north", control, &clock.variables());
+    let control = limited(None, serve(|_, stream| whole(stream, "ok")));
+    let edge = edge("north", control, &clock.variables());
     edge.has(&["berth_edge_tenants 1\n"]);
     exact(&[edge.address], 3, Duration::from_secs(5), 0.01, |_| {
         for jump_s in [3_600, -86_400, 31_536_000] {
@@ -267,7 +142,7 @@ fn a_wall_clock_of_the_edge_that_jumps_gives_nobody_more_and_nobody_less() {
     });
     // It really was another time there: request ids begin with it.
     clock.jump(-31_536_000);
-    let answer = get(edge.address, "/").unwrap().to_ascii_lowercase();
+    let answer = get(edge.address, "t1.test", "/").unwrap().to_ascii_lowercase();
     let id = answer.split("x-request-id: ").nth(1).unwrap();
     let millis = u64::from_str_radix(&id.replace('-', "")[..12], 16).unwrap();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();

@@ -359,6 +359,12 @@ fn metrics(facts: &Facts, lines: &[(String, Meter)], reports: &[CoreReport], lin
             u64::from(link.polls.load(Ordering::Relaxed)),
         ),
         ("berth_edge_control_open", "gauge", "1 when control was spoken to without TLS over a public network.", open),
+        (
+            "berth_edge_disk_failures_total",
+            "counter",
+            "Times that something could not be written to the data folder.",
+            link.disk_failures.load(Ordering::Relaxed),
+        ),
     ];
     for (name, kind, help, value) in scalars {
         family(name, kind, help, &|out| {

@@ -36,9 +36,8 @@ use crate::{
 use arc_swap::ArcSwap;
 use berth_domain::{Revision, TenantId};
 use berth_wire::edge::{EdgeEvent, EdgeSettings, HoldOutcome, HoldPolicy, HoldReport, RouteState, TenantRoute};
-use serde::Serialize;
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     future::Future,
     net::{SocketAddr, TcpListener as StdListener},
     path::PathBuf,
@@ -160,6 +159,7 @@ impl Edge {
             table,
             book: Book::default(),
             owed: HashMap::new(),
+            unsaved: BTreeSet::new(),
             unsure: true,
         };
         // Before the threads are there: no request is ever served from an empty table.
@@ -292,6 +292,8 @@ struct Coordinator {
     book: Book,
     /// In force, and not on disk yet because it could not be written.
     owed: HashMap<TenantId, Change>,
+    /// The same of settings and certificates.
+    unsaved: BTreeSet<&'static str>,
     /// Holds came from disk, and the control plane has not spoken yet.
     unsure: bool,
 }
@@ -345,6 +347,10 @@ impl Coordinator {
     }
 
     async fn take(&mut self, event: EdgeEvent) -> Result<(), EdgeError> {
+        // The disk may take by now what it did not.
+        for file in self.unsaved.clone() {
+            self.save(file).await;
+        }
         let (full, revision, routes) = match event {
             EdgeEvent::Routes { full, revision, routes } => (full, revision, routes),
             EdgeEvent::Ping { revision } => {
@@ -361,7 +367,7 @@ impl Coordinator {
             }
             EdgeEvent::Certificates { full, certificates, gone } => {
                 if self.certificates.take(full, certificates, &gone, &self.common.certificates) {
-                    self.save(CERTIFICATES, self.certificates.to_write()).await;
+                    self.save(CERTIFICATES).await;
                 }
                 return Ok(());
             }
@@ -395,6 +401,7 @@ impl Coordinator {
             Change::Remove(tenant) => (Revision::default(), *tenant),
         });
         if let Err(error) = self.write_down(batch, plan.revision).await {
+            self.link.disk_failed();
             tracing::error!(error = &error as &dyn std::error::Error, "routes could not be written down; asking again");
             self.link.again.notify_one();
             return Ok(());
@@ -410,7 +417,7 @@ impl Coordinator {
     }
 
     /// Settings are in force at once, and on disk for the next start.
-    async fn set(&self, settings: EdgeSettings) {
+    async fn set(&mut self, settings: EdgeSettings) {
         if **self.common.settings.load() == settings {
             return;
         }
@@ -425,18 +432,30 @@ impl Coordinator {
                 "the stack file wants answers compressed, which this build (without `compression`) cannot do"
             );
         }
-        self.save(SETTINGS, settings).await;
+        self.save(SETTINGS).await;
     }
 
-    /// For the next start; without it that begins with what there was before.
-    async fn save<T: Serialize + Send + 'static>(&self, file: &'static str, value: T) {
+    /// For the next start; without it that begins with what there was before, so it is tried until the disk takes it.
+    async fn save(&mut self, file: &'static str) {
         if !self.writes {
             return;
         }
-        let dir = self.dir.clone();
-        let saved = tokio::task::spawn_blocking(move || settings::save(&dir, file, &value));
-        if let Err(error) = saved.await.expect("writing a file does not panic, and nobody cancels it") {
-            tracing::warn!(%error, "{file} could not be written");
+        let (dir, in_force) = (self.dir.clone(), self.common.settings.load_full());
+        let certificates = (file == CERTIFICATES).then(|| self.certificates.to_write());
+        let saved = tokio::task::spawn_blocking(move || match certificates {
+            Some(certificates) => settings::save(&dir, file, &certificates),
+            None => settings::save(&dir, file, &in_force),
+        });
+        match saved.await.expect("writing a file does not panic, and nobody cancels it") {
+            Ok(()) => {
+                self.unsaved.remove(file);
+            }
+            Err(error) => {
+                self.link.disk_failed();
+                if self.unsaved.insert(file) {
+                    tracing::warn!(%error, "{file} could not be written; it is in force, and tried again until the disk takes it");
+                }
+            }
         }
     }
 
@@ -528,6 +547,7 @@ impl Coordinator {
         }
         let entries = Table::of(&self.table);
         if let Err(error) = self.on_disk(move |log| log.compact(&entries)).await {
+            self.link.disk_failed();
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "the log of routes could not be shortened; it grows on"
@@ -544,6 +564,7 @@ impl Coordinator {
                     self.table.lift(tenant, token, in_flight);
                     let revision = self.table.revision;
                     if let Err(error) = self.on_disk(move |log| log.lift(tenant, token, in_flight, revision)).await {
+                        self.link.disk_failed();
                         // After a restart the tenant would be held until control speaks: late, never wrong.
                         tracing::warn!(error = &error as &dyn std::error::Error, tenant.id = %tenant, "tenant {tenant}: a refused hold could not be written down");
                     }

@@ -140,6 +140,8 @@ pub struct Link {
     pub polls: AtomicBool,
     /// The routes are wanted again from `revision`, because the last ones could not be written down.
     pub again: Notify,
+    /// Times that the disk did not take something of the data folder.
+    pub disk_failures: AtomicU64,
     presence: Mutex<Presence>,
     /// What the control plane has been told of it.
     said: Mutex<Presence>,
@@ -170,6 +172,7 @@ impl Link {
             open: AtomicBool::new(false),
             polls: AtomicBool::new(false),
             again: Notify::new(),
+            disk_failures: AtomicU64::new(0),
             presence: Mutex::default(),
             said: Mutex::default(),
             presence_changed: Notify::new(),
@@ -198,6 +201,10 @@ impl Link {
 
     fn presence(&self) -> Presence {
         *self.presence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn disk_failed(&self) {
+        self.disk_failures.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn has_said(&self, presence: Presence) -> bool {

@@ -149,7 +149,10 @@ impl Reporter {
         });
         match written {
             Ok(()) => self.saved = true,
-            Err(error) => tracing::warn!(%error, "what was counted and not yet reported cannot be kept on disk"),
+            Err(error) => {
+                self.link.disk_failed();
+                tracing::warn!(%error, "what was counted and not yet reported cannot be kept on disk");
+            }
         }
     }
 }

@@ -8,9 +8,10 @@ use berth_domain::TenantId;
 use http::{HeaderValue, Method, Uri, Version};
 use serde::Serialize;
 use std::{
-    fs::OpenOptions,
-    io::{self, BufWriter, Write},
+    fs::{File, OpenOptions},
+    io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write},
     net::IpAddr,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -110,6 +111,7 @@ pub struct Logger {
 impl Logger {
     /// The writer ends when nobody can send any more.
     pub fn start(settings: &RequestLog) -> Result<Self, EdgeError> {
+        let torn = settings.file.as_deref().is_some_and(is_torn);
         let out: Box<dyn Write + Send> = match &settings.file {
             None => Box::new(io::stdout()),
             Some(path) => {
@@ -120,7 +122,14 @@ impl Logger {
         let (queue, lines) = sync_channel(WAITING_MAX);
         let dropped = Arc::new(AtomicU64::new(0));
         let lost = Arc::clone(&dropped);
-        let body = move || write(&lines, BufWriter::new(out), &lost);
+        let body = move || {
+            let mut out = BufWriter::new(out);
+            if torn {
+                // Half a line, of which the disk did not take the rest, is not to be one with the next. It fits into what waits here.
+                let _ = out.write_all(b"\n");
+            }
+            write(&lines, out, &lost);
+        };
         thread::Builder::new().name("edge-log".to_owned()).spawn(body).map_err(EdgeError::Thread)?;
         Ok(Self { queue, dropped, share: (settings.share * u64::MAX as f64) as u64 })
     }
@@ -142,6 +151,26 @@ impl Logger {
     }
 }
 
+/// Whether a file ends in half a line. One that cannot be read is taken for whole.
+fn is_torn(path: &Path) -> bool {
+    let last = || -> io::Result<u8> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::End(-1))?;
+        let mut last = [0];
+        file.read_exact(&mut last)?;
+        Ok(last[0])
+    };
+    // Reading anything else, such as a pipe, may wait for ever.
+    path.is_file() && last().is_ok_and(|last| last != b'\n')
+}
+
+/// Said once, until the file takes lines again.
+fn complain(said: &mut bool, error: &io::Error) {
+    if !std::mem::replace(said, true) {
+        tracing::warn!(%error, "the request log cannot be written; its lines are lost and counted");
+    }
+}
+
 fn write(lines: &Receiver<Entry>, mut out: impl Write, lost: &AtomicU64) {
     let mut said = false;
     loop {
@@ -150,27 +179,32 @@ fn write(lines: &Receiver<Entry>, mut out: impl Write, lost: &AtomicU64) {
             Err(TryRecvError::Disconnected) => break,
             Err(TryRecvError::Empty) => {
                 // Whoever looks at the file sees what was served.
-                drop(out.flush());
+                match out.flush() {
+                    Ok(()) => said = false,
+                    // What waits here is not lost yet.
+                    Err(error) => complain(&mut said, &error),
+                }
                 let Ok(entry) = lines.recv() else { break };
                 entry
             }
         };
         if let Err(error) = line(&entry).and_then(|line| out.write_all(&line)) {
             lost.fetch_add(1, Ordering::Relaxed);
-            if !std::mem::replace(&mut said, true) {
-                tracing::warn!(%error, "the request log cannot be written; its lines are lost and counted");
-            }
+            complain(&mut said, &error);
         }
     }
-    drop(out.flush());
+    if let Err(error) = out.flush() {
+        complain(&mut said, &error);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Entry, Logger, line, sync_channel};
+    use crate::config::RequestLog;
     use berth_domain::TenantId;
     use http::{HeaderValue, Method, Version};
-    use std::time::{Duration, SystemTime};
+    use std::time::{Duration, Instant, SystemTime};
 
     fn entry(uri: &str) -> Entry {
         let id = HeaderValue::from_static("id-1");
@@ -192,6 +226,27 @@ mod tests {
         );
         let long = String::from_utf8(line(&entry(&format!("/{}", "x".repeat(5000)))).unwrap()).unwrap();
         assert!(long.len() < 1400, "{}", long.len());
+    }
+
+    #[test]
+    fn half_a_line_that_a_full_disk_left_stays_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("requests.log");
+        for (left, whole) in [("", 1), ("{\"level\":\"info\"}\n", 2), ("{\"level\":\"in", 1)] {
+            std::fs::write(&path, left).unwrap();
+            let logger = Logger::start(&RequestLog { file: Some(path.clone()), share: 1.0 }).unwrap();
+            logger.put(entry("/a"), None, 200, Duration::ZERO);
+            let until = Instant::now() + Duration::from_secs(20);
+            let mut text = String::new();
+            while !text.ends_with("}}\n") {
+                assert!(Instant::now() < until, "it is not written: {text}");
+                std::thread::sleep(Duration::from_millis(2));
+                text = std::fs::read_to_string(&path).unwrap();
+            }
+            let read = text.lines().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()).count();
+            assert_eq!((read, text.starts_with(left)), (whole, true), "{text}");
+            assert!(!text.contains("\n\n") && !text.starts_with('\n'), "{text}");
+        }
     }
 
     #[test]

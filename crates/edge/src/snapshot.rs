@@ -64,6 +64,10 @@ pub struct Log {
     /// Whole batches end here. What is behind it was not acknowledged to anybody.
     good_bytes: u64,
     records: usize,
+    /// Kept open: it is to be synced also when there is no descriptor left.
+    folder: File,
+    /// A new log has the name, and a power cut may bring the old one back.
+    unsynced: bool,
     _lock: File,
 }
 
@@ -81,10 +85,12 @@ impl Log {
             .map_err(|_| SnapshotError::InUse { path: dir.to_owned() })?;
         let path = dir.join("routes.log");
         let file = options().open(&path).map_err(at(&path, "opened"))?;
-        let mut log = Self { dir: dir.to_owned(), file, good_bytes: 0, records: 0, _lock: lock };
+        let folder = File::open(dir).map_err(at(dir, "opened"))?;
+        let mut log =
+            Self { dir: dir.to_owned(), file, good_bytes: 0, records: 0, folder, unsynced: true, _lock: lock };
         let table = log.read().map_err(at(&path, "read"))?;
         log.cut().map_err(at(&path, "cut to its last whole batch"))?;
-        sync_dir(dir).map_err(at(dir, "synced"))?;
+        log.sync_name().map_err(at(dir, "synced"))?;
         Ok((log, table))
     }
 
@@ -127,6 +133,15 @@ impl Log {
         Ok(())
     }
 
+    /// A new or renamed file survives a power cut only when its folder is synced too.
+    fn sync_name(&mut self) -> io::Result<()> {
+        if self.unsynced {
+            self.folder.sync_all()?;
+            self.unsynced = false;
+        }
+        Ok(())
+    }
+
     /// Writes a batch, and returns when the disk has it.
     pub fn append(&mut self, changes: &[Change], revision: Revision) -> Result<(), SnapshotError> {
         let records = changes.iter().map(|c| match c {
@@ -155,7 +170,7 @@ impl Log {
         // A batch that failed half way (a full disk) is cut off first, so that the next one stands on its own.
         self.cut().map_err(failed(&self.dir, "cut to its last whole batch"))?;
         let bytes = lines(&records).map_err(failed(&self.dir, "put into words"))?;
-        let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
+        let written = self.sync_name().and_then(|()| self.file.write_all(&bytes)).and_then(|()| self.file.sync_data());
         written.map_err(failed(&self.dir, "written"))?;
         self.good_bytes += bytes.len() as u64;
         self.records += records.len();
@@ -193,14 +208,19 @@ impl Log {
             write(&Record::Mark { revision: table.revision })?;
             let mut file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.sync_all()?;
-            fs::rename(&new_path, &path)?;
-            sync_dir(&self.dir)?;
             let bytes = file.stream_position()?;
+            fs::rename(&new_path, &path)?;
             Ok((file, bytes, records))
         };
-        let replaced = replaced().map_err(|source| SnapshotError::Io { path, doing: "written anew", source })?;
-        (self.file, self.good_bytes, self.records) = replaced;
-        Ok(())
+        let failed = |source| SnapshotError::Io { path: path.clone(), doing: "written anew", source };
+        (self.file, self.good_bytes, self.records) = replaced().map_err(|error| {
+            // Half of one takes room that a full disk has not.
+            let _ = fs::remove_file(&new_path);
+            failed(error)
+        })?;
+        // From here on the name leads to the new one: what the old one was given would be lost.
+        self.unsynced = true;
+        self.sync_name().map_err(failed)
     }
 }
 
@@ -217,11 +237,6 @@ fn lines(records: &[Record]) -> io::Result<Vec<u8>> {
         bytes.push(b'\n');
     }
     Ok(bytes)
-}
-
-/// A new or renamed file survives a power cut only when its directory is synced too.
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

@@ -97,6 +97,40 @@ fn wherever_the_last_batch_is_cut_the_one_before_stands_whole() {
 }
 
 #[test]
+fn a_log_that_could_not_be_written_anew_goes_on_as_it_was() {
+    let (dir, change) = (tempfile::tempdir().unwrap(), put(1, 1));
+    let (mut log, mut table) = Log::open(dir.path()).unwrap();
+    log.append(std::slice::from_ref(&change), Revision::new(1)).unwrap();
+    table.apply(&change);
+    table.revision = Revision::new(1);
+    // No file can be there, whoever runs this.
+    fs::create_dir(dir.path().join("routes.log.new")).unwrap();
+    assert!(matches!(log.compact(&table), Err(SnapshotError::Io { doing: "written anew", .. })));
+    log.append(&[put(2, 2)], Revision::new(2)).unwrap();
+    drop(log);
+    let (_log, read) = Log::open(dir.path()).unwrap();
+    assert_eq!(told(&read), (2, vec![(id(1), 1, None), (id(2), 2, None)]));
+}
+
+#[test]
+fn what_follows_a_log_written_anew_is_in_it_and_waits_until_its_folder_is_synced() {
+    let (dir, change) = (tempfile::tempdir().unwrap(), put(1, 1));
+    let (mut log, mut table) = Log::open(dir.path()).unwrap();
+    log.append(std::slice::from_ref(&change), Revision::new(1)).unwrap();
+    table.apply(&change);
+    table.revision = Revision::new(1);
+    // What is no folder cannot be synced.
+    let folder = std::mem::replace(&mut log.folder, fs::File::open("/dev/null").unwrap());
+    assert!(log.compact(&table).is_err());
+    assert!(log.append(&[put(2, 2)], Revision::new(2)).is_err(), "a power cut would bring back the log before it");
+    log.folder = folder;
+    log.append(&[put(2, 2)], Revision::new(2)).unwrap();
+    drop(log);
+    let (_log, read) = Log::open(dir.path()).unwrap();
+    assert_eq!(told(&read), (2, vec![(id(1), 1, None), (id(2), 2, None)]));
+}
+
+#[test]
 fn a_second_process_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let _log = Log::open(dir.path()).unwrap();

@@ -9,6 +9,7 @@ mod answers;
 mod balance;
 #[cfg(feature = "cluster")]
 mod clusters;
+mod disk;
 mod drains;
 mod handovers;
 mod holds;
