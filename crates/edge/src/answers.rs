@@ -25,6 +25,8 @@ pub enum Refusal {
     /// The connection's certificate is not the one of this host.
     Misdirected,
     UnknownHost,
+    /// As much is under way over HTTP/2 as may be.
+    Busy,
     /// The tenant serves other addresses only.
     NotAllowed,
     Suspended,
@@ -69,9 +71,13 @@ impl Refusal {
             Self::BodyLate => StatusCode::REQUEST_TIMEOUT,
             Self::NoAnswer => StatusCode::BAD_GATEWAY,
             Self::AnswerLate => StatusCode::GATEWAY_TIMEOUT,
-            Self::NoMember | Self::Unreachable | Self::ParkFull | Self::ParkOver | Self::Fenced | Self::Draining => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoMember
+            | Self::Unreachable
+            | Self::ParkFull
+            | Self::ParkOver
+            | Self::Fenced
+            | Self::Draining
+            | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -84,6 +90,7 @@ impl Refusal {
             Self::Tunnel => ("method_not_allowed", "CONNECT is not offered here."),
             Self::Misdirected => ("misdirected", "This host is reached by a connection of its own."),
             Self::UnknownHost => ("not_found", "There is nothing at this address."),
+            Self::Busy => ("busy", "As many requests are under way here as may be. Try again in a moment."),
             Self::NotAllowed => ("address_not_allowed", "This address is not one of those that are served here."),
             Self::Suspended => ("suspended", "This account is suspended."),
             Self::Draining => ("draining", "The account takes no requests at the moment. Try again in a while."),

@@ -81,7 +81,7 @@ pub struct Limits {
     pub park_all_bytes: u64,
     /// How long a request refused by the fence waits when no hold says otherwise.
     pub fence_park: Duration,
-    /// Client connections per worker.
+    /// Client connections per worker; and requests under way over all those of HTTP/2 together, WebSockets among them.
     pub connections: usize,
     /// The control plane's stream is taken for dead after this silence.
     pub feed_silence: Duration,

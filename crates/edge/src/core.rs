@@ -166,6 +166,8 @@ pub struct Core {
     /// Requests refused before their tenant was known.
     pub refused: Cell<u64>,
     connections: Cell<usize>,
+    /// Requests under way and WebSockets on all connections of HTTP/2.
+    pub streams: Rc<Cell<usize>>,
     /// Told when a connection has ended, for the listener that waits for room.
     pub room: Notify,
     random: Cell<u64>,
@@ -203,6 +205,7 @@ impl Core {
             unknown_hosts: Cell::new(0),
             refused: Cell::new(0),
             connections: Cell::new(0),
+            streams: Rc::default(),
             room: Notify::new(),
             random: Cell::new(seed),
             waiting: Rc::default(),

@@ -29,6 +29,8 @@ pub struct Pulse {
     /// WebSockets on a connection of HTTP/2.
     tunnels: Cell<u32>,
     answers: RefCell<Answers>,
+    /// Requests and WebSockets of all connections of HTTP/2; `None` on one of HTTP/1.1.
+    all: Option<Rc<Cell<usize>>>,
 }
 
 /// The answers under way.
@@ -70,9 +72,15 @@ impl Answers {
 }
 
 impl Pulse {
+    /// Of a connection of HTTP/2, whose requests and WebSockets are counted with all others'.
+    pub fn beside(all: &Rc<Cell<usize>>) -> Self {
+        Self { all: Some(Rc::clone(all)), ..Self::default() }
+    }
+
     /// A request has begun.
     pub fn begin(pulse: &Rc<Self>) -> Beat {
         pulse.beat();
+        pulse.one_more();
         let place = pulse.answers.borrow_mut().begin();
         Beat { pulse: Rc::clone(pulse), place, answered: false }
     }
@@ -107,6 +115,18 @@ impl Pulse {
         self.beats.set(self.beats.get() + 1);
     }
 
+    fn one_more(&self) {
+        if let Some(all) = &self.all {
+            all.set(all.get() + 1);
+        }
+    }
+
+    fn one_less(&self) {
+        if let Some(all) = &self.all {
+            all.set(all.get() - 1);
+        }
+    }
+
     /// Requests begun and pieces of answers carried.
     pub fn beats(&self) -> u64 {
         self.beats.get()
@@ -119,6 +139,7 @@ impl Pulse {
     /// A tunnel has begun: what is said in it is said here.
     pub fn tunnel(pulse: &Rc<Self>) -> Tunnelled {
         pulse.tunnels.set(pulse.tunnels.get() + 1);
+        pulse.one_more();
         Tunnelled(Rc::clone(pulse))
     }
 }
@@ -144,6 +165,7 @@ pub struct Tunnelled(Rc<Pulse>);
 impl Drop for Tunnelled {
     fn drop(&mut self) {
         self.0.tunnels.set(self.0.tunnels.get() - 1);
+        self.0.one_less();
         self.0.beat();
     }
 }
@@ -181,6 +203,7 @@ impl Beat {
 impl Drop for Beat {
     fn drop(&mut self) {
         self.pulse.beat();
+        self.pulse.one_less();
         self.pulse.answers.borrow_mut().end(self.place);
         if !self.answered {
             self.pulse.taken_back.set(self.pulse.taken_back.get() + 1);
@@ -229,6 +252,19 @@ mod tests {
         rc::Rc,
         time::{Duration, Instant},
     };
+
+    #[test]
+    fn requests_and_websockets_of_all_connections_are_counted_until_they_end() {
+        let all = Rc::default();
+        let [one, other] = [Rc::new(Pulse::beside(&all)), Rc::new(Pulse::beside(&all))];
+        let (asked, answered, tunnel) = (Pulse::begin(&one), Pulse::begin(&other).answered(), Pulse::tunnel(&other));
+        let _alone = Pulse::begin(&Rc::new(Pulse::default()));
+        assert_eq!(all.get(), 3);
+        drop((asked, tunnel));
+        assert_eq!(all.get(), 1);
+        drop(answered);
+        assert_eq!(all.get(), 0);
+    }
 
     #[tokio::test]
     async fn answers_that_are_not_taken_are_ended_and_of_many_each_has_longer() {

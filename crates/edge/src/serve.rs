@@ -192,6 +192,10 @@ fn find(core: &Core, client: &Client, parts: &Parts, doubtful: bool) -> Result<R
     if doubtful {
         return Err(refuse(Refusal::BadFraming));
     }
+    // One connection carries many requests, each of which keeps some memory: a bound on connections alone bounds little.
+    if parts.version == Version::HTTP_2 && core.streams.get() > core.limits().connections {
+        return Err(refuse(Refusal::Busy));
+    }
     if parts.method == Method::CONNECT && !headers::websocket_over_http2(parts) {
         return Err(refuse(Refusal::Tunnel));
     }

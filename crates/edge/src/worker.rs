@@ -325,7 +325,7 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) {
     let limits = core.limits();
     let noticed = Arc::new(Noticed::default());
-    let pulse = Rc::new(Pulse::default());
+    let pulse = Rc::new(if http2 { Pulse::beside(&core.streams) } else { Pulse::default() });
     let client = Client::new(from.ip().to_canonical(), limits, Arc::clone(&noticed.doubtful), secure, &pulse);
     let client = Rc::new(client);
     let service = {

@@ -1,6 +1,9 @@
 //! Routing, headers, counters, keep-alive, and what is refused before it is routed.
 
-use crate::world::{Client, Member, Running, World, eventually, route};
+use crate::{
+    echo::{data, http2, nothing},
+    world::{Client, Member, Running, World, eventually, route},
+};
 use berth_domain::{Hostname, Revision};
 use berth_wire::edge::RouteState;
 use bytes::Bytes;
@@ -357,6 +360,51 @@ async fn a_full_core_takes_the_next_connection_when_one_has_left() {
     let third = world.edge.later(Method::GET, "t1.test", "/", "");
     drop(second);
     assert_eq!(third.await.unwrap().status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_core_takes_the_next_connection_of_http_2_when_one_has_left() {
+    let world = World::with(|c| (c.workers, c.limits.connections) = (1, 2)).await;
+    let ask = || Request::get("http://t1.test/").body(nothing()).unwrap();
+    let (mut first, mut second) = (http2(world.edge.address).await, http2(world.edge.address).await);
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.send_request(ask()).await.unwrap().status(), StatusCode::OK);
+    }
+    let mut third = http2(world.edge.address).await;
+    let third = tokio::spawn(async move { third.send_request(ask()).await.unwrap().status() });
+    assert_eq!(first.send_request(ask()).await.unwrap().status(), StatusCode::OK);
+    assert!(world.edge.admin("/metrics").await.contains("berth_edge_connections 2\n") && !third.is_finished());
+    drop(second);
+    assert_eq!(third.await.unwrap(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_connections_of_http_2_together_have_no_more_requests_under_way_than_there_may_be_connections() {
+    let world = World::with(|c| (c.workers, c.limits.connections) = (1, 4)).await;
+    let ask = |path: &str| Request::get(format!("http://t1.test{path}")).body(nothing()).unwrap();
+    let mut clients = [http2(world.edge.address).await, http2(world.edge.address).await];
+    let mut open = Vec::new();
+    for client in &mut clients {
+        for _ in 0..2 {
+            let mut events = client.send_request(ask("/events")).await.unwrap().into_body();
+            assert_eq!(data(&mut events).await, "data: 1\n\n");
+            open.push(events);
+        }
+    }
+    // Whoever asks for one more, on a connection that has some or on one that has none.
+    let mut late = http2(world.edge.address).await;
+    for client in [&mut clients[0], &mut late] {
+        let mut answer = client.send_request(ask("/")).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.headers()["retry-after"], "1");
+        assert!(data(answer.body_mut()).await.windows(6).any(|part| part == b"\"busy\""));
+    }
+    assert!(world.edge.admin("/metrics").await.contains("berth_edge_refused_total 2\n"));
+    assert_eq!(world.edge.get("t1.test", "/").await.status, StatusCode::OK, "HTTP/1.1 has a connection for each");
+    drop(open.pop());
+    let asked = tokio::sync::Mutex::new(late);
+    let status = async || asked.lock().await.send_request(ask("/")).await.unwrap().status();
+    eventually("there is room again", status, |status| *status == StatusCode::OK).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
