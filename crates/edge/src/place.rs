@@ -212,6 +212,14 @@ return {edges, math.floor(clock)}";
         if later { OpenError::Unreachable(error.to_string()) } else { OpenError::Refused(error.to_string()) }
     }
 
+    /// The same, and who it was.
+    fn judged_of(who: &str, error: &RedisError) -> OpenError {
+        match judged(error) {
+            OpenError::Refused(reason) => OpenError::Refused(format!("{who}: {reason}")),
+            OpenError::Unreachable(reason) => OpenError::Unreachable(format!("{who}: {reason}")),
+        }
+    }
+
     fn refused<T>(reason: String) -> Result<T, OpenError> {
         Err(OpenError::Refused(reason))
     }
@@ -288,10 +296,7 @@ return {edges, math.floor(clock)}";
         address: &(String, u16),
     ) -> Result<Connection, OpenError> {
         let shown = format!("{}:{}", address.0, address.1);
-        let said = |error: &RedisError| match judged(error) {
-            OpenError::Refused(reason) => OpenError::Refused(format!("{shown}: {reason}")),
-            OpenError::Unreachable(reason) => OpenError::Unreachable(format!("{shown}: {reason}")),
-        };
+        let said = |error: &RedisError| judged_of(&shown, error);
         let mut one = match to(settings, address, login(settings)).await {
             Ok(one) => one,
             // Sentinels seldom have a password of their own, and refuse one then.
@@ -309,6 +314,8 @@ return {edges, math.floor(clock)}";
         match (mode.as_str(), settings.several) {
             ("sentinel", true) => {
                 let master = master(&mut one, settings.master.as_deref(), &shown).await?;
+                let named = format!("{}:{}, the master", master.0, master.1);
+                let said = |error: &RedisError| judged_of(&named, error);
                 let mut one = to(settings, &master, login(settings)).await.map_err(|error| said(&error))?;
                 let role: Vec<redis::Value> =
                     redis::cmd("ROLE").query_async(&mut one).await.map_err(|error| said(&error))?;

@@ -8,39 +8,61 @@ use std::{
 };
 use tempfile::TempDir;
 
+/// What `redis-cli` says before its command.
+fn login(password: &str) -> Vec<&str> {
+    if password.is_empty() { Vec::new() } else { vec!["-a", password, "--no-auth-warning"] }
+}
+
+/// What a server is started with that asks for a password, and that follows others of the same.
+fn guarded(password: &str) -> Vec<&str> {
+    if password.is_empty() { Vec::new() } else { vec!["--requirepass", password, "--masterauth", password] }
+}
+
 /// Three servers and the three who watch them.
 #[derive(Debug)]
 pub struct TestSentinels {
     servers: Vec<TestRedis>,
     watchers: Vec<(u16, Child)>,
+    password: String,
     _folder: TempDir,
 }
 
 impl TestSentinels {
     pub async fn start() -> Option<Self> {
+        Self::start_guarded("", "").await
+    }
+
+    /// With a password of the servers, and one of the Sentinels; empty: none.
+    pub async fn start_guarded(of_servers: &str, of_watchers: &str) -> Option<Self> {
         let folder = TempDir::new().expect("a folder for tests can be made");
         let dir = folder.path().to_str().expect("a path of tests is text").to_owned();
-        let master = TestRedis::start(&["--dir", &dir]).await?;
+        let guarded = guarded(of_servers);
+        let master = TestRedis::start(&[&guarded[..], &["--dir", &dir]].concat()).await?;
         let of = master.address().replace(':', " ");
         let mut servers = vec![master];
         for _ in 0..2 {
-            let replica =
-                TestRedis::start(&["--dir", &dir, "--replicaof", &of, "--repl-diskless-sync-delay", "0"]).await?;
-            servers.push(replica);
+            let arguments = ["--dir", &dir, "--replicaof", &of, "--repl-diskless-sync-delay", "0"];
+            servers.push(TestRedis::start(&[&guarded[..], &arguments].concat()).await?);
         }
         let mut watchers = Vec::new();
         for number in 0..3 {
             let (port, file) = (free_port(), folder.path().join(format!("sentinel-{number}.conf")));
-            let config = format!(
+            let mut config = format!(
                 "port {port}\nbind 127.0.0.1\nsentinel monitor main {of} 2\nsentinel down-after-milliseconds main 500\n\
                  sentinel failover-timeout main 3000\nsentinel parallel-syncs main 2\n"
             );
+            if !of_servers.is_empty() {
+                config += &format!("sentinel auth-pass main {of_servers}\n");
+            }
+            if !of_watchers.is_empty() {
+                config += &format!("requirepass {of_watchers}\n");
+            }
             fs::write(&file, config).expect("the folder was just made");
             let mut command = Command::new("redis-server");
             command.arg(&file).arg("--sentinel").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             watchers.push((port, command.spawn().expect("it is there: the servers are of the same program")));
         }
-        let many = Self { servers, watchers, _folder: folder };
+        let many = Self { servers, watchers, password: of_watchers.to_owned(), _folder: folder };
         wait_until(
             "Sentinels know each other and both replicas",
             async || many.known(),
@@ -53,7 +75,7 @@ impl TestSentinels {
     /// Replicas and other Sentinels, as each Sentinel has them.
     fn known(&self) -> Vec<(u64, u64)> {
         let known = |port: u16| {
-            let told = ask(port, &["SENTINEL", "MASTER", "main"]);
+            let told = ask(port, &[&login(&self.password)[..], &["SENTINEL", "MASTER", "main"]].concat());
             let field = |name: &str| -> u64 {
                 let after = told.lines().skip_while(|line| *line != name).nth(1);
                 after.and_then(|value| value.parse().ok()).unwrap_or_default()
@@ -88,11 +110,17 @@ impl Drop for TestSentinels {
 #[derive(Debug)]
 pub struct TestRedisCluster {
     nodes: Vec<TestRedis>,
+    password: String,
     _folders: Vec<TempDir>,
 }
 
 impl TestRedisCluster {
     pub async fn start() -> Option<Self> {
+        Self::start_guarded("").await
+    }
+
+    /// With a password; empty: none.
+    pub async fn start_guarded(password: &str) -> Option<Self> {
         let (mut nodes, mut folders) = (Vec::new(), Vec::new());
         for _ in 0..6 {
             let folder = TempDir::new().expect("a folder for tests can be made");
@@ -107,12 +135,14 @@ impl TestRedisCluster {
                 "--repl-diskless-sync-delay",
                 "0",
             ];
+            let arguments = [&guarded(password)[..], &arguments].concat();
             nodes.push(TestRedis::start_at(port_of_two(), &arguments).await?);
             folders.push(folder);
         }
-        let cluster = Self { nodes, _folders: folders };
+        let cluster = Self { nodes, password: password.to_owned(), _folders: folders };
         let addresses: Vec<_> = cluster.nodes.iter().map(TestRedis::address).collect();
         let made = Command::new("redis-cli")
+            .args(login(password))
             .args(["--cluster", "create"])
             .args(&addresses)
             .args(["--cluster-replicas", "1", "--cluster-yes"])
@@ -125,10 +155,14 @@ impl TestRedisCluster {
 
     fn whole(&self) -> usize {
         let is_whole = |node: &&TestRedis| {
-            node.ask(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
-                && node.ask(&["CLUSTER", "NODES"]).lines().filter(|line| line.contains("slave ")).count() == 3
+            self.ask(node, &["CLUSTER", "INFO"]).contains("cluster_state:ok")
+                && self.ask(node, &["CLUSTER", "NODES"]).lines().filter(|line| line.contains("slave ")).count() == 3
         };
         self.nodes.iter().filter(is_whole).count()
+    }
+
+    fn ask(&self, node: &TestRedis, command: &[&str]) -> String {
+        node.ask(&[&login(&self.password)[..], command].concat())
     }
 
     /// Of the first two nodes: the others are found by them.
@@ -138,13 +172,13 @@ impl TestRedisCluster {
 
     /// Ends, for good, the master that has this key.
     pub fn kill_master_of(&mut self, key: &str) {
-        let slot = self.nodes[0].ask(&["CLUSTER", "KEYSLOT", key]).trim().to_owned();
+        let slot = self.ask(&self.nodes[0], &["CLUSTER", "KEYSLOT", key]).trim().to_owned();
         let slot: u32 = slot.parse().expect("a slot is a number");
         let has = |range: &str| {
             let (from, to) = range.split_once('-').unwrap_or((range, range));
             from.parse().is_ok_and(|from: u32| from <= slot) && to.parse().is_ok_and(|to: u32| slot <= to)
         };
-        let nodes = self.nodes[0].ask(&["CLUSTER", "NODES"]);
+        let nodes = self.ask(&self.nodes[0], &["CLUSTER", "NODES"]);
         let owner = nodes
             .lines()
             .filter(|line| line.contains("master"))

@@ -21,7 +21,7 @@ struct Edges {
     control: Control,
     member: Member,
     all: Vec<Running>,
-    _dirs: Vec<tempfile::TempDir>,
+    dirs: Vec<tempfile::TempDir>,
 }
 
 fn settings(address: &str, several: bool, password: &str) -> ClusterSettings {
@@ -49,7 +49,7 @@ impl Edges {
             edges.push(Running::start(config));
             dirs.push(dir);
         }
-        let all = Self { control, member, all: edges, _dirs: dirs };
+        let all = Self { control, member, all: edges, dirs };
         for edge in &all.all {
             eventually(
                 "the edge has the route",
@@ -260,6 +260,70 @@ async fn what_redis_refuses_is_refused_with_the_reason_and_what_was_in_force_goe
         given += usize::from(edges.status(turn % 3).await == StatusCode::OK);
     }
     assert_eq!(given, 2);
+}
+
+/// Three edges of which none shares by a wrong password or without one, neither at first nor when they do share; and one that
+/// starts with it on its disk. `by`: who refuses it.
+async fn refuses_all_but_the_right_password(addresses: &str, by: &str) {
+    let mut edges = Edges::start((6, 3600)).await;
+    let refused = async |edges: &Edges, password: &str, shared: &str| {
+        edges.set(settings(addresses, true, password));
+        let reason = if password.is_empty() { "Authentication required" } else { "Password authentication failed" };
+        for edge in &edges.all {
+            let look = async || edge.admin("/healthz").await;
+            let health = eventually("it is refused", look, |health| health.contains(reason)).await;
+            assert!(health.contains(&format!("{by}: ")) && !health.contains("\"wrong\""), "{health}");
+        }
+        edges.metrics("what was goes on", &["berth_edge_limits_refused 1\n", shared]).await;
+    };
+    refused(&edges, "wrong", "berth_edge_limits_shared 0\n").await;
+    edges.share(settings(addresses, true, "right")).await;
+    for turn in 0..4 {
+        assert_eq!(edges.status(turn % 3).await, StatusCode::OK);
+    }
+    for password in ["", "wrong"] {
+        refused(&edges, password, "berth_edge_limits_shared 1\n").await;
+    }
+    let mut given = 0;
+    for turn in 0..12 {
+        given += usize::from(edges.status(turn % 3).await == StatusCode::OK);
+    }
+    assert_eq!(given, 2, "the bucket is the one that it was");
+    // Nothing was in force in this one's life: a third of the limit is its share.
+    edges.control.die().await;
+    edges.all[0].stop().await;
+    edges.all[0] = Running::start(config(&edges.control, edges.dirs[0].path()));
+    let look = async || edges.all[0].admin("/metrics").await;
+    eventually("it is refused there too", look, |page| page.contains("berth_edge_limits_refused 1\n")).await;
+    let mut given = 0;
+    for _ in 0..6 {
+        given += usize::from(edges.status(0).await == StatusCode::OK);
+    }
+    assert_eq!(given, 2);
+    let page = edges.all[0].admin("/metrics").await;
+    assert!(page.contains("berth_edge_limits_shared 0\n") && page.contains("berth_edge_limits_edges 3\n"), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_of_sentinels_is_refused_with_the_reason_and_what_was_in_force_goes_on() {
+    let Some(redis) = TestSentinels::start_guarded("right", "right").await else { return };
+    let addresses = redis.addresses();
+    let first = addresses.split(',').next().unwrap();
+    refuses_all_but_the_right_password(&addresses, first).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_of_the_master_is_told_apart_from_one_of_its_sentinels() {
+    let Some(redis) = TestSentinels::start_guarded("right", "").await else { return };
+    refuses_all_but_the_right_password(&redis.addresses(), "the master").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_of_a_cluster_is_refused_with_the_reason_and_what_was_in_force_goes_on() {
+    let Some(redis) = TestRedisCluster::start_guarded("right").await else { return };
+    let addresses = redis.addresses();
+    let first = addresses.split(',').next().unwrap();
+    refuses_all_but_the_right_password(&addresses, first).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
