@@ -49,7 +49,7 @@ fn end_of_head(all: &[u8]) -> Option<usize> {
 
 /// How much of an answer there is.
 #[derive(Debug, PartialEq, Eq)]
-enum Came {
+pub(crate) enum Came {
     Part,
     /// It does not say how long it is: the end of the connection is its end.
     Unsaid,
@@ -57,7 +57,7 @@ enum Came {
     Whole,
 }
 
-fn came(all: &[u8]) -> Came {
+pub(crate) fn came(all: &[u8]) -> Came {
     let Some(end) = end_of_head(all) else { return Came::Part };
     // These have no body, whatever they say of its length.
     if read(all).is_some_and(|answer| matches!(answer.status, 204 | 304)) {
@@ -73,8 +73,14 @@ fn came(all: &[u8]) -> Came {
 }
 
 pub(crate) fn read(all: &[u8]) -> Option<Answer> {
-    let digits = all.strip_prefix(b"HTTP/1.").and_then(|rest| std::str::from_utf8(rest.get(2..5)?).ok())?;
-    let status = digits.parse().ok()?;
+    let rest = all.strip_prefix(b"HTTP/1.")?;
+    let [b'0'..=b'9', b' ', status @ ..] = rest else { return None };
+    let (digits, after) = status.split_at_checked(3)?;
+    // A number that is longer or has a sign is none of three digits.
+    if !digits.iter().all(u8::is_ascii_digit) || !matches!(after.first(), None | Some(b' ' | b'\r')) {
+        return None;
+    }
+    let status = digits.iter().fold(0, |number, digit| number * 10 + u16::from(digit - b'0'));
     let body = end_of_head(all).map_or_else(Vec::new, |end| all[end..].to_vec());
     Some(Answer { status, body })
 }
@@ -139,6 +145,10 @@ mod tests {
     fn what_is_no_http_is_no_answer() {
         assert_eq!(read(b"SSH-2.0-OpenSSH"), None);
         assert_eq!(read(b"HTTP/1.1"), None);
+        for number in ["2000", "+20", "20", "2x0", ""] {
+            assert_eq!(read(format!("HTTP/1.1 {number} OK\r\n\r\n").as_bytes()), None, "{number}");
+        }
+        assert_eq!(read(b"HTTP/1.1x200 OK\r\n\r\n"), None);
         assert_eq!(read(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap().body, b"");
     }
 }

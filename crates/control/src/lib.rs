@@ -88,6 +88,8 @@ pub mod endpoints;
 pub mod erasures;
 pub mod evaluate;
 pub mod fleet;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod hosts;
 pub mod idempotency;
 pub mod imports;
