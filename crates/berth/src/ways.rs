@@ -27,7 +27,7 @@ pub async fn keep(clients: Vec<Client>, edge: EdgeName, data_dir: PathBuf) {
     let file = data_dir.join("ways.json");
     let mut known = read(&file);
     let mut opened = open(&known).await;
-    let (mut silent, mut counted) = (false, 0);
+    let (mut silent, mut counted, mut kept) = (false, 0, true);
     for client in clients.iter().cycle() {
         let told = tokio::time::timeout(PATIENCE, client.edge_ways(&edge, &opened)).await;
         match told.unwrap_or_else(|_| Err(ClientError::TooSlow { url: client.url(), limit_s: PATIENCE.as_secs() })) {
@@ -36,9 +36,9 @@ pub async fn keep(clients: Vec<Client>, edge: EdgeName, data_dir: PathBuf) {
                 let mut now = known.clone();
                 // What is not told of any more stays: a server that does not answer control may answer us.
                 now.extend(told.into_iter().map(|way| (way.cell.to_string(), way)));
-                if now != known {
+                if now != known || !kept {
                     known = now;
-                    write(&file, &known);
+                    kept = keep_on_disk(&file, &known, kept);
                 }
             }
             // Once, not every second; an older control plane knows no ways.
@@ -78,7 +78,8 @@ fn read(file: &Path) -> BTreeMap<String, EdgeWay> {
     fs::read(file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
-fn write(file: &Path, known: &BTreeMap<String, EdgeWay>) {
+/// Whether they are there. What the disk does not take is said once, and tried again by whoever asks.
+fn keep_on_disk(file: &Path, known: &BTreeMap<String, EdgeWay>, kept: bool) -> bool {
     let draft = file.with_extension("new");
     let text = serde_json::to_vec(known).expect("ways have text keys");
     let _ = fs::remove_file(&draft);
@@ -87,7 +88,39 @@ fn write(file: &Path, known: &BTreeMap<String, EdgeWay>) {
         out.sync_data()?;
         fs::rename(&draft, file)
     });
-    if let Err(error) = written {
+    if let Err(error) = &written
+        && kept
+    {
         warn!(%error, "the ways to servers are not on disk; this edge needs control after a restart");
+    }
+    written.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{keep_on_disk, read};
+    use berth_domain::CellName;
+    use berth_wire::{EdgeWay, edge::Hidden};
+    use std::{collections::BTreeMap, fs};
+
+    fn way(port: u16) -> BTreeMap<String, EdgeWay> {
+        let (cell, settings) = (CellName::new("here").unwrap(), Hidden::new("{}".to_owned()));
+        [("here".to_owned(), EdgeWay { cell, settings, ports: vec![port] })].into()
+    }
+
+    #[test]
+    fn ways_that_the_disk_does_not_take_leave_those_before_whole_and_are_taken_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, in_the_way) = (dir.path().join("ways.json"), dir.path().join("ways.new"));
+        assert!(keep_on_disk(&file, &way(1), true));
+        fs::create_dir(&in_the_way).unwrap();
+        assert!(!keep_on_disk(&file, &way(2), true));
+        assert!(read(&file) == way(1));
+        fs::remove_dir(&in_the_way).unwrap();
+        assert!(keep_on_disk(&file, &way(2), false));
+        assert!(read(&file) == way(2));
+        // Half of them are none.
+        fs::write(&file, "{\"here\":{\"cell\":\"here\"").unwrap();
+        assert!(read(&file).is_empty());
     }
 }

@@ -435,7 +435,8 @@ impl Coordinator {
         self.save(SETTINGS).await;
     }
 
-    /// For the next start; without it that begins with what there was before, so it is tried until the disk takes it.
+    /// For the next start; without it that begins with what there was before, so what the disk does not take is tried with
+    /// control's next word.
     async fn save(&mut self, file: &'static str) {
         if !self.writes {
             return;

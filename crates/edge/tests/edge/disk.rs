@@ -2,10 +2,14 @@
 //!
 //! A folder stands where the new file is to be, which nobody can write over, root neither.
 
-use crate::world::{Running, World, config, eventually};
+use crate::{
+    tls::{connect, der, made},
+    world::{Running, World, config, eventually},
+};
 use berth_domain::Revision;
-use berth_wire::edge::{EdgeEvent, EdgeSettings};
+use berth_wire::edge::{EdgeCertificate, EdgeEvent, EdgeSettings};
 use http::StatusCode;
+use rustls::version::TLS13;
 use std::fs;
 
 fn settings(referrer: &str) -> EdgeSettings {
@@ -50,6 +54,43 @@ async fn settings_that_the_disk_does_not_take_are_in_force_and_written_when_it_d
     fs::remove_dir(&in_the_way).unwrap();
     world.control.say(&EdgeEvent::Ping { revision: Revision::new(1) });
     eventually("they are written", &written, |text| text.contains("\"no-referrer\"")).await;
+}
+
+async fn certificate(edge: &Running) -> Option<Vec<u8>> {
+    let connected = connect(edge.tls_address.unwrap(), "t1.test", b"http/1.1", &TLS13).await;
+    connected.ok().map(|(_, certificate)| certificate)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_the_disk_does_not_take_is_served_and_written_when_it_does() {
+    let over_tls = |c: &mut berth_edge::EdgeConfig| c.listen_tls = Some("127.0.0.1:0".parse().unwrap());
+    let mut world = World::with(over_tls).await;
+    let folder = world.dir.path().to_owned();
+    let (first, second) = (made(1, &["t1.test"]), made(2, &["t1.test"]));
+    let say = |certificate: &EdgeCertificate| {
+        let certificates = vec![certificate.clone()];
+        world.control.say(&EdgeEvent::Certificates { full: true, certificates, gone: Vec::new() });
+    };
+    let written = async || {
+        let text = fs::read_to_string(folder.join("certificates.json")).unwrap_or_default();
+        serde_json::from_str::<Vec<EdgeCertificate>>(&text).unwrap_or_default()
+    };
+    say(&first);
+    eventually("it is written", &written, |all| *all == [first.clone()]).await;
+    fs::create_dir(folder.join("certificates.json.new")).unwrap();
+    say(&second);
+    let shown = async || certificate(&world.edge).await;
+    eventually("it is served", shown, |shown| *shown == Some(der(&second))).await;
+    has_failed(&world.edge).await;
+    assert_eq!(written().await, [first], "the one before is there, whole");
+    fs::remove_dir(folder.join("certificates.json.new")).unwrap();
+    world.control.say(&EdgeEvent::Ping { revision: Revision::new(1) });
+    eventually("it is written", &written, |all| *all == [second.clone()]).await;
+    world.control.die().await;
+    world.edge.stop().await;
+    let mut config = config(&world.control, &folder);
+    over_tls(&mut config);
+    assert_eq!(certificate(&Running::start(config)).await, Some(der(&second)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
