@@ -9,7 +9,7 @@ use crate::{
     world::{Client, Control, Member, PATIENCE, Running, World, config, eventually, held, route},
 };
 use berth_edge::{Edge, EdgeConfig};
-use berth_wire::edge::{EdgeEvent, HoldOutcome, Presence};
+use berth_wire::edge::{EdgeEvent, HoldOutcome, Presence, TenantRoute};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -147,18 +147,46 @@ async fn echoes(stream: &mut TcpStream) -> bool {
     tokio::time::timeout(PATIENCE, spoken).await.unwrap_or(false) && back == frame
 }
 
-/// Asks over kept connections until told to stop: how many were answered well. Anything else fails the test.
-fn asking(address: SocketAddr, write: bool, stop: &Arc<AtomicBool>, asked: &Arc<AtomicU64>) -> JoinHandle<()> {
-    let (stop, asked) = (Arc::clone(stop), Arc::clone(asked));
+/// Tenants that change while others are asked: `t2.test` and so on.
+const CHANGING: usize = 50;
+
+/// A tenant that changes, which is in another cell with each generation.
+fn moving(tenant: usize, generation: usize, members: &[Member; 2]) -> TenantRoute {
+    let at = generation % 2;
+    route(tenant as u128, generation as u64, ["even", "odd"][at], &[&members[at]])
+}
+
+/// How many requests were answered well, and how many of those were the first of a tenant's next generation.
+#[derive(Default)]
+struct Asked {
+    stop: AtomicBool,
+    answered: AtomicU64,
+    changed: AtomicU64,
+}
+
+/// Asks over kept connections until told to stop, `t1.test` or all that change in turn. Anything but the answer of the
+/// cell where the tenant is fails the test.
+fn asking(address: SocketAddr, write: bool, changing: bool, asked: &Arc<Asked>) -> JoinHandle<()> {
+    let asked = Arc::clone(asked);
     tokio::spawn(async move {
         let mut client = Client::connect(address).await;
-        while !stop.load(SeqCst) {
+        let (mut seen, mut turn) = ([1; CHANGING], 0);
+        while !asked.stop.load(SeqCst) {
             if client.is_closed() {
                 client = Client::connect(address).await;
             }
             let method = if write { Method::POST } else { Method::GET };
-            assert_eq!(client.ask(method, "t1.test", "/", "").await.status, StatusCode::OK);
-            asked.fetch_add(1, SeqCst);
+            let host = if changing { format!("t{}.test", 2 + turn) } else { "t1.test".to_owned() };
+            let answer = client.ask(method, &host, "/", "").await;
+            assert_eq!(answer.status, StatusCode::OK, "{host}: {}", answer.body);
+            asked.answered.fetch_add(1, SeqCst);
+            if changing {
+                let generation: usize = answer.sent("berth-generation").unwrap().parse().unwrap();
+                assert_eq!(answer.by(), ["even", "odd"][generation % 2], "{host}: generation {generation}");
+                asked.changed.fetch_add(u64::from(generation > seen[turn]), SeqCst);
+                seen[turn] = seen[turn].max(generation);
+                turn = (turn + 1) % CHANGING;
+            }
         }
     })
 }
@@ -166,44 +194,64 @@ fn asking(address: SocketAddr, write: bool, stop: &Arc<AtomicBool>, asked: &Arc<
 #[tokio::test(flavor = "multi_thread")]
 async fn restarts_under_load_fail_no_request_and_end_no_websocket() {
     let program = std::env::var_os("BERTH_PROGRAM").and_then(|path| path.into_string().ok());
-    let (restarts, sockets) = (number("BERTH_RESTARTS", 3), number("BERTH_SOCKETS", 40));
+    let (restarts, sockets) = (number("BERTH_RESTARTS", 3), number("BERTH_SOCKETS", 24));
     let changes = number("BERTH_CHANGES", 300);
-    let (control, member, dir) = (Control::start().await, Member::start("one").await, tempfile::tempdir().unwrap());
-    control.publish(vec![route(1, 1, "shared", &[&member])]);
+    let (control, dir) = (Control::start().await, tempfile::tempdir().unwrap());
+    let members = [Member::start("even").await, Member::start("odd").await];
+    let mut routes = vec![route(1, 1, "even", &[&members[0]])];
+    routes.extend((0..CHANGING).map(|n| moving(2 + n, 1, &members)));
+    control.publish(routes);
     let (mut edges, address, admin) = Edges::start(&control, dir.path(), program.as_deref());
     control.acknowledged(1).await;
-    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let clients: Vec<_> = (0..4).map(|n| asking(address, n % 2 == 0, &stop, &asked)).collect();
+    let asked = Arc::new(Asked::default());
+    let clients: Vec<_> = (0..8).map(|n| asking(address, n % 2 == 0, n >= 4, &asked)).collect();
     let mut open = Vec::new();
     for turn in 0..=restarts {
-        // Each process gets its part of them.
-        while open.len() < sockets * (turn + 1) / (restarts + 1) {
+        // All of them are open before the first restart, and each further process gets some of its own.
+        while open.len() < sockets + sockets * turn / (restarts + 1) {
             open.push(socket(address).await);
         }
-        let before = asked.load(SeqCst);
+        let (answered, changed) = (asked.answered.load(SeqCst), asked.changed.load(SeqCst));
         let first = changes * turn / (restarts + 1);
         let last = changes * (turn + 1) / (restarts + 1);
-        let mut revision = 0;
-        for change in first..last {
-            revision = control.publish(vec![route(2 + (change % 50) as u128, 1 + change as u64, "shared", &[&member])]);
-            if change % 20 == 0 {
-                control.acknowledged(revision).await;
+        let changing = async {
+            let mut revision = 0;
+            for change in first..last {
+                let (tenant, generation) = (2 + change % CHANGING, 2 + change / CHANGING);
+                revision = control.publish(vec![moving(tenant, generation, &members)]);
+                if change % 20 == 0 {
+                    control.acknowledged(revision).await;
+                }
             }
-        }
-        if turn < restarts {
-            edges.restart(&control, dir.path(), address, admin).await;
-        }
+            revision
+        };
+        let restarting = async {
+            if turn < restarts {
+                edges.restart(&control, dir.path(), address, admin).await;
+            }
+        };
+        let (revision, ()) = tokio::join!(changing, restarting);
         control.acknowledged(revision).await;
-        eventually("requests go on", async || asked.load(SeqCst), |n| *n > before + 20).await;
+        let go_on = async || (asked.answered.load(SeqCst), asked.changed.load(SeqCst));
+        eventually("requests go on, and meet changes", go_on, |seen| {
+            seen.0 > answered + 20 && (seen.1 > changed || first == last)
+        })
+        .await;
         for stream in &mut open {
             assert!(echoes(stream).await, "a WebSocket ended in turn {turn}");
         }
     }
-    stop.store(true, SeqCst);
+    asked.stop.store(true, SeqCst);
     for client in clients {
-        client.await.expect("every request was answered");
+        client.await.expect("every request was answered, by its tenant's cell");
     }
-    println!("{} requests, {} WebSockets, {restarts} restarts, {changes} changes", asked.load(SeqCst), open.len());
+    println!(
+        "{} requests, {} of them the first after a change, {sockets} WebSockets over all of {restarts} restarts and {} over \
+         some, {changes} changes",
+        asked.answered.load(SeqCst),
+        asked.changed.load(SeqCst),
+        open.len() - sockets
+    );
     drop(open);
     edges.end().await;
 }
