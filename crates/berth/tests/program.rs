@@ -5,9 +5,9 @@
 mod running;
 
 use berth_testkit::wait_until;
-use running::{BERTH, Place};
+use running::{BERTH, Place, World, ask, fleet};
+use serde_json::json;
 use std::{
-    collections::BTreeSet,
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
@@ -140,53 +140,106 @@ fn page(address: &str, path: &str) -> Option<String> {
     Some(page)
 }
 
-/// Words that are names of metrics, without what a histogram appends.
-fn metrics(text: &str) -> BTreeSet<String> {
-    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| word.starts_with("berth_"));
-    let plain = |word: &str| {
-        let parts = ["_bucket", "_sum", "_count"];
-        parts.iter().find_map(|part| word.strip_suffix(part)).unwrap_or(word).to_owned()
-    };
-    words.map(plain).collect()
+/// The metrics of an expression, each with the labels that it is asked by, and with their values where these are said:
+/// `class="5xx"`. The expression may stand in a whole rule or before its legend.
+fn asked_for(text: &str) -> Vec<(String, Vec<String>)> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let by = text.split("by (").skip(1).filter_map(|rest| rest.split(')').next()).flat_map(|all| all.split(", "));
+    let shown = text.split("{{").skip(1).filter_map(|rest| rest.split("}}").next());
+    let shown = shown.map(|label| label.trim().trim_start_matches("$labels."));
+    // Prometheus adds that one itself.
+    let all: Vec<&str> = by.chain(shown).filter(|label| *label != "instance").collect();
+    let begins = text.match_indices("berth_").filter(|(at, _)| !text[..*at].ends_with(is_word));
+    let named = begins.map(|(at, _)| {
+        let rest = &text[at..];
+        let name = rest.split(|c: char| !is_word(c)).next().unwrap();
+        let own = rest[name.len()..].strip_prefix('{').and_then(|rest| rest.split('}').next());
+        let labels = all.iter().copied().chain(own.into_iter().flat_map(|own| own.split(',')));
+        (name.to_owned(), labels.map(str::to_owned).collect())
+    });
+    named.collect()
+}
+
+/// Whether a page has a sample of this very name with these labels.
+fn has_sample<L: AsRef<str>>(page: &str, name: &str, labels: &[L]) -> bool {
+    page.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' ')).any(|(rest, value)| {
+        let own: Vec<&str> = rest.trim_start_matches('{').trim_end_matches('}').split(',').collect();
+        let has = |label: &str| own.iter().any(|own| *own == label || own.split('=').next() == Some(label));
+        (rest.is_empty() || rest.starts_with('{'))
+            && value.parse::<f64>().is_ok()
+            && labels.iter().all(|label| has(label.as_ref()))
+    })
 }
 
 #[tokio::test]
-async fn every_metric_that_rules_and_dashboard_name_is_emitted_and_has_its_second_name_on_request() {
-    let served = served().await;
-    let log = served.log("serve");
+async fn every_metric_that_rules_and_dashboard_name_has_a_sample_and_its_second_name_on_request() {
+    let mut place = served().await;
+    let log = place.log("serve");
     let control = log.split("metrics=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
-    let key = text(&run(&served, &["key", "create", "north", "--scope", "edge"]).stdout);
-    let port = |n: u16| format!("127.0.0.1:{n}");
-    let (listen, admin) = (port(berth_testkit::free_port()), port(berth_testkit::free_port()));
-    let mut edge = berth(&["edge", "--name", "north", "--veloflux-names", "--listen", &listen, "--admin", &admin])
-        .args(["--control", &served.url, "--data-dir"])
-        .arg(served.dir.join("edge"))
-        .env("BERTH_API_KEY", key.trim())
-        .spawn()
-        .unwrap();
-    let look = || async { page(&admin, "/metrics").unwrap_or_default() };
-    let follows = |page: &String| page.contains("berth_edge_control_connected 1");
-    let edges = wait_until("the edge follows", look, follows).await;
-    edge.kill().unwrap();
-    edge.wait().unwrap();
-    for second in ["veloflux_requests_total", "veloflux_request_duration_seconds", "veloflux_cluster_nodes"] {
-        assert!(edges.contains(&format!("# TYPE {second} ")), "{second}");
-    }
-    let pages = edges + &page(&control, "/metrics").unwrap();
-    let folder = served.dir.join("stack");
+    let (program, root) = (json!(fleet()), json!(place.dir.join("cells")));
+    let stack = format!(
+        "stack: fleet
+services:
+  web: {{ command: [{program}, serve], migrate: [{program}, migrate], health: /health }}
+data:
+  root: public.customers
+  key: id
+  tenant_column: customer_id
+  hooks:
+    create: {{ file: tenant_create.sql }}
+plans:
+  hobby: {{ price: 15, class: shared }}
+providers:
+  local: {{ adapter: local, root: {root} }}
+cells:
+  shared-1: {{ class: shared, provider: local, max_tenants: 10 }}
+edges: [edge-1]
+"
+    );
+    place.apply(stack).await;
+    let [listen, admin] = [(); 2].map(|()| format!("127.0.0.1:{}", berth_testkit::free_port()));
+    let (url, key) = (place.url.clone(), place.new_key("edge-1", "edge"));
+    let data = place.dir.join("edge").to_string_lossy().into_owned();
+    let words = ["edge", "--name", "edge-1", "--veloflux-names", "--listen", &listen, "--admin", &admin];
+    let rest = ["--control", &url, "--data-dir", &data];
+    place.start("edge", BERTH, &[&words[..], &rest].concat(), &[("BERTH_API_KEY", &key)]);
+    let world = World { client: place.client(), edge: listen.parse().unwrap(), place };
+    world.tenant("acme", "hobby").await;
+    let asked =
+        || async { ask(world.edge.port(), "acme.test", "GET", "/api/v1/vehicles", "").map(|(status, _)| status) };
+    wait_until("the edge serves the tenant", asked, |status| *status == Some(200)).await;
+
+    let folder = world.place.dir.join("stack");
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join("berth.yaml"), "stack: fleet\nservices: { web: { command: [./web], health: /health } }\n")
         .unwrap();
     let rendered = berth(&["render", "--host", "a.test", "--language", "go"]).current_dir(&folder).output().unwrap();
     assert!(rendered.status.success(), "{}", text(&rendered.stderr));
-    let mut named = 0;
-    for file in ["prometheus/berth.rules.yml", "grafana/berth.json"] {
-        for metric in metrics(&fs::read_to_string(folder.join(file)).unwrap()) {
-            assert!(pages.contains(&format!("# TYPE {metric} ")), "{file}: {metric}");
-            named += 1;
-        }
+    let rules = fs::read_to_string(folder.join("prometheus/berth.rules.yml")).unwrap();
+    let mut wanted: Vec<_> = rules.split("- alert: ").skip(1).flat_map(asked_for).collect();
+    let board = fs::read(folder.join("grafana/berth.json")).unwrap();
+    let board: serde_json::Value = serde_json::from_slice(&board).unwrap();
+    for target in board["panels"].as_array().unwrap().iter().flat_map(|panel| panel["targets"].as_array().unwrap()) {
+        let word = |key: &str| target[key].as_str().unwrap();
+        wanted.extend(asked_for(&format!("{} {}", word("expr"), word("legendFormat"))));
     }
-    assert!(named > 20, "{named}");
+    assert!(wanted.len() > 30, "{wanted:?}");
+    assert!(wanted.iter().any(|(_, labels)| labels.contains(&"class=\"5xx\"".to_owned())), "{wanted:?}");
+    let missing = || async {
+        let pages = [&admin, &control].map(|address| page(address, "/metrics").unwrap_or_default()).concat();
+        let missing = wanted.iter().filter(|(name, labels)| !has_sample(&pages, name, labels));
+        missing.cloned().collect::<Vec<_>>()
+    };
+    wait_until("a sample of each with these labels", missing, Vec::is_empty).await;
+    let edges = page(&admin, "/metrics").unwrap();
+    for (second, labels) in [
+        ("veloflux_requests_total", ["tenant=\"acme\"", "status_code=\"2xx\""]),
+        ("veloflux_request_duration_seconds_bucket", ["tenant=\"acme\"", "le"]),
+        ("veloflux_backend_up", ["pool=\"web\"", "backend"]),
+    ] {
+        assert!(has_sample(&edges, second, &labels), "{second}: {edges}");
+    }
+    assert!(has_sample::<&str>(&edges, "veloflux_cluster_nodes", &[]), "{edges}");
 }
 
 #[test]

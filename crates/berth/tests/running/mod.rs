@@ -108,6 +108,20 @@ impl Place {
         String::from_utf8(made.stdout).unwrap().trim().to_owned()
     }
 
+    /// Puts a stack of the fleet application in force, with the hooks that its file names.
+    pub async fn apply(&self, file: String) {
+        let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../apps/fleet/hooks");
+        let hooks = fs::read_dir(hooks).unwrap().map(|entry| entry.unwrap());
+        let named = hooks.map(|entry| (entry.file_name().into_string().unwrap(), entry.path()));
+        let files = named.filter(|(name, _)| file.contains(name.as_str()));
+        let files = files.map(|(name, path)| (name, fs::read_to_string(path).unwrap())).collect();
+        let client = self.client();
+        let applied = client.stack_apply(&StackApply { file, files, dry_run: false }).await.unwrap();
+        for operation in applied.operations {
+            finishes(&client, operation).await;
+        }
+    }
+
     /// An edge of the server's, under this name. Where it listens.
     pub fn edge(&mut self, name: &str) -> SocketAddr {
         let key = self.new_key(name, "edge");
@@ -134,16 +148,7 @@ impl World {
         let mut place = Place::new();
         place.serve().await;
         let client = place.client();
-        let file = file(&place);
-        let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../apps/fleet/hooks");
-        let hooks = fs::read_dir(hooks).unwrap().map(|entry| entry.unwrap());
-        let named = hooks.map(|entry| (entry.file_name().into_string().unwrap(), entry.path()));
-        let files = named.filter(|(name, _)| file.contains(name.as_str()));
-        let files = files.map(|(name, path)| (name, fs::read_to_string(path).unwrap())).collect();
-        let applied = client.stack_apply(&StackApply { file, files, dry_run: false }).await.unwrap();
-        for operation in applied.operations {
-            finishes(&client, operation).await;
-        }
+        place.apply(file(&place)).await;
         let edge = place.edge("edge-1");
         Self { place, client, edge }
     }
