@@ -255,8 +255,10 @@ fn what_a_stack_file_says_to_edges_is_checked_all_at_once_and_nothing_is_started
     assert_eq!((status, report["mistakes"].as_array().unwrap().len()), (Some(0), 0));
     assert!(report["elsewhere"].as_u64() > Some(0), "the rest of the file is not passed over in silence");
     let bad = good.replace("health: /health", "health: /health, edge: { balance: fastest, wait: 1 }")
-        + "cluster: { enabled: true, redis_address: 'a b', redis_password: plain, leader_timeout: 15 }\nedges: [a, a]\n\
-           headers: { frame: sideways }\ncompression: { ways: [lzma] }\nclutser: { enabled: true }\n";
+        + "cluster: { enabled: true, redis_address: 'a b', redis_password: plain, leader_timeout: 15, \
+           geo_routing: true }\nedges: [a, a]\n\
+           headers: { frame: sideways }\ncompression: { ways: [lzma] }\nclutser: { enabled: true }\n\
+           providers: { theirs: { adapter: endpoint, cells: { a: { url: 'http://203.0.113.9' } } } }\n";
     let (status, report) = check(&bad);
     let keys: Vec<_> = report["mistakes"].as_array().unwrap().iter().map(|m| m["key"].as_str().unwrap()).collect();
     assert_eq!(status, Some(1));
@@ -270,6 +272,9 @@ fn what_a_stack_file_says_to_edges_is_checked_all_at_once_and_nothing_is_started
         "headers.frame",
         "compression.ways[0]",
         "clutser",
+        // These are looked for whatever else is wrong.
+        "cluster.geo_routing",
+        "providers.theirs.cells.a.url",
     ] {
         assert!(keys.contains(&key), "{key}: {keys:?}");
     }

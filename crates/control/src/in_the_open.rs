@@ -1,12 +1,15 @@
 //! What edges would send over a public network without TLS. Pure but for asking where a name leads.
 
 use crate::views;
-use berth_config::{Mistake, Mistakes, Problem, Stack};
-use berth_domain::{CellName, ServiceRole, is_in_the_open, is_private};
+use berth_config::{Mistake, Mistakes, Problem, Provider, Stack};
+use berth_domain::{CellName, ProviderName, ServiceRole, is_in_the_open, is_private};
 use berth_store::Member;
 use futures_util::future::join_all;
 use serde_json::Value;
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 /// How long a name is asked for.
 const RESOLVE_MAX: Duration = Duration::from_secs(2);
@@ -17,8 +20,11 @@ pub const REMEDY: &str = "give it an address with `https://`, set `edge.speaks: 
 
 /// Cells of the stack file that exist already, with an address of plain HTTP. `is_public`: whether what is at this
 /// `host:port` can be reached by strangers.
-pub fn endpoints(stack: &Stack, is_public: impl Fn(&str) -> bool) -> Vec<(String, String)> {
-    let theirs = stack.providers.iter().filter(|(_, provider)| provider.adapter == "endpoint");
+pub fn endpoints(
+    providers: &BTreeMap<ProviderName, Provider>,
+    is_public: impl Fn(&str) -> bool,
+) -> Vec<(String, String)> {
+    let theirs = providers.iter().filter(|(_, provider)| provider.adapter == "endpoint");
     let mut open = Vec::new();
     for (name, provider) in theirs {
         let cells = provider.settings.get("cells").and_then(Value::as_object).into_iter().flatten();
@@ -40,7 +46,8 @@ fn authority(url: &str) -> Option<&str> {
 /// Those of the `host:port`s of these cells that strangers reach, asked of the resolver: edges send nothing there, whatever
 /// it is called. One that leads nowhere within [`RESOLVE_MAX`] is for the edge to say.
 pub(crate) async fn public_ones(stack: &Stack) -> HashSet<String> {
-    let all = endpoints(stack, |_| true).into_iter().filter_map(|(_, url)| authority(&url).map(str::to_owned));
+    let all =
+        endpoints(&stack.providers, |_| true).into_iter().filter_map(|(_, url)| authority(&url).map(str::to_owned));
     let asked = all.map(async |authority| {
         let with_port = if has_port(&authority) { authority.clone() } else { format!("{authority}:80") };
         let found = tokio::time::timeout(RESOLVE_MAX, tokio::net::lookup_host(with_port)).await;
@@ -61,7 +68,7 @@ pub(crate) fn warnings<'a>(
     is_public: impl Fn(&str) -> bool,
     members: impl Iterator<Item = (&'a CellName, &'a Member)>,
 ) -> Result<Vec<String>, Mistakes> {
-    let declared = endpoints(stack, is_public);
+    let declared = endpoints(&stack.providers, is_public);
     let mut open: Vec<_> = declared.into_iter().map(|(key, url)| (format!("`{url}`"), key)).collect();
     for (cell, member) in members {
         let Some(address) = member.address.as_deref().filter(|_| member.service_role == ServiceRole::Web) else {
@@ -98,7 +105,7 @@ mod tests {
             d: { url: 'http://localhost', database: 'postgres://u:p@h/d' }\n      \
             e: { url: 'http://app.invalid', database: 'postgres://u:p@h/d' }\n";
         let stack = berth_config::parse(file, None, &|_| Err(std::io::Error::other("none"))).unwrap();
-        let open = endpoints(&stack, |authority| authority == "203.0.113.9:80");
+        let open = endpoints(&stack.providers, |authority| authority == "203.0.113.9:80");
         assert_eq!(open, [("providers.theirs.cells.a.url".to_owned(), "http://203.0.113.9:80".to_owned())]);
 
         let public = public_ones(&stack).await;

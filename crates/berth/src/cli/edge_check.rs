@@ -2,10 +2,13 @@
 //! told. Starts nothing and asks nobody, but a name server where control is.
 
 use super::{CliError, Context, table::Table, text};
-use berth_domain::is_private;
+use berth_config::{Provider, tree};
+use berth_domain::{ProviderName, is_private};
 use clap::Args;
 use serde::Serialize;
+use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     fs,
     net::ToSocketAddrs as _,
     path::{Path, PathBuf},
@@ -75,17 +78,19 @@ impl EdgeCheck {
                 elsewhere += 1;
             }
         }
+        // Read past all mistakes: one somewhere in the file hides nothing of this.
+        let said = tree::parse(&text).map(|tree| berth_config::json(&tree)).ok();
         let mut in_the_open = Vec::new();
-        if let Ok(stack) = &parsed {
-            mistakes.extend(nearness(stack, self.geo_database.as_deref()));
-            let theirs = berth_control::in_the_open::endpoints(stack, is_public);
+        if let Some(said) = &said {
+            mistakes.extend(nearness(&said["cluster"], self.geo_database.as_deref()));
+            let theirs = berth_control::in_the_open::endpoints(&providers(&said["providers"]), is_public);
             in_the_open.extend(theirs.into_iter().map(|(key, url)| Open { key, url }));
-            if stack.https.members_over_plain_http != Some(true) {
+            if said["https"]["members_over_plain_http"] != true {
                 mistakes.extend(in_the_open.iter().map(refused));
             }
         }
         let errors = mistakes.len();
-        let open = parsed.as_ref().is_ok_and(|stack| !stack.https.keys_over_plain_http);
+        let open = said.is_some_and(|said| said["https"]["keys_over_plain_http"] != true);
         let controls = if self.control.is_empty() { vec![cx.client.url()] } else { self.control };
         let withheld = controls.into_iter().filter(|url| open && is_control_in_the_open(url));
         let withheld = withheld.map(|control| Withheld { control, what: SECRETS.to_vec() }).collect();
@@ -112,9 +117,17 @@ const SECRETS: [&str; 5] = [
     "the SSH keys of ways to servers",
 ];
 
+/// Those that can be read.
+fn providers(said: &Value) -> BTreeMap<ProviderName, Provider> {
+    let all = said.as_object().into_iter().flatten();
+    all.filter_map(|(name, own)| Some((name.parse().ok()?, serde_json::from_value(own.clone()).ok()?))).collect()
+}
+
 /// Where the file asks for nearness and nobody would know where clients are.
-fn nearness(stack: &berth_config::Stack, database: Option<&Path>) -> Option<Shown> {
-    stack.cluster.as_ref().filter(|cluster| cluster.enabled && cluster.geo_routing)?;
+fn nearness(cluster: &Value, database: Option<&Path>) -> Option<Shown> {
+    if cluster["geo_routing"] != true || cluster["enabled"] == false {
+        return None;
+    }
     let problem = match database {
         None => {
             "edges choose by nearness, and no database says where clients are: every region would be as near".to_owned()
@@ -211,16 +224,18 @@ mod tests {
 
     #[test]
     fn nearness_without_a_database_of_addresses_is_a_mistake() {
-        let file = "stack: s\nservices:\n  web: { command: [a], health: /h }\ncluster: { enabled: true, redis_address: 'r:6379', geo_routing: true }\n";
-        let stack = |text: &str| berth_config::parse(text, None, &|_| Err(std::io::Error::other("none"))).unwrap();
-        let near = stack(file);
+        let cluster = |text: &str| berth_config::json(&berth_config::tree::parse(text).unwrap());
+        let near = cluster("{ enabled: true, redis_address: 'r:6379', geo_routing: true }");
         assert!(super::nearness(&near, None).unwrap().problem.contains("no database says"));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("geo.mmdb");
         assert!(super::nearness(&near, Some(&path)).unwrap().problem.contains("could not be read"));
         std::fs::write(&path, "no such thing").unwrap();
         assert!(super::nearness(&near, Some(&path)).unwrap().problem.contains("is no database of addresses"));
-        assert!(super::nearness(&stack(&file.replace("geo_routing: true", "geo_routing: false")), None).is_none());
+        for other in ["{ geo_routing: false }", "{ enabled: false, geo_routing: true }", "{ enabled: true }", "text"] {
+            assert!(super::nearness(&cluster(other), None).is_none(), "{other}");
+        }
+        assert!(super::nearness(&cluster("{ geo_routing: true }"), None).is_some(), "a section is in force by itself");
     }
 
     #[test]
