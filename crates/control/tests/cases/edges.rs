@@ -2,18 +2,21 @@
 
 use crate::world::{SIGNATURE_KEY, STACK, World, change, follow, read, read_tenant, speaks};
 use berth_control::{
-    drains,
+    cells, drains,
     edges::{self, Takes},
-    limits, status, tenants, upgrade,
+    limits, stack, status, tenants, upgrade,
 };
-use berth_domain::{Balance, EdgeId, EdgeName, Revision, ServiceName, Version};
+use berth_domain::{Balance, EdgeId, EdgeName, Revision, ServiceName, Speaks, Version};
 use berth_store::ProcessRole;
 use berth_wire::{
-    DrainAsk, TenantLimitsSet,
-    edge::{EdgeAck, EdgeEvent, Presence, RouteState, TenantRoute},
+    DrainAsk, StackApply, TenantLimitsSet,
+    edge::{
+        ClusterSettings, Compression, CompressionWay, EdgeAck, EdgeEvent, EdgeSettings, Ejection, GeoSettings,
+        HealthCheck, Hidden, HttpsSettings, MemberAddress, Presence, RouteState, ServiceSettings, TenantRoute,
+    },
 };
 use futures_util::{Stream, StreamExt};
-use std::{pin::Pin, time::Duration};
+use std::{collections::BTreeMap, pin::Pin, time::Duration};
 use uuid::Uuid;
 
 struct Following(Pin<Box<dyn Stream<Item = Result<EdgeEvent, berth_control::ControlError>> + Send>>);
@@ -135,6 +138,108 @@ async fn an_edge_that_understands_settings_gets_them_first_and_again_when_the_st
     };
     assert_eq!((second.services[&web].balance, second.services[&web].eject), (Balance::Sticky, None));
     assert_eq!(second.cookie_key, first.cookie_key);
+}
+
+/// Everything at once, each with another value than the usual one.
+#[tokio::test]
+async fn what_a_stack_file_says_to_edges_reaches_them_as_it_stands_there() {
+    let world = World::new().await;
+    world.create("acme", "hobby").await;
+    let web = "copies: 2, edge: { balance: weighted, weight: 7, region: eu-west, speaks: https, ca: ca.pem, \
+               server_name: web.internal, signature_key: '${SIGNATURE_KEY}', \
+               check: { path: /ready, every: 2s, timeout: 700ms, rise: 4, fall: 6, status: 204 }, \
+               eject: { failures: 9, for: 45s } } }";
+    let more = "edges: [edge-1, edge-2]
+https: { redirect: true, hsts: 30d, port: 8443 }
+headers: { csp: \"default-src 'self'\", frame: same_origin, nosniff: true, referrer: strict-origin }
+compression: { ways: [gzip, br], from_bytes: 2048, types: [text/html, image/svg+xml] }
+cluster:
+  redis_address: 'rediss://a:1,b:2'
+  redis_cluster_mode: true
+  redis_master: main
+  redis_user: edges
+  redis_password: '${PULL_PASSWORD}'
+  redis_ca: ca.pem
+  geo_routing: true
+  regions: { eu-west: 48.1 11.6 }
+tenants: { region_routing: { tenant_region_mapping: { other: eu-west } } }
+";
+    let pem = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n".to_owned();
+    let file = STACK.replace("copies: 2 }", web) + more;
+    assert!(file.contains(web));
+    let files = BTreeMap::from([("ca.pem".to_owned(), pem.clone())]);
+    stack::apply(&world.app, &change(), &StackApply { file, files, dry_run: false }).await.unwrap();
+
+    let instance = EdgeId::new(Uuid::now_v7());
+    let stream = edges::routes(&world.app, &follow(), edge(), instance, Revision::default(), speaks(2)).await.unwrap();
+    let mut following = Following(Box::pin(stream));
+    let EdgeEvent::Settings { settings } = following.next().await else { panic!("settings come first") };
+    let web = ServiceSettings {
+        balance: Balance::Weighted,
+        weight: 7,
+        check: Some(HealthCheck {
+            path: "/ready".to_owned(),
+            every_ms: 2_000,
+            timeout_ms: 700,
+            rise: 4,
+            fall: 6,
+            status: Some(204),
+        }),
+        eject: Some(Ejection { failures: 9, for_ms: 45_000 }),
+        region: Some("eu-west".to_owned()),
+        speaks: Speaks::Https,
+        ca_pem: Some(pem.clone()),
+        server_name: Some("web.internal".to_owned()),
+        signature_key: Some(Hidden::new(SIGNATURE_KEY.to_owned())),
+        tls_outside: true,
+    };
+    let headers = [
+        ("content-security-policy", "default-src 'self'"),
+        ("referrer-policy", "strict-origin"),
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "SAMEORIGIN"),
+    ];
+    // The one word that is no stack file's.
+    let cookie_key = settings.cookie_key.clone();
+    assert_eq!(cookie_key.expose().len(), 64);
+    let expected = EdgeSettings {
+        services: BTreeMap::from([(ServiceName::new("web").unwrap(), web)]),
+        cookie_key,
+        draining_ms: None,
+        https: HttpsSettings { redirect: true, hsts: Some("max-age=2592000".to_owned()), port: Some(8443) },
+        cluster: Some(ClusterSettings {
+            stack: "parcels".parse().unwrap(),
+            redis_address: "rediss://a:1,b:2".to_owned(),
+            several: true,
+            master: Some("main".to_owned()),
+            user: Some("edges".to_owned()),
+            password: Hidden::new("planted-three".to_owned()),
+            ca_pem: Some(pem),
+            edges: 2,
+        }),
+        geo: Some(GeoSettings { regions: BTreeMap::from([("eu-west".to_owned(), (48.1, 11.6))]) }),
+        residences: BTreeMap::from([("other".parse().unwrap(), "eu-west".to_owned())]),
+        headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        compression: Some(Compression {
+            ways: vec![CompressionWay::Gzip, CompressionWay::Br],
+            from_bytes: 2048,
+            types: vec!["text/html".to_owned(), "image/svg+xml".to_owned()],
+        }),
+    };
+    assert_eq!(settings, expected);
+
+    let mut members = following.routes().await.2.remove(0).members;
+    members.sort_by_key(|member| member.member);
+    let cell = cells::show(&world.app, &read(), "shared-1").await.unwrap();
+    let wire = cell.members.into_iter().map(|member| MemberAddress {
+        member: member.id,
+        service: member.service,
+        address: member.address.unwrap(),
+        draining_ms: None,
+    });
+    let mut expected: Vec<_> = wire.collect();
+    expected.sort_by_key(|member| member.member);
+    assert_eq!((members.len(), members), (2, expected));
 }
 
 #[tokio::test]
