@@ -260,6 +260,70 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     }
 }
 
+/// What neither of the two may do.
+const NEITHER: [&str; 17] = [
+    "NoNewPrivileges=yes",
+    "ProtectSystem=strict",
+    "ProtectHome=yes",
+    "PrivateTmp=yes",
+    "PrivateDevices=yes",
+    "ProtectKernelTunables=yes",
+    "ProtectKernelModules=yes",
+    "ProtectKernelLogs=yes",
+    "ProtectClock=yes",
+    "ProtectHostname=yes",
+    "RestrictSUIDSGID=yes",
+    "RestrictRealtime=yes",
+    "RestrictNamespaces=yes",
+    "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
+    "LockPersonality=yes",
+    "SystemCallArchitectures=native",
+    "UMask=0077",
+];
+const SERVE: [&str; 3] = ["User=berth", "Group=berth", "StateDirectory=berth"];
+/// It starts no program but itself, and systemd opens its ports.
+const EDGE: [&str; 11] = [
+    "User=berth",
+    "Group=berth",
+    "StateDirectory=berth-edge",
+    "StateDirectoryMode=0700",
+    "LoadCredential=key:/etc/berth/edge.key",
+    "CapabilityBoundingSet=",
+    "MemoryDenyWriteExecute=yes",
+    "ProtectControlGroups=yes",
+    "ProtectProc=invisible",
+    "RemoveIPC=yes",
+    "SystemCallFilter=@system-service",
+];
+
+#[test]
+fn the_units_have_no_right_that_their_programs_do_not_use() {
+    let starting = ["Type=", "NotifyAccess=", "Exec", "EnvironmentFile=", "LimitNOFILE=", "SystemCallErrorNumber="];
+    let ending = ["Restart=", "RestartSec=", "Timeout", "KillMode=", "Delegate="];
+    let files = site().files().unwrap();
+    let folder = written(&files);
+    // The last is ten times what `systemd-analyze security` says at most: 0 is no right at all, 100 is root's.
+    for (name, own, most) in [("berth-serve.service", &SERVE[..], 60), ("berth-edge.service", &EDGE[..], 25)] {
+        let unit = files.iter().find(|file| file.path == format!("systemd/{name}")).unwrap();
+        let section = unit.text.split("[Service]\n").nth(1).unwrap().split("\n[").next().unwrap();
+        let of_rights = |line: &&str| {
+            let mut others = starting.iter().chain(&ending);
+            !line.is_empty() && !line.starts_with('#') && !others.any(|other| line.starts_with(*other))
+        };
+        let expected: Vec<_> = own.iter().chain(&NEITHER).copied().collect();
+        assert_eq!(section.lines().filter(of_rights).collect::<Vec<_>>(), expected, "{name}");
+
+        let mut command = Command::new("systemd-analyze");
+        command.args(["security", "--offline=yes", &format!("--threshold={most}")]).arg(folder.path().join(unit.path));
+        let Some(rated) = run("systemd-analyze", &mut command) else { continue };
+        if said(&rated).contains("unrecognized option") {
+            eprintln!("left out: this `systemd-analyze` rates no unit that is not installed");
+            continue;
+        }
+        assert!(rated.status.success(), "{name}: {}", said(&rated));
+    }
+}
+
 /// A rule, for how many minutes it waits, its labels, what it says, and series with values by which it goes off, and by which it
 /// just does not.
 type Case = (&'static str, u32, Value, &'static str, &'static [(&'static str, &'static str, &'static str)]);
