@@ -7,10 +7,11 @@ mod world;
 
 use berth_client::Drainable;
 use berth_control::Scope;
-use berth_domain::{EdgeId, OperationId, OperationState, Revision, TenantState};
+use berth_domain::{EdgeId, MemberId, MemberState, OperationId, OperationState, Revision, TenantState};
+use berth_testkit::wait_until;
 use berth_wire::{
-    CellCreate, KeyCreate, OperationEventKind, TenantAllow, TenantChange, TenantCreate, TenantHosts, TenantMove,
-    TenantSync,
+    CellCreate, DrainAsk, KeyCreate, Member, OperationEventKind, TenantAllow, TenantChange, TenantCreate, TenantHosts,
+    TenantMove, TenantSync,
     edge::{EdgeAck, EdgeEvent, Presence, RouteState},
 };
 use std::time::Duration;
@@ -421,4 +422,48 @@ async fn the_guides_drain_domains_and_status_are_calls_of_v1() {
     assert_eq!(ask("DELETE /admin/drain?node=hel", "").await.0, 404);
     assert!(!world.client().drain_show(&fra).await.unwrap().draining);
     assert!(!world.client().drain_undo(&fra).await.unwrap().draining);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_is_drained_looked_at_and_taken_back_unless_it_is_the_last_one() {
+    let world = World::of(&STACK.replace("health: /health }", "health: /health, copies: 2 }")).await;
+    let client = world.client();
+    let look = || async { client.cell("shared-1").await.unwrap().members };
+    let both = |members: &Vec<Member>| members.iter().filter(|it| it.state == MemberState::Healthy).count() == 2;
+    let members = wait_until("both members are healthy", look, both).await;
+    let (one, other) = (members[0].id, members[1].id);
+    let ask = async |method: &str, member: MemberId, body: &str| {
+        let path = format!("/v1/cells/shared-1/members/{member}/drain");
+        let head = format!("{method} {path} HTTP/1.1\r\nContent-Type: application/json");
+        let (status, answer) = world.raw(&head, body.as_bytes()).await;
+        let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
+        (status, serde_json::from_str::<serde_json::Value>(body).unwrap_or_else(|_| panic!("{answer}")))
+    };
+    let (status, drain) = ask("GET", one, "").await;
+    assert_eq!((status, drain["draining"].as_bool()), (200, Some(false)), "{drain}");
+    let (status, drain) = ask("POST", one, r#"{"grace_s":600}"#).await;
+    assert_eq!(
+        (status, drain["draining"].as_bool(), drain["grace_s"].as_u64()),
+        (200, Some(true), Some(600)),
+        "{drain}"
+    );
+    assert_eq!(ask("GET", one, "").await, (200, drain.clone()));
+    let listed = client.drains().await.unwrap();
+    assert_eq!(listed.iter().map(|it| it.member).collect::<Vec<_>>(), [Some(one)]);
+
+    let (status, problem) = ask("POST", other, "").await;
+    assert_eq!((status, problem["code"].as_str()), (409, Some("last_member")), "{problem}");
+    assert!(problem["hint"].as_str().unwrap().contains("`copies`"), "{problem}");
+    assert_eq!(ask("GET", other, "").await.1["draining"], false, "who is refused is not drained");
+
+    let (status, drain) = ask("DELETE", one, "").await;
+    assert_eq!((status, drain["draining"].as_bool()), (200, Some(false)), "{drain}");
+    let (status, drain) = ask("POST", other, "").await;
+    assert_eq!((status, drain["grace_s"].as_u64()), (200, Some(30)), "{drain}");
+    let (status, problem) = ask("POST", MemberId::new(Uuid::nil()), "").await;
+    assert_eq!((status, problem["code"].as_str()), (404, Some("no_member")), "{problem}");
+    let reader = world.client_with(&world.key(Scope::Read).await);
+    let what = Drainable::Member { cell: "shared-1".into(), member: other };
+    assert!(reader.drain_show(&what).await.unwrap().draining);
+    assert_eq!(refused(reader.drain(&what, &DrainAsk::default()).await).status, 403);
 }

@@ -118,6 +118,7 @@ impl Traffic {
 async fn users_do_not_notice_a_restart_and_the_list_says_what_is_missing() {
     let world = World::start(stack).await;
     world.served("acme").await;
+    a_member_is_drained_by_its_address_and_taken_back(&world).await;
     let addresses = async || -> Vec<String> {
         let cell = world.client.cell("shared-1").await.unwrap();
         cell.members.into_iter().filter_map(|member| member.address).collect()
@@ -164,6 +165,32 @@ async fn users_do_not_notice_a_restart_and_the_list_says_what_is_missing() {
 
     let (_, _, error) = world.berth(&["rollback"]);
     assert!(error.contains("hint: `berth release back`"), "{error}");
+}
+
+/// One of the two copies, and never both.
+async fn a_member_is_drained_by_its_address_and_taken_back(world: &World) {
+    let members = world.client.cell("shared-1").await.unwrap().members;
+    let named: Vec<_> = members.into_iter().filter_map(|it| Some((it.id.to_string(), it.address?))).collect();
+    let [(id, address), (_, other)] = &named[..] else { panic!("{named:?}") };
+    let drain = |member: &str, more: &[&str]| {
+        let words = ["cell", "drain-member", "shared-1", member];
+        world.berth(&[&words[..], more].concat())
+    };
+    let (code, out, error) = drain(address, &["--grace", "0"]);
+    let said = format!("member {id} of cell shared-1 is drained: new requests go to other members\n");
+    assert!(code == 0 && out.starts_with(&said), "{out}{error}");
+    let state = async || world.json(&["cell", "drain-member", "shared-1", id, "--state"]);
+    wait_until("the edge knows of it", state, |drain: &Value| drain["done"] == true).await;
+    let (_, list, _) = world.berth(&["edge", "drains"]);
+    assert!(list.contains(&format!("berth cell drain-member shared-1 {id} --undo")), "{list}");
+    let (code, _, error) = drain(other, &[]);
+    assert!(code == 1 && error.contains("the last member of cell `shared-1`") && error.contains("hint: "), "{error}");
+    let answer = ask(world.edge.port(), "acme.test", "GET", "/api/v1/vehicles", "");
+    assert_eq!(answer.map(|(status, _)| status), Some(200));
+    let (code, out, error) = drain(id, &["--undo"]);
+    assert_eq!((code, out), (0, format!("member {id} of cell shared-1 is not drained\n")), "{error}");
+    let (code, _, error) = drain("10.9.9.9:1", &[]);
+    assert!(code == 1 && error.contains("has no member `10.9.9.9:1`"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
