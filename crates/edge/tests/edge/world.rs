@@ -198,7 +198,7 @@ impl Control {
     }
 
     pub async fn acknowledged(&self, revision: u64) {
-        let look = async || self.acks().last().map(|a| a.revision.get());
+        let look = async || self.shared.acks.lock().unwrap().last().map(|a| a.revision.get());
         eventually("a revision is acknowledged", look, |seen| seen.is_some_and(|s| s >= revision)).await;
     }
 
