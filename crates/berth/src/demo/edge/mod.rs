@@ -111,7 +111,7 @@ async fn measure(options: &BenchEdge, dir: &Path) -> Result<(Value, bool), Failu
         for (name, path) in [("1kb", "/1k"), ("100kb", "/100k"), ("10mb", "/10m")] {
             let table = rounds(&wrk, &contenders, path, options.rounds.min(3), options.seconds)?;
             good &= table.iter().flatten().all(|round| round.failed == 0);
-            bodies[name] = with_bodies(&contenders, &table)?;
+            bodies[name] = compared(&contenders, &table)?;
         }
         figures["bodies"] = bodies;
         let (beside, quiet) = noise::beside_noise(&ours, dir, options.rounds, options.seconds)?;
@@ -152,8 +152,8 @@ async fn measure(options: &BenchEdge, dir: &Path) -> Result<(Value, bool), Failu
     Ok((json!({ "ratios": ratios, "figures": figures }), good))
 }
 
-/// Every figure of every contender for answers of one size, and ours against theirs.
-fn with_bodies(contenders: &[&Contender], table: &[Vec<Round>]) -> Result<Value, Failure> {
+/// Every figure of every contender for one kind of request, and ours against theirs.
+fn compared(contenders: &[&Contender], table: &[Vec<Round>]) -> Result<Value, Failure> {
     let mut all = json!({});
     for (nth, contender) in contenders.iter().enumerate() {
         let of = |figure: fn(&Round) -> f64| median(table.iter().map(|row| figure(&row[nth])).collect());

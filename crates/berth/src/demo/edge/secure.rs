@@ -3,8 +3,9 @@
 //! `h2load` is the client, for `wrk` speaks neither HTTP/2 nor many hosts over TLS: all requests are for one host.
 
 use super::{
-    Feed, PATIENCE, host, median,
+    Feed, PATIENCE, compared, host, median,
     peers::{self, Contender, OTHERS, pinned},
+    quantile,
     wrk::Round,
 };
 use crate::fail::{Failure, FailureExt as _};
@@ -41,11 +42,15 @@ fn certificate(dir: &Path) -> Result<(String, String), Failure> {
     Ok((key, chain))
 }
 
-/// One round: requests a second, processor time a request, and how many failed.
-fn round(contender: &Contender, http2: bool, connections: u32, seconds: u32) -> Result<Round, Failure> {
+/// One round: requests a second, processor time a request, how long answers took, and how many failed. `log` is where
+/// `h2load` writes each request down, for of times it says no quantile itself.
+fn round(contender: &Contender, http2: bool, connections: u32, seconds: u32, log: &Path) -> Result<Round, Failure> {
+    // It adds to a file that is there.
+    let _ = fs::remove_file(log);
     let before = contender.cpu_us()?;
     let mut command = pinned("h2load", OTHERS);
     command.args(["-t1", &format!("-c{connections}"), &format!("-D{seconds}")]);
+    command.arg(format!("--log-file={}", log.display()));
     if http2 {
         command.arg(format!("-m{STREAMS}"));
     } else {
@@ -60,13 +65,29 @@ fn round(contender: &Contender, http2: bool, connections: u32, seconds: u32) -> 
     let out = String::from_utf8_lossy(&done.stdout).into_owned();
     let figures = figures(&out).ok_or_else(|| Failure::request("h2load said nothing that is understood", out))?;
     let (requests, failed) = figures;
+    let written = fs::read_to_string(log).ours("h2load's log")?;
+    let times_us: Vec<f64> = times_us(&written).into_iter().map(f64::from).collect();
+    if times_us.is_empty() {
+        return Err(Failure::request("h2load wrote down no answer", "this takes nghttp2 1.52 or later"));
+    }
     Ok(Round {
         rps: requests / f64::from(seconds),
         cpu_us: cpu_us / requests,
-        p50_us: f64::NAN,
-        p99_us: f64::NAN,
+        p50_us: quantile(times_us.clone(), 0.5),
+        p99_us: quantile(times_us, 0.99),
         failed,
     })
+}
+
+/// Of lines `start\tstatus\tmicroseconds\t…`, those that were answered: a status of -1 is a stream that broke.
+fn times_us(log: &str) -> Vec<u32> {
+    let time_us = |line: &str| {
+        let mut columns = line.split('\t').skip(1);
+        let status: i32 = columns.next()?.parse().ok()?;
+        let time_us: u32 = columns.next()?.parse().ok()?;
+        (status > 0).then_some(time_us)
+    };
+    log.lines().filter_map(time_us).collect()
 }
 
 /// `requests: 10 total, 10 started, 10 done, 9 succeeded, 1 failed, …` and `status codes: 9 2xx, …`: good ones and others.
@@ -107,22 +128,23 @@ pub async fn measure(
         peers::haproxy_tls(&dir.join("haproxy"), origin, &dir)?,
     ];
     feed.in_force(PATIENCE).await?;
+    let log = dir.join("requests.log");
     let (mut all, mut good) = (json!({}), true);
     for (name, http2) in [("http1", false), ("http2", true)] {
         let mut rows: Vec<Vec<Round>> = Vec::new();
         for contender in &contenders {
             contender.ready().await?;
-            round(contender, http2, connections, 1)?;
+            round(contender, http2, connections, 1, &log)?;
         }
         for _ in 0..rounds {
             let row: Vec<Round> = contenders
                 .iter()
-                .map(|contender| round(contender, http2, connections, seconds))
+                .map(|contender| round(contender, http2, connections, seconds, &log))
                 .collect::<Result<_, _>>()?;
             let told: Vec<String> = contenders
                 .iter()
                 .zip(&row)
-                .map(|(c, r)| format!("{} {:.0}/s {:.1} us", c.name, r.rps, r.cpu_us))
+                .map(|(c, r)| format!("{} {:.0}/s {:.1} us p99 {:.0}", c.name, r.rps, r.cpu_us, r.p99_us))
                 .collect();
             super::say(format!("TLS, {name}: {}", told.join(", ")));
             for (contender, round) in contenders.iter().zip(&row).filter(|(_, round)| round.failed > 0) {
@@ -131,14 +153,9 @@ pub async fn measure(
             }
             rows.push(row);
         }
-        let of = |nth: usize, figure: fn(&Round) -> f64| {
-            median(rows.iter().map(|row| figure(&row[0]) / figure(&row[nth])).collect())
-        };
-        all[name] = json!({
-            "rps_vs_nginx": of(1, |r| r.rps), "cpu_vs_nginx": of(1, |r| r.cpu_us),
-            "rps_vs_haproxy": of(2, |r| r.rps), "cpu_vs_haproxy": of(2, |r| r.cpu_us),
-            "rps": median(rows.iter().map(|row| row[0].rps).collect()),
-        });
+        let mut figures = compared(&contenders.each_ref(), &rows)?;
+        figures["rps"] = json!(median(rows.iter().map(|row| row[0].rps).collect()));
+        all[name] = figures;
     }
     Ok((all, good))
 }
@@ -151,5 +168,12 @@ mod tests {
                    status codes: 7 2xx, 0 3xx, 3 4xx, 0 5xx\n";
         assert_eq!(super::figures(out), Some((7.0, 5)));
         assert_eq!(super::figures("h2load: no such host"), None);
+    }
+
+    #[test]
+    fn times_are_of_what_was_answered() {
+        // As h2load 1.52 writes them, and with a column more, as its page says that there may be.
+        let log = "1700000000000000\t200\t1250\n1700000000000010\t-1\t9\n1700000000000020\t404\t800\t1\n17000000";
+        assert_eq!(super::times_us(log), [1250, 800]);
     }
 }
