@@ -34,7 +34,7 @@ fn tenant(number: usize) -> TenantId {
     TenantId::new(uuid::Uuid::from_u128(number as u128 + 1))
 }
 
-fn route(number: usize, pattern: Option<&str>) -> TenantRoute {
+pub(crate) fn route(number: usize, pattern: Option<&str>) -> TenantRoute {
     let made = "is written as it has to be";
     TenantRoute {
         tenant: tenant(number),

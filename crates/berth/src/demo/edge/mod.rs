@@ -123,7 +123,7 @@ async fn measure(options: &BenchEdge, dir: &Path) -> Result<(Value, bool), Failu
                 .await?;
         figures["tls"] = over_tls;
         good &= fine;
-        let visible = visible_us(&program, dir, origin.port).await?;
+        let visible = visible_us(&program, &dir.join("visible"), origin.port, HOSTS).await?;
         figures["route_visible_us"] = json!(median(visible.clone()));
         figures["route_visible_p99_us"] = json!(quantile(visible, 0.99));
         for (size, label) in [(options.large / 10, "100k"), (options.large, "1m")] {
@@ -148,6 +148,10 @@ async fn measure(options: &BenchEdge, dir: &Path) -> Result<(Value, bool), Failu
             figures[format!("lookup_{label}_routes")] = looked_up;
             good &= fine;
         }
+        // Beside the one above: what a change costs is not to grow with the table.
+        let visible = visible_us(&program, &dir.join("visible_1m"), origin.port, options.large).await?;
+        figures["route_visible_1m_us"] = json!(median(visible.clone()));
+        figures["route_visible_1m_p99_us"] = json!(quantile(visible, 0.99));
     }
     Ok((json!({ "ratios": ratios, "figures": figures }), good))
 }
@@ -234,11 +238,11 @@ fn rounds(
 /// Connections that look for a change at the same time: all on one of two cores in one run of 32.
 const LOOKERS: usize = 6;
 
-/// From a change on its way to an edge of two cores until each of several connections has been served by it, all asking
-/// at once and again and again: a round of them is what it is known to.
-async fn visible_us(program: &Path, dir: &Path, origin: u16) -> Result<Vec<f64>, Failure> {
-    let feed = Feed::start(HOSTS, origin).await?;
-    let edge = peers::edge(program, &dir.join("visible"), feed.port(), 2)?;
+/// From a change on its way to an edge of two cores with so many hosts until each of several connections has been served by
+/// it, all asking at once and again and again: a round of them is what it is known to.
+async fn visible_us(program: &Path, dir: &Path, origin: u16, hosts: usize) -> Result<Vec<f64>, Failure> {
+    let feed = Feed::start(hosts, origin).await?;
+    let edge = peers::edge(program, dir, feed.port(), 2)?;
     feed.in_force(PATIENCE).await?;
     edge.ready().await?;
     let mut clients = Vec::new();
@@ -249,7 +253,7 @@ async fn visible_us(program: &Path, dir: &Path, origin: u16) -> Result<Vec<f64>,
     }
     let mut times = Vec::new();
     for nth in 0..CHANGES {
-        let name = host(HOSTS + nth);
+        let name = host(hosts + nth);
         let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n");
         for client in &mut clients {
             if status(client, &request).await? != 404 {
@@ -257,7 +261,7 @@ async fn visible_us(program: &Path, dir: &Path, origin: u16) -> Result<Vec<f64>,
             }
         }
         let sent = Instant::now();
-        feed.publish(HOSTS + nth)?;
+        feed.publish(hosts + nth)?;
         let looks = clients.iter_mut().map(async |client| {
             while status(client, &request).await? != 200 {
                 if sent.elapsed() > PATIENCE {
