@@ -123,6 +123,15 @@ async fn a_foreign_application_becomes_a_stack_file_that_passes_check_and_nothin
     let other: Vec<_> = stack.data.tenant_columns.iter().map(|(t, c)| (t.to_string(), c.as_str())).collect();
     assert_eq!(other, [("public.invoices".to_owned(), "payer_id")]);
     assert_eq!(stack.services.values().next().unwrap().health.as_deref(), Some("/up"));
+    // Nobody's customers are refused by a file that nobody has answered; the limits that are shipped stand there to be put in force.
+    let limits = |file: &str| {
+        let stack = berth_config::parse(file, None, &berth_config::no_files).unwrap();
+        let plan = stack.plans.values().next().unwrap();
+        ["api", "upload", "gps"].map(|class| plan.limits.requests_per_minute.get(class).copied())
+    };
+    assert_eq!(limits(&file), [None; 3]);
+    let answered = file.replace("\n# limits:\n#   requests_per_minute:", "\nlimits:\n  requests_per_minute:");
+    assert_eq!(limits(&answered), [Some(100), Some(10), Some(1000)]);
 
     let said: Value = serde_json::from_slice(&done.stdout).unwrap();
     let questions: Vec<&str> = said["questions"].as_array().unwrap().iter().map(|q| q.as_str().unwrap()).collect();

@@ -38,6 +38,9 @@ fn the_example_is_the_four_shipped_plans_on_one_local_cell() {
         ]
     );
     assert_eq!(stack.plans[&PlanName::new("hobby").unwrap()].limits.quantities["vehicles"], 5);
+    for plan in stack.plans.values() {
+        assert_eq!(["api", "upload", "gps"].map(|class| plan.limits.requests_per_minute[class]), [100, 10, 1000]);
+    }
     assert!(
         matches!(&stack.data.hooks.create, Some(Hook::Sql(sql)) if sql.contains(":slug")),
         "a hook file became its text"
