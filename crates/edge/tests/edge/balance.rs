@@ -1,8 +1,8 @@
 //! Which member gets a request: by the settings, by what checks and requests found out.
 
 use crate::world::{Answer, Client, Member, World, eventually, route};
-use berth_domain::Balance;
-use berth_wire::edge::{Ejection, HealthCheck, ServiceSettings};
+use berth_domain::{Balance, ServiceName};
+use berth_wire::edge::{EdgeSettings, Ejection, HealthCheck, ServiceSettings};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
@@ -67,6 +67,54 @@ async fn a_member_that_fails_its_checks_gets_no_request_and_comes_back_and_witho
     world.control.set_web(ServiceSettings::default());
     up(&world, &world.new, 1).await;
     assert_eq!(members_of(&mut client, 10).await.iter().filter(|by| *by == "new").count(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_leaves_its_checks_without_an_answer_gets_no_request_until_it_answers_them_again() {
+    // Members answer `/wait` when they are told to.
+    let check = HealthCheck { path: "/wait".into(), every_ms: 10, timeout_ms: 50, rise: 2, fall: 2, status: None };
+    let world = world(ServiceSettings { check: Some(check), ..ServiceSettings::default() }).await;
+    up(&world, &world.old, 0).await;
+    // What is not answered is counted there for ever.
+    let asked = async || world.old.state.waiting.load(Ordering::SeqCst);
+    eventually("it is asked, and asked again when it is down", asked, |number| *number > 2).await;
+    world.new.state.open.send_replace(true);
+    up(&world, &world.new, 1).await;
+    let mut client = world.edge.client().await;
+    for _ in 0..10 {
+        // On a machine that stands still for as long as that, `new` is late as well.
+        assert_ne!(client.ask(Method::GET, "t1.test", "/", "").await.by(), "old");
+    }
+    world.old.state.open.send_replace(true);
+    up(&world, &world.old, 1).await;
+    let by = async || world.edge.get("t1.test", "/").await.by().to_owned();
+    eventually("it gets requests again", by, |by| by == "old").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_are_asked_as_often_as_their_service_says() {
+    let world = World::with(|c| c.workers = 1).await;
+    let every = |every_ms| {
+        let (path, timeout_ms) = ("/health".into(), 2_000);
+        let check = HealthCheck { path, every_ms, timeout_ms, rise: 2, fall: 2, status: None };
+        ServiceSettings { check: Some(check), ..ServiceSettings::default() }
+    };
+    let (often, seldom) = (ServiceName::new("web").unwrap(), ServiceName::new("worker").unwrap());
+    world.old.state.health.store(500, Ordering::SeqCst);
+    world.new.state.health.store(500, Ordering::SeqCst);
+    let services = [(often, every(10)), (seldom.clone(), every(600_000))].into();
+    world.control.set(EdgeSettings { services, ..EdgeSettings::default() });
+    let mut home = route(1, 1, "shared", &[&world.old, &world.new]);
+    home.members[1].service = seldom;
+    world.control.put(vec![home]).await;
+    // Nobody asks anything else, and each check comes on a connection of its own.
+    let asked = |member: &Member| member.state.connections.load(Ordering::SeqCst);
+    let both = async || (asked(&world.old), asked(&world.new));
+    let (before, _) = eventually("both are asked", both, |(often, seldom)| *often > 0 && *seldom > 0).await;
+    eventually("one is asked again and again", async || asked(&world.old), |number| *number >= before + 50).await;
+    assert_eq!(asked(&world.new), 1, "the other one once in ten minutes");
+    up(&world, &world.old, 0).await;
+    up(&world, &world.new, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
