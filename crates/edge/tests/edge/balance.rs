@@ -7,6 +7,10 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 
 fn balanced(balance: Balance) -> ServiceSettings {
     ServiceSettings { balance, ..ServiceSettings::default() }
@@ -133,6 +137,38 @@ async fn a_member_that_ends_connections_without_an_answer_is_passed_over_and_ret
     assert!(seen[..2].iter().all(|by| by == other), "{seen:?}");
     let back = async || members_of(&mut world.edge.client().await, 2).await;
     eventually("the member is back", back, |seen| seen.iter().any(|by| by == failed)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_takes_no_connection_is_passed_over_without_a_failed_request_and_returns_when_it_takes_them() {
+    let eject = Some(Ejection { failures: 1, for_ms: 2_000 });
+    let World { control: _control, old, new: _new, edge, dir: _dir } =
+        world(ServiceSettings { eject, ..ServiceSettings::default() }).await;
+    let address = old.address;
+    drop(old);
+    let refused = async || TcpStream::connect(address).await.is_err();
+    eventually("nobody listens there any more", refused, |refused| *refused).await;
+    let mut client = edge.client().await;
+    // They take turns: the second of two comes to it at the latest.
+    assert_eq!(members_of(&mut client, 2).await, ["new"; 2]);
+    let metrics = edge.admin("/metrics").await;
+    let ejected = |line: &str| {
+        line.starts_with("berth_edge_member_ejections_total{") && line.ends_with(&format!("address=\"{address}\"}} 1"))
+    };
+    assert!(metrics.lines().any(ejected), "{metrics}");
+
+    let again = TcpListener::bind(address).await.unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = again.accept().await.unwrap();
+            if stream.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0) {
+                let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nagain";
+                stream.write_all(answer).await.unwrap();
+            }
+        }
+    });
+    let back = async || members_of(&mut edge.client().await, 1).await;
+    eventually("it gets requests again", back, |seen| *seen == ["again"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
