@@ -91,6 +91,16 @@ impl TestSentinels {
         all.join(",")
     }
 
+    /// From now on every Sentinel watches this server too, under this name.
+    pub fn watch_too(&self, name: &str, master: &TestRedis) {
+        let address = master.address();
+        let (host, port) = address.split_once(':').expect("a host and a port");
+        for (watcher, _) in &self.watchers {
+            let told = ask(*watcher, &["SENTINEL", "MONITOR", name, host, port, "2"]);
+            assert_eq!(told.trim(), "OK", "a Sentinel watches another master");
+        }
+    }
+
     /// Ends the master for good.
     pub fn kill_master(&mut self) {
         self.servers.remove(0).kill();

@@ -24,7 +24,7 @@ struct Edges {
     dirs: Vec<tempfile::TempDir>,
 }
 
-fn settings(address: &str, several: bool, password: &str) -> ClusterSettings {
+pub fn settings(address: &str, several: bool, password: &str) -> ClusterSettings {
     ClusterSettings {
         stack: "fleet".parse().unwrap(),
         redis_address: address.to_owned(),

@@ -8,6 +8,8 @@ mod world;
 mod answers;
 mod balance;
 #[cfg(feature = "cluster")]
+mod cluster_refusals;
+#[cfg(feature = "cluster")]
 mod clusters;
 mod disk;
 mod drains;
