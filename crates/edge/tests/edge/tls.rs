@@ -1,10 +1,13 @@
 //! TLS from the client: certificates by name, changed while connections go on; redirects and what is misdirected.
 
-use crate::world::{Answer, Running, World, config, eventually, route};
+use crate::{
+    echo::{Echo, Tongue},
+    world::{Answer, Running, World, config, eventually, route},
+};
 use berth_domain::{CertificateId, Hostname};
 use berth_edge::EdgeConfig;
 use berth_wire::edge::{
-    EdgeCertificate, EdgeChallenge, EdgeEvent, EdgeSettings, Good, Hidden, HttpsSettings, RouteState,
+    EdgeCertificate, EdgeChallenge, EdgeEvent, EdgeSettings, Good, Hidden, HttpsSettings, RouteState, TenantRoute,
 };
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Version};
@@ -117,10 +120,14 @@ async fn connect_in(
 
 /// One request over HTTP/1.1 on a TLS connection of its own.
 async fn ask(address: SocketAddr, name: &str, host: &str, path: &str) -> (Answer, Vec<u8>) {
+    send(address, name, Request::get(path).header("host", host)).await
+}
+
+async fn send(address: SocketAddr, name: &str, request: http::request::Builder) -> (Answer, Vec<u8>) {
     let (stream, certificate) = connect(address, name, b"http/1.1", &TLS13).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
-    let request = Request::get(path).header("host", host).body(Full::<Bytes>::default()).unwrap();
+    let request = request.body(Full::<Bytes>::default()).unwrap();
     let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
     let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
     (Answer { status: parts.status, headers: parts.headers, body }, certificate)
@@ -320,6 +327,29 @@ async fn plain_requests_are_sent_on_where_there_is_a_certificate_and_browsers_ar
     );
     let (answer, _) = ask(address, "t3.test", "t3.test", "/").await;
     assert_eq!(answer.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_application_says_of_https_itself_is_not_said_over() {
+    let ((world, address), echo) = (world().await, Echo::start(Tongue::Http1).await);
+    let https = HttpsSettings { hsts: Some("max-age=31536000".into()), ..HttpsSettings::default() };
+    world.control.set(EdgeSettings { https, ..EdgeSettings::default() });
+    put(&world, true, vec![made(1, &["t1.test"])], Vec::new()).await;
+    let home = TenantRoute { members: vec![echo.wire("")], ..world.home() };
+    world.control.put(vec![home]).await;
+    for (own, seen) in
+        [(None, "max-age=31536000"), (Some("max-age=60"), "max-age=60"), (Some("max-age=0"), "max-age=0")]
+    {
+        let mut request = Request::get("/").header("host", "t1.test");
+        if let Some(own) = own {
+            // The echo says it back as its own.
+            request = request.header("say-strict-transport-security", own);
+        }
+        let (answer, _) = send(address, "t1.test", request).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        let said: Vec<_> = answer.headers.get_all("strict-transport-security").iter().collect();
+        assert_eq!(said, [seen], "the application said {own:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
