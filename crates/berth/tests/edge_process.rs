@@ -42,6 +42,20 @@ fn answer(address: SocketAddr) -> std::io::Result<String> {
     Ok(answer)
 }
 
+/// The first byte that a greeting of TLS 1.1 is answered with: where TLS is spoken an alert, 0x15.
+fn greeted(address: SocketAddr) -> u8 {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    // Version, 32 bytes of chance, no session, one suite, no compression.
+    let mut greeting: Vec<u8> = vec![0x16, 3, 1, 0, 45, 1, 0, 0, 41, 3, 2];
+    greeting.extend([7_u8; 32]);
+    greeting.extend([0_u8, 0, 2, 0xc0, 0x13, 1, 0]);
+    stream.write_all(&greeting).unwrap();
+    let mut first = [0];
+    stream.read_exact(&mut first).unwrap();
+    first[0]
+}
+
 fn ends(mut child: Child) {
     let until = Instant::now() + Duration::from_secs(30);
     while child.try_wait().unwrap().is_none() {
@@ -138,18 +152,20 @@ fn a_log_that_takes_no_line_ends_nothing() {
 }
 
 #[test]
-fn a_socket_that_systemd_opened_is_taken_and_one_that_nobody_asked_for_is_refused() {
+fn sockets_that_systemd_opened_are_told_apart_by_their_addresses_and_one_that_nobody_asked_for_is_refused() {
     // `systemd-socket-activate` does what systemd does.
     if Command::new("systemd-socket-activate").arg("--version").stdout(Stdio::null()).status().is_err() {
         println!("left out: `systemd-socket-activate` is not installed");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let start = |opened: SocketAddr, wanted: SocketAddr, data: &str| {
+    let start = |opened: &[SocketAddr], plain: SocketAddr, secure: Option<SocketAddr>, data: &str| {
         Command::new("systemd-socket-activate")
-            .args(["-l", &opened.to_string(), "--setenv=BERTH_API_KEY=bk_test", env!("CARGO_BIN_EXE_berth"), "edge"])
-            .args(["--listen", &wanted.to_string(), "--admin", &free().to_string(), "--data-dir"])
+            .args(opened.iter().map(|address| format!("--listen={address}")))
+            .args(["--setenv=BERTH_API_KEY=bk_test", env!("CARGO_BIN_EXE_berth"), "edge"])
+            .args(["--listen", &plain.to_string(), "--admin", &free().to_string(), "--data-dir"])
             .arg(dir.path().join(data))
+            .args(secure.map(|address| format!("--listen-tls={address}")))
             .args(["--control", "http://127.0.0.1:9"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -167,13 +183,17 @@ fn a_socket_that_systemd_opened_is_taken_and_one_that_nobody_asked_for_is_refuse
             thread::sleep(Duration::from_millis(20));
         }
     };
-    let address = free();
-    let edge = start(address, address, "one");
-    assert!(connected(address).starts_with("HTTP/1.1 404"));
-    signal("TERM", edge.id());
-    edge.wait_with_output().unwrap();
+    for plain_first in [true, false] {
+        let (plain, secure) = (free(), free());
+        let (opened, data) = if plain_first { ([plain, secure], "one") } else { ([secure, plain], "two") };
+        let edge = start(&opened, plain, Some(secure), data);
+        assert!(connected(plain).starts_with("HTTP/1.1 404"));
+        assert_eq!(greeted(secure), 0x15);
+        signal("TERM", edge.id());
+        edge.wait_with_output().unwrap();
+    }
     let (opened, wanted) = (free(), free());
-    let edge = start(opened, wanted, "two");
+    let edge = start(&[opened], wanted, None, "three");
     // The first who comes starts it.
     let until = Instant::now() + Duration::from_secs(30);
     let mut waiting = None;
