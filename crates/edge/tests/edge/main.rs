@@ -19,6 +19,7 @@ mod hosts;
 mod limits;
 mod members;
 mod mmdb;
+mod program_log;
 mod raw;
 mod regions;
 mod restarts;

@@ -1,16 +1,17 @@
-//! Tenants, hosts and keys shuffled among each other under load: no answer, header, log line or count of another's.
+//! Tenants, hosts and keys shuffled among each other under load: no answer, header, log line or count of another's, and
+//! nothing of anybody's in the program's own log.
 //!
 //! Plain, and over TLS with a certificate for each tenant by SNI. `BERTH_SHUFFLED` says how many requests (20,000, over TLS
 //! 4,000); `scripts/soak edge-shuffled` asks for a million of each.
 
 use crate::{
     echo::{Echo, Tongue, http2},
-    tls,
+    program_log, tls,
     world::{PATIENCE, Running, World, config, eventually, route},
 };
 use berth_domain::{HostPattern, Hostname, TenantKey};
 use berth_edge::RequestLog;
-use berth_wire::edge::{EdgeCertificate, EdgeEvent, TenantRoute};
+use berth_wire::edge::{EdgeCertificate, EdgeEvent, Ejection, MemberAddress, ServiceSettings, TenantRoute};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -317,6 +318,7 @@ async fn certificates_shuffled_with_them_show_nothing_either() {
 }
 
 async fn shuffled(requests: usize, secure: bool) {
+    program_log::keep();
     let mut world = World::start().await;
     world.edge.stop().await;
     let file = world.dir.path().join("requests.log");
@@ -389,6 +391,31 @@ async fn shuffled(requests: usize, secure: bool) {
         assert!(seen.ids.contains(line["metadata"]["request_id"].as_str().unwrap()));
     }
     assert!(known > strangers && strangers > 0, "{known} {strangers}");
+    let log = logged(&world, &edge, &Phase::new(PHASES, &mut dice), &echoes).await;
+    let keys = (0..=PHASES).flat_map(|phase| (0..TENANTS).map(move |tenant| format!("key-{tenant}-{phase}")));
+    // What a path, a header, a route, a certificate or control's own key would show.
+    for word in ["mark-", "secret=", "PRIVATE KEY", "bk_test"].map(str::to_owned).into_iter().chain(keys) {
+        assert!(!log.contains(&word), "`{word}` is in the program's log: {log}");
+    }
+}
+
+/// The program's own log, after it had reason to speak of a request: one met a member that takes no connection.
+async fn logged(world: &World, edge: &Running, phase: &Phase, echoes: &[Echo]) -> String {
+    let eject = Some(Ejection { failures: 1, for_ms: 600_000 });
+    world.control.set_web(ServiceSettings { eject, ..ServiceSettings::default() });
+    let mut home = phase.route(0, echoes);
+    home.members.push(MemberAddress { address: "127.0.0.1:1".to_owned(), ..echoes[0].wire("") });
+    world.control.put(vec![home]).await;
+    let host = format!("a{}.test", phase.places[0]);
+    let look = async || {
+        edge.get(&host, "/tenant/0/mark-0-0-0?secret=of-0").await;
+        program_log::written()
+    };
+    let of_it = |line: &str| line.contains("is passed over") && line.contains("\"127.0.0.1:1\"");
+    let log = eventually("the log says that a member is passed over", look, |log| log.lines().any(of_it)).await;
+    let follows = |line: &str| line.contains("following") && line.contains(&world.control.address.to_string());
+    assert!(log.lines().any(follows), "{log}");
+    log
 }
 
 /// Hosts that change their tenants while clients ask.
