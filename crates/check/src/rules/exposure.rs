@@ -7,6 +7,7 @@ use crate::{
     world::{Out, Variable, World},
 };
 use berth_config::tree::Node;
+use berth_domain::is_private;
 use nginx_lint_parser::ast::{Argument, Directive};
 
 /// By image.
@@ -49,13 +50,8 @@ impl Port {
     fn to_the_world(&self) -> bool {
         let Some(address) = &self.address else { return true };
         let address = address.trim_matches(['[', ']']);
-        let shared_private = address
-            .strip_prefix("172.")
-            .and_then(|rest| rest.split('.').next()?.parse::<u8>().ok())
-            .is_some_and(|second| (16..32).contains(&second));
-        let private =
-            ["127.", "10.", "192.168.", "100.64.", "fd", "fe80:"].iter().any(|start| address.starts_with(start));
-        !(private || shared_private || address == "localhost" || address == "::1" || address.starts_with('$'))
+        let private = address.parse().is_ok_and(is_private);
+        !(private || address == "localhost" || address.starts_with('$'))
     }
 
     /// The variable that its address is, where neither a file nor a default says what it holds.
@@ -206,5 +202,49 @@ pub fn open_metrics(world: &World<'_>, out: &mut Out) {
                 "serve metrics on a port of their own: Fly reads it from inside",
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Port;
+
+    #[test]
+    fn a_port_is_open_to_the_world_but_at_an_address_that_nobody_outside_reaches() {
+        let port = |address: &str| Port { line: 1, address: Some(address.to_owned()), inside: None };
+        for private in [
+            "127.0.0.1",
+            "localhost",
+            "10.1.2.3",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.7.7",
+            "169.254.1.1",
+            "100.64.0.1",
+            "100.101.102.103",
+            "100.127.255.255",
+            "[::1]",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "$BIND",
+        ] {
+            assert!(!port(private).to_the_world(), "{private}");
+        }
+        for open in [
+            "",
+            "0.0.0.0",
+            "[::]",
+            "203.0.113.9",
+            "172.32.0.1",
+            "100.63.255.255",
+            "100.128.0.1",
+            "2001:db8::1",
+            "10.example.com",
+            "fd.example.com",
+        ] {
+            assert!(port(open).to_the_world(), "{open}");
+        }
+        assert!(Port { line: 1, address: None, inside: None }.to_the_world());
     }
 }
