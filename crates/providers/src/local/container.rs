@@ -306,12 +306,19 @@ fn not_pulled(image: &Artifact, reason: String) -> ProviderError {
     if says(&["connection refused", "no such host", "i/o timeout", "connection reset", "TLS handshake timeout"]) {
         return ProviderError::NoAnswer { what: format!("the registry of image `{image}` ({reason})") };
     }
+    // Of a manifest, of a layer and of an image's configuration, as podman says it.
+    let altered =
+        says(&["does not match provided manifest digest", "Digest did not match", "Download config.json digest"]);
     // "permission denied" is this machine's, "executable file not found" too.
     let refused = says(&["unauthorized", "authentication required", "invalid username/password"])
         || says(&["access to the resource is denied", ": denied", "; denied"]);
     let missing = says(&["manifest unknown", "name unknown", "not known to registry"])
         || (says(&["not found"]) && !says(&["executable file", "command not found"]));
-    let remedy = if refused {
+    let remedy = if altered {
+        format!(
+            "`{registry}` gave other bytes than the digest names, and none of them are used: push the image again and name the digest that the push prints; where that is the same one, look at the proxy or mirror in between"
+        )
+    } else if refused {
         format!("`berth registry add {registry} --user NAME` gives the account that may pull it")
     } else if missing {
         format!("push it to `{registry}` first, or compare the digest with the one that the push printed")
@@ -362,6 +369,18 @@ mod tests {
             ("reading manifest sha256:00 in ghcr.io/shop/web: denied", "registry add ghcr.io"),
             ("reading manifest sha256:00: errors:; denied: permission_denied: read_package", "registry add ghcr.io"),
             ("reading manifest sha256:00: artifact shop/web@sha256:00 not found", "push it to `ghcr.io`"),
+            (
+                "determining manifest MIME type for docker://ghcr.io/shop/web@sha256:00: Manifest does not match provided manifest digest sha256:00",
+                "`ghcr.io` gave other bytes",
+            ),
+            (
+                "parsing image configuration: Download config.json digest sha256:01 does not match expected sha256:02",
+                "`ghcr.io` gave other bytes",
+            ),
+            (
+                "writing blob: storing blob to file \"/var/tmp/storage1/1\": happened during read: Digest did not match, expected sha256:01, got sha256:02",
+                "`ghcr.io` gave other bytes",
+            ),
             ("choosing an image: no image found for architecture", "podman pull ghcr.io/shop/web@"),
             ("creating /var/lib/containers/storage: mkdir overlay: permission denied", "podman pull ghcr.io/shop/web@"),
             ("exec: \"fuse-overlayfs\": executable file not found in $PATH", "podman pull ghcr.io/shop/web@"),

@@ -7,20 +7,30 @@ use berth_infra::{
     Compute, EnvVar, Health, MemberSpec, Observed, ProviderError, RegistryLogin, RunSpec, Shape, Source,
     conformance::member,
 };
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::{
+    collections::HashMap,
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+fn digest(bytes: &[u8]) -> Digest {
+    Digest::of_bytes(Sha256::digest(bytes).into())
+}
 
 fn program(path: &Path, text: &str) -> Artifact {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    let digest = Digest::of_bytes(Sha256::digest(text.as_bytes()).into());
-    Artifact::Program { path: path.to_str().unwrap().to_owned(), digest }
+    Artifact::Program { path: path.to_str().unwrap().to_owned(), digest: digest(text.as_bytes()) }
 }
 
 fn source(artifact: &Artifact) -> Source {
@@ -239,4 +249,108 @@ async fn an_image_is_pulled_with_its_login_and_runs_like_any_member() {
     assert!(!ok(podman().args(["ps", "--all", "--format", "{{.Names}}"])).contains(&mine));
     let found = Command::new("grep").args(["-rl", PASSWORD, here.root.to_str().unwrap()]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+}
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// An image of one small file, which nobody else has: its manifest, its configuration, its layer.
+fn by_hand(dir: &Path) -> [Vec<u8>; 3] {
+    let tar = dir.join("layer.tar");
+    fs::write(dir.join("word"), super::files::random_hex(8)).unwrap();
+    ok(Command::new("tar").args(["-C", dir.to_str().unwrap(), "-cf", tar.to_str().unwrap(), "word"]));
+    let layer = fs::read(tar).unwrap();
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "config": {},
+        "rootfs": { "type": "layers", "diff_ids": [digest(&layer).to_string()] },
+    });
+    let config = config.to_string().into_bytes();
+    let part = |kind: &str, bytes: &[u8]| {
+        let (kind, digest) = (format!("application/vnd.oci.image.{kind}"), digest(bytes).to_string());
+        json!({ "mediaType": kind, "digest": digest, "size": bytes.len() })
+    };
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST,
+        "config": part("config.v1+json", &config), "layers": [part("layer.v1.tar", &layer)],
+    });
+    [manifest.to_string().into_bytes(), config, layer]
+}
+
+/// What a registry gives, by path.
+type Given = Arc<Mutex<HashMap<String, Vec<u8>>>>;
+
+/// A registry that never compares what it gives with the digest that it is asked for. Where it listens.
+async fn careless(given: Given) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let given = given.clone();
+            tokio::spawn(async move {
+                let mut head = [0; 8192];
+                let read = stream.read(&mut head).await.unwrap_or(0);
+                let head = String::from_utf8_lossy(&head[..read]).into_owned();
+                let mut words = head.split(' ');
+                // Podman knocks with TLS first.
+                let (Some(verb @ ("GET" | "HEAD")), Some(path)) = (words.next(), words.next()) else { return };
+                let found = given.lock().unwrap().get(path).cloned();
+                let status = if found.is_some() { "200 OK" } else { "404 Not Found" };
+                let kind = if path.contains("/manifests/") { MANIFEST } else { "application/octet-stream" };
+                let bytes = found.unwrap_or_default();
+                let length = bytes.len();
+                let answer = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n");
+                let _ = stream.write_all(format!("{answer}Connection: close\r\n\r\n").as_bytes()).await;
+                if verb == "GET" {
+                    let _ = stream.write_all(&bytes).await;
+                }
+            });
+        }
+    });
+    host
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_of_another_digest_is_refused_by_name_and_ends_nothing_that_runs() {
+    if Command::new("podman").arg("--version").output().is_err() {
+        eprintln!("skipped: `podman` is not installed");
+        return;
+    }
+    let here = Here::with_podman(PODMAN.map(str::to_owned).into());
+    let spec = member(&here, "kept", 0);
+    here.local.ensure_member(&spec).await.unwrap();
+    let before = healthy(&here, &spec).await;
+
+    let given = Given::default();
+    let host = careless(given.clone()).await;
+    let parts = by_hand(&here.root);
+    let [manifest, config, layer] = parts.each_ref().map(|bytes| digest(bytes));
+    let image: Artifact = format!("{host}/shop/web@{manifest}").parse().unwrap();
+    let path = |kind: &str, digest: &Digest| format!("/v2/shop/web/{kind}/{digest}");
+    let paths = [path("manifests", &manifest), path("blobs", &config), path("blobs", &layer)];
+    let gives = |altered: Option<usize>| {
+        let mut parts = parts.clone();
+        if let Some(nth) = altered {
+            *parts[nth].last_mut().unwrap() ^= 1;
+        }
+        let all = paths.iter().cloned().zip(parts).chain([("/v2/".to_owned(), Vec::new())]);
+        *given.lock().unwrap() = all.collect();
+    };
+    let mut next = spec.clone();
+    next.source = source(&image);
+    for altered in 0..paths.len() {
+        gives(Some(altered));
+        let refused = here.local.ensure_member(&next).await.unwrap_err();
+        let hint = refused.hint().unwrap_or_default();
+        assert!(matches!(&refused, ProviderError::NotPulled { .. }) && !refused.retryable(), "{refused}");
+        assert!(refused.to_string().contains(&image.to_string()), "{refused}");
+        assert!(hint.contains(&format!("`{host}` gave other bytes than the digest names")), "{refused}: {hint}");
+        assert_eq!(healthy(&here, &spec).await.pid, before.pid);
+        let there = podman().args(["image", "exists", &image.to_string()]).status().unwrap();
+        assert_eq!(there.code(), Some(1), "it is kept");
+    }
+    // As they were made they are taken: it was the digest that was refused.
+    gives(None);
+    here.local.ensure_source(&spec.cell, &next.source).await.unwrap();
+    assert!(here.local.remove_image(&spec.cell, &image).await.unwrap());
+    here.local.remove_member(&spec.name).await.unwrap();
 }
