@@ -161,8 +161,13 @@ async fn users_notice_neither_a_release_nor_one_that_fails_nor_the_way_back() {
     let (_, logs, _) = world.berth(&["logs", "--cell", "shared-1"]);
     assert!(logs.contains("this is good"), "{logs}");
 
-    for (name, script, word) in [
-        ("sick", "[ \"$1\" = migrate ] && exit 0\nexec sleep 1000", "were not healthy within 8 s"),
+    for (name, script, word, remedy) in [
+        (
+            "sick",
+            "[ \"$1\" = migrate ] && exit 0\nexec sleep 1000",
+            "were not healthy within 8 s",
+            "`releases.healthy_limit`",
+        ),
         (
             "hollow",
             "[ \"$1\" = migrate ] && exit 0\nexec python3 -c '\nimport http.server, os\n\
@@ -170,20 +175,28 @@ async fn users_notice_neither_a_release_nor_one_that_fails_nor_the_way_back() {
              self.end_headers()\n        self.wfile.write(b\"empty\")\n\
              http.server.HTTPServer((\"127.0.0.1\", int(os.environ[\"PORT\"])), App).serve_forever()'",
             "a smoke check of member",
+            "`releases.smoke`",
         ),
-        ("hung", "[ \"$1\" = migrate ] && echo waits && exec sleep 1000\nexec FLEET \"$@\"", "had not ended after 8 s"),
-        ("ends", "[ \"$1\" = migrate ] && exit 0\necho no such option; exit 64", "no such option"),
+        (
+            "hung",
+            "[ \"$1\" = migrate ] && echo waits && exec sleep 1000\nexec FLEET \"$@\"",
+            "had not ended after 8 s",
+            "or raise `releases.migrate_limit`",
+        ),
+        ("ends", "[ \"$1\" = migrate ] && exit 0\necho no such option; exit 64", "no such option", "the stack file"),
     ] {
         let bad = world.release(name, script);
         let (code, out, error) = world.berth(&["release", "roll", &bad, "--wait"]);
         assert_eq!(code, 1, "{name}: {out}{error}");
-        assert!(error.contains(word) && error.contains("2 what they ran before"), "{name}: {error}");
+        for word in [word, remedy, "2 what they ran before"] {
+            assert!(error.contains(word), "{name} lacks `{word}`: {error}");
+        }
         assert_eq!(world.runs(), [1, 1], "{name}");
     }
     let replaced = world.release("replaced", "exec FLEET \"$@\"");
     fs::write(world.place.dir.join("replaced"), "something else").unwrap();
     let (code, _, error) = world.berth(&["release", "roll", &replaced, "--wait"]);
-    assert!(code == 1 && error.contains("has the digest sha256:"), "{error}");
+    assert!(code == 1 && error.contains("has the digest sha256:") && error.contains("`sha256sum` prints"), "{error}");
 
     let (code, out, error) = world.berth(&["release", "back", "--to", "stack", "--wait"]);
     assert_eq!(code, 0, "{out}{error}");

@@ -49,7 +49,11 @@ async fn settle(app: &App, roll: &Roll) -> Result<(), ControlError> {
         }
         let Some((operation, _)) = berth_workflow::Journal::show(app.store(), id).await? else { continue };
         let over = matches!(operation.state, OperationState::Failed | OperationState::Abandoned);
-        let why = operation.error.map(|error| error.message);
+        // With its remedy: whoever waits for a release does not look at the operations of its cells.
+        let why = operation.error.map(|error| match error.hint {
+            Some(hint) => format!("{} ({hint})", error.message),
+            None => error.message,
+        });
         if over || row.state == RollCellState::Failed {
             let why = why.unwrap_or_else(|| format!("its operation was {}", operation.state));
             let mut tx = app.store().begin().await?;

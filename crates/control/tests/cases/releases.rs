@@ -188,7 +188,10 @@ async fn what_is_not_well_or_not_there_never_serves_and_leaves_nothing_behind() 
         roll(&world, absent).await.unwrap();
         let ended = over(&world).await;
         assert_eq!(ended.state, RollState::Stopped);
-        assert!(ended.reason.as_deref().unwrap().contains("could not be pulled: manifest unknown"), "{ended:?}");
+        assert!(
+            ended.reason.as_deref().unwrap().contains("could not be pulled: manifest unknown (push it)"),
+            "{ended:?}"
+        );
         assert_eq!(world.fake.runs().len(), ran, "nothing was migrated for an image that is not there");
         let head = world.store.route_head().await.unwrap();
 
