@@ -196,16 +196,27 @@ async fn leaves_and_comes_back(world: &mut World, client: &tokio_postgres::Clien
     assert_eq!(brought["rows"].as_u64().unwrap() as usize, south.len());
     let packed = fs::read(world.place.dir.join("south.tar")).unwrap();
     no_secret_is_in_an_archive(world, "south.tar");
-    // A disk that takes no byte more: nothing of the rows stays, and the next try is not in its own way.
-    let full = "ulimit -f 0; trap '' XFSZ; exec \"$0\" --yes tenant export 2 --to full.tar";
+    // A disk that takes no byte more: nothing of the rows stays beside a file, and the next try is not in its own way.
     let like = world.place.berth(&[]);
-    let mut command = Command::new("sh");
-    command.args(["-c", full, BERTH]).current_dir(&world.place.dir);
-    command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let full = command.output().unwrap();
-    assert!(!full.status.success() && text(&full.stderr).contains("full.tar"), "{}", text(&full.stderr));
+    for (words, named) in [
+        ("export 2 --to full.tar", "full.tar"),
+        ("export 2 --to full", "full"),
+        ("import south.tar --name south --plan standard --cell existing-1", "south.tar."),
+    ] {
+        let script = format!("ulimit -f 0; trap '' XFSZ; exec \"$0\" --yes tenant {words}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, BERTH]).current_dir(&world.place.dir);
+        command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let full = command.output().unwrap();
+        assert!(!full.status.success(), "{words}");
+        for word in [named, "cannot be written", "is there room on its disk"] {
+            assert!(text(&full.stderr).contains(word), "{words}: {}", text(&full.stderr));
+        }
+    }
+    fs::remove_dir_all(world.place.dir.join("full")).unwrap();
     let left = fs::read_dir(&world.place.dir).unwrap().map(|entry| entry.unwrap().file_name());
-    let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with("full.tar")).collect();
+    let left: Vec<_> = left.map(|name| name.to_string_lossy().into_owned()).collect();
+    let left: Vec<_> = left.iter().filter(|it| it.starts_with("full") || it.starts_with("south.tar.")).collect();
     assert!(left.is_empty(), "{left:?}");
     let again = world.run(&["tenant", "export", "2", "--to", "south.tar"]);
     assert!(text(&again.stderr).contains("is there already"), "{}", text(&again.stderr));
@@ -224,7 +235,11 @@ async fn leaves_and_comes_back(world: &mut World, client: &tokio_postgres::Clien
 
     fs::write(world.place.dir.join("cut.tar"), &packed[..packed.len() / 2]).unwrap();
     let cut = world.run(&["tenant", "import", "cut.tar", "--name", "south", "--plan", "standard"]);
-    assert!(text(&cut.stderr).contains("cut off"), "{}", text(&cut.stderr));
+    assert!(
+        text(&cut.stderr).contains("cut off") && text(&cut.stderr).contains("bring it again"),
+        "{}",
+        text(&cut.stderr)
+    );
     let whole: Vec<&str> = into.into_iter().chain(["--host", SOUTH]).collect();
     world.good(&whole);
     assert_eq!(of(2).await, south, "every row is back");

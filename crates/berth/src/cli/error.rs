@@ -89,7 +89,8 @@ impl CliError {
             Self::StillRunning { operation } => Some(format!(
                 "watch it with `berth operation watch {operation}`, stop it with `berth operation abandon {operation}`"
             )),
-            Self::Read { .. } | Self::Write { .. } | Self::Declined | Self::Found { .. } | Self::Output { .. } => None,
+            Self::Write { .. } => Some("is there room on its disk, and may you write there?".to_owned()),
+            Self::Read { .. } | Self::Declined | Self::Found { .. } | Self::Output { .. } => None,
         }
     }
 

@@ -158,7 +158,7 @@ fn plain(file: &str) -> Result<&str, CliError> {
 }
 
 fn unfit(why: String) -> CliError {
-    CliError::request(format!("the archive does not fit: {why}"), "nothing was changed")
+    CliError::request(format!("the archive does not fit: {why}"), "nothing was changed; bring it again, whole")
 }
 
 fn new_file(path: &Path) -> Result<fs::File, CliError> {
@@ -175,6 +175,8 @@ async fn download(cx: &Context, tenant: &str, archive: OperationId, file: &str, 
         bytes += part.len() as u64;
         out.write_all(&part).await.map_err(failed)?;
     }
+    // How the last write ended is told by this alone, and not by `sync_all`.
+    out.flush().await.map_err(failed)?;
     out.sync_all().await.map_err(failed)?;
     Ok(bytes)
 }
@@ -230,8 +232,14 @@ fn unpacked(archive: &Path) -> Result<Unpacked, CliError> {
         if !entry.header().entry_type().is_file() {
             return Err(unfit(format!("`{}` in it is no file", name.escape_debug())));
         }
-        let mut out = new_file(&into.folder.join(plain(&name)?))?;
-        io::copy(&mut entry, &mut out).map_err(cut)?;
+        let path = into.folder.join(plain(&name)?);
+        let mut out = new_file(&path)?;
+        io::copy(&mut entry, &mut out).map_err(|source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                CliError::Write { path, source }
+            }
+            _ => cut(source),
+        })?;
     }
     Ok(into)
 }
