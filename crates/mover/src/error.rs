@@ -519,7 +519,10 @@ impl MoveError {
                 "look at the cell's Redis and object storage; it is tried again, and the tenant goes on where it is"
                     .into()
             }
-            Self::ArchiveUnfit { .. } => "nothing was changed".into(),
+            Self::ArchiveUnfit { .. } => {
+                "nothing was changed; what was cut off or altered on its way: bring it again; what fits this database no more: bring it to one of the release and the stack file's `data` under which it was made"
+                    .into()
+            }
             Self::TooMuchWal { .. } => "move again when fewer writes go on in the source; nothing was moved".into(),
             Self::OldSideDiffers { table, .. } => format!(
                 "the tenant goes on where it is. What drops, detaches or truncates a partition there leaves no word for the other side: where that happened to `{table}`, do the same in the database that it has left, and undo again; where it did not, settle the move, and report it"

@@ -178,6 +178,7 @@ async fn an_archive_that_was_cut_or_changed_or_of_another_schema_changes_nothing
             store.put(&path, changed.into()).await.unwrap();
             let error = refused().await;
             assert_eq!(error.code(), "archive_unfit", "byte {nth} of {file}: {error}");
+            assert!(error.hint().contains("bring it again"), "{}", error.hint());
             assert!(error.to_string().contains(file.as_str()), "byte {nth} of {file}: {error}");
         }
         store.put(&path, whole.slice(..whole.len() - 3).into()).await.unwrap();
@@ -205,7 +206,9 @@ async fn an_archive_that_was_cut_or_changed_or_of_another_schema_changes_nothing
             .batch_execute(&format!("delete from lines; delete from invoices; alter table invoices {change}"))
             .await
             .unwrap();
-        let error = refused().await.to_string();
+        let error = refused().await;
+        assert!(error.hint().contains("run the missing release's migration"), "{}", error.hint());
+        let error = error.to_string();
         assert!(error.contains("table `invoices` differs") && error.contains(says), "{error}");
         owner.batch_execute(&format!("alter table invoices {back}")).await.unwrap();
     }

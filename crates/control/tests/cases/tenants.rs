@@ -59,6 +59,7 @@ async fn what_is_taken_full_or_unknown_is_said_and_leaves_nothing() {
     let error = create(same_host.clone()).await;
     assert_eq!(told(&error), ("host_taken", Kind::Conflict));
     assert!(error.to_string().contains("`acme.test`") && !error.to_string().contains("free.test"), "{error}");
+    assert!(error.hint().unwrap().contains("take it from the other tenant first"), "{:?}", error.hint());
     let error = create(wanted("other", "gold")).await;
     assert_eq!(told(&error), ("no_plan", Kind::Invalid));
     let mut nowhere = wanted("other", "hobby");

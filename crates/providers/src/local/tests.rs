@@ -246,6 +246,7 @@ fn a_full_disk_is_named_before_a_database_is_begun() {
         said.contains("cell c") && said.contains("1023 MiB are free on the disk of `/var/lib/berth/local`"),
         "{said}"
     );
+    assert!(full.hint().unwrap().contains("remove what is not needed"), "{:?}", full.hint());
 }
 
 #[tokio::test]
