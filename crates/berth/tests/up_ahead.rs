@@ -1,6 +1,6 @@
 //! What `berth up` and `berth server prepare` know before they change a server, on servers that the test makes: mistakes are
-//! named with nothing done, what `berth init` writes is enough, one more cell stands on the same server, and SSH is shut
-//! whatever its files said before.
+//! named with nothing done, what `berth init` writes is enough, more cells stand on the same server and on another, and SSH is
+//! shut whatever its files said before.
 
 #![cfg(feature = "ssh")]
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
@@ -191,38 +191,83 @@ async fn the_stack_file_that_init_writes_comes_to_its_first_cell_and_tenant() {
     beside_the_first(&desk, &server, &fleet, admin, &answered).await;
 }
 
-/// One more cell on the server that `up` has made: root's agent runs images there, and `serve` and the edge, who are not
-/// root, reach what it starts.
+/// More cells than the first: one on the server that `up` has made, whose images root's agent runs, and one on another
+/// server. `serve` and the edge, who are not root and see little of the machine, reach both.
 async fn beside_the_first(desk: &Desk, server: &Machine, fleet: &Path, admin: &str, stack: &str) {
-    let berth = |words: &str| server.sh(&format!("BERTH_API_KEY='{admin}' berth --yes {words}"));
+    let command = |words: &str| format!("BERTH_API_KEY='{admin}' berth --yes {words}");
+    let berth = |words: &str| server.sh(&command(words));
     let (local, ssh) = ("  local: { adapter: local }\n", "  servers: { adapter: ssh }\n");
     assert!(stack.contains(local), "{stack}");
     let file = desk.dir.join("more.yaml");
-    fs::write(&file, stack.replacen(local, &format!("{local}{ssh}"), 1)).unwrap();
+    let more = stack.replacen(local, &format!("{local}{ssh}"), 1) + "\nreleases: { healthy_limit: 20s }\n";
+    fs::write(&file, more).unwrap();
     server.copy(&file, "/srv/berth.yaml");
     server.copy(&desk.key(), "/srv/cell.key");
     berth("apply -f /srv/berth.yaml");
     berth(&format!("cell add own --host {} --key-file /srv/cell.key", server.ip));
-    if let Some(images) = Images::make(&desk.dir, fleet, &["1"]) {
+    let other = another(desk, fleet);
+    if let Some(other) = &other {
+        berth(&format!("cell add far --host {} --key-file /srv/cell.key", other.ip));
+        berth("tenant create gamma --plan standard --cell far --host gamma.example.com");
+    }
+    let images = Images::make(&desk.dir, fleet, &["1", registry::SICK]);
+    let release = |images: &Images, nth: usize| -> Value {
+        let made = berth(&format!("release create web={} --json", images.artifact(nth)));
+        serde_json::from_str::<Value>(&made).unwrap()["number"].clone()
+    };
+    let containers = || server.sh("podman ps --format '{{.ID}} {{.Names}}'");
+    let mut good = Value::Null;
+    if let Some(images) = &images {
         images.bring(server);
         server.sh(&format!("printf %s '{}' >/srv/word", registry::PASSWORD));
         berth(&format!("registry add {} --user {} --password-file /srv/word", registry::HOST, registry::USER));
-        let made: Value =
-            serde_json::from_str(&berth(&format!("release create web={} --json", images.artifact(0)))).unwrap();
-        berth(&format!("release roll r{} --to own --wait", made["number"]));
-        let runs = server.sh("podman ps --format '{{.Names}}'");
+        good = release(images, 0);
+        berth(&format!("release roll r{good} --to own --wait"));
+        let runs = containers();
         assert!(runs.contains("member-own.web"), "{runs}");
     }
     berth("tenant create beta --plan standard --cell own --host beta.example.com");
-    let asked = format!("http://{}/health", server.ip);
-    let words = ["-s", "-o", "/dev/null", "-m", "5", "-w", "%{http_code}", "-H", "Host: beta.example.com", &asked];
-    let ask = || async { text(&run("curl", &words).stdout) };
-    wait_until("the tenant of the second cell is served", ask, |status: &String| status == "200").await;
+    let status = |host: &str| {
+        let (asked, host) = (format!("http://{}/health", server.ip), format!("Host: {host}"));
+        text(&run("curl", &["-s", "-o", "/dev/null", "-m", "5", "-w", "%{http_code}", "-H", &host, &asked]).stdout)
+    };
+    let beta = || async { status("beta.example.com") };
+    wait_until("the tenant of the second cell is served", beta, |status: &String| status == "200").await;
+    let gamma = || async { other.is_none() || status("gamma.example.com") == "200" };
+    wait_until("the tenant on the other server is served", gamma, |served: &bool| *served).await;
+    if let Some(images) = &images {
+        // An image that is never well: the containers of the one before are the same ones, and go on serving.
+        let before = containers();
+        let sick = server.try_sh(&command(&format!("release roll r{} --to own --wait", release(images, 1))));
+        let said = text(&sick.stderr);
+        assert_eq!(sick.status.code(), Some(1), "{said}");
+        for word in ["cell `own`", "were not healthy within 20 s", "`releases.healthy_limit`", "1 what they ran before"]
+        {
+            assert!(said.contains(word), "no `{word}` in: {said}");
+        }
+        assert_eq!(status("beta.example.com"), "200");
+        let shown: Value = serde_json::from_str(&berth("release status --json")).unwrap();
+        let own = shown["cells"].as_array().unwrap().iter().find(|cell| cell["cell"] == "own");
+        assert_eq!(own.unwrap()["release"], good, "{shown}");
+        let now = || async { containers() };
+        wait_until("the new containers are gone, and the old ones stay", now, |now: &String| *now == before).await;
+    }
     // Its Postgres is `postgres`'s, the first cell's is `berth`'s. With `serve` away nobody brings it back.
     server.sh("systemctl stop berth-serve; pkill -KILL -u postgres; systemctl start berth-serve");
-    let ask = || async { (server.try_sh("pgrep -u postgres").status.success(), text(&run("curl", &words).stdout)) };
+    let beta = || async { (server.try_sh("pgrep -u postgres").status.success(), status("beta.example.com")) };
     let served = |(runs, status): &(bool, String)| *runs && status == "200";
-    wait_within(Duration::from_mins(2), "it is served again", ask, served).await;
+    wait_within(Duration::from_mins(2), "it is served again", beta, served).await;
+    wait_until("the other server's tenant still is", gamma, |served: &bool| *served).await;
+}
+
+/// A second server, prepared, with the application's program on it.
+fn another(desk: &Desk, fleet: &Path) -> Option<Machine> {
+    let server = Machine::start(&desk.key())?;
+    server.copy(fleet, "/usr/local/bin/fleet");
+    let (at, key) = (format!("root@{}", server.ip), desk.key());
+    let prepare = ["--json", "--yes", "server", "prepare", &at, "--key-file", key.to_str().unwrap()];
+    answer(&desk.berth(&prepare).output().unwrap());
+    Some(server)
 }
 
 /// Of a setting that is there twice sshd takes the first, and a `Match` block counts more than either.
