@@ -55,6 +55,10 @@ impl SshError {
                                          program was built for"
                 .to_owned(),
             Self::Lost { .. } => "the same command once more goes on where this one ended".to_owned(),
+            Self::Failed { said, .. } if said.contains("No space left on device") => {
+                "its disk is full: make room there (`df -h` shows where); the same once more goes on where this one ended"
+                    .to_owned()
+            }
             Self::Failed { .. } => "what it said is above; nothing after this step was begun".to_owned(),
         }
     }
@@ -71,5 +75,27 @@ impl SshError {
         } else {
             ProviderError::Refused { what: what.to_owned(), reason: format!("{self}; {}", self.hint()) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SshError;
+    use berth_infra::ErrorKind;
+
+    #[test]
+    fn a_program_that_finds_no_room_on_a_host_is_told_with_what_makes_room() {
+        let failed = |said: &str| SshError::Failed {
+            host: "fra-1".to_owned(),
+            doing: "bringing this program".to_owned(),
+            status: 1,
+            said: said.to_owned(),
+        };
+        let full = failed("cat: write error: No space left on device");
+        assert!(full.hint().contains("make room there"), "{}", full.hint());
+        let told = full.about("cell one");
+        assert!(told.kind() == ErrorKind::Caller && !told.retryable(), "{told}");
+        assert!(told.to_string().contains("No space left") && told.to_string().contains("make room"), "{told}");
+        assert!(!failed("cat: not found").hint().contains("room"));
     }
 }
