@@ -95,11 +95,10 @@ fn exact(edges: &[SocketAddr], clients: usize, time: Duration, share: f64, meanw
     assert!(refused_s == 0.0 || good >= least * (1.0 - share) - 1.0, "{good} of at least {least}");
 }
 
-#[test]
+/// Three edges that share their limits, the second started with these variables. `None`: there is no Redis here.
 #[cfg(feature = "cluster")]
-fn one_of_three_edges_is_killed_under_load_and_the_limit_stays_within_five_in_a_hundred() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let Some(redis) = runtime.block_on(TestRedis::start(&[])) else { return };
+fn three(second: &[(&str, OsString)]) -> Option<(TestRedis, Vec<Edge>)> {
+    let redis = tokio::runtime::Runtime::new().unwrap().block_on(TestRedis::start(&[]))?;
     let cluster = ClusterSettings {
         stack: "fleet".parse().unwrap(),
         redis_address: redis.address(),
@@ -111,10 +110,36 @@ fn one_of_three_edges_is_killed_under_load_and_the_limit_stays_within_five_in_a_
         edges: 3,
     };
     let control = limited(Some(cluster), serve(|_, stream| whole(stream, "ok")));
-    let mut edges: Vec<Edge> = ["north", "south", "west"].map(|name| edge(name, control, &[])).into();
+    let edges: [(&str, &[(&str, OsString)]); 3] = [("north", &[]), ("south", second), ("west", &[])];
+    let edges: Vec<Edge> = edges.map(|(name, variables)| edge(name, control, variables)).into();
     for edge in &edges {
         edge.has(&["berth_edge_limits_shared 1\n", "berth_edge_limits_edges 3\n", "berth_edge_tenants 1\n"]);
     }
+    Some((redis, edges))
+}
+
+/// Forth by an hour, back by a day, forth by a year, a second between each.
+fn jumps(clock: &WallClock) {
+    for jump_s in [3_600, -86_400, 31_536_000] {
+        thread::sleep(Duration::from_secs(1));
+        clock.jump(jump_s);
+    }
+}
+
+/// It really is another time there, as the clock says: request ids begin with it.
+fn goes_by(clock: &WallClock, edge: &Edge) {
+    clock.jump(-31_536_000);
+    let answer = get(edge.address, "t1.test", "/").unwrap().to_ascii_lowercase();
+    let id = answer.split("x-request-id: ").nth(1).unwrap();
+    let millis = u64::from_str_radix(&id.replace('-', "")[..12], 16).unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    assert!(u128::from(millis) + 30_000_000_000 < now, "{millis} is no other time than {now}");
+}
+
+#[test]
+#[cfg(feature = "cluster")]
+fn one_of_three_edges_is_killed_under_load_and_the_limit_stays_within_five_in_a_hundred() {
+    let Some((_redis, mut edges)) = three(&[]) else { return };
     let addresses: Vec<SocketAddr> = edges.iter().map(|edge| edge.address).collect();
     let mut lost = edges.remove(1);
     exact(&addresses, 6, Duration::from_secs(7), 0.05, |began| {
@@ -129,22 +154,28 @@ fn one_of_three_edges_is_killed_under_load_and_the_limit_stays_within_five_in_a_
 }
 
 #[test]
+#[cfg(feature = "cluster")]
+fn the_wall_clock_of_one_of_three_edges_jumps_and_the_limit_stays_within_five_in_a_hundred() {
+    let clock = WallClock::default();
+    let Some((_redis, edges)) = three(&clock.variables()) else { return };
+    let addresses: Vec<SocketAddr> = edges.iter().map(|edge| edge.address).collect();
+    exact(&addresses, 6, Duration::from_secs(5), 0.05, |_| jumps(&clock));
+    for edge in &edges {
+        edge.has(&[
+            "berth_edge_limits_shared 1\n",
+            "berth_edge_limits_edges 3\n",
+            "berth_edge_limits_own_share_total 0\n",
+        ]);
+    }
+    goes_by(&clock, &edges[1]);
+}
+
+#[test]
 fn a_wall_clock_of_the_edge_that_jumps_gives_nobody_more_and_nobody_less() {
     let clock = WallClock::default();
     let control = limited(None, serve(|_, stream| whole(stream, "ok")));
     let edge = edge("north", control, &clock.variables());
     edge.has(&["berth_edge_tenants 1\n"]);
-    exact(&[edge.address], 3, Duration::from_secs(5), 0.01, |_| {
-        for jump_s in [3_600, -86_400, 31_536_000] {
-            thread::sleep(Duration::from_secs(1));
-            clock.jump(jump_s);
-        }
-    });
-    // It really was another time there: request ids begin with it.
-    clock.jump(-31_536_000);
-    let answer = get(edge.address, "t1.test", "/").unwrap().to_ascii_lowercase();
-    let id = answer.split("x-request-id: ").nth(1).unwrap();
-    let millis = u64::from_str_radix(&id.replace('-', "")[..12], 16).unwrap();
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
-    assert!(u128::from(millis) + 30_000_000_000 < now, "{millis} is no other time than {now}");
+    exact(&[edge.address], 3, Duration::from_secs(5), 0.01, |_| jumps(&clock));
+    goes_by(&clock, &edge);
 }
