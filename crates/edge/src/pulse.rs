@@ -93,10 +93,15 @@ impl Pulse {
         }
     }
 
-    /// Ends the answers that their client has not taken for so long, where that ends nothing else.
-    pub fn end_untaken(&self, now: Instant, patience: Duration) {
+    /// Ends the answers that their client has not taken for so long, where that ends nothing else. `scarce`: room is, for all
+    /// connections; then who takes nothing has it for an eighth of that time, however much else it has.
+    pub fn end_untaken(&self, now: Instant, patience: Duration, scarce: bool) {
         let under_way = self.answers.borrow().all.iter().flatten().count();
-        let patience = patience * (under_way / BESIDE_EACH_OTHER).max(1) as u32;
+        let patience = if scarce {
+            patience / BESIDE_EACH_OTHER as u32
+        } else {
+            patience * (under_way / BESIDE_EACH_OTHER).max(1) as u32
+        };
         let untaken: Vec<_> =
             self.answers.borrow_mut().all.iter_mut().flatten().filter_map(|a| a.look(now, patience)).collect();
         for task in untaken {
@@ -267,8 +272,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_that_are_not_taken_are_ended_and_of_many_each_has_longer() {
-        for (number, patience_s) in [(1, 10), (15, 10), (16, 20), (128, 160)] {
+    async fn answers_that_are_not_taken_are_ended_and_of_many_each_has_longer_while_there_is_room() {
+        for (number, scarce, patience_s) in
+            [(1, false, 16), (15, false, 16), (16, false, 32), (128, false, 256), (1, true, 2), (128, true, 2)]
+        {
             let (pulse, start) = (Rc::new(Pulse::default()), Instant::now());
             let begin = |_| {
                 let beat = Pulse::begin(&pulse);
@@ -277,7 +284,7 @@ mod tests {
             };
             let beats: Vec<_> = (0..number).map(begin).collect();
             let left_at = |after_s| {
-                pulse.end_untaken(start + Duration::from_secs(after_s), Duration::from_secs(10));
+                pulse.end_untaken(start + Duration::from_secs(after_s), Duration::from_secs(16), scarce);
                 pulse.answers.borrow().all.iter().flatten().filter(|answer| answer.task.is_some()).count()
             };
             assert_eq!((left_at(0), left_at(patience_s - 1), left_at(patience_s)), (number, number, 0));

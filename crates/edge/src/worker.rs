@@ -445,7 +445,8 @@ impl<'a> Signs<'a> {
                 }
                 () = self.look.as_mut() => {
                     let now = Instant::now();
-                    self.pulse.end_untaken(now, limits.client_idle);
+                    let scarce = self.core.streams.get() * 2 > limits.connections;
+                    self.pulse.end_untaken(now, limits.client_idle, scarce);
                     // Quiet: nothing under way, or an answer that the client does not take.
                     if self.pulse.beats() != self.beats || self.pulse.waits_for_member() {
                         (self.beats, self.quiet_since) = (self.pulse.beats(), now);
