@@ -121,7 +121,10 @@ pub async fn cut_over(
         (phase, _) => return Err(Refusal::WrongPhase { phase }.into()),
     }
     // Before the sessions of whoever was here earlier end: one of them may be this run's own reader.
-    let ahead = spec.ahead.take().await;
+    let ahead = {
+        let source = connect(&spec.source, Side::Source, &format!("berth-reading-{}", row.token)).await?;
+        crate::bound::within(spec, &source, async { Ok(spec.ahead.take().await) }).await?
+    };
     let mut cut = Box::pin(CutOverRun::start(spec, plan, ownership, edges, row)).await?;
     if row.holding {
         // A worker died in the pause: users are waiting, so they come first.
@@ -137,8 +140,8 @@ pub async fn cut_over(
     }
     let ahead = ahead.filter(|(from, _)| *from == cut.follower.from).map(|(_, rows)| rows);
     let compared = Box::pin(cut.comparer.all(&cut.follower, watcher, ahead));
-    let both = tokio::try_join!(compared, crate::bare::analyse(spec, plan, &cut.target));
-    let (verified, ()) = both.map_err(|error| error.on(spec.way))?;
+    let (verified, ()) = tokio::join!(compared, crate::bare::analyse(spec, plan, &cut.target));
+    let verified = verified.map_err(|error| error.on(spec.way))?;
     let mut wait = RETRY_FIRST;
     let mut last = String::new();
     for attempt in 1..=spec.tuning.attempts {

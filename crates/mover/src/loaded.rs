@@ -9,7 +9,7 @@ use crate::pgoutput::Datum;
 use crate::sql::{Doing, ident, idents};
 use crate::{MoveError, MovePlan, MoveSpec, Obstacle, Side, TableName, taken};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 const WHAT: &str = "looking at what a load does not check";
@@ -38,7 +38,8 @@ struct Question {
 /// What a reference names.
 struct Missing {
     to: TableName,
-    is_tenants: bool,
+    /// Its place in the plan, where its rows are the tenant's.
+    to_nth: Option<usize>,
 }
 
 impl Question {
@@ -58,7 +59,7 @@ impl Question {
         let (table, columns) = (self.table.clone(), self.columns.clone());
         let found = match &self.missing {
             None => Obstacle::KeyTaken { table, columns, rows, first_key },
-            Some(Missing { to, is_tenants: true }) => Obstacle::TwoTenants { table, columns, to: to.clone(), rows },
+            Some(Missing { to, to_nth: Some(_) }) => Obstacle::TwoTenants { table, columns, to: to.clone(), rows },
             Some(Missing { to, .. }) => Obstacle::LeftOutMissing { table, columns, to: to.clone(), rows, first_key },
         };
         Err(MoveError::Obstacles(vec![found]))
@@ -108,10 +109,19 @@ impl Unchecked {
 
     /// Of all rows: the plan has looked at what refers to what, but before the rows were read that came, and an earlier worker
     /// has forgotten which of them changed. Not of the foreign keys of `made`: the target looked at all rows of the load when it
-    /// made them, and those that changed since are known.
-    pub async fn all(&self, target: &Client, made: &BTreeSet<String>) -> Result<(), MoveError> {
-        let is_made = |question: &&Question| question.create_sql.as_ref().is_some_and(|sql| made.contains(sql));
-        for question in self.0.iter().filter(|question| !is_made(question)) {
+    /// made them, and those that changed since are known; but where one that is referred to has `changed`, all are asked about.
+    pub async fn all(
+        &self,
+        target: &Client,
+        made: &BTreeSet<String>,
+        changed: &HashSet<usize>,
+    ) -> Result<(), MoveError> {
+        let holds = |question: &&Question| {
+            let is_made = question.create_sql.as_ref().is_some_and(|sql| made.contains(sql));
+            let to = question.missing.as_ref().and_then(|missing| missing.to_nth);
+            is_made && to.is_some_and(|to| !changed.contains(&to))
+        };
+        for question in self.0.iter().filter(|question| !holds(question)) {
             question.asked(target, "").await?;
         }
         Ok(())
@@ -168,7 +178,7 @@ async fn references(spec: &MoveSpec, plan: &MovePlan, target: &Client) -> Result
             continue;
         }
         let table = &plan.tables[nth];
-        let is_tenants = plan.table(&to).is_some();
+        let to_nth = plan.tables.iter().position(|t| t.table == to);
         let keys = of_row(columns.len());
         let quoted: Vec<String> = columns.iter().map(|column| ident(column)).collect();
         let named_all: Vec<String> = keys.iter().map(|key| format!("{key} is not null")).collect();
@@ -192,7 +202,7 @@ async fn references(spec: &MoveSpec, plan: &MovePlan, target: &Client) -> Result
                 same.join(" and ")
             ),
             columns: columns.join(", "),
-            missing: Some(Missing { to, is_tenants }),
+            missing: Some(Missing { to, to_nth }),
             create_sql: Some(row.get(6)),
         });
     }

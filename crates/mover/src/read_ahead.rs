@@ -1,5 +1,5 @@
 //! What the source holds, read while the target is loaded and builds its keys: half of the comparison costs no time of its own then.
-//! Each table when its copy is there: both would want the same processors, and now its pages are still in memory.
+//! Each table when its copy is there: both at once would only share the processors, and now its pages are still in memory.
 //!
 //! Read under the snapshot of the copy, from which the stream goes on. So it may be compared with the target at any
 //! later time by whoever has followed the stream from its beginning: every key that has changed since is known.
@@ -87,11 +87,13 @@ impl ReadAhead {
             plan.tables.iter().map(|t| (t.table.clone(), plan.hashes_sql(t, &spec.tenant))).collect();
         let task = tokio::spawn(async move {
             let snapshot = Snapshot::of(&reader).await?;
-            let mut tables = Vec::new();
-            for (table, sql) in queries {
-                let there = copied.wait_for(|tables| tables.contains(&table)).await;
-                there.map_err(|_| MoveError::Decode("the copy was stopped".into()))?;
-                tables.push(scan(&reader, Side::Source, &sql, &|_| {}).await?);
+            let mut tables: Vec<Vec<Pair>> = queries.iter().map(|_| Vec::new()).collect();
+            let mut left: Vec<usize> = (0..queries.len()).collect();
+            while !left.is_empty() {
+                let next = |there: &BTreeSet<TableName>| left.iter().position(|nth| there.contains(&queries[*nth].0));
+                let there = copied.wait_for(|there| next(there).is_some()).await.ok().and_then(|there| next(&there));
+                let nth = left.remove(there.ok_or_else(|| MoveError::Decode("the copy was stopped".into()))?);
+                tables[nth] = scan(&reader, Side::Source, &queries[nth].1, &|_| {}).await?;
             }
             reader.batch_execute("commit").await.doing(Side::Source, "ending the snapshot")?;
             Ok(Rows { snapshot, tables })
@@ -99,8 +101,8 @@ impl ReadAhead {
         *self.rows.lock().unwrap_or_else(PoisonError::into_inner) = Some(Reading { from, task });
     }
 
-    /// What was read, and from where the stream has to have been followed. Waits for the end of the reading; none when
-    /// there was none or it failed.
+    /// What was read, and from where the stream has to have been followed. Waits for the end of the reading, during which
+    /// nothing is read from the slot; none when there was none or it failed.
     pub(crate) async fn take(&self) -> Option<(Lsn, Rows)> {
         let mut reading = self.rows.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         match (&mut reading.task).await {

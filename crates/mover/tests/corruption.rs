@@ -388,8 +388,8 @@ async fn seeded_damage_of_one_row_is_found_before_the_target_opens() {
 fn type_of(column: &str) -> &'static str {
     match column {
         "n" => "numeric",
-        "f" => "float8",
-        "f4" => "float4",
+        "f" | "fn" | "fm" => "float8",
+        "f4" | "gn" => "float4",
         "t" => "text",
         "j" => "jsonb",
         "js" => "json",

@@ -6,7 +6,7 @@ mod common;
 
 use berth_infra::Role;
 use berth_mover::{MoveError, MoveSpec, Obstacle, ReadAhead, TableName};
-use common::{MemoryOwnership, Two, Watch, cut_over};
+use common::{MemoryOwnership, Two, Watch, cut_over, until_built};
 use uuid::Uuid;
 
 const SCHEMA: &str = "
@@ -102,6 +102,42 @@ async fn a_row_that_comes_to_refer_to_what_is_not_in_the_target_is_refused() {
             matches!(&found, Obstacle::TwoTenants { table, to, rows: 1, .. } if table.name == "lines" && to.name == "orders"),
             "{found:?}"
         );
+    }
+}
+
+/// The target makes its foreign keys after the load, and looks at every row then: those that change afterwards are asked about, and
+/// so is who refers to them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_key_that_was_made_after_the_load_holds_for_what_came_later() {
+    for (in_source, table, to) in [
+        (
+            "insert into countries values ('nl'); update orders set country = 'nl' where id = 'OURS'",
+            "orders",
+            "countries",
+        ),
+        ("set session_replication_role = replica; delete from orders where id = 'OURS'", "lines", "orders"),
+    ] {
+        let two = Two::shared(SCHEMA).await;
+        let source = two.client(&two.source, Role::Mover).await;
+        let rows = "insert into customers values ('OURS'); insert into orders values ('OURS', 'OURS', null);
+            insert into lines values ('OURS', 'OURS', 'OURS')";
+        let named = |sql: &str| sql.replace("OURS", &two.tenant.to_string());
+        source.batch_execute(&named(rows)).await.unwrap();
+        let mut spec = MoveSpec { alone: true, ..two.spec() };
+        spec.rules.leave_out = vec![TableName::parse("countries")];
+        spec.tuning.bare_load_rows = 1;
+        let ownership = MemoryOwnership::new();
+        let (plan, _) = until_built(&spec, &ownership).await;
+        source.batch_execute(&named(in_source)).await.unwrap();
+        let cut = cut_over(&spec, &plan, &ownership).await;
+        let Err(MoveError::Obstacles(all)) = cut else { panic!("{in_source}: {cut:?}") };
+        let found = match &all[..] {
+            [Obstacle::LeftOutMissing { table, to, rows: 1, .. } | Obstacle::TwoTenants { table, to, rows: 1, .. }] => {
+                (table.name.as_str(), to.name.as_str())
+            }
+            _ => panic!("{in_source}: {all:?}"),
+        };
+        assert_eq!(found, (table, to));
     }
 }
 

@@ -264,10 +264,14 @@ async fn a_move_given_up_leaves_the_tenant_where_it_was_and_can_be_made_again() 
     let row = berth_mover::begin(&spec, &ownership).await.unwrap();
     berth_mover::prepare(&spec, &plan, row, &ownership).await.unwrap();
     berth_mover::copy(&spec, &plan, row.token, &watch).await.unwrap();
+    let target = two.client(&two.target, Role::Mover).await;
+    let file =
+        async || -> u32 { target.query_one("select pg_relation_filenode('positions')", &[]).await.unwrap().get(0) };
+    let loaded = file().await;
     let token = berth_mover::give_up(&spec, &ownership).await.unwrap();
     berth_mover::retire(&spec, &plan, false, token).await.unwrap();
-    let target = two.client(&two.target, Role::Mover).await;
     assert!(rows_of(&target, two.tenant).await.is_empty());
+    assert_ne!(file().await, loaded, "rows without keys were deleted one by one, and their room is not given back");
     let source = two.client(&two.source, Role::App).await;
     assert_eq!(source.execute("update customers set name = 'still' where id = $1", &[&two.tenant]).await.unwrap(), 1);
     let left: i64 = source
