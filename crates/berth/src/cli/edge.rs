@@ -41,7 +41,7 @@ impl Edge {
 }
 
 fn drained(drains: &[Drained]) -> String {
-    let mut table = Table::new(&["WHAT", "KIND", "STATE", "TAKE IT BACK"]);
+    let mut table = Table::new(&["WHAT", "KIND", "STATE", "!TAKE IT BACK"]);
     for drained in drains {
         let (kind, back) = match (drained.kind, &drained.cell, drained.member) {
             (DrainedKind::Tenant, ..) => ("tenant".to_owned(), format!("tenant drain {} --undo", drained.name)),

@@ -1,4 +1,5 @@
-//! Tables for terminals: names before numbers, numbers to the right, never wider than [`WIDTH`].
+//! Tables for terminals: names before numbers, numbers to the right, never wider than [`WIDTH`] for anything but what is to be
+//! copied.
 
 pub const WIDTH: usize = 100;
 const GAP: usize = 2;
@@ -13,14 +14,16 @@ pub struct Table {
 struct Head {
     text: &'static str,
     right: bool,
+    /// Never shortened.
+    whole: bool,
 }
 
 impl Table {
-    /// Heads; one that begins with `>` heads numbers.
+    /// Heads; one that begins with `>` heads numbers, one with `!` what people copy, such as commands.
     pub fn new(heads: &[&'static str]) -> Self {
-        let head = |text: &&'static str| match text.strip_prefix('>') {
-            Some(text) => Head { text, right: true },
-            None => Head { text, right: false },
+        let head = |head: &&'static str| {
+            let text = head.trim_start_matches(['>', '!']);
+            Head { text, right: head.starts_with('>'), whole: head.starts_with('!') }
         };
         Self { heads: heads.iter().map(head).collect(), rows: Vec::new() }
     }
@@ -56,7 +59,8 @@ impl Table {
             self.heads.iter().enumerate().map(|(at, head)| of(at).max(head.text.chars().count())).collect();
         let gaps = GAP * widths.len().saturating_sub(1);
         while widths.iter().sum::<usize>() + gaps > WIDTH {
-            let Some(widest) = widths.iter_mut().filter(|width| **width > NARROWEST).max() else { break };
+            let others = widths.iter_mut().zip(&self.heads).filter(|(width, head)| **width > NARROWEST && !head.whole);
+            let Some(widest) = others.map(|(width, _)| width).max() else { break };
             *widest -= 1;
         }
         widths
@@ -116,6 +120,13 @@ mod tests {
             assert!(line.chars().count() <= WIDTH, "{line}");
         }
         assert!(table.text().contains('…'));
+    }
+
+    #[test]
+    fn what_is_to_be_copied_is_never_shortened() {
+        let mut table = Table::new(&["NAME", "!COMMAND"]);
+        table.row(["n".repeat(40), "c".repeat(300)]);
+        assert_eq!(table.text().lines().nth(1).unwrap(), format!("nnnnnnn…  {}", "c".repeat(300)));
     }
 
     #[test]
