@@ -87,7 +87,10 @@ impl Images {
         must("htpasswd", &["-Bbc", users.to_str().unwrap(), USER, PASSWORD]);
         let from = text(&run("sh", &["-c", "command -v docker-registry"]).stdout);
         server.copy(Path::new(from.trim()), "/usr/bin/docker-registry");
-        server.sh("mkdir -p /srv/registry");
+        // In a container systemd's scopes hold no process, and without them all containers were one group to it, which the end of
+        // any of them ended.
+        server.sh("mkdir -p /srv/registry /etc/containers/containers.conf.d; \
+             printf '[engine]\\ncgroup_manager = \"cgroupfs\"\\n' >/etc/containers/containers.conf.d/groups.conf");
         server.copy(&self.dir.join("store"), "/srv/registry/store");
         server.copy(&users, "/srv/registry/users");
         let config = format!(
