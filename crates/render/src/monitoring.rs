@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 /// Name, expression, for how long, severity, and what is said.
 type Rule = (&'static str, &'static str, &'static str, &'static str, &'static str);
 
-const EDGE: [Rule; 9] = [
+const EDGE: [Rule; 10] = [
     (
         "BerthEdgeWithoutControl",
         "berth_edge_control_connected == 0",
@@ -70,6 +70,13 @@ const EDGE: [Rule; 9] = [
         "0m",
         "warning",
         "Many requests of tenant {{ $labels.tenant }} were parked: its moves pause for long.",
+    ),
+    (
+        "BerthEdgeDisk",
+        "increase(berth_edge_disk_failures_total[10m]) > 0",
+        "0m",
+        "warning",
+        "Edge {{ $labels.instance }} cannot write to its data folder, and would forget what is new in a restart.",
     ),
 ];
 

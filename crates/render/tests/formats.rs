@@ -328,7 +328,7 @@ fn the_units_have_no_right_that_their_programs_do_not_use() {
 /// just does not.
 type Case = (&'static str, u32, Value, &'static str, &'static [(&'static str, &'static str, &'static str)]);
 
-fn alert_cases() -> [Case; 14] {
+fn alert_cases() -> [Case; 15] {
     [
         (
             "BerthEdgeWithoutControl",
@@ -404,6 +404,13 @@ fn alert_cases() -> [Case; 14] {
             &[("berth_edge_parked_total{tenant='a'}", "0+201x40", "0+199x40")],
         ),
         (
+            "BerthEdgeDisk",
+            0,
+            json!({ "severity": "warning", "instance": "n" }),
+            "Edge n cannot write to its data folder, and would forget what is new in a restart.",
+            &[("berth_edge_disk_failures_total{instance='n'}", "0x25 1x15", "1x40")],
+        ),
+        (
             "BerthControlDatabase",
             1,
             json!({ "severity": "critical" }),
@@ -466,7 +473,7 @@ fn promtool_finds_nothing_wrong_with_the_rules_and_each_alert_goes_off_and_stays
         }
     }
     let Some(checked) = run("promtool", Command::new("promtool").args(["check", "rules"]).arg(&rules)) else { return };
-    assert!(checked.status.success() && said(&checked).contains("14 rules found"), "{}", said(&checked));
+    assert!(checked.status.success() && said(&checked).contains("15 rules found"), "{}", said(&checked));
     let test = folder.path().join("prometheus/test.yml");
     // JSON is YAML.
     let all = json!({ "rule_files": ["berth.rules.yml"], "evaluation_interval": "1m", "tests": tests });
@@ -501,9 +508,9 @@ fn the_stack_files_alerts_stand_in_place_of_the_usual_limits() {
         assert_eq!(text.split("- alert: ").filter(is).count(), 1, "{name} {severity}: {text}");
     }
     assert!(!text.contains("> 0.05'") && !text.contains("> 2.5'"), "the usual ones are gone: {text}");
-    assert_eq!(text.matches("- alert: ").count(), 15);
+    assert_eq!(text.matches("- alert: ").count(), 16);
     let Some(checked) = run("promtool", Command::new("promtool").args(["check", "rules"]).arg(&rules)) else { return };
-    assert!(checked.status.success() && said(&checked).contains("15 rules found"), "{}", said(&checked));
+    assert!(checked.status.success() && said(&checked).contains("16 rules found"), "{}", said(&checked));
 }
 
 #[test]
