@@ -114,7 +114,7 @@ async fn measure(options: &BenchEdge, dir: &Path) -> Result<(Value, bool), Failu
             bodies[name] = compared(&contenders, &table)?;
         }
         figures["bodies"] = bodies;
-        let (beside, quiet) = noise::beside_noise(&ours, dir, options.rounds, options.seconds)?;
+        let (beside, quiet) = noise::beside_noise(&ours, dir, origin.port, options.rounds, options.seconds).await?;
         figures["neighbours_p99_ratio"] = beside["fixed_rate"]["p99_ratio"].clone();
         figures["neighbours"] = beside;
         good &= quiet;

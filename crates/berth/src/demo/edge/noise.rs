@@ -2,7 +2,7 @@
 
 use super::{
     HOSTS, host, median,
-    peers::{Contender, OTHERS},
+    peers::{self, Contender, OTHERS},
     quantile, status,
     wrk::Wrk,
 };
@@ -85,7 +85,13 @@ async fn talk(port: u16, stop: &AtomicBool, sent: &AtomicU64) -> Result<(), Fail
 }
 
 /// Rounds without and with the noise in turn.
-pub fn beside_noise(ours: &Contender, dir: &Path, rounds: usize, seconds: u32) -> Result<(Value, bool), Failure> {
+pub async fn beside_noise(
+    ours: &Contender,
+    dir: &Path,
+    origin: u16,
+    rounds: usize,
+    seconds: u32,
+) -> Result<(Value, bool), Failure> {
     let wrk = Wrk::new(&dir.join("noise"), 16, (0..NOISY).map(host))?;
     let (mut ratios, mut quiet_us, mut noisy_us, mut good, mut made) = (vec![], vec![], vec![], true, 0);
     wrk.round(ours, "/", 1)?;
@@ -99,7 +105,9 @@ pub fn beside_noise(ours: &Contender, dir: &Path, rounds: usize, seconds: u32) -
         quiet_us.push(quiet.p99_us);
         noisy_us.push(noisy.p99_us);
     }
-    let (fixed, fine) = at_a_fixed_rate(ours, rounds, seconds)?;
+    let nginx = peers::nginx_limiting(&dir.join("noise"), origin, &host(NOISY), LIMIT_A_MINUTE)?;
+    nginx.ready().await?;
+    let (fixed, fine) = at_a_fixed_rate([ours, &nginx], rounds, seconds)?;
     let figures = json!({
         "p99_ratio": median(ratios), "p99_quiet_us": median(quiet_us), "p99_noisy_us": median(noisy_us),
         "noise_per_s": made as f64 / (rounds as f64 * f64::from(seconds)),
@@ -113,27 +121,50 @@ const RATE: u32 = 4_000;
 const NEIGHBOURS: u32 = 32;
 
 /// The same with neighbours who ask by the clock: a request that could not be sent when it was due has waited since
-/// then. `wrk` asks when it is answered, and so hides how long a busy edge makes it wait.
-fn at_a_fixed_rate(ours: &Contender, rounds: usize, seconds: u32) -> Result<(Value, bool), Failure> {
-    let port = ours.port;
-    by_the_clock(port, 1)?;
-    let (mut ratios, mut rows, mut good) = (Vec::new(), [vec![], vec![], vec![], vec![]], true);
-    for _ in 0..rounds {
-        let quiet = by_the_clock(port, seconds)?;
-        let noise = Noise::start(port)?;
-        let noisy = by_the_clock(port, seconds)?;
-        noise.end()?;
-        good &= quiet.failed + noisy.failed == 0;
-        let figures = [&quiet, &noisy].map(|round| [0.5, 0.99].map(|q| quantile(round.waits_us.clone(), q)));
-        ratios.push(figures[1][1] / figures[0][1]);
-        rows.iter_mut().zip(figures.as_flattened()).for_each(|(row, figure)| row.push(*figure));
+/// then. `wrk` asks when it is answered, and so hides how long a busy edge makes it wait. All clients share a core, where
+/// the noise is in the neighbours' way too: how much, nginx tells, which limits the same tenant.
+fn at_a_fixed_rate(contenders: [&Contender; 2], rounds: usize, seconds: u32) -> Result<(Value, bool), Failure> {
+    let (mut seen, mut good) = ([Beside::default(), Beside::default()], true);
+    for contender in contenders {
+        by_the_clock(contender.port, 1)?;
     }
-    let [p50_quiet, p99_quiet, p50_noisy, p99_noisy] = rows.map(median);
-    let figures = json!({
-        "rate_per_s": RATE, "p99_ratio": median(ratios), "p50_quiet_us": p50_quiet, "p50_noisy_us": p50_noisy,
-        "p99_quiet_us": p99_quiet, "p99_noisy_us": p99_noisy,
-    });
+    for _ in 0..rounds {
+        for (contender, beside) in contenders.iter().zip(&mut seen) {
+            let quiet = by_the_clock(contender.port, seconds)?;
+            let noise = Noise::start(contender.port)?;
+            let noisy = by_the_clock(contender.port, seconds)?;
+            noise.end()?;
+            good &= quiet.failed + noisy.failed == 0;
+            beside.push(&quiet, &noisy);
+        }
+    }
+    let [ours, theirs] = seen.map(Beside::figures);
+    let mut figures = json!({ "rate_per_s": RATE, "nginx": theirs });
+    if let Some(all) = figures.as_object_mut() {
+        all.extend(ours);
+    }
     Ok((figures, good))
+}
+
+/// Of each round, p50 and p99 without the noise, then with it; and the ratio of the latter.
+#[derive(Default)]
+struct Beside {
+    rows: [Vec<f64>; 4],
+    ratios: Vec<f64>,
+}
+
+impl Beside {
+    fn push(&mut self, quiet: &Clocked, noisy: &Clocked) {
+        let figures = [quiet, noisy].map(|round| [0.5, 0.99].map(|q| quantile(round.waits_us.clone(), q)));
+        self.ratios.push(figures[1][1] / figures[0][1]);
+        self.rows.iter_mut().zip(figures.as_flattened()).for_each(|(row, figure)| row.push(*figure));
+    }
+
+    fn figures(self) -> serde_json::Map<String, Value> {
+        let names = ["p50_quiet_us", "p99_quiet_us", "p50_noisy_us", "p99_noisy_us"];
+        let rows = names.into_iter().zip(self.rows).map(|(name, row)| (name.to_owned(), json!(median(row))));
+        rows.chain([("p99_ratio".to_owned(), json!(median(self.ratios)))]).collect()
+    }
 }
 
 /// From when a request was due until its answer was there.

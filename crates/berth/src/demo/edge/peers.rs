@@ -178,7 +178,17 @@ fn edge_command(program: &Path, dir: &Path, control: u16, workers: usize, port: 
 
 pub fn nginx(dir: &Path, origin: u16) -> Result<Contender, Failure> {
     let port = free_port()?;
-    nginx_at(dir, origin, port, &format!("listen 127.0.0.1:{port} reuseport;"))
+    nginx_at(dir, origin, port, &format!("listen 127.0.0.1:{port} reuseport;"), ("", ""))
+}
+
+/// With a limit of one host's own beside everybody's.
+pub fn nginx_limiting(dir: &Path, origin: u16, host: &str, a_minute: u64) -> Result<Contender, Failure> {
+    let port = free_port()?;
+    let zone = format!(
+        "map $host $limited {{ default ''; {host} 1; }} limit_req_zone $limited zone=one:1m rate={a_minute}r/m;"
+    );
+    let own = (&*zone, &*format!("limit_req zone=one burst={a_minute} nodelay;"));
+    nginx_at(dir, origin, port, &format!("listen 127.0.0.1:{port} reuseport;"), own)
 }
 
 /// With the certificate in this folder.
@@ -188,10 +198,16 @@ pub fn nginx_tls(dir: &Path, origin: u16, of: &Path) -> Result<Contender, Failur
         "listen 127.0.0.1:{port} ssl http2 reuseport; ssl_certificate {of}/chain.pem; ssl_certificate_key {of}/key.pem;\n\
          ssl_protocols TLSv1.2 TLSv1.3;"
     );
-    nginx_at(dir, origin, port, &listen)
+    nginx_at(dir, origin, port, &listen, ("", ""))
 }
 
-fn nginx_at(dir: &Path, origin: u16, port: u16, listen: &str) -> Result<Contender, Failure> {
+fn nginx_at(
+    dir: &Path,
+    origin: u16,
+    port: u16,
+    listen: &str,
+    (zone, limit): (&str, &str),
+) -> Result<Contender, Failure> {
     let mut hosts = String::new();
     for nth in 0..HOSTS {
         // Writing to a string cannot fail.
@@ -203,10 +219,11 @@ fn nginx_at(dir: &Path, origin: u16, port: u16, listen: &str) -> Result<Contende
         "map_hash_max_size 65536; map_hash_bucket_size 128;\n\
          map $host $cell {{ default ''; include {}/hosts.map; }}\n\
          limit_req_zone $host zone=perhost:64m rate=100000r/s; limit_req_status 429;\n\
+         {zone}\n\
          upstream origin {{ server 127.0.0.1:{origin}; keepalive 256; keepalive_requests 100000000; }}\n\
          server {{ {listen} keepalive_timeout 75s;\n\
            if ($cell = '') {{ return 404; }}\n\
-           location / {{ limit_req zone=perhost burst=1000 nodelay; proxy_pass http://$cell; proxy_http_version 1.1;\n\
+           location / {{ limit_req zone=perhost burst=1000 nodelay; {limit} proxy_pass http://$cell; proxy_http_version 1.1;\n\
              proxy_set_header Connection ''; proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;\n\
              proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Request-Id $request_id; }} }}\n",
         dir.display()
