@@ -52,10 +52,10 @@ impl TestSentinels {
                  sentinel failover-timeout main 3000\nsentinel parallel-syncs main 2\n"
             );
             if !of_servers.is_empty() {
-                config += &format!("sentinel auth-pass main {of_servers}\n");
+                config.extend(["sentinel auth-pass main ", of_servers, "\n"]);
             }
             if !of_watchers.is_empty() {
-                config += &format!("requirepass {of_watchers}\n");
+                config.extend(["requirepass ", of_watchers, "\n"]);
             }
             fs::write(&file, config).expect("the folder was just made");
             let mut command = Command::new("redis-server");
