@@ -6,7 +6,7 @@ use crate::compare::scan;
 use crate::fence::{self, Fence};
 use crate::rights::{self, Use};
 use crate::sql::{Doing, connect};
-use crate::{Endpoint, MoveError, MovePlan, MoveSpec, Obstacle, Side, TableName, logins, numbered};
+use crate::{Endpoint, MoveError, MovePlan, MoveSpec, Obstacle, Side, TableName, logins, numbered, survey};
 use berth_domain::CellId;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -27,7 +27,12 @@ pub async fn compare(spec: &MoveSpec) -> Result<Vec<TableComparison>, MoveError>
     let source = connect(&spec.source, Side::Source, "berth-compare").await?;
     let target = connect(&spec.target, Side::Target, "berth-compare").await?;
     let mut obstacles = Vec::new();
-    let found = closure(&spec.rules, &catalogue(&source, Side::Source).await?, &mut obstacles);
+    let ours = catalogue(&source, Side::Source).await?;
+    let theirs = catalogue(&target, Side::Target).await?;
+    let found = closure(&spec.rules, &ours, &mut obstacles);
+    for (_, table) in found.tables.iter().filter_map(|t| ours.find(&t.table)) {
+        survey::compare_columns(table, &theirs, &mut obstacles);
+    }
     if !obstacles.is_empty() {
         return Err(MoveError::Obstacles(obstacles));
     }
@@ -82,7 +87,7 @@ pub async fn lacks(spec: &MoveSpec) -> Result<Vec<Obstacle>, MoveError> {
     let source = connect(&spec.source, Side::Source, "berth-rights").await?;
     let target = connect(&spec.target, Side::Target, "berth-rights").await?;
     let mut obstacles = Vec::new();
-    crate::survey::servers(spec, &source, &target, &mut obstacles, &mut Vec::new()).await?;
+    survey::servers(spec, &source, &target, &mut obstacles, &mut Vec::new()).await?;
     if obstacles.iter().any(|it| matches!(it, Obstacle::NotPostgres { .. })) {
         return Ok(obstacles);
     }

@@ -58,6 +58,8 @@ pub enum Obstacle {
         "`{table}.{column}` is of the key, and its type {type_name} has its equality outside `pg_catalog`, where the mover does not look"
     )]
     KeyType { table: TableName, column: String, type_name: String },
+    #[error("`{table}.{column}` is of the key and generated: the change stream does not carry it")]
+    KeyGenerated { table: TableName, column: String },
     #[error("table `{table}` is partitioned, and some of its rows belong to the tenant without `{column}`")]
     PartsWithoutColumn { table: TableName, column: String },
     #[error("the tenant's key is `{stored}` in the database, not `{given}`")]
@@ -205,7 +207,7 @@ impl Obstacle {
             Self::NoColumn { .. } => "look at `data.links` in the stack file".into(),
             Self::LinkKey { to, .. } => format!("refer to the primary key of `{to}`, or add the tenant column"),
             Self::LinkType { .. } => "use uuid, an integer type, text, a date or an enum there".into(),
-            Self::KeyType { table, column, .. } => format!(
+            Self::KeyType { table, column, .. } | Self::KeyGenerated { table, column } => format!(
                 "give `{table}` a primary key without `{column}` (a uuid), and keep what it says by a unique index of its own"
             ),
             Self::PartsWithoutColumn { table, column } => {

@@ -264,20 +264,44 @@ pub(crate) async fn servers(
     Ok(())
 }
 
-fn compare_shapes(spec: &MoveSpec, ours: &Table, theirs: &Catalogue, obstacles: &mut Vec<Obstacle>) {
+/// What keeps rows of a table from being laid beside those of its other side; the latter, where there is such a table.
+pub(crate) fn compare_columns<'a>(
+    ours: &Table,
+    theirs: &'a Catalogue,
+    obstacles: &mut Vec<Obstacle>,
+) -> Option<&'a Table> {
     let Some((_, other)) = theirs.find(&ours.name) else {
         obstacles.push(Obstacle::NoTable { side: Side::Target, table: ours.name.clone() });
-        return;
+        return None;
     };
     let mut differs = |difference: String| {
         obstacles.push(Obstacle::SchemaDiffers { table: ours.name.clone(), difference });
     };
     for column in &ours.columns {
-        match other.columns.iter().find(|c| c.name == column.name) {
+        match other.column(&column.name) {
             None => differs(format!("the target lacks column `{}`", column.name)),
             Some(c) if c.type_name != column.type_name => {
                 differs(format!("column `{}` is {} here and {} there", column.name, column.type_name, c.type_name));
             }
+            Some(_) => {}
+        }
+    }
+    for column in &other.columns {
+        if ours.column(&column.name).is_none() {
+            differs(format!("the source lacks column `{}`", column.name));
+        }
+    }
+    Some(other)
+}
+
+fn compare_shapes(spec: &MoveSpec, ours: &Table, theirs: &Catalogue, obstacles: &mut Vec<Obstacle>) {
+    let Some(other) = compare_columns(ours, theirs, obstacles) else { return };
+    let mut differs = |difference: String| {
+        obstacles.push(Obstacle::SchemaDiffers { table: ours.name.clone(), difference });
+    };
+    for column in &ours.columns {
+        match other.column(&column.name) {
+            Some(c) if c.type_name != column.type_name => {}
             Some(c) if c.collation != column.collation => {
                 let name = |c: &Column| c.collation.clone().unwrap_or_else(|| "the database's collation".into());
                 differs(format!("column `{}` is sorted by {} here and {} there", column.name, name(column), name(c)));
@@ -293,12 +317,7 @@ fn compare_shapes(spec: &MoveSpec, ours: &Table, theirs: &Catalogue, obstacles: 
                 };
                 differs(format!("column `{}` is {} here and {} there", column.name, kind(column), kind(c)));
             }
-            Some(_) => {}
-        }
-    }
-    for column in &other.columns {
-        if !ours.columns.iter().any(|c| c.name == column.name) {
-            differs(format!("the source lacks column `{}`", column.name));
+            Some(_) | None => {}
         }
     }
     if ours.key != other.key {

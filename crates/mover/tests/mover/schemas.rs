@@ -60,6 +60,12 @@ async fn what_the_stream_does_not_carry_is_refused() {
     assert_eq!(all, [Obstacle::KeyType { table: table("folders"), column, type_name }]);
     assert!(all[0].hint().starts_with("give `folders` a primary key without `path`"), "{}", all[0].hint());
 
+    let made = "create table tags (id uuid, customer_id uuid not null references customers, label text,
+        name text generated always as (lower(label)) stored, primary key (id, name));";
+    let all = refused(made, |_| ()).await;
+    assert_eq!(all, [Obstacle::KeyGenerated { table: table("tags"), column: "name".into() }]);
+    assert!(all[0].hint().starts_with("give `tags` a primary key without `name`"), "{}", all[0].hint());
+
     let parts = "create table trips (id uuid, vehicle_id uuid references vehicles, at date, primary key (id, at))
             partition by range (at);
         create table trips_20s partition of trips for values from ('2020-01-01') to ('2030-01-01');";
@@ -88,6 +94,22 @@ async fn a_key_that_postgres_takes_for_no_identity_is_refused_with_the_remedy() 
         "{all:?}"
     );
     berth_mover::plan(&two.spec()).await.unwrap();
+}
+
+#[tokio::test]
+async fn tables_of_unlike_shapes_are_compared_with_no_words_of_sql() {
+    let two = Two::shared(common::SCHEMA).await;
+    let target = two.client(&two.target, Role::Owner).await;
+    let change =
+        "alter table positions drop column note; alter table vehicles alter label type varchar(90), add wheels int;
+        drop table counters";
+    target.batch_execute(change).await.unwrap();
+    let Err(MoveError::Obstacles(all)) = berth_mover::compare(&two.spec()).await else { panic!("they were compared") };
+    let said: Vec<String> = all.iter().map(ToString::to_string).collect();
+    for word in ["lacks column `note`", "`label` is text here", "the source lacks column `wheels`", "`counters`"] {
+        assert_eq!(said.iter().filter(|said| said.contains(word)).count(), 1, "{word}: {said:?}");
+    }
+    assert_eq!(said.len(), 4, "{said:?}");
 }
 
 #[tokio::test]
