@@ -97,14 +97,16 @@ pub async fn serve(core: &Rc<Core>, client: &Client, request: Request<Incoming>)
         }
         let tenant = match find(core, client, &parts, doubtful) {
             Ok(tenant) => tenant,
-            Err(refusal) => break 'answered refusal.answer(&id),
+            Err(refusal) => break 'answered refused(refusal, &id).await,
         };
         account.tenant = Some(Rc::clone(&tenant));
         if let Some(answer) = redirect(core, client, &parts, &id) {
             break 'answered answer;
         }
-        let answer = exchange(core, client, &tenant, &id, started, parts, body).await;
-        let mut answer = answer.unwrap_or_else(|refusal| refusal.answer(&id));
+        let mut answer = match exchange(core, client, &tenant, &id, started, parts, body).await {
+            Ok(answer) => answer,
+            Err(refusal) => refused(refusal, &id).await,
+        };
         core.dress(answer.headers_mut(), client.secure.is_some());
         answer
     };
@@ -112,6 +114,13 @@ pub async fn serve(core: &Rc<Core>, client: &Client, request: Request<Incoming>)
     drop(account);
     manner.fit(&mut answer);
     answer
+}
+
+/// Who is refused waits until this core has looked after those who are served: a tenant far beyond its limit would
+/// have its refusals written before its neighbours' requests are read.
+async fn refused(refusal: Refusal, id: &HeaderValue) -> Response<AnswerBody> {
+    tokio::task::yield_now().await;
+    refusal.answer(id)
 }
 
 /// What is counted and written of a client that did not wait for its answer.
