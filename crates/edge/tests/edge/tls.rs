@@ -111,6 +111,7 @@ async fn connect_in(
         .with_no_client_auth();
     config.alpn_protocols = vec![protocol.to_vec()];
     let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(protocol));
