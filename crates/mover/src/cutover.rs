@@ -30,8 +30,9 @@ const RETRY_LONGEST: Duration = Duration::from_secs(5);
 /// An edge that has not heard of the new route by then is left behind: it gets it with its next snapshot, and until
 /// then the source refuses what it sends there.
 const ROUTE_LIMIT: Duration = Duration::from_millis(500);
-/// Comparisons of open keys in one attempt.
-const OPEN_KEY_ROUNDS: u32 = 8;
+/// Comparisons of open keys in one attempt. What has piled up while the last attempt was waited for goes down by a quarter to
+/// a half with each.
+const OPEN_KEY_ROUNDS: u32 = 32;
 /// How long the control row is asked before the worker gives the answer up.
 pub(crate) const CONTROL_LIMIT: Duration = Duration::from_secs(30);
 
@@ -359,8 +360,8 @@ impl<'m> CutOverRun<'m> {
         if keys.iter().any(|k| !k.is_empty()) {
             self.bring(keys).await?;
         }
-        // Read first: what is made between the two is found in the pause.
-        self.outline = catalog::outline(&self.source, self.spec, self.plan).await?;
+        // Read first: what is made between the two is found in the pause, by the same sessions, which know the catalogue by then.
+        self.outline = catalog::outline(&self.comparer.source, self.spec, self.plan).await?;
         if !catalog::is_as_planned(&self.source, self.spec, self.plan).await? {
             let what = "other tables belong to the tenant than were planned".to_owned();
             return Err(MoveError::SchemaChanged { what });
@@ -368,8 +369,8 @@ impl<'m> CutOverRun<'m> {
         if let Some(table) = self.fences.source.missing_triggers(&self.source, self.plan).await?.first() {
             return Err(MoveError::SchemaChanged { what: format!("a trigger of the fence on {table} is off") });
         }
-        self.stood[0].unchanged(&self.source, self.plan, &self.fences.source).await?;
-        self.stood[1].unchanged(&self.target, self.plan, &self.fences.target).await?;
+        self.stood[0].unchanged(&self.comparer.writer, self.plan, &self.fences.source).await?;
+        self.stood[1].unchanged(&self.comparer.second_target, self.plan, &self.fences.target).await?;
         match Box::pin(self.catch_up_beside()).await {
             Ok(None) => {}
             Ok(Some(why)) => return Ok(Some(why)),
@@ -378,21 +379,6 @@ impl<'m> CutOverRun<'m> {
                 return Ok(Some(error.to_string()));
             }
             Err(error) => return Err(error),
-        }
-        // Each round leaves what changed while it ran; the last rounds are the shortest.
-        let mut open = usize::MAX;
-        for _ in 0..OPEN_KEY_ROUNDS {
-            open = self.comparer.open_keys(&self.follower).await?;
-            if open <= self.spec.tuning.open_keys_most {
-                break;
-            }
-        }
-        if open > self.spec.tuning.open_keys_most {
-            return Ok(Some(format!("{open} rows changed since they were compared")));
-        }
-        let lag = self.comparer.pass_marker(&self.follower).await?;
-        if lag.as_millis() > IN_STEP_MS {
-            return Ok(Some(format!("the target is {} ms behind", lag.as_millis())));
         }
         for (nth, client, side) in [(0, &self.source, Side::Source), (1, &self.target, Side::Target)] {
             if let Some(found) = logins::shared_by_now(client, side).await? {
@@ -403,16 +389,32 @@ impl<'m> CutOverRun<'m> {
                 Err(why) => return Ok(Some(why)),
             }
         }
-        match self.fences.source.oldest_writer_ms(&self.source).await? {
-            Some(ms) if ms > self.spec.tuning.old_transaction_ms => {
-                Ok(Some(format!("a transaction of this tenant has been open for {ms} ms")))
-            }
-            _ => {
-                // Last: where two moves exchange tenants, each of these goes farther than the other's.
-                sequence::lead(self.spec, &self.source, &self.target, self.plan).await?;
-                Ok(None)
+        if let Some(ms) = self.fences.source.oldest_writer_ms(&self.source).await?
+            && ms > self.spec.tuning.old_transaction_ms
+        {
+            return Ok(Some(format!("a transaction of this tenant has been open for {ms} ms")));
+        }
+        // Each round leaves what changed while it ran, and so do the few statements after the last: the pause asks about it.
+        // As long as a round leaves clearly fewer than the one before, another makes the pause shorter.
+        let most = self.spec.tuning.open_keys_most;
+        let mut open = usize::MAX;
+        for _ in 0..OPEN_KEY_ROUNDS {
+            let before = open;
+            open = self.comparer.open_keys(&self.follower).await?;
+            if open <= most && (open == 0 || open > before / 4 * 3) {
+                break;
             }
         }
+        if open > most {
+            return Ok(Some(format!("{open} rows changed since they were compared")));
+        }
+        let lag = self.comparer.pass_marker(&self.follower).await?;
+        if lag.as_millis() > IN_STEP_MS {
+            return Ok(Some(format!("the target is {} ms behind", lag.as_millis())));
+        }
+        // Last: where two moves exchange tenants, each of these goes farther than the other's.
+        sequence::lead(self.spec, &self.source, &self.target, self.plan).await?;
+        Ok(None)
     }
 
     async fn catch_up_beside(&mut self) -> Result<Option<String>, MoveError> {

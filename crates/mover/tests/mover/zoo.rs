@@ -11,6 +11,7 @@ use uuid::Uuid;
 /// Moves the tenant while it writes, and compares what both sides hold afterwards.
 async fn moved(two: &Two, spec: &MoveSpec, ownership: &MemoryOwnership, tables: &[&str], what: Writes, first: u64) {
     let cut = moved_while_it_writes(two, spec, ownership, what, first).await;
+    println!("moved at attempt {}, closed for {:?} ms: {:?}", cut.attempts, cut.closed_ms, cut.timeline);
     let source = two.client(&spec.source.database, Role::Mover).await;
     let target = two.client(&spec.target.database, Role::Mover).await;
     let (left, arrived) = (rows(&source, tables, two.tenant).await, rows(&target, tables, two.tenant).await);
