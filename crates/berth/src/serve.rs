@@ -30,7 +30,7 @@ use tracing::{info, warn};
 /// Two threads carry thousands of waiting requests; each more costs memory that an idle server should not take.
 const THREADS: usize = 2;
 /// Connections to the control database.
-const CONNECTIONS: u32 = 16;
+const CONNECTIONS: u32 = 20;
 /// How soon a private Postgres that was killed is seen.
 const POSTGRES_LOOK: Duration = Duration::from_millis(250);
 
@@ -48,7 +48,7 @@ pub struct Serve {
     /// The file that seals secrets; servers on one database share it. Default: `seal.key` in the data folder
     #[arg(long, env = "BERTH_SEAL_KEY_FILE", value_name = "FILE")]
     seal_key_file: Option<PathBuf>,
-    /// Operations carried out at the same time; 0 only answers requests
+    /// Operations carried out at the same time, and four short ones besides; 0 only answers requests
     #[arg(long, env = "BERTH_WORKERS", default_value_t = 8, value_name = "N")]
     workers: usize,
     /// Let visitors of the dashboard in without a key; only on loopback
@@ -91,7 +91,7 @@ async fn serve(options: &Serve, variables: Variables) -> Result<(), Failure> {
         })?),
     };
     let keeper = postgres.clone().map(|postgres| tokio::spawn(keep_up(postgres, stop.told())));
-    let served = on_database(options, variables, postgres.as_ref(), &mut stop).await;
+    let served = Box::pin(on_database(options, variables, postgres.as_ref(), &mut stop)).await;
     if let Some(keeper) = keeper {
         // It must not start again what is about to be stopped.
         stop.stop();

@@ -1,13 +1,15 @@
 //! What a server does besides answering: carries out operations, and keeps true what should stay true.
 
 use crate::{App, ControlError, reconcile, recover, workflows};
-use berth_workflow::{Options, Worker};
+use berth_workflow::{Options, Reserve, Worker};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tracing::warn;
 
 /// How often a server that is behind the world looks whether somebody has brought it level.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// So many short operations wait for no cell that is made and no tenant that moves.
+const PLACES_FOR_SHORT: usize = 4;
 
 /// Works until `shutdown` is true; then lets go of everything in order. Any number of servers may do so on one
 /// database, and any may be killed.
@@ -20,6 +22,8 @@ pub async fn work(app: &App, mut shutdown: watch::Receiver<bool>, options: Optio
             return Ok(());
         }
     }
+    let places = if options.concurrency == 0 { 0 } else { PLACES_FOR_SHORT };
+    let options = Options { reserve: Reserve { workflows: workflows::SHORT, places }, ..options };
     let worker =
         Worker::new(Arc::new(app.store().clone()), Arc::new(workflows::registry()), Arc::new(app.clone()), options);
     let mut stop = shutdown.clone();

@@ -7,7 +7,8 @@ use crate::{
     placing::{self, Place, Wanted},
     views,
     workflows::{
-        self, CREATE_TENANT, DELETE_TENANT, PLAN_TENANT, RESUME_TENANT, SUSPEND_TENANT, TenantInput, reserved,
+        self, CREATE_TENANT, CREATE_TENANT_IN_CELL, DELETE_TENANT, PLAN_TENANT, RESUME_TENANT, SUSPEND_TENANT,
+        TenantInput, reserved,
     },
 };
 use berth_domain::{
@@ -65,7 +66,8 @@ pub async fn create(
         known_to_application: wanted.key.is_some(),
         asked_by: permit.caller().name.clone(),
     };
-    let operation = CREATE_TENANT.with(fresh(), &input).about(operations::about_tenant(&wanted.name));
+    let workflow = if input.new_cell.is_some() { CREATE_TENANT } else { CREATE_TENANT_IN_CELL };
+    let operation = workflow.with(fresh(), &input).about(operations::about_tenant(&wanted.name));
     let mut rows = vec![reserved::tenant(id)];
     rows.extend(input.new_cell.map(reserved::cell));
     let started = operations::start(app, &mut tx, operation, Begun::Reserved(rows)).await?;

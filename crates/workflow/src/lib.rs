@@ -109,4 +109,4 @@ pub use registry::{Registry, Workflow, WorkflowFn};
 pub use run::Run;
 pub use signal::{Cancelled, Reporter};
 pub use step::{Context, Retry, Step, TxStep};
-pub use worker::{Options, Worker};
+pub use worker::{Options, Reserve, Worker};

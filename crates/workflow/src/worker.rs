@@ -9,7 +9,7 @@ use crate::{
 use berth_domain::OperationId;
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 use tokio::{
-    sync::watch,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::{Instant, sleep_until, timeout, timeout_at},
 };
@@ -30,8 +30,10 @@ pub struct Options {
     pub name: String,
     /// How long after a worker's death its operations wait for another.
     pub lease: Duration,
-    /// Operations at the same time.
+    /// Operations at the same time, first come first served.
     pub concurrency: usize,
+    /// Beside those.
+    pub reserve: Reserve,
     /// Looks for work at least this often, nudged or not.
     pub poll: Duration,
     /// How long a shutdown waits for steps that are under way.
@@ -47,11 +49,32 @@ impl Options {
             name: name.into(),
             lease: Duration::from_secs(15),
             concurrency: 8,
+            reserve: Reserve::default(),
             poll: Duration::from_secs(1),
             grace: Duration::from_secs(10),
             progress_every: Duration::from_millis(250),
             faults: Faults::none(),
         }
+    }
+}
+
+/// Places that are kept for some workflows when all others are taken: short ones do not wait for long ones.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reserve {
+    /// Their names in the journal.
+    pub workflows: &'static [&'static str],
+    pub places: usize,
+}
+
+/// How many operations of some workflows may be carried out yet.
+struct Places {
+    names: Vec<String>,
+    free: Arc<Semaphore>,
+}
+
+impl Places {
+    fn take(&self) -> Option<(&[String], OwnedSemaphorePermit)> {
+        Some((&self.names, Arc::clone(&self.free).try_acquire_owned().ok()?))
     }
 }
 
@@ -85,18 +108,19 @@ impl<Cx: Context> Worker<Cx> {
 
     /// Works until `shutdown`; then lets steps under way end within the grace time, and lets go of the rest.
     pub async fn run(&self, shutdown: impl Future<Output = ()> + Send) {
-        let names = self.registry.names();
+        let places = self.places();
         let (stop, stopped) = watch::channel(Stop::No);
         let mut tasks = JoinSet::new();
         let mut due: Vec<Instant> = Vec::new(); // next tries of our own, so that they need not wait for the poll
         let mut shutdown = pin!(shutdown);
         loop {
-            while tasks.len() < self.options.concurrency {
+            while let Some((names, place)) = places.iter().find_map(Places::take) {
                 let asked = Instant::now();
-                match self.journal.claim(&self.options.name, &names, self.options.lease).await {
+                match self.journal.claim(&self.options.name, names, self.options.lease).await {
                     Ok(Some(claim)) => {
                         let (worker, stopped) = (self.clone(), stopped.clone());
-                        tasks.spawn(async move { worker.drive(claim, asked, stopped).await });
+                        // The place is free when it is known here how it ended, so that a backlog does not keep us claiming.
+                        tasks.spawn(async move { (worker.drive(claim, asked, stopped).await, place) });
                     }
                     Ok(None) => break,
                     Err(error) => {
@@ -108,12 +132,12 @@ impl<Cx: Context> Worker<Cx> {
             let now = Instant::now();
             due.retain(|at| *at > now);
             let wait = due.iter().min().map_or(self.options.poll, |at| (*at - now).min(self.options.poll));
-            let room = tasks.len() < self.options.concurrency;
+            let room = places.iter().any(|p| p.free.available_permits() > 0);
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
                 Some(ended) = tasks.join_next(), if !tasks.is_empty() => match ended {
-                    Ok(Outcome::Waiting(pause)) => due.push(Instant::now() + pause),
+                    Ok((Outcome::Waiting(pause), _)) => due.push(Instant::now() + pause),
                     Ok(_) => {}
                     Err(error) => error!(worker = self.options.name, %error, "a workflow panicked; it is taken up again when its lease ends"),
                 },
@@ -125,6 +149,14 @@ impl<Cx: Context> Worker<Cx> {
             stop.send_replace(Stop::Now);
             drain(&mut tasks).await;
         }
+    }
+
+    /// Those for everything come first, and who finds them taken looks at the kept ones.
+    fn places(&self) -> [Places; 2] {
+        let Reserve { workflows, places } = self.options.reserve;
+        let of = |names, many| Places { names, free: Arc::new(Semaphore::new(many)) };
+        let kept = workflows.iter().map(|name| (*name).to_owned()).collect();
+        [of(self.registry.names(), self.options.concurrency), of(kept, places)]
     }
 
     /// Takes one operation, if one is due, and stays at it until it rests. For tests, and for programs with one thing to do.
@@ -259,6 +291,6 @@ fn chain(error: &JournalError) -> String {
     crate::StepError::chain(error)
 }
 
-async fn drain(tasks: &mut JoinSet<Outcome>) {
+async fn drain(tasks: &mut JoinSet<(Outcome, OwnedSemaphorePermit)>) {
     while tasks.join_next().await.is_some() {}
 }

@@ -5,8 +5,8 @@ mod support;
 use async_trait::async_trait;
 use berth_domain::{OperationId, OperationState as State};
 use berth_workflow::{
-    Abandoned, Cancelled, Filter, Journal, JournalError, MemoryTx, Options, Outcome, Refusal, Registry, Run, Step,
-    StepError, Worker, kind, testing,
+    Abandoned, Cancelled, Filter, Journal, JournalError, MemoryTx, Options, Outcome, Refusal, Registry, Reserve, Run,
+    Step, StepError, Worker, kind, testing,
 };
 use std::{sync::Arc, time::Duration};
 use support::{CREATE, Cx, Ensure, Input, WAITING, World, eventually};
@@ -398,6 +398,42 @@ async fn workers_share_the_queue_and_stop_when_told() {
     let created = world.provider.created.lock().unwrap().clone();
     assert_eq!(created.len(), 90);
     assert!(created.values().all(|n| *n == 1), "{created:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_places_kept_for_it_does_not_wait_for_the_others() {
+    let world = World::create();
+    let shut = world.gate.clone().acquire_owned().await.unwrap();
+    let mut tx = world.journal.begin().await.unwrap();
+    for (workflow, name) in [(WAITING, "w1"), (WAITING, "w2"), (CREATE, "c1"), (CREATE, "c2")] {
+        let new = workflow.with(OperationId::new(uuid::Uuid::now_v7()), &Input { name: name.to_owned() });
+        world.journal.start(&mut tx, new).await.unwrap();
+    }
+    world.journal.commit(tx).await.unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    const KEPT: &[&str] = &[CREATE.name()];
+    let reserve = Reserve { workflows: KEPT, places: 1 };
+    let worker = world.worker(Options { concurrency: 1, reserve, ..Options::named("a") });
+    let running = tokio::spawn(async move { worker.run(async { drop(stopped.await) }).await });
+    let done = async || {
+        let filter = Filter { states: vec![State::Succeeded], ..Filter::default() };
+        world.journal.list(&filter).await.unwrap()
+    };
+    let until_done = async |many: usize| {
+        eventually("so many to succeed", async || match done().await.len() {
+            n if n == many => Ok(()),
+            n => Err(n),
+        })
+        .await;
+    };
+    until_done(2).await;
+    assert!(done().await.iter().all(|operation| operation.workflow == CREATE.name()));
+    let waits = world.provider.calls().into_iter().filter(|call| call.starts_with("wait")).count();
+    assert_eq!(waits, 1, "the kept place was taken by another workflow");
+    drop(shut);
+    until_done(4).await;
+    drop(stop);
+    running.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

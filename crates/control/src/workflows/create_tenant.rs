@@ -14,7 +14,10 @@ use berth_workflow::{Run, Step, StepError, TxStep, Workflow};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// In a cell that is there, or in one that is made first.
 pub const CREATE_TENANT: Workflow<CreateTenant> = Workflow::named("create_tenant_v1");
+/// In a cell that is there: one of the [short](super::SHORT) ones.
+pub const CREATE_TENANT_IN_CELL: Workflow<CreateTenant> = Workflow::named("create_tenant_v2");
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateTenant {

@@ -29,7 +29,7 @@ mod undo_move;
 pub use archive::{ArchiveInput, EXPORT_TENANT, RESTORE_ARCHIVE};
 pub(crate) use cell::provision_cell;
 pub use create_cell::CREATE_CELL;
-pub use create_tenant::{CREATE_TENANT, CreateTenant};
+pub use create_tenant::{CREATE_TENANT, CREATE_TENANT_IN_CELL, CreateTenant};
 pub use delete_tenant::DELETE_TENANT;
 pub use erase_tenant::{ERASE_TENANT, ERASE_TENANT_V1};
 pub use import_tenant::{IMPORT_TENANT, IMPORT_TENANT_V1, ImportTenant};
@@ -122,6 +122,10 @@ pub(crate) mod reserved {
     }
 }
 
+/// Over in moments, and waited for by customers.
+pub const SHORT: &[&str] =
+    &[CREATE_TENANT_IN_CELL.name(), SUSPEND_TENANT.name(), RESUME_TENANT.name(), PLAN_TENANT.name()];
+
 /// Every workflow that a server can carry out.
 pub fn registry() -> Registry<App> {
     Registry::new()
@@ -132,6 +136,7 @@ pub fn registry() -> Registry<App> {
         .with(&MAINTAIN_CELL, maintain_cell::run)
         .with(&RESTART_SERVICE, restart_service::run)
         .with(&CREATE_TENANT, create_tenant::run)
+        .with(&CREATE_TENANT_IN_CELL, create_tenant::run)
         .with(&DELETE_TENANT, delete_tenant::run)
         .with(&SUSPEND_TENANT, suspend_tenant::suspend)
         .with(&RESUME_TENANT, suspend_tenant::resume)
