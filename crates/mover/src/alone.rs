@@ -31,7 +31,9 @@ pub async fn compare(spec: &MoveSpec) -> Result<Vec<TableComparison>, MoveError>
     let theirs = catalogue(&target, Side::Target).await?;
     let found = closure(&spec.rules, &ours, &mut obstacles);
     for (_, table) in found.tables.iter().filter_map(|t| ours.find(&t.table)) {
-        survey::compare_columns(table, &theirs, &mut obstacles);
+        // What the other side has besides, and what each computes for itself, is not laid beside anything.
+        let columns = table.columns.iter().filter(|column| !column.generated);
+        survey::compare_columns(table, columns, &theirs, &mut obstacles);
     }
     if !obstacles.is_empty() {
         return Err(MoveError::Obstacles(obstacles));

@@ -363,9 +363,6 @@ fn unfit(table: &Table, obstacles: &mut Vec<Obstacle>) {
     if !table.has_identity || table.key.is_empty() {
         obstacles.push(Obstacle::NoIdentity { table: table.name.clone() });
     }
-    for column in table.columns.iter().filter(|c| c.generated && table.key.contains(&c.name)) {
-        obstacles.push(Obstacle::KeyGenerated { table: table.name.clone(), column: column.name.clone() });
-    }
     if table.columns.iter().any(|c| c.large_object) {
         obstacles.push(Obstacle::LargeObjects { table: table.name.clone() });
     }

@@ -4,6 +4,8 @@
 //! its own and does all of it again. After the commit point there is only forward. Nothing is decided on a read that
 //! says "not committed", because the commit may still be on its way: taking a new token settles that.
 
+mod gate;
+
 use crate::compare::Comparer;
 use crate::fence::Fence;
 use crate::follow::{Follower, Tracking};
@@ -17,22 +19,16 @@ use crate::{
 };
 use berth_domain::{EdgeName, Generation, MovePhase, Token};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
-/// A marker that comes back within this means that the streams are in step, in milliseconds.
-const IN_STEP_MS: u128 = 25;
 /// After a failed attempt the next one waits; each failure in a row doubles it, up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 /// An edge that has not heard of the new route by then is left behind: it gets it with its next snapshot, and until
 /// then the source refuses what it sends there.
 const ROUTE_LIMIT: Duration = Duration::from_millis(500);
-/// Comparisons of open keys in one attempt. What has piled up while the last attempt was waited for goes down by a quarter to
-/// a half with each.
-const OPEN_KEY_ROUNDS: u32 = 32;
 /// How long the control row is asked before the worker gives the answer up.
 pub(crate) const CONTROL_LIMIT: Duration = Duration::from_secs(30);
 
@@ -126,7 +122,7 @@ pub async fn cut_over(
         let source = connect(&spec.source, Side::Source, &format!("berth-reading-{}", row.token)).await?;
         crate::bound::within(spec, &source, async { Ok(spec.ahead.take().await) }).await?
     };
-    let mut cut = Box::pin(CutOverRun::start(spec, plan, ownership, edges, row)).await?;
+    let mut cut = Box::pin(CutOverRun::start(spec, plan, ownership, edges, watcher, row)).await?;
     if row.holding {
         // A worker died in the pause: users are waiting, so they come first.
         cut.reopen().await?;
@@ -141,8 +137,11 @@ pub async fn cut_over(
     }
     let ahead = ahead.filter(|(from, _)| *from == cut.follower.from).map(|(_, rows)| rows);
     let compared = Box::pin(cut.comparer.all(&cut.follower, watcher, ahead));
-    let (verified, ()) = tokio::join!(compared, crate::bare::analyse(spec, plan, &cut.target));
-    let verified = verified.map_err(|error| error.on(spec.way))?;
+    let analysed = async {
+        crate::bare::analyse(spec, plan, &cut.target).await;
+        Ok(())
+    };
+    let verified = tokio::try_join!(compared, analysed).map_err(|error: MoveError| error.on(spec.way))?.0;
     let mut wait = RETRY_FIRST;
     let mut last = String::new();
     for attempt in 1..=spec.tuning.attempts {
@@ -190,6 +189,7 @@ struct CutOverRun<'m> {
     plan: &'m MovePlan,
     ownership: &'m dyn Ownership,
     edges: &'m dyn Edges,
+    watcher: &'m dyn Watcher,
     fences: Fences,
     follower: Follower,
     comparer: Comparer<'m>,
@@ -231,6 +231,7 @@ impl<'m> CutOverRun<'m> {
         plan: &'m MovePlan,
         ownership: &'m dyn Ownership,
         edges: &'m dyn Edges,
+        watcher: &'m dyn Watcher,
         row: Control,
     ) -> Result<Self, MoveError> {
         let name = spec.session_name(row.token);
@@ -256,6 +257,7 @@ impl<'m> CutOverRun<'m> {
             plan,
             ownership,
             edges,
+            watcher,
             outline: String::new(),
             fences,
             follower,
@@ -334,99 +336,6 @@ impl<'m> CutOverRun<'m> {
         let all = own.into_iter().chain(its).chain([&comparer.second_target]);
         let asked = futures_util::future::try_join_all(all.map(|client| client.batch_execute("rollback")));
         matches!(timeout(STUCK_AFTER, asked).await, Ok(Ok(_)))
-    }
-
-    /// Rows of nobody that were referred to or changed since they were last looked at.
-    async fn bring(&mut self, keys: Vec<BTreeSet<Vec<String>>>) -> Result<(), MoveError> {
-        let rows = shared::gather(self.plan, &self.source, Side::Source, keys).await?;
-        shared::bring(self.spec, self.plan, &mut self.target, &rows, self.token).await?;
-        self.follower.nobodys(|n| n.knows(&rows));
-        Ok(())
-    }
-
-    /// Everything that can be known before anybody waits.
-    async fn gate(&mut self) -> Result<Option<String>, MoveError> {
-        if let Err(trouble) = self.edges.all_alive().await {
-            return Ok(Some(trouble.to_string()));
-        }
-        for (client, side) in [(&self.source, Side::Source), (&self.target, Side::Target)] {
-            if catalog::fingerprint(client, side, &self.plan.tables).await? != self.plan.fingerprint {
-                return Err(MoveError::SchemaChanged {
-                    what: format!("tables of the tenant in the {side} have other columns than planned"),
-                });
-            }
-        }
-        let keys = self.follower.nobodys(|n| n.take(self.plan.shared.len()));
-        if keys.iter().any(|k| !k.is_empty()) {
-            self.bring(keys).await?;
-        }
-        // Read first: what is made between the two is found in the pause, by the same sessions, which know the catalogue by then.
-        self.outline = catalog::outline(&self.comparer.source, self.spec, self.plan).await?;
-        if !catalog::is_as_planned(&self.source, self.spec, self.plan).await? {
-            let what = "other tables belong to the tenant than were planned".to_owned();
-            return Err(MoveError::SchemaChanged { what });
-        }
-        if let Some(table) = self.fences.source.missing_triggers(&self.source, self.plan).await?.first() {
-            return Err(MoveError::SchemaChanged { what: format!("a trigger of the fence on {table} is off") });
-        }
-        self.stood[0].unchanged(&self.comparer.writer, self.plan, &self.fences.source).await?;
-        self.stood[1].unchanged(&self.comparer.second_target, self.plan, &self.fences.target).await?;
-        match Box::pin(self.catch_up_beside()).await {
-            Ok(None) => {}
-            Ok(Some(why)) => return Ok(Some(why)),
-            Err(error) if error.fault() == crate::Fault::Passing => {
-                self.beside = None;
-                return Ok(Some(error.to_string()));
-            }
-            Err(error) => return Err(error),
-        }
-        for (nth, client, side) in [(0, &self.source, Side::Source), (1, &self.target, Side::Target)] {
-            if let Some(found) = logins::shared_by_now(client, side).await? {
-                return Ok(Some(found.to_string()));
-            }
-            match standbys::in_step(client, side).await? {
-                Ok(pids) => self.standbys[nth] = pids,
-                Err(why) => return Ok(Some(why)),
-            }
-        }
-        if let Some(ms) = self.fences.source.oldest_writer_ms(&self.source).await?
-            && ms > self.spec.tuning.old_transaction_ms
-        {
-            return Ok(Some(format!("a transaction of this tenant has been open for {ms} ms")));
-        }
-        // Each round leaves what changed while it ran, and so do the few statements after the last: the pause asks about it.
-        // As long as a round leaves clearly fewer than the one before, another makes the pause shorter.
-        let most = self.spec.tuning.open_keys_most;
-        let mut open = usize::MAX;
-        for _ in 0..OPEN_KEY_ROUNDS {
-            let before = open;
-            open = self.comparer.open_keys(&self.follower).await?;
-            if open <= most && (open == 0 || open > before / 4 * 3) {
-                break;
-            }
-        }
-        if open > most {
-            return Ok(Some(format!("{open} rows changed since they were compared")));
-        }
-        let lag = self.comparer.pass_marker(&self.follower).await?;
-        if lag.as_millis() > IN_STEP_MS {
-            return Ok(Some(format!("the target is {} ms behind", lag.as_millis())));
-        }
-        // Last: where two moves exchange tenants, each of these goes farther than the other's.
-        sequence::lead(self.spec, &self.source, &self.target, self.plan).await?;
-        Ok(None)
-    }
-
-    async fn catch_up_beside(&mut self) -> Result<Option<String>, MoveError> {
-        if self.beside.is_none() && !self.plan.beside.is_empty() {
-            let followers =
-                beside::Followers::start(self.spec, self.plan, self.token, &self.source, &self.target).await?;
-            self.beside = Some(followers);
-        }
-        match &mut self.beside {
-            Some(beside) => beside.catch_up().await,
-            None => Ok(None),
-        }
     }
 
     /// From the hold in force to the commit point.

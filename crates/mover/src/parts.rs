@@ -55,6 +55,9 @@ pub(crate) fn unfit(table: &Table, obstacles: &mut Vec<Obstacle>) {
     if keyed && table.deferrable_key {
         obstacles.push(Obstacle::NoIdentity { table: table.name.clone() });
     }
+    for column in table.columns.iter().filter(|c| c.generated && table.key.contains(&c.name)) {
+        obstacles.push(Obstacle::KeyGenerated { table: table.name.clone(), column: column.name.clone() });
+    }
     for part in &table.parts {
         if part.unlogged {
             obstacles.push(Obstacle::Unlogged { table: part.name.clone() });

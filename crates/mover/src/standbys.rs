@@ -36,19 +36,24 @@ pub(crate) async fn in_step(client: &Client, side: Side) -> Result<Result<Vec<i3
     Ok(Err(format!("a standby of the {side} ({}) is behind", names.join(", "))))
 }
 
-/// Waits until each of them has flushed all that this server has. False when the time is over, or one has gone.
+/// Waits until each standby that follows by now has flushed all that this server has. False when the time is over, or one of
+/// `pids` has gone.
 pub(crate) async fn have_it_all(client: &Client, side: Side, pids: &[i32], limit: Duration) -> Result<bool, MoveError> {
-    if pids.is_empty() {
-        return Ok(true);
-    }
     let doing = "waiting for the standbys";
     let until = Instant::now() + limit;
     let row = client.query_one("select pg_current_wal_flush_lsn()::text", &[]).await.doing(side, doing)?;
     let flushed: String = row.get(0);
-    let have = "select count(*) from pg_stat_replication where pid = any ($1) and flush_lsn >= $2::text::pg_lsn";
+    let have = format!(
+        "select count(*) filter (where r.pid = any ($1)),
+                coalesce(bool_and(coalesce(r.flush_lsn >= $2::text::pg_lsn, false)), true) {STANDBYS}"
+    );
+    let have = client.prepare(&have).await.doing(side, doing)?;
     loop {
-        let row = client.query_one(have, &[&pids, &flushed]).await.doing(side, doing)?;
-        if row.get::<_, i64>(0) == pids.len() as i64 {
+        let row = client.query_one(&have, &[&pids, &flushed]).await.doing(side, doing)?;
+        if row.get::<_, i64>(0) != pids.len() as i64 {
+            return Ok(false);
+        }
+        if row.get(1) {
             return Ok(true);
         }
         if Instant::now() >= until {

@@ -264,9 +264,11 @@ pub(crate) async fn servers(
     Ok(())
 }
 
-/// What keeps rows of a table from being laid beside those of its other side; the latter, where there is such a table.
+/// What keeps these columns of a table from being laid beside those of its other side; the latter, where there is such a
+/// table.
 pub(crate) fn compare_columns<'a>(
     ours: &Table,
+    columns: impl Iterator<Item = &'a Column>,
     theirs: &'a Catalogue,
     obstacles: &mut Vec<Obstacle>,
 ) -> Option<&'a Table> {
@@ -277,7 +279,7 @@ pub(crate) fn compare_columns<'a>(
     let mut differs = |difference: String| {
         obstacles.push(Obstacle::SchemaDiffers { table: ours.name.clone(), difference });
     };
-    for column in &ours.columns {
+    for column in columns {
         match other.column(&column.name) {
             None => differs(format!("the target lacks column `{}`", column.name)),
             Some(c) if c.type_name != column.type_name => {
@@ -286,19 +288,19 @@ pub(crate) fn compare_columns<'a>(
             Some(_) => {}
         }
     }
+    Some(other)
+}
+
+fn compare_shapes(spec: &MoveSpec, ours: &Table, theirs: &Catalogue, obstacles: &mut Vec<Obstacle>) {
+    let Some(other) = compare_columns(ours, ours.columns.iter(), theirs, obstacles) else { return };
+    let mut differs = |difference: String| {
+        obstacles.push(Obstacle::SchemaDiffers { table: ours.name.clone(), difference });
+    };
     for column in &other.columns {
         if ours.column(&column.name).is_none() {
             differs(format!("the source lacks column `{}`", column.name));
         }
     }
-    Some(other)
-}
-
-fn compare_shapes(spec: &MoveSpec, ours: &Table, theirs: &Catalogue, obstacles: &mut Vec<Obstacle>) {
-    let Some(other) = compare_columns(ours, theirs, obstacles) else { return };
-    let mut differs = |difference: String| {
-        obstacles.push(Obstacle::SchemaDiffers { table: ours.name.clone(), difference });
-    };
     for column in &ours.columns {
         match other.column(&column.name) {
             Some(c) if c.type_name != column.type_name => {}

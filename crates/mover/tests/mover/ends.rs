@@ -297,6 +297,20 @@ async fn a_target_whose_sessions_end_at_the_commit_opens_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_goes_after_the_plan_is_told_and_not_waited_for() {
+    let two = Two::filled(10).await;
+    let (spec, ownership) = (two.spec(), MemoryOwnership::new());
+    let plan = berth_mover::plan(&spec).await.unwrap();
+    let owner = two.client(&two.source, Role::Owner).await;
+    owner.batch_execute("alter table counters rename to tallies").await.unwrap();
+    let row = berth_mover::begin(&spec, &ownership).await.unwrap();
+    let error = berth_mover::prepare(&spec, &plan, row, &ownership).await.unwrap_err();
+    let MoveError::Statement { doing, source, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(*doing, "making the fence's triggers");
+    assert!(source.to_string().contains("counters") || format!("{source:?}").contains("counters"), "{source:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_gone_is_said_to_be_lost() {
     let two = Two::shared(SCHEMA).await;
     fill(&two, two.tenant).await;
