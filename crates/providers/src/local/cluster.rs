@@ -209,8 +209,6 @@ impl Clusters {
         }
         let log = dir.join("initdb.log");
         let mut command: Vec<String> = vec![
-            // A second of a core, beside tenants who are served: those come first.
-            "nice".into(),
             record.bin_dir.join("initdb").display().to_string(),
             format!("--pgdata={}", data.display()),
             // The mover is a superuser of our own clusters, so the one that initdb makes may as well be it.
