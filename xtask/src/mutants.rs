@@ -61,8 +61,8 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     let mut numbers = arguments.iter().filter(|word| **word != "--resume").map(|word| word.parse::<u64>());
     let count = numbers.next().transpose().context("how many")?.unwrap_or(100);
     let seed = numbers.next().transpose().context("the seed")?.unwrap_or(1);
-    let of = |name: &str| root.join("target/mutants").join(name);
-    let place = Place { tree: of("tree"), target: of("build"), whole: of("whole"), open: of("open") };
+    let at = |name: &str| root.join("target/mutants").join(name);
+    let place = Place { tree: at("tree"), of: at("commit"), target: at("build"), whole: at("whole"), open: at("open") };
     let results = root.join(RESULTS);
     let known = if resume { read(&results)? } else { BTreeMap::new() };
     let begun = known.into_values().map(|tried| tried.commit).find(|commit| !commit.is_empty());
@@ -73,7 +73,7 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     if begun.is_none() {
         fs::write(&results, "").context(RESULTS)?;
     }
-    if begun.is_none() || !place.tree.exists() {
+    if begun.is_none() || fs::read_to_string(&place.of).unwrap_or_default() != commit {
         place.copied(root, &commit)?;
     }
     place.restore()?;
@@ -155,6 +155,8 @@ fn read(results: &Path) -> anyhow::Result<BTreeMap<String, Tried>> {
 /// The copy, and where it is built.
 struct Place {
     tree: PathBuf,
+    /// Names the commit that the tree is a copy of.
+    of: PathBuf,
     target: PathBuf,
     /// Names the commit and tests that were met without a mutant.
     whole: PathBuf,
@@ -167,11 +169,15 @@ impl Place {
         if self.tree.exists() {
             fs::remove_dir_all(&self.tree)?;
         }
+        if self.open.exists() {
+            fs::remove_file(&self.open)?;
+        }
         fs::create_dir_all(&self.tree)?;
-        let archive = "git -C \"$1\" archive \"$3\" | tar -x -C \"$2\"";
+        // As new as they are here: what was built of another commit is older.
+        let archive = "git -C \"$1\" archive \"$3\" | tar -x -m -C \"$2\"";
         let copied = Command::new("sh").args(["-c", archive, "copy"]).arg(root).arg(&self.tree).arg(commit).status()?;
         ensure!(copied.success(), "commit {commit} could not be copied");
-        Ok(())
+        Ok(fs::write(&self.of, commit)?)
     }
 
     fn list(&self) -> anyhow::Result<Vec<Mutant>> {
