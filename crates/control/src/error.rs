@@ -237,7 +237,7 @@ pub enum ControlError {
     },
     #[error("the {hook} hook failed in cell `{cell}`: {message}")]
     Hook { cell: CellName, hook: &'static str, message: String },
-    #[error("the application does not answer the {hook} hook for cell `{cell}`: {message}")]
+    #[error("the {hook} hook has no answer in cell `{cell}`: {message}")]
     HookSilent { cell: CellName, hook: &'static str, message: String },
     #[error("cell `{0}` has no database yet")]
     NoDatabase(CellName),
@@ -571,7 +571,7 @@ impl ControlError {
             Self::NoServers => "add `servers: { adapter: ssh }` to `providers` and apply it",
             Self::NoEndpoints => "add `existing: { adapter: endpoint }` to `providers` and apply it",
             Self::HookSilent { .. } => {
-                "it is asked again for a while under the same `Idempotency-Key`; `berth logs` shows what the application says"
+                "it is asked again for a while, over HTTP under the same `Idempotency-Key`; `berth logs` shows what the application says"
             }
             Self::Hook { .. } => "hooks are in the stack file under `data.hooks`; they have to bear being run twice",
             Self::BadStackFile(mistakes) => {

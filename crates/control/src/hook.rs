@@ -2,7 +2,8 @@
 //!
 //! A hook may be run twice, since an answer can be lost: it has to bear that, as the shipped ones do. SQL hooks run as
 //! the schema's owner in one transaction; `:id`, `:slug` and `:plan` stand for quoted literals, so that no value can
-//! end the text it stands in.
+//! end the text it stands in. They take as long as they take, but for a lock they wait as long as an HTTP hook has for
+//! its answer: a migration that holds one is not to hold up the operations of other tenants too.
 
 use crate::{
     App, ControlError,
@@ -13,7 +14,13 @@ use berth_config::Hook;
 use berth_domain::{OperationId, PlanName, TenantKey, TenantName};
 use berth_infra::Role;
 use berth_store::Cell;
-use tokio_postgres::SimpleQueryMessage;
+use tokio_postgres::{SimpleQueryMessage, error::SqlState};
+
+/// For one lock. A hook that wants another bound sets it itself.
+const LOCK_WAIT_MS: u64 = 10_000;
+/// What another transaction did that has ended by the next try.
+const PASSING: [SqlState; 3] =
+    [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE];
 
 /// The tenant as its application sees it.
 #[derive(Clone, Debug)]
@@ -48,13 +55,16 @@ async fn run_sql(
     let database = app.cell_database(cell).await?;
     let client = connect(&cell.name, &database, Role::Owner).await?;
     let text = bind(sql, tenant);
-    let refused = |error: tokio_postgres::Error| match error.as_db_error() {
-        Some(answer) => {
-            ControlError::Hook { cell: cell.name.clone(), hook: name, message: answer.message().to_owned() }
+    let refused = |error: tokio_postgres::Error| {
+        let Some(answer) = error.as_db_error() else { return cell_access::failed(&cell.name)(error) };
+        let (cell, hook, message) = (cell.name.clone(), name, answer.message().to_owned());
+        if PASSING.contains(answer.code()) {
+            return ControlError::HookSilent { cell, hook, message };
         }
-        None => cell_access::failed(&cell.name)(error),
+        ControlError::Hook { cell, hook, message }
     };
-    client.batch_execute("BEGIN; SET LOCAL standard_conforming_strings = on").await.map_err(refused)?;
+    let begin = format!("BEGIN; SET LOCAL standard_conforming_strings = on; SET LOCAL lock_timeout = {LOCK_WAIT_MS}");
+    client.batch_execute(&begin).await.map_err(refused)?;
     let answers = client.simple_query(&text).await.map_err(refused)?;
     client.batch_execute("COMMIT").await.map_err(refused)?;
     let last = answers.iter().rev().find_map(|answer| match answer {

@@ -1,13 +1,15 @@
-//! HTTP hooks against an application that answers what the test says.
+//! HTTP hooks against an application that answers what the test says, and SQL hooks against a lock.
 
 use super::world::{STACK, World, change, wanted};
 use berth_control::tenants;
 use berth_domain::OperationState;
+use berth_infra::Role;
 use berth_workflow::Journal as _;
 use serde_json::Value;
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -168,4 +170,29 @@ async fn an_answer_that_is_cut_off_is_asked_for_again_under_the_same_key() {
     let heard: Vec<String> = application.heard().into_iter().map(|heard| heard.key).collect();
     assert_eq!(heard.len(), 3);
     assert!(heard.iter().all(|key| *key == heard[0]), "{heard:?}");
+}
+
+#[tokio::test]
+async fn a_sql_hook_waits_its_time_for_a_lock_and_is_then_run_again() {
+    let world = World::new().await;
+    let migration = world.tenants.connect(Role::Owner).await;
+    migration.batch_execute("BEGIN; LOCK TABLE customers").await.unwrap();
+    let begun = tenants::create(&world.app, &change(), wanted("acme", "hobby")).await.unwrap();
+    let heard = async {
+        loop {
+            let said = format!("{:?}", world.store.show(begun.id).await.unwrap());
+            if said.contains("lock timeout") {
+                break said;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let freed = async {
+        let said = heard.await;
+        migration.batch_execute("ROLLBACK").await.unwrap();
+        said
+    };
+    let (ended, said) = tokio::join!(world.carry_out(begun.id), freed);
+    assert_eq!(ended, OperationState::Succeeded, "{said}");
+    assert!(world.root_rows().await.iter().any(|row| row.ends_with(" acme")));
 }
