@@ -14,6 +14,6 @@ pub mod verdict;
 
 pub use check::{CheckError, Findings, Stock, TenantPlace, check, check_stock, foreign_rows, take_stock};
 pub use ledger::{FenceWrite, Ledger, LedgerError, Write};
-pub use load::{Class, Failure, Load, LoadConfig, LoadError, LoadHandle, Phase, Report, Target};
+pub use load::{Class, Failure, Latencies, Load, LoadConfig, LoadError, LoadHandle, Phase, Report, Target};
 pub use seed::{Amounts, SeedError, Seeded, seed, vehicle_ids};
 pub use verdict::{LatencyTable, LedgerFigures, MoveFigures, Quantiles, Verdict};

@@ -89,8 +89,8 @@ impl Verdict {
             .collect();
         problems.extend(findings.into_iter().flat_map(|findings| findings.examples.iter().cloned()));
         let quantiles = |class, phase| Quantiles {
-            p50_ms: report.quantile_ms(class, phase, 0.5),
-            p99_ms: report.quantile_ms(class, phase, 0.99),
+            p50_ms: report.latency.quantile_ms(class, phase, 0.5),
+            p99_ms: report.latency.quantile_ms(class, phase, 0.99),
         };
         let both = |class| BeforeAndDuring {
             before: quantiles(class, Phase::Before),

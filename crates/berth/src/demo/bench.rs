@@ -14,7 +14,7 @@ use berth_client::Client;
 use berth_domain::WayBackState;
 use berth_wire::CellCreate;
 use berth_workload::{
-    Class, Ledger, Load, LoadConfig, MoveFigures, Phase, Report, Target, TenantPlace, check, vehicle_ids,
+    Class, Latencies, Ledger, Load, LoadConfig, MoveFigures, Phase, Target, TenantPlace, check, vehicle_ids,
 };
 use clap::Args;
 use serde_json::json;
@@ -72,7 +72,7 @@ pub async fn run(options: &BenchMoves, world: &World, json: bool) -> Result<bool
     let mut order: Vec<(usize, Option<&str>)> = (1..=options.small).map(|nth| (nth, Some("shared-2"))).collect();
     order.extend((0..options.large).map(|_| (0, None)));
     let (mut figures, mut undo_pauses) = (Vec::<MoveFigures>::new(), Vec::new());
-    let mut changes = Vec::new();
+    let mut latency = Latencies::default();
     let (mut offered, mut reached, mut failed) = (Vec::new(), Vec::new(), 0);
     let mut ledger = Ledger::in_memory();
     for (nth, (who, to)) in order.iter().enumerate() {
@@ -107,7 +107,7 @@ pub async fn run(options: &BenchMoves, world: &World, json: bool) -> Result<bool
                 client.cell_remove(left.as_str()).await.map_err(|error| refused(error, "removing a cell"))?;
             finished(client, removing.id, "removing a cell", |_| {}).await?;
         }
-        changes.extend(change_pct(&report));
+        latency.merge(&report.latency);
         offered.push(report.offered_tps);
         reached.push(report.reached_tps);
         failed += report.failed;
@@ -139,11 +139,17 @@ pub async fn run(options: &BenchMoves, world: &World, json: bool) -> Result<bool
     }
     let findings = check(&ledger, &places).await.ours("the check")?;
     let pauses: Vec<f64> = figures.iter().filter_map(|m| m.pause_ms).collect();
+    let neighbours_ms = |phase, q| latency.quantile_ms(Class::Neighbour, phase, q);
+    let (before, during) = (neighbours_ms(Phase::Before, 0.99), neighbours_ms(Phase::During, 0.99));
+    let change_pct = before.zip(during).map(|(before, during)| (during / before - 1.0) * 100.0);
     let out = json!({ "figures": {
         "pause_p50_ms": quantile(&pauses, 0.5), "pause_p99_ms": quantile(&pauses, 0.99),
         "undo_pause_p50_ms": quantile(&undo_pauses, 0.5), "undo_pause_p99_ms": quantile(&undo_pauses, 0.99),
         "undone": undo_pauses.len(),
-        "neighbour_p99_change_pct": quantile(&changes, 0.5), "moves": figures.len(),
+        "neighbour_p50_before_ms": neighbours_ms(Phase::Before, 0.5),
+        "neighbour_p50_during_ms": neighbours_ms(Phase::During, 0.5),
+        "neighbour_p99_before_ms": before, "neighbour_p99_during_ms": during, "neighbour_p99_change_pct": change_pct,
+        "moves": figures.len(),
         "offered_tps": mean(&offered), "reached_tps": mean(&reached),
     }});
     say(format!(
@@ -189,13 +195,6 @@ async fn settled(client: &Client, tenant: &super::story::Tenant) -> Result<(), F
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-}
-
-/// How much the neighbours' p99 was above what it had been just before, in percent.
-fn change_pct(report: &Report) -> Option<f64> {
-    let before = report.quantile_ms(Class::Neighbour, Phase::Before, 0.99)?;
-    let during = report.quantile_ms(Class::Neighbour, Phase::During, 0.99)?;
-    (before > 0.0).then(|| (during / before - 1.0) * 100.0)
 }
 
 fn quantile(values: &[f64], q: f64) -> Option<f64> {

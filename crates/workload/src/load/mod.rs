@@ -33,7 +33,7 @@ use crate::ledger::{FenceWrite, Ledger, LedgerError, Write};
 use http::Connections;
 use plan::{Offer, Plan, Position};
 use report::State;
-pub use report::{Failure, Report, TenantReport};
+pub use report::{Failure, Latencies, Report, TenantReport};
 
 /// What has no 2xx answer by then has failed.
 pub const LIMIT: Duration = Duration::from_secs(5);

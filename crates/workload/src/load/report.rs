@@ -46,8 +46,7 @@ pub struct Report {
     pub failed: u64,
     /// The first ones.
     pub failures: Vec<Failure>,
-    /// In microseconds, of requests that were answered 2xx.
-    pub latency: HashMap<(Class, Phase), Histogram<u64>>,
+    pub latency: Latencies,
     pub tenants: Vec<TenantReport>,
     pub elapsed: Duration,
     pub offered_tps: f64,
@@ -55,10 +54,31 @@ pub struct Report {
     pub ledger: Ledger,
 }
 
-impl Report {
+/// Of requests that were answered 2xx, from when they were due.
+#[derive(Debug, Default)]
+pub struct Latencies(HashMap<(Class, Phase), Histogram<u64>>);
+
+impl Latencies {
+    fn record(&mut self, class: Class, phase: Phase, latency: Duration) {
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        self.0.entry((class, phase)).or_insert_with(microseconds).saturating_record(micros);
+    }
+
+    /// Also those of another load: of a short one the hundredth part is a single request.
+    pub fn merge(&mut self, other: &Self) {
+        for (which, histogram) in &other.0 {
+            let own = self.0.entry(*which).or_insert_with(microseconds);
+            own.add(histogram).expect("all have the same bounds");
+        }
+    }
+
+    pub fn len(&self, class: Class, phase: Phase) -> u64 {
+        self.0.get(&(class, phase)).map_or(0, Histogram::len)
+    }
+
     /// None where nothing was measured.
     pub fn quantile_ms(&self, class: Class, phase: Phase, quantile: f64) -> Option<f64> {
-        let histogram = self.latency.get(&(class, phase)).filter(|histogram| !histogram.is_empty())?;
+        let histogram = self.0.get(&(class, phase)).filter(|histogram| !histogram.is_empty())?;
         Some(histogram.value_at_quantile(quantile) as f64 / 1000.0)
     }
 }
@@ -91,7 +111,7 @@ pub struct State {
     pub lanes: Vec<Lane>,
     /// The phase of everybody who is not moving.
     neighbours: Phase,
-    latency: HashMap<(Class, Phase), Histogram<u64>>,
+    latency: Latencies,
     failures: Vec<Failure>,
     ledger: Ledger,
     ledger_broke: Option<LedgerError>,
@@ -107,7 +127,7 @@ impl State {
             started: now,
             lanes: std::iter::repeat_with(Lane::default).take(targets).collect(),
             neighbours: Phase::Before,
-            latency: HashMap::new(),
+            latency: Latencies::default(),
             failures: Vec::new(),
             ledger,
             ledger_broke: None,
@@ -170,8 +190,7 @@ impl State {
             Class::Mover => lane.phase,
             Class::Neighbour => self.neighbours,
         };
-        let latency = now.saturating_duration_since(arrival.due).as_micros() as u64;
-        self.latency.entry((target.class, phase)).or_insert_with(microseconds).saturating_record(latency);
+        self.latency.record(target.class, phase, now.saturating_duration_since(arrival.due));
         if !arrival.offer.writes() {
             return;
         }

@@ -255,7 +255,7 @@ async fn a_move_splits_latency_and_gap_into_its_time_and_the_rest() {
     let movers = &verdict.latency.movers;
     assert!(movers.before.p50_ms.is_some() && movers.during.p50_ms.is_some());
     assert_eq!(verdict.latency.neighbours.during.p50_ms, None, "there are none");
-    assert!(report.quantile_ms(Class::Mover, Phase::After, 0.5).is_some());
+    assert!(report.latency.quantile_ms(Class::Mover, Phase::After, 0.5).is_some());
     assert!(gap_ms > 0.0);
     assert!((report.tenants[0].client_gap_ms - gap_ms).abs() < f64::EPSILON, "the gap of the move is the one reported");
 }
@@ -272,7 +272,7 @@ async fn a_mover_that_waits_for_its_turn_is_not_before_any_more() {
     let (_, answered, _) = handle.counts();
     world.offered(&handle, answered + 50).await;
     let report = load.stop().await.unwrap();
-    assert!(report.quantile_ms(Class::Mover, Phase::After, 0.5).is_some());
-    let before = report.latency.get(&(Class::Mover, Phase::Before)).map_or(0, hdrhistogram::Histogram::len);
+    assert!(report.latency.quantile_ms(Class::Mover, Phase::After, 0.5).is_some());
+    let before = report.latency.len(Class::Mover, Phase::Before);
     assert!(before <= answered, "{before} counted as before, {answered} were answered by then");
 }
