@@ -21,6 +21,10 @@ const LIMIT_S: &str = "1800";
 /// Runs of one mutant in which a test failed once and then did not.
 const TRIES: u32 = 3;
 
+/// Which tests, to nextest: those of the profile's default filter, and those that it leaves out.
+const QUICK: &[&str] = &[];
+const LONG: &[&str] = &["--ignore-default-filter", "-E", "not default()"];
+
 /// What `cargo mutants --list --json --diff` says of one.
 #[derive(Deserialize)]
 struct Mutant {
@@ -77,31 +81,42 @@ pub fn run(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
         place.copied(root, &commit)?;
     }
     place.restore()?;
-    // Tests that were added for survivors are met by them.
-    copy_folder(&root.join("crates/mover/tests"), &place.tree.join("crates/mover/tests"))?;
+    // Tests that were added for survivors are met by them, in the order and with the limits that hold now.
+    for folder in ["crates/mover/tests", ".config"] {
+        copy_folder(&root.join(folder), &place.tree.join(folder))?;
+    }
     let chosen = chosen(place.list()?, usize::try_from(count)?, seed);
     println!("{} mutants with seed {seed}; first none at all, unless that is known", chosen.len());
     let whole = format!("{commit} {:x}", hash_of(&place.tree.join("crates/mover/tests"))?);
     if fs::read_to_string(&place.whole).unwrap_or_default() != whole {
-        let (verdict, test) = place.tested(&[], false)?;
+        let (verdict, test) = place.tested(QUICK)?;
         ensure!(verdict == Verdict::Survived, "the tests fail without a mutant: {test:?}");
         fs::write(&place.whole, whole)?;
     }
 
+    // Those whom no quick test notices meet the long ones in the end.
     for all in [false, true] {
         for (nth, mutant) in chosen.iter().enumerate() {
             let known = read(&results)?;
             let open = match known.get(&mutant.name) {
                 None => true,
-                Some(tried) => all && tried.verdict == Verdict::Survived,
+                Some(tried) => all && tried.verdict == Verdict::Survived && !tried.all,
             };
             if !open {
                 continue;
             }
             // Only the model looks at nothing but this file, and takes its time.
-            let all = all || mutant.file.ends_with("ownership.rs");
+            let at_once = mutant.file.ends_with("ownership.rs");
+            let likely = likely(mutant);
+            let likely = &likely.each_ref().map(String::as_str)[..];
+            let stages: &[&[&str]] = match (all, at_once) {
+                (true, _) => &[LONG],
+                (false, true) => &[likely, QUICK, LONG],
+                (false, false) => &[likely, QUICK],
+            };
+            let all = all || at_once;
             let begun = Instant::now();
-            let (verdict, test) = place.with(mutant, || place.tried(mutant, all))?;
+            let (verdict, test) = place.with(mutant, || place.first_that_notices(stages))?;
             let tried = Tried {
                 mutant: mutant.name.clone(),
                 verdict,
@@ -144,6 +159,13 @@ fn chosen(mut list: Vec<Mutant>, count: usize, seed: u64) -> Vec<Mutant> {
     list.sort_by_key(|mutant| rank(&mutant.name));
     list.truncate(count);
     list
+}
+
+/// Those tests whose names speak of what the mutant's file is called by: they notice first, if any do.
+fn likely(mutant: &Mutant) -> [String; 4] {
+    let stem = Path::new(&mutant.file).file_stem().unwrap_or_default().to_string_lossy();
+    let named = format!("kind(lib) | test(/{}/)", stem.get(..4).unwrap_or(&stem));
+    ["-E".to_owned(), named, "--no-tests".to_owned(), "pass".to_owned()]
 }
 
 fn read(results: &Path) -> anyhow::Result<BTreeMap<String, Tried>> {
@@ -209,20 +231,19 @@ impl Place {
         Ok(fs::remove_file(&self.open)?)
     }
 
-    /// First those tests whose names speak of what the mutant's file is called by: they are the likeliest to notice.
-    fn tried(&self, mutant: &Mutant, all: bool) -> anyhow::Result<(Verdict, Option<String>)> {
-        let stem = Path::new(&mutant.file).file_stem().unwrap_or_default().to_string_lossy();
-        let likely = format!("kind(lib) | test(/{}/)", stem.get(..4).unwrap_or(&stem));
-        match self.tested(&["-E", &likely, "--no-tests", "pass"], false)? {
-            (Verdict::Survived, _) => self.tested(&[], all),
-            said => Ok(said),
+    fn first_that_notices(&self, stages: &[&[&str]]) -> anyhow::Result<(Verdict, Option<String>)> {
+        for stage in stages {
+            match self.tested(stage)? {
+                (Verdict::Survived, _) => {}
+                said => return Ok(said),
+            }
         }
+        Ok((Verdict::Survived, None))
     }
 
-    fn tested(&self, which: &[&str], all: bool) -> anyhow::Result<(Verdict, Option<String>)> {
+    fn tested(&self, which: &[&str]) -> anyhow::Result<(Verdict, Option<String>)> {
         for _ in 0..TRIES {
-            let profile = if all { "default" } else { "mutants" };
-            let output = self.nextest(&[&["--profile", profile, "--max-fail", "1:immediate"], which].concat())?;
+            let output = self.nextest(&[&["--max-fail", "1:immediate"], which].concat())?;
             match output.status.code() {
                 Some(0) => return Ok((Verdict::Survived, None)),
                 Some(100) => {}
@@ -231,7 +252,7 @@ impl Place {
             }
             let (binary, test) = failed(&String::from_utf8_lossy(&output.stderr)).context("no failed test is named")?;
             let only = format!("binary_id({binary}) & test(={test})");
-            let again = self.nextest(&["--profile", profile, "-E", &only])?;
+            let again = self.nextest(&["--ignore-default-filter", "-E", &only])?;
             if again.status.code() == Some(100) {
                 return Ok((Verdict::Caught, Some(format!("{binary} {test}"))));
             }
@@ -254,6 +275,7 @@ impl Place {
                 "-p",
                 PACKAGE,
             ])
+            .args(["--profile", "mutants"])
             .args(["--failure-output", "never", "--status-level", "fail", "--final-status-level", "none"])
             .args(arguments)
             .current_dir(&self.tree)

@@ -3,7 +3,7 @@
 use crate::common::{self, MemoryOwnership, Two, Watch, rows_of, run_move, until_built};
 use berth_domain::MovePhase;
 use berth_infra::Role;
-use berth_mover::{MoveError, Obstacle};
+use berth_mover::{MoveError, Obstacle, Progress};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use uuid::Uuid;
@@ -221,6 +221,12 @@ async fn a_long_transaction_of_the_tenant_delays_the_pause_and_refuses_nobody() 
         seen.iter().any(|p| p.note.as_deref().is_some_and(|n| n.contains("has been open for"))),
         "{:?}",
         seen.iter().filter_map(|p| p.note.clone()).collect::<Vec<_>>()
+    );
+    let waiting: Vec<&Progress> = seen.iter().filter(|p| p.attempts.is_some()).collect();
+    assert!(!waiting.is_empty());
+    assert!(
+        waiting.iter().all(|p| p.open_keys.is_some() && p.rows_done.is_some_and(|rows| rows >= 200)),
+        "{waiting:?}"
     );
     let target = two.client(&two.target, Role::Mover).await;
     let name: String =
