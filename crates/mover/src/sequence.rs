@@ -358,15 +358,17 @@ mod tests {
         PlannedSequence { sequence: TableName::new("public", "codes_id_seq"), table, column: "id".into() }
     }
 
-    /// Two databases that others live in: where the sequence stands in each, and the windows that it keeps.
+    /// Two databases, which others live in: where the sequence stands in each, and the windows that it keeps.
     struct Two {
         last: [i64; 2],
         kept: [Vec<Window>; 2],
+        /// Nobody but the tenant lives where it moves.
+        alone: bool,
     }
 
     impl Two {
         fn at(one: i64, other: i64) -> Self {
-            Self { last: [one, other], kept: [Vec::new(), Vec::new()] }
+            Self { last: [one, other], kept: [Vec::new(), Vec::new()], alone: false }
         }
 
         /// What is done about a move out of the first or the second.
@@ -376,7 +378,7 @@ mod tests {
                 [from, to].map(|nth| Standing { last: self.last[nth], step: 1, least: 1, most: i64::from(i32::MAX) });
             let pair = Pair::of(&it, (&ours, Side::Source), (&theirs, Side::Target));
             let (cell, kept, elsewhere) = (to.to_string(), &self.kept[from], &self.kept[to]);
-            let acts = Look { pair: &pair, cell: &cell, kept, elsewhere, stage, alone: false }.acts().unwrap();
+            let acts = Look { pair: &pair, cell: &cell, kept, elsewhere, stage, alone: self.alone }.acts().unwrap();
             for act in &acts {
                 match *act {
                     Act::Old(at) => self.last[from] = pair.number(at),
@@ -419,6 +421,17 @@ mod tests {
             assert!(two.last[0] >= given, "{stage:?}: {:?}", two.last);
             assert!(two.look(0, stage).is_empty(), "{stage:?}");
         }
+    }
+
+    #[test]
+    fn a_target_of_the_tenants_own_that_counts_on_beyond_its_window_keeps_the_next_one() {
+        let mut two = Two { alone: true, ..Two::at(1_000, 5) };
+        two.look(0, Stage::Moves);
+        two.last[1] += 6_000_000;
+        let before = two.last;
+        assert!(matches!(two.look(0, Stage::Kept)[..], [Act::Keep(at)] if at == i128::from(before[1])));
+        assert_eq!(two.last, before, "neither side is driven on");
+        assert!(two.look(0, Stage::Kept).is_empty());
     }
 
     #[test]

@@ -311,6 +311,23 @@ async fn a_table_that_goes_after_the_plan_is_told_and_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_refuses_what_a_move_makes_is_told_and_not_asked_for_ever() {
+    let two = Two::filled(10).await;
+    let (spec, ownership) = (two.spec(), MemoryOwnership::new());
+    let plan = berth_mover::plan(&spec).await.unwrap();
+    let frozen = "create function frozen() returns event_trigger language plpgsql as
+                      $$ begin raise exception 'no changes until the release is out'; end $$;
+                  create event trigger frozen on ddl_command_start execute function frozen();
+                  alter event trigger frozen enable always";
+    two.client(&two.source, Role::Mover).await.batch_execute(frozen).await.unwrap();
+    let row = berth_mover::begin(&spec, &ownership).await.unwrap();
+    let error = berth_mover::prepare(&spec, &plan, row, &ownership).await.unwrap_err();
+    let MoveError::Statement { doing, source, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(*doing, "installing the fence");
+    assert!(format!("{source:?}").contains("until the release is out"), "{source:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_gone_is_said_to_be_lost() {
     let two = Two::shared(SCHEMA).await;
     fill(&two, two.tenant).await;

@@ -554,3 +554,16 @@ async fn what_the_login_lacks_to_archive_to_restore_and_to_import_is_named_with_
         (managed.client(Side::Source, Role::Mover).await, managed.client(Side::Target, Role::Mover).await);
     assert_eq!(rows_of(&target, managed.here.tenant).await, rows_of(&source, managed.here.tenant).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_names_what_the_login_lacks_whatever_the_tables_are() {
+    let managed = Managed::filled(10).await;
+    let end = managed.spec().source;
+    let lacks = berth_mover::look(&end).await.unwrap().server.lacks;
+    let hints: Vec<String> = lacks.iter().map(Obstacle::hint).collect();
+    for word in ["REPLICATION", "session_replication_role", "GRANT CREATE ON DATABASE"] {
+        assert!(hints.iter().any(|hint| hint.contains(word)), "{word} in {hints:?}");
+    }
+    managed.grant(&lacks).await;
+    assert_eq!(berth_mover::look(&end).await.unwrap().server.lacks, []);
+}

@@ -97,8 +97,11 @@ async fn what_is_too_old_stays_behind_is_archived_and_comes_back() {
     berth_mover::release(&spec, &plan, &ownership, &Watch::default()).await.unwrap();
     assert!(rows_of(&source, two.tenant).await.is_empty(), "what stayed behind goes with the rest");
     let to = two.endpoint(&two.target);
-    let restored = berth_mover::restore(&to, &spec.rules, &spec.tenant, &store, &at, &Watch::default()).await.unwrap();
+    let watch = Watch::default();
+    let restored = berth_mover::restore(&to, &spec.rules, &spec.tenant, &store, &at, &watch).await.unwrap();
     assert_eq!((restored.rows as i64, restored.there_already), (left, 0));
+    let told = watch.seen.lock().unwrap().last().map(|p| (p.rows_done, p.rows_total));
+    assert_eq!(told, Some((Some(made.rows()), Some(made.rows()))));
     assert_eq!(rows_of(&target, two.tenant).await, whole, "every value as it was");
     let restored = berth_mover::restore(&to, &spec.rules, &spec.tenant, &store, &at, &Watch::default()).await.unwrap();
     assert_eq!((restored.rows, restored.there_already as i64), (0, left), "a second time changes nothing");
