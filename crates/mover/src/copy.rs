@@ -254,3 +254,40 @@ impl Work {
         writer.batch_execute("commit").await.map_err(stopped)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::phases;
+    use crate::pgoutput::sample;
+    use crate::{Link, MovePlan, PlannedTable, TableName};
+
+    #[test]
+    fn whose_a_row_is_has_arrived_before_it_and_the_largest_table_of_a_phase_is_taken_first() {
+        let table = |name: &str, parents: &[&str], rows: i64| PlannedTable {
+            table: TableName::new("public", name),
+            through: parents
+                .iter()
+                .map(|parent| Link {
+                    columns: vec!["parent".into()],
+                    to: TableName::new("public", *parent),
+                    when: None,
+                    declared: true,
+                    checked: true,
+                })
+                .collect(),
+            rows,
+            ..sample::plan().tables[0].clone()
+        };
+        let tables = vec![
+            table("orders", &[], 9),
+            table("carts", &[], 5),
+            table("lines", &["orders"], 3),
+            table("taxes", &["lines"], 1),
+            table("tags", &["orders", "lines"], 2),
+        ];
+        let phases = phases(&MovePlan { tables, ..MovePlan::default() });
+        let names: Vec<Vec<String>> =
+            phases.iter().map(|phase| phase.iter().map(|t| t.table.to_string()).collect()).collect();
+        assert_eq!(names, [vec!["carts", "orders"], vec!["lines"], vec!["taxes", "tags"]]);
+    }
+}

@@ -150,3 +150,20 @@ async fn a_row_that_was_copied_and_refers_to_a_neighbours_is_refused_too() {
         );
     }
 }
+
+/// In a shared cell the server makes them in its own time: one that reads a table whole would cost the neighbours.
+#[tokio::test(flavor = "multi_thread")]
+async fn statistics_are_made_of_the_large_tables_in_a_cell_of_the_tenants_own_and_of_no_others() {
+    for alone in [true, false] {
+        let two = Two::filled(1_500).await;
+        let spec = MoveSpec { alone, ..two.spec() };
+        let ownership = MemoryOwnership::new();
+        let (plan, _) = until_built(&spec, &ownership).await;
+        cut_over(&spec, &plan, &ownership).await.unwrap();
+        let target = two.client(&two.target, Role::Mover).await;
+        let analysed = "select coalesce(string_agg(relname, ', '), '') from pg_stat_user_tables
+             where analyze_count > 0 and schemaname = 'public'";
+        let named: String = target.query_one(analysed, &[]).await.unwrap().get(0);
+        assert_eq!(named, if alone { "positions" } else { "" });
+    }
+}

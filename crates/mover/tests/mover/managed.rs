@@ -558,7 +558,17 @@ async fn what_the_login_lacks_to_archive_to_restore_and_to_import_is_named_with_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_look_names_what_the_login_lacks_whatever_the_tables_are() {
     let managed = Managed::filled(10).await;
-    let end = managed.spec().source;
+    let (end, owner) = (managed.spec().source, managed.client(Side::Source, Role::Owner).await);
+    owner.batch_execute("alter table customers add slug text; update customers set slug = 'Acme'").await.unwrap();
+    let shared = async || {
+        let roots = berth_mover::look(&end).await.unwrap().roots;
+        let root = roots.iter().find(|root| root.table.to_string() == "customers").unwrap();
+        (root.hosts[0].column.clone(), root.hosts[0].shared_by_rows)
+    };
+    assert_eq!(shared().await, ("slug".to_owned(), None), "what it may not read is not known");
+    owner.batch_execute(&format!("grant select on customers to \"{LOGIN}\"")).await.unwrap();
+    assert_eq!(shared().await, ("slug".to_owned(), Some(2)));
+
     let lacks = berth_mover::look(&end).await.unwrap().server.lacks;
     let hints: Vec<String> = lacks.iter().map(Obstacle::hint).collect();
     for word in ["REPLICATION", "session_replication_role", "GRANT CREATE ON DATABASE"] {
