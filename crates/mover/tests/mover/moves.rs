@@ -192,14 +192,15 @@ async fn a_transaction_opened_before_the_move_is_refused_after_it_at_every_isola
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_transaction_of_the_tenant_delays_the_pause_and_refuses_nobody() {
-    let two = Arc::new(Two::filled(200).await);
+    let two = Arc::new(Two::filled(3_000).await);
     let spec = two.spec();
     let ownership = Arc::new(MemoryOwnership::new());
     let watch = Watch::default();
     let plan = berth_mover::plan(&spec).await.unwrap();
     let row = berth_mover::begin(&spec, &*ownership).await.unwrap();
     berth_mover::prepare(&spec, &plan, row, &*ownership).await.unwrap();
-    berth_mover::copy(&spec, &plan, row.token, &watch).await.unwrap();
+    let copied = berth_mover::copy(&spec, &plan, row.token, &watch).await.unwrap();
+    assert_eq!(copied.rows as i64, plan.rows);
     berth_mover::build(&spec, &plan, row.token, &watch).await.unwrap();
     let client = two.client(&two.source, Role::App).await;
     client.batch_execute("begin").await.unwrap();
@@ -225,7 +226,7 @@ async fn a_long_transaction_of_the_tenant_delays_the_pause_and_refuses_nobody() 
     let waiting: Vec<&Progress> = seen.iter().filter(|p| p.attempts.is_some()).collect();
     assert!(!waiting.is_empty());
     assert!(
-        waiting.iter().all(|p| p.open_keys.is_some() && p.rows_done.is_some_and(|rows| rows >= 200)),
+        waiting.iter().all(|p| p.open_keys.is_some() && p.rows_done.is_some_and(|rows| rows >= 3_000)),
         "{waiting:?}"
     );
     let target = two.client(&two.target, Role::Mover).await;
