@@ -426,8 +426,15 @@ async fn what_was_given_up_may_be_retired_again_when_somebody_dropped_the_bookke
     let spec = two.spec();
     let (plan, _) = until_built(&spec, &ownership).await;
     let token = berth_mover::give_up(&spec, &ownership).await.unwrap();
-    berth_mover::retire(&spec, &plan, false, token).await.unwrap();
     let source = two.client(&two.source, Role::Mover).await;
+    let refuse =
+        "create function refuse() returns trigger language plpgsql as $$ begin raise exception 'not now'; end $$;
+                  create trigger refuse before delete on berth.deferred execute function refuse()";
+    source.batch_execute(refuse).await.unwrap();
+    let error = berth_mover::retire(&spec, &plan, false, token).await.unwrap_err();
+    assert!(format!("{error:?}").contains("not now"), "only what is gone already needs no clearing: {error:?}");
+    source.batch_execute("drop trigger refuse on berth.deferred").await.unwrap();
+    berth_mover::retire(&spec, &plan, false, token).await.unwrap();
     source.batch_execute("drop schema berth cascade").await.unwrap();
     berth_mover::retire(&spec, &plan, false, token).await.unwrap();
 }
