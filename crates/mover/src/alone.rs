@@ -5,7 +5,7 @@ use crate::closure::closure;
 use crate::compare::scan;
 use crate::fence::{self, Fence};
 use crate::rights::{self, Use};
-use crate::sql::{Doing, connect};
+use crate::sql::{Doing, connect, connect_both};
 use crate::{Endpoint, MoveError, MovePlan, MoveSpec, Obstacle, Side, TableName, logins, numbered, survey};
 use berth_domain::CellId;
 use std::collections::HashMap;
@@ -24,8 +24,7 @@ pub struct TableComparison {
 /// Reads every row of the tenant on both sides as it is now. Follows nothing: beside writers it finds what they just
 /// wrote to be different.
 pub async fn compare(spec: &MoveSpec) -> Result<Vec<TableComparison>, MoveError> {
-    let source = connect(&spec.source, Side::Source, "berth-compare").await?;
-    let target = connect(&spec.target, Side::Target, "berth-compare").await?;
+    let (source, target) = connect_both(spec, "berth-compare").await?;
     let mut obstacles = Vec::new();
     let ours = catalogue(&source, Side::Source).await?;
     let theirs = catalogue(&target, Side::Target).await?;
@@ -86,8 +85,7 @@ pub async fn compare(spec: &MoveSpec) -> Result<Vec<TableComparison>, MoveError>
 /// What the servers and the mover's roles lack for a move, whichever way it is made: of the tables that belong to a tenant,
 /// or of any of the database where the rules find none.
 pub async fn lacks(spec: &MoveSpec) -> Result<Vec<Obstacle>, MoveError> {
-    let source = connect(&spec.source, Side::Source, "berth-rights").await?;
-    let target = connect(&spec.target, Side::Target, "berth-rights").await?;
+    let (source, target) = connect_both(spec, "berth-rights").await?;
     let mut obstacles = Vec::new();
     survey::servers(spec, &source, &target, &mut obstacles, &mut Vec::new()).await?;
     if obstacles.iter().any(|it| matches!(it, Obstacle::NotPostgres { .. })) {

@@ -3,7 +3,7 @@
 //!
 //! What was taken off stands in `berth.deferred` before it goes, in the same transaction: a crash loses nothing.
 
-use crate::sql::{Doing, connect};
+use crate::sql::{Doing, connect_both};
 use crate::{MoveError, MovePlan, MoveSpec, Phase, Progress, Side, Watcher};
 use berth_domain::Token;
 use std::collections::BTreeSet;
@@ -122,10 +122,9 @@ pub(crate) async fn tables_taken_bare(spec: &MoveSpec, target: &Client) -> Resul
 
 /// Puts keys, indexes and foreign keys back, then the fence's triggers. Safe to run again.
 pub async fn build(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn Watcher) -> Result<(), MoveError> {
-    let target = connect(&spec.target, Side::Target, &spec.session_name(token)).await?;
+    let (source, target) = connect_both(spec, &spec.session_name(token)).await?;
     watcher.progress(Progress::of(Phase::Build));
     // Half of a large move's time, in which nothing is read from its slot.
-    let source = connect(&spec.source, Side::Source, &spec.session_name(token)).await?;
     crate::bound::within(spec, &source, build_on(spec, &target)).await?;
     let fence = crate::fence::Fence::find(&target, Side::Target, &spec.tenant)
         .await?

@@ -407,7 +407,8 @@ pub(crate) async fn scan(
                 report(pairs.len() as u64);
             }
         }
-        rest = rows.remainder().to_vec();
+        let read = rest.len() - rows.remainder().len();
+        rest.drain(..read);
     }
     if rest != [0xff, 0xff] {
         return Err(MoveError::Decode("the compared rows end in the middle".into()));

@@ -4,24 +4,29 @@
 //! A crash here starts the copy again with a new slot.
 
 use crate::fence::{self, Fence};
+use crate::lane::{self, Lane};
 use crate::pace::{self, Pace};
 use crate::prepare::clear_target;
-use crate::sql::{Doing, connect, connect_to_load};
+use crate::sql::{Doing, connect, connect_both, connect_to_load};
 use crate::wal::{Lsn, Replication, create_slot, drop_slot, held_back};
-use crate::{MoveError, MovePlan, MoveSpec, Phase, PlannedTable, Progress, Side, TableName, Watcher, shared};
+use crate::{Endpoint, MoveError, MovePlan, MoveSpec, Phase, PlannedTable, Progress, Side, TableName, Watcher, shared};
 use berth_domain::Token;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_postgres::Client;
 
 /// How often a copy looks up, and at how many of these whether the sequences are still apart.
 const TICK: std::time::Duration = std::time::Duration::from_millis(250);
 const JUMP_TICKS: u32 = 40;
+
+/// Of the rows, which come one by one.
+const SENT_AT_ONCE: usize = 128 << 10;
 
 /// What the copy brought over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,8 +44,7 @@ pub struct Copied {
 /// Copies everything, from scratch: whatever an earlier try left in the target goes first.
 pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn Watcher) -> Result<Copied, MoveError> {
     let started = std::time::Instant::now();
-    let source = connect(&spec.source, Side::Source, &format!("berth-copy-{token}")).await?;
-    let mut target = connect(&spec.target, Side::Target, &format!("berth-copy-{token}")).await?;
+    let (source, mut target) = connect_both(spec, &format!("berth-copy-{token}")).await?;
     // A worker that was taken for dead goes no further than this: below it would drop its successor's slot.
     for (client, side) in [(&source, Side::Source), (&target, Side::Target)] {
         let fence = Fence::find(client, side, &spec.tenant).await?;
@@ -73,18 +77,15 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
         bytes: Arc::new(AtomicU64::new(0)),
     };
     let name = spec.session_name(token);
-    let take = async || {
-        let reader = connect(&spec.source, Side::Source, &name).await?;
-        let begin = format!("begin isolation level repeatable read read only; set transaction snapshot '{snapshot}'");
-        reader.batch_execute(&begin).await.doing(Side::Source, "taking the snapshot")?;
-        Ok::<_, MoveError>(reader)
-    };
+    let lanes = spec.tuning.copy_workers.clamp(1, plan.tables.len().max(1));
+    let lanes: Vec<Lane> = std::iter::repeat_with(Lane::new).take(lanes).collect::<Result<_, _>>()?;
     let mut workers = Vec::new();
-    for _ in 0..spec.tuning.copy_workers.clamp(1, plan.tables.len().max(1)) {
-        let writer = connect_to_load(&spec.target, Side::Target, &name).await?;
-        workers.push((take().await?, writer));
+    for lane in &lanes {
+        workers.push(Worker::begin(spec, &name, &snapshot, lane).await?);
     }
-    spec.ahead.begin(spec, plan, from, take().await?, seen);
+    let lane = Lane::new()?;
+    let reader = lane.run(connect_under(spec.source.clone(), name, snapshot)).await??;
+    spec.ahead.begin(spec, plan, from, (reader, lane), seen);
     // Every worker has the snapshot: its maker may go.
     drop(maker);
     let mut ticks = tokio::time::interval(TICK);
@@ -92,15 +93,16 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
     for tables in phases(plan) {
         *work.tables.lock().unwrap_or_else(PoisonError::into_inner) = tables;
         let mut tasks = tokio::task::JoinSet::new();
-        for (reader, writer) in workers.drain(..) {
-            tasks.spawn(work.clone().run(reader, writer, pace.worker(), spec.tenant.clone(), token));
+        for worker in workers.drain(..) {
+            let thread = worker.thread.clone();
+            tasks.spawn_on(work.clone().run(worker, pace.worker(), spec.tenant.clone(), token), &thread);
         }
         loop {
             tokio::select! {
                 done = tasks.join_next() => match done {
                     None => break,
                     Some(Ok(result)) => workers.push(result?),
-                    Some(Err(_)) => return Err(MoveError::Stream(std::io::Error::other("a copy worker panicked"))),
+                    Some(Err(_)) => return Err(lane::panicked()),
                 },
                 _ = ticks.tick() => {
                     if watcher.cancelled() {
@@ -122,15 +124,15 @@ pub async fn copy(spec: &MoveSpec, plan: &MovePlan, token: Token, watcher: &dyn 
             }
         }
     }
-    if let Some((reader, _)) = workers.first()
+    if let Some(Worker { reader, .. }) = workers.first()
         && !plan.shared.is_empty()
     {
         let keys = shared::referred(spec, plan, reader, Side::Source).await?;
         let rows = shared::gather(plan, reader, Side::Source, keys).await?;
         shared::bring(spec, plan, &mut target, &rows, token).await?;
     }
-    for (reader, _) in workers {
-        reader.batch_execute("commit").await.doing(Side::Source, "ending the snapshot")?;
+    for worker in workers {
+        worker.reader.batch_execute("commit").await.doing(Side::Source, "ending the snapshot")?;
     }
     // From here on the cell's position says how far the stream is in it.
     let changed = target
@@ -181,30 +183,51 @@ struct Work {
     bytes: Arc<AtomicU64>,
 }
 
+/// Two sessions between which rows pass.
+struct Worker {
+    reader: Client,
+    writer: Client,
+    /// Where both are driven.
+    thread: Handle,
+}
+
+impl Worker {
+    async fn begin(spec: &MoveSpec, name: &str, snapshot: &str, lane: &Lane) -> Result<Self, MoveError> {
+        let reads = Box::pin(connect_under(spec.source.clone(), name.to_owned(), snapshot.to_owned()));
+        let (target, name) = (spec.target.clone(), name.to_owned());
+        let writes = Box::pin(async move { connect_to_load(&target, Side::Target, &name).await });
+        let sessions = lane.run(async move { tokio::try_join!(reads, writes) });
+        let (reader, writer) = sessions.await??;
+        Ok(Self { reader, writer, thread: lane.handle().clone() })
+    }
+}
+
+/// A session in a transaction with the snapshot.
+async fn connect_under(source: Endpoint, name: String, snapshot: String) -> Result<Client, MoveError> {
+    let reader = connect(&source, Side::Source, &name).await?;
+    let begin = format!("begin isolation level repeatable read read only; set transaction snapshot '{snapshot}'");
+    reader.batch_execute(&begin).await.doing(Side::Source, "taking the snapshot").map(|()| reader)
+}
+
 impl Work {
     async fn run(
         self,
-        reader: Client,
-        writer: Client,
+        worker: Worker,
         mut pace: pace::Worker,
         tenant: berth_domain::TenantKey,
         token: Token,
-    ) -> Result<(Client, Client), MoveError> {
+    ) -> Result<Worker, MoveError> {
         loop {
             let next = self.tables.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some(table) = next else { break };
-            self.table(&reader, &writer, &mut pace, &table, &tenant, token).await?;
-            self.copied.send_modify(|tables| {
-                tables.insert(table.table);
-            });
+            self.table(&worker, &mut pace, &table, &tenant, token).await?;
         }
-        Ok((reader, writer))
+        Ok(worker)
     }
 
     async fn table(
         &self,
-        reader: &Client,
-        writer: &Client,
+        Worker { reader, writer, .. }: &Worker,
         pace: &mut pace::Worker,
         table: &PlannedTable,
         tenant: &berth_domain::TenantKey,
@@ -223,6 +246,7 @@ impl Work {
         let rows = reader.copy_out(&out).await.map_err(stopped)?;
         let sink = writer.copy_in::<_, Bytes>(&into).await.map_err(stopped)?;
         tokio::pin!(rows, sink);
+        let mut together = BytesMut::new();
         let (mut chunks, mut bytes) = (0_u64, 0_u64);
         while let Some(chunk) = rows.try_next().await.map_err(stopped)? {
             chunks += 1;
@@ -232,8 +256,13 @@ impl Work {
                 self.rows.fetch_add(1_024, Ordering::Relaxed);
                 pace.breathe().await;
             }
-            sink.feed(chunk).await.map_err(stopped)?;
+            together.extend_from_slice(&chunk);
+            if together.len() >= SENT_AT_ONCE {
+                sink.feed(together.split().freeze()).await.map_err(stopped)?;
+                together.reserve(SENT_AT_ONCE);
+            }
         }
+        sink.feed(together.freeze()).await.map_err(stopped)?;
         let copied = sink.as_mut().finish().await.map_err(stopped)?;
         let counted = chunks / 1_024 * 1_024;
         self.rows.fetch_add(copied, Ordering::Relaxed);
@@ -251,7 +280,11 @@ impl Work {
         if ours != 1 {
             return Err(MoveError::Fenced { side: Side::Target, held: token });
         }
-        writer.batch_execute("commit").await.map_err(stopped)
+        writer.batch_execute("commit").await.map_err(stopped)?;
+        self.copied.send_modify(|tables| {
+            tables.insert(table.table.clone());
+        });
+        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@ use crate::fence::Fence;
 use crate::follow::{Follower, Tracking};
 use crate::opening::{open_target, open_until_done};
 use crate::prepare::{Fences, Sessions};
-use crate::sql::connect;
+use crate::sql::{connect, connect_both};
 use crate::{
     Change, Control, Edges, HoldFigures, MoveError, MovePlan, MoveSpec, Ownership, Phase, Progress, Refusal, Side,
     Verdict, Watcher, beside, catalog, logins, sequence, shared, standbys,
@@ -236,14 +236,17 @@ impl<'m> CutOverRun<'m> {
     ) -> Result<Self, MoveError> {
         let name = spec.session_name(row.token);
         let fences = Sessions::connect(spec, row.token).await?.fences(spec, ownership, row).await?;
-        let follower = Follower::start(spec, plan, &fences.target, row.token, Tracking::On).await?;
+        let follower = Follower::start(spec, plan, &fences.target, row.token, Tracking::On);
+        let both = || connect_both(spec, &name);
+        let (follower, (source, target), (reads_source, reads_target), (writer, second_target)) =
+            tokio::try_join!(follower, both(), both(), both())?;
         let comparer = Comparer {
             spec,
             plan,
-            source: connect(&spec.source, Side::Source, &name).await?,
-            target: connect(&spec.target, Side::Target, &name).await?,
-            second_target: connect(&spec.target, Side::Target, &name).await?,
-            writer: connect(&spec.source, Side::Source, &name).await?,
+            source: reads_source,
+            target: reads_target,
+            second_target,
+            writer,
             markers: 0,
             salt: row.token.to_string(),
             unchecked: crate::loaded::Unchecked::default(),
@@ -262,8 +265,8 @@ impl<'m> CutOverRun<'m> {
             fences,
             follower,
             comparer,
-            source: connect(&spec.source, Side::Source, &name).await?,
-            target: connect(&spec.target, Side::Target, &name).await?,
+            source,
+            target,
             beside: None,
             token: row.token,
             hold_token: row.token,

@@ -9,7 +9,7 @@ use crate::fence::Fence;
 use crate::owned::Owned;
 use crate::pgoutput::{Change, Datum, Decoded, Decoder, Op, Row, Transaction};
 use crate::shared::Watched;
-use crate::sql::{Doing, connect, connect_to_load, ident, idents};
+use crate::sql::{Doing, connect_both, connect_to_load, ident, idents};
 use crate::wal::{Lsn, Replication, Streamed};
 use crate::{MoveError, MovePlan, MoveSpec, PlannedTable, Side, Way, retention, sequence, wal};
 use berth_domain::Token;
@@ -121,25 +121,22 @@ impl Follower {
         tracking: Tracking,
     ) -> Result<Self, MoveError> {
         let name = spec.session_name(token);
-        let target = connect_to_load(&spec.target, Side::Target, &name).await?;
+        // The way back has a bound of its own, which looks at whether it catches up.
+        let looks = async { if spec.way == Way::There { connect_both(spec, &name).await.map(Some) } else { Ok(None) } };
+        let loads = Box::pin(connect_to_load(&spec.target, Side::Target, &name));
+        let reads = Box::pin(Replication::connect(&spec.source, &name));
+        let (target, mut replication, looks) = tokio::try_join!(loads, reads, looks)?;
         let (from, owned) = applied(spec, plan, &target).await?;
-        let mut replication = Replication::connect(&spec.source, &name).await?;
         replication.start(&spec.slot(), &spec.publication(), from).await.map_err(|error| match error {
             MoveError::StreamRefused { code, .. } if code == "55000" || code == "42704" => {
                 MoveError::SlotLost { slot: spec.slot() }
             }
             other => other,
         })?;
-        // The way back has a bound of its own, which looks at whether it catches up.
-        let looks = if spec.way == Way::There {
-            let looker = connect(&spec.source, Side::Source, &name).await?;
-            let other = connect(&spec.target, Side::Target, &name).await?;
+        if let Some((looker, other)) = &looks {
             // Before rows arrive in the target with numbers that the source has given out meanwhile.
-            sequence::jump(spec, &looker, &other, plan).await?;
-            Some((looker, other))
-        } else {
-            None
-        };
+            sequence::jump(spec, looker, other, plan).await?;
+        }
         let shared = Arc::new(Shared {
             state: Mutex::new(State::default()),
             changed: Notify::new(),

@@ -31,6 +31,7 @@ mod follow;
 pub mod fuzz;
 mod hash;
 mod import;
+mod lane;
 mod leaving;
 mod loaded;
 mod logins;

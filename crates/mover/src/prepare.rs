@@ -4,7 +4,7 @@
 
 use crate::fence::{self, Fence, Firing, Gate};
 use crate::leaving::{BATCH_ROWS, deletion};
-use crate::sql::{Doing, connect, idents, literal};
+use crate::sql::{Doing, connect, connect_both, idents, literal};
 use crate::{Control, MoveError, MovePlan, MoveSpec, Ownership, Side, fence_rows, rights, schema_watch, wal};
 use berth_domain::Token;
 use std::time::{Duration, Instant};
@@ -26,10 +26,8 @@ impl Sessions {
     /// Named unlike the move's working sessions, so that a worker does not end its own.
     pub async fn connect(spec: &MoveSpec, token: Token) -> Result<Self, MoveError> {
         let name = format!("{}{token}", spec.fencing_prefix());
-        Ok(Self {
-            source: connect(&spec.source, Side::Source, &name).await?,
-            target: connect(&spec.target, Side::Target, &name).await?,
-        })
+        let (source, target) = connect_both(spec, &name).await?;
+        Ok(Self { source, target })
     }
 
     /// Finds or makes the fences: open in the source, closed in the target. Registers the token in both, after which

@@ -6,6 +6,7 @@
 
 use crate::beside::Known;
 use crate::compare::{Pair, Snapshot, scan};
+use crate::lane::Lane;
 use crate::sql::Doing;
 use crate::wal::Lsn;
 use crate::{MoveError, MovePlan, MoveSpec, Side, TableName};
@@ -26,6 +27,7 @@ pub struct ReadAhead {
 struct Reading {
     from: Lsn,
     task: tokio::task::JoinHandle<Result<Rows, MoveError>>,
+    _runs_on: Lane,
 }
 
 impl Drop for Reading {
@@ -75,7 +77,7 @@ impl ReadAhead {
         spec: &MoveSpec,
         plan: &MovePlan,
         from: Lsn,
-        reader: Client,
+        (reader, lane): (Client, Lane),
         mut copied: watch::Receiver<BTreeSet<TableName>>,
     ) {
         self.take_made();
@@ -85,7 +87,7 @@ impl ReadAhead {
         }
         let queries: Vec<(TableName, String)> =
             plan.tables.iter().map(|t| (t.table.clone(), plan.hashes_sql(t, &spec.tenant))).collect();
-        let task = tokio::spawn(async move {
+        let task = lane.handle().spawn(async move {
             let snapshot = Snapshot::of(&reader).await?;
             let mut tables: Vec<Vec<Pair>> = queries.iter().map(|_| Vec::new()).collect();
             let mut left: Vec<usize> = (0..queries.len()).collect();
@@ -98,7 +100,7 @@ impl ReadAhead {
             reader.batch_execute("commit").await.doing(Side::Source, "ending the snapshot")?;
             Ok(Rows { snapshot, tables })
         });
-        *self.rows.lock().unwrap_or_else(PoisonError::into_inner) = Some(Reading { from, task });
+        *self.rows.lock().unwrap_or_else(PoisonError::into_inner) = Some(Reading { from, task, _runs_on: lane });
     }
 
     /// What was read, and from where the stream has to have been followed. Waits for the end of the reading, during which

@@ -1,7 +1,7 @@
 //! Quoting, and sessions whose settings nobody else decides. No SQL of the product stands here.
 
 use crate::error::is_pooler;
-use crate::{MoveError, Obstacle, Side};
+use crate::{MoveError, MoveSpec, Obstacle, Side};
 use berth_pg::Tls;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::{Client, Config, SimpleQueryMessage, error::SqlState};
@@ -63,7 +63,7 @@ pub(crate) const PINNED: &[(&str, &str)] = &[
 /// PostgreSQL 17 has one more, at which an older server would refuse the start: it is taken away where it is there and set. In a
 /// session of replication too, whose exported snapshot is one long transaction.
 pub(crate) const NO_TRANSACTION_TIMEOUT: &str =
-    "select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout' and setting <> '0'";
+    "select set_config('transaction_timeout', '0', false) where current_setting('transaction_timeout', true) <> '0'";
 
 pub(crate) fn options(extra: &[(&str, &str)]) -> String {
     PINNED.iter().chain(extra).map(|(key, value)| format!("-c {key}={value}")).collect::<Vec<_>>().join(" ")
@@ -72,6 +72,16 @@ pub(crate) fn options(extra: &[(&str, &str)]) -> String {
 /// A session of the mover. Dropping it closes the connection.
 pub(crate) async fn connect(endpoint: &Endpoint, side: Side, name: &str) -> Result<Client, MoveError> {
     connect_with(endpoint, side, name, &[]).await
+}
+
+/// One in each of a move's databases, made at the same time: most of a login is waiting. Where neither is to be had, what the
+/// source says is told.
+pub(crate) async fn connect_both(spec: &MoveSpec, name: &str) -> Result<(Client, Client), MoveError> {
+    let (source, target) = tokio::join!(
+        Box::pin(connect(&spec.source, Side::Source, name)),
+        Box::pin(connect(&spec.target, Side::Target, name))
+    );
+    Ok((source?, target?))
 }
 
 /// One that is refused every write: for whoever only looks at somebody's database.

@@ -3,7 +3,7 @@
 use crate::catalog::{Catalogue, Column, Table, catalogue, fingerprint};
 use crate::closure::{Closure, closure};
 use crate::rights::{self, Part};
-use crate::sql::{Doing, connect, connect_to_look, ident, idents, is_postgres};
+use crate::sql::{Doing, connect, connect_both, connect_to_look, ident, idents, is_postgres};
 use crate::{
     DataRules, Endpoint, InnerReference, MoveError, MovePlan, MoveSpec, Obstacle, PlannedTable, SharedTable, Side,
     TableName, Unsure, beside, logins, numbered, outside, parts, price::price, retention, rules, shared, sides, taken,
@@ -40,8 +40,7 @@ pub async fn discover(endpoint: &Endpoint, rules: &DataRules) -> Result<Discover
 /// Makes the plan, or says everything that stands in the way at once.
 pub async fn plan(spec: &MoveSpec) -> Result<MovePlan, MoveError> {
     let session = format!("{}plan", spec.session_prefix());
-    let source = connect(&spec.source, Side::Source, &session).await?;
-    let mut target = connect(&spec.target, Side::Target, &session).await?;
+    let (source, mut target) = connect_both(spec, &session).await?;
     let (mut obstacles, mut notes) = (Vec::new(), Vec::new());
     servers(spec, &source, &target, &mut obstacles, &mut notes).await?;
     if obstacles.iter().any(|it| matches!(it, Obstacle::NotPostgres { .. })) {
